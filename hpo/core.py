@@ -1,0 +1,519 @@
+"""The words of hpo. Read this first.
+
+A study is a list of immutable trials changed only by events, and one process, the driver, owns it:
+
+    strategy --decisions--> driver --jobs--> executor --messages--> driver --events--> journal, Study
+                   ^                                                                      |
+                   +----------------------------- looks at -------------------------------+
+
+Everything here is plain data, so that a test of the loop is a list of events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Protocol
+
+Value = int | float | str | bool
+Params = Mapping[str, Value]  # an inactive conditional parameter is absent
+
+EPOCHS = "epochs"  # the parameter that says how long a trial trains; never part of a training's identity
+
+
+class State(StrEnum):
+    """Where a trial is. PAUSED is a resting state: it may go on, and nothing is lost if it does not."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """Why a trial ended as it did. All but OK are information for the strategy."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    NAN = "nan"
+    OOM = "oom"
+    INVALID = "invalid"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one epoch of a training said.
+
+    epoch counts from 1; seconds is the epoch's duration; time is when it ended (Unix seconds).
+    save(path) writes the state after this epoch; it is None for a trainer that cannot go on from a file,
+    and in every process but the one that trains.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float
+    time: float
+    save: Callable[[Path], None] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One run of SGD, whoever asked for it. reports[i].epoch == i + 1."""
+
+    key: str
+    seed: int
+    reports: tuple[Report, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A reading of a training at an epoch."""
+
+    number: int
+    params: Params
+    repeat: int
+    training: str
+    until: int  # the epoch it may train to now; early stopping keeps it below `epochs`
+    reports: tuple[Report, ...] = ()
+    state: State = State.RUNNING
+    outcome: Outcome = Outcome.OK
+    attempt: int = 1
+    error: str = ""
+    started: float = 0.0
+    ended: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        """The epoch at which it is complete."""
+        return epochs_of(self.params)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch it has a report of; 0 before the first."""
+        return self.reports[-1].epoch if self.reports else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+
+
+# -- events: the only way a study changes ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A driver took the study; environment is what the run depends on (versions, host, pid, commit, digests)."""
+
+    time: float
+    environment: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    time: float
+    trial: int
+    params: Params
+    repeat: int
+    training: str
+    seed: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A paused trial goes on to `until`."""
+
+    time: float
+    trial: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """One epoch of a training; reused says that another study had already trained it."""
+
+    training: str
+    report: Report
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    time: float
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The process that ran this training died; the next attempt goes on from the last checkpoint."""
+
+    time: float
+    training: str
+    attempt: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    time: float
+    trial: int
+    state: State
+    outcome: Outcome = Outcome.OK
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The test split was read for this trial, once; metrics are named test_*."""
+
+    time: float
+    trial: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The driver left; reason is one of budget, target, patience, exhausted, interrupted, failing."""
+
+    time: float
+    reason: str
+
+
+Event = Opened | Started | Continued | Reported | Paused | Retried | Ended | Scored | Closed
+
+
+class Study:
+    """What the events have made of a study so far. `apply` is the only mutator; everybody else reads."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.trials: list[Trial] = []
+        self.trainings: dict[str, Training] = {}
+        self.running: dict[int, None] = {}  # numbers of running trials, in order; a dict as an ordered set
+        self.paused: dict[int, None] = {}
+        self.attempts: dict[str, int] = {}  # training -> attempts so far, once it is above 1
+        self.scores: list[Scored] = []
+        self.environments: list[Mapping[str, Value]] = []
+        self.reused_epochs = 0
+        self.active_seconds = 0.0  # what drivers spent on it, summed over resumes
+        self.closed: str | None = None
+        self._readers: dict[str, list[int]] = {}  # training -> its trials
+        self._clock: float | None = None
+        for event in events:
+            self.apply(event)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of distinct trainings this study has seen: what it would have trained alone."""
+        return self._epochs
+
+    _epochs = 0
+
+    def active_seconds_at(self, now: float) -> float:
+        """What drivers have spent on it by `now`, while one has it."""
+        return self.active_seconds + max(0.0, now - self._clock) if self._clock is not None else self.active_seconds
+
+    def readers(self, training: str) -> list[Trial]:
+        """The trials that read this training."""
+        return [self.trials[number] for number in self._readers.get(training, ())]
+
+    def with_state(self, *states: State) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state in states]
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. An event that does not fit is a bug, hence asserts."""
+        self._tick(event)
+        match event:
+            case Opened():
+                self.environments.append(event.environment)
+                self.closed = None
+            case Started():
+                self._start(event)
+            case Continued(trial=number, until=until):
+                trial = self.trials[number]
+                assert trial.state is State.PAUSED, trial
+                self._put(replace(trial, state=State.RUNNING, until=until, reports=self._reading(trial, until)))
+            case Reported():
+                self._report(event)
+            case Paused(trial=number):
+                assert self.trials[number].state is State.RUNNING, self.trials[number]
+                self._put(replace(self.trials[number], state=State.PAUSED))
+            case Retried(training=key, attempt=attempt):
+                self.attempts[key] = attempt
+                for trial in self.readers(key):
+                    if trial.state is State.RUNNING:
+                        self._put(replace(trial, attempt=attempt))
+            case Ended(trial=number):
+                trial = self.trials[number]
+                assert not trial.finished, trial
+                self._put(replace(trial, state=event.state, outcome=event.outcome, error=event.error, ended=event.time))
+            case Scored():
+                self.scores.append(event)
+            case Closed(reason=reason):
+                self.closed = reason
+
+    def _start(self, event: Started) -> None:
+        assert event.trial == len(self.trials), (event.trial, len(self.trials))
+        self.trainings.setdefault(event.training, Training(event.training, event.seed))
+        self._readers.setdefault(event.training, []).append(event.trial)
+        trial = Trial(
+            number=event.trial,
+            params=event.params,
+            repeat=event.repeat,
+            training=event.training,
+            until=event.until,
+            started=event.time,
+        )
+        self.trials.append(trial)
+        self._put(replace(trial, reports=self._reading(trial, event.until)))
+
+    def _report(self, event: Reported) -> None:
+        training = self.trainings[event.training]
+        assert event.report.epoch == len(training.reports) + 1, (event, len(training.reports))
+        reports = (*training.reports, event.report)
+        self.trainings[event.training] = replace(training, reports=reports)
+        self._epochs += 1
+        self.reused_epochs += event.reused
+        for trial in self.readers(event.training):
+            if trial.state is State.RUNNING and event.report.epoch <= trial.until:
+                self._put(replace(trial, reports=reports))
+
+    def _reading(self, trial: Trial, until: int) -> tuple[Report, ...]:
+        return self.trainings[trial.training].reports[:until]
+
+    def _put(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        for state, numbers in ((State.RUNNING, self.running), (State.PAUSED, self.paused)):
+            if trial.state is state:
+                numbers[trial.number] = None
+            else:
+                numbers.pop(trial.number, None)
+
+    def _tick(self, event: Event) -> None:
+        now = event.report.time if isinstance(event, Reported) else event.time
+        reused = isinstance(event, Reported) and event.reused
+        if isinstance(event, Opened) or self._clock is None:
+            self._clock = now
+        elif not reused and now > self._clock:
+            self.active_seconds += now - self._clock
+            self._clock = now
+
+
+# -- what is wanted ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Which number is wanted of a trial, and which direction is better.
+
+    at="last" takes the metric at the trial's last epoch, so that training too long shows; at="best" takes its best epoch.
+    """
+
+    metric: str = "val_accuracy"
+    maximize: bool = True
+    at: str = "last"
+    target: float | None = None
+
+    def cost(self, report: Report) -> float:
+        """The metric turned so that smaller is better; infinite where it is missing or not a number."""
+        value = report.metrics.get(self.metric, math.nan)
+        if math.isnan(value):
+            return math.inf
+        return -value if self.maximize else value
+
+    def reading(self, trial: Trial) -> Report | None:
+        """The report that counts."""
+        if not trial.reports:
+            return None
+        return trial.reports[-1] if self.at == "last" else min(trial.reports, key=self.cost)
+
+    def value(self, trial: Trial) -> float | None:
+        """The metric as people read it; None while there is none."""
+        report = self.reading(trial)
+        return None if report is None else report.metrics.get(self.metric)
+
+    def score(self, trial: Trial) -> tuple[float, ...]:
+        """Smaller is better. One number today, several objectives later."""
+        report = self.reading(trial)
+        return (math.inf if report is None else self.cost(report),)
+
+    def best(self, trials: Sequence[Trial]) -> Trial | None:
+        """The best complete trial; if none is complete, the best of the longest trained. Ties go to the earlier."""
+        scored = [trial for trial in trials if math.isfinite(self.score(trial)[0])]
+        complete = [trial for trial in scored if trial.state is State.COMPLETE]
+        if complete:
+            return min(complete, key=lambda trial: (self.score(trial), trial.number))
+        candidates = [trial for trial in scored if trial.state is not State.FAILED]
+        return min(candidates, key=lambda trial: (-trial.epoch, self.score(trial), trial.number), default=None)
+
+    def reached(self, trial: Trial) -> bool:
+        """Whether a complete trial meets the target."""
+        if self.target is None or trial.state is not State.COMPLETE:
+            return False
+        return self.score(trial)[0] <= (-self.target if self.maximize else self.target)
+
+
+# -- strategies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a new trial and train it to `until`."""
+
+    params: Params
+    until: int
+    repeat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Let a paused trial go on to `until`."""
+
+    trial: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a paused or running trial: it becomes pruned."""
+
+    trial: int
+
+
+Decision = Start | Continue | Stop
+
+
+class Rest(Enum):
+    """What a strategy says when it has no decision."""
+
+    WAIT = "wait"  # something running will change that
+    DONE = "done"  # nothing is left to try
+
+
+WAIT, DONE = Rest.WAIT, Rest.DONE
+
+Feasible = Callable[[Params], str | None]  # None, or in a phrase why these params can never be trained
+
+
+class Strategy(Protocol):
+    """Looks at a study and proposes.
+
+    An implementation must not keep what it cannot derive from `study` again: a fresh instance that is given the same
+    list of trials answers the same. It must not propose an infeasible point, nor one that is in the study already,
+    nor more than `slots` decisions that need a worker (`Stop` needs none). A paused trial with `epoch < until` was interrupted
+    and will go on by itself: to a strategy it is as good as running.
+    """
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest: ...
+
+
+# -- execution ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker may use. None is no limit."""
+
+    report_seconds: float | None = None  # silence longer than this is a hang: the worker is killed and the job retried
+    trial_seconds: float | None = None  # a job longer than this ends with outcome `timeout`
+    memory_bytes: int | None = None  # enforced by the worker on itself: outcome `oom`
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training from the checkpoint after epoch `start` (0: from nothing) to epoch `until`, by one worker."""
+
+    training: str
+    params: Params
+    seed: int
+    start: int
+    until: int
+    known: int  # epochs the driver has reports of; start < known when the newest checkpoint was lost
+    folder: Path  # where its checkpoints are: see execution/checkpoints.py
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    """A job reached its epoch, or was told to stop; exhausted: the trainer ended by itself before `until`."""
+
+    training: str
+    exhausted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A job failed. lost: the process died, so the training deserves another attempt; otherwise it does not.
+
+    error is one line for a person; place names the file with the whole traceback, if there is one.
+    """
+
+    training: str
+    outcome: Outcome
+    error: str
+    lost: bool = False
+    place: str = ""
+
+
+Message = Reported | Rested | Broke
+
+Train = Callable[[Job], Iterator[Report]]  # closing the generator stops the training
+
+
+class Executor(Protocol):
+    """Carries jobs out. Messages about one training come in order, and none after its Rested or Broke."""
+
+    @property
+    def slots(self) -> int: ...
+
+    def submit(self, job: Job) -> None: ...
+
+    def stop(self, training: str) -> None:
+        """Let it finish its epoch, then rest."""
+
+    def wait(self, timeout: float | None) -> list[Message]:
+        """Block until something happened or the time is over; then all of it."""
+
+    def close(self) -> None:
+        """Leave no process, no shared memory and no temporary file behind."""
+
+
+# -- identity ----------------------------------------------------------------------------------------------------
+
+
+def epochs_of(params: Params) -> int:
+    return int(params[EPOCHS])
+
+
+def digest(value: object) -> str:
+    """A stable name for a JSON value: the same in every process and on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def without_epochs(params: Params) -> dict[str, Value]:
+    return {name: value for name, value in params.items() if name != EPOCHS}
+
+
+def training_seed(base: int, params: Params, repeat: int) -> int:
+    """The seed of SGD: one for all strategies and search seeds, so that they share trainings."""
+    return int(digest(["seed", base, without_epochs(params), repeat])[:12], 16)
+
+
+def training_key(params: Params, seed: int, numerics: Mapping[str, Value], prefix_safe: bool) -> str:
+    """The identity of a training (docs/design.md, 3).
+
+    numerics: whatever else epoch e depends on (data digest, code, torch version, device type, threads, precision).
+    Where epoch e depends on how many follow (prefix_safe is False), `epochs` is part of the key.
+    """
+    return digest([without_epochs(params) if prefix_safe else dict(params), seed, dict(numerics)])

@@ -1,0 +1,333 @@
+"""What one parameter may be: a choice or a range, when it exists, and what the trainer knows about it.
+
+Words: a *level* is one of the values a domain enumerates; `levels` is None where there is no end of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from hpo.core import Params, Value
+
+SIGNIFICANT = 6  # digits of a sampled float: enough to search with, short enough to read
+LARGEST_COUNT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A mistake before anybody knows its line: where is a parameter's name, or a key of a range."""
+
+    where: str
+    rule: str
+    got: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.rule}" + (f", got {self.got}" if self.got else "")
+
+
+def show(value: object) -> str:
+    """A value as the study file writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def rounded(number: float, digits: int = SIGNIFICANT) -> float:
+    return float(f"{number:.{digits}g}")
+
+
+def _key(value: Value) -> tuple[bool, Value]:
+    return isinstance(value, bool), value  # 1 == 1.0 is one number, but 1 is not true
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some values; a constant is a choice of one."""
+
+    values: tuple[Value, ...]
+    _index: Mapping[tuple[bool, Value], int] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        index = {_key(value): position for position, value in reversed(list(enumerate(self.values)))}
+        object.__setattr__(self, "_index", index)
+        faults = choice_faults(self.values)
+        if faults:
+            raise ValueError("; ".join(map(str, faults)))
+
+    @property
+    def levels(self) -> int:
+        return len(self.values)
+
+    @property
+    def gridded(self) -> bool:
+        return True
+
+    def level(self, index: int) -> Value:
+        return self.values[index]
+
+    def index(self, value: Value) -> int | None:
+        return self._index.get(_key(value))
+
+    def coerce(self, value: Value) -> Value | None:
+        """The level that equals value, or None."""
+        index = self.index(value)
+        return None if index is None else self.values[index]
+
+    def at(self, u: float) -> Value:
+        """The value at u in [0, 1)."""
+        return self.values[int(u * len(self.values))]
+
+    def encode(self, value: Value) -> float:
+        index = self.index(value)
+        assert index is not None, (value, self)
+        return 0.5 if len(self.values) == 1 else index / (len(self.values) - 1)
+
+    def __str__(self) -> str:
+        names = ", ".join(map(show, self.values[:12])) + (", ..." if len(self.values) > 12 else "")
+        return names if len(self.values) == 1 else f"one of {names}"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from low to high, both included; step and count make levels of them."""
+
+    low: float
+    high: float
+    integer: bool
+    log: bool = False
+    step: float | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        faults = range_faults(self)
+        if faults:
+            raise ValueError("; ".join(map(str, faults)))
+        kind = int if self.integer else float
+        object.__setattr__(self, "low", kind(self.low))
+        object.__setattr__(self, "high", kind(self.high))
+
+    @property
+    def gridded(self) -> bool:
+        """Whether a grid may enumerate it: a step or a count was asked for."""
+        return self.step is not None or self.count is not None or self.low == self.high
+
+    @property
+    def levels(self) -> int | None:
+        if self.count is not None:
+            return len(_spaced(self))
+        if self.low == self.high:
+            return 1
+        step = self._step
+        if step is None:
+            return None
+        return 1 + int((self.high - self.low) // step if self.integer else (self.high - self.low) / step + 1e-9)
+
+    @property
+    def _step(self) -> float | None:
+        return 1 if self.step is None and self.integer else self.step
+
+    def level(self, index: int) -> Value:
+        if self.count is not None:
+            return _spaced(self)[index]
+        number = self.low + index * (self._step or 0)
+        return int(number) if self.integer else min(rounded(number, 12), float(self.high))
+
+    def index(self, value: Value) -> int | None:
+        """Which level value is, or None."""
+        if isinstance(value, bool | str) or self.levels is None:
+            return None
+        if self.count is not None:
+            levels = _spaced(self)
+            nearest = min(range(len(levels)), key=lambda index: abs(levels[index] - value))
+        else:
+            nearest = round((value - self.low) / (self._step or 1)) if math.isfinite(value) else -1
+        inside = 0 <= nearest < (self.levels or 0)
+        return nearest if inside and math.isclose(float(self.level(nearest)), value, rel_tol=1e-9) else None
+
+    def coerce(self, value: Value) -> Value | None:
+        """The value in this range's own type, or None if it does not lie in it."""
+        if self.levels is not None:
+            index = self.index(value)
+            return None if index is None else self.level(index)
+        if isinstance(value, bool | str) or not self.low <= value <= self.high:
+            return None
+        return float(value)
+
+    def at(self, u: float) -> Value:
+        """The value at u in [0, 1): evenly, or evenly in the logarithm."""
+        if self.gridded and self.levels is not None:
+            return self.level(int(u * self.levels))
+        if self.integer:
+            return int(min(max(math.floor(self._between(self.low, self.high + 1, u)), self.low), self.high))
+        return min(max(rounded(self._between(self.low, self.high, u)), float(self.low)), float(self.high))
+
+    def _between(self, low: float, high: float, u: float) -> float:
+        if self.log:
+            return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+        return low + u * (high - low)
+
+    def encode(self, value: Value) -> float:
+        assert not isinstance(value, bool | str), value
+        if self.low == self.high:
+            return 0.5
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def discretized(self, count: int = 5) -> Range:
+        """The range a grid could enumerate."""
+        if self.integer:
+            count = min(count, int(self.high - self.low) + 1)
+        return Range(self.low, self.high, self.integer, self.log, count=count)
+
+    def __str__(self) -> str:
+        kind = "a whole number from" if self.integer else "from"
+        text = f"{kind} {show(self.low)} to {show(self.high)}"
+        return text if self.step is None else f"{text} in steps of {show(self.step)}"
+
+
+Domain = Choice | Range
+
+
+@lru_cache(maxsize=256)
+def _spaced(range_: Range) -> tuple[int | float, ...]:
+    """The levels of a range with a count, ascending, each once."""
+    assert range_.count is not None
+    if range_.low == range_.high:
+        return (range_.low,)  # of the right type: see Range.__post_init__
+    numbers = [range_._between(range_.low, range_.high, index / (range_.count - 1)) for index in range(range_.count)]
+    numbers[-1] = range_.high
+    if range_.integer:
+        return tuple(sorted({math.floor(number + 0.5) for number in numbers}))
+    return tuple(sorted({min(max(rounded(number), range_.low), range_.high) for number in numbers}))
+
+
+def choice_faults(values: tuple[Value, ...]) -> list[Fault]:
+    if not values:
+        return [Fault("choices", "must name at least one value", "[]", "write them as a list, like [16, 32, 64]")]
+    faults = []
+    seen: dict[Value, Value] = {}  # 1 and true are equal here: a choice between them is a slip
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            faults.append(Fault("choices", "must be finite", show(value), "write a plain number"))
+        if value in seen:
+            twice = seen[value] is value or show(seen[value]) == show(value)
+            got = f"{show(value)} twice" if twice else f"{show(seen[value])} and {show(value)}"
+            faults.append(Fault("choices", "must differ", got, "keep one of them"))
+        seen.setdefault(value, value)
+    return faults
+
+
+def range_faults(range_: Range) -> list[Fault]:
+    """Every rule the numbers of a range break; where is the key to mend."""
+    low, high, step, count = range_.low, range_.high, range_.step, range_.count
+    faults = [
+        Fault(key, "must be finite", show(number), "write a plain number")
+        for key, number in (("min", low), ("max", high), ("step", step))
+        if number is not None and not math.isfinite(number)
+    ]
+    if faults:
+        return faults
+    if range_.integer:
+        faults += [
+            Fault(key, "must be a whole number", show(number), "round it")
+            for key, number in (("min", low), ("max", high), ("step", step))
+            if number is not None and number != int(number)
+        ]
+    if low > high:
+        faults.append(Fault("min", f"must not be above max ({show(high)})", show(low), "swap them"))
+    if range_.log and low <= 0:
+        faults.append(Fault("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
+    if step is not None and step <= 0:
+        faults.append(Fault("step", "must be above 0", show(step)))
+    if step is not None and count is not None:
+        faults.append(Fault("count", "cannot stand beside step", show(count), "keep one of them"))
+    if step is not None and range_.log:
+        faults.append(Fault("step", "cannot stand beside log", show(step), "use count, or choices"))
+    if step is not None and 0 < high - low < step:
+        faults.append(Fault("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
+    if count is not None and not 2 <= count <= LARGEST_COUNT:
+        faults.append(Fault("count", f"must be from 2 to {LARGEST_COUNT:,}", show(count)))
+    return faults
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Holds where the named parameter exists and has one of the allowed values."""
+
+    name: str
+    allowed: tuple[Value, ...]
+
+    def holds(self, params: Params) -> bool:
+        return self.name in params and self.allows(params[self.name])
+
+    def allows(self, value: Value) -> bool:
+        return any(_key(value) == _key(one) for one in self.allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A name, what it may be, and the conditions that must all hold for it to exist."""
+
+    name: str
+    domain: Domain
+    when: tuple[Condition, ...] = ()
+
+    def active(self, params: Params) -> bool:
+        return all(condition.holds(params) for condition in self.when)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a model family or the trainer says about one parameter it reads.
+
+    kind: "int", "float", "choice" or "bool"; low and high belong to the meaning unless open_low, open_high say not.
+    per_block: may also be written block2.channels. when: it has no effect elsewhere.
+    """
+
+    default: Value | None
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[Value, ...] = ()
+    per_block: bool = False
+    when: tuple[Condition, ...] = ()
+    doc: str = ""
+
+    def fault(self, value: Value) -> str | None:
+        """The rule that value breaks, or None."""
+        if self.kind == "choice":
+            fits = any(_key(value) == _key(one) for one in self.choices)
+            return (
+                None if fits else f"must be {'one of ' * (len(self.choices) > 1)}{', '.join(map(show, self.choices))}"
+            )
+        if self.kind == "bool":
+            return None if isinstance(value, bool) else "must be true or false"
+        whole = self.kind == "int"
+        if isinstance(value, bool | str) or not math.isfinite(value) or (whole and value != int(value)):
+            return f"must be {'a whole number' if whole else 'a number'}{self._bounds(' ')}"
+        return None if self._inside(value) else f"must be{self._bounds(' ')}"
+
+    def coerce(self, value: Value) -> Value:
+        """A value without fault in this parameter's own type, so that 1 and 1.0 are one training."""
+        if self.kind == "choice":
+            return next(one for one in self.choices if _key(one) == _key(value))
+        if self.kind == "bool":
+            return value
+        return int(value) if self.kind == "int" else float(value)
+
+    def _inside(self, number: float) -> bool:
+        above = self.low is None or (number > self.low if self.open_low else number >= self.low)
+        return above and (self.high is None or (number < self.high if self.open_high else number <= self.high))
+
+    def _bounds(self, before: str) -> str:
+        low = "" if self.low is None else f"{'above' if self.open_low else 'at least'} {show(self.low)}"
+        high = "" if self.high is None else f"{'below' if self.open_high else 'at most'} {show(self.high)}"
+        text = " and ".join(part for part in (low, high) if part)
+        return before + text if text else ""

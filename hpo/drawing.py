@@ -1,0 +1,117 @@
+"""How every figure looks, as SVG for the page and as PNG for MLflow.
+
+On the page colours are CSS variables, so that one drawing serves a light page, a dark one and paper: a figure is drawn in the
+colours of LIGHT, and `svg` puts the variable in each one's place.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+PAPER, INK, MUTED, RULE = "#fefefe", "#1c2128", "#626c77", "#d8dde3"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b8629b", "#8a6d00")  # Okabe and Ito: told apart by colour-blind people
+SCALE = ("#cfdce8", "#a3c1d9", "#6fa1c6", "#3a7db0", "#0b4f82")  # worst to best
+
+LIGHT = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE}
+LIGHT |= {f"series{i}": colour for i, colour in enumerate(SERIES)} | {f"scale{i}": c for i, c in enumerate(SCALE)}
+DARK = {"paper": "#14181d", "ink": "#e6eaef", "muted": "#9aa5b1", "rule": "#333b44"}
+DARK |= {"series0": "#56b4e9", "series1": "#f08a4b", "series2": "#3ecf9f", "series3": "#e39cc6", "series4": "#e0c050"}
+DARK |= {"scale0": "#26323d", "scale1": "#31506a", "scale2": "#3f769f", "scale3": "#5fa3d3", "scale4": "#b5defa"}
+
+ACCENT = SERIES[0]
+SMALL = 8.5
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.minor.visible": False,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure yet to be drawn. name is a file's stem; label says in words what is seen; narrow figures share a row."""
+
+    name: str
+    label: str
+    draw: Callable[[], Figure]
+    narrow: bool = False
+
+    def svg(self) -> str:
+        with styled(self.name):
+            return _svg(self.draw(), self.label)
+
+    def png(self) -> bytes:
+        with styled(self.name):
+            figure = self.draw()
+            figure.set_facecolor(PAPER)
+            return _printed(FigureCanvasAgg(figure).print_png, dpi=160)
+
+
+@contextmanager
+def styled(name: str) -> Iterator[None]:
+    """The house look; the same figure gives the same bytes."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        yield
+
+
+def canvas(width: float = 7.6, height: float = 3.2) -> tuple[Figure, Axes]:
+    """An empty figure, inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> str:
+    text = _printed(FigureCanvasSVG(figure).print_svg, metadata={"Date": None}).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    for name, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]  # it writes one
+    head = (
+        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width} {height}" style="--width:{width}px">'
+    )
+    return head + text[text.index(">") + 1 :]
+
+
+def _printed(write: Callable[..., object], **options: object) -> bytes:
+    file = io.BytesIO()
+    write(file, **options)
+    return file.getvalue()

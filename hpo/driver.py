@@ -1,0 +1,295 @@
+"""The loop: propose, submit, listen, record. One driver owns one study, or all studies of a comparison.
+
+Read `Driver.run` first. Searches share trainings through the pool, and each is charged as if it had trained alone
+(docs/design.md, 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from hpo.core import DONE, Broke, Closed, Continue, Continued, Decision, Ended, Event, Executor, Job, Limits, Message
+from hpo.core import Opened, Paused, Reported, Rest, Rested, Retried, Start, Started, State, Stop, Trial, Value
+from hpo.pool import Pool
+from hpo.search import Search
+
+MOST_ATTEMPTS = 3  # attempts of a training without a new epoch
+TIDY_SECONDS = 10.0  # between two looks at the size of the checkpoints
+
+Listener = Callable[[Search, Event], None]
+
+
+class Driver:
+    """Runs searches on an executor until each is over, or `stop` is called. Listeners hear every event once it is recorded."""
+
+    def __init__(
+        self,
+        searches: Sequence[Search],
+        executor: Executor,
+        pool: Pool,
+        limits: Limits = Limits(),
+        clock: Callable[[], float] = time.time,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.searches, self.executor, self.pool = searches, executor, pool
+        self.limits, self.clock, self.listeners = limits, clock, listeners
+        self.jobs: dict[str, Job] = {}  # trainings at work
+        self.queue: dict[str, None] = {}  # trainings that wait for a worker, in order
+        self.owners: dict[str, Search] = {}  # who asked first for the training that is at work or waits
+        self.stopping = False
+        self._halted: set[str] = set()  # trainings told to rest after their epoch
+        self._tidied = 0.0
+
+    def run(self, environment: Mapping[str, Value] | None = None) -> None:
+        """Bring every search to its end. Returns when nothing is running."""
+        self._open(environment or {})
+        while True:
+            self._propose()
+            self._submit()
+            if not self.jobs:
+                break
+            for message in self.executor.wait(self._patience()):
+                self._listen(message)
+            self._end_searches()
+        self._close()
+
+    def stop(self) -> None:
+        """Let every running trial finish its epoch, then return from `run`. Safe to call from a signal handler."""
+        self.stopping = True
+
+    # -- before and after
+
+    def _open(self, environment: Mapping[str, Value]) -> None:
+        """Take the searches over, and go on with what was running."""
+        for search in self.searches:
+            self._record(search, Opened(self.clock(), dict(environment)))
+            self.pool.learn(search.study)
+        for search in self.searches:
+            search.closing = search.ending(self.clock())
+            for number in list(search.study.running):
+                if search.closing is None:
+                    self._seat(search, search.study.trials[number])
+
+    def _close(self) -> None:
+        for search in self.searches:
+            for number in list(search.study.running):
+                self._record(search, Paused(self.clock(), number))
+            reason = search.closing or ("interrupted" if self.stopping else "budget")
+            self._record(search, Closed(self.clock(), reason))
+        self._tidy()
+
+    def _patience(self) -> float:
+        """How long only messages matter."""
+        now = self.clock()
+        left = [s.budget.time - s.study.active_seconds_at(now) for s in self.searches if s.budget.time is not None]
+        return max(0.01, min([1.0, *left]))
+
+    def _end_searches(self) -> None:
+        """Where a study is over, or all are to stop, running trials rest after their epoch."""
+        for search in self.searches:
+            search.closing = search.closing or search.ending(self.clock())
+            if search.closing is not None or self.stopping:
+                for number in list(search.study.running):
+                    self._halt(search, search.study.trials[number])
+        if self.clock() - self._tidied > TIDY_SECONDS:
+            self._tidy()
+
+    def _halt(self, search: Search, trial: Trial) -> None:
+        key = trial.training
+        alone = self.stopping or all(other.closing is not None for other, _ in self._readers(key))
+        if key in self.jobs and alone:
+            if key not in self._halted:
+                self._halted.add(key)
+                self.executor.stop(key)
+            return
+        self._record(search, Paused(self.clock(), trial.number))
+        search.release(key)
+        if alone:
+            self.queue.pop(key, None)
+            self.owners.pop(key, None)
+
+    def _tidy(self) -> None:
+        """Keep the checkpoints within their cap; those that are needed are never touched."""
+        self._tidied = self.clock()
+        wanted = {t.training for s in self.searches for t in s.study.with_state(State.RUNNING, State.PAUSED)}
+        wanted |= {search.best.training for search in self.searches if search.best is not None}
+        self.pool.prune(wanted)
+
+    # -- propose
+
+    def _propose(self) -> None:
+        """Ask every search that has room, in turn, until all workers are busy or nobody has a wish."""
+        asking = [] if self.stopping else list(self.searches)
+        while asking:
+            asking = [search for search in asking if self._room(search) > 0 and self._ask(search)]
+
+    def _room(self, search: Search) -> int:
+        free = self.executor.slots - len(self.jobs) - len(self.queue)
+        return free if search.parallel is None else min(free, search.parallel - len(search.study.running))
+
+    def _ask(self, search: Search) -> bool:
+        """Carry out what the search decides next; False if that is nothing now."""
+        search.closing = search.closing or search.ending(self.clock())
+        if search.closing is not None or not search.affordable():
+            return False
+        if interrupted := search.interrupted():
+            return self._continue(search, interrupted[0], interrupted[0].until)
+        decisions = search.strategy.propose(search.study, self._room(search))
+        if not isinstance(decisions, Rest) and any([self._carry_out(search, decision) for decision in decisions]):
+            return True
+        if search.study.running:
+            return False
+        if finalist := search.finalist():  # a study does not end without one complete trial
+            return self._continue(search, finalist, finalist.epochs)
+        search.closing = "exhausted" if decisions is DONE else None
+        return False
+
+    def _carry_out(self, search: Search, decision: Decision) -> bool:
+        match decision:
+            case Start():
+                return self._start(search, decision)
+            case Continue(trial=number, until=until):
+                return self._continue(search, search.study.trials[number], until)
+            case Stop(trial=number):
+                self._record(search, Ended(self.clock(), number, State.PRUNED))
+                return True
+
+    def _start(self, search: Search, start: Start) -> bool:
+        if not search.may_start():
+            return False
+        key, seed = search.identity(start.params, start.repeat)
+        before = search.granted.get(key, 0)
+        if search.grant(key, start.until) <= before < start.until:
+            return False  # no epoch left
+        event = Started(self.clock(), len(search.study), start.params, start.repeat, key, seed, start.until)
+        self._record(search, event)
+        self._seat(search, search.study.trials[event.trial])
+        return True
+
+    def _continue(self, search: Search, trial: Trial, until: int) -> bool:
+        if search.grant(trial.training, until) <= trial.epoch:
+            return False
+        self._record(search, Continued(self.clock(), trial.number, until))
+        self._seat(search, search.study.trials[trial.number])
+        return True
+
+    def _seat(self, search: Search, trial: Trial) -> None:
+        """Give a running trial what is known of its training, and a place in the queue for the rest."""
+        key = trial.training
+        search.grant(key, trial.until)
+        self.pool.add(key, search.study.trainings[key])
+        self._catch_up(search, key)
+        if search.running(key) and key not in self.jobs:
+            self.owners.setdefault(key, search)
+            self.queue[key] = None
+
+    # -- submit
+
+    def _submit(self) -> None:
+        while self.queue and len(self.jobs) < self.executor.slots:
+            key = next(iter(self.queue))
+            del self.queue[key]
+            if (job := self._job(key)) is not None:
+                self.jobs[key] = job
+                self.executor.submit(job)
+
+    def _job(self, key: str) -> Job | None:
+        """What those who wait for a training may still train of it."""
+        readers = list(self._readers(key))
+        until = max((min(trial.until, search.granted[key]) for search, trial in readers), default=0)
+        training = self.pool[key]
+        known = len(training.reports)
+        if until <= known:
+            return None
+        limits = self.limits
+        if limits.trial_seconds is not None:
+            left = limits.trial_seconds - sum(report.seconds for report in training.reports)
+            limits = replace(limits, trial_seconds=max(0.001, left))
+        start = self.pool.checkpoint(key)
+        return Job(key, readers[0][1].params, training.seed, start, until, known, self.pool.folder, limits)
+
+    # -- listen
+
+    def _listen(self, message: Message) -> None:
+        match message:
+            case Reported(training=key, report=report):
+                if self.pool.extend(key, report):
+                    for search in self._searches(key):
+                        self._catch_up(search, key)
+                    self.pool.recorded(key, report)
+            case Rested(training=key, exhausted=exhausted):
+                self._leave(key)
+                self._rested(key, exhausted)
+            case Broke(training=key):
+                self._leave(key)
+                self._broke(key, message)
+
+    def _leave(self, key: str) -> None:
+        del self.jobs[key]
+        self._halted.discard(key)
+
+    def _rested(self, key: str, exhausted: bool) -> None:
+        """Whoever wants more of it waits for a worker again; all others rest."""
+        for search, trial in list(self._readers(key)):
+            if exhausted:
+                state = State.COMPLETE if trial.reports else State.FAILED
+                self._record(search, Ended(self.clock(), trial.number, state))
+            elif search.granted[key] <= trial.epoch or self.stopping or search.closing is not None:
+                self._record(search, Paused(self.clock(), trial.number))
+            else:
+                self.queue[key] = None
+            search.release(key)
+        if key not in self.queue:
+            self.owners.pop(key, None)
+
+    def _broke(self, key: str, broke: Broke) -> None:
+        """A process that died is another attempt while attempts make progress; anything else is the end of the training."""
+        searches = self._searches(key)
+        if broke.lost and self.pool.attempt(key) < MOST_ATTEMPTS:
+            for search in searches:
+                number = search.study.attempts.get(key, 1) + 1
+                self._record(search, Retried(self.clock(), key, number, broke.error))
+            if not self.stopping:
+                self.queue[key] = None
+            return
+        self.pool.fail(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
+        for search in searches:
+            self._catch_up(search, key)
+        self.owners.pop(key, None)
+
+    def _catch_up(self, search: Search, key: str) -> None:
+        """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""
+        wanted = max((min(trial.until, search.granted[key]) for trial in search.running(key)), default=0)
+        known = len(search.study.trainings[key].reports)
+        own = key in self.jobs and self.owners.get(key) is search
+        for report in self.pool[key].reports[known:wanted]:
+            self._record(search, Reported(key, report, reused=not own))
+        for trial in search.running(key):
+            self._settle(search, trial)
+
+    def _settle(self, search: Search, trial: Trial) -> None:
+        """End or pause a trial that is where it was going, or can never get there."""
+        if trial.epoch >= trial.epochs:
+            self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
+        elif trial.epoch >= trial.until:
+            self._record(search, Paused(self.clock(), trial.number))
+        elif failure := self.pool.failure(trial.training):
+            self._record(search, Ended(self.clock(), trial.number, State.FAILED, failure.outcome, failure.error))
+            search.release(trial.training)
+
+    # -- who reads a training
+
+    def _readers(self, key: str) -> Iterator[tuple[Search, Trial]]:
+        for search in self.searches:
+            for trial in search.running(key):
+                yield search, trial
+
+    def _searches(self, key: str) -> list[Search]:
+        return [search for search in self.searches if search.running(key)]
+
+    def _record(self, search: Search, event: Event) -> None:
+        search.record(event)
+        for listener in self.listeners:
+            listener(search, event)

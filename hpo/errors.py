@@ -1,0 +1,59 @@
+"""What goes wrong for a person: one line with the rule, the value got, the place and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One thing to mend.
+
+    place: "study.yaml:7:12 search_space.learning_rate.min" or a file; rule: "must be below max (0.1)";
+    got: the value as it was written, "" where there is none; remedy: what to do, as an imperative.
+    """
+
+    place: str
+    rule: str
+    got: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        got = f", got {self.got}" if self.got else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return " ".join(f"{self.place}: {self.rule}{got}{remedy}".split())
+
+
+class HpoError(Exception):
+    """An end that a person is told about in one line a mistake. `exit_code` is the process's (docs/design.md, 6)."""
+
+    exit_code = 1
+
+    def __init__(self, *mistakes: Mistake | str) -> None:
+        self.mistakes: Sequence[Mistake | str] = mistakes
+        super().__init__("\n".join(map(str, mistakes)))
+
+
+class BadInput(HpoError):
+    """The study file, the data or a flag is wrong; nothing was created."""
+
+    exit_code = 2
+
+
+class NoResult(HpoError):
+    """The study ran and there is nothing to show."""
+
+    exit_code = 3
+
+
+class EnvironmentFailed(HpoError):
+    """The store, the disk, the server or the cluster does not work."""
+
+    exit_code = 4
+
+
+class Conflict(HpoError):
+    """Another driver has the study, or the file changed in a way the study cannot follow."""
+
+    exit_code = 5

@@ -1,0 +1,1 @@
+"""Carrying jobs out: inline, local worker processes, simulated, Ray."""

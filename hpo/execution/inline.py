@@ -1,0 +1,38 @@
+"""One job at a time in this process: for tests, debuggers and notebooks without processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpo.core import Job, Message, Reported, Train
+from hpo.execution.work import Bench
+
+
+class InlineExecutor:
+    """`wait` trains one epoch and returns what came of it."""
+
+    slots = 1
+
+    def __init__(self, train: Train) -> None:
+        self._bench = Bench(train)
+        self._messages: Iterator[Message] | None = None
+        self._stopped = False
+
+    def submit(self, job: Job) -> None:
+        assert self._messages is None, "one slot"
+        self._stopped = False
+        self._messages = self._bench.run(job, lambda: self._stopped)
+
+    def stop(self, training: str) -> None:
+        self._stopped = True
+
+    def wait(self, timeout: float | None) -> list[Message]:
+        if self._messages is None:
+            return []
+        message = next(self._messages)
+        if not isinstance(message, Reported):
+            self._messages = None
+        return [message]
+
+    def close(self) -> None:
+        self._messages = None

@@ -1,0 +1,233 @@
+"""The truth on disk: one SQLite file of events a study, appended by its driver and read by everybody else.
+
+WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. The driver's lock is a file beside the
+journal, held by the operating system for as long as the driver lives; a dead driver's lock is therefore free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hpo.core import Closed, Continued, Ended, Event, Opened, Outcome, Paused, Report, Reported, Retried, Scored
+from hpo.core import Started, State
+from hpo.errors import Conflict, EnvironmentFailed, Mistake
+
+VERSION = 1
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Opened, Started, Continued, Reported, Paused, Retried, Ended, Scored, Closed)
+}
+# File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+def encode(event: Event) -> tuple[str, str]:
+    """An event as (kind, JSON). NaN and infinities are kept: Python reads what it wrote."""
+    body: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
+    if isinstance(event, Reported):
+        report = event.report
+        body["report"] = [report.epoch, dict(report.metrics), report.seconds, report.time]
+    return type(event).__name__, json.dumps(body, separators=(",", ":"), default=dict)
+
+
+def decode(kind: str, text: str) -> Event:
+    body: dict[str, Any] = json.loads(text)
+    if kind == "Reported":
+        body["report"] = Report(*body["report"])
+    elif kind == "Ended":
+        body["state"], body["outcome"] = State(body["state"]), Outcome(body["outcome"])
+    return KINDS[kind](**body)
+
+
+class Journal:
+    """Append-only events of one study, and a few texts about it (`meta`)."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+
+    @classmethod
+    def open(cls, path: Path, read_only: bool = False) -> Journal:
+        """Open or create; raises EnvironmentFailed, naming the file, for anything that cannot be trusted. Never overwrites."""
+        if read_only:
+            return cls._connect(path, f"{path.resolve().as_uri()}?mode=ro")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
+        refuse_network_file_system(path.parent)
+        return cls._connect(path, f"{path.resolve().as_uri()}?mode=rwc")
+
+    @classmethod
+    def _connect(cls, path: Path, uri: str) -> Journal:
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+            connection.execute("PRAGMA busy_timeout=5000")
+            if "mode=rwc" in uri:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.executescript(SCHEMA)
+                connection.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
+            journal = cls(path, connection)
+            version = journal.get("version")
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise EnvironmentFailed(_unusable(path, error)) from None
+        if version is None or int(version) > VERSION:
+            connection.close()
+            rule = "must be a journal this hpo can read"
+            raise EnvironmentFailed(
+                Mistake(
+                    str(path), rule, f"version {version}, this is {VERSION}", "use the hpo that wrote it, or --fresh"
+                )
+            )
+        return journal
+
+    def append(self, event: Event) -> int:
+        """Write one event; it is on disk for every other process when this returns. Returns its sequence number."""
+        kind, body = encode(event)
+        try:
+            row = self._db.execute("INSERT INTO events (kind, body) VALUES (?, ?)", (kind, body)).lastrowid
+        except sqlite3.Error as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+        assert row is not None
+        return row
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
+        """(sequence number, event) of all events behind `after`, in order."""
+        try:
+            for seq, kind, body in self._db.execute(
+                "SELECT seq, kind, body FROM events WHERE seq > ? ORDER BY seq", (after,)
+            ):
+                yield seq, decode(kind, body)
+        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+
+    def get(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put(self, key: str, value: str) -> None:
+        try:
+            self._db.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+            )
+        except sqlite3.Error as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class DriverLock:
+    """Held by the one driver of a study. The kernel frees it when the process dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = json.loads(self._file.read() or "{}")
+            self._file.close()
+            raise Conflict(_held(path, holder)) from None
+        self._file.truncate(0)
+        self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}))
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.truncate(0)
+        self._file.close()
+
+
+def holder_of(path: Path) -> Mapping[str, Any] | None:
+    """Who drives the study now; None when nobody does."""
+    try:
+        with path.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder: Mapping[str, Any] = json.loads(file.read() or "{}")
+                return holder
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def refuse_network_file_system(folder: Path) -> None:
+    """SQLite and flock need a local disk."""
+    kind = file_system(folder.resolve())
+    if kind in NETWORK_FILE_SYSTEMS:
+        rule = "must be on a local disk, because file locks cannot be trusted on a network file system"
+        raise EnvironmentFailed(Mistake(str(folder), rule, kind, "name a local folder with --state DIR"))
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the file system a folder is on ("ext4", "nfs4", ...); "" where the system does not tell."""
+    try:
+        rows = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    except OSError:
+        return ""
+    holding = [
+        (point.replace("\\040", " "), kind)
+        for point, kind in rows
+        if folder.is_relative_to(point.replace("\\040", " "))
+    ]
+    return max(holding, key=lambda row: len(row[0]), default=("", ""))[1]
+
+
+def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
+    got = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
+    return Mistake(str(path.parent), "one driver a study", got, "wait for it, or end it with `hpo stop`")
+
+
+def _cannot_write(path: Path, why: str) -> Mistake:
+    return Mistake(
+        str(path),
+        "must be writable",
+        why,
+        "free space or mend the permissions, or name another folder with --state DIR",
+    )
+
+
+def _unusable(path: Path, error: Exception) -> Mistake:
+    """One line about a store that does not work, by what SQLite says of it."""
+    text = str(error)
+    if "locked" in text:
+        return Mistake(
+            str(path),
+            "must not be locked by another program",
+            text,
+            "close that program, then run the same command again",
+        )
+    if "readonly" in text or "unable to open" in text or "full" in text or "I/O" in text:
+        return _cannot_write(path, text)
+    return Mistake(
+        str(path), "must be an intact journal", text, "restore it from a copy, or set the study aside with --fresh"
+    )

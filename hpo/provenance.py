@@ -1,0 +1,91 @@
+"""What a run depends on: recorded with every session, and the part that decides whether two trainings are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import hpo
+from hpo.core import Value
+
+PACKAGES = ("torch", "optuna", "mlflow", "numpy")
+TRAINING_CODE = Path(__file__).parent / "training"
+
+
+def numerics(data_digest: str, device: str, loss: str, class_weights: bool, code: str) -> dict[str, Value]:
+    """Everything beside params and seed that epoch e of a training depends on."""
+    return {
+        "data": data_digest,
+        "device": device.partition(":")[0],
+        "loss": loss,
+        "class_weights": class_weights,
+        "code": code,
+        "torch": version("torch"),
+        "machine": platform.machine(),
+        "threads": 1,
+    }
+
+
+def environment() -> dict[str, Value]:
+    """Versions, host, process and commit: what to look at when two runs differ."""
+    versions: dict[str, Value] = {name: version(name) for name in PACKAGES}
+    commit, dirty = git(Path.cwd())
+    return {
+        "hpo": hpo.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": platform.machine(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+@cache
+def training_code() -> str:
+    """A digest of what trains here, so that a new version of it never reads an old one's trainings."""
+    return source_digest(*sorted(TRAINING_CODE.rglob("*.py")))
+
+
+def source_digest(*files: Path) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+@cache
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def git(folder: Path) -> tuple[str, bool]:
+    """The commit of a work tree and whether anything in it is changed; ("", False) outside of one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return (commit, bool(ask("status", "--porcelain"))) if commit else ("", False)
+
+
+def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
+    """What a person should know changed between two sessions."""
+    names = [name for name in ("hpo", "python", *PACKAGES, "machine") if before.get(name) != now.get(name)]
+    return [f"{name} {before.get(name)} -> {now.get(name)}" for name in names]

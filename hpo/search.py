@@ -1,0 +1,130 @@
+"""One study being driven: its trials, its strategy, its budget, its journal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
+from hpo.spec import Budget
+
+FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
+
+Identity = Callable[[Params, int], tuple[str, int]]  # params, repeat -> training key, training seed
+
+
+class Search:
+    """A study and what may still be spent on it.
+
+    identity names the training of a point; journal writes an event before the study takes it in;
+    parallel: the most trials that may run at a time (None: as many as there are workers).
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        strategy: Strategy,
+        goal: Goal,
+        budget: Budget,
+        identity: Identity,
+        journal: Callable[[Event], object] = lambda event: None,
+        parallel: int | None = None,
+    ) -> None:
+        self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
+        self.identity, self.journal, self.parallel = identity, journal, parallel
+        self.closing: str | None = None  # why it ends, once that is certain
+        self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
+        self.total_granted = sum(self.granted.values())
+        self.best: Trial | None = None
+        self.best_at = 0  # epochs spent when the best was found
+        self.errors: list[str] = []  # of the trials that ended, in that order; "" for one that did not crash
+        for trial in study.trials:
+            self._judge(trial)
+        if self.best is not None:
+            self.best_at = _epochs_by(study, self.best.ended or 0.0)
+
+    def record(self, event: Event) -> None:
+        """Journal first: what a person is shown is on disk."""
+        self.journal(event)
+        self.study.apply(event)
+        if isinstance(event, Ended):
+            self._judge(self.study.trials[event.trial])
+
+    def running(self, key: str) -> list[Trial]:
+        """The running trials that read this training."""
+        return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
+
+    def interrupted(self) -> list[Trial]:
+        """Trials that rest before the epoch they were to reach."""
+        trials = [self.study.trials[number] for number in self.study.paused]
+        return [trial for trial in trials if trial.epoch < trial.until]
+
+    def finalist(self) -> Trial | None:
+        """The best resting trial, as long as none is complete: early stopping may have paused them all."""
+        resting = [self.study.trials[number] for number in self.study.paused]
+        return self.goal.best(resting) if self.best is None else None
+
+    # -- budget
+
+    def grant(self, key: str, until: int) -> int:
+        """Reserve epochs of a training up to `until`, as far as the budget goes; returns the epoch it may reach."""
+        have = self.granted.get(key, 0)
+        wanted = max(0, until - have)
+        if self.budget.total_epochs is not None:
+            wanted = min(wanted, max(0, self.budget.total_epochs - self.total_granted))
+        self.granted[key] = have + wanted
+        self.total_granted += wanted
+        return min(until, have + wanted)
+
+    def release(self, key: str) -> None:
+        """Give back what was reserved and will not be trained now."""
+        used = len(self.study.trainings[key].reports)
+        keep = max([used, *(min(trial.until, self.granted[key]) for trial in self.running(key))])
+        self.total_granted -= self.granted[key] - keep
+        self.granted[key] = keep
+
+    def may_start(self) -> bool:
+        return self.budget.trials is None or len(self.study) < self.budget.trials
+
+    def affordable(self) -> bool:
+        """Whether the budget leaves anything to decide."""
+        epochs = self.budget.total_epochs is None or self.total_granted < self.budget.total_epochs
+        return epochs and (self.may_start() or bool(self.study.paused))
+
+    def ending(self, now: float) -> str | None:
+        """Why this study is over although trials may be running; None if it is not."""
+        if self.best is not None and self.goal.reached(self.best):
+            return "target"
+        if self._is_failing():
+            return "failing"
+        budget = self.budget
+        if budget.time is not None and self.study.active_seconds_at(now) >= budget.time:
+            return "time"
+        if (
+            budget.patience is not None
+            and self.best is not None
+            and self.study.epochs - self.best_at >= budget.patience
+        ):
+            return "patience"
+        return None
+
+    def _is_failing(self) -> bool:
+        first, last = self.errors[:FAILING_FIRST], self.errors[-FAILING_IN_A_ROW:]
+        return _all_the_same(first, FAILING_FIRST) or _all_the_same(last, FAILING_IN_A_ROW)
+
+    def _judge(self, trial: Trial) -> None:
+        if not trial.finished:
+            return
+        self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
+        score = self.goal.score(trial)
+        if trial.state is State.COMPLETE and math.isfinite(score[0]):
+            if self.best is None or score < self.goal.score(self.best):
+                self.best, self.best_at = trial, self.study.epochs
+
+
+def _all_the_same(errors: list[str], count: int) -> bool:
+    return len(errors) == count and errors[0] != "" and len(set(errors)) == 1
+
+
+def _epochs_by(study: Study, moment: float) -> int:
+    return sum(report.time <= moment for training in study.trainings.values() for report in training.reports)

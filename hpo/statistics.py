@@ -1,0 +1,292 @@
+"""How sure one can be that one strategy beats another, from a handful of paired seeds.
+
+Glossary
+    n       seeds, each run by both strategies
+    d       differences a - b, one a seed, shape (..., n); positive means that a is better
+    t       mean(d) / (sd(d) / sqrt(n)), Student's t with n - 1 degrees of freedom under "no difference"
+    delta   noncentrality of t: sqrt(n) * effect, where effect = true mean / true sd
+    alpha   the chance of a false "better" that one accepts for one pair
+    margin  the difference nobody would care about (`compare.margin`)
+
+Arrays keep their leading axes, so that a test simulates a thousand comparisons in one call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+POWER = 0.8  # "would be needed" means: enough to decide in four of five repetitions
+MOST_SEEDS = 10_000  # beyond this many no advice is a number
+ALIKE = 6  # seeds from which differences that are all alike say something: 2 ** (1 - 6) < 0.05
+
+
+class Verdict(StrEnum):
+    BETTER = "better"
+    WORSE = "worse"
+    EQUAL = "practically equal"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    low: float
+    high: float
+
+    def within(self, margin: float) -> bool:
+        return -margin <= self.low and self.high <= margin
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What paired seeds say about a - b. p is two-sided and not corrected for the number of pairs."""
+
+    mean: float
+    sd: float
+    seeds: int
+    p: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Probability:
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """How many more seeds would decide, and the range in which this advice itself lies four times in five.
+
+    Infinite where no number up to MOST_SEEDS would do. equal: what they would show is "practically equal".
+    """
+
+    more: float
+    low: float
+    high: float
+    equal: bool = False
+
+
+# -- a pair ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairedT:
+    """Arrays of shape (...): Student's t of d along its last axis."""
+
+    mean: Floats
+    sd: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+
+
+def paired_t(d: ArrayLike, level: float = LEVEL) -> PairedT:
+    """Student's t interval and test of the mean of d, shape (..., n).
+
+    Differences that are all alike (counts of right answers tie) have no spread to estimate an error from. Their p is
+    the exact sign-flip one, 2 ** (1 - n), and below ALIKE seeds their interval is the whole line. So is that of a
+    single seed.
+    """
+    values = np.asarray(d, dtype=float)
+    n = values.shape[-1]
+    mean = values.mean(axis=-1)
+    if n < 2:
+        whole = np.full(mean.shape, np.inf)
+        return PairedT(mean, np.full(mean.shape, np.nan), -whole, whole, np.ones(mean.shape))
+    sd = values.std(axis=-1, ddof=1)
+    alike = sd <= 1e-9 * np.abs(values).max(axis=-1)
+    shaken = np.where(alike[..., None], np.arange(n, dtype=float), values)  # only to keep scipy from dividing by zero
+    test = stats.ttest_1samp(shaken, 0.0, axis=-1)
+    between = test.confidence_interval(level)
+    slack = 0.0 if n >= ALIKE else np.inf
+    return PairedT(
+        mean=mean,
+        sd=np.where(alike, 0.0, sd),
+        low=np.where(alike, mean - slack, between.low),
+        high=np.where(alike, mean + slack, between.high),
+        p=np.where(alike, np.where(mean == 0, 1.0, 2.0 ** (1 - n)), test.pvalue),
+    )
+
+
+def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Difference:
+    """The difference a - b over seeds that both have run."""
+    assert len(a) == len(b) > 0, (len(a), len(b))
+    found = paired_t(np.subtract(a, b), level)
+    return Difference(
+        mean=float(found.mean),
+        sd=float(found.sd),
+        seeds=len(a),
+        p=float(found.p),
+        interval=Interval(float(found.low), float(found.high)),
+    )
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Holm's step-down correction along the last axis (Holm 1979); scipy has only the false discovery rates.
+
+    Keeps the chance that any of several true "no difference" is called a difference below the level compared with.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, axis=-1, kind="stable")
+    steps = values.shape[-1] - np.arange(values.shape[-1])
+    corrected = np.maximum.accumulate(np.take_along_axis(values, order, -1) * steps, axis=-1)
+    result = np.empty_like(values)
+    np.put_along_axis(result, order, np.minimum(corrected, 1.0), -1)
+    return result
+
+
+def wins(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Probability:
+    """How probable it is that a beats b at a fresh seed, ties counting half.
+
+    The interval is Clopper and Pearson's on wins + ties / 2: never too narrow, and ties only make it wider than it need
+    be.
+    """
+    d = np.subtract(a, b)
+    n, won = len(d), float((d > 0).sum() + (d == 0).sum() / 2)
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, won, n - won + 1)) if won > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, won + 1, n - won)) if won < n else 1.0
+    return Probability(won / n, Interval(low, high))
+
+
+def verdict(difference: Difference, corrected: float, margin: float, level: float = LEVEL) -> Verdict:
+    """What may be said of a against b; corrected is Holm's p over all pairs of the comparison.
+
+    A difference nobody would care about is no victory, however sure it is.
+    """
+    if difference.seeds < 2:
+        return Verdict.UNDECIDED
+    if difference.interval.within(margin):
+        return Verdict.EQUAL
+    if corrected < 1 - level:
+        return Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
+    return Verdict.UNDECIDED
+
+
+# -- how many seeds ----------------------------------------------------------------------------------------------
+
+
+def power(effect: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
+    """The chance that the two-sided t test at alpha finds an effect (mean / sd) with n seeds."""
+    df = np.asarray(n, dtype=float) - 1
+    bar = stats.t.ppf(1 - alpha / 2, df)
+    delta = np.asarray(effect) * np.sqrt(df + 1)
+    return np.asarray(1 - _central(df, delta, bar))
+
+
+def seeds_to_tell_apart(effect: ArrayLike, alpha: float) -> Floats:
+    """The smallest n with `power` of at least POWER, found by halving; infinite beyond MOST_SEEDS."""
+    effects = np.abs(np.asarray(effect, dtype=float))
+    low, high = np.full(effects.shape, 1.0), np.full(effects.shape, float(MOST_SEEDS))
+    for _ in range(math.ceil(math.log2(MOST_SEEDS))):
+        middle = np.floor((low + high) / 2)
+        enough = power(effects, np.maximum(middle, 2), alpha) >= POWER
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(power(effects, MOST_SEEDS, alpha) >= POWER, np.maximum(high, 2), np.inf)
+
+
+def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float, level: float = LEVEL) -> Floats:
+    """The smallest n at which the interval lies within +-margin with probability POWER, mean and sd being the true ones."""
+    means, sds = np.broadcast_arrays(np.abs(np.asarray(mean, dtype=float)), np.asarray(sd, dtype=float))
+    n = np.unique(np.geomspace(2, MOST_SEEDS, 300).astype(int))
+    error = sds[..., None] / np.sqrt(n)
+    half = stats.t.ppf(0.5 + level / 2, n - 1) * error
+    room = np.maximum(margin - half, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        upper, lower = (room - means[..., None]) / error, (-room - means[..., None]) / error
+    chance = np.where(room > 0, special.ndtr(upper) - special.ndtr(lower), 0.0)
+    enough = chance >= POWER
+    return np.where(enough.any(axis=-1), n[enough.argmax(axis=-1)], np.inf)
+
+
+def effect_given_undecided(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Floats:
+    """The effect at which |t| would stay below the one seen with this chance, among comparisons that stay undecided.
+
+    With chance 0.5 that is the median-unbiased estimate. Advice is given only to the undecided, and these are the ones
+    that drew a small t: the plain mean / sd asks them for twice the seeds they need (effect 0.7, 10 seeds), this one
+    for the right number.
+    """
+    seen = np.abs(np.asarray(t, dtype=float))
+    bar = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    seen = np.minimum(seen, bar * (1 - 1e-6))
+    low, high = np.zeros(seen.shape), np.full(seen.shape, bar + 6.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = _central(n - 1, middle, seen) / _central(n - 1, middle, bar)
+        low, high = np.where(below > chance, middle, low), np.where(below > chance, high, middle)
+    return np.asarray(low / math.sqrt(n))
+
+
+def more_seeds(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Floats:
+    """How many seeds beyond n would tell an undecided pair apart; at least one, infinite where none would do."""
+    effect = effect_given_undecided(t, n, alpha, chance)
+    return np.maximum(seeds_to_tell_apart(effect, alpha) - n, 1.0)
+
+
+def advise(difference: Difference, margin: float, pairs: int = 1, level: float = LEVEL) -> Advice | None:
+    """What an undecided pair among `pairs` still needs, by the shorter way; None where there is no spread to go by.
+
+    An undecided pair has p above (1 - level) / pairs by Holm's rule: that is the alpha it is advised at.
+    """
+    if difference.seeds < 2 or not difference.sd > 0:
+        return None
+    apart = _until_apart(difference, (1 - level) / pairs)
+    equal = _until_equal(difference, margin, level)
+    return equal if equal.more < apart.more else apart
+
+
+def _until_apart(difference: Difference, alpha: float) -> Advice:
+    """Just below the bar the estimate is all but infinite; the plain mean / sd keeps the range honest there."""
+    n = difference.seeds
+    effect = difference.mean / difference.sd
+    more, low, high = (float(more_seeds(effect * math.sqrt(n), n, alpha, chance)) for chance in (0.5, 0.1, 0.9))
+    return Advice(more, low, max(high, float(seeds_to_tell_apart(effect, alpha)) - n))
+
+
+def _until_equal(difference: Difference, margin: float, level: float) -> Advice:
+    """The true mean is estimated with the noise of the seen one taken off; the range is that of the sd."""
+    n, sd = difference.seeds, difference.sd
+    mean = math.sqrt(max(difference.mean**2 - sd**2 / n, 0.0))
+    spread = [sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.5, 0.9, 0.1)]
+    needed = np.maximum(seeds_to_call_equal(mean, spread, margin, level) - n, 1.0)
+    return Advice(float(needed[0]), float(needed[1]), float(needed[2]), equal=True)
+
+
+def _central(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
+    """P(|T| <= bar) for noncentral t, delta >= 0. scipy gives nan where the left tail is too small to matter."""
+    freedom, shift, limit = (np.asarray(value, dtype=float) for value in (df, delta, bar))
+    left = special.nctdtr(freedom, shift, -limit)
+    right = special.nctdtr(freedom, shift, limit)
+    return np.asarray(right - np.nan_to_num(left), dtype=np.float64)
+
+
+# -- many seeds at once ------------------------------------------------------------------------------------------
+
+
+def band(values: ArrayLike, low: float = 0.1, high: float = 0.9) -> tuple[Floats, Floats, Floats]:
+    """Low quantile, median and high quantile over seeds, axis 0 of (seeds, grid); nan where a seed has none."""
+    array = np.asarray(values, dtype=float)
+    lower, middle, upper = np.quantile(array, [low, 0.5, high], axis=0)
+    return lower, middle, upper
+
+
+def median_of_censored(values: Sequence[float]) -> float:
+    """Kaplan and Meier's median of times of which those never reached are infinite; all are censored at one budget.
+
+    The time by which half were reached; infinite when fewer were.
+    """
+    return sorted(values)[(len(values) + 1) // 2 - 1]

@@ -1,0 +1,170 @@
+"""Bayesian search: Optuna's TPE on an in-memory study that mirrors the trials.
+
+    trial                      is told as
+    complete                   COMPLETE with its score (smaller is better)
+    pruned, or paused at a rung  PRUNED with its score at its last epoch: TPE ranks later epochs first
+    failed                     COMPLETE with a violated constraint; told as FAIL, TPE would not see it and try it again
+    running, or interrupted    RUNNING: TPE keeps away from it (constant liar)
+
+TPE: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate, group-wise form is
+S. Falkner et al., "BOHB", ICML 2018.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.core import Decision, Params, Rest, Start, State, Study, Trial, Value, digest, epochs_of
+from hpo.domains import Choice, Domain, Parameter, Range, rounded
+from hpo.strategies.points import Problem, Stream, point, random_points
+
+MOST_ASKS = 32  # times a known or infeasible point is asked again before a random one is taken
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Bayesian:
+    """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._stream = Stream(lambda: random_points(problem))
+        self._mirror = _Mirror(problem)
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        tried = self._stream.tried(study)
+        number = len(study)
+        if number >= len(self._problem.start_with):
+            self._mirror.follow(study)
+            for attempt in range(MOST_ASKS):
+                params = self._mirror.ask(number, attempt)
+                if point(params) not in tried and self._problem.feasible(params) is None:
+                    return [Start(params, epochs_of(params))]
+        return self._stream.propose(study, 1)
+
+
+class _Replaceable(InMemoryStorage):
+    """Optuna's storage, except that a trial can be told again: a paused trial may go on."""
+
+    def put(self, trial_id: int, trial: FrozenTrial) -> None:
+        self._set_trial(trial_id, trial)
+
+
+class _Mirror:
+    """The study as Optuna sees it. Trial n is its n+1: its first one is the scratch pad on which points are asked."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._coordinates = {p.name: _Coordinate(p.domain) for p in problem.space.parameters}
+        self._conditional = any(parameter.when for parameter in problem.space.parameters)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._storage = _Replaceable()
+        self._optuna = optuna.create_study(storage=self._storage, direction="minimize")
+        self._optuna.add_trial(create_trial(state=TrialState.RUNNING))
+        self._told: list[Trial] = []
+
+    def follow(self, study: Study) -> None:
+        """Tell what is new or has changed since the last time."""
+        if len(study) < len(self._told) or any(a.params is not b.params for a, b in zip(self._told, study.trials)):
+            self._restart()
+        for trial in study.trials:
+            if trial.number == len(self._told):
+                self._optuna.add_trial(self._frozen(trial))
+                self._told.append(trial)
+            elif self._told[trial.number] is not trial:
+                known = self._storage.get_trial(trial.number + 1)
+                frozen = self._frozen(trial)
+                frozen.number, frozen._trial_id = known.number, known._trial_id
+                self._storage.put(known._trial_id, frozen)
+                self._told[trial.number] = trial
+
+    def ask(self, number: int, attempt: int) -> Params:
+        """A point from TPE's posterior; a function of the trials, the number and the attempt."""
+        seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
+            self._optuna.sampler = TPESampler(seed=seed, multivariate=True, group=self._conditional, constant_liar=True)
+        blank = create_trial(state=TrialState.RUNNING)
+        blank.number = blank._trial_id = 0
+        self._storage.put(0, blank)
+        trial = optuna.Trial(self._optuna, 0)
+        params: dict[str, Value] = {}
+        for parameter in self._problem.space.parameters:
+            if parameter.active(params):
+                params[parameter.name] = self._coordinates[parameter.name].suggest(trial, parameter)
+        return params
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        inside = [p for p in self._problem.space.parameters if p.name in trial.params]
+        params = {p.name: self._coordinates[p.name].coordinate(trial.params[p.name]) for p in inside}
+        params = {name: value for name, value in params.items() if value is not None}
+        frozen = create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: self._coordinates[name].distribution for name in params},
+        )
+        score = self._problem.goal.score(trial)[0]
+        resting = trial.state is State.PAUSED and trial.epoch >= trial.until
+        if trial.state is State.FAILED or (trial.state is State.COMPLETE and not math.isfinite(score)):
+            frozen.state, frozen.value = TrialState.COMPLETE, math.inf
+            frozen.system_attrs = {"constraints:trainable": 1.0}
+        elif trial.state is State.COMPLETE:
+            frozen.state, frozen.value = TrialState.COMPLETE, score
+        elif trial.state is State.PRUNED or resting:
+            frozen.state = TrialState.PRUNED
+            frozen.intermediate_values = {trial.epoch: score}
+        if frozen.state.is_finished():
+            frozen.datetime_complete = frozen.datetime_start
+        return frozen
+
+
+class _Coordinate:
+    """One parameter as Optuna sees it: levels in an order become whole numbers, so that neighbours are near."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self._by_index = _ordered(domain)
+        self.distribution = self._distribution()
+
+    def _distribution(self) -> BaseDistribution:
+        domain = self.domain
+        if self._by_index:
+            return IntDistribution(0, (domain.levels or 1) - 1)
+        if isinstance(domain, Choice):
+            return CategoricalDistribution(domain.values)
+        if domain.integer:
+            return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+        return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)
+
+    def coordinate(self, value: Value) -> Value | None:
+        """The value as told to Optuna; None for one outside the space, as after `extend`."""
+        return self.domain.index(value) if self._by_index else self.domain.coerce(value)
+
+    def suggest(self, trial: optuna.Trial, parameter: Parameter) -> Value:
+        name, distribution = parameter.name, self.distribution
+        if isinstance(distribution, IntDistribution):
+            number = trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+            return self.domain.level(number) if self._by_index else number
+        if isinstance(distribution, FloatDistribution):
+            drawn = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+            return min(max(rounded(drawn), distribution.low), distribution.high)
+        assert isinstance(distribution, CategoricalDistribution)
+        value: Value = trial.suggest_categorical(name, distribution.choices)  # type: ignore[assignment]
+        return value
+
+
+def _ordered(domain: Domain) -> bool:
+    """Whether the levels stand in an order worth telling."""
+    if isinstance(domain, Range):
+        return domain.gridded
+    numbers = [value for value in domain.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return len(numbers) == len(domain.values) > 2 and numbers == sorted(numbers)

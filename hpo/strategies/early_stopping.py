@@ -1,0 +1,109 @@
+"""Early stopping around any strategy: trials rest at rungs, and only those worth it go on.
+
+A rule decides from reports at the same epoch only, so that short and long trials are compared fairly. What a trial may train
+to is `until`; nothing beyond it is trained before the decision.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hpo.core import DONE, WAIT, Continue, Decision, Goal, Rest, Start, State, Stop, Strategy, Study, Trial
+
+
+class Median:
+    """Stops a trial whose best score so far is worse than the median of the others' running averages at that epoch.
+
+    It looks every `interval` epochs from `min_epochs` on, once `min_trials` others have come that far.
+    Source: D. Golovin et al., "Google Vizier", KDD 2017, section 3.2.2 (median stopping rule).
+    """
+
+    def __init__(
+        self, strategy: Strategy, goal: Goal, min_epochs: int = 1, interval: int = 1, min_trials: int = 5
+    ) -> None:
+        self._strategy, self._goal = strategy, goal
+        self._min_epochs, self._interval, self._min_trials = min_epochs, interval, min_trials
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        judged: list[Decision] = []
+        for trial in resting(study):
+            if self._is_hopeless(study, trial):
+                judged.append(Stop(trial.number))
+            elif len(judged) < slots:
+                judged.append(Continue(trial.number, min(trial.epochs, trial.epoch + self._interval)))
+        if judged:
+            return judged
+        return first_rung(self._strategy.propose(study, slots), self._min_epochs)
+
+    def _is_hopeless(self, study: Study, trial: Trial) -> bool:
+        others = [self._average(other, trial.epoch) for other in study.trials if other.number != trial.number]
+        reached = [average for average in others if average is not None]
+        if len(reached) < self._min_trials:
+            return False
+        return min(map(self._goal.cost, trial.reports)) > statistics.median(reached)
+
+    def _average(self, trial: Trial, epoch: int) -> float | None:
+        """The mean cost of a trial's first `epoch` epochs; None if it has not come that far."""
+        if trial.epoch < epoch:
+            return None
+        return sum(map(self._goal.cost, trial.reports[:epoch])) / epoch
+
+
+class Asha:
+    """Asynchronous successive halving: of the trials that reached a rung, the best 1/reduction go on to the next.
+
+    Rungs are min_epochs * reduction^k. A trial's own epochs are its maximum: it is complete there, whatever the rung.
+    Source: L. Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
+    """
+
+    def __init__(self, strategy: Strategy, goal: Goal, min_epochs: int = 1, reduction: int = 3) -> None:
+        self._strategy, self._goal = strategy, goal
+        self._min_epochs, self._reduction = min_epochs, reduction
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        promoted = self._promotions(study)[:slots]
+        if promoted:
+            return list(promoted)
+        return first_rung(self._strategy.propose(study, slots), self._min_epochs)
+
+    def _promotions(self, study: Study) -> list[Continue]:
+        """Paused trials in the top of their rung, highest rung first, best first."""
+        rungs: dict[int, list[Trial]] = {}
+        for trial in resting(study):
+            rungs.setdefault(trial.epoch, []).append(trial)
+        return [
+            Continue(t.number, min(t.epochs, rung * self._reduction))
+            for rung in sorted(rungs, reverse=True)
+            for t in self._top(study, rung, rungs[rung])
+        ]
+
+    def _top(self, study: Study, rung: int, paused: Sequence[Trial]) -> list[Trial]:
+        """Those of the paused that are among the best 1/reduction of all trials with a report at this rung."""
+        reached = [
+            (self._cost(trial, rung), trial.number)
+            for trial in study.trials
+            if trial.epoch >= rung and trial.epochs > rung
+        ]
+        best = sorted(reached)[: len(reached) // self._reduction]
+        chosen = {number for cost, number in best if math.isfinite(cost)}
+        top = [trial for trial in paused if trial.number in chosen]
+        return sorted(top, key=lambda trial: (self._cost(trial, rung), trial.number))
+
+    def _cost(self, trial: Trial, rung: int) -> float:
+        return self._goal.cost(trial.reports[rung - 1])
+
+
+def resting(study: Study) -> list[Trial]:
+    """Trials at a rung, waiting for a decision; an interrupted one goes on by itself."""
+    paused = (study.trials[number] for number in study.paused)
+    return sorted((trial for trial in paused if trial.epoch >= trial.until), key=lambda trial: trial.number)
+
+
+def first_rung(decisions: list[Decision] | Rest, epochs: int) -> list[Decision] | Rest:
+    """What the wrapped strategy wants, but no further than the first rung."""
+    if isinstance(decisions, Rest):
+        return decisions
+    return [replace(d, until=min(d.until, epochs)) if isinstance(d, Start) else d for d in decisions]

@@ -1,0 +1,121 @@
+"""Streams of points: every strategy starts trials from one, and falls back on one.
+
+A stream is a function of (space, feasible, start_with, seed) alone. The k-th trial of a study is the k-th point of its stream,
+whatever ran in between: that is what makes a resumed study the same study.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from hpo.core import DONE, Decision, Feasible, Goal, Params, Rest, Start, Study, Value, epochs_of
+from hpo.grid import Grid
+from hpo.space import Space
+from hpo.strategies.permutation import permutation
+
+MOST_MISSES = 1_000  # draws in a row that are known or infeasible before a countable space is enumerated
+MOST_MISSES_ENDLESS = 50_000  # the same where there is nothing to enumerate: the space counts as used up
+LARGEST_ENUMERATED = 10_000_000  # points that are walked through to find the last untried ones
+
+Point = tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every strategy is told: where to search, for what, from which seed. feasible says why a point can never be trained."""
+
+    space: Space
+    goal: Goal = Goal()
+    seed: int = 0
+    feasible: Feasible = lambda params: None
+    start_with: tuple[Params, ...] = ()
+
+
+def point(params: Params) -> Point:
+    """Params as a value that can be in a set."""
+    return tuple(sorted(params.items()))
+
+
+def random_points(problem: Problem) -> Iterator[Params]:
+    """Distinct feasible points of one seeded stream; a finite space is given out to the last point."""
+    seen: set[Point] = set()
+    for params in start_points(problem):
+        if point(params) not in seen:
+            seen.add(point(params))
+            yield params
+    yield from _drawn(problem, seen)
+    if (problem.space.size() or LARGEST_ENUMERATED + 1) <= LARGEST_ENUMERATED:
+        rest = grid_points(replace(problem, start_with=()), Grid(problem.space.parameters))
+        yield from (params for params in rest if point(params) not in seen)
+
+
+def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
+    """Draws, until too many in a row were known or infeasible."""
+    rng = random.Random(f"{problem.seed}/random")
+    most = MOST_MISSES_ENDLESS if problem.space.size() is None else MOST_MISSES
+    misses = 0
+    while misses < most:
+        params = problem.space.sample(rng)
+        misses += 1
+        if point(params) not in seen and problem.feasible(params) is None:
+            seen.add(point(params))
+            misses = 0
+            yield params
+
+
+def start_points(problem: Problem) -> Iterator[Params]:
+    """The points a person wants first; what they leave open is drawn until it can be trained."""
+    for index, partial in enumerate(problem.start_with):
+        rng = random.Random(f"{problem.seed}/start_with/{index}")
+        candidates = (problem.space.complete(partial, rng) for _ in range(MOST_MISSES))
+        found = next((params for params in candidates if problem.feasible(params) is None), None)
+        if found is not None:
+            yield found
+
+
+def grid_points(problem: Problem, grid: Grid) -> Iterator[Params]:
+    """start_with, then every feasible point of a grid in an order shuffled by the seed; nothing is built."""
+    for params in start_points(problem):
+        if not problem.space.faults(params):
+            yield params
+    for index in permutation(grid.size, f"{problem.seed}/grid"):
+        params = grid.point(index)
+        if problem.feasible(params) is None:
+            yield params
+
+
+class Stream:
+    """The points of a stream that are not in the study yet. What it keeps can be derived from the study again."""
+
+    def __init__(self, make: Callable[[], Iterator[Params]]) -> None:
+        self._make = make
+        self._restart()
+
+    def _restart(self) -> None:
+        self._points = self._make()
+        self._ahead: list[Params] = []  # drawn, not yet seen in the study
+        self._tried: set[Point] = set()
+        self._read = 0
+        self._study: Study | None = None
+
+    def tried(self, study: Study) -> set[Point]:
+        """The points of the study's trials."""
+        if study is not self._study:
+            self._restart()
+            self._study = study
+        for trial in study.trials[self._read :]:
+            self._tried.add(point(trial.params))
+        self._read = len(study.trials)
+        return self._tried
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        """The next untried points; DONE when there are none."""
+        tried = self.tried(study)
+        self._ahead = [params for params in self._ahead if point(params) not in tried]
+        while len(self._ahead) < slots and (params := next(self._points, None)) is not None:
+            if point(params) not in tried:
+                self._ahead.append(params)
+        decisions: list[Decision] = [Start(params, epochs_of(params)) for params in self._ahead[:slots]]
+        return decisions or DONE

@@ -1,0 +1,16 @@
+"""Random search: trial k is the k-th distinct feasible point of one seeded stream."""
+
+from __future__ import annotations
+
+from hpo.core import Decision, Rest, Study
+from hpo.strategies.points import Problem, Stream, random_points
+
+
+class Random:
+    """Any number of workers, any machine, after any crash: the same trials."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._stream = Stream(lambda: random_points(problem))
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        return self._stream.propose(study, slots)

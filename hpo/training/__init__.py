@@ -1,0 +1,1 @@
+"""Training: data, model families and the loop; knows no strategy, no process and no MLflow."""

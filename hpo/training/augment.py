@@ -1,0 +1,98 @@
+"""Augmentation of a batch as tensor code on its device: every image its own draw, no loop over images.
+
+images (N, C, H, W), standardized, so that 0 is the training split's mean. All randomness is the generator's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from hpo.core import Params
+from hpo.training.parameters import TRAINING, setting
+
+LONGEST = 2.0  # an erased rectangle is at most twice as long as it is wide (Zhong et al. 2017 take 3.3)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to every training image, in this order; see training/parameters.py for the units."""
+
+    flip: bool
+    rotation: float
+    shift: int
+    erase: float
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        if self.flip:
+            images = flipped(images, generator)
+        if self.rotation > 0:
+            images = turned(images, self.rotation, generator)
+        if self.shift > 0:
+            images = shifted(images, self.shift, generator)
+        if self.erase > 0:
+            images = erased(images, self.erase, generator)
+        return images
+
+
+def augmentation(params: Params) -> Callable[[Tensor, Generator], Tensor] | None:
+    """What these params ask for; None where that is nothing."""
+    asked = Augmentation(
+        flip=bool(setting(params, TRAINING, "flip")),
+        rotation=float(setting(params, TRAINING, "rotation")),
+        shift=int(setting(params, TRAINING, "shift")),
+        erase=float(setting(params, TRAINING, "erase")),
+    )
+    return None if asked == Augmentation(False, 0.0, 0, 0.0) else asked
+
+
+def flipped(images: Tensor, generator: Generator) -> Tensor:
+    """Every other image (on average) mirrored left to right."""
+    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def shifted(images: Tensor, most: int, generator: Generator) -> Tensor:
+    """Moved by -most..most whole pixels down and right; the border's nearest pixel fills what comes into view."""
+    count, _, height, width = images.shape
+    moves = torch.randint(-most, most + 1, (2, count, 1), generator=generator, device=images.device)
+    rows = (torch.arange(height, device=images.device) - moves[0]).clamp_(0, height - 1)  # (N, H)
+    columns = (torch.arange(width, device=images.device) - moves[1]).clamp_(0, width - 1)  # (N, W)
+    which = torch.arange(count, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def turned(images: Tensor, most: float, generator: Generator) -> Tensor:
+    """Turned about the centre by up to `most` degrees either way, bilinear; the nearest pixel fills the corners."""
+    count, _, height, width = images.shape
+    angle = (torch.rand(count, generator=generator, device=images.device) * 2 - 1) * math.radians(most)
+    sine, cosine = angle.sin(), angle.cos()
+    nil = torch.zeros_like(sine)
+    # grid_sample's coordinates run from -1 to 1 along either side, hence the ratio of the sides
+    turn = torch.stack([cosine, -sine * height / width, nil, sine * width / height, cosine, nil], 1).view(count, 2, 3)
+    grid = F.affine_grid(turn, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def erased(images: Tensor, share: float, generator: Generator) -> Tensor:
+    """One rectangle of `share` of the area blanked (set to 0, the mean) at a random place of each image."""
+    count, _, height, width = images.shape
+    draw = torch.rand(3, count, generator=generator, device=images.device)
+    stretch = LONGEST ** ((draw[0] * 2 - 1) / 2)  # height to width, log-uniform in 1/LONGEST..LONGEST once squared
+    tall = (stretch * math.sqrt(share) * height).round().clamp(1, height)
+    wide = (share * height * width / tall).round().clamp(1, width)
+    top = (draw[1] * (height - tall + 1)).floor()
+    left = (draw[2] * (width - wide + 1)).floor()
+    inside_rows = _between(torch.arange(height, device=images.device), top, tall)
+    inside_columns = _between(torch.arange(width, device=images.device), left, wide)
+    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0.0)
+
+
+def _between(places: Tensor, first: Tensor, length: Tensor) -> Tensor:
+    """(L,) places, (N,) starts and lengths -> (N, L) whether the place is inside."""
+    return (places >= first[:, None]) & (places < (first + length)[:, None])

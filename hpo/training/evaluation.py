@@ -1,0 +1,81 @@
+"""What a network is worth on a split, without training it: in eval mode, in inference mode, in big batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpo.core import Params
+from hpo.training import metrics
+from hpo.training.losses import Loss
+from hpo.training.recipe import Recipe
+from hpo.training.resident import Resident
+from hpo.training.setup import Setup, setup
+
+MOST_ROWS = 1024
+MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """rows: numbers in the data set; outputs: probabilities (N, classes), or numbers (N, K) in the targets' unit."""
+
+    rows: np.ndarray
+    targets: np.ndarray
+    outputs: np.ndarray
+
+
+def outputs(network: nn.Module, data: Resident, rows: Tensor) -> Tensor:
+    """(len(rows), K), as the network gives them, on the device."""
+    with torch.inference_mode():
+        return torch.cat(list(_batches(network.eval(), data, rows)))
+
+
+def _batches(network: nn.Module, data: Resident, rows: Tensor) -> Iterator[Tensor]:
+    _, height, width = data.shape
+    for some in torch.split(rows, max(1, min(MOST_ROWS, MOST_PIXELS // (height * width)))):
+        yield network(data.pixels(some))
+
+
+def evaluate(network: nn.Module, data: Resident, loss: Loss, split: str) -> dict[str, Tensor]:
+    """The split's metrics by name (val_loss, val_accuracy, ...), on the device; none of an empty split."""
+    rows = data.splits[split]
+    if len(rows) == 0:
+        return {}
+    given, targets = outputs(network, data, rows), data.targets[rows]
+    found = metrics.of_numbers(given, targets) if data.dataset.classes is None else metrics.of_classes(given, targets)
+    return {f"{split}_{name}": value for name, value in {"loss": loss.plain(given, targets), **found}.items()}
+
+
+def load_network(recipe: Recipe, params: Params, checkpoint: Path) -> nn.Module:
+    """The network of a checkpoint, in eval mode, on the recipe's device: standardized images to logits or numbers."""
+    return _load(setup(recipe), params, checkpoint)
+
+
+def score(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> dict[str, float]:
+    """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
+    ready = setup(recipe)
+    found = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
+    return {name: float(value) for name, value in found.items()}
+
+
+def predictions(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> Predictions:
+    """What a checkpoint says about each row of a split."""
+    ready = setup(recipe)
+    rows = ready.data.splits[split]
+    given = outputs(_load(ready, params, checkpoint), ready.data, rows)
+    if ready.data.dataset.classes is not None:
+        given = given.softmax(1)
+    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), given.cpu().numpy())
+
+
+def _load(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
+    network = ready.network(params, seed=0)  # any seed: every number is replaced
+    state = torch.load(checkpoint, map_location=ready.data.device, weights_only=True)
+    network.load_state_dict(state["network"])
+    return network.eval()

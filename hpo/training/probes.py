@@ -1,0 +1,131 @@
+"""What a training shows of itself: gradients every so many steps, activations once an epoch on validation images.
+
+A place is a named part of a network: block3 for block3.conv and block3.activation, dense1 for it and its activation.
+In a user's own network each layer with weights is a place, and the activation after it belongs to it. Into a report go:
+
+    gradient/PLACE     root mean square over the probed steps of the norm of dL/dw
+    ratio/PLACE        that, divided by the norm of w
+    dead/PLACE         share of relu's units (channels, features) that are 0 for each validation image looked at
+    saturated/PLACE    share of values of sigmoid or tanh within 1 % of either end
+    spikes             share of an epoch's steps whose loss is SPIKE times its median and worse than knowing nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+EVERY = 16  # steps between two looks at the gradients: what they cost is measured by benchmarks/probes.py
+ROWS = 256  # validation images whose activations are looked at
+SPIKE = 3.0
+EDGE = 0.01  # of the range of sigmoid (0..1) or tanh (-1..1): this close to an end is saturated
+
+WATCHED = (nn.ReLU, nn.Sigmoid, nn.Tanh)
+SPAN = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
+
+
+def place(name: str) -> str:
+    """block3.conv2 -> block3; dense1_activation -> dense1."""
+    return name.split(".")[0].split("_")[0]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look in one network: weights by place, from input to output, and activations by place."""
+
+    weights: dict[str, list[Tensor]]
+    activations: list[tuple[str, nn.Module]]
+
+
+def places(network: nn.Module, ours: bool) -> Places:
+    """ours: named as our families name their layers; otherwise each layer with weights is a place, by its own name."""
+    weights: dict[str, list[Tensor]] = {}
+    activations: list[tuple[str, nn.Module]] = []
+    here = "input"
+    for name, module in network.named_modules():
+        held = [weight for weight in module.parameters(recurse=False) if weight.ndim >= 2 and weight.requires_grad]
+        if held:
+            here = place(name) if ours else name.removeprefix("network.") or "network"
+            weights.setdefault(here, []).extend(held)
+        elif isinstance(module, WATCHED):
+            activations.append((here, module))
+    return Places(weights, activations)
+
+
+@dataclass
+class Gradients:
+    """Sums over the probed steps of one epoch; on the device, read once at the end of it."""
+
+    places: Places
+    squares: Tensor | None = None
+    count: int = 0
+    flat: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flat = [weight for held in self.places.weights.values() for weight in held]
+
+    def due(self, step: int, steps: int) -> bool:
+        """Every EVERY-th step, from half-way through the first stretch; a shorter epoch shows its last step."""
+        return step % EVERY == min(EVERY // 2, steps - 1)
+
+    def look(self) -> None:
+        """Add the gradients at hand."""
+        gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in self.flat]
+        squares = torch.stack(torch._foreach_norm(gradients)).square_()
+        self.squares = squares if self.squares is None else self.squares + squares
+        self.count += 1
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor]:
+        """Named tensors of no dimension."""
+        if self.squares is None or not self.flat:
+            return {}
+        own = iter((self.squares / self.count).unbind())
+        norms = iter(torch.stack(torch._foreach_norm(self.flat)).square_().unbind())
+        found: dict[str, Tensor] = {}
+        for name, held in self.places.weights.items():
+            gradient = torch.stack([next(own) for _ in held]).sum().sqrt()
+            weight = torch.stack([next(norms) for _ in held]).sum().sqrt()
+            found[f"gradient/{name}"] = gradient
+            found[f"ratio/{name}"] = gradient / weight.clamp(min=1e-12)
+        return found
+
+
+@contextmanager
+def activations(looked_at: Places) -> Iterator[dict[str, Tensor]]:
+    """While it is open, forward passes are watched; then the mapping is filled. Other passes pay for no hook."""
+    found: dict[str, list[Tensor]] = {}
+    metrics: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            kind = "dead" if isinstance(module, nn.ReLU) else "saturated"
+            found.setdefault(f"{kind}/{name}", []).append(_share(module, output[:ROWS]))
+
+        return module.register_forward_hook(see)
+
+    handles = [watch(name, module) for name, module in looked_at.activations]
+    try:
+        yield metrics
+    finally:
+        for handle in handles:
+            handle.remove()
+        metrics.update({name: torch.stack(shares).max() for name, shares in found.items()})
+
+
+def _share(module: nn.Module, output: Tensor) -> Tensor:
+    if isinstance(module, nn.ReLU):
+        most = output.amax(dim=[d for d in range(output.ndim) if d != 1]) if output.ndim > 1 else output
+        return (most <= 0).float().mean()
+    low, high = SPAN[type(module)]
+    edge = EDGE * (high - low)
+    return ((output < low + edge) | (output > high - edge)).float().mean()
+
+
+def spikes(losses: Tensor, chance: float) -> Tensor:
+    """losses (steps,) of one epoch. A batch of hard images is no spike, hence the comparison with knowing nothing."""
+    return (losses > (SPIKE * losses.median()).clamp(min=chance)).float().mean()

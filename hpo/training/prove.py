@@ -1,0 +1,75 @@
+"""Proof before training: the formulas against torch, on the meta device, where a network takes no memory and no time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from hpo.core import Params
+from hpo.training.families import FAMILIES
+from hpo.training.layers import Shape, Summary
+from hpo.training.network import build, construct, walk
+from hpo.training.optimizers import rule
+from hpo.training.parameters import TRAINING, setting
+
+META = torch.device("meta")
+BATCH = 2  # two dimensions of one could not be told apart
+WARM_STEPS, TIMED_STEPS = 2, 3
+
+
+def disagreement(made: Summary) -> str | None:
+    """Where torch builds something else than the formulas say; None if every shape and count is the same."""
+    layers = [row.layer for row in made.rows]
+    try:
+        net = construct(layers, made.shape, META).eval()  # the same shapes as in training, in half the time
+        with torch.no_grad():
+            passed = list(walk(net, layers, torch.empty((BATCH, *made.shape), device=META)))
+    except (RuntimeError, ValueError) as error:  # what torch raises on a shape it cannot work with
+        return f"torch refuses {made.shape}: {str(error).splitlines()[0]}"
+    for row, (layer, batch) in zip(made.rows, passed, strict=True):
+        if tuple(batch.shape) != (BATCH, *row.shape):
+            return f"{layer.name}: torch gives {tuple(batch.shape[1:])}, the formula {row.shape}"
+        learned = sum(parameter.numel() for parameter in net.get_submodule(layer.name).parameters())
+        if learned != row.parameters:
+            return f"{layer.name}: torch learns {learned:,} numbers, the formula says {row.parameters:,}"
+    return None
+
+
+def time_step(
+    model: str, shape: Shape, outputs: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> Callable[[Params], float]:
+    """A function from params to the seconds one training step takes here, at their batch size and optimizer.
+
+    Made-up images: what they show does not change how long a step takes.
+    """
+
+    def timed(params: Params) -> float:
+        layers = FAMILIES[model].layers(params, shape, outputs)
+        generator = torch.Generator().manual_seed(0)
+        net = build(layers, shape, generator).to(device).train()
+        update = rule(params, net)
+        batch = int(setting(params, TRAINING, "batch_size"))
+        images = torch.randn((batch, *shape), generator=generator).to(device)
+        targets = torch.randint(outputs, (batch,), generator=generator).to(device)
+        seconds = [_step(net, images, targets, update.update, clock) for _ in range(WARM_STEPS + TIMED_STEPS)]
+        return min(seconds[WARM_STEPS:])  # the least disturbed one
+
+    return timed
+
+
+def _step(
+    net: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    update: Callable[[float], None],
+    clock: Callable[[], float],
+) -> float:
+    began = clock()
+    loss = nn.functional.cross_entropy(net(images), targets)
+    loss.backward()
+    update(1.0)
+    loss.item()  # waits for the device
+    return clock() - began

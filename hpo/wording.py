@@ -1,0 +1,66 @@
+"""Numbers and lists as a person writes them; every sentence of a report or a comparison is made with these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hpo.core import Params, Value
+
+
+def number(value: float, digits: int = 4) -> str:
+    """0.9815, 3e-05, 12345: significant digits, no trailing zeros, no exponent where people would not write one."""
+    if not math.isfinite(value):
+        return "never" if value == math.inf else "none"
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    if abs(value) >= 10**digits:
+        return f"{value:.0f}"
+    if abs(value) < 1e-3:  # a learning rate of 1e-4, not of 0.0001
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{short}e{int(exponent)}"
+    return f"{value:.{digits}g}"
+
+
+def decimals(value: float, places: int = 4) -> str:
+    """A metric among its likes: always the same number of decimals, unless it is so large that they say nothing."""
+    if not math.isfinite(value):
+        return number(value)
+    return f"{value:.{places}f}" if abs(value) < 1000 else number(value)
+
+
+def written(value: Value) -> str:
+    """A parameter's value as the study file writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def point(params: Params) -> str:
+    return ", ".join(f"{name} {written(value)}" for name, value in params.items())
+
+
+def count(n: float, noun: str) -> str:
+    """ "1 seed", "3 seeds", "1,200 epochs"."""
+    many = noun if n == 1 else noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{n:,.0f} {many}"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """ "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """ "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,175 @@
+"""Parameters to convolutional layers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.training import cnn
+from hpo.training.families import FAMILIES, feasible, known, sizes
+from hpo.training.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
+from hpo.training.parameters import TRAINING, prefix_safe
+
+DIGITS = (1, 8, 8)
+
+
+def names(**params) -> list[str]:
+    return [layer.name for layer in cnn.plan(params, 10)]
+
+
+def one(kind: type, **params):
+    (layer,) = [layer for layer in cnn.plan({"blocks": 1, "dense_layers": 0, **params}, 10) if isinstance(layer, kind)]
+    return layer
+
+
+def test_every_parameter_has_a_default_that_trains() -> None:
+    assert sizes("cnn", {}, DIGITS, 10).rows[-1].shape == (10,)
+
+
+def test_no_block_and_no_dense_layer_is_a_perceptron() -> None:
+    assert cnn.layers({"blocks": 0, "dense_layers": 0}, DIGITS, 10) == [Flatten("flatten"), Dense("output", 10)]
+
+
+def test_no_block_is_an_mlp() -> None:
+    made = names(blocks=0, dense_layers=2, dropout=0.5)
+    assert made == [
+        "flatten",
+        "dense1",
+        "dense1_activation",
+        "dense1_dropout",
+        "dense2",
+        "dense2_activation",
+        "dense2_dropout",
+        "output",
+    ]
+
+
+def test_a_block_is_convolution_activation_pooling_dropout() -> None:
+    made = names(blocks=1, dense_layers=0, conv_dropout=0.1)
+    assert made == ["block1.conv", "block1.activation", "block1.pool", "block1.dropout", "flatten", "output"]
+
+
+@pytest.mark.parametrize(
+    ("position", "order"),
+    [
+        ("off", ["conv", "activation"]),
+        ("before", ["conv", "norm", "activation"]),
+        ("after", ["conv", "activation", "norm"]),
+    ],
+)
+def test_batch_norm_stands_before_or_after_the_activation(position: str, order: list[str]) -> None:
+    made = names(blocks=1, batch_norm=position, pool="none", dense_layers=0)
+    assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
+
+
+def test_the_bias_of_a_convolution_gives_way_to_the_beta_of_a_norm_right_behind_it() -> None:
+    assert [one(Conv, batch_norm=position).bias for position in ("off", "before", "after")] == [True, False, True]
+
+
+def test_several_convolutions_share_a_block_and_only_the_first_strides() -> None:
+    made = cnn.plan({"blocks": 1, "convs_per_block": 2, "stride": 2, "dense_layers": 0}, 10)
+    assert [(layer.name, layer.stride) for layer in made if isinstance(layer, Conv)] == [
+        ("block1.conv", 2),
+        ("block1.conv2", 1),
+    ]
+
+
+def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_default() -> None:
+    params = {"blocks": 3, "channels": 4, "block2.channels": 8, "block3.kernel_size": 5, "block1.conv_dropout": 0.2}
+    made = cnn.plan(params, 10)
+    assert [(c.channels, c.kernel) for c in made if isinstance(c, Conv)] == [(4, 3), (8, 3), (4, 5)]
+    assert [d.name for d in made if isinstance(d, Dropout)] == ["block1.dropout"]
+
+
+def test_every_parameter_of_blocks_is_read_block_by_block() -> None:
+    for name, parameter in cnn.PARAMETERS.items():
+        if parameter.per_block:
+            other = {"padding": "valid", "padding_mode": "reflect", "batch_norm": "after", "pool": "none"}.get(name)
+            value = other or (0.5 if parameter.kind == "float" else 3 + (name == "kernel_size"))
+            for_all = cnn.plan({"blocks": 2, name: value}, 10)
+            for_each = cnn.plan({"blocks": 2, f"block1.{name}": value, f"block2.{name}": value}, 10)
+            assert for_all == for_each != cnn.plan({"blocks": 2}, 10), name
+
+
+@given(st.integers(1, 40), st.integers(1, 15), st.sampled_from(["zeros", "replicate"]))
+def test_same_padding_keeps_the_size_at_stride_one(n: int, kernel: int, mode: str) -> None:
+    params = {"blocks": 1, "kernel_size": kernel, "padding": "same", "padding_mode": mode, "pool": "none"}
+    made = cnn.layers(params, (1, n, n), 10)
+    (conv,) = [row for row in summary(made, (1, n, n)).rows if isinstance(row.layer, Conv)]
+    assert conv.shape == (16, n, n)
+    assert any(isinstance(layer, Pad) for layer in made) == (kernel % 2 == 0)
+
+
+@pytest.mark.parametrize(("padding", "sides"), [("valid", 0), (0, 0), (2, 2), ("2", 2)])
+def test_padding_is_a_word_or_a_number_of_pixels_on_each_side(padding: int | str, sides: int) -> None:
+    assert one(Conv, padding=padding).padding == sides
+
+
+def test_a_pooling_window_moves_by_its_own_size_unless_told_otherwise() -> None:
+    assert (one(Pool, pool_size=3).stride, one(Pool, pool_size=3, pool_stride=1).stride) == (3, 1)
+    assert one(Pool, pool="average").function == "average"
+
+
+def test_an_impossible_architecture_names_parameter_block_image_and_map() -> None:
+    params = {"blocks": 3, "kernel_size": 5, "padding": "valid", "pool": "none", "block1.kernel_size": 3}
+    with pytest.raises(Impossible) as impossible:
+        cnn.layers(params, DIGITS, 10)
+    assert impossible.value.why == "kernel_size 5 without padding at block 3 on 8x8: map 0x0"
+    assert impossible.value.layer == "block3.conv"
+    assert feasible("cnn", params, DIGITS, 10) == impossible.value.why
+    assert feasible("cnn", {**params, "blocks": 2}, DIGITS, 10) is None
+
+
+def test_reflecting_more_than_there_is_names_the_padding() -> None:
+    params = {"blocks": 3, "kernel_size": 6, "padding": "same", "padding_mode": "reflect"}
+    why = "padding_mode reflect with padding 3 at block 3 on 8x8: needs a map of 4x4, has 2x2"
+    assert feasible("cnn", params, DIGITS, 10) == why
+
+
+def test_a_norm_over_one_value_is_impossible_only_at_batch_size_one() -> None:
+    params = {"blocks": 4, "batch_norm": "before", "block4.pool": "none"}
+    assert feasible("cnn", {**params, "batch_size": 2}, DIGITS, 10) is None
+    why = "batch_norm at block 4 on 8x8: one value a channel at batch_size 1, map 1x1"
+    assert feasible("cnn", {**params, "batch_size": 1}, DIGITS, 10) == why
+    assert one(Norm, batch_norm="before", batch_size=7).batch_size == 7
+
+
+def test_a_model_knows_its_parameters_and_those_of_training_and_a_users_own_decides_itself() -> None:
+    for name, family in FAMILIES.items():
+        assert set(known(name)) == set(family.parameters) | set(TRAINING)
+        assert not set(family.parameters) & set(TRAINING)
+    assert known("mymodels:net") == known("cnn", train="mine:train") == {}
+    assert feasible("mymodels:net", {}, DIGITS, 10) is None
+
+
+def test_every_default_is_a_value_its_parameter_allows() -> None:
+    for table in (*(known(name) for name in FAMILIES),):
+        for name, parameter in table.items():
+            assert parameter.default is None or parameter.fault(parameter.default) is None, name
+            assert parameter.doc, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dropout", 1.2),
+        ("dropout", 1.0),
+        ("kernel_size", 0),
+        ("leaky_slope", 0.5),
+        ("leaky_slope", 0.001),
+        ("blocks", -1),
+        ("learning_rate", 0),
+        ("beta1", 1.0),
+        ("padding", "full"),
+        ("activation", "gelu"),
+        ("batch_size", 0),
+        ("rotation", 181),
+    ],
+)
+def test_values_out_of_a_parameters_meaning_are_refused(name: str, value: int | float | str) -> None:
+    assert known("cnn")[name].fault(value) is not None
+
+
+def test_only_a_cosine_depends_on_how_many_epochs_follow() -> None:
+    safe = {s: prefix_safe({"schedule": s}) for s in ("constant", "step", "exponential", "cosine")}
+    assert safe == {"constant": True, "step": True, "exponential": True, "cosine": False}
+    assert prefix_safe({})

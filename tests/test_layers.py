@@ -1,0 +1,142 @@
+"""Shapes, parameters and multiply-adds by the formulas of the notes, without torch."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.training.layers import (
+    Activation,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Impossible,
+    Norm,
+    Pad,
+    Pool,
+    Recurrent,
+    Rows,
+    out,
+    place,
+    summary,
+)
+
+LENET = [  # LeCun et al. 1998, with full connections between the maps
+    Conv("block1.conv", 6, 5, padding=2),
+    Activation("block1.activation", "tanh"),
+    Pool("block1.pool", "average", 2, 2),
+    Conv("block2.conv", 16, 5),
+    Activation("block2.activation", "tanh"),
+    Pool("block2.pool", "average", 2, 2),
+    Flatten("flatten"),
+    Dense("dense1", 120),
+    Dense("dense2", 84),
+    Dense("output", 10),
+]
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "stride", "padding", "o"),
+    [(28, 5, 1, 0, 24), (28, 5, 1, 2, 28), (227, 11, 4, 0, 55), (7, 3, 2, 1, 4), (8, 3, 2, 0, 3), (4, 5, 1, 0, 0)],
+)
+def test_the_output_size_is_the_formula_of_the_notes(n: int, k: int, stride: int, padding: int, o: int) -> None:
+    assert out(n, k, stride, padding) == o
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5), st.integers(0, 6))
+def test_the_output_size_is_the_number_of_places_a_kernel_fits(n: int, k: int, stride: int, padding: int) -> None:
+    fits = len(range(0, n + 2 * padding - k + 1, stride))
+    assert max(0, out(n, k, stride, padding)) == fits
+
+
+def test_lenet_has_the_size_it_is_known_for() -> None:
+    lenet = summary(LENET, (1, 28, 28))
+    assert [row.shape for row in lenet.rows if row.parameters] == [(6, 28, 28), (16, 10, 10), (120,), (84,), (10,)]
+    assert [row.parameters for row in lenet.rows if row.parameters] == [156, 2_416, 48_120, 10_164, 850]
+    assert lenet.parameters == 61_706
+    assert lenet.multiply_adds == 117_600 + 240_000 + 48_000 + 10_080 + 840
+    assert lenet.widest == 6 * 28 * 28
+
+
+def test_a_norm_learns_a_pair_for_each_channel_and_counts_no_multiplication() -> None:
+    row = summary([Norm("block1.norm")], (7, 4, 4)).rows[0]
+    assert (row.shape, row.parameters, row.multiply_adds) == ((7, 4, 4), 14, 0)
+
+
+def test_a_recurrent_layer_reads_rows_and_gives_its_final_state() -> None:
+    layers = [Rows("rows"), Recurrent("recurrent", "lstm", 5, layers=2, bidirectional=True)]
+    rows, recurrent = summary(layers, (3, 8, 6)).rows
+    assert rows.shape == (8, 18)
+    assert recurrent.shape == (10,)
+    assert recurrent.parameters == 2 * 4 * 5 * (18 + 5 + 2) + 2 * 4 * 5 * (10 + 5 + 2)
+    assert recurrent.multiply_adds == 8 * (2 * 4 * 5 * (18 + 5) + 2 * 4 * 5 * (10 + 5))
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        (
+            [Conv("block1.conv", 4, 3), Pool("block1.pool", "max", 2, 2), Conv("block3.conv", 4, 5)],
+            "kernel_size 5 without padding at block 3 on 8x8: map 0x0",
+        ),
+        ([Conv("block1.conv", 4, 11, padding=1)], "kernel_size 11 with padding 1 at block 1 on 8x8: map 0x0"),
+        ([Pool("block2.pool", "max", 9, 1)], "pool_size 9 at block 2 on 8x8: map 0x0"),
+        (
+            [Conv("block1.conv", 4, 3, padding=8, mode="reflect")],
+            "padding_mode reflect with padding 8 at block 1 on 8x8: needs a map of 9x9, has 8x8",
+        ),
+        (
+            [Pool("block1.pool", "max", 4, 4), Pad("block2.pad2", 3, 4, "circular")],
+            "padding_mode circular with padding 4 at block 2 on 8x8: needs a map of 4x4, has 2x2",
+        ),
+        (
+            [Pool("block1.pool", "max", 8, 8), Norm("block2.norm", batch_size=1)],
+            "batch_norm at block 2 on 8x8: one value a channel at batch_size 1, map 1x1",
+        ),
+    ],
+)
+def test_an_impossible_network_names_its_layer_and_what_came_of_it(layers: list, why: str) -> None:
+    with pytest.raises(Impossible) as impossible:
+        summary(layers, (1, 8, 8))
+    assert impossible.value.why == why
+    assert impossible.value.layer == layers[-1].name
+
+
+def test_a_map_that_is_lost_in_one_dimension_is_impossible() -> None:
+    with pytest.raises(Impossible, match=r"kernel_size 5 without padding at block 1 on 9x4: map 5x0"):
+        summary([Conv("block1.conv", 4, 5)], (1, 9, 4))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+def test_zeros_and_the_nearest_pixel_can_be_padded_without_end(mode: str) -> None:
+    assert summary([Conv("block1.conv", 4, 3, padding=50, mode=mode)], (1, 2, 2)).rows[0].shape == (4, 100, 100)
+
+
+def test_layers_are_placed_as_people_say_them() -> None:
+    assert [place(n) for n in ("block3.conv", "block12.norm2", "dense1", "dense2_activation", "output")] == [
+        "block 3",
+        "block 12",
+        "dense 1",
+        "dense 2",
+        "output",
+    ]
+
+
+def test_what_an_image_keeps_for_the_backward_pass_is_counted_once() -> None:
+    conv, relu, flat, dense = Conv("c", 2, 1), Activation("a", "relu"), Flatten("f"), Dense("o", 3)
+    image, map_ = 4 * 16, 4 * 32
+    assert summary([conv, relu, flat, dense], (1, 4, 4)).kept == image + map_  # relu keeps its result, dense reads it
+    silu = Activation("a", "silu")
+    assert summary([conv, silu, flat, dense], (1, 4, 4)).kept == image + 2 * map_  # silu keeps its argument
+    dropped = summary([conv, relu, Dropout("d", 0.5), flat, dense], (1, 4, 4)).kept
+    assert dropped == image + 3 * map_  # the mask, and what the mask left
+    pooled = summary([conv, relu, Pool("p", "max", 2, 2), flat, dense], (1, 4, 4)).kept
+    assert pooled == image + map_ + 8 * (4 + 8)
+
+
+def test_feasibility_needs_no_torch() -> None:
+    code = "import sys, hpo.training.families as f; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,290 @@
+"""Layers made into torch: the same shapes, counts and gradients as the formulas promise."""
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpo.core import Value
+from hpo.training import cnn
+from hpo.training.cnn import MODES
+from hpo.training.dense import ACTIVATIONS
+from hpo.training.families import FAMILIES, sizes
+from hpo.training.layers import Impossible, Shape, Summary, output, summary
+from hpo.training.network import build, module, walk
+from hpo.training.prove import disagreement, time_step
+
+ARCHITECTURES = 10_000
+PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each
+META = torch.device("meta")
+
+
+def some_cnn(rng: random.Random) -> dict[str, Value]:
+    params: dict[str, Value] = {
+        "blocks": rng.randint(0, 4),
+        "convs_per_block": rng.choice([1, 1, 2]),
+        "activation": rng.choice(ACTIVATIONS),
+        "dense_layers": rng.randint(0, 3),
+        "dense_units": rng.randint(1, 40),
+        "dropout": rng.choice([0.0, 0.3]),
+    }
+    for i in range(1, int(params["blocks"]) + 1):
+        block: dict[str, Value] = {
+            "channels": rng.randint(1, 9),
+            "kernel_size": rng.randint(1, 7),
+            "stride": rng.choice([1, 1, 2, 3]),
+            "padding": rng.choice(["valid", "same", "same", 1, "2", 3]),
+            "padding_mode": rng.choice(MODES),
+            "batch_norm": rng.choice(["off", "before", "after"]),
+            "pool": rng.choice(["max", "average", "none"]),
+            "pool_size": rng.randint(1, 3),
+            "conv_dropout": rng.choice([0.0, 0.2]),
+        }
+        if rng.random() < 0.3:
+            block["pool_stride"] = rng.randint(1, 3)
+        params |= {f"block{i}.{name}": value for name, value in block.items()}
+    return params
+
+
+def some_rnn(rng: random.Random) -> dict[str, Value]:
+    return {
+        "cell": rng.choice(["rnn", "lstm", "gru"]),
+        "hidden_size": rng.randint(1, 20),
+        "rnn_layers": rng.randint(1, 3),
+        "nonlinearity": rng.choice(["tanh", "relu"]),
+        "bias": rng.random() < 0.5,
+        "rnn_dropout": rng.choice([0.0, 0.3]),
+        "bidirectional": rng.random() < 0.5,
+        "activation": rng.choice(ACTIVATIONS),
+        "dense_layers": rng.randint(0, 2),
+        "dense_units": rng.randint(1, 40),
+    }
+
+
+def architectures(n: int, seed: int = 1) -> Iterator[tuple[str, dict[str, Value], Shape]]:
+    rng = random.Random(seed)
+    for i in range(n):
+        shape = (rng.choice([1, 3]), rng.randint(4, 33), rng.randint(4, 33))
+        model, params = ("rnn", some_rnn(rng)) if i % 10 == 0 else ("cnn", some_cnn(rng))
+        yield model, params, shape
+
+
+def torch_refuses(params: dict[str, Value], shape: Shape, name: str) -> bool:
+    """Whether torch cannot use the named layer on the map that the formula says it gets."""
+    for layer in cnn.plan(params, 10):
+        if layer.name == name:
+            break
+        shape = output(layer, shape)
+    try:
+        module(layer, shape, META)(torch.empty((2, *shape), device=META))
+    except (RuntimeError, ValueError):
+        return True
+    return False
+
+
+def test_formula_and_torch_agree_on_ten_thousand_random_architectures() -> None:
+    possible = impossible = 0
+    for i, (model, params, shape) in enumerate(architectures(ARCHITECTURES)):
+        try:
+            made = sizes(model, params, shape, 10)
+        except Impossible as why:
+            impossible += 1
+            assert i >= PROVEN or torch_refuses(params, shape, why.layer), (params, shape, why)
+        else:
+            possible += 1
+            assert made.rows[-1].shape == (10,)
+            assert i >= PROVEN or disagreement(made) is None, (params, shape)
+    assert possible > 3_000 < impossible + 1_000
+
+
+def test_a_wrong_formula_is_noticed() -> None:
+    made = sizes("cnn", {"blocks": 1}, (1, 8, 8), 10)
+    first, *rest = made.rows
+    for wrong in (
+        Summary(made.shape, (type(first)(first.layer, (16, 7, 8), first.parameters, 0, 0), *rest)),
+        Summary(made.shape, (type(first)(first.layer, first.shape, 161, 0, 0), *rest)),
+    ):
+        assert "block1.conv" in (disagreement(wrong) or "")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_gradients_are_finite_and_reach_every_weight(seed: int) -> None:
+    rng = random.Random(seed)
+    while True:
+        model, make = ("rnn", some_rnn) if seed % 3 == 0 else ("cnn", some_cnn)
+        params, shape = make(rng), (rng.choice([1, 3]), 16, 16)
+        try:
+            layers = FAMILIES[model].layers(params, shape, 10)
+            break
+        except Impossible:
+            continue
+    net = build(layers, shape, torch.Generator().manual_seed(seed)).train()
+    torch.manual_seed(seed)
+    loss = nn.functional.cross_entropy(net(torch.randn(16, *shape)), torch.randint(10, (16,)))
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), (name, params)
+
+
+def test_multiply_adds_are_half_the_operations_torch_counts() -> None:
+    for model, params, shape in architectures(60, seed=3):
+        if model == "rnn":
+            continue  # torch counts a whole recurrent layer as nothing
+        try:
+            made = sizes(model, params, shape, 10)
+        except Impossible:
+            continue
+        net = build([row.layer for row in made.rows], shape).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.randn(1, *shape))
+        assert counter.get_total_flops() == 2 * made.multiply_adds, params
+
+
+def test_modules_are_named_as_their_layers() -> None:
+    made = sizes("cnn", {"blocks": 1, "batch_norm": "before", "dropout": 0.5}, (1, 8, 8), 10)
+    net = build([row.layer for row in made.rows], made.shape)
+    kinds = {name: type(part).__name__ for name, part in net.named_modules() if name}
+    assert kinds == {
+        "block1": "Sequential",
+        "block1.conv": "Conv2d",
+        "block1.norm": "BatchNorm2d",
+        "block1.activation": "ReLU",
+        "block1.pool": "MaxPool2d",
+        "flatten": "Flatten",
+        "dense1": "Linear",
+        "dense1_activation": "ReLU",
+        "dense1_dropout": "Dropout",
+        "output": "Linear",
+    }
+
+
+def test_walking_the_layers_is_what_the_network_does() -> None:
+    for model, params in (("cnn", {"blocks": 2, "kernel_size": 4}), ("rnn", {"cell": "lstm", "bidirectional": True})):
+        layers = FAMILIES[model].layers(params, (3, 9, 8), 4)
+        net, images = build(layers, (3, 9, 8)).eval(), torch.randn(5, 3, 9, 8)
+        *_, (last, result) = walk(net, layers, images)
+        assert last.name == "output" and torch.equal(result, net(images))
+
+
+def test_the_same_generator_gives_the_same_weights_and_leaves_the_global_one_alone() -> None:
+    for model in FAMILIES:
+        layers = FAMILIES[model].layers({"batch_norm": "after"}, (1, 8, 8), 10)
+        before = torch.get_rng_state()
+        one, two, other = (build(layers, (1, 8, 8), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assert torch.equal(before, torch.get_rng_state())
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+        assert not torch.equal(one.output.weight, other.output.weight)
+        torch.manual_seed(5)
+        seeded = build(layers, (1, 8, 8))
+        torch.manual_seed(5)
+        assert torch.equal(seeded.output.weight, build(layers, (1, 8, 8)).output.weight)
+
+
+def test_every_number_of_a_new_network_was_set() -> None:
+    """to_empty leaves whatever was in memory, so fill it with nonsense and look for that."""
+    for model, params, shape in architectures(60, seed=5):
+        try:
+            layers = FAMILIES[model].layers(params, shape, 10)
+        except Impossible:
+            continue
+        net = build(layers, shape)
+        assert all(value.isfinite().all() and value.abs().max() < 100 for value in net.state_dict().values())
+        norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+        assert all(norm.running_mean.eq(0).all() and norm.running_var.eq(1).all() for norm in norms)
+        assert all(norm.weight.eq(1).all() and norm.num_batches_tracked == 0 for norm in norms)
+        biases = [part.bias for part in net.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+        assert all(bias is None or bias.eq(0).all() for bias in biases)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "silu"])
+@pytest.mark.parametrize("slope", [0.01, 0.3])
+def test_signals_neither_fade_nor_grow_through_twenty_layers_at_the_start(activation: str, slope: float) -> None:
+    """SiLU loses some at each layer (its slope at 0 is a half) and tanh some; a plain fan-in rule loses 1e-6 of relu's."""
+    params = {"blocks": 0, "dense_layers": 20, "dense_units": 256, "activation": activation, "leaky_slope": slope}
+    layers = FAMILIES["cnn"].layers(params, (1, 16, 16), 10)
+    net = build(layers, (1, 16, 16), torch.Generator().manual_seed(0))
+    images = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    spread = {layer.name: batch.std().item() for layer, batch in walk(net, layers, images)}
+    low = {"silu": 1e-3, "tanh": 0.2}.get(activation, 0.3)
+    assert low < spread["dense20_activation"] / spread["dense1_activation"] < 3
+
+
+def test_an_lstm_starts_by_not_forgetting_and_a_relu_rnn_by_copying() -> None:
+    lstm = build(FAMILIES["rnn"].layers({"cell": "lstm", "hidden_size": 3}, (1, 8, 8), 10), (1, 8, 8))
+    assert lstm.recurrent.cells.bias_ih_l0.tolist() == [0] * 3 + [1] * 3 + [0] * 6
+    relu = {"cell": "rnn", "nonlinearity": "relu", "hidden_size": 3}
+    plain = build(FAMILIES["rnn"].layers(relu, (1, 8, 8), 10), (1, 8, 8))
+    assert torch.equal(plain.recurrent.cells.weight_hh_l0, torch.eye(3))
+
+
+def test_the_final_state_of_both_directions_has_read_the_whole_image() -> None:
+    layers = FAMILIES["rnn"].layers({"bidirectional": True, "hidden_size": 6}, (1, 8, 8), 10)
+    net, images = build(layers, (1, 8, 8)), torch.randn(1, 1, 8, 8, requires_grad=True)
+    state = net.recurrent(net.rows(images))
+    for half in (state[0, :6], state[0, 6:]):
+        (gradient,) = torch.autograd.grad(half.sum(), images, retain_graph=True)
+        assert gradient[0, 0].abs().sum(dim=1).gt(0).all()
+
+
+@pytest.mark.parametrize(("model", "params"), [("cnn", {"kernel_size": 4, "batch_norm": "before"}), ("rnn", {"cell": "lstm"})])
+def test_a_network_can_be_exported_for_any_batch_size(model: str, params: dict[str, Value]) -> None:
+    net = build(FAMILIES[model].layers(params, (1, 8, 8), 10), (1, 8, 8)).eval()
+    images = torch.randn(2, 1, 8, 8)
+    exported = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    more = torch.randn(7, 1, 8, 8)
+    assert torch.allclose(exported.module()(more), net(more), atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "factor"), [("cnn", 1.5), ("rnn", 2.0)])
+def test_kept_bytes_are_what_the_backward_pass_holds(model: str, factor: float) -> None:
+    """Against what autograd saves, for every network; a layer or an activation left out is more than the factor."""
+    checked = 0
+    for i, (_, params, shape) in enumerate(architectures(150, seed=7)):
+        if model == "rnn":
+            params = some_rnn(random.Random(i)) | {"hidden_size": 32 + i % 90}
+        try:
+            made = sizes(model, params, shape, 10)
+        except Impossible:
+            continue
+        held = saved_bytes(build([row.layer for row in made.rows], shape), shape, batch=32) / 32
+        assert 1 / factor < made.kept / held < factor, (params, made.kept, held)
+        checked += 1
+    assert checked > 60
+
+
+def saved_bytes(net: nn.Module, shape: Shape, batch: int) -> int:
+    """Bytes of the distinct tensors that autograd keeps, without the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    images = torch.randn(batch, *shape)
+    saved[images.untyped_storage().data_ptr()] = (images.untyped_storage().nbytes(), images)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = net.train()(images)
+    assert result.requires_grad
+    return sum(size for size, _ in saved.values())
+
+
+def test_a_step_is_timed_at_its_own_batch_size_with_the_clock_it_is_given() -> None:
+    now = iter(range(0, 1_000, 5))
+    timed = time_step("cnn", (1, 8, 8), 10, clock=lambda: float(next(now)))
+    assert timed({"batch_size": 4, "blocks": 1, "optimizer": "rmsprop"}) == 5.0
+
+
+def test_the_output_of_each_layer_is_the_row_of_the_summary() -> None:
+    shape: Shape = (3, 12, 10)
+    made = summary(FAMILIES["cnn"].layers({"blocks": 2}, shape, 10), shape)
+    for row in made.rows:
+        shape = output(row.layer, shape)
+        assert shape == row.shape

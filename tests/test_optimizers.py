@@ -1,0 +1,210 @@
+"""Updates against the equations of the optimizers, written out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hpo.training.optimizers import Rule, eta, rule, weights
+
+
+def network() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 2 * 2, 2))
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return net
+
+
+def gradients(net: nn.Module, step: int = 0) -> list[Tensor]:
+    """Any gradients will do; these differ from step to step."""
+    generator = torch.Generator().manual_seed(100 + step)
+    made = [torch.randn(parameter.shape, generator=generator) for parameter in net.parameters()]
+    for parameter, gradient in zip(net.parameters(), made, strict=True):
+        parameter.grad = gradient.clone()
+    return made
+
+
+def moved(steps: int = 3, **params: Any) -> tuple[nn.Module, list[Tensor]]:
+    """A network after some updates, and its parameters before."""
+    net = network()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    made = rule({"epochs": 10, **params}, net)
+    for step in range(steps):
+        gradients(net, step)
+        made.update(done=1.0)
+    return net, before
+
+
+def by_hand(update: Any, steps: int = 3) -> list[Tensor]:
+    """Apply update(w, g, state, step) to each parameter; state is a dict of its own."""
+    net = network()
+    values = [parameter.detach().clone() for parameter in net.parameters()]
+    states: list[dict[str, Tensor]] = [{} for _ in values]
+    for step in range(steps):
+        found = gradients(net, step)
+        values = [update(w, g, state, step + 1) for w, g, state in zip(values, found, states, strict=True)]
+    return values
+
+
+def agree(net: nn.Module, expected: list[Tensor]) -> None:
+    for parameter, value in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_steps_against_the_gradient() -> None:
+    net, _ = moved(optimizer="sgd", learning_rate=0.1)
+    agree(net, by_hand(lambda w, g, s, t: w - 0.1 * g))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_keeps_a_share_of_the_last_update(nesterov: bool) -> None:
+    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], _: int) -> Tensor:
+        s["v"] = 0.9 * s["v"] + g if "v" in s else g
+        return w - 0.1 * (g + 0.9 * s["v"] if nesterov else s["v"])
+
+    net, _ = moved(optimizer="sgd", learning_rate=0.1, momentum=0.9, nesterov=nesterov)
+    agree(net, by_hand(update))
+
+
+def test_nesterov_without_momentum_is_plain_sgd() -> None:
+    net, _ = moved(optimizer="sgd", learning_rate=0.1, nesterov=True)
+    agree(net, by_hand(lambda w, g, s, t: w - 0.1 * g))
+
+
+def adam(decay: float = 0.0, coupled: float = 0.0) -> Any:
+    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+        if w.ndim >= 2:
+            g, w = g + coupled * w, w * (1 - 0.01 * decay)
+        s["m"] = 0.8 * s.get("m", torch.zeros(())) + 0.2 * g
+        s["v"] = 0.95 * s.get("v", torch.zeros(())) + 0.05 * g**2
+        return w - 0.01 * (s["m"] / (1 - 0.8**t)) / ((s["v"] / (1 - 0.95**t)).sqrt() + 1e-8)
+
+    return update
+
+
+def test_adam_divides_the_mean_gradient_by_its_root_mean_square() -> None:
+    net, _ = moved(optimizer="adam", learning_rate=0.01, beta1=0.8, beta2=0.95)
+    agree(net, by_hand(adam()))
+
+
+def test_weight_decay_is_decoupled_in_adamw_and_part_of_the_gradient_in_adam() -> None:
+    decoupled, _ = moved(optimizer="adamw", learning_rate=0.01, beta1=0.8, beta2=0.95, weight_decay=0.5)
+    agree(decoupled, by_hand(adam(decay=0.5)))
+    coupled, _ = moved(optimizer="adam", learning_rate=0.01, beta1=0.8, beta2=0.95, weight_decay=0.5)
+    agree(coupled, by_hand(adam(coupled=0.5)))
+
+
+def test_rmsprop_divides_the_gradient_by_its_root_mean_square() -> None:
+    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], _: int) -> Tensor:
+        s["v"] = 0.7 * s.get("v", torch.zeros(())) + 0.3 * g**2
+        return w - 0.01 * g / (s["v"].sqrt() + 1e-8)
+
+    net, _ = moved(optimizer="rmsprop", learning_rate=0.01, rms_decay=0.7)
+    agree(net, by_hand(update))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_l1_and_l2_are_the_gradients_of_their_sums_on_weights_alone(optimizer: str) -> None:
+    l1, l2 = 0.03, 0.05
+    plain, other = network(), network()
+    penalized = rule({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "l1": l1, "l2": l2}, plain)
+    written_out = rule({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01}, other)
+    for step in range(3):
+        gradients(plain, step)
+        penalized.update(1.0)
+        gradients(other, step)
+        penalty = sum((l1 * w.abs().sum() + l2 * w.square().sum() for w in weights(other)), torch.zeros(()))
+        penalty.backward()
+        written_out.update(1.0)
+    agree(plain, [parameter.detach() for parameter in other.parameters()])
+
+
+def test_biases_gamma_and_beta_are_no_weights() -> None:
+    assert [tuple(weight.shape) for weight in weights(network())] == [(3, 2, 3, 3), (2, 12)]
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
+    net, before = moved(steps=1, optimizer="sgd", learning_rate=1.0, clip=0.5)
+    move = torch.cat([(w.detach() - old).flatten() for w, old in zip(net.parameters(), before, strict=True)])
+    assert move.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_gradient_below_the_bound_is_left_alone() -> None:
+    net, _ = moved(optimizer="sgd", learning_rate=0.1, clip=1e6)
+    agree(net, by_hand(lambda w, g, s, t: w - 0.1 * g))
+
+
+def test_the_rate_of_an_update_is_that_of_its_place_in_the_schedule() -> None:
+    net = network()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    found = gradients(net)
+    params = {"epochs": 9, "optimizer": "sgd", "learning_rate": 0.4, "schedule": "step", "step_epochs": 2, "decay": 0.5}
+    rule(params, net).update(done=4.5)
+    agree(net, [w - 0.1 * g for w, g in zip(before, found, strict=True)])
+
+
+def test_parameters_that_are_frozen_are_left_alone() -> None:
+    net = network()
+    net[0].weight.requires_grad_(False)
+    made = rule({"epochs": 1}, net)
+    assert isinstance(made, Rule)
+    assert all(parameter is not net[0].weight for parameter in made.parameters)
+
+
+SCHEDULES = {
+    "constant": {},
+    "step": {"schedule": "step", "step_epochs": 3, "decay": 0.1},
+    "exponential": {"schedule": "exponential", "decay": 0.5},
+    "cosine": {"schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("step", [1, 1, 1, 0.1, 0.1, 0.1]),
+        ("exponential", [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
+        ("cosine", [0.5 * (1 + math.cos(math.pi * e / 6)) for e in range(6)]),
+    ],
+)
+def test_each_schedule_by_the_epoch(name: str, expected: list[float]) -> None:
+    params = {"epochs": 6, "learning_rate": 1.0, **SCHEDULES[name]}
+    assert [eta(params, epoch) for epoch in range(6)] == pytest.approx(expected)
+
+
+def test_cosine_ends_at_zero() -> None:
+    assert eta({"epochs": 6, "learning_rate": 1.0, "schedule": "cosine"}, 6) == pytest.approx(0)
+
+
+@given(
+    name=st.sampled_from(list(SCHEDULES)),
+    warmup=st.integers(0, 4),
+    epochs=st.integers(1, 12),
+    share=st.floats(0, 1),
+    peak=st.floats(1e-5, 10),
+)
+def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
+    name: str, warmup: int, epochs: int, share: float, peak: float
+) -> None:
+    params = {"epochs": epochs, "learning_rate": peak, "warmup": warmup, **SCHEDULES[name]}
+    at = share * epochs
+    assert 0 <= eta(params, at) <= peak
+    if at < warmup:
+        assert eta(params, at) == pytest.approx(peak * at / warmup)
+    elif at < epochs:
+        assert eta(params, at) >= eta(params, min(epochs, at + 1)) - 1e-12
+    assert eta(params, warmup) == peak
+
+
+@given(name=st.sampled_from(["constant", "step", "exponential"]), warmup=st.integers(0, 3), at=st.floats(0, 5))
+def test_only_cosine_asks_how_many_epochs_follow(name: str, warmup: int, at: float) -> None:
+    params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name]}
+    assert eta({**params, "epochs": 5}, at) == eta({**params, "epochs": 50}, at)
