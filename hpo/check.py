@@ -9,15 +9,17 @@ what is feasible never depends on the machine.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import fmean, median_low
 from typing import Final
 
+from hpo.check_report import Blame, Estimate, Findings, Input, Looked, Needs, Proof, Share, Spread, lines
 from hpo.core import Params, Value, digest, epochs_of
-from hpo.findings import Blame, Estimate, Findings, Input, Looked, Needs, Proof, Share, Spread
 from hpo.space import Grid, GridImpossible, Space
 from hpo.spec import StudySpec
 from hpo.training.families import FAMILIES, Family, feasible
@@ -25,12 +27,15 @@ from hpo.training.layers import Impossible, Layer, Summary, summary
 from hpo.training.memory import peak
 from hpo.training.parameters import TRAINING, setting
 
+__all__ = ["Findings", "Input", "Machine", "check", "lines"]
+
 EVERY: Final = 20_000  # configurations that are all looked at; of more, a sample
 SAMPLE: Final = 2_000
 PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
 TIMED: Final = 5  # configurations whose steps are timed
 DRAWS: Final = 1_000  # to find those
-LIFT: Final = 1.25  # how much more often than all others a value must be impossible to be blamed
+ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be blamed
+RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
 MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
 FORWARD: Final = 1 / 3  # the cost of looking at an image instead of learning from it: one pass of three
 
@@ -45,16 +50,16 @@ class Machine:
     time_step: Callable[[Params], float] | None = None  # hpo.training.prove.time_step(...)
 
 
-def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:  # noqa: B008 - frozen
+def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:
     """Look at every configuration, or at a seeded sample of them."""
     family = FAMILIES.get(spec.model) if spec.train is None else None
-    seen = _Seen() if family is None else _look(spec, family, data)
-    grid = _grid(spec.space)
+    size, grid = spec.space.size(), _grid(spec.space)
+    seen = _Seen() if family is None else _look(spec, family, data, size)
     return Findings(
         name=spec.name,
         model=spec.train or spec.model,
         data=data,
-        size=spec.space.size(),
+        size=size,
         grid=grid,
         looked=None if family is None else seen.looked(),
         impossible=len(seen.impossible),
@@ -63,7 +68,7 @@ def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Finding
         excluded=_shares(seen.excluded, seen.tried),
         proof=_proof(list(seen.networks.values()), machine, spec.seed),
         needs=_needs(seen.feasible, machine.memory),
-        estimate=_estimate(spec, data, machine, grid),
+        estimate=_estimate(spec, data, machine, grid if spec.strategy == "grid" and isinstance(grid, int) else size),
     )
 
 
@@ -88,8 +93,8 @@ class _Seen:
         return Looked(self.tried, self.what, self.complete, len(self.networks), len(self.feasible))
 
 
-def _look(spec: StudySpec, family: Family, data: Input) -> _Seen:
-    what, complete, points = _configurations(spec, family)
+def _look(spec: StudySpec, family: Family, data: Input, size: int | None) -> _Seen:
+    what, complete, points = _configurations(spec, family, size)
     seen = _Seen(what, complete)
     for params in points:
         seen.tried += 1
@@ -114,9 +119,8 @@ def _broken(spec: StudySpec, params: Params, made: Summary) -> list[str]:
     return [constraint.text for constraint in spec.constraints if not constraint.holds(values)]
 
 
-def _configurations(spec: StudySpec, family: Family) -> tuple[str, bool, Iterable[Params]]:
+def _configurations(spec: StudySpec, family: Family, size: int | None) -> tuple[str, bool, Iterable[Params]]:
     """All of the space; or all of what shapes the network, where that alone is small enough; or a sample."""
-    size = spec.space.size()
     if size is not None and size <= EVERY:
         return "every configuration", True, Grid(spec.space.parameters)
     shaping = _shaping(spec.space, family)
@@ -157,19 +161,25 @@ def _shares(counts: Mapping[str, int], tried: int) -> tuple[Share, ...]:
 
 
 def _blames(seen: _Seen, family: Family) -> tuple[Blame, ...]:
-    """Values that every impossible configuration has, or that are impossible much more often than others."""
+    """Values that are impossible much more often than the parameter's values are on the whole."""
     total = len(seen.impossible)
     found = Counter(item for params in seen.impossible for item in params.items())
-    variety = Counter(name for name, _ in seen.values)
+    found_any = Counter(name for params in seen.impossible for name in params)
+    variety, tried_any = Counter(name for name, _ in seen.values), Counter[str]()
+    for (name, _), tried in seen.values.items():
+        tried_any[name] += tried
     blames = []
     for (name, value), impossible in found.items():
         tried = seen.values[name, value]
-        known = _bare(name) in family.parameters or name == "batch_size"
-        telling = 1 < variety[name] <= MOST_VALUES and tried < seen.tried and not isinstance(value, float)
-        lift = (impossible / tried) / (total / seen.tried)
-        if known and telling and lift >= LIFT:
+        shapes = _bare(name) in family.parameters or name == "batch_size"
+        telling = 1 < variety[name] <= MOST_VALUES and impossible > RARE * total
+        if shapes and telling and _odds(impossible, tried) > ODDS * _odds(found_any[name], tried_any[name]):
             blames.append(Blame(name, value, impossible, tried, impossible == total))
     return tuple(sorted(blames, key=lambda b: (not b.always, -b.impossible / b.tried, -b.impossible, b.name)))
+
+
+def _odds(some: int, tried: int) -> float:
+    return (some + 0.5) / (tried - some + 0.5)  # the halves keep it finite (Haldane 1956)
 
 
 def _proof(networks: Sequence[Summary], machine: Machine, seed: int) -> Proof | None:
@@ -201,30 +211,26 @@ def _spread(values: Sequence[float]) -> Spread:
 # -- timing ------------------------------------------------------------------------------------------------------
 
 
-def _estimate(spec: StudySpec, data: Input, machine: Machine, grid: int | str) -> Estimate | None:
-    """Steps of a few random configurations, timed and counted up."""
-    points = _timed(spec, data) if machine.time_step is not None and data.train else []
-    if machine.time_step is None or not points:
+def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None) -> Estimate | None:
+    """Steps of a few random configurations, timed and counted up. points: that the strategy can try."""
+    timed = _timed(spec, data) if machine.time_step is not None and data.train else []
+    if machine.time_step is None or not timed:
         return None
-    steps = [machine.time_step(params) for params in points]
-    seconds = [_trial_seconds(params, step, data) for params, step in zip(points, steps, strict=True)]
-    trials = _trials(spec, grid, fmean(epochs_of(params) for params in points))
-    whole = fmean(seconds) * (trials or 0) / machine.workers
+    steps = [machine.time_step(params) for params in timed]
+    seconds = fmean(_trial_seconds(params, step, data) for params, step in zip(timed, steps, strict=True))
+    trials = _trials(spec, points, fmean(epochs_of(params) for params in timed))
     limit = spec.budget.time
-    return Estimate(
-        _spread(steps),
-        fmean(seconds),
-        trials,
-        machine.workers,
-        whole if limit is None or trials is None else min(whole, limit),
-    )
+    whole = seconds * (trials or 0) / machine.workers
+    if limit is not None and (trials is None or whole > limit):
+        trials, whole = math.ceil(limit / seconds * machine.workers), limit
+    return Estimate(_spread(steps), seconds, trials, machine.workers, whole)
 
 
 def _timed(spec: StudySpec, data: Input) -> list[Params]:
     rng = random.Random(digest(["timing", spec.seed]))
     drawn = (spec.space.sample(rng) for _ in range(DRAWS))
     possible = (p for p in drawn if feasible(spec.model, p, data.shape, data.outputs) is None)
-    return [params for params, _ in zip(possible, range(TIMED), strict=False)]
+    return list(islice(possible, TIMED))
 
 
 def _trial_seconds(params: Params, step: float, data: Input) -> float:
@@ -232,9 +238,8 @@ def _trial_seconds(params: Params, step: float, data: Input) -> float:
     return epochs_of(params) * step * images / int(setting(params, TRAINING, "batch_size"))
 
 
-def _trials(spec: StudySpec, grid: int | str, epochs: float) -> int | None:
-    """How many trials the budget pays for; None where only the time ends them."""
-    budget = spec.budget
-    limits = [budget.trials, None if budget.total_epochs is None else round(budget.total_epochs / epochs)]
-    limits.append(grid if spec.strategy == "grid" and isinstance(grid, int) else spec.space.size())
+def _trials(spec: StudySpec, points: int | None, epochs: float) -> int | None:
+    """How many trials the budget pays for; None where nothing but the time ends them."""
+    total = spec.budget.total_epochs
+    limits = (spec.budget.trials, None if total is None else max(1, round(total / epochs)), points)
     return min((limit for limit in limits if limit is not None), default=None)

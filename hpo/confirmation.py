@@ -16,7 +16,7 @@ from scipy import stats
 
 from hpo.core import Goal
 from hpo.statistics import LEVEL, Interval
-from hpo.wording import count, decimals, listed, number
+from hpo.wording import count, decimals, gap, listed
 
 ALIKE = 4  # values each from which two constant finalists differ beyond chance: 2 / C(8, 4) < 0.05
 
@@ -81,7 +81,7 @@ def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> 
 
 
 class _Together:
-    """All finalists compared at once. Where a few values are all alike, or single, there is no spread to judge chance by."""
+    """All finalists compared at once. Values that are single, or few and alike, have no spread to judge chance by."""
 
     def __init__(self, finalists: Sequence[Finalist], level: float) -> None:
         self._place = {f.trial: i for i, f in enumerate(finalists)}
@@ -125,10 +125,10 @@ def _luck(confirmation: Confirmation) -> str:
     if not confirmation.lead > 0:
         return f"Trial {winner.trial} has {moved}; it had no lead over trial {second.trial}."
     low, high = confirmation.interval.low, confirmation.interval.high
-    between = f", {LEVEL * 100:.0f} % interval {number(low, 2)} to {number(high, 2)}" if math.isfinite(low) else ""
+    between = f", {LEVEL * 100:.0f} % interval {gap(low)} to {gap(high)}" if math.isfinite(low) else ""
     luck = confirmation.luck
     share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
-    was, remains = number(confirmation.lead, 2), number(confirmation.fresh_lead, 2)
+    was, remains = gap(confirmation.lead), gap(confirmation.fresh_lead)
     return (
         f"Trial {winner.trial} has {moved}. Its lead over trial {second.trial} was {was} and is {remains} "
         f"on fresh seeds{between}: {share} of it was luck."

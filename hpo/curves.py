@@ -109,3 +109,14 @@ def epochs_to(curve: Curve, target: float, goal: Goal, budget: float) -> float:
         if point.value >= target if goal.maximize else point.value <= target:
             return point.epochs
     return math.inf
+
+
+def spent_at_end(events: Iterable[Event]) -> dict[int, int]:
+    """For each trial that ended: the epochs its study had spent by then."""
+    epochs, spent = 0, {}
+    for event in events:
+        if isinstance(event, Reported):
+            epochs += 1
+        elif isinstance(event, Ended):
+            spent[event.trial] = epochs
+    return spent

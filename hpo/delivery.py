@@ -1,8 +1,8 @@
 """Brings MLflow up to what the journals say, and remembers what it knows. Imports no mlflow: a Store is handed in.
 
-A Delivery follows one study. For every trial an event touched it works out how the run should look now and sends the difference, so
-it does not matter how often, or after which accident, it does so. Anything that goes wrong is an exception after which the same
-call may be made again.
+A Delivery follows one study. For every trial an event touched it works out how the run should look now and sends the
+difference, so it does not matter how often, or after which accident, it does so. Anything that goes wrong is an
+exception after which the same call may be made again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,20 @@ from typing import Protocol
 
 from hpo.core import Closed, Continued, Ended, Event, Opened, Paused, Reported, Retried, Scored, Started, Study, digest
 from hpo.ledger import PARENT, Ledger, Row
-from hpo.mlflow_runs import RUNNING, Change, Feed, Identity, Point, Progress, Run, identity, score_points
-from hpo.mlflow_runs import study_run, trial_points, trial_run
+from hpo.mlflow_runs import (
+    RUNNING,
+    Change,
+    Feed,
+    Identity,
+    Point,
+    Progress,
+    Run,
+    identity,
+    score_points,
+    study_run,
+    trial_points,
+    trial_run,
+)
 
 CHUNK = 50  # trials between two notes in the ledger
 
@@ -40,7 +52,13 @@ class Found:
 
 
 class Store(Protocol):
-    """One experiment in MLflow. Every method raises Outage or Gone; a run deleted in the UI is restored by `write`."""
+    """One experiment in MLflow. Every method raises Outage or Gone; a run deleted in the UI is restored by `write`.
+
+    experiment: its id; refused: parts MLflow will never take, which were left out.
+    """
+
+    experiment: str
+    refused: int
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
         """Runs with all these tags: oldest first, and those deleted in the UI behind all others."""
@@ -54,6 +72,8 @@ class Store(Protocol):
         """Put a file into an artifact folder ("" is the root)."""
 
     def remove(self, run: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Reader(Protocol):
@@ -89,16 +109,14 @@ class Delivery:
         self._unsure = True  # whether MLflow holds runs that `rows` does not name
 
     @property
+    def behind(self) -> int:
+        """Events taken in and not delivered."""
+        return self._seq - self.cursor
+
+    @property
     def pending(self) -> int:
         """Trials and points taken in but not sent."""
         return len(self._dirty) + len(self._points) + (self._changed and self.who is not None)
-
-    def restart(self) -> None:
-        """Everything again, because what was sent is gone."""
-        assert self._ledger is not None
-        self._ledger.forget()
-        self.rows, self.cursor, self.parent = {}, 0, None
-        self._start()
 
     def close(self) -> None:
         for part in (self._reader, self._ledger):
@@ -138,14 +156,25 @@ class Delivery:
 
     def send(self, store: Store, live: bool, group: str | None = None) -> None:
         """Bring MLflow up to what was read. live: the driver is at work; group: the comparison's run."""
-        if self.who is None or self._ledger is None:
+        if self.who is None:
             return
+        try:
+            self._send(store, live, group)
+        except Gone:
+            self._restart()
+            raise
+
+    def _send(self, store: Store, live: bool, group: str | None) -> None:
+        assert self._ledger is not None
         if live != self._live:
             self._live, self._changed = live, True
             self._dirty |= set(self.study.running)
         if self._unsure:
             self.adopt(store)
+        known = PARENT in self.rows
         self.parent = self._parent(store, group)
+        if live and known and self._changed:
+            self._send_parent(store, group)  # before its trials run, so that they have a driver (courier.sweep)
         numbers = sorted(self._dirty)
         for first in range(0, len(numbers), CHUNK):
             self._trials(store, numbers[first : first + CHUNK])
@@ -155,9 +184,17 @@ class Delivery:
             self._ledger.set("cursor", str(self._seq))
             self.cursor = self._seq
 
+    def _restart(self) -> None:
+        """Everything again, because what was sent is gone."""
+        assert self._ledger is not None
+        self._ledger.forget()
+        self.rows, self.cursor, self.parent = {}, 0, None
+        self._start()
+
     def adopt(self, store: Store) -> None:
         """Find the study's runs by their tags: those the ledger does not know become known, doubles are removed."""
-        assert self.who is not None
+        if self.who is None:
+            return
         for found in store.find({"hpo.journal": self.who.journal}):
             number = int(found.tags.get("hpo.trial", PARENT))
             known = self.rows.get(number, Row()).run
@@ -251,7 +288,7 @@ class Delivery:
             return
         with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
             texts = [written(Path(folder), name, text) for name, text in self.feed.texts.items()]
-            for path, place in [*texts, *(found(self.feed.artifacts) if files else ())]:
+            for path, place in [*texts, *(files_in(self.feed.artifacts) if files else ())]:
                 key, content = f"artifact {place}/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()
                 if self._ledger.get(key) != content:
                     store.upload(self.parent, path, place)
@@ -271,9 +308,7 @@ def touched(event: Event, study: Study) -> set[int]:
             return {number}
         case Reported(training=key) | Retried(training=key):
             return {trial.number for trial in study.readers(key)}
-        case Opened():
-            return set(study.running)
-        case Closed():
+        case Opened() | Closed():
             return {*study.running, *study.paused}
 
 
@@ -286,7 +321,7 @@ def written(folder: Path, name: str, text: str) -> tuple[Path, str]:
     return path, "" if path.parent == folder else path.parent.relative_to(folder).as_posix()
 
 
-def found(artifacts: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+def files_in(artifacts: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """(file, artifact folder) of what is there."""
     for artifact in artifacts:
         if artifact.is_file():

@@ -103,7 +103,7 @@ class Range:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        faults = range_faults(self)
+        faults = range_faults(self.low, self.high, self.integer, self.log, self.step, self.count)
         if faults:
             raise ValueError("; ".join(map(str, faults)))
         kind = int if self.integer else float
@@ -222,9 +222,10 @@ def choice_faults(values: tuple[Value, ...]) -> list[Fault]:
     return faults
 
 
-def range_faults(range_: Range) -> list[Fault]:
+def range_faults(
+    low: float, high: float, integer: bool, log: bool = False, step: float | None = None, count: int | None = None
+) -> list[Fault]:
     """Every rule the numbers of a range break; where is the key to mend."""
-    low, high, step, count = range_.low, range_.high, range_.step, range_.count
     faults = [
         Fault(key, "must be finite", show(number), "write a plain number")
         for key, number in (("min", low), ("max", high), ("step", step))
@@ -232,7 +233,7 @@ def range_faults(range_: Range) -> list[Fault]:
     ]
     if faults:
         return faults
-    if range_.integer:
+    if integer:
         faults += [
             Fault(key, "must be a whole number", show(number), "round it")
             for key, number in (("min", low), ("max", high), ("step", step))
@@ -240,13 +241,13 @@ def range_faults(range_: Range) -> list[Fault]:
         ]
     if low > high:
         faults.append(Fault("min", f"must not be above max ({show(high)})", show(low), "swap them"))
-    if range_.log and low <= 0:
+    if log and low <= 0:
         faults.append(Fault("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
     if step is not None and step <= 0:
         faults.append(Fault("step", "must be above 0", show(step)))
     if step is not None and count is not None:
         faults.append(Fault("count", "cannot stand beside step", show(count), "keep one of them"))
-    if step is not None and range_.log:
+    if step is not None and log:
         faults.append(Fault("step", "cannot stand beside log", show(step), "use count, or choices"))
     if step is not None and 0 < high - low < step:
         faults.append(Fault("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))

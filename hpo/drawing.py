@@ -1,7 +1,7 @@
 """How every figure looks, as SVG for the page and as PNG for MLflow.
 
-On the page colours are CSS variables, so that one drawing serves a light page, a dark one and paper: a figure is drawn in the
-colours of LIGHT, and `svg` puts the variable in each one's place.
+On the page colours are CSS variables, so that one drawing serves a light page, a dark one and paper: a figure is drawn
+in the colours of LIGHT, and `svg` puts the variable in each one's place.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ DARK |= {"scale0": "#26323d", "scale1": "#31506a", "scale2": "#3f769f", "scale3"
 ACCENT = SERIES[0]
 SMALL = 8.5
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -58,6 +59,7 @@ STYLE = {
     "lines.solid_capstyle": "round",
     "figure.facecolor": "none",
     "text.parse_math": False,
+    "image.composite_image": False,
 }
 
 
@@ -84,13 +86,14 @@ class Picture:
 @contextmanager
 def styled(name: str) -> Iterator[None]:
     """The house look; the same figure gives the same bytes."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+    style: Any = {**STYLE, "svg.hashsalt": name}  # its stubs list every key
+    with mpl.rc_context(style):
         yield
 
 
-def canvas(width: float = 7.6, height: float = 3.2) -> tuple[Figure, Axes]:
-    """An empty figure, inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Axes]:
+    """An empty figure, inches; fitted: the axes leave the room their labels need, which costs a drawing more."""
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
     axes = figure.add_subplot()
     axes.tick_params(length=0)
     return figure, axes

@@ -208,7 +208,8 @@ class Driver:
             left = limits.trial_seconds - sum(report.seconds for report in training.reports)
             limits = replace(limits, trial_seconds=max(0.001, left))
         start = self.pool.checkpoint(key)
-        return Job(key, readers[0][1].params, training.seed, start, until, known, self.pool.folder, limits)
+        longest = max((trial for _, trial in readers), key=lambda trial: trial.epochs)
+        return Job(key, longest.params, training.seed, start, until, known, self.pool.folder, limits)
 
     # -- listen
 

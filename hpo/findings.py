@@ -1,7 +1,8 @@
-"""What the trials say: which parameters mattered, what failed trials have in common, and which bounds were in the way."""
+"""What the trials say: which parameters mattered, what failed trials have in common, what the search was worth."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
-from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
-from hpo.domains import Choice, Known, Range
+from hpo.core import Goal, Outcome, Params, State, Study, Trial
+from hpo.domains import Choice, Range
 from hpo.space import Space
-from hpo.wording import count, listed, number, written
+from hpo.wording import count, gap, listed, number, written
 
 FEWEST = 10  # trials below which an importance or a hit bound is a guess
 CHANCE = 0.002  # a coincidence rarer than this is reported; there are some dozens of chances for one in a space
@@ -69,7 +70,8 @@ def _score(trial: Trial, goal: Goal) -> float:
 
 
 def _told(trial: Trial, names: Sequence[str], space: Space, score: float) -> FrozenTrial:
-    params = {name: trial.params[name] for name in names if name in trial.params}
+    kept = {name: space[name].domain.coerce(trial.params[name]) for name in names if name in trial.params}
+    params = {name: value for name, value in kept.items() if value is not None}  # the space may have changed since
     return create_trial(params=params, distributions={n: _distribution(space[n].domain) for n in params}, value=score)
 
 
@@ -131,11 +133,14 @@ def _common(outcome: str, failed: np.ndarray, trials: Sequence[Trial], space: Sp
         chance = float(stats.hypergeom.sf(inside - 1, n, all_, group))
         if chance < rarest:
             best, rarest = rule, chance
+    if n == group:
+        return f"All {n} trials ended {outcome}: nothing sets these apart."
     noun = f"{outcome} trial{'s' if group > 1 else ''}"
     if best is None:
         return f"The {group} {noun} have no single parameter in common that the others have not."
     inside, others = int((best.covers & failed).sum()), int((best.covers & ~failed).sum())
-    who = f"All {group} {noun}" if inside == group else f"{inside} of {group} {noun}"
+    everyone = "Both" if group == 2 else f"All {group}"
+    who = f"{everyone} {noun}" if inside == group else f"{inside} of {group} {noun}"
     rest = f"{others} of the {n - group} others" if others else f"none of the {n - group} others"
     return f"{who} have {best.text}; {rest} {'have' if others > 1 else 'has'}."
 
@@ -145,7 +150,7 @@ def _rules(failed: np.ndarray, trials: Sequence[Trial], space: Space) -> Iterato
         domain = space[name].domain
         values = [trial.params.get(name) for trial in trials]
         present = np.array([value is not None for value in values])
-        if _numeric(domain):
+        if numeric(domain):
             numbers = np.array([math.nan if value is None else float(value) for value in values])
             yield from _thresholds(name, numbers, failed)
         else:
@@ -160,7 +165,7 @@ def _thresholds(name: str, numbers: np.ndarray, failed: np.ndarray) -> Iterator[
     if len(levels) < 2 or not len(inside):
         return
     least, most = np.quantile(inside, [0.2, 0.8])  # a rule must hold for four in five
-    for low, high in zip(levels[:-1], levels[1:], strict=True):
+    for low, high in itertools.pairwise(levels):
         between = number(shortest(float(low), float(high)))
         if high <= least:
             yield Rule(f"{name} above {between}", np.nan_to_num(numbers, nan=-np.inf) >= high)
@@ -178,110 +183,10 @@ def shortest(low: float, high: float) -> float:
     return low
 
 
-def _numeric(domain: Choice | Range) -> bool:
+def numeric(domain: Choice | Range) -> bool:
     if isinstance(domain, Range):
         return True
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values)
-
-
-# -- bounds ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """The best trials sit at one edge of a parameter; wider is the value to go on to."""
-
-    name: str
-    upper: bool
-    bound: Value
-    wider: Value
-    trials: int
-    of: int
-
-    @property
-    def sentence(self) -> str:
-        edge = "upper" if self.upper else "lower"
-        where = f"sits at the {edge} edge ({written(self.bound)}) in {self.trials} of the {self.of} best trials"
-        return f"{self.name} {where}: widen to {written(self.wider)}."
-
-
-def hits(study: Study, goal: Goal, space: Space, known: Mapping[str, Known] | None = None) -> list[Hit]:
-    """Bounds at which the best trial and so many of the best ones sit that chance would do it once in 1 / CHANCE.
-
-    known: what a parameter may mean, so that no dropout is widened beyond 1.
-    """
-    complete = sorted(study.with_state(State.COMPLETE), key=lambda t: (goal.score(t), t.number))
-    if len(complete) < FEWEST:
-        return []
-    best = complete[: max(5, len(complete) // 10)]
-    found = []
-    for name in searched(space):
-        domain = space[name].domain
-        active = [trial.params for trial in best if name in trial.params]
-        if not _numeric(domain) or not active or name not in best[0].params:
-            continue
-        limits = (known or {}).get(name) or (known or {}).get(name.partition(".")[2])
-        found += [hit for upper in (True, False) if (hit := _hit(name, domain, active, upper, limits))]
-    return found
-
-
-def _hit(name: str, domain: Choice | Range, best: Sequence[Params], upper: bool, limits: Known | None) -> Hit | None:
-    levels = _ordered(domain)
-    bound = (levels[-1] if upper else levels[0]) if levels else (domain.high if upper else domain.low)  # type: ignore[union-attr]  # no levels: a Range
-    share = max(0.1, 1 / len(levels)) if levels else 0.1
-    at_edge = [_at_edge(domain, float(params[name]), bound, upper, levels) for params in best]
-    if len(levels) == 2 or not at_edge[0] or stats.binom.sf(sum(at_edge) - 1, len(best), share) >= CHANCE:
-        return None
-    wider = _wider(domain, levels, bound, upper, limits)
-    return None if wider == bound else Hit(name, upper, bound, wider, sum(at_edge), len(best))
-
-
-def _ordered(domain: Choice | Range) -> list[int | float]:
-    """The numbers of a choice or of a short enumerated range, ascending; none where the range is all but continuous."""
-    if isinstance(domain, Choice):
-        return sorted(value for value in domain.values if not isinstance(value, str))
-    if domain.levels is None or domain.levels > 10:
-        return []
-    return [value for i in range(domain.levels) if not isinstance(value := domain.level(i), str)]
-
-
-def _at_edge(domain: Choice | Range, value: float, bound: float, upper: bool, levels: Sequence[float]) -> bool:
-    if levels or isinstance(domain, Choice):
-        return math.isclose(value, bound)
-    place = domain.encode(value)
-    return place >= 0.9 if upper else place <= 0.1
-
-
-def _wider(domain: Choice | Range, levels: Sequence[float], bound: float, upper: bool, limits: Known | None) -> Value:
-    """Three times as far on a log scale, half the width further on a plain one; a choice gets one more of its kind."""
-    whole = isinstance(bound, int)
-    if levels:
-        inner = levels[-2] if upper else levels[1]
-        geometric = min(levels) > 0 and max(levels) / min(levels) >= 4
-        value = bound * bound / inner if geometric else 2 * bound - inner
-    elif isinstance(domain, Range) and domain.log:
-        value = bound * 3 if upper else bound / 3
-    else:
-        width = domain.high - domain.low if isinstance(domain, Range) else 0.0
-        value = bound + width / 2 if upper else bound - width / 2
-    value = float(f"{value:.1g}" if isinstance(domain, Range) and domain.log and not levels else f"{value:.3g}")
-    return _inside(round(value) if whole else value, bound, limits)
-
-
-def _inside(value: float, bound: float, limits: Known | None) -> Value:
-    """As far as the parameter has a meaning; a number that is not negative stays so."""
-    if bound >= 0 > value:
-        value = 0 if isinstance(bound, int) else 0.0
-    if bound >= 1 > value and isinstance(bound, int):
-        value = 1
-    if limits is None or limits.fault(value) is None:
-        return value
-    end = limits.high if value > bound else limits.low
-    if end is None:
-        return bound
-    middle = float(f"{(bound + end) / 2:.6g}")
-    candidates = [type(bound)(end), middle] if isinstance(bound, float) else [int(end)]
-    return next((one for one in candidates if limits.fault(one) is None), bound)
 
 
 # -- what people brought along -----------------------------------------------------------------------------------
@@ -301,5 +206,6 @@ def against_start(study: Study, goal: Goal, start_with: Sequence[Params]) -> str
     assert won is not None and had is not None, (winner, mine)
     if winner.number == mine.number:
         return f"The winner is your own start_with point (trial {mine.number}): the search found nothing better."
-    gap = (won - had) if goal.maximize else (had - won)
-    return f"The winner is {number(gap, 2)} better than the best of your start_with points (trial {mine.number}, {number(had)})."
+    lead = (won - had) if goal.maximize else (had - won)
+    best = f"trial {mine.number}, {number(had)}"
+    return f"The winner is {gap(lead)} better than the best of your start_with points ({best})."

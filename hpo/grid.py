@@ -93,7 +93,7 @@ class Grid:
             if len(states[-1]) > MOST_STATES:
                 name = self.parameters[position].name
                 raise GridImpossible(Fault(name, "has conditions too entangled to count", remedy="drop some `when`"))
-        paths: list[dict[Holding, int]] = [{state: 1 for state in states[-1]}]
+        paths: list[dict[Holding, int]] = [dict.fromkeys(states[-1], 1)]
         for position in reversed(range(len(self.parameters))):
             after = paths[-1]
             paths.append(

@@ -16,7 +16,8 @@ from pathlib import Path
 PARENT = -1  # the row of the study's own run
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    target TEXT, trial INTEGER, run TEXT, epochs INTEGER, params TEXT, tags TEXT, status TEXT, PRIMARY KEY (target, trial)
+    target TEXT, trial INTEGER, run TEXT, epochs INTEGER, params TEXT, tags TEXT, status TEXT,
+    PRIMARY KEY (target, trial)
 );
 CREATE TABLE IF NOT EXISTS meta (target TEXT, key TEXT, value TEXT, PRIMARY KEY (target, key));
 """
@@ -108,6 +109,8 @@ def opened(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")  # no fsync a commit: after a power cut some of it is sent twice
         db.executescript(SCHEMA)
         db.execute("SELECT trial, run, epochs, params, tags, status FROM runs LIMIT 1").fetchone()
     except sqlite3.Error:

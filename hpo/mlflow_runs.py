@@ -1,9 +1,9 @@
-"""What a study and its trials look like as MLflow runs: pure functions of the events, so that sending twice adds nothing.
+"""What a study and its trials look like as MLflow runs: pure functions of the events, so sending twice adds nothing.
 
     kind         run                          tags beside the common ones
     study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial
     trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis
-    comparison   grandparent of the studies   hpo.group
+    comparison   grandparent of the studies   hpo.state
 
 Times are milliseconds since 1970 as MLflow has them; they come from the events, never from a clock.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,6 +57,11 @@ class Group:
     key: str
     title: str
     artifacts: tuple[Path, ...] = ()
+
+    @property
+    def journal(self) -> str:
+        """Its hpo.journal: what finds it again."""
+        return digest(["group", self.key])
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +241,14 @@ class Progress:
 
     def _judge(self, trial: Trial) -> None:
         """As Goal.best, one trial at a time."""
-        score = self.goal.score(trial)
-        if trial.state is not State.COMPLETE or not math.isfinite(score[0]):
+        if trial.state is not State.COMPLETE or not math.isfinite(self.goal.score(trial)[0]):
             return
-        if self.best is None or self.best.state is not State.COMPLETE or score < self.goal.score(self.best):
+        best = self.best
+        if best is None or best.state is not State.COMPLETE or self._rank(trial) < self._rank(best):
             self.best = trial
+
+    def _rank(self, trial: Trial) -> tuple[tuple[float, ...], int]:
+        return self.goal.score(trial), trial.number
 
     def _points(self, time: float, study: Study) -> list[Point]:
         if self.best is None or (value := self.goal.value(self.best)) is None or self._sent == (value, study.epochs):
@@ -295,16 +303,15 @@ def note(feed: Feed, study: Study, progress: Progress) -> str:
     return "\n\n".join(lines)
 
 
-def group_run(feed: Feed, group: Group, who: Identity, statuses: Sequence[str], started: int, ended: int) -> Run:
-    """The grandparent; as bad as its worst study."""
+def group_run(feed: Feed, group: Group, who: Identity, statuses: Collection[str], started: float, ended: float) -> Run:
+    """The grandparent; as bad as its worst study. Times in seconds."""
     worst = next((status for status in (RUNNING, KILLED, FAILED) if status in statuses), FINISHED)
-    tags = common(feed, replace(who, journal=group.key), "comparison")
-    tags = {
-        **{name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")},
-        "hpo.group": group.key,
-    }
+    tags = common(feed, replace(who, journal=group.journal), "comparison")
+    tags = {name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")}
     tags["hpo.state"] = {RUNNING: str(State.RUNNING), KILLED: INTERRUPTED}.get(worst, worst.lower())
-    return Run(group.title, trimmed(tags, LONGEST_TAG), {}, worst, started, None if worst == RUNNING else ended)
+    tags["hpo.driver"] = who.driver if worst == RUNNING else ""
+    end = None if worst == RUNNING else milliseconds(ended)
+    return Run(group.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
 
 
 # -- small print -------------------------------------------------------------------------------------------------
@@ -348,7 +355,7 @@ def cell(value: Value) -> str:
 
 
 def legal(name: str) -> str:
-    """A name MLflow takes for a param or metric; one that had to be changed ends in a few digits that keep it distinct."""
+    """A name MLflow takes for a param or metric; one that had to be changed ends in digits that keep it distinct."""
     bad = re.sub(r"[^\w.\- :/]", "_", name)
     if posixpath.normpath(bad) != bad or bad.startswith(("/", "..")) or bad == ".":
         bad = re.sub(r"^\.*$|^\.+|/", "_", bad)

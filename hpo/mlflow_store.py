@@ -1,6 +1,6 @@
 """An experiment of MLflow as delivery.Store: explicit ids only, and MLflow's many exceptions made into three.
 
-Importing this takes 2 s and some 100 MB; the writer thread does it (tracking.py). Nothing here sets MLflow's global state.
+Importing this takes 2 s and some 100 MB; the writer thread does it (tracking.py). MLflow's global state stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.delivery import Found, Gone, Outage
 from hpo.mlflow_runs import MOST_ENTITIES, MOST_PARAMS, RUNNING, Change, Run
-from hpo.mlflow_uri import SQLITE, sqlite_path, sqlite_uri
+from hpo.mlflow_uri import SQLITE, sqlite_path, sqlite_uri, without_password
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,10 +46,13 @@ class MlflowStore:
 
     def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
         self.experiment, self.refused = experiment, 0
-        self._client, self._remote = client, not uri.startswith(SQLITE)
+        self._client, self._uri = client, uri
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
-        texts = [f"tags.`{name}` = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in tags.items()]
+        assert all(re.fullmatch(r"\w+", value) for value in tags.values()), (
+            tags
+        )  # MLflow's filter has no way to quote a quote
+        texts = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         if status is not None:
             texts.append(f"attributes.status = '{status}'")
         runs, token = [], None
@@ -82,6 +85,11 @@ class MlflowStore:
     def remove(self, run: str) -> None:
         self._try(run, "removal", lambda: self._client.delete_run(run))
 
+    def close(self) -> None:
+        """Let go of a database: MLflow keeps its connections for ever, also to a file that was deleted."""
+        if self._uri.startswith(SQLITE):
+            self._client._tracking_client.store.engine.dispose()
+
     def _batch(self, run: str, batch: Change) -> None:
         """One call; if MLflow refuses it, its parts one by one, so that only the part at fault is missing."""
         metrics = [Metric(point.name, point.value, point.time, point.step) for point in batch.points]
@@ -105,7 +113,7 @@ class MlflowStore:
     def _do(self, call: Callable[[], T], run: str | None = None) -> T:
         """The call; if the run or its experiment is in the bin, they are taken out, once."""
         try:
-            with kinds(self._remote):
+            with kinds(self._uri):
                 return call()
         except _Deleted as deleted:
             logger.warning("restored what was deleted in MLflow's UI: %s", deleted)
@@ -114,27 +122,27 @@ class MlflowStore:
                 self._client.restore_experiment(self.experiment)
             if run is not None:
                 self._client.restore_run(run)
-        with kinds(self._remote):
+        with kinds(self._uri):
             return call()
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
         """For calls without a part that could be left out."""
         try:
-            with kinds(self._remote):
+            with kinds(self._uri):
                 yield
         except (_Refused, _Deleted) as error:
             raise Outage(str(error)) from None
 
 
 @contextmanager
-def kinds(remote: bool) -> Iterator[None]:
+def kinds(uri: str) -> Iterator[None]:
     """What an exception of MLflow's means. A server's word counts only as JSON: a proxy says 404 too, in HTML."""
     try:
         yield
     except MlflowException as error:
-        text = first_line(error)
-        if remote and not isinstance(error, RestException):
+        text = f"{without_password(uri)}: {reason(error)}"
+        if uri.startswith("http") and not isinstance(error, RestException):
             raise Outage(text) from None
         if error.error_code == MISSING:
             raise Gone(text) from None
@@ -144,7 +152,7 @@ def kinds(remote: bool) -> Iterator[None]:
             raise _Refused(text) from None
         raise Outage(text) from None
     except (requests.RequestException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-        raise Outage(first_line(error)) from None
+        raise Outage(f"{without_password(uri)}: {reason(error)}") from None
 
 
 def _database_trouble(error: MlflowException) -> bool:
@@ -152,8 +160,16 @@ def _database_trouble(error: MlflowException) -> bool:
     return isinstance(error.__cause__, Exception) and type(error.__cause__).__module__.startswith("sqlalchemy")
 
 
-def first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+def reason(error: BaseException) -> str:
+    """In a phrase. MLflow wraps its errors in long texts, most of them one in another."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(chain, TimeoutError | requests.Timeout):
+            return "no answer in time"
+        chain = chain.__cause__ or chain.__context__
+    text = str(error).strip().partition(" Response body:")[0] or type(error).__name__
     return text.splitlines()[0][:300]
 
 
@@ -183,7 +199,7 @@ def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
         create_sqlite(path)
         artifacts = (path.parent / "mlruns" / re.sub(r"[^\w-]", "_", name)).as_uri()
     try:
-        with kinds(remote=not uri.startswith(SQLITE)):
+        with kinds(uri):
             client = MlflowClient(uri, uri)
             experiment = _experiment(client, name, artifacts, tags)
     except (Gone, _Refused, _Deleted) as error:
@@ -219,8 +235,8 @@ def quiet() -> None:
 def create_sqlite(path: Path) -> None:
     """Make MLflow's SQLite store, if it is not there, so that no two processes do and no half of one is ever seen.
 
-    Processes that first touch a new file together break it for good (docs, FACTS); so one makes it under a lock of the folder, beside
-    its place, and renames it. Write-ahead logging halves the cost of every later write.
+    Processes that first touch a new file together break it for good (11 of 12 clients failed); so one makes it beside
+    its place, under a lock of the folder, and renames it. Write-ahead logging halves the cost of every later write.
     """
     if path.exists():
         return
@@ -237,7 +253,7 @@ def _make_sqlite(path: Path) -> None:
     draft = path.with_name(f".{path.name}.new")
     for leftover in path.parent.glob(f"{draft.name}*"):  # of a process that was killed here
         leftover.unlink()
-    with kinds(remote=False):
+    with kinds(sqlite_uri(path)):
         store = SqlAlchemyStore(sqlite_uri(draft), (path.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
         store.engine.dispose()
         database = sqlite3.connect(draft)

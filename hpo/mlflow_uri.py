@@ -26,9 +26,9 @@ def sqlite_path(uri: str) -> Path:
 
 
 def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], place: str = "tracking.uri") -> str:
-    """The study file's, else the environment's, else MLflow's own default in the state folder: then a plain `mlflow ui` shows everything.
+    """The study file's, else the environment's, else MLflow's own default in the state folder.
 
-    Raises BadInput for what this MLflow cannot use.
+    With the default a plain `mlflow ui` typed there shows everything. Raises BadInput for what this MLflow cannot use.
     """
     uri = given or environ.get(VARIABLE) or ""
     place = place if given else VARIABLE
@@ -36,7 +36,10 @@ def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], pla
         return sqlite_uri(state / "mlflow.db")
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES or (scheme == "sqlite" and not uri.startswith(SQLITE)):
-        rule, remedy = "must be an MLflow server or database", f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out"
+        rule, remedy = (
+            "must be an MLflow server or database",
+            f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out",
+        )
         raise BadInput(Mistake(place, rule, without_password(uri), remedy))
     return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
 
@@ -54,4 +57,6 @@ def ui_line(uri: str, experiment: str | None, key: str = views.TRIALS) -> str:
     local = not uri.startswith("http")
     base = views.LOCAL if local else without_password(uri)
     address = views.link(base, experiment, key) if experiment is not None else f"{base}/?workflowType=machine_learning"
-    return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}" if local else address
+    return (
+        f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}" if local else address
+    )

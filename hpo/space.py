@@ -53,7 +53,11 @@ class Space:
     @property
     def constants(self) -> dict[str, Value]:
         """The parameters that have the same value in every point."""
-        return {p.name: p.domain.level(0) for p in self.parameters if p.domain.levels == 1 and not p.when}
+        certain: dict[str, Domain] = {}  # parameters that every point has
+        for parameter in self.parameters:
+            if all(c.name in certain and _always(c, certain[c.name]) for c in parameter.when):
+                certain[parameter.name] = parameter.domain
+        return {name: domain.level(0) for name, domain in certain.items() if domain.levels == 1}
 
     # -- points ------------------------------------------------------------------------------------------------------
 
@@ -251,6 +255,10 @@ def _circle(rest: Mapping[str, Parameter]) -> Fault:
             shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
             return Fault(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
         path.append(name)
+
+
+def _always(condition: Condition, domain: Domain) -> bool:
+    return len(set(_members(domain, condition))) == domain.levels
 
 
 def _members(domain: Domain, condition: Condition) -> tuple[Value, ...]:

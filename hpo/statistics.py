@@ -200,7 +200,7 @@ def seeds_to_tell_apart(effect: ArrayLike, alpha: float) -> Floats:
 
 
 def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float, level: float = LEVEL) -> Floats:
-    """The smallest n at which the interval lies within +-margin with probability POWER, mean and sd being the true ones."""
+    """The smallest n at which the interval lies within +-margin with chance POWER, mean and sd being the true ones."""
     means, sds = np.broadcast_arrays(np.abs(np.asarray(mean, dtype=float)), np.asarray(sd, dtype=float))
     n = np.unique(np.geomspace(2, MOST_SEEDS, 300).astype(int))
     error = sds[..., None] / np.sqrt(n)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hpo.comparison import RANKING, TWICE, Comparison, Pair, Standing
 from hpo.statistics import LEVEL, Advice, Verdict
-from hpo.wording import count, decimals, duration, listed, number
+from hpo.wording import count, decimals, duration, gap, listed, number
 
 ONE_SEED = "one seed says nothing about chance, take at least 5"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
@@ -18,7 +18,7 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 def sentence(comparison: Comparison) -> str:
     """What was found, whether the notes' ranking holds, and for what that is said."""
     found = (f"{_capital(clause)}." for clause in _findings(comparison))
-    return " ".join((*found, _ranking(comparison), _scope(comparison)))
+    return " ".join((*found, ranking(comparison), _scope(comparison)))
 
 
 def lines(comparison: Comparison) -> list[str]:
@@ -85,7 +85,7 @@ def _finding(pair: Pair, comparison: Comparison) -> str:
     if pair.winner is not None:
         first, second = (pair.a, pair.b) if pair.winner == pair.a else (pair.b, pair.a)
         low, high = (low, high) if pair.winner == pair.a else (-high, -low)
-        size = f"{number(abs(pair.difference.mean), 2)} in {comparison.goal.metric}"
+        size = f"{gap(abs(pair.difference.mean))} in {comparison.goal.metric}"
         return f"{first} is better than {second} by {size} ({_interval(low, high)})"
     if pair.verdict is Verdict.EQUAL:
         return (
@@ -98,10 +98,10 @@ def _finding(pair: Pair, comparison: Comparison) -> str:
 def _interval(low: float, high: float) -> str:
     if math.isinf(low) or math.isinf(high):
         return "no interval yet"
-    return f"{LEVEL:.0%} interval {number(low, 2)} to {number(high, 2)}".replace("%", " %")
+    return f"{LEVEL:.0%} interval {gap(low)} to {gap(high)}".replace("%", " %")
 
 
-def _ranking(comparison: Comparison) -> str:
+def ranking(comparison: Comparison) -> str:
     """Whether the notes' order holds for those of its strategies that ran."""
     ranked = [s.strategy for s in comparison.standings if s.strategy in RANKING]
     if len(ranked) < 2:

@@ -1,7 +1,7 @@
 """Saved views of MLflow's UI, "Trials" and "Strategies", as tags of the experiment, and the links that open them.
 
-The format is undocumented: it was read out of mlflow 3.17's own JavaScript (the module that reads `mlflow.sharedViewState.`), and a test
-opens both views in a browser. A UI that does not know it shows its default list.
+The format is undocumented: it was read out of mlflow 3.17's own JavaScript (what reads `mlflow.sharedViewState.`), and
+a test opens both views in a browser. A UI that does not know it shows its default list.
 """
 
 from __future__ import annotations

@@ -30,6 +30,13 @@ def decimals(value: float, places: int = 4) -> str:
     return f"{value:.{places}f}" if abs(value) < 1000 else number(value)
 
 
+def gap(value: float) -> str:
+    """A difference between two metrics: two significant digits, no exponent before it is absurdly small."""
+    if not math.isfinite(value) or abs(value) < 1e-5:
+        return number(value, 2)
+    return f"{value:.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"
+
+
 def written(value: Value) -> str:
     """A parameter's value as the study file writes it."""
     if isinstance(value, bool):

@@ -48,7 +48,13 @@ def quality(params: Params) -> float:
     """What a training tends to; best near learning rate 0.03 with three blocks."""
     distance = abs(math.log10(float(params["learning_rate"])) + 1.3) / 2.5
     activation = {"relu": 0.0, "leaky_relu": 0.004, "tanh": -0.01, "sigmoid": -0.06}[str(params["activation"])]
-    return 0.965 - 0.25 * distance**1.5 + activation + 0.012 * (int(params["blocks"]) - 1) - 0.05 * float(params["dropout"]) ** 2
+    return (
+        0.965
+        - 0.25 * distance**1.5
+        + activation
+        + 0.012 * (int(params["blocks"]) - 1)
+        - 0.05 * float(params["dropout"]) ** 2
+    )
 
 
 def reports(params: Params, rng: random.Random, clock: float) -> list[Report]:

@@ -43,6 +43,12 @@ def test_no_block_is_an_mlp() -> None:
     ]
 
 
+def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None:
+    made = cnn.plan({"blocks": 1, "dropout": 0.25, "conv_dropout": 0.125}, 10)
+    shares = {layer.name: layer.share for layer in made if isinstance(layer, Dropout)}
+    assert shares == {"block1.dropout": 0.125, "dense1_dropout": 0.25}
+
+
 def test_a_block_is_convolution_activation_pooling_dropout() -> None:
     made = names(blocks=1, dense_layers=0, conv_dropout=0.1)
     assert made == ["block1.conv", "block1.activation", "block1.pool", "block1.dropout", "flatten", "output"]

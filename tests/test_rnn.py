@@ -23,7 +23,9 @@ def test_an_image_is_read_row_by_row_with_all_its_channels() -> None:
 
 
 def test_both_directions_double_the_features() -> None:
-    assert [row.shape for row in sizes("rnn", {"hidden_size": 20, "bidirectional": True}, (1, 8, 8), 10).rows][1] == (40,)
+    assert [row.shape for row in sizes("rnn", {"hidden_size": 20, "bidirectional": True}, (1, 8, 8), 10).rows][1] == (
+        40,
+    )
 
 
 def test_each_parameter_reaches_the_layer() -> None:
@@ -49,7 +51,8 @@ def test_the_dense_stack_is_that_of_every_family() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("cell", "mamba"), ("hidden_size", 0), ("rnn_layers", 0), ("rnn_dropout", 1.0), ("kernel_size", 3)]
+    ("name", "value"),
+    [("cell", "mamba"), ("hidden_size", 0), ("rnn_layers", 0), ("rnn_dropout", 1.0), ("kernel_size", 3)],
 )
 def test_what_the_rnn_does_not_know_is_refused(name: str, value: int | float | str) -> None:
     table = known("rnn")

@@ -120,7 +120,7 @@ class LocalExecutor:
     def _start(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-m", "hpo.execution.worker", str(theirs.fileno())],
+            [sys.executable, "-c", f"from hpo.execution.worker import main; main({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
             env={**self._environment, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             stdin=subprocess.DEVNULL,

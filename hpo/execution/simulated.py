@@ -31,7 +31,7 @@ class SimulatedExecutor:
 
     def submit(self, job: Job) -> None:
         self._stopped.discard(job.training)
-        self._schedule(job, self._train(job))
+        self._schedule(job, self._train(replace(job, start=0)))
 
     def stop(self, training: str) -> None:
         self._stopped.add(training)

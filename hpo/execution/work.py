@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train
+from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train, epochs_of
 from hpo.errors import HpoError
 from hpo.execution import checkpoints
 from hpo.training.failure import TrainingFailed
@@ -21,6 +21,7 @@ class _Held:
     """A training that rests between two jobs, its state still in memory."""
 
     training: str
+    epochs: int  # how far it can go
     reports: Iterator[Report]
 
 
@@ -35,7 +36,8 @@ class Bench:
         """Messages of one job, the last of them Rested or Broke. `stopped` is asked after every epoch."""
         held, self._held = self._held, None
         try:
-            reports = held.reports if held and held.training == job.training else self._train(job)
+            fits = held is not None and held.training == job.training and held.epochs >= job.until
+            reports = held.reports if held is not None and fits else self._train(job)
             yield from self._pull(job, reports, stopped)
         except Exception as error:  # whatever a trainer raises is told, not raised: the study goes on
             yield broke(job, error)
@@ -49,7 +51,7 @@ class Bench:
             yield Reported(job.training, replace(report, save=None))
             spent += report.seconds
             if done:
-                self._held = _Held(job.training, reports)
+                self._held = _Held(job.training, epochs_of(job.params), reports)
                 yield Rested(job.training)
                 return
             if job.limits.trial_seconds is not None and spent > job.limits.trial_seconds:

@@ -1,4 +1,4 @@
-"""A worker process: `python -m hpo.execution.worker FD`, started by LocalExecutor, dies with its driver.
+"""A worker process: started by LocalExecutor with one end of a socket, dies with its driver.
 
 It is a plain subprocess, not a multiprocessing child, so that the driver's `__main__` is never imported again: a study can be
 run from a notebook or from a script without `if __name__ == "__main__"`.
@@ -72,17 +72,22 @@ class _Worker:
         self._halted: set[str] = set()
 
     def listen(self) -> None:
-        try:
-            while True:
+        while True:
+            try:
                 command = self._pipe.recv()
-                if isinstance(command, Halt):
-                    self._halted.add(command.training)
-                else:
-                    if isinstance(command, Job):
-                        self._halted.discard(command.training)
-                    self._jobs.put(command)
-        except (EOFError, OSError):
-            os._exit(0)  # the driver closed the pipe, or is gone
+            except (EOFError, OSError):
+                os._exit(0)  # the driver closed the pipe, or is gone
+            except Exception as error:  # a factory whose module does not import here
+                self._pipe.send(Ready(one_line(error)))
+                continue
+            if isinstance(command, Halt):
+                self._halted.add(command.training)
+                continue
+            if isinstance(command, Prepare):  # here, because the next command is unpickled by this thread
+                sys.path[:] = list(dict.fromkeys([*command.paths, *sys.path]))
+            if isinstance(command, Job):
+                self._halted.discard(command.training)
+            self._jobs.put(command)
 
     def serve(self) -> None:
         bench: Bench | None = None
@@ -115,7 +120,6 @@ class _Worker:
 
 
 def _prepare(command: Prepare) -> None:
-    sys.path[:] = list(dict.fromkeys([*command.paths, *sys.path]))
     for module in command.modules:
         with contextlib.suppress(ImportError):  # Begin will say it better
             importlib.import_module(module)
@@ -154,7 +158,3 @@ def _data_bytes() -> int:
 
 def _resident_bytes() -> int:
     return _status_bytes("VmRSS:")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

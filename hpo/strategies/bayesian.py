@@ -25,6 +25,7 @@ from hpo.core import Decision, Params, Rest, Start, State, Study, Trial, Value, 
 from hpo.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, point, random_points
 
+NAME = "mirror"
 MOST_ASKS = 32  # times a known or infeasible point is asked again before a random one is taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -68,7 +69,7 @@ class _Mirror:
 
     def _restart(self) -> None:
         self._storage = _Replaceable()
-        self._optuna = optuna.create_study(storage=self._storage, direction="minimize")
+        self._optuna = optuna.create_study(study_name=NAME, storage=self._storage, direction="minimize")
         self._optuna.add_trial(create_trial(state=TrialState.RUNNING))
         self._told: list[Trial] = []
 
@@ -92,11 +93,12 @@ class _Mirror:
         seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
-            self._optuna.sampler = TPESampler(seed=seed, multivariate=True, group=self._conditional, constant_liar=True)
+            sampler = TPESampler(seed=seed, multivariate=True, group=self._conditional, constant_liar=True)
         blank = create_trial(state=TrialState.RUNNING)
         blank.number = blank._trial_id = 0
         self._storage.put(0, blank)
-        trial = optuna.Trial(self._optuna, 0)
+        # A study object keeps a list of its trials until its own `ask`; a new one reads them again.
+        trial = optuna.Trial(optuna.load_study(study_name=NAME, storage=self._storage, sampler=sampler), 0)
         params: dict[str, Value] = {}
         for parameter in self._problem.space.parameters:
             if parameter.active(params):

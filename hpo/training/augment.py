@@ -69,9 +69,14 @@ def shifted(images: Tensor, most: int, generator: Generator) -> Tensor:
 
 def turned(images: Tensor, most: float, generator: Generator) -> Tensor:
     """Turned about the centre by up to `most` degrees either way, bilinear; the nearest pixel fills the corners."""
+    draw = torch.rand(len(images), generator=generator, device=images.device)
+    return turned_by(images, (draw * 2 - 1) * math.radians(most))
+
+
+def turned_by(images: Tensor, angles: Tensor) -> Tensor:
+    """Each image by its own angle, in radians, anticlockwise."""
     count, _, height, width = images.shape
-    angle = (torch.rand(count, generator=generator, device=images.device) * 2 - 1) * math.radians(most)
-    sine, cosine = angle.sin(), angle.cos()
+    sine, cosine = angles.sin(), angles.cos()
     nil = torch.zeros_like(sine)
     # grid_sample's coordinates run from -1 to 1 along either side, hence the ratio of the sides
     turn = torch.stack([cosine, -sine * height / width, nil, sine * width / height, cosine, nil], 1).view(count, 2, 3)
@@ -84,7 +89,7 @@ def erased(images: Tensor, share: float, generator: Generator) -> Tensor:
     count, _, height, width = images.shape
     draw = torch.rand(3, count, generator=generator, device=images.device)
     stretch = LONGEST ** ((draw[0] * 2 - 1) / 2)  # height to width, log-uniform in 1/LONGEST..LONGEST once squared
-    tall = (stretch * math.sqrt(share) * height).round().clamp(1, height)
+    tall = (stretch * math.sqrt(share) * height).round().clamp(max(1, math.ceil(share * height)), height)
     wide = (share * height * width / tall).round().clamp(1, width)
     top = (draw[1] * (height - tall + 1)).floor()
     left = (draw[2] * (width - wide + 1)).floor()

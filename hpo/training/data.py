@@ -1,6 +1,6 @@
 """A data set as the trainer wants it: all images as one array, split, with the statistics of its training split.
 
-Images stay uint8 where they were, and are standardized on the fly: (x / 255 - mean) / std, with x as it is where it is float32.
+Images stay uint8 where they were and are standardized on the fly: (x / 255 - mean) / std; float32 ones are not divided.
 On disk a data set is a folder of .npy files, opened as one memory map that all workers of a machine share.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DATA_SETS, DataSpec
 from hpo.training import saving, splits
 from hpo.training.moments import standards
 from hpo.training.sources import memory as machine
 from hpo.training.sources.contents import PARTS, TRAIN, Array, Contents, refuse_any, rows_a_block
-from hpo.training.sources.detect import NAMES, find
+from hpo.training.sources.detect import find
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
 LAYOUT = 1  # of a saved data set; another number is another folder in the cache
@@ -34,9 +35,10 @@ ARRAYS = ("images", "targets", "train", "val", "test")
 class Dataset:
     """Images and what they show.
 
-    images: (N, C, H, W) uint8 or float32; targets: (N,) int64 class numbers, or float32 where classes is None (regression);
-    train, val, test: ascending indices; mean, std: (C,) float32 of the training split, on the scale the net is fed with;
-    digest: the same for the same arrays, classes, split and resizing on any machine; folder: where it is saved.
+    images: (N, C, H, W) uint8 or float32; targets: (N,) int64 class numbers, or float32 where classes is None
+    (regression); train, val, test: ascending indices; mean, std: (C,) float32 of the training split, on the scale the
+    net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; folder: where it
+    is saved.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Dataset:
         return 1 if self.classes is None else len(self.classes)
 
     def class_weights(self) -> Array:
-        """(K,) float32, n / (K n_k) over the training split, so that every class weighs the same; for classification only."""
+        """(K,) float32, n / (K n_k) over the training split, so that classes weigh the same; no regression."""
         assert self.classes is not None
         counts = np.bincount(self.targets[self.train], minlength=len(self.classes))
         return (len(self.train) / (len(self.classes) * counts)).astype(np.float32)
@@ -85,7 +87,7 @@ class Dataset:
 
     @staticmethod
     def open(folder: Path) -> Dataset:
-        """A saved data set; its arrays are read-only memory maps. Raises EnvironmentFailed if it is not there or damaged."""
+        """A saved data set as read-only memory maps. Raises EnvironmentFailed if it is not there or damaged."""
         try:
             told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
@@ -102,7 +104,6 @@ class Dataset:
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             mistake = Mistake(str(folder), "is no saved data set or is damaged", "", "delete the folder and run again")
             raise EnvironmentFailed(mistake) from error
-
 
     def _write(self, folder: Path) -> None:
         arrays = (self.images, self.targets, self.train, self.val, self.test)
@@ -124,8 +125,8 @@ class Dataset:
 def load(source: DataSpec, seed: int, cache: Path | None = None, *, memory: int | None = None) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
-    seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source, unchanged,
-    is loaded; memory: bytes that the decoded images may take, what the machine has if it is not given.
+    seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,
+    unchanged, is loaded; memory: bytes that the decoded images may take, what the machine has if it is not given.
     """
     if cache is None:
         return _load(source, seed, None, memory)
@@ -139,6 +140,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, memory: int | None)
     available = machine.available() if memory is None else memory
     contents = find(source, available)
     _refuse_bad_targets(contents)
+    _refuse_small_classes(contents, splits.cut_from_train(contents.parts, _shares(source)))
     chosen = _limited(contents, source, seed)
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
@@ -168,7 +170,7 @@ def _refuse_bad_targets(contents: Contents) -> None:
     if len(contents.classes) < 2:
         got = f"only {contents.classes[0]!r}" if contents.classes else "none"
         mistakes.append(Mistake(contents.place, "must have at least two classes", got, "add images of another class"))
-    doubled = sorted({name for name in contents.classes if contents.classes.count(name) > 1})
+    doubled = [name for name, count in Counter(contents.classes).items() if count > 1]
     mistakes += [Mistake(contents.place, "must name each class once", repr(name), "rename one") for name in doubled]
     refuse_any(mistakes, contents.place)
 
@@ -187,11 +189,11 @@ def _limited(contents: Contents, source: DataSpec, seed: int) -> Array:
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
 
 
-def _split(contents: Contents, targets: Array, parts: Array | None, source: DataSpec, seed: int) -> tuple[Array, Array, Array]:
+def _split(
+    contents: Contents, targets: Array, parts: Array | None, source: DataSpec, seed: int
+) -> tuple[Array, Array, Array]:
     shares = _shares(source)
     groups = splits.strata(targets, contents.classes is None)
-    cut = splits.cut_from_train(parts, shares)
-    _refuse_small_classes(contents, targets, parts, cut)
     try:
         train, val, test = splits.split(groups, parts, shares, seed)
     except splits.TooFew as few:
@@ -200,15 +202,15 @@ def _split(contents: Contents, targets: Array, parts: Array | None, source: Data
     return train, val, test
 
 
-def _refuse_small_classes(contents: Contents, targets: Array, parts: Array | None, cut: list[int]) -> None:
+def _refuse_small_classes(contents: Contents, cut: list[int]) -> None:
     """Every class must be in train, and in each part that is cut from it."""
     if contents.classes is None:
         return
-    there = targets if parts is None else targets[parts == TRAIN]
+    there = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
     counts = np.bincount(there, minlength=len(contents.classes))
-    names = [PARTS[part] for part in cut]
-    rule = f"at least {len(cut)} images to be in {' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}"
-    where = "" if parts is None else " in train"
+    *first, last = [PARTS[part] for part in cut]
+    rule = f"at least {len(cut)} images to be in {', '.join(first)}{' and ' if first else ''}{last}"
+    where = "" if contents.parts is None else " in train"
     mistakes = [
         Mistake(contents.place, f"class {name!r} needs {rule}", f"{count}{where}", "add images or leave the class out")
         for name, count in zip(contents.classes, counts, strict=True)
@@ -234,12 +236,14 @@ def _filled(contents: Contents, chosen: Array, scratch: Path | None) -> Array:
         return _mapped(contents, chosen, folder)
     except OSError as error:
         why = error.strerror or type(error).__name__
-        needed = machine.gibibytes(len(chosen) * contents.image_bytes)
-        raise EnvironmentFailed(Mistake(str(folder), f"needs {needed} of disk", why, "make room or set TMPDIR")) from error
+        needed = machine.shown(len(chosen) * contents.image_bytes)
+        raise EnvironmentFailed(
+            Mistake(str(folder), f"needs {needed} of disk", why, "make room or set TMPDIR")
+        ) from error
 
 
 def _mapped(contents: Contents, chosen: Array, folder: Path) -> Array:
-    """A map of a file without a name, which goes with the array. It is written first: a full disk under a map is a bus error."""
+    """A map of a nameless file, which goes with the array. Written first: a disk full under a map is a bus error."""
     with tempfile.TemporaryFile(dir=folder) as file:
         for block in _checked(contents, chosen):
             file.write(np.ascontiguousarray(block).data)
@@ -282,26 +286,26 @@ def _digest(dataset: Dataset) -> str:
 
 def _fingerprint(source: DataSpec, seed: int) -> str:
     """Names a source as it is now, without reading it: every file's name, size and time of change."""
-    files = [] if source.source in NAMES else [_stamp(Path(folder, name)) for folder, name in _files(Path(source.source))]
+    files = [] if source.source in DATA_SETS else [_stamp(path) for path in _files(source.source)]
     told = json.dumps([LAYOUT, asdict(source), seed, files], default=str, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
-def _files(path: Path) -> Iterator[tuple[str, str]]:
-    if not path.is_dir():
-        yield str(path.parent), path.name
+def _files(source: str) -> Iterator[Path]:
+    if not os.path.isdir(source):  # noqa: PTH112 - a name no disk can have is False and no error
+        yield Path(source)
         return
-    for folder, names, file_names in os.walk(path):
+    for folder, names, file_names in os.walk(source):
         names.sort()
-        yield from ((folder, name) for name in sorted(file_names))
+        yield from (Path(folder, name) for name in sorted(file_names))
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         stat = path.stat()
-        return str(path), stat.st_size, stat.st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # find() says what is wrong with it
         return str(path), -1, 0
+    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _digest_at(folder: Path) -> str | None:

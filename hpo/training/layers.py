@@ -1,8 +1,8 @@
 """What a network is made of, as plain data, and what each layer costs. Imports no torch: feasibility is arithmetic.
 
-    shape   one image or row of features without the batch: (C, H, W) maps, (T, F) a sequence, (N,) a vector
-    n k S P size of a map, kernel (or window), stride, padding in one dimension
-    o       size of the output: o = floor((n - k + 2P) / S) + 1
+shape   one image or row of features without the batch: (C, H, W) maps, (T, F) a sequence, (N,) a vector
+n k S P size of a map, kernel (or window), stride, padding in one dimension
+o       size of the output: o = floor((n - k + 2P) / S) + 1
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def multiply_adds(layer: Layer, shape: Shape) -> int:
 
 def place(name: str) -> str:
     """A layer's name as people say it: "block3.conv" is block 3."""
-    first = name.split(".")[0].split("_")[0]
+    first = name.partition(".")[0].partition("_")[0]
     word = first.rstrip("0123456789")
     return f"{word} {first[len(word) :]}".strip()
 

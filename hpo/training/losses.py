@@ -65,7 +65,7 @@ class Loss:
         return (each * own).sum() / own.sum()
 
 
-def loss(kind: str, outputs: int, targets: Tensor, class_weights: bool) -> Loss:
+def loss(kind: str, outputs: int, targets: Tensor, weights: Tensor | None = None) -> Loss:
     """The loss of a data set with these training targets: int64 (N,) are classes, floats (N, K) numbers.
 
     Raises BadInput where the loss is not one of such targets.
@@ -75,10 +75,4 @@ def loss(kind: str, outputs: int, targets: Tensor, class_weights: bool) -> Loss:
             remedy = f"write loss: {SQUARED_ERROR}"
             raise BadInput(Mistake("loss", f"must be {SQUARED_ERROR} where the targets are numbers", kind, remedy))
         return Loss(kind, outputs, spread=targets.std(0, correction=0).clamp(min=1e-12))
-    return Loss(kind, outputs, weights=_weights(targets, outputs) if class_weights else None)
-
-
-def _weights(targets: Tensor, classes: int) -> Tensor:
-    """Inversely as common as the class: N / (K * n_k); 0 for a class that does not occur."""
-    counts = torch.bincount(targets, minlength=classes)
-    return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 0.0).to(torch.float32)
+    return Loss(kind, outputs, weights=weights)

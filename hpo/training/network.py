@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,26 @@ from torch import Tensor, nn
 from hpo.training import layers as plain
 from hpo.training.layers import GATES, Layer, Shape, shapes
 
+_MODES: Final[dict[str, Literal["zeros", "reflect", "replicate", "circular"]]] = {
+    "zeros": "zeros",
+    "replicate": "replicate",
+    "reflect": "reflect",
+    "circular": "circular",
+}
 _PADS: Final = {
     "zeros": nn.ZeroPad2d,
     "replicate": nn.ReplicationPad2d,
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-_POOLS: Final = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-_CELLS: Final = {"lstm": nn.LSTM, "gru": nn.GRU}
-_ACTIVATIONS: Final = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
+_POOLS: Final[dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+_CELLS: Final[dict[str, type[nn.LSTM] | type[nn.GRU]]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+_ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+}
 _FORGET: Final = 1  # torch stacks the gates of an LSTM as input, forget, cell, output
 
 
@@ -98,7 +109,7 @@ def _weights(weight: Tensor, activation: plain.Activation | None, generator: tor
     if activation is None:
         nn.init.xavier_normal_(weight, generator=generator)
     elif activation.function in ("tanh", "sigmoid"):
-        gain = nn.init.calculate_gain(activation.function)
+        gain = 5 / 3 if activation.function == "tanh" else 1.0  # torch's own nn.init.calculate_gain
         nn.init.xavier_normal_(weight, gain=gain, generator=generator)
     else:
         slope = activation.slope if activation.function == "leaky_relu" else 0.0
@@ -132,9 +143,8 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Pad(before=before, after=after, mode=mode):
             return _PADS[mode]((before, after, before, after))
         case plain.Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
-            return nn.Conv2d(
-                shape[0], channels, k, stride, padding, bias=bias, padding_mode=mode if padding else "zeros", device=device
-            )
+            how = _MODES[mode if padding else "zeros"]
+            return nn.Conv2d(shape[0], channels, k, stride, padding, bias=bias, padding_mode=how, device=device)
         case plain.Norm():
             return nn.BatchNorm2d(shape[0], device=device)
         case plain.Activation(function="leaky_relu", slope=slope):

@@ -1,7 +1,7 @@
 """Every parameter the training loop knows. Imports no torch, so that a bad study file is refused at once.
 
-    L      loss of a batch (after label smoothing)        eta   learning rate of the epoch (after schedule and warm-up)
-    w      weights: matrices and kernels; biases, gamma and beta are never penalized by l1 and l2
+L      loss of a batch (after label smoothing)        eta   learning rate of the epoch (after schedule and warm-up)
+w      weights: matrices and kernels; biases, gamma and beta are never penalized by l1 and l2
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """What a training shows of itself: gradients every so many steps, activations once an epoch on validation images.
 
-A place is a named part of a network: block3 for block3.conv and block3.activation, dense1 for it and its activation.
-In a user's own network each layer with weights is a place, and the activation after it belongs to it. Into a report go:
+Into a report go, from input to output:
 
-    gradient/PLACE     root mean square over the probed steps of the norm of dL/dw
-    ratio/PLACE        that, divided by the norm of w
+    gradient/LAYER     root mean square over the probed steps of the norm of dL/dw; LAYER is block3.conv or dense1
+    ratio/LAYER        that, divided by the norm of w
     dead/PLACE         share of relu's units (channels, features) that are 0 for each validation image looked at
     saturated/PLACE    share of values of sigmoid or tanh within 1 % of either end
     spikes             share of an epoch's steps whose loss is SPIKE times its median and worse than knowing nothing
+
+A place is what people call a layer with all that belongs to it: block3, dense1. In a user's own network it is the layer
+with weights that comes before the activation.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 EVERY = 16  # steps between two looks at the gradients: what they cost is measured by benchmarks/probes.py
-ROWS = 256  # validation images whose activations are looked at
+ROWS = 256  # validation images whose activations are looked at for dead units: one that fires is enough
+FEW = 64  # for saturation, a mean over many values of each
 SPIKE = 3.0
 EDGE = 0.01  # of the range of sigmoid (0..1) or tanh (-1..1): this close to an end is saturated
 
 WATCHED = (nn.ReLU, nn.Sigmoid, nn.Tanh)
-SPAN = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
 
 
 def place(name: str) -> str:
@@ -35,25 +37,32 @@ def place(name: str) -> str:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look in one network: weights by place, from input to output, and activations by place."""
+    """Where to look in one network: weights by layer, from input to output, and activations by place."""
 
     weights: dict[str, list[Tensor]]
     activations: list[tuple[str, nn.Module]]
 
 
 def places(network: nn.Module, ours: bool) -> Places:
-    """ours: named as our families name their layers; otherwise each layer with weights is a place, by its own name."""
+    """ours: named as our families name layers; otherwise an activation belongs to the layer with weights before it."""
     weights: dict[str, list[Tensor]] = {}
     activations: list[tuple[str, nn.Module]] = []
     here = "input"
-    for name, module in network.named_modules():
-        held = [weight for weight in module.parameters(recurse=False) if weight.ndim >= 2 and weight.requires_grad]
-        if held:
-            here = place(name) if ours else name.removeprefix("network.") or "network"
-            weights.setdefault(here, []).extend(held)
-        elif isinstance(module, WATCHED):
-            activations.append((here, module))
+    for path, module in network.named_modules():
+        name = path.removeprefix("network.").replace(".cells", "") or "network"
+        for own, weight in module.named_parameters(recurse=False):
+            if weight.ndim >= 2 and weight.requires_grad:
+                layer = f"{name}.{_recurrence(own)}" if isinstance(module, nn.RNNBase) else name
+                weights.setdefault(layer, []).append(weight)
+                here = name
+        if isinstance(module, WATCHED):
+            activations.append((place(name) if ours else here, module))
     return Places(weights, activations)
+
+
+def _recurrence(parameter: str) -> str:
+    """weight_hh_l1_reverse -> l1."""
+    return parameter.split("_")[2]
 
 
 @dataclass
@@ -70,7 +79,7 @@ class Gradients:
 
     def due(self, step: int, steps: int) -> bool:
         """Every EVERY-th step, from half-way through the first stretch; a shorter epoch shows its last step."""
-        return step % EVERY == min(EVERY // 2, steps - 1)
+        return bool(self.flat) and step % EVERY == min(EVERY // 2, steps - 1)
 
     def look(self) -> None:
         """Add the gradients at hand."""
@@ -82,7 +91,7 @@ class Gradients:
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor]:
         """Named tensors of no dimension."""
-        if self.squares is None or not self.flat:
+        if self.squares is None:
             return {}
         own = iter((self.squares / self.count).unbind())
         norms = iter(torch.stack(torch._foreach_norm(self.flat)).square_().unbind())
@@ -100,11 +109,15 @@ def activations(looked_at: Places) -> Iterator[dict[str, Tensor]]:
     """While it is open, forward passes are watched; then the mapping is filled. Other passes pay for no hook."""
     found: dict[str, list[Tensor]] = {}
     metrics: dict[str, Tensor] = {}
+    seen: set[nn.Module] = set()
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if module in seen:  # the first batch is enough
+                return
+            seen.add(module)
             kind = "dead" if isinstance(module, nn.ReLU) else "saturated"
-            found.setdefault(f"{kind}/{name}", []).append(_share(module, output[:ROWS]))
+            found.setdefault(f"{kind}/{name}", []).append(_share(module, output))
 
         return module.register_forward_hook(see)
 
@@ -119,11 +132,11 @@ def activations(looked_at: Places) -> Iterator[dict[str, Tensor]]:
 
 def _share(module: nn.Module, output: Tensor) -> Tensor:
     if isinstance(module, nn.ReLU):
-        most = output.amax(dim=[d for d in range(output.ndim) if d != 1]) if output.ndim > 1 else output
-        return (most <= 0).float().mean()
-    low, high = SPAN[type(module)]
-    edge = EDGE * (high - low)
-    return ((output < low + edge) | (output > high - edge)).float().mean()
+        # Nothing is below 0, so a sum is 0 where all is: it takes a twentieth of the time of a maximum.
+        fired = output[:ROWS].sum(dim=[d for d in range(output.ndim) if d != 1])
+        return (fired <= 0).float().mean()
+    middle, reach = (0.5, 0.5) if isinstance(module, nn.Sigmoid) else (0.0, 1.0)  # how far the ends are from it
+    return ((output[:FEW] - middle).abs_() > reach * (1 - 2 * EDGE)).float().mean()
 
 
 def spikes(losses: Tensor, chance: float) -> Tensor:

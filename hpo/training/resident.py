@@ -5,6 +5,7 @@ images (N, C, H, W) uint8 or float32; targets (N,) int64 classes, or (N, K) floa
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,15 @@ class Resident:
 def resident(dataset: Dataset, device: torch.device) -> Resident:
     """On the CPU the images stay the memory map that all workers share."""
     mean, std = (
-        torch.as_tensor(np.asarray(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std)
+        torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std)
     )
     unit = WIDEST if dataset.images.dtype == np.uint8 else 1.0
-    targets = torch.as_tensor(np.asarray(dataset.targets))
+    targets = torch.from_numpy(np.array(dataset.targets))  # a copy: the map is read-only
     if dataset.classes is None:
         targets = targets.to(torch.float32).view(len(targets), -1)
-    images = torch.from_numpy(dataset.images)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything here write to it
+        images = torch.from_numpy(dataset.images)
     return Resident(
         dataset=dataset,
         device=device,
@@ -62,7 +65,7 @@ def resident(dataset: Dataset, device: torch.device) -> Resident:
         scale=(1 / (std * unit)).to(device),
         offset=(-mean / std).to(device),
         splits={
-            name: torch.as_tensor(np.asarray(rows, np.int64)).to(device)
+            name: torch.from_numpy(np.array(rows, np.int64)).to(device)
             for name, rows in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
         },
     )

@@ -15,7 +15,7 @@ from typing import BinaryIO
 def put(folder: Path, write: Callable[[Path], None], good: Callable[[Path], bool]) -> None:
     """Have `write` fill a new folder and rename it to `folder`.
 
-    What is there already goes, unless it is good: then another process was faster, and its folder stays. Raises OSError.
+    What is there already goes, unless it is good: then another process was faster and its folder stays. Raises OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
@@ -47,7 +47,7 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 
 def _renamed(new: Path, folder: Path) -> bool:
     try:
-        os.rename(new, folder)
+        new.rename(folder)
     except OSError:
         if not folder.exists():
             raise
@@ -57,7 +57,7 @@ def _renamed(new: Path, folder: Path) -> bool:
 
 def _move_away(folder: Path, to: Path) -> None:
     try:
-        os.rename(folder, to)
+        folder.rename(to)
     except FileNotFoundError:  # another process did it
         return
 

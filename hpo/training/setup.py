@@ -51,18 +51,16 @@ class Setup:
 
     def network(self, params: Params, seed: int) -> nn.Module:
         """A fresh network on the device, its weights drawn from the seed. Raises TrainingFailed where there is none."""
-        with streams(self.data.device, seed, "init"):
-            network = self._own(params) if self.model else self._family(params, stream(seed, "weights"))
+        try:
+            with streams(torch.device("cpu"), seed, "init"):
+                network = self._own(params) if self.model else self._family(params, stream(seed, "weights"))
+        except Impossible as impossible:
+            raise TrainingFailed(Outcome.INVALID, impossible.why) from None
         network.to(self.data.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-        if self.model:
-            self._prove(network)
         return network
 
     def _family(self, params: Params, seed: int) -> nn.Module:
-        try:
-            layers = FAMILIES[self.recipe.model].layers(params, self.data.shape, self.data.outputs)
-        except Impossible as impossible:
-            raise TrainingFailed(Outcome.INVALID, impossible.why) from None
+        layers = FAMILIES[self.recipe.model].layers(params, self.data.shape, self.data.outputs)
         network = build(layers, self.data.shape, torch.Generator().manual_seed(seed))
         if self.loss.spread is not None:
             network.add_module("rescale", self._rescale())
@@ -74,6 +72,7 @@ class Setup:
         if not isinstance(network, nn.Module):
             kind = type(network).__name__
             raise TrainingFailed(Outcome.INVALID, f"{self.recipe.model} must return a torch.nn.Module, got {kind}")
+        self._prove(network)
         if self.loss.spread is None:
             return network
         return nn.Sequential(OrderedDict(network=network, rescale=self._rescale()))
@@ -81,15 +80,14 @@ class Setup:
     def _rescale(self) -> Rescale:
         assert self.loss.spread is not None
         known = self.data.targets[self.data.splits["train"]]
-        return Rescale(known.mean(0), self.loss.spread)
+        return Rescale(known.mean(0).cpu(), self.loss.spread.cpu())
 
     def _prove(self, network: nn.Module) -> None:
-        """One pass of two images through a user's network: a wrong shape is said before training, in one line."""
-        images = torch.zeros(2, *self.data.shape, device=self.data.device).to(memory_format=torch.channels_last)
-        wanted = (2, self.data.outputs)
+        """Two blank images through a user's network: a wrong shape is said at once, and lazy layers learn theirs."""
+        images, wanted = torch.zeros(2, *self.data.shape), (2, self.data.outputs)
         try:
-            with torch.inference_mode(), streams(self.data.device, 0, "prove"):
-                result = network.eval()(images)
+            with torch.no_grad():
+                result = network.cpu().eval()(images)
         except RuntimeError as error:
             why = str(error).splitlines()[0]
             text = f"{self.recipe.model}: its network does not take {tuple(images.shape)}: {why}"
@@ -106,8 +104,8 @@ def setup(recipe: Recipe) -> Setup:
     torch.set_flush_denormal(True)  # dying networks breed denormal numbers, which are some hundred times slower
     model = None if recipe.model in FAMILIES else user.resolve(recipe.model, recipe.folder, "model")
     data = resident(Dataset.open(recipe.data), torch.device(recipe.device))
-    known = data.targets[data.splits["train"]]
-    return Setup(recipe, data, loss(recipe.loss, data.outputs, known, recipe.class_weights), model)
+    weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if recipe.class_weights else None
+    return Setup(recipe, data, loss(recipe.loss, data.outputs, data.targets[data.splits["train"]], weights), model)
 
 
 def stream(seed: int, *name: Value) -> int:

@@ -1,7 +1,7 @@
 """Which images train, which validate and which test: stratified, and a function of (data, seed) alone.
 
-A stratum is a class or, for regression, a tenth of the images by rank of their target. Random order comes from the raw stream
-of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
+A stratum is a class or, for regression, a tenth of the images by rank of their target. Random order comes from the raw
+stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def strata(targets: Array, regression: bool) -> Array:
 def split(strata: Array, parts: Array | None, shares: Sequence[float], seed: int) -> tuple[Array, Array, Array]:
     """Ascending indices of train, val and test.
 
-    parts: where the source came split, the part of each image; these stay, and a part that is missing is cut from train.
-    shares: of train, val and test. Every stratum of train is in each part cut from it; raises TooFew where it cannot be.
+    parts: where the source came split, the part of each image; these stay, and a part that is missing is cut from
+    train. shares: of train, val and test. Every stratum is in each part cut from train; raises TooFew where not.
     """
     given = np.full(len(strata), TRAIN, np.int8) if parts is None else parts
     cut = cut_from_train(parts, shares)
@@ -64,23 +64,25 @@ def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[int]:
 def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int) -> Array:
     """Ascending indices of `limit` images, each stratum of each part in proportion.
 
-    least: images of each stratum that train must keep. Raises TooFew, with the images that are needed in all, if limit is too small.
+    least: images of each stratum that train must keep. Raises TooFew, with what is needed in all, if limit is less.
     """
     groups = strata * 3 + (0 if parts is None else parts)
     names, sizes = np.unique(groups, return_counts=True)
     leasts = np.minimum(np.where(names % 3 == TRAIN, least, 1), sizes)
     if limit < leasts.sum():
         raise TooFew(-1, int(leasts.sum()), limit)
-    spare, _ = allocate(limit - int(leasts.sum()), (sizes - leasts).tolist(), 0)
+    counts, _ = allocate(limit, sizes.tolist(), leasts)
     picked = []
-    for name, count in zip(names, leasts + spare, strict=True):
+    for name, count in zip(names, counts, strict=True):
         members = np.flatnonzero(groups == name)
         picked.append(members[order(len(members), seed, int(name))[:count]])
     return np.sort(np.concatenate(picked))
 
 
-def allocate(count: int, weights: Sequence[float], least: int, carry: Array | None = None) -> tuple[Array, Array]:
-    """`count` things in proportion to the weights by largest remainder, at least `least` each; and what rounding left over.
+def allocate(
+    count: int, weights: Sequence[float], least: int | Array, carry: Array | None = None
+) -> tuple[Array, Array]:
+    """`count` things in proportion to the weights by largest remainder, at least `least` each; and what rounding left.
 
     carry: what rounding left over before, so that the totals of many small strata keep the proportions too.
     """
@@ -94,8 +96,8 @@ def allocate(count: int, weights: Sequence[float], least: int, carry: Array | No
     while counts.sum() < count:  # only where carries were cut at 0
         counts[np.argmax(exact)] += 1
     while (counts < least).any():
-        counts[np.argmax(counts)] -= 1
-        counts[np.argmin(counts)] += 1
+        counts[np.argmax(counts - least)] -= 1
+        counts[np.argmax(least - counts)] += 1
     left = exact + (0 if carry is None else carry) - counts
     return counts, left
 

@@ -44,7 +44,7 @@ def resolve(reference: str, folder: Path | None, place: str) -> Function:
     _look_in(module_name, [str(path.resolve()) for path in (folder, Path.cwd()) if path is not None])
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         remedy = f"mend it or put it into {folder or 'the current folder'}"
         raise BadInput(Mistake(place, f"module {module_name} does not import", why, remedy)) from error

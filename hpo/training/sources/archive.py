@@ -1,8 +1,8 @@
 """A .npz with X and y. X is read in blocks of rows, so that neither a large nor a lying file fills the memory.
 
-X: (N, D) flat features -> (N, 1, 1, D); (N, H, W) grey; (N, H, W, C) or (N, C, H, W), where the smaller of the two possible
-axes is the channels (the last one, if they are equal). y: (N,) integers or texts are classes, floats are regression.
-classes: the names of 0, 1, ..., if it is there.
+X: (N, D) flat features -> (N, 1, 1, D); (N, H, W) grey; (N, H, W, C) or (N, C, H, W), where the smaller of the two
+possible axes is the channels (the last one, if they are equal). y: (N,) integers or texts are classes, floats are
+regression. classes: the names of 0, 1, ..., if it is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import Array, Contents, Shape, chosen, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape
@@ -58,7 +58,14 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
     numbers, classes = _targets(members, spec)
     (shape, axis), kept = _layout(images.shape), _kept(images)
     if len(images.shape) == 2 and (spec.resize or spec.grey):
-        raise BadInput(Mistake(images.place, "is flat features", f"shape {images.shape}", "remove data.resize and data.grey"))
+        raise BadInput(
+            Mistake(
+                images.place,
+                "must be images to be resized or made grey",
+                f"flat features of shape {images.shape}",
+                "remove data.resize and data.grey",
+            )
+        )
     return Contents(
         name=path.stem,
         place=str(path),
@@ -77,7 +84,11 @@ def _members(path: Path) -> dict[str, Member]:
             missing = [name for name in ("X", "y") if name not in found]
             if missing:
                 there = ", ".join(list(found)[:8]) or "nothing"
-                raise BadInput(Mistake(str(path), f"must hold arrays X and y, misses {' and '.join(missing)}", there, f"write {HOW}"))
+                raise BadInput(
+                    Mistake(
+                        str(path), f"must hold arrays X and y, misses {' and '.join(missing)}", there, f"write {HOW}"
+                    )
+                )
             wanted = [name for name in ("X", "y", "classes") if name in found]
             return {name: _member(archive, found[name], path, name) for name in wanted}
     except PermissionError as error:

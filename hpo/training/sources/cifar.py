@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources import labels
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, chosen
 from hpo.training.sources.pixels import fitted, fitted_shape
@@ -26,11 +26,12 @@ MOST_TUPLES = 64
 MOST_BYTES = 2**29  # the largest real batch, CIFAR-100's train, has 155 MB
 # Everything a batch needs, in what Python 2 and 3 write. Nothing else is even parsed: no persistent ids, no extension
 # registry, no object construction other than the REDUCE of an array or its dtype.
-OPCODES = frozenset(
-    "PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS "
-    "BININT BININT1 BININT2 LONG1 NONE NEWTRUE NEWFALSE SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 "
-    "SHORT_BINUNICODE BINUNICODE BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD".split()
-)
+WORDS = """
+    PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS
+    BININT BININT1 BININT2 LONG1 NONE NEWTRUE NEWFALSE SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8
+    SHORT_BINUNICODE BINUNICODE BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+OPCODES = frozenset(WORDS.split())
 
 
 class Refused(Exception):
@@ -126,13 +127,13 @@ def _plain(value: object) -> object:
 
 
 def _inspect(data: bytes) -> None:
-    """Refuse what no batch needs and what would cost gigabytes (memo numbers) or the C stack (tuples as keys, nested)."""
+    """Refuse what no batch needs, and what costs gigabytes (memo numbers) or the C stack (nested tuples as keys)."""
     tuples = 0
     for opcode, argument, _ in pickletools.genops(data):
         tuples += opcode.name.startswith("TUPLE")
         if opcode.name not in OPCODES:
             raise Refused(f"opcode {opcode.name}")
-        if opcode.name == "LONG_BINPUT" and int(argument) > len(data):
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > len(data):
             raise Refused(f"memo number {argument}")
         if tuples > MOST_TUPLES:
             raise Refused(f"more than {MOST_TUPLES} tuples")
@@ -179,7 +180,7 @@ class _Pixels:
 
 
 class _Bytes:
-    """What the pickle builds in place of the dtype uint8; its state (byte order, alignment) says nothing about bytes."""
+    """What the pickle builds in place of the dtype uint8; its state (byte order, alignment) is nothing to bytes."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What is known of a data set before its pixels are read, so that it is refused, or cut down, before that costs anything."""
+"""What is known of a data set before its pixels are read, so that it is refused or cut down before that costs."""
 
 from __future__ import annotations
 

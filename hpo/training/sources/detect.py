@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from difflib import get_close_matches
 from pathlib import Path
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DATA_SETS, DataSpec
 from hpo.training.sources import archive, cifar, folder, idx
 from hpo.training.sources.contents import Contents, refuse_any
 from hpo.training.sources.images import leads_out
 
-NAMES = ("digits", "digits-hard", "mnist", "fashion-mnist", "cifar10")
 KINDS = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
 
 
 def find(spec: DataSpec, available: int | None) -> Contents:
     """The contents of spec.source, a known name or a path. Raises BadInput; reads no pixels but those of digits."""
-    if spec.source in NAMES:
+    if spec.source in DATA_SETS:
         from hpo.training.sources import sklearn_sets  # half a second that other sources need not pay
 
         return sklearn_sets.read(spec.source, spec, available)
     path = Path(spec.source)
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return _in_folder(path, spec, available)
     except FileNotFoundError as error:
@@ -53,6 +51,6 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
 
 
 def _missing(source: str) -> Mistake:
-    close = get_close_matches(source.lower(), NAMES, 1, 0.7) or get_close_matches(Path(source).name.lower(), NAMES, 1, 0.7)
+    close = get_close_matches(Path(source).name.lower(), DATA_SETS, 1, 0.7)
     remedy = f"did you mean {close[0]}?" if close else "check the path"
-    return Mistake("data.source", f"must be {', '.join(NAMES)} or the path of {KINDS}", repr(source), remedy)
+    return Mistake("data.source", f"must be {', '.join(DATA_SETS)} or the path of {KINDS}", repr(source), remedy)

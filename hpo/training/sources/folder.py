@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources import labels
 from hpo.training.sources.contents import (
     PARTS,
@@ -26,7 +26,15 @@ from hpo.training.sources.contents import (
 )
 from hpo.training.sources.images import Header, decode, header, hidden, linked_folder, own, walk
 
-PART_NAMES = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST, "testing": TEST}
+PART_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "test": TEST,
+    "testing": TEST,
+}
 LAYOUT = "make one sub-folder a class"
 
 
@@ -38,7 +46,7 @@ class Labelled:
 
 
 def read(root: Path, spec: DataSpec) -> Contents:
-    """Raises BadInput that names every file which is no image, and images of different sizes where data.resize is not set."""
+    """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
     files = _labelled(root)
     shape = _shape(root, _headers(files, root), files, spec)
     numbers, classes = labels.numbered(np.array([file.label for file in files]), str(root))
@@ -58,7 +66,7 @@ def _labelled(root: Path) -> list[Labelled]:
     parts = _part_folders(root)
     found: list[Labelled] = []
     mistakes: list[Mistake] = []
-    for folder, part in parts or [(root, None)]:
+    for folder, part in parts:
         for label in _class_folders(folder, root):
             files = walk(label, within=root)
             found += [Labelled(path, _text(label.name), part) for path in files]
@@ -70,12 +78,12 @@ def _labelled(root: Path) -> list[Labelled]:
     return found
 
 
-def _part_folders(root: Path) -> list[tuple[Path, int]]:
-    """The folders train, val and test, if these are what root holds."""
+def _part_folders(root: Path) -> Sequence[tuple[Path, int | None]]:
+    """The folders train, val and test, if these are what root holds; else root itself."""
     folders = _folders(root, root)
     parts = [(folder, PART_NAMES[folder.name.lower()]) for folder in folders if folder.name.lower() in PART_NAMES]
     if TRAIN not in (part for _, part in parts):
-        return []
+        return [(root, None)]
     others = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
     if others:
         rule = "must hold either class folders or train, val and test"
@@ -95,7 +103,7 @@ def _folders(folder: Path, root: Path) -> list[Path]:
 
 
 def _class_folders(folder: Path, root: Path) -> list[Path]:
-    """The sub-folders. Images loose beside them would silently be left out, so they are named; any other file (a licence) is."""
+    """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
     loose = [path for path in sorted(folder.iterdir()) if path.is_file() and not hidden(path.name) and _is_image(path)]
     refuse_any([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
     return _folders(folder, root)

@@ -1,7 +1,7 @@
 """A folder of IDX files as the MNIST family ships them: train-images-idx3-ubyte, t10k-labels.idx1-ubyte.gz, ...
 
-An IDX file is two zero bytes, a byte for the type (8: unsigned bytes), a byte for the number of dimensions, each dimension as
-a big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist).
+An IDX file is two zero bytes, a byte for the type (8: unsigned bytes), a byte for the number of dimensions, each
+dimension as a big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist).
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, chosen, refuse_any, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape
 
 # also EMNIST's "emnist-letters-train-images-idx3-ubyte.gz"
-NAME = re.compile(r"(?P<family>.*?)(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx(?P<dimensions>[13])(-ubyte)?(\.gz)?")
+NAME = re.compile(
+    r"(?P<family>.*?)(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx(?P<dimensions>[13])(-ubyte)?(\.gz)?"
+)
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError, struct.error)
 UNSIGNED_BYTES = 8
 
@@ -63,7 +65,9 @@ def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
         shape=fitted_shape((1, height, width), spec, str(folder)),
         dtype=np.dtype(np.uint8),
         blocks=lambda indices: (fitted(block[:, None], spec) for block in chosen(_all_rows(files), indices)),
-        parts=np.repeat(list(values), [len(part) for part in values.values()]).astype(np.int8) if TEST in values else None,
+        parts=np.repeat(list(values), [len(part) for part in values.values()]).astype(np.int8)
+        if TEST in values
+        else None,
     )
 
 
@@ -103,7 +107,7 @@ def _shape(path: Path, dimensions: int) -> tuple[int, ...]:
         with _opened(path) as stream:
             magic = _exactly(stream, 4)
             if magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
-                rule = f"must begin with 00 00 08 {dimensions:02} (unsigned bytes, {dimensions} dimensions)"
+                rule = f"must begin with 00 00 08 {dimensions:02} (unsigned bytes in {dimensions}-d)"
                 raise BadInput(Mistake(str(path), rule, magic.hex(" "), "fetch the file again"))
             return struct.unpack(f">{dimensions}I", _exactly(stream, 4 * dimensions))
     except PermissionError as error:
@@ -147,11 +151,11 @@ def _rows(idx: Idx) -> Iterator[Array]:
         raise _damaged(idx.path, "ends early" if isinstance(error, EOFError) else "is damaged") from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def _exactly(stream: IO[bytes], count: int) -> bytes:
+def _exactly(stream: gzip.GzipFile | BufferedReader, count: int) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise EOFError

@@ -11,16 +11,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hpo.errors import BadInput, Mistake
 from hpo.training.sources.contents import Array, Shape, refuse_any
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 KINDS = "png, jpg, bmp, gif, webp, tiff, ppm, avif or jp2"
 MOST_PIXELS = 2**26  # 8192 x 8192; the largest cameras in common use stay below
 GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
@@ -78,8 +79,8 @@ def decode(path: Path, shape: Shape, resize: bool) -> Array:
 def read_images(source: str | Path | Sequence[Path], shape: Shape, *, resize: bool) -> Array:
     """(N, C, H, W) uint8 of image files or of all images under a folder (in the order of `image_files`).
 
-    shape: of the data set the model was trained on; one channel reads them as grey. resize: whether that data set was resized.
-    Raises BadInput that names every file which is no image, is damaged or has another size.
+    shape: of the data set the model was trained on; one channel reads them as grey. resize: whether that data set was
+    resized. Raises BadInput that names every file which is no image, is damaged or has another size.
     """
     paths = image_files(source)
     images = np.empty((len(paths), *shape), np.uint8)
@@ -94,10 +95,10 @@ def read_images(source: str | Path | Sequence[Path], shape: Shape, *, resize: bo
 
 
 def image_files(source: str | Path | Sequence[Path]) -> list[Path]:
-    """The files that `read_images` reads: those given, or all that are not hidden under a folder. Raises BadInput if none."""
+    """The files `read_images` reads: those given, or all under a folder but hidden ones. Raises BadInput if none."""
     if not isinstance(source, str | Path):
         paths = list(source)
-    elif os.path.isdir(source):
+    elif os.path.isdir(source):  # noqa: PTH112 - a name no disk can have is False and no error
         paths = list(walk(Path(source)))
     else:
         paths = [Path(source)]
@@ -107,7 +108,7 @@ def image_files(source: str | Path | Sequence[Path]) -> list[Path]:
 
 
 def walk(root: Path, within: Path | None = None) -> list[Path]:
-    """All files under root that are not hidden, in order. Raises BadInput for links that lead out, and for what cannot be read.
+    """All files under root but hidden ones, in order. Raises BadInput for links that lead out and what cannot be read.
 
     within: the folder nothing may lead out of, root if it is not given.
     """
@@ -116,7 +117,9 @@ def walk(root: Path, within: Path | None = None) -> list[Path]:
     mistakes: list[Mistake] = []
 
     def failed(error: OSError) -> None:
-        mistakes.append(Mistake(str(error.filename), "cannot be read", str(error.strerror).lower(), "change its permissions"))
+        mistakes.append(
+            Mistake(str(error.filename), "cannot be read", str(error.strerror).lower(), "change its permissions")
+        )
 
     for folder, names, file_names in os.walk(root, onerror=failed):
         names[:] = sorted(name for name in names if not hidden(name))
@@ -140,13 +143,18 @@ def leads_out(path: Path, within: Path) -> Mistake | None:
     """Whether a link leads out of the folder of the data."""
     if not path.is_symlink() or path.resolve().is_relative_to(within):
         return None
-    return Mistake(str(path), "must not lead out of the data's folder", f"a link to {path.resolve()}", "copy the file there")
+    return Mistake(
+        str(path), "must not lead out of the data's folder", f"a link to {path.resolve()}", "copy the file there"
+    )
 
 
 def linked_folder(path: Path, within: Path) -> Mistake:
     """Why a link to a folder is refused, wherever it leads."""
     return leads_out(path, within) or Mistake(
-        str(path), "must be no link to a folder, whose images would count twice", f"a link to {path.resolve()}", "remove it"
+        str(path),
+        "must be no link to a folder, whose images would count twice",
+        f"a link to {path.resolve()}",
+        "remove it",
     )
 
 
@@ -163,7 +171,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise BadInput(Mistake(str(path), "must be an image file", "no regular file", "remove it"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about palettes, EXIF and size; what matters here is refused below
-            with Image.open(path, formats=FORMATS) as image:
+            # A stream, not a path: Pillow 13 maps paths, and uncompressed TIFFs that are turned then come out garbled.
+            with path.open("rb") as stream, Image.open(stream, formats=_formats()) as image:
                 _refuse_huge(path, image.width * image.height, f"{image.height}x{image.width}")
                 yield image
     except (BadInput, MemoryError):
@@ -174,11 +183,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise BadInput(Mistake(str(path), "is not there", "", "check the path")) from error
     except Image.DecompressionBombError as error:
         raise _huge(path, "more than twice that") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         got = "an empty file" if path.stat().st_size == 0 else "another file"
         raise BadInput(Mistake(str(path), f"must be an image ({KINDS})", got, "remove it")) from error
     except Exception as error:  # Pillow's readers raise anything at all on damaged files
         raise BadInput(Mistake(str(path), "is damaged and cannot be decoded", "", "replace or remove it")) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS as far as this Pillow reads them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _refuse_huge(path: Path, pixels: int, size: str) -> None:
@@ -191,7 +207,7 @@ def _huge(path: Path, got: str) -> BadInput:
 
 
 def _turn(image: Image.Image) -> int:
-    """EXIF's orientation, from what stands before the pixels; 1 where there is none or Pillow itself obeys it (TIFF)."""
+    """EXIF's orientation, if it stands before the pixels; 1 where there is none or Pillow itself obeys it (TIFF)."""
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:

@@ -31,7 +31,7 @@ def numbered(values: Array, place: str, names: Sequence[str] | None = None) -> t
 def regressed(values: Array, place: str) -> Array:
     """Numbers to predict, float32. Raises BadInput for what is no finite number."""
     if values.dtype.kind not in "iufb":
-        raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", "remove data.target: regression"))
+        raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", "remove data.regression"))
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(numbers))
@@ -54,7 +54,9 @@ def _whole(values: Array, place: str) -> Array:
     bad = np.flatnonzero(~(np.isfinite(values) & (np.floor(values) == values) & (np.abs(values) < 2**53)))
     if len(bad):
         got = f"{values[bad[0]]} at index {bad[0]}{_more(len(bad))}"
-        raise BadInput(Mistake(place, "must be whole class numbers", got, "save integers, or set data.target: regression"))
+        raise BadInput(
+            Mistake(place, "must be whole class numbers", got, "save integers, or set data.regression: true")
+        )
     return values.astype(np.int64)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from hpo.errors import BadInput, Mistake
 
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes that can still be taken: the machine's, or its container's if that is less. None where it cannot be told."""
+    """Bytes that can still be taken: the machine's, or its container's if that is less. None where nobody says."""
     known = [_machine(root / "proc/meminfo"), _container(root / "sys/fs/cgroup")]
     return min((value for value in known if value is not None), default=None)
 
@@ -17,11 +19,14 @@ def available(root: Path = Path("/")) -> int | None:
 def refuse_above(place: str, needed: int, memory: int | None, remedy: str) -> None:
     """Raise BadInput if `needed` bytes are more than there are."""
     if memory is not None and needed > memory:
-        raise BadInput(Mistake(place, f"needs {gibibytes(needed)} of memory", f"{gibibytes(memory)}", remedy))
+        raise BadInput(Mistake(place, f"needs {shown(needed)} of memory", shown(memory), remedy))
 
 
-def gibibytes(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB" if count < 10**15 else f"{count / 2**30:.1e} GiB"
+def shown(count: int) -> str:
+    """Bytes as people read them: three digits and a unit."""
+    unit = min((count.bit_length() - 1) // 10, len(UNITS) - 1) if count else 0
+    value = count / 2 ** (10 * unit)
+    return f"{value:,.0f} {UNITS[unit]}" if value >= 100 else f"{value:.3g} {UNITS[unit]}"
 
 
 def _machine(meminfo: Path) -> int | None:

@@ -8,17 +8,23 @@ import numpy as np
 from PIL import Image
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources.contents import Array, Shape
 
-LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
+LUMA = (
+    19595,
+    38470,
+    7471,
+)  # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 
 
 def fitted_shape(shape: Shape, spec: DataSpec, place: str) -> Shape:
     """What `fitted` makes of an image of this shape. Raises BadInput where grey has no meaning."""
     channels, height, width = shape
     if spec.grey and channels not in (1, 3, 4):
-        raise BadInput(Mistake(place, "data.grey needs images of 1, 3 or 4 channels", str(channels), "remove data.grey"))
+        raise BadInput(
+            Mistake(place, "data.grey needs images of 1, 3 or 4 channels", str(channels), "remove data.grey")
+        )
     height, width = spec.resize or (height, width)
     return 1 if spec.grey else channels, height, width
 
@@ -33,9 +39,10 @@ def to_grey(block: Array) -> Array:
     """The luma of the first three channels; a fourth, alpha, is left out."""
     if block.dtype != np.uint8:
         weights = np.array(LUMA, dtype=np.float32) / np.float32(65536)
-        return np.einsum("nchw,c->nhw", block[:, :3], weights)[:, None].astype(np.float32)
-    weighed = sum(block[:, channel].astype(np.uint32) * weight for channel, weight in enumerate(LUMA))
-    return ((np.asarray(weighed) + 0x8000) >> 16).astype(np.uint8)[:, None]
+        grey: Array = np.einsum("nchw,c->nhw", block[:, :3], weights)
+        return grey[:, None].astype(np.float32)
+    weighed: Array = np.einsum("nchw,c->nhw", block[:, :3].astype(np.uint32), np.array(LUMA, np.uint32))
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[:, None]
 
 
 def resized(block: Array, size: tuple[int, int]) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.spec import DataSpec
+from hpo.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, Shape, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape
@@ -64,18 +64,20 @@ def read(name: str, spec: DataSpec, available: int | None) -> Contents:
 
 
 def harder(digits: Array) -> Array:
-    """Digits (N, 1, 8, 8) of 0..16 -> (N, 1, 16, 16) of 0..255: shifted at random, of random contrast, under noise and clutter.
+    """Digits (N, 1, 8, 8) of 0..16 -> (N, 1, 16, 16) of 0..255: shifted at random, of random contrast, under noise.
 
-    Integers and a raw bit stream only, so that it is the same set on every machine and NumPy.
+    A small CNN reaches 0.2 to 0.9 after 15 epochs, depending on its parameters: room that digits do not leave.
+
+    Integers and a raw bit stream only, so that it is the same set on every machine and with every NumPy.
     """
     count = len(digits)
     noise = _raw(HARD_SEED, (count, HARD_SIZE, HARD_SIZE))
     rows, columns, contrast = _raw(HARD_SEED + 1, (3, count))
     free = HARD_SIZE - digits.shape[2] + 1
-    canvas = (noise % 96 + (noise >> 32) % 96).astype(np.int64)  # triangular, mean 95
+    canvas = (noise % 32 + (noise >> 32) % 32).astype(np.int64)  # triangular, mean 31
     for image in range(count):
         top, left = int(rows[image] % free), int(columns[image] % free)
-        strength = 4 + int(contrast[image] % 7)  # ink is 64 to 160 of 255 above the ground
+        strength = 6 + int(contrast[image] % 7)  # ink is at most 96 to 192 above the ground
         canvas[image, top : top + 8, left : left + 8] += digits[image, 0].astype(np.int64) * strength
     return np.minimum(canvas, 255).astype(np.uint8)[:, None]
 
@@ -110,8 +112,8 @@ def _contents(name: str, images: Array, targets: Array, spec: DataSpec, known: O
 
 def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> Contents:
     pixels = known.images * int(np.prod(known.shape))
-    # scikit-learn parses the text of the whole set into 8 bytes a pixel, twice for a moment
-    memory.refuse_above(name, 16 * pixels, available, "hand the data over as a folder of IDX files or CIFAR batches")
+    # scikit-learn parses the text of the whole set into 4 bytes a pixel, twice for a moment
+    memory.refuse_above(name, 8 * pixels, available, "hand the data over as a folder of IDX files or CIFAR batches")
     images, targets = _fetched(name, known)
     width = int(np.prod(known.shape))
     if images.ndim != 2 or images.shape[1] != width or not len(images) or images.min() < 0 or not images.max() <= 255:
@@ -125,7 +127,12 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
     try:
         with _patience(), warnings.catch_warnings(), _nothing_left(_home()):
             warnings.simplefilter("ignore")  # about retries; the end of them is told below
-            bunch = fetch_openml(known.name, version=1, as_frame=False, cache=True, n_retries=0)
+            # The types are ours because scikit-learn 1.9's own break with pandas 3.1 (scikit-learn#34892).
+            width = int(np.prod(known.shape))
+            types = {**dict.fromkeys(range(width), np.float32), width: str}
+            bunch = fetch_openml(
+                known.name, version=1, as_frame=False, cache=True, n_retries=1, read_csv_kwargs={"dtype": types}
+            )
     except MemoryError:
         raise
     except Exception as error:  # the network, the server, the cache and the parser all raise what they like

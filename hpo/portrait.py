@@ -1,0 +1,217 @@
+"""The winner looked at: what its first filters and maps show, what it confuses, and where it errs most.
+
+Plain arrays in, figures out, so that only the process with the model needs torch: it makes a Portrait and saves it; the
+report opens it at any time. Empty arrays leave their figure out.
+
+    C channels, H x W pixels, K classes, F filters, n samples, m mistakes
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hpo.core import Report
+from hpo.drawing import ACCENT, INK, MUTED, SERIES, SMALL, Picture, canvas
+from hpo.figures import spread
+from hpo.wording import number
+
+MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
+Array = NDArray[np.generic]
+
+
+def _none() -> Array:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What there is to see of one trained model.
+
+    filters (F, C, h, w); samples (n, C, H, W) with maps (n, F, h, w), the first layer's output for them; confusion (K,
+    K) counts, rows are the truth; mistakes (m, C, H, W), worst first, with truth, guess, confidence (m,). classes:
+    names, empty for regression, where truth and guess are numbers and confidence stays empty.
+    """
+
+    trial: int
+    classes: tuple[str, ...] = ()
+    filters: Array = field(default_factory=_none)
+    samples: Array = field(default_factory=_none)
+    maps: Array = field(default_factory=_none)
+    confusion: Array = field(default_factory=_none)
+    mistakes: Array = field(default_factory=_none)
+    truth: Array = field(default_factory=_none)
+    guess: Array = field(default_factory=_none)
+    confidence: Array = field(default_factory=_none)
+
+    def save(self, path: Path) -> None:
+        """One .npz without pickle; written, then renamed."""
+        part = path.with_name(f".{path.name}.part")
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trial", "classes")}
+        with part.open("wb") as file:
+            np.savez_compressed(
+                file, trial=np.array(self.trial), classes=np.array(self.classes, dtype=np.str_), **arrays
+            )
+        os.replace(part, path)
+
+    @classmethod
+    def open(cls, path: Path) -> Portrait:
+        with np.load(path, allow_pickle=False) as arrays:
+            rest = {name: arrays[name] for name in arrays.files if name not in ("trial", "classes")}
+            return cls(int(arrays["trial"]), tuple(str(name) for name in arrays["classes"]), **rest)
+
+
+def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
+    """The figures there is something to draw of; reports: the winner's, for its learning curves."""
+    who = f"trial {portrait.trial}"
+    drawn = [
+        Picture("winner-learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
+        Picture(
+            "winner-confusion", f"Confusion matrix of {who}", lambda: confusion(portrait.confusion, portrait.classes)
+        ),
+        Picture("winner-mistakes", f"Worst mistakes of {who}", lambda: mistakes(portrait)),
+        Picture("winner-filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
+        Picture("winner-maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, portrait.maps)),
+    ]
+    parts = (
+        len(reports) > 1,
+        portrait.confusion.size,
+        portrait.mistakes.size,
+        portrait.filters.size,
+        portrait.maps.size,
+    )
+    return [picture for picture, there in zip(drawn, parts, strict=True) if there]
+
+
+def learning(reports: Sequence[Report]) -> Figure:
+    """Losses on the left, the other validation metrics that lie in [0, 1] on the right."""
+    names = [name for name in reports[-1].metrics if all(name in report.metrics for report in reports)]
+    losses = [name for name in names if name.endswith("_loss")]
+    shares = [
+        n for n in names if n.startswith("val_") and n not in losses and all(0 <= r.metrics[n] <= 1 for r in reports)
+    ]
+    groups = [group for group in (losses, shares) if group]
+    figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+    for place, group in enumerate(groups):
+        axes = figure.add_subplot(1, len(groups), place + 1)
+        axes.tick_params(length=0)
+        _lines(axes, reports, group)
+    return figure
+
+
+def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
+    epochs = [report.epoch for report in reports]
+    lines = [[report.metrics[name] for report in reports] for name in names]
+    flat = [value for line in lines for value in line if np.isfinite(value)]
+    gap = (max(flat) - min(flat)) * 0.075 if flat else 0.0
+    ends = [line[-1] if np.isfinite(line[-1]) else 0.0 for line in lines]
+    for place, (name, line, end) in enumerate(zip(names, lines, spread(ends, gap), strict=True)):
+        colour = SERIES[place % len(SERIES)]
+        axes.plot(epochs, line, color=colour, lw=1.8)
+        axes.annotate(
+            name, (epochs[-1], end), (5, 0), textcoords="offset points", color=colour, va="center", fontsize=SMALL
+        )
+    axes.set_xlabel("epoch")
+
+
+def confusion(counts: Array, classes: Sequence[str]) -> Figure:
+    """Rows are the truth, columns what the model said; shade is the share of the row, mistakes stand out."""
+    table = np.asarray(counts, dtype=float)
+    size = len(table)
+    side = min(max(2.6, 0.36 * size + 0.9), 6.5)
+    figure, axes = canvas(side, side)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    right = np.eye(size, dtype=bool)
+    strength = np.where(right, shares * 0.85, np.minimum(shares * 3, 0.9))
+    tint = np.where(right[..., None], to_rgb(ACCENT), to_rgb(SERIES[1]))
+    axes.imshow(np.dstack([tint, strength]), interpolation="none")
+    for row, column in np.argwhere(table > 0) if size <= 20 else ():
+        ink = "#ffffff" if strength[row, column] > 0.5 else INK  # white in the dark too: tints are no variables
+        text = f"{table[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
+    marks = range(0, size, max(1, size // 25))
+    axes.set_xticks(marks, [classes[i] for i in marks], rotation=90 if max(map(len, classes), default=0) > 3 else 0)
+    axes.set_yticks(marks, [classes[i] for i in marks])
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="the model says", ylabel="truth", aspect="equal")
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    return figure
+
+
+def mistakes(portrait: Portrait) -> Figure:
+    """The images the model was most wrong about, with what they are and what it said."""
+    shown = range(min(len(portrait.mistakes), MOST_MISTAKES))
+    titles = [_mistake(portrait, i) for i in shown]
+    return _gallery([portrait.mistakes[i] for i in shown], titles, columns=8, tall=1.48)
+
+
+def _mistake(portrait: Portrait, i: int) -> str:
+    truth, guess = portrait.truth[i], portrait.guess[i]
+    if not portrait.classes:
+        return f"is {number(float(truth))}\nsaid {number(float(guess))}"
+    sure = f" {float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
+    return f"is {portrait.classes[int(truth)]}\nsaid {portrait.classes[int(guess)]}{sure}"
+
+
+def filters(weights: Array) -> Figure:
+    """Each filter of the first layer, averaged over its channels unless they are colours; grey is zero."""
+    some = np.asarray(weights, dtype=float)[:MOST_FILTERS]
+    if some.shape[1] != 3:
+        some = some.mean(axis=1, keepdims=True)
+    top = np.abs(some).max() or 1.0
+    return _gallery(list(some / top / 2 + 0.5), [""] * len(some), columns=16, limits=(0.0, 1.0))
+
+
+def feature_maps(samples: Array, maps: Array) -> Figure:
+    """One row a sample: the image, then what the first layers' filters make of it."""
+    rows = min(len(samples), 4)
+    columns = 1 + min(maps.shape[1], MOST_MAPS)
+    images, titles = [], []
+    for i in range(rows):
+        images += [samples[i], *(maps[i, j][None] for j in range(columns - 1))]
+        titles += [("image", *(f"{j}" for j in range(columns - 1)))[k] if i == 0 else "" for k in range(columns)]
+    return _gallery(images, titles, columns=columns, tall=1.26)
+
+
+def _gallery(
+    images: Sequence[Array],
+    titles: Sequence[str],
+    columns: int,
+    tall: float = 1.12,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Small images (C, h, w) side by side, pixels left sharp; each on its own scale unless limits are given.
+
+    tall: the height of a row in widths of an image, so that titles have room.
+    """
+    columns = min(columns, max(len(images), 1))
+    rows = -(-len(images) // columns)
+    wide = columns * 1.08
+    figure = Figure(figsize=(width := min(7.6, 0.95 * columns), rows * tall * width / wide))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for place, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left, top = place % columns * 1.08, place // columns * tall + tall - 1.04
+        low, high = limits or (None, None)
+        extent = (left, left + 1, top + 1, top)
+        axes.imshow(_visible(image), cmap="gray", vmin=low, vmax=high, interpolation="none", extent=extent)
+        axes.text(left, top - 0.05, title, fontsize=7.5, color=MUTED, va="bottom")
+    axes.set(xlim=(-0.02, wide), ylim=(rows * tall, 0), aspect="auto")
+    return figure
+
+
+def _visible(image: Array) -> NDArray[np.float64]:
+    """(C, h, w) as imshow wants it: colour scaled to [0, 1], anything else the mean of its channels."""
+    values = np.asarray(image, dtype=float)
+    if len(values) != 3:
+        return np.asarray(values.mean(axis=0))
+    low, high = values.min(), values.max()
+    return np.asarray(np.moveaxis((values - low) / ((high - low) or 1.0), 0, -1))

@@ -1,0 +1,52 @@
+"""What must hold of every study, whatever happened to it. Called after every fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from hpo.core import Ended, Event, Params, Reported, Started, State, Study, training_key, training_seed
+from hpo.search import Identity
+
+
+def identity(prefix_safe: bool = True) -> Identity:
+    def name(params: Params, repeat: int) -> tuple[str, int]:
+        seed = training_seed(0, params, repeat)
+        return training_key(params, seed, {"machine": "test"}, prefix_safe), seed
+
+    return name
+
+
+def check(events: Sequence[Event], trials: int | None = None, resting: bool = True) -> Study:
+    """Replay the events and check the invariants of a study. trials: exactly so many were started."""
+    study = Study(events)
+    assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
+    assert trials is None or len(study.trials) == trials, (len(study.trials), trials)
+    assert not (resting and study.running), study.running
+    assert Counter(type(e) for e in events)[Started] == len(study.trials)
+    ends = Counter(event.trial for event in events if isinstance(event, Ended))
+    assert all(count == 1 for count in ends.values()), ends
+    reports = Counter((e.training, e.report.epoch) for e in events if isinstance(e, Reported))
+    assert all(count == 1 for count in reports.values()), [item for item in reports.items() if item[1] > 1]
+    for training in study.trainings.values():
+        assert [report.epoch for report in training.reports] == list(range(1, len(training.reports) + 1))
+    for trial in study.trials:
+        assert trial.reports == study.trainings[trial.training].reports[: trial.epoch]
+        assert (trial.state is not State.COMPLETE) or trial.epoch == trial.epochs
+        assert trial.epoch <= trial.until <= trial.epochs
+    points = Counter((tuple(sorted(trial.params.items())), trial.repeat) for trial in study.trials)
+    assert all(count == 1 for count in points.values()), [item for item in points.items() if item[1] > 1]
+    return study
+
+
+def params_of(study: Study) -> list[Params]:
+    return [trial.params for trial in study.trials]
+
+
+def until(condition: Callable[[], bool], tick: Callable[[], object], most: int = 10_000) -> None:
+    """Tick until the condition holds; a bound on ticks, not on time."""
+    for _ in range(most):
+        if condition():
+            return
+        tick()
+    raise AssertionError("the condition never held")

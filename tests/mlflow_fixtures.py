@@ -1,0 +1,296 @@
+"""An MLflow that is a dict and misbehaves when told to, made-up events, and what must hold of a delivery."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from hpo.core import (
+    Closed,
+    Continued,
+    Ended,
+    Event,
+    Goal,
+    Opened,
+    Outcome,
+    Paused,
+    Report,
+    Reported,
+    Retried,
+    Scored,
+    Started,
+    State,
+    Study,
+)
+from hpo.courier import Courier
+from hpo.delivery import Delivery, Found, Gone, Outage
+from hpo.mlflow_runs import Change, Feed, Point, Progress, Run, finite
+
+GOAL = Goal("val_accuracy")
+ENVIRONMENT = {"commit": "0123abc", "host": "somewhere"}
+
+
+# -- an MLflow in memory -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Kept:
+    """A run as the fake keeps it."""
+
+    name: str
+    tags: dict[str, str]
+    started: int
+    status: str = "RUNNING"
+    ended: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    deleted: bool = False
+
+
+class FakeMlflow:
+    """The server's side. faults of the calls: "" none, "before" nothing is done, "after" done and not answered."""
+
+    def __init__(self, faults: Iterator[str] = iter(())) -> None:
+        self.runs: dict[str, Kept] = {}
+        self.faults = faults
+        self.calls = 0
+        self.away = False
+        self._ids = (f"run{number}" for number in itertools.count())
+
+    def connect(self, uri: str = "", experiment: str = "", tags: Mapping[str, str] | None = None) -> FakeStore:
+        if self.away:
+            raise Outage("connection refused")
+        return FakeStore(self)
+
+    def call(self, work: Callable[[], str | None]) -> str:
+        self.calls += 1
+        fault = "before" if self.away else next(self.faults, "")
+        if fault == "before":
+            raise Outage("500 from a fake")
+        done = work()
+        if fault == "after":
+            raise Outage("timed out")
+        return done or ""
+
+    def make(self, run: Run) -> str:
+        made = next(self._ids)
+        self.runs[made] = Kept(run.name, dict(run.tags), run.started)
+        return made
+
+    def change(self, run: str, change: Change) -> None:
+        if run not in self.runs:
+            raise Gone(run)
+        kept = self.runs[run]
+        kept.deleted = False
+        for name, text in change.params.items():
+            assert kept.params.setdefault(name, text) == text, "a param never changes"
+        kept.points += [point for point in change.points if not any(same(point, old) for old in kept.points)]
+        kept.tags.update(change.tags)
+        if change.status is not None:
+            kept.status, kept.ended = change.status, change.ended
+
+    def alive(self) -> list[Kept]:
+        return [run for run in self.runs.values() if not run.deleted]
+
+
+def same(one: Point, other: Point) -> bool:
+    """NaN is itself, as in MLflow's tables."""
+    return repr(one) == repr(other)
+
+
+class FakeStore:
+    """delivery.Store over a FakeMlflow."""
+
+    def __init__(self, server: FakeMlflow) -> None:
+        self.server, self.experiment, self.refused = server, "1", 0
+
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
+        self.server.call(lambda: None)
+        wanted = [
+            Found(run, dict(kept.tags), kept.deleted)
+            for run, kept in self.server.runs.items()
+            if tags.items() <= kept.tags.items() and status in (None, kept.status)
+        ]
+        return sorted(wanted, key=lambda found: found.deleted)
+
+    def create(self, run: Run) -> str:
+        return self.server.call(lambda: self.server.make(run))
+
+    def write(self, run: str, change: Change) -> None:
+        if change.params or change.points or change.tags or change.status:
+            self.server.call(lambda: self.server.change(run, change))
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        content = path.read_bytes()
+        self.server.call(lambda: self.server.runs[run].files.update({f"{folder}/{path.name}".lstrip("/"): content}))
+
+    def remove(self, run: str) -> None:
+        def delete() -> None:
+            self.server.runs[run].deleted = True
+
+        self.server.call(delete)
+
+    def close(self) -> None:
+        pass
+
+
+class ListJournal:
+    """A journal that is a list; grows under the reader's hands."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.list = events
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
+        yield from enumerate(self.list[after:], after + 1)
+
+    def close(self) -> None:
+        pass
+
+
+# -- made-up studies ---------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A driver without a strategy: turns any list of numbers into a legal list of events, one second apart."""
+
+    def __init__(self, epochs: int = 3, now: float = 1_700_000_000.0) -> None:
+        self.events: list[Event] = []
+        self.study = Study()
+        self.epochs, self.now = epochs, now
+        self.add(Opened(self.tick(), ENVIRONMENT))
+
+    def tick(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    def add(self, event: Event) -> None:
+        self.study.apply(event)
+        self.events.append(event)
+
+    def start(self, training: str | None = None, epochs: int | None = None, **params: float | str) -> int:
+        number, epochs = len(self.study), epochs or self.epochs
+        chosen = {"learning_rate": 0.1 / (number + 1), "act": "relu", **params, "epochs": epochs}
+        self.add(Started(self.tick(), number, chosen, 0, training or f"t{number}", 7, epochs))
+        return number
+
+    def report(self, trial: int, value: float | None = None) -> None:
+        training = self.study.trainings[self.study.trials[trial].training]
+        epoch = len(training.reports) + 1
+        metric = value if value is not None else ((trial * 37 + epoch * 11) % 100) / 100
+        metrics = {"val_accuracy": metric, "val_loss": 1 - metric}
+        self.add(Reported(training.key, Report(epoch, metrics, 0.5, self.tick())))
+
+    def end(self, trial: int, state: State = State.COMPLETE, outcome: Outcome = Outcome.OK, error: str = "") -> None:
+        self.add(Ended(self.tick(), trial, state, outcome, error))
+
+    def complete(self, **params: float | str) -> int:
+        """A trial from start to end."""
+        number = self.start(**params)
+        for _ in range(self.epochs):
+            self.report(number)
+        self.end(number)
+        return number
+
+    def close(self, reason: str = "budget") -> None:
+        for number in list(self.study.running):
+            self.add(Paused(self.tick(), number))
+        self.add(Closed(self.tick(), reason))
+
+    def act(self, choice: int) -> None:
+        """Any number is some legal act."""
+        running, what = list(self.study.running), choice % 8
+        trial = running[choice // 8 % len(running)] if running else None
+        if self.study.closed is not None:
+            self.add(Opened(self.tick(), ENVIRONMENT))
+        elif what == 0 or trial is None:
+            self.start(training="shared" if choice % 3 == 0 else None)
+        elif what <= 3:
+            if self.study.trials[trial].epoch < self.epochs:
+                self.report(trial)
+            else:
+                self.end(trial)
+        elif what == 4:
+            self.add(Paused(self.tick(), trial))
+            if choice % 16 > 7:
+                self.add(Continued(self.tick(), trial, self.epochs))
+        elif what == 5:
+            self.end(trial, State.FAILED, Outcome.NAN, "loss is not a number") if choice % 2 else self.end(
+                trial, State.PRUNED
+            )
+        elif what == 6:
+            key = self.study.trials[trial].training
+            self.add(Retried(self.tick(), key, self.study.attempts.get(key, 1) + 1, "the worker died"))
+        elif choice % 24 == 7:
+            self.close("interrupted" if choice % 2 else "budget")
+        else:
+            self.add(Scored(self.tick(), trial, {"test_accuracy": 0.5}))
+
+
+def scripted(choices: Sequence[int]) -> list[Event]:
+    script = Script()
+    for choice in choices:
+        script.act(choice)
+    return script.events
+
+
+studies = st.lists(st.integers(0, 1_000), max_size=40).map(scripted)
+
+
+# -- deliveries --------------------------------------------------------------------------------------------------
+
+
+def feed(folder: Path, **changes: object) -> Feed:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "journal.db").touch()
+    made = Feed(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def courier(server: FakeMlflow, one: Feed, events: list[Event], driver: str = "elsewhere:1") -> Courier:
+    delivery = Delivery(one, "target", "someone", driver, lambda path: ListJournal(events))
+    return Courier([delivery], server.connect, lambda: 1_800_000_000.0)
+
+
+def workspace() -> tempfile.TemporaryDirectory[str]:
+    """For a test of many examples: in memory where that is possible, because it is the disk that takes the time."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+
+
+def until_well(sender: Courier, live: bool, files: bool = False, most: int = 200) -> None:
+    for _ in range(most):
+        if sender.round(live, files):
+            return
+    raise AssertionError(f"still in trouble after {most} rounds: {sender.trouble}")
+
+
+def check_delivered(runs: Sequence[Kept], one: Feed, events: Sequence[Event], live: bool) -> None:
+    """What MLflow holds is what the events say: nothing missing, nothing doubled, every status right."""
+    study, progress, points = Study(), Progress(one.goal), []
+    for event in events:
+        study.apply(event)
+        points += progress.take(event, study)
+    parents = [run for run in runs if run.tags["hpo.kind"] == "study"]
+    children = {run.tags["hpo.trial"]: run for run in runs if run.tags["hpo.kind"] == "trial"}
+    assert len(parents) == 1
+    assert len(children) == len(runs) - 1 == len(study)
+    assert sorted(map(repr, parents[0].points)) == sorted(map(repr, dict.fromkeys(points)))
+    for trial in study.trials:
+        run = children[str(trial.number)]
+        expected = {("seconds", 0.5, r.epoch, round(r.time * 1000)) for r in trial.reports}
+        expected |= {
+            (n, repr(finite(v)), r.epoch, round(r.time * 1000)) for r in trial.reports for n, v in r.metrics.items()
+        }
+        got = [(p.name, 0.5 if p.name == "seconds" else repr(p.value), p.step, p.time) for p in run.points]
+        got = [row for row in got if not row[0].startswith("test_")]
+        assert len(got) == len(set(got))
+        assert set(got) == expected
+        assert run.params == {name: str(value) for name, value in trial.params.items()}
+        assert run.tags["hpo.state"] == str(trial.state) or run.tags["hpo.state"] == "interrupted"
+        assert live or run.status != "RUNNING"
+        assert (run.status == "FAILED") == (trial.state is State.FAILED)

@@ -1,0 +1,275 @@
+"""Proof before training: counted, blamed, proven, costed, and said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hpo.spec import StudySpec
+from torch import nn
+
+from hpo import spec as study_file
+from hpo.check import Findings, Input, Machine, check, lines
+from hpo.check_report import many, size, table
+from hpo.core import Params, Value
+from hpo.training.families import known, sizes
+from hpo.training.layers import Summary
+from hpo.training.memory import optimizer_states, peak
+from hpo.training.network import build
+from hpo.training.optimizers import rule
+from hpo.training.prove import disagreement, time_step
+
+DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
+
+THREE_BLOCKS = """
+  blocks: [1, 2, 3]
+  kernel_size: [3, 5]
+  padding: [valid, same]
+  pool: none
+  channels: [8, 16]
+  learning_rate: [1e-3, 1e-2]
+  epochs: 5
+"""
+
+
+def study(folder: Path, space: str, more: str = "") -> StudySpec:
+    path = folder / "study.yaml"
+    path.write_text(f"name: digits-cnn\ndata: digits\nsearch_space:{space}{more}", encoding="utf-8")
+    return study_file.load(path, known=known)
+
+
+@pytest.fixture
+def three_blocks(tmp_path: Path) -> StudySpec:
+    return study(tmp_path, THREE_BLOCKS)
+
+
+def test_every_configuration_of_a_small_space_is_looked_at_and_the_impossible_ones_are_counted(
+    three_blocks: StudySpec,
+) -> None:
+    """8 -> 4 -> 0 with kernel 5, 8 -> 6 -> 4 -> 2 with kernel 3: blocks 2 and 3 with 5 and no padding cannot be."""
+    found = check(three_blocks, DIGITS)
+    assert (found.size, found.grid) == (48, 48)
+    assert found.looked is not None
+    assert (found.looked.tried, found.looked.complete, found.looked.feasible) == (48, True, 40)
+    assert found.looked.architectures == 20
+    assert found.impossible == 8
+    assert [(share.what, share.count) for share in found.reasons] == [
+        ("kernel_size 5 without padding at block 2 on 8x8: map 0x0", 8)
+    ]
+
+
+def test_the_report_says_in_one_line_what_is_impossible_how_often_and_what_is_to_blame(three_blocks: StudySpec) -> None:
+    said = lines(check(three_blocks, DIGITS))
+    assert "impossible: 8 of 48 configurations, 17 %" in said
+    assert "  kernel_size 5 without padding at block 2 on 8x8: map 0x0; 8 of 48 configurations, 17 %" in said
+    assert "  to blame: kernel_size 5: every impossible one has it; 8 of its 24 are impossible, 33 %" in said
+    assert "  to blame: padding valid: every impossible one has it; 8 of its 24 are impossible, 33 %" in said
+
+
+def test_what_has_no_part_in_it_is_not_blamed(three_blocks: StudySpec) -> None:
+    blamed = {(blame.name, blame.value) for blame in check(three_blocks, DIGITS).blames}
+    assert blamed == {("kernel_size", 5), ("padding", "valid")}
+
+
+def test_a_parameter_of_a_block_is_not_blamed_for_the_blocks_existence(tmp_path: Path) -> None:
+    space = """
+  blocks: [1, 4]
+  channels: {choices: [8, 16], per: block}
+  kernel_size: 3
+  epochs: 5
+"""
+    found = check(study(tmp_path, space), DIGITS)
+    assert [(blame.name, blame.value, blame.always) for blame in found.blames] == [("blocks", 4, True)]
+
+
+def test_a_continuous_learning_rate_does_not_keep_the_architectures_from_being_counted(tmp_path: Path) -> None:
+    space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}")
+    found = check(study(tmp_path, space), DIGITS)
+    assert found.size is None
+    assert isinstance(found.grid, str)
+    assert "learning_rate" in found.grid
+    assert found.looked is not None
+    assert (found.looked.tried, found.looked.complete, found.impossible) == (24, True, 4)
+
+
+def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_path: Path) -> None:
+    space = """
+  blocks: [1, 2, 3]
+  channels: {min: 4, max: 64}
+  dense_units: {min: 4, max: 256}
+  kernel_size: {choices: [3, 5], per: block}
+  padding: valid
+  pool: none
+  epochs: 5
+"""
+    spec = study(tmp_path, space)
+    one, two = check(spec, DIGITS), check(spec, DIGITS)
+    assert one == two
+    assert one.looked is not None
+    assert (one.looked.tried, one.looked.complete) == (2_000, False)
+    assert 0 < one.impossible < 2_000
+
+
+def test_constraints_leave_out_what_they_say_and_are_no_impossibility(tmp_path: Path) -> None:
+    spec = study(tmp_path, THREE_BLOCKS, "constraints: ['model_parameters <= 20_000', 'channels <= 16']\n")
+    found = check(spec, DIGITS)
+    over = [p for p in spec.space.grid() if fits(p) and sizes("cnn", p, (1, 8, 8), 10).parameters > 20_000]
+    assert [(share.what, share.count) for share in found.excluded] == [("model_parameters <= 20_000", len(over))]
+    assert found.impossible == 8
+    assert found.looked is not None
+    assert found.looked.feasible == 40 - len(over)
+    assert found.needs is not None
+    assert found.needs.parameters.high <= 20_000
+
+
+def fits(params: Params) -> bool:
+    return params["padding"] == "same" or params["kernel_size"] == 3 or params["blocks"] == 1
+
+
+def test_a_space_in_which_nothing_can_be_trained_is_hopeless_and_says_so(tmp_path: Path) -> None:
+    found = check(study(tmp_path, "\n  kernel_size: [9, 11]\n  padding: valid\n  epochs: 5\n"), DIGITS)
+    assert found.hopeless
+    assert found.needs is None
+    assert any(line.startswith("warning: nothing of this can be trained") for line in lines(found))
+    assert found.blames == ()
+
+
+def test_every_architecture_is_proven_on_the_meta_device(three_blocks: StudySpec) -> None:
+    found = check(three_blocks, DIGITS, Machine(prove=disagreement))
+    assert found.proof is not None
+    assert (found.proof.networks, found.proof.disagreements) == (20, ())
+    assert any("20 built on torch's meta device, layer by layer; all agree" in line for line in lines(found))
+
+
+def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) -> None:
+    def prove(made: Summary) -> str | None:
+        return "block3.conv: torch gives (16, 3, 3), the formula (16, 2, 2)" if len(made.rows) > 9 else None
+
+    found = check(three_blocks, DIGITS, Machine(prove=prove))
+    assert found.proof is not None
+    assert 0 < len(found.proof.disagreements) < found.proof.networks
+    said = lines(found)
+    assert any("DISAGREE" in line for line in said)
+    assert "  block3.conv: torch gives (16, 3, 3), the formula (16, 2, 2)" in said
+
+
+def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks: StudySpec) -> None:
+    free, tight = check(three_blocks, DIGITS), check(three_blocks, DIGITS, Machine(memory=500_000))
+    assert free.impossible == tight.impossible
+    assert free.looked == tight.looked
+    assert free.needs is not None
+    assert tight.needs is not None
+    assert free.needs.over_memory == 0 < tight.needs.over_memory < 40
+    warnings = [line for line in lines(tight) if line.startswith("warning:")]
+    share = f"{tight.needs.over_memory} of 48 configurations, {100 * tight.needs.over_memory / 48:.0f} %"
+    assert warnings == [f"warning: {share} may need more than the 500 kB a worker can have; lower batch_size"]
+    assert not [line for line in lines(free) if line.startswith("warning:")]
+
+
+def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:
+    made = sizes("cnn", {}, (1, 8, 8), 10)
+    small, large = (peak(made, {"batch_size": n, "optimizer": "sgd"}) for n in (32, 64))
+    assert large - small == 32 * (made.kept + 8 * made.widest)
+    adam = peak(made, {"batch_size": 32, "optimizer": "adam"})
+    assert adam - small == 2 * 4 * made.parameters
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"optimizer": "rmsprop"},
+        {"optimizer": "rmsprop", "momentum": 0.5},
+    ],
+)
+def test_an_optimizer_keeps_as_many_numbers_a_weight_as_torchs_does(params: dict[str, Value]) -> None:
+    layers = [row.layer for row in sizes("cnn", {}, (1, 8, 8), 10).rows]
+    net = build(layers, (1, 8, 8))
+    update = rule(params, net)
+    nn.functional.cross_entropy(net(torch.randn(4, 1, 8, 8)), torch.arange(4)).backward()
+    update.update(1.0)
+    kept = [value for state in update.optimizer.state.values() for value in state.values()]
+    numbers = sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.numel() > 1)
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    assert numbers == optimizer_states(params) * weights
+
+
+def estimated(spec: StudySpec, **machine: object) -> Findings:
+    return check(spec, DIGITS, Machine(time_step=lambda params: 0.01, **machine))
+
+
+def test_the_time_is_trials_times_epochs_times_steps_over_workers(tmp_path: Path) -> None:
+    """1,200 images learnt from and 300 looked at are 1,300 / 32 steps of 10 ms; five epochs; 40 trials on two."""
+    space = THREE_BLOCKS + "  batch_size: 32\n  shift: [0, 1]\n"
+    found = estimated(study(tmp_path, space, "budget: {trials: 40}\n"), workers=2)
+    assert found.estimate is not None
+    assert found.estimate.trial_seconds == pytest.approx(5 * 1_300 / 32 * 0.01)
+    assert found.estimate.seconds == pytest.approx(40 / 2 * 5 * 1_300 / 32 * 0.01)
+    assert "time: at most about 41 s: 40 trials, 2.0 s a trial (10 to 10 ms a step), 2 workers" in lines(found)
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials"),
+    [("{trials: 10}", 10), ("{total_epochs: 60}", 12), ("{time: 10s}", 5), ("{trials: 1000}", 48)],
+)
+def test_whichever_limit_is_reached_first_bounds_the_time(tmp_path: Path, budget: str, trials: int) -> None:
+    found = estimated(study(tmp_path, THREE_BLOCKS + "  batch_size: 32\n", f"budget: {budget}\n"))
+    assert found.estimate is not None
+    assert found.estimate.trials == trials
+    assert found.estimate.seconds <= trials * found.estimate.trial_seconds + 1e-9
+
+
+def test_only_possible_configurations_are_timed(tmp_path: Path) -> None:
+    timed: list[Params] = []
+    spec = study(tmp_path, THREE_BLOCKS)
+    check(spec, DIGITS, Machine(time_step=lambda params: timed.append(params) or 0.01))
+    assert len(timed) == 5
+    assert all(fits(params) for params in timed)
+
+
+def test_real_steps_can_be_timed(tmp_path: Path) -> None:
+    spec = study(tmp_path, "\n  blocks: [1]\n  channels: [4]\n  optimizer: [sgd, adamw]\n  epochs: 1\n")
+    found = check(spec, DIGITS, Machine(time_step=time_step("cnn", DIGITS.shape, DIGITS.outputs)))
+    assert found.estimate is not None
+    assert found.estimate.step_seconds.low > 0
+
+
+def test_of_a_users_own_model_only_the_space_is_known(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def net(params, shape, classes): ...\n", encoding="utf-8")
+    found = check(study(tmp_path, "\n  width: [1, 2, 3]\n  epochs: 2\n", "model: mine:net\n"), DIGITS)
+    assert (found.size, found.looked, found.needs, found.hopeless) == (3, None, None, False)
+    assert "architecture: your own code builds it, so nothing is known of its shapes before training" in lines(found)
+
+
+def test_the_layers_of_the_largest_network_are_shown_in_columns() -> None:
+    made = sizes("cnn", {"blocks": 1, "dense_layers": 0}, (1, 8, 8), 10)
+    assert table(made) == [
+        "input              1x8x8",
+        "block1.conv        16x8x8    160 parameters  9,216 multiply-adds",
+        "block1.activation  16x8x8",
+        "block1.pool        16x4x4",
+        "flatten            256",
+        "output             10      2,570 parameters  2,560 multiply-adds",
+    ]
+
+
+def test_sizes_are_written_as_people_write_them() -> None:
+    assert [size(n) for n in (12, 4_300, 512_000_000, 1_400_000_000, 64e9)] == [
+        "12 bytes",
+        "4.3 kB",
+        "512 MB",
+        "1.4 GB",
+        "64 GB",
+    ]
+    assert many(2_592, "configuration") == "2,592 configurations"
+    assert many(10**31, "point") == "about 10^31 points"
+    assert many(10**400, "point") == "about 10^400 points"
+
+
+def test_checking_imports_no_torch() -> None:
+    code = "import sys, hpo.check; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,485 @@
+"""Splits, statistics, digests and the memory map that workers share."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpo.errors import BadInput, EnvironmentFailed
+from hpo.sections import DataSpec, Split
+from hpo.training import data, saving, splits
+from hpo.training.data import Dataset, load
+from hpo.training.moments import EPSILON, standards
+from hpo.training.sources.contents import TEST, TRAIN, VAL
+
+DIGITS = DataSpec("digits")
+SHARES = (0.7, 0.15, 0.15)
+
+
+def npz(folder: Path, images: np.ndarray, targets: np.ndarray, **wishes: object) -> DataSpec:
+    np.savez(folder / "d.npz", X=images, y=targets)
+    return replace(DataSpec(str(folder / "d.npz")), **wishes)  # type: ignore[arg-type]
+
+
+def some(folder: Path, count: int = 60, **wishes: object) -> DataSpec:
+    images = np.random.RandomState(0).randint(0, 256, (count, 5, 4)).astype(np.uint8)
+    return npz(folder, images, np.arange(count) % 3, **wishes)
+
+
+def standardized(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
+    """What the net is fed with."""
+    scale = 255 if dataset.images.dtype == np.uint8 else 1
+    block = dataset.images[indices].astype(np.float64) / scale
+    return (block - dataset.mean[:, None, None]) / dataset.std[:, None, None]
+
+
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    counts=st.lists(st.integers(3, 40), min_size=1, max_size=8),
+    shares=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0.05, 1)),
+    seed=st.integers(0, 2**64),
+)
+def test_every_image_is_in_one_part_and_every_class_in_each_in_proportion(
+    counts: list[int], shares: tuple[float, float, float], seed: int
+) -> None:
+    strata = np.repeat(np.arange(len(counts)), counts)
+    parts = splits.split(strata, None, shares, seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(strata)))
+    for indices, share in zip(parts, shares, strict=True):
+        assert (np.diff(indices) > 0).all()
+        there = np.bincount(strata[indices], minlength=len(counts))
+        assert (there >= 1).all()
+        wanted = np.array(counts) * share / sum(shares)
+        if (wanted > 2).all() and min(shares) / sum(shares) * min(counts) > 2:
+            assert (np.abs(there - wanted) < 2).all()
+            assert abs(there.sum() - wanted.sum()) < 2  # rounding does not add up over classes
+
+
+@given(strata=st.lists(st.integers(0, 2), min_size=30, max_size=60), seed=st.integers(0, 1000), data=st.data())
+def test_a_part_that_came_with_the_data_stays_and_only_train_is_cut(
+    strata: list[int], seed: int, data: st.DataObject
+) -> None:
+    given_part = data.draw(st.sampled_from([VAL, TEST]))
+    groups = np.array(strata)
+    parts = np.where(np.arange(len(groups)) % 4 == 0, given_part, TRAIN).astype(np.int8)
+    if min(np.bincount(groups[parts == TRAIN], minlength=3)[np.unique(groups)]) < 2:
+        with pytest.raises(splits.TooFew):
+            splits.split(groups, parts, SHARES, seed)
+        return
+    made = splits.split(groups, parts, SHARES, seed)
+    assert made[given_part].tolist() == np.flatnonzero(parts == given_part).tolist()
+    assert sorted(np.concatenate(made)) == list(range(len(groups)))
+    assert all(len(part) for part in made)
+
+
+def test_a_share_of_zero_makes_an_empty_part() -> None:
+    train, val, test = splits.split(np.zeros(10, int), None, (0.8, 0.2, 0), 0)
+    assert (len(train), len(val), len(test)) == (8, 2, 0)
+
+
+def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
+    strata = np.arange(300) % 4
+    first, again, other = (splits.split(strata, None, SHARES, seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_the_random_order_is_the_same_with_every_numpy() -> None:
+    assert splits.order(10, 0, 1).tolist() == ORDER
+
+
+ORDER = [7, 4, 5, 1, 9, 8, 6, 2, 0, 3]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6), share=st.floats(0.05, 0.99), seed=st.integers(0, 1000)
+)
+def test_a_sample_has_its_size_keeps_proportions_and_what_a_split_needs(
+    sizes: list[int], share: float, seed: int
+) -> None:
+    strata = np.repeat(np.arange(len(sizes)), sizes)
+    limit = max(1, int(share * len(strata)))
+    least = [min(3, size) for size in sizes]
+    if limit < sum(least):
+        with pytest.raises(splits.TooFew) as caught:
+            splits.sample(strata, None, limit, 3, seed)
+        assert caught.value.least == sum(least)
+        return
+    picked = splits.sample(strata, None, limit, 3, seed)
+    assert len(set(picked.tolist())) == len(picked) == limit
+    assert (np.diff(picked) > 0).all()
+    kept = np.bincount(strata[picked], minlength=len(sizes))
+    assert (kept >= least).all()
+    assert (kept <= sizes).all()
+
+
+def test_regression_is_stratified_by_tenths_of_the_target() -> None:
+    targets = np.random.RandomState(0).permutation(1000).astype(np.float32) ** 3
+    train, val, test = splits.split(splits.strata(targets, True), None, SHARES, 0)
+    for part, share in ((train, 0.7), (val, 0.15), (test, 0.15)):
+        tenths = np.histogram(np.cbrt(targets[part]), np.linspace(0, 1000, 11))[0]
+        assert np.abs(tenths - 100 * share).max() <= 1
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_statistics_are_those_of_the_training_split_alone(tmp_path: Path) -> None:
+    spec = some(tmp_path)
+    before = load(spec, 0)
+    images = before.images[:, 0].copy()
+    images[np.concatenate([before.val, before.test])] = 0
+    after = load(npz(tmp_path, images, before.targets), 0)
+    assert np.array_equal(before.train, after.train)
+    assert np.array_equal(before.mean, after.mean)
+    assert np.array_equal(before.std, after.std)
+    fed = standardized(after, after.train)
+    assert abs(fed.mean()) < 1e-6
+    assert abs(fed.std() - 1) < 1e-4
+
+
+@settings(max_examples=50)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+    offset=st.sampled_from([0, 1e3]),
+    seed=st.integers(0, 100),
+)
+def test_moments_are_numpys_with_epsilon_under_the_root(shape: tuple[int, ...], offset: float, seed: int) -> None:
+    random = np.random.RandomState(seed)
+    for images, scale in (
+        (random.randint(0, 256, shape).astype(np.uint8), 255),
+        ((random.standard_normal(shape) + offset).astype(np.float32), 1),
+    ):
+        train = np.arange(0, len(images), 2)
+        mean, std = standards(images, train)
+        exact = images[train].astype(np.float64) / scale
+        assert np.allclose(mean, exact.mean(axis=(0, 2, 3)), rtol=1e-6, atol=1e-7)
+        assert np.allclose(std, np.sqrt(exact.var(axis=(0, 2, 3)) + EPSILON), rtol=1e-5)
+
+
+def test_statistics_do_not_depend_on_how_images_are_cut_into_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = some(tmp_path)
+    whole = load(spec, 0)
+    monkeypatch.setattr("hpo.training.sources.contents.BLOCK_BYTES", 50)
+    pieces = load(spec, 0)
+    assert pieces.digest == whole.digest
+    assert np.array_equal(pieces.mean, whole.mean)
+    assert np.array_equal(pieces.std, whole.std)
+
+
+def test_constant_images_are_fed_as_zeros(tmp_path: Path) -> None:
+    for value in (np.uint8(9), np.float32(1e6)):
+        dataset = load(npz(tmp_path, np.full((9, 2, 2), value), np.arange(9) % 3), 0)
+        assert (dataset.std > 0).all()
+        assert np.abs(standardized(dataset, dataset.test)).max() < 1e-2
+
+
+def test_class_weights_make_every_class_count_the_same(tmp_path: Path) -> None:
+    targets = np.array([0] * 40 + [1] * 10 + [2] * 4)
+    dataset = load(npz(tmp_path, np.zeros((54, 2, 2), np.uint8), targets), 0)
+    weights = dataset.class_weights()
+    weighed = weights[dataset.targets[dataset.train]]
+    sums = [weighed[dataset.targets[dataset.train] == kind].sum() for kind in range(3)]
+    assert np.allclose(sums, sums[0])
+    assert np.isclose(weighed.mean(), 1)
+    assert weights.dtype == np.float32
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_in_proportion_and_by_seed() -> None:
+    dataset = load(DIGITS, 0)
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [1258, 270, 269]
+    assert (dataset.shape, dataset.outputs, dataset.name, dataset.folder) == ((1, 8, 8), 10, "digits", None)
+    assert dataset.digest == "8f0b560d4b0915463afb4946c25d3db2"
+    assert load(DIGITS, 0).digest == dataset.digest
+    assert load(DIGITS, 1).digest != dataset.digest
+
+
+def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -> None:
+    images, targets = np.random.RandomState(0).randint(0, 256, (60, 6, 4)).astype(np.uint8), np.arange(60) % 3
+    changed = images.copy()
+    changed[59, 5, 3] ^= 1
+    digests = [
+        load(npz(tmp_path, images, targets), 0).digest,
+        load(npz(tmp_path, changed, targets), 0).digest,
+        load(npz(tmp_path, images, np.roll(targets, 1)), 0).digest,
+        load(npz(tmp_path, images, np.array(["a", "b", "c"])[targets]), 0).digest,
+        load(npz(tmp_path, images.astype(np.float32), targets), 0).digest,
+        load(npz(tmp_path, images.reshape(60, 4, 6), targets), 0).digest,
+        load(npz(tmp_path, images, targets, resize=(6, 4)), 0).digest,
+        load(npz(tmp_path, images, targets, split=Split(0.5, 0.25, 0.25)), 0).digest,
+        load(npz(tmp_path, images, targets, limit=59), 0).digest,
+        load(npz(tmp_path, images, targets), 1).digest,
+    ]
+    assert len(set(digests)) == len(digests)
+    assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
+
+
+def test_a_limit_keeps_classes_in_proportion_and_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    spec = npz(tmp_path, np.arange(200, dtype=np.uint8).reshape(200, 1, 1), np.arange(200) % 4 // 3, limit=40)
+    dataset, again, other = load(spec, 0), load(spec, 0), load(spec, 1)
+    assert np.bincount(dataset.targets).tolist() == [30, 10]
+    assert np.array_equal(dataset.images, again.images)
+    assert not np.array_equal(dataset.images, other.images)
+    assert load(replace(spec, limit=10**9), 0).images.shape[0] == 200
+
+
+def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (100, 50)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    spec = DataSpec(str(tmp_path))
+    assert load(spec, 0, memory=8 * 3 * 100 * 50).shape == (3, 50, 100)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BadInput, match=r"needs 117 KiB of memory, got 117 KiB; set data\.resize or data\.limit"):
+        load(spec, 0, memory=8 * 3 * 100 * 50 - 1)
+    monkeypatch.undo()
+    assert load(replace(spec, resize=(5, 5)), 0, memory=1000).shape == (3, 5, 5)
+    assert len(load(replace(spec, limit=6), 0, memory=6 * 3 * 100 * 50).images) == 6
+
+
+def test_large_data_are_decoded_into_a_file_that_leaves_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = some(tmp_path)
+    small = load(spec, 0)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(data, "MAPPED_BYTES", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    large = load(spec, 0)
+    assert isinstance(large.images, np.memmap)
+    assert large.digest == small.digest
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    spec = some(tmp_path)
+    monkeypatch.setattr(data, "_mapped", full)
+    monkeypatch.setattr(data, "MAPPED_BYTES", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(EnvironmentFailed) as caught:
+        load(spec, 0)
+    assert (
+        str(caught.value) == f"{tmp_path}: needs 1.17 KiB of disk, got No space left on device; make room or set TMPDIR"
+    )
+
+
+def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Path) -> None:
+    some(tmp_path)
+    code = """
+import sys
+from hpo.sections import DataSpec
+from hpo.training.data import load
+load(DataSpec(sys.argv[1]), 0)
+print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if name in sys.modules])
+load(DataSpec("digits"), 0)
+print([name for name in ("torch", "mlflow", "optuna") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "d.npz")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert told.stdout == "[]\n[]\n"
+
+
+# -- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def same(one: Dataset, other: Dataset) -> bool:
+    arrays = ("images", "targets", "train", "val", "test", "mean", "std")
+    plain = ("name", "classes", "digest", "resize", "shape", "outputs")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays) and all(
+        getattr(one, name) == getattr(other, name) for name in plain
+    )
+
+
+@pytest.mark.parametrize("wishes", [{}, {"resize": (2, 3)}, {"regression": True}, {"split": Split(0.8, 0.2, 0.0)}])
+def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(wishes: dict[str, object], tmp_path: Path) -> None:
+    dataset = load(some(tmp_path, **wishes), 3)
+    opened = dataset.save(tmp_path / "below" / "saved")
+    assert same(opened, dataset)
+    assert same(Dataset.open(tmp_path / "below" / "saved"), dataset)
+    assert opened.folder == tmp_path / "below" / "saved"
+    assert opened.images.dtype == dataset.images.dtype
+    assert isinstance(opened.images, np.memmap)
+    assert not opened.images.flags.writeable
+    assert sorted(path.name for path in (tmp_path / "below").iterdir()) == ["saved"]
+
+
+def test_workers_share_one_copy_of_the_images(tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (400, 300, 300)).astype(np.uint8)
+    load(npz(tmp_path, images, np.arange(400) % 2), 0).save(tmp_path / "saved")
+    code = """
+import sys
+from pathlib import Path
+from hpo.training.data import Dataset
+dataset = Dataset.open(Path(sys.argv[1]))
+dataset.images.sum()
+kinds = {line.split()[0]: int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.endswith("kB\\n")}
+print(kinds["Private_Dirty:"] + kinds["Anonymous:"])
+"""
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("only Linux tells private from shared memory")
+    command = [sys.executable, "-c", code]
+    sizes = [
+        int(
+            subprocess.run(
+                [*command, str(folder)], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+            ).stdout
+        )
+        for folder in (load(DIGITS, 0).save(tmp_path / "small").folder, tmp_path / "saved")
+    ]
+    assert sizes[1] - sizes[0] < 10_000  # of 36,000 KB of images
+
+
+def test_saving_the_same_again_keeps_what_is_there_and_other_data_replace_it(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    first = load(some(tmp_path), 0)
+    mapped = first.save(folder)
+    written = (folder / "images.npy").stat().st_ino
+    first.save(folder)
+    assert (folder / "images.npy").stat().st_ino == written
+    other = load(some(tmp_path), 1)
+    other.save(folder)
+    assert same(Dataset.open(folder), other)
+    assert np.array_equal(mapped.train, first.train)  # an open map stays what it was
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.npz", "saved"]
+
+
+@pytest.mark.parametrize("name", ["images.npy", "targets.npy", "dataset.json"])
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_a_damaged_folder_is_said_and_saving_again_mends_it(name: str, content: bytes | None, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    dataset = load(some(tmp_path), 0)
+    dataset.save(folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(whole[: len(whole) // 2] if content == b"half" else content)
+    with pytest.raises(EnvironmentFailed) as caught:
+        Dataset.open(folder)
+    assert str(caught.value) == f"{folder}: is no saved data set or is damaged; delete the folder and run again"
+    assert same(dataset.save(folder), dataset)
+
+
+def test_a_saved_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    load(some(tmp_path), 0).save(tmp_path / "saved")
+    with (tmp_path / "saved" / "targets.npy").open("wb") as file:
+        np.save(file, np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(EnvironmentFailed):
+        Dataset.open(tmp_path / "saved")
+
+
+def _save_often(source: str, folder: Path, times: int) -> None:
+    dataset = load(DataSpec(source), 0)
+    for _ in range(times):
+        dataset.save(folder)
+        Dataset.open(folder)
+
+
+def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path: Path) -> None:
+    dataset = load(some(tmp_path), 0)
+    folder = tmp_path / "below" / "saved"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_save_often, args=(str(tmp_path / "d.npz"), folder, 5)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert same(Dataset.open(folder), dataset)
+    assert [path.name for path in folder.parent.iterdir()] == ["saved"]
+
+
+def test_two_that_replace_the_same_folder_take_turns(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    one, other = load(some(tmp_path), 0), load(some(tmp_path), 1)
+    one.save(folder)
+
+    def slow(made: Path) -> None:
+        other._write(made)
+        one.save(folder)  # somebody else puts something there meanwhile
+
+    saving.put(folder, slow, lambda there: data._digest_at(there) == other.digest)
+    assert same(Dataset.open(folder), other)
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    left, living = (tmp_path / f"{saving._mine()}{pid}-x" for pid in (int(dead.stdout), os.getpid()))
+    for folder in (left, living):
+        (folder / "new").mkdir(parents=True)
+    load(some(tmp_path), 0).save(tmp_path / "saved")
+    assert not left.exists()
+    assert living.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentFailed) as caught:
+        load(some(tmp_path), 0).save(tmp_path / "file" / "saved")
+    where = tmp_path / "file" / "saved"
+    assert (
+        str(caught.value) == f"{where}: cannot be written, got File exists; make room there or choose another --state"
+    )
+
+
+def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    spec = some(tmp_path)
+    first = load(spec, 0, cache)
+    assert first.folder is not None
+    assert first.folder.parent == cache
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "find", lambda *_: pytest.fail("read again"))
+        assert same(load(spec, 0, cache), first)
+    assert load(spec, 1, cache).digest != first.digest
+    assert load(replace(spec, limit=50), 0, cache).digest != first.digest
+    changed = load(some(tmp_path, 63), 0, cache)
+    assert len(changed.images) == 63
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_damaged_cache_is_mended(tmp_path: Path) -> None:
+    spec = some(tmp_path)
+    first = load(spec, 0, tmp_path / "cache")
+    assert first.folder is not None
+    (first.folder / "val.npy").unlink()
+    assert same(load(spec, 0, tmp_path / "cache"), first)
+
+
+def test_what_is_saved_holds_no_path_of_this_machine(tmp_path: Path) -> None:
+    load(some(tmp_path), 0).save(tmp_path / "saved")
+    told = (tmp_path / "saved" / "dataset.json").read_text()
+    assert str(tmp_path) not in told
+    assert set(json.loads(told)) == {"name", "classes", "mean", "std", "digest", "resize"}
+
+
+def test_a_data_set_of_small_arrays_can_be_sent_to_a_worker() -> None:
+    dataset = load(DIGITS, 0)
+    assert same(pickle.loads(pickle.dumps(dataset)), dataset)

@@ -1,0 +1,281 @@
+"""The contract every executor passes, and what only real processes can show."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fakes
+import laws
+import pytest
+
+from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested
+from hpo.errors import EnvironmentFailed
+from hpo.execution import checkpoints
+from hpo.execution.inline import InlineExecutor
+from hpo.execution.local import LocalExecutor
+from hpo.execution.simulated import SimulatedExecutor
+from hpo.training.failure import TrainingFailed
+
+PARAMS = {"learning_rate": 0.01, "epochs": 8}
+
+
+def local(fake: fakes.Fake, slots: int = 1, **more: object) -> LocalExecutor:
+    executor = LocalExecutor(slots, **more)  # type: ignore[arg-type]
+    executor.begin([fake])
+    return executor
+
+
+MAKERS: dict[str, Callable[[fakes.Fake], Executor]] = {
+    "inline": lambda fake: InlineExecutor(fake.train),
+    "local": local,
+    "simulated": lambda fake: SimulatedExecutor(fake.train, 1),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[fakes.Fake], Executor]]:
+    made: list[Executor] = []
+
+    def maker(fake: fakes.Fake = fakes.Fake()) -> Executor:
+        made.append(MAKERS[request.param](fake))
+        return made[-1]
+
+    yield maker
+    for executor in made:
+        executor.close()
+
+
+def job(folder: Path, key: str = "a", start: int = 0, until: int = 8, known: int | None = None, limits: Limits = Limits()) -> Job:
+    return Job(key, PARAMS, 7, start, until, start if known is None else known, folder / "trainings", limits)
+
+
+def listen(executor: Executor, ends: int = 1) -> list[Message]:
+    """All messages until so many jobs have ended."""
+    messages: list[Message] = []
+    laws.until(
+        lambda: sum(not isinstance(m, Reported) for m in messages) >= ends,
+        lambda: messages.extend(executor.wait(1.0)),
+        most=120,
+    )
+    return messages
+
+
+def epochs(messages: list[Message]) -> list[int]:
+    return [message.report.epoch for message in messages if isinstance(message, Reported)]
+
+
+def test_a_job_reports_every_epoch_once_in_order_and_then_rests(make: Callable[..., Executor], tmp_path: Path) -> None:
+    executor = make()
+    executor.submit(job(tmp_path, until=5))
+    messages = listen(executor)
+    assert epochs(messages) == [1, 2, 3, 4, 5]
+    assert messages[-1] == Rested("a")
+    assert all(m.report.save is None for m in messages if isinstance(m, Reported))
+
+
+def test_a_rested_training_goes_on_where_it_was(make: Callable[..., Executor], tmp_path: Path) -> None:
+    executor = make()
+    executor.submit(job(tmp_path, until=3))
+    first = listen(executor)
+    executor.submit(job(tmp_path, start=3, until=6))
+    second = listen(executor)
+    assert epochs(first + second) == [1, 2, 3, 4, 5, 6]
+    total = second[-2].report.metrics["total"]  # type: ignore[union-attr]
+    assert total == sum(range(1, 7))
+
+
+def test_trainings_may_take_turns_on_one_worker(make: Callable[..., Executor], tmp_path: Path) -> None:
+    executor = make()
+    for start in (0, 2, 4):
+        for key in ("a", "b"):
+            executor.submit(job(tmp_path, key, start, start + 2))
+            assert epochs(listen(executor)) == [start + 1, start + 2]
+
+
+def test_a_stop_lets_the_epoch_finish(make: Callable[..., Executor], tmp_path: Path) -> None:
+    executor = make(fakes.Fake(pause=0.02))
+    executor.submit(job(tmp_path))
+    messages: list[Message] = []
+    laws.until(lambda: bool(epochs(messages)), lambda: messages.extend(executor.wait(1.0)), most=60)
+    executor.stop("a")
+    messages += listen(executor)
+    assert isinstance(messages[-1], Rested)
+    assert epochs(messages) == list(range(1, len(epochs(messages)) + 1))
+    assert len(epochs(messages)) < 8
+
+
+def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], tmp_path: Path) -> None:
+    executor = make()
+    executor.submit(Job("a", {**PARAMS, "epochs": 3}, 7, 0, 5, 0, tmp_path / "trainings"))
+    assert listen(executor)[-1] == Rested("a", exhausted=True)
+
+
+@pytest.mark.parametrize(
+    ("mischief", "outcome"), [("nan", Outcome.NAN), ("diverged", Outcome.DIVERGED), ("oom", Outcome.OOM), ("raise", Outcome.CRASHED)]
+)
+def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
+    make: Callable[..., Executor], tmp_path: Path, mischief: str, outcome: Outcome
+) -> None:
+    executor = make(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3))
+    executor.submit(job(tmp_path))
+    messages = listen(executor)
+    broke = messages[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.outcome, broke.lost) == (outcome, False)
+    assert epochs(messages) == [1, 2]
+    assert "\n" not in broke.error
+    if mischief == "raise":
+        assert "a bug of the user" in Path(broke.place).read_text()
+    executor.submit(job(tmp_path, "b", until=2))
+    assert epochs(listen(executor)) == [1, 2]
+
+
+def test_failed_trainings_survive_pickling() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(TrainingFailed(Outcome.NAN, "why")))
+    assert (error.outcome, str(error)) == (Outcome.NAN, "why")
+
+
+# -- real processes
+
+
+@pytest.mark.parametrize("mischief", ["kill", "exit", "segfault"])
+def test_a_dead_worker_takes_only_its_own_job_with_it(tmp_path: Path, mischief: str) -> None:
+    executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3, pause=0.01), 2)
+    try:
+        executor.submit(job(tmp_path, "a"))
+        executor.submit(job(tmp_path, "b"))
+        messages = listen(executor, ends=2)
+        lost = [message for message in messages if isinstance(message, Broke)]
+        assert lost
+        assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
+        for message in lost:
+            executor.submit(job(tmp_path, message.training, start=2))
+        assert sum(isinstance(message, Rested) for message in listen(executor, ends=len(lost))) == len(lost)
+        assert len(executor.pids()) == 2
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize("mischief", ["hang", "stop"])
+def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(tmp_path: Path, mischief: str) -> None:
+    executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=2))
+    limits = Limits(report_seconds=0.5)
+    try:
+        executor.submit(job(tmp_path, limits=limits))
+        broke = listen(executor)[-1]
+        assert isinstance(broke, Broke)
+        assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, True)
+        executor.submit(job(tmp_path, start=1, limits=limits))
+        assert isinstance(listen(executor)[-1], Rested)
+    finally:
+        executor.close()
+
+
+def test_a_training_over_its_time_limit_ends_as_timeout(tmp_path: Path) -> None:
+    executor = local(fakes.Fake(pause=0.2))
+    try:
+        executor.submit(job(tmp_path, limits=Limits(trial_seconds=0.5)))
+        broke = listen(executor)[-1]
+        assert isinstance(broke, Broke)
+        assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, False)
+        executor.submit(job(tmp_path, "b", until=1))
+        assert isinstance(listen(executor)[-1], Rested)
+    finally:
+        executor.close()
+
+
+def test_a_memory_limit_hurts_only_who_exceeds_it(tmp_path: Path) -> None:
+    executor = local(fakes.Fake(witness=tmp_path / "witness", mischief="leak", at=3))
+    try:
+        executor.submit(job(tmp_path, limits=Limits(memory_bytes=400_000_000)))
+        broke = listen(executor)[-1]
+        assert isinstance(broke, Broke)
+        assert (broke.outcome, broke.lost) == (Outcome.OOM, False)
+        pids = executor.pids()
+        executor.submit(job(tmp_path, "b", until=2))
+        assert isinstance(listen(executor)[-1], Rested)
+        assert executor.pids() == pids
+    finally:
+        executor.close()
+
+
+def test_a_trainer_that_prints_without_end_hurts_nobody(tmp_path: Path) -> None:
+    executor = local(fakes.Fake(mischief="print", at=2))
+    try:
+        executor.submit(job(tmp_path, until=3))
+        assert epochs(listen(executor)) == [1, 2, 3]
+    finally:
+        executor.close()
+
+
+def test_every_report_that_arrived_has_its_checkpoint(tmp_path: Path) -> None:
+    executor = local(fakes.Fake(pause=0.005))
+    try:
+        executor.submit(job(tmp_path))
+        for message in listen(executor):
+            if isinstance(message, Reported):
+                path = checkpoints.path(tmp_path / "trainings", "a", message.report.epoch)
+                assert json.loads(path.read_text())["epoch"] == message.report.epoch
+    finally:
+        executor.close()
+
+
+def test_a_trainer_that_cannot_be_made_is_one_line() -> None:
+    executor = LocalExecutor(1)
+    executor.begin([_broken_factory])
+    try:
+        with pytest.raises(EnvironmentFailed, match="no recipe"):
+            listen(executor)
+    finally:
+        executor.close()
+
+
+def _broken_factory() -> object:
+    raise RuntimeError("no recipe")
+
+
+DRIVER = """
+import sys, time
+sys.path[:0] = {paths}
+import fakes
+from hpo.execution.local import LocalExecutor
+executor = LocalExecutor(2)
+executor.begin([fakes.Fake()])
+print(*executor.pids(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_die_with_their_driver() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(paths=[p for p in sys.path if p])], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    with driver.stdout:
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+    assert len(pids) == 2
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    for pid in pids:
+        laws.until(lambda pid=pid: not _alive(pid), lambda: os.sched_yield(), most=10_000_000)
+
+
+def test_close_leaves_no_process(tmp_path: Path) -> None:
+    executor = local(fakes.Fake(pause=0.5), 2)
+    pids = executor.pids()
+    executor.submit(job(tmp_path))
+    executor.close()
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,417 @@
+"""The loop's laws: resuming, taking turns, prefixes; its failures; and what it must learn."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import bars, digits, job, numbers, slopes
+
+from hpo.core import Outcome, Params, Report, Train
+from hpo.errors import BadInput
+from hpo.execution import checkpoints
+from hpo.training import loop
+from hpo.training.evaluation import load_network, predictions, score
+from hpo.training.loop import Recipe, TrainingFailed
+
+EVERYTHING: Params = {
+    "blocks": 2,
+    "channels": 4,
+    "batch_norm": "before",
+    "conv_dropout": 0.2,
+    "dropout": 0.2,
+    "dense_units": 8,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "learning_rate": 0.02,
+    "l1": 1e-4,
+    "l2": 1e-3,
+    "clip": 1.0,
+    "label_smoothing": 0.1,
+    "schedule": "exponential",
+    "warmup": 2,
+    "batch_size": 16,
+    "shift": 1,
+    "flip": True,
+    "rotation": 10.0,
+    "erase": 0.1,
+    "epochs": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bars(tmp_path_factory.mktemp("data") / "bars", channels=3)
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path) -> Recipe:
+    return Recipe("cnn", "cross_entropy", folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def train(recipe: Recipe) -> Train:
+    return recipe()
+
+
+def trained(train: Train, params: Params, place: Path, start: int = 0, seed: int = 11) -> list[Report]:
+    """All epochs, each saved."""
+    reports = []
+    for report in train(job(params, place, start, seed)):
+        checkpoints.write(place, "made-up", report)
+        reports.append(report)
+    return reports
+
+
+def state(place: Path, epoch: int) -> dict[str, object]:
+    return torch.load(checkpoints.path(place, "made-up", epoch), weights_only=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Equal bit for bit, tensors in nested containers included."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))  # type: ignore[arg-type]
+    return one == other
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"optimizer": "adam", "schedule": "cosine"}, {"optimizer": "adamw"}, {"optimizer": "rmsprop"}]
+)
+def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(train: Train, tmp_path: Path, change: Params) -> None:
+    params = {name: value for name, value in {**EVERYTHING, **change}.items() if change == {} or name != "nesterov"}
+    whole = trained(train, params, tmp_path / "whole")
+    for killed in range(1, 5):
+        place = tmp_path / f"killed{killed}"
+        reports: list[Report] = []
+        for report in train(job(params, place)):
+            checkpoints.write(place, "made-up", report)
+            reports.append(report)
+            if report.epoch == killed:
+                break
+        reports += trained(train, params, place, start=killed)
+        assert [report.epoch for report in reports] == [1, 2, 3, 4, 5]
+        assert [numbers(report) for report in reports] == [numbers(report) for report in whole]
+        assert same(state(place, 5), state(tmp_path / "whole", 5))
+
+
+def test_a_recurrent_training_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    train = Recipe("rnn", "cross_entropy", folder, "cpu")()
+    params = {"cell": "lstm", "rnn_layers": 2, "rnn_dropout": 0.3, "hidden_size": 8, "epochs": 3, "bidirectional": True}
+    whole = trained(train, params, tmp_path)
+    assert [numbers(r) for r in trained(train, params, tmp_path, start=1)] == [numbers(r) for r in whole[1:]]
+
+
+def test_trainings_that_take_turns_do_not_notice_each_other(train: Train, tmp_path: Path) -> None:
+    other = {**EVERYTHING, "optimizer": "adam", "batch_size": 8}
+    alone = [numbers(report) for params in (EVERYTHING, other) for report in train(job(params, tmp_path))]
+    first, second = train(job(EVERYTHING, tmp_path)), train(job(other, tmp_path))
+    turns = [(next(first), next(second)) for _ in range(5)]
+    assert [numbers(a) for a, _ in turns] + [numbers(b) for _, b in turns] == alone
+
+
+def test_the_random_state_of_the_process_neither_matters_nor_changes(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    once = [numbers(report) for report in train(job(EVERYTHING, tmp_path))]
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    assert [numbers(report) for report in train(job(EVERYTHING, tmp_path))] == once
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_another_seed_is_another_training(train: Train, tmp_path: Path) -> None:
+    one, other = ([numbers(r) for r in train(job(EVERYTHING, tmp_path, seed=seed))] for seed in (1, 2))
+    assert one != other
+
+
+def test_an_epoch_does_not_depend_on_how_many_follow(train: Train, tmp_path: Path) -> None:
+    short, long = ([numbers(r) for r in train(job({**EVERYTHING, "epochs": n}, tmp_path))] for n in (2, 5))
+    assert short == long[:2]
+
+
+def test_with_cosine_it_does(train: Train, tmp_path: Path) -> None:
+    params = {**EVERYTHING, "schedule": "cosine", "warmup": 0}
+    short, long = ([numbers(r) for r in train(job({**params, "epochs": n}, tmp_path))] for n in (2, 5))
+    assert short != long[:2]
+
+
+def test_a_recipe_survives_the_way_to_a_worker(recipe: Recipe, train: Train, tmp_path: Path) -> None:
+    there = pickle.loads(pickle.dumps(recipe))
+    assert there == recipe
+    assert numbers(next(there()(job(EVERYTHING, tmp_path)))) == numbers(next(train(job(EVERYTHING, tmp_path))))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint"])
+def test_a_checkpoint_that_cannot_be_read_costs_time_and_no_result(
+    train: Train, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = trained(train, EVERYTHING, tmp_path)
+    checkpoints.path(tmp_path, "made-up", 2).write_bytes(damage)
+    again = [numbers(report) for report in train(job(EVERYTHING, tmp_path, start=2))]
+    assert again == [numbers(report) for report in whole[2:]]
+    assert "training epochs 1 to 2 again" in caplog.text
+
+
+def test_a_checkpoint_that_is_not_there_costs_time_and_no_result(train: Train, tmp_path: Path) -> None:
+    whole = [numbers(report) for report in train(job(EVERYTHING, tmp_path))]
+    assert [numbers(report) for report in train(job(EVERYTHING, tmp_path, start=3))] == whole[3:]
+
+
+def test_a_report_has_the_metrics_people_ask_for(train: Train, tmp_path: Path) -> None:
+    report = next(train(job(EVERYTHING, tmp_path)))
+    wanted = {"train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "train_skill"}
+    assert wanted <= report.metrics.keys()
+    assert all(type(value) is float for value in report.metrics.values())
+    assert report.seconds > 0
+
+
+def test_closing_the_generator_stops_the_training(train: Train, tmp_path: Path) -> None:
+    running = train(job(EVERYTHING, tmp_path))
+    next(running)
+    assert isinstance(running, Iterator)
+    running.close()  # type: ignore[attr-defined]
+    assert list(running) == []
+
+
+# -- what is read of a checkpoint --------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_scored_as_its_report_was(recipe: Recipe, train: Train, tmp_path: Path) -> None:
+    report = trained(train, EVERYTHING, tmp_path)[-1]
+    path = checkpoints.path(tmp_path, "made-up", 5)
+    found = score(recipe, EVERYTHING, path, "val")
+    assert found == {name: report.metrics[name] for name in found}
+    assert set(score(recipe, EVERYTHING, path)) == {name.replace("val", "test") for name in found}
+
+
+def test_predictions_are_probabilities_of_each_row_and_agree_with_the_score(
+    recipe: Recipe, train: Train, tmp_path: Path
+) -> None:
+    trained(train, EVERYTHING, tmp_path)
+    path = checkpoints.path(tmp_path, "made-up", 5)
+    made = predictions(recipe, EVERYTHING, path)
+    np.testing.assert_allclose(made.outputs.sum(1), 1, rtol=1e-5)
+    accuracy = (made.outputs.argmax(1) == made.targets).mean()
+    assert accuracy == pytest.approx(score(recipe, EVERYTHING, path)["test_accuracy"])
+    assert len(set(made.rows.tolist())) == len(made.rows)
+
+
+def test_a_loaded_network_takes_standardized_images(recipe: Recipe, train: Train, folder: Path, tmp_path: Path) -> None:
+    trained(train, EVERYTHING, tmp_path)
+    path = checkpoints.path(tmp_path, "made-up", 5)
+    network = load_network(recipe, EVERYTHING, path)
+    assert not network.training
+    data = loop.setup(recipe).data.dataset
+    mean, std = data.mean[:, None, None], data.std[:, None, None]
+    pixels = ((data.images[data.test] / 255 - mean) / std).astype(np.float32)
+    with torch.inference_mode():
+        given_ = network(torch.from_numpy(pixels)).softmax(1).numpy()
+    np.testing.assert_allclose(given_, predictions(recipe, EVERYTHING, path).outputs, atol=1e-5)
+
+
+# -- batches -----------------------------------------------------------------------------------------------------
+
+
+@given(rows=st.integers(1, 500), batch_size=st.integers(1, 100))
+def test_batches_deal_out_every_row_and_leave_none_alone(rows: int, batch_size: int) -> None:
+    sizes = loop._sizes(rows, batch_size)
+    assert sum(sizes) == rows
+    assert max(sizes) <= batch_size + 1
+    assert batch_size == 1 or rows == 1 or min(sizes) > 1
+
+
+def test_a_last_batch_of_one_does_not_break_batch_norm(train: Train, tmp_path: Path) -> None:
+    params = {"blocks": 3, "channels": 4, "batch_norm": "before", "batch_size": 16, "epochs": 1}  # 49 = 3 * 16 + 1; maps 1x1
+    assert len(list(train(job(params, tmp_path)))) == 1
+
+
+def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
+    recipe: Recipe, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = loop.setup(recipe)
+    learner = loop._fresh(ready, job({**EVERYTHING, "shift": 0, "erase": 0.0, "flip": False, "rotation": 0.0}, tmp_path))
+    orders = []
+    for most in (1, 2**13, 2**30):
+        monkeypatch.setattr(loop, "CHUNK_BYTES", most)
+        generator = torch.Generator().manual_seed(4)
+        batches = list(loop._shuffled(learner, ready.data, loop._sizes(49, 16), generator))
+        assert [len(images) for images, _ in batches] == [16, 16, 17]
+        orders.append(torch.cat([images for images, _ in batches]))
+    assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
+    there = ready.data.pixels(ready.data.splits["train"]).flatten(1)
+    assert sorted(map(tuple, orders[0].flatten(1).tolist())) == sorted(map(tuple, there.tolist()))
+
+
+def test_training_images_are_standardized(recipe: Recipe) -> None:
+    data = loop.setup(recipe).data
+    images = data.pixels(data.splits["train"])
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+# -- failures ----------------------------------------------------------------------------------------------------
+
+
+def failure(train: Train, params: Params, place: Path) -> TrainingFailed:
+    with pytest.raises(TrainingFailed) as caught:
+        list(train(job(params, place)))
+    return caught.value
+
+
+WILD: Params = {"blocks": 1, "channels": 4, "optimizer": "sgd", "batch_size": 16}
+
+
+def test_numbers_that_overflow_are_nan(train: Train, tmp_path: Path) -> None:
+    found = failure(train, {**WILD, "learning_rate": 1e30}, tmp_path)
+    assert found.outcome is Outcome.NAN
+    assert str(found) == "train_loss is not finite in epoch 1, learning rate 1e+30"
+
+
+def test_a_loss_far_above_its_start_for_two_epochs_is_divergence(train: Train, tmp_path: Path) -> None:
+    found = failure(train, {**WILD, "optimizer": "adam", "learning_rate": 30.0, "epochs": 8}, tmp_path)
+    assert found.outcome is Outcome.DIVERGED
+    assert "for 2 epochs, learning rate 30" in str(found)
+
+
+def test_divergence_is_remembered_across_a_resume(train: Train, tmp_path: Path) -> None:
+    params = {**WILD, "optimizer": "adam", "learning_rate": 30.0, "epochs": 8}
+    running = train(job(params, tmp_path))
+    checkpoints.write(tmp_path, "made-up", next(running))
+    with pytest.raises(TrainingFailed) as straight:
+        list(running)
+    with pytest.raises(TrainingFailed) as resumed:
+        list(train(job(params, tmp_path, start=1)))
+    assert straight.value.text == resumed.value.text
+
+
+def test_an_impossible_network_is_invalid_with_its_layer(train: Train, tmp_path: Path) -> None:
+    found = failure(train, {"blocks": 2, "kernel_size": 5, "padding": "valid"}, tmp_path)
+    assert found.outcome is Outcome.INVALID
+    assert "kernel_size 5 without padding at block 2" in str(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_too_little_memory_is_oom_and_leaves_the_worker_sound(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def short(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", short)
+        found = failure(train, EVERYTHING, tmp_path)
+    assert found.outcome is Outcome.OOM
+    assert str(found).startswith("out of memory: ")
+    assert found.__context__ is None  # else it would hold the frames, and they the tensors
+    assert len(list(train(job(EVERYTHING, tmp_path)))) == 5
+
+
+def test_memory_that_is_really_not_there_is_oom(train: Train, tmp_path: Path) -> None:
+    found = failure(train, {"blocks": 0, "dense_units": 2**44, "dense_layers": 1}, tmp_path)
+    assert found.outcome is Outcome.OOM
+
+
+def test_other_errors_are_not_disguised(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(loop, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        next(train(job(EVERYTHING, tmp_path)))
+
+
+def test_cross_entropy_of_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        Recipe("cnn", "cross_entropy", slopes(tmp_path / "slopes"), "cpu")()
+    expected = "loss: must be squared_error where the targets are numbers, got cross_entropy; write loss: squared_error"
+    assert str(caught.value) == expected
+
+
+# -- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_the_quadratic_cost_trains_classes_too(folder: Path, tmp_path: Path) -> None:
+    train = Recipe("cnn", "squared_error", folder, "cpu")()
+    reports = list(train(job({"channels": 8, "learning_rate": 0.01, "batch_size": 8, "epochs": 6}, tmp_path)))
+    assert reports[-1].metrics["val_accuracy"] > 0.8
+    assert 0 <= reports[-1].metrics["val_loss"] <= 2
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
+def test_class_weights_make_a_loss_of_each_class_alike(kind: str) -> None:
+    targets = torch.tensor([0] * 9 + [1])
+    weights = torch.tensor([10 / 18, 10 / 2])
+    weighted = loop.Loss(kind, 2, weights=weights)
+    outputs = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    each = [loop.Loss(kind, 2)(outputs[targets == k], targets[targets == k]) for k in (0, 1)]
+    torch.testing.assert_close(weighted(outputs, targets), torch.stack(each).mean())
+    torch.testing.assert_close(weighted.plain(outputs, targets), loop.Loss(kind, 2)(outputs, targets))
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
+def test_knowing_nothing_scores_the_chance_level(kind: str) -> None:
+    loss = loop.Loss(kind, 7)
+    assert loss(torch.zeros(5, 7), torch.arange(5)).item() == pytest.approx(loss.chance)
+    numbers_ = loop.Loss("squared_error", 1, spread=torch.tensor([2.0]))
+    assert numbers_(torch.zeros(2, 1), torch.tensor([[2.0], [-2.0]])).item() == pytest.approx(numbers_.chance)
+
+
+# -- what it must learn ------------------------------------------------------------------------------------------
+
+KNOWN: Params = {
+    "blocks": 2,
+    "channels": 32,
+    "convs_per_block": 1,
+    "batch_norm": "before",
+    "dense_units": 64,
+    "dropout": 0.3,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "batch_size": 64,
+    "shift": 1,
+    "epochs": 25,
+}
+
+
+def test_a_known_configuration_reaches_98_percent_on_digits(tmp_path: Path) -> None:
+    recipe = Recipe("cnn", "cross_entropy", digits(tmp_path / "digits"), "cpu")
+    *_, last = recipe()(job(KNOWN, tmp_path))
+    checkpoints.write(tmp_path, "made-up", last)
+    assert score(recipe, KNOWN, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.98
+
+
+def test_the_recurrent_family_reaches_95_percent_on_digits(tmp_path: Path) -> None:
+    params = {"cell": "gru", "hidden_size": 48, "learning_rate": 0.01, "batch_size": 64, "epochs": 8}
+    recipe = Recipe("rnn", "cross_entropy", digits(tmp_path / "digits"), "cpu")
+    *_, last = recipe()(job(params, tmp_path))
+    checkpoints.write(tmp_path, "made-up", last)
+    assert score(recipe, params, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.95
+
+
+def test_regression_beats_the_mean_predictor_and_answers_in_the_unit_of_its_targets(tmp_path: Path) -> None:
+    recipe = Recipe("cnn", "squared_error", slopes(tmp_path / "slopes"), "cpu")
+    params = {"blocks": 1, "channels": 8, "learning_rate": 0.01, "epochs": 8}
+    *_, last = recipe()(job(params, tmp_path))
+    assert last.metrics["val_r2"] > 0.8
+    assert last.metrics["val_mse"] < 20  # of targets with variance 100
+    checkpoints.write(tmp_path, "made-up", last)
+    made = predictions(recipe, params, checkpoints.path(tmp_path, "made-up", last.epoch))
+    assert made.outputs.mean() == pytest.approx(50, abs=3)

@@ -1,0 +1,307 @@
+"""Delivery to a real MLflow: its SQLite store, its server, and a server that misbehaves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow_fixtures import ListJournal, Script, check_delivered, feed, until_well
+from mlflow_real import MlflowClient, Proxy, Server, fresh_store, kept, mlflow_server, mlflow_store
+
+from hpo import tracking, views
+from hpo.core import Ended, Outcome, Report, Reported, State
+from hpo.courier import Courier
+from hpo.delivery import Delivery, Gone, Outage
+from hpo.mlflow_runs import Change, Feed, Point, Run
+from hpo.mlflow_uri import sqlite_uri
+
+__all__ = ["mlflow_server"]
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_behaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in tracking.ENVIRONMENT.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
+def sender_to(uri: str, one: Feed, script: Script) -> Courier:
+    delivery = Delivery(one, "target", "someone", "elsewhere:1", lambda path: ListJournal(script.events))
+    tags = views.tags(one.goal, one.columns)
+    return Courier([delivery], lambda: mlflow_store.connect(uri, one.experiment_name, tags), lambda: 1.8e9)
+
+
+def busy_script() -> Script:
+    """One trial of every fate, NaN and an infinity among the metrics."""
+    script = Script()
+    script.complete(dropout=0.25, note="")
+    number = script.start()
+    script.add(Reported("t1", Report(1, {"val_accuracy": math.nan, "val_loss": math.inf}, 0.5, script.tick())))
+    script.end(number, State.FAILED, Outcome.NAN, "val_loss is not a number at epoch 1")
+    script.start()
+    script.report(2)
+    script.end(2, State.PRUNED)
+    script.start()
+    script.report(3)
+    return script
+
+
+# -- the SQLite store ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_lands_in_sqlite_and_sending_it_again_adds_nothing(tmp_path: Path) -> None:
+    uri, script, one = fresh_store(tmp_path / "state"), busy_script(), feed(tmp_path / "run")
+    counts = []
+    for _ in range(2):
+        sender = sender_to(uri, one, script)
+        until_well(sender, live=False, most=1)
+        sender.close()
+        (tmp_path / "run" / "tracking.db").unlink()
+        database = sqlite3.connect(tmp_path / "state" / "mlflow.db")
+        tables = ("runs", "metrics", "params", "tags")
+        counts.append([database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables])
+        database.close()
+        check_delivered(kept(uri, "digits"), one, script.events, live=False)
+    assert counts[0] == counts[1]
+    assert counts[0][0] == 5
+
+
+def test_artifacts_lie_under_mlruns_beside_the_database(tmp_path: Path) -> None:
+    state = tmp_path / "a b#c 50% ü"
+    uri, script = fresh_store(state), busy_script()
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "best.png").write_bytes(b"png")
+    one = feed(
+        tmp_path / "run", texts={"study.yaml": "name: digits"}, artifacts=(tmp_path / "plots",), experiment="a/../b c"
+    )
+    sender = sender_to(uri, one, script)
+    until_well(sender, live=False, files=True, most=1)
+    sender.close()
+    found = [path.relative_to(state).as_posix() for path in sorted(state.rglob("*")) if path.is_file()]
+    artifacts = [name for name in found if name.startswith("mlruns/")]
+    assert [name.rpartition("/")[2] for name in artifacts] == ["best.png", "study.yaml"]
+    assert [name for name in found if name not in artifacts] == ["mlflow.db"]
+
+
+def test_what_was_deleted_in_the_ui_comes_back_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri, script, one = fresh_store(tmp_path / "state"), busy_script(), feed(tmp_path / "run")
+    client = MlflowClient(uri, uri)
+    sender = sender_to(uri, one, script)
+    until_well(sender, live=True, most=1)
+    experiment = client.get_experiment_by_name("digits")
+    for damage in ("run", "experiment", "everything"):
+        runs = client.search_runs([experiment.experiment_id])
+        if damage == "run":
+            client.delete_run(next(run.info.run_id for run in runs if run.data.tags.get("hpo.trial") == "3"))
+        else:
+            client.delete_experiment(experiment.experiment_id)
+        if damage == "everything":
+            for run in client.search_runs([experiment.experiment_id], run_view_type=2):
+                client._tracking_client.store._hard_delete_run(run.info.run_id)
+            client._tracking_client.store._hard_delete_experiment(experiment.experiment_id)
+        if script.study.trials[3].epoch < 3:
+            script.report(3)
+        else:
+            script.add(Ended(script.tick(), 3, State.COMPLETE))
+        until_well(sender, live=True, most=2)
+        check_delivered(kept(uri, "digits"), one, script.events, live=True)
+    sender.close()
+    said = [record.message for record in caplog.records if "restored" in record.message]
+    assert len(said) == 2
+
+
+def test_a_part_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = mlflow_store.connect(fresh_store(tmp_path), "x", {})
+    run = store.create(Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None))
+    store.write(run, Change(params={"a": "1"}))
+    store.write(
+        run, Change(params={"a": "2"}, points=[Point("m", 1.0, 1, 1)], tags={"t": "x"}, status="FINISHED", ended=2_000)
+    )
+    data = store._client.get_run(run)
+    assert (data.data.params, data.data.metrics, data.data.tags["t"]) == ({"a": "1"}, {"m": 1.0}, "x")
+    assert (data.info.status, store.refused) == ("FINISHED", 1)
+    assert "MLflow refuses the params" in caplog.text
+    store.close()
+
+
+def test_a_run_that_is_not_there_is_gone_and_a_corrupt_database_is_an_outage(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = mlflow_store.connect(fresh_store(tmp_path), "x", {})
+    with pytest.raises(Gone):
+        store.write("0" * 32, Change(tags={"a": "b"}))
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    database.execute("DROP TABLE tags")
+    database.close()
+    with pytest.raises(Outage, match="no such table: tags"):
+        store.create(Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None))
+    store.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_store_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / ".mlflow.db.new").write_bytes(b"half")
+    (tmp_path / ".mlflow.db.new-journal").write_bytes(b"half")
+    store = mlflow_store.connect(sqlite_uri(tmp_path / "mlflow.db"), "x", {})
+    store.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db"]
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+CROWD = """
+import os, sys, time
+from pathlib import Path
+from hpo import mlflow_store
+from hpo.mlflow_runs import Run
+from hpo.mlflow_uri import sqlite_uri
+
+def child(folder, number):
+    store = mlflow_store.connect(sqlite_uri(Path(folder) / "mlflow.db"), "crowd", {"who": str(number)})
+    store.create(Run(f"r{number}", {"hpo.kind": "trial"}, {}, "RUNNING", 1, None))
+
+for folder in sys.argv[1:]:
+    Path(folder).mkdir()
+    children = []
+    for number in range(8):
+        pid = os.fork()
+        if not pid:
+            try:
+                child(folder, number)
+            except BaseException as error:
+                print(repr(error), flush=True)
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    store = mlflow_store.connect(sqlite_uri(Path(folder) / "mlflow.db"), "crowd", {})
+    print(len(store.find({})), flush=True)
+"""
+
+
+def crowd(folders: list[Path]) -> str:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CROWD, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_eight_processes_at_once_on_a_fresh_folder(tmp_path: Path) -> None:
+    assert crowd([tmp_path / "one", tmp_path / "two"]) == "8\n8\n"
+
+
+@pytest.mark.slow
+def test_eight_processes_at_once_on_a_fresh_folder_twenty_times(tmp_path: Path) -> None:
+    assert crowd([tmp_path / str(number) for number in range(20)]) == "8\n" * 20
+
+
+# -- the server ----------------------------------------------------------------------------------------------------
+
+TROUBLES = {
+    "500": "API request to /api/2.0/mlflow/experiments/get-by-name failed: too many 500 error responses",
+    "429": "API request to /api/2.0/mlflow/experiments/get-by-name failed: too many 429 error responses",
+    "html": "",
+    "404 html": "",
+    "hang": "no answer in time",
+    "cut": "",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_server_in_trouble_loses_nothing_and_doubles_nothing(
+    mlflow_server: Server, tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if trouble == "hang" else "10")
+    name, proxy, script = f"trouble {trouble}", Proxy(mlflow_server.url), Script()
+    one = feed(tmp_path / "run", experiment=name, texts={"study.yaml": "name: digits"})
+    sender = sender_to(proxy.url, one, script)
+    proxy.mode = trouble  # away at the start,
+    assert not sender.round(live=True)
+    assert sender.trouble == f"{proxy.url}: {TROUBLES[trouble]}"
+    proxy.mode = ""
+    script.complete()
+    until_well(sender, live=True, most=3)
+    proxy.mode = trouble  # in the middle,
+    script.start()
+    script.report(1)
+    assert not sender.round(live=True)
+    assert not sender.round(live=True)
+    proxy.release.set()
+    proxy.mode = ""
+    until_well(sender, live=True, most=3)
+    script.report(1)
+    proxy.mode = trouble  # and at the end
+    assert not sender.round(live=False, files=True)
+    proxy.mode = ""
+    until_well(sender, live=False, most=3)
+    sender.close()
+    proxy.close()
+    check_delivered(kept(mlflow_server.url, name), one, script.events, live=False)
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    proxy = Proxy("http://127.0.0.1:9")
+    proxy.close()
+    script = Script()
+    sender = sender_to(proxy.url, feed(tmp_path), script)
+    assert not sender.round(live=True)
+    sender.close()
+    assert sender.trouble == f"{proxy.url}: connection refused"
+    assert capfd.readouterr().err.count("Traceback") == 0
+
+
+def test_artifacts_go_through_the_server(mlflow_server: Server, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>report")
+    texts = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}
+    one = feed(tmp_path / "run", experiment="artifacts", texts=texts, artifacts=(tmp_path / "report.html",))
+    sender = sender_to(mlflow_server.url, one, busy_script())
+    until_well(sender, live=False, files=True, most=1)
+    parent = sender.deliveries[0].parent
+    sender.close()
+    client = MlflowClient(mlflow_server.url)
+    assert [found.path for found in client.list_artifacts(parent)] == ["report.html", "search_spaces", "study.yaml"]
+
+
+def test_odd_values_survive_the_way_through_json(mlflow_server: Server, tmp_path: Path) -> None:
+    script, one = busy_script(), feed(tmp_path / "run", experiment="odd values")
+    sender = sender_to(mlflow_server.url, one, script)
+    until_well(sender, live=False, most=1)
+    sender.close()
+    assert sender.standing().refused == 0
+    check_delivered(kept(mlflow_server.url, "odd values"), one, script.events, live=False)
+
+
+# -- pieces --------------------------------------------------------------------------------------------------------
+
+pieces = st.builds(
+    Change,
+    params=st.dictionaries(st.text(max_size=5), st.just("1"), max_size=230),
+    points=st.integers(0, 2_300).map(lambda n: [Point("m", 0.0, i, i) for i in range(n)]),
+    tags=st.dictionaries(st.text(max_size=3), st.just("x"), max_size=30),
+)
+
+
+@given(pieces)
+def test_batches_hold_everything_once_within_the_limits_and_tags_come_last(change: Change) -> None:
+    batches = list(mlflow_store.batches(change))
+    assert [item for batch in batches for item in batch.params.items()] == list(change.params.items())
+    assert [point for batch in batches for point in batch.points] == list(change.points)
+    assert [dict(batch.tags) for batch in batches if batch.tags] == ([dict(change.tags)] if change.tags else [])
+    assert all(len(batch.params) <= 100 and len(batch.points) <= 1_000 for batch in batches)
+    assert all(len(batch.params) + len(batch.points) + len(batch.tags) <= 1_000 for batch in batches)
+    assert not change.tags or batches[-1].tags
+
+
+def test_mlflows_own_errors_stay_off_the_screen() -> None:
+    mlflow_store.quiet()
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)

@@ -1,0 +1,111 @@
+"""The spaces that ship: each loads, is complete, says its true size, and yields nothing but what can be trained."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hpo.spec import StudySpec
+
+from hpo import spec as study_file
+from hpo.training import cnn, dense, rnn
+from hpo.training.families import FAMILIES, feasible, known
+from hpo.training.parameters import TRAINING
+from hpo.training.reference import page
+
+ROOT = Path(__file__).parent.parent
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+MODELS = {"rnn": "rnn"}  # the others are of the convolutional network
+
+
+def loaded(path: Path, folder: Path) -> StudySpec:
+    file = folder / "study.yaml"
+    model = MODELS.get(path.stem, "cnn")
+    file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path}\n", encoding="utf-8")
+    return study_file.load(file, known=known)
+
+
+def bare(names: tuple[str, ...]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
+def test_the_spaces_of_the_notes_ship() -> None:
+    assert {path.stem for path in SPACES} >= {"cnn-small", "cnn", "rnn", "training-only"}
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_thousand_points_are_points_of_the_space_that_the_model_knows(path: Path, tmp_path: Path) -> None:
+    spec = loaded(path, tmp_path)
+    rng, table = random.Random(0), known(spec.model)
+    for _ in range(1_000):
+        params = spec.space.sample(rng)
+        assert spec.space.faults(params) == []
+        for name, value in params.items():
+            assert table[name.rpartition(".")[2]].fault(value) is None, (name, value)
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_the_size_as_a_grid_is_the_one_the_file_states(path: Path, tmp_path: Path) -> None:
+    stated = re.search(r"^# As a grid: ([\d,]+) points", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated is not None
+    assert stated[1] == f"{loaded(path, tmp_path).space.grid().size:,}"
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_parameter_exists_only_where_it_has_an_effect(path: Path, tmp_path: Path) -> None:
+    """Otherwise two points of the space would be one training, and the strategies would pay for it twice."""
+    spec = loaded(path, tmp_path)
+    rng, table = random.Random(1), known(spec.model)
+    for _ in range(300):
+        params = spec.space.sample(rng)
+        for name in params:
+            block, _, short = name.rpartition(".")
+            for condition in table[short].when:
+                own = f"{block}.{condition.name}"
+                value = params.get(own if own in params else condition.name, table[condition.name].default)
+                assert value in condition.allowed, (name, condition, params)
+
+
+def test_a_blocks_parameters_exist_only_when_the_block_does(tmp_path: Path) -> None:
+    spec, rng = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path), random.Random(2)
+    for _ in range(300):
+        params = spec.space.sample(rng)
+        blocks = {int(name[5:].partition(".")[0]) for name in params if "." in name}
+        assert blocks == set(range(1, int(params["blocks"]) + 1))
+
+
+def test_the_whole_cnn_names_every_parameter_there_is(tmp_path: Path) -> None:
+    assert bare(loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space.names) == set(cnn.PARAMETERS) | set(TRAINING)
+
+
+def test_the_rnn_space_names_every_parameter_of_the_model(tmp_path: Path) -> None:
+    assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(rnn.PARAMETERS)
+
+
+def test_training_only_searches_every_parameter_of_training_and_none_of_the_shape(tmp_path: Path) -> None:
+    space = loaded(ROOT / "search_spaces/training-only.yaml", tmp_path).space
+    assert bare(space.names) >= set(TRAINING)
+    searched = {name for name in space.names if name not in space.constants}
+    assert searched - set(TRAINING) == {"dropout", "conv_dropout"}
+
+
+@pytest.mark.parametrize("name", ["cnn-small", "training-only", "rnn"])
+def test_nothing_is_impossible_on_the_smallest_images(name: str, tmp_path: Path) -> None:
+    spec, rng = loaded(ROOT / f"search_spaces/{name}.yaml", tmp_path), random.Random(3)
+    for _ in range(300):
+        assert feasible(spec.model, spec.space.sample(rng), (1, 8, 8), 10) is None
+
+
+def test_the_whole_cnn_holds_all_activations_and_a_perceptron(tmp_path: Path) -> None:
+    space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
+    for activation in dense.ACTIVATIONS:
+        assert space.conflicts({"activation": activation}) == []
+    assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []
+
+
+def test_the_page_of_parameters_is_up_to_date_and_names_every_one() -> None:
+    written = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
+    assert written == page(), "run: python -m hpo.training.reference docs/parameters.md"
+    for family in FAMILIES:
+        for name in known(family):
+            assert f"| `{name}`" in written

@@ -1,0 +1,703 @@
+"""Every kind of source gives the pixels and labels that were put in, and runs nothing that is in a file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpo.errors import BadInput, EnvironmentFailed
+from hpo.sections import DataSpec
+from hpo.training.data import Dataset, load
+from hpo.training.sources import cifar, memory
+from hpo.training.sources.contents import chosen
+from hpo.training.sources.images import MOST_PIXELS, image_files, read_images
+from hpo.training.sources.pixels import resized, to_grey
+
+RANDOM = np.random.RandomState(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RANDOM.randint(0, 256, shape).astype(np.uint8)
+
+
+def by_pixels(dataset: Dataset) -> dict[bytes, str]:
+    """Image -> class name, whatever order the source has."""
+    assert dataset.classes is not None
+    return {
+        image.tobytes(): dataset.classes[target] for image, target in zip(dataset.images, dataset.targets, strict=True)
+    }
+
+
+def put(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+# -- a folder of images ----------------------------------------------------------------------------------------------
+
+
+def folder(root: Path, *names: str, count: int = 4, shape: tuple[int, ...] = (6, 5)) -> dict[bytes, str]:
+    told = {}
+    for name in names:
+        for number in range(count):
+            pixels = noise(*shape)
+            put(root / name / f"{number}.png", pixels)
+            channels_first = pixels.reshape(*shape[:2], -1).transpose(2, 0, 1)
+            told[channels_first.tobytes()] = Path(name).name
+    return told
+
+
+def test_a_folder_of_grey_images_gives_its_pixels_and_its_class_names(tmp_path: Path) -> None:
+    told = folder(tmp_path, "cat", "dog")
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert dataset.shape == (1, 6, 5)
+    assert dataset.classes == ("cat", "dog")
+    assert by_pixels(dataset) == told
+
+
+def test_a_folder_of_colour_images_keeps_three_channels(tmp_path: Path) -> None:
+    told = folder(tmp_path, "cat", "dog", shape=(6, 5, 3))
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert dataset.shape == (3, 6, 5)
+    assert by_pixels(dataset) == told
+
+
+def test_one_colour_image_among_grey_ones_makes_all_of_them_colour(tmp_path: Path) -> None:
+    folder(tmp_path, "cat", "dog")
+    put(tmp_path / "cat" / "red.png", noise(6, 5, 3))
+    assert load(DataSpec(str(tmp_path)), 0).shape == (3, 6, 5)
+    assert load(DataSpec(str(tmp_path), grey=True), 0).shape == (1, 6, 5)
+
+
+def test_images_of_different_sizes_become_one_size(tmp_path: Path) -> None:
+    folder(tmp_path, "cat")
+    folder(tmp_path, "dog", shape=(20, 31))
+    dataset = load(DataSpec(str(tmp_path), resize=(7, 9)), 0)
+    assert dataset.shape == (1, 7, 9)
+    assert dataset.resize == (7, 9)
+
+
+def test_a_given_test_split_stays_and_validation_is_cut_from_train(tmp_path: Path) -> None:
+    folder(tmp_path, "Train/cat", "Train/dog", count=10)
+    tested = folder(tmp_path, "Test/cat", "Test/dog", count=3)
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert {dataset.images[index].tobytes() for index in dataset.test} == set(tested)
+    assert (len(dataset.train), len(dataset.val)) == (16, 4)  # 0.7 : 0.15 of 20, at least one a class
+
+
+def test_given_train_validation_and_test_all_stay(tmp_path: Path) -> None:
+    told = {part: folder(tmp_path, f"{part}/cat", f"{part}/dog", count=2) for part in ("train", "valid", "test")}
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    for indices, part in ((dataset.train, "train"), (dataset.val, "valid"), (dataset.test, "test")):
+        assert {dataset.images[index].tobytes() for index in indices} == set(told[part])
+
+
+def test_hidden_files_and_what_systems_leave_are_ignored(tmp_path: Path) -> None:
+    told = folder(tmp_path, "cat", "dog")
+    for name in (".DS_Store", "cat/._0.png", "cat/Thumbs.db", "LICENSE.txt"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / ".git" / "objects").mkdir(parents=True)
+    assert by_pixels(load(DataSpec(str(tmp_path)), 0)) == told
+
+
+def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
+    told = folder(tmp_path, "cat", "dog")
+    put(tmp_path / "cat" / "wild" / "lynx.png", noise(6, 5))
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert len(dataset.images) == len(told) + 1
+    assert np.bincount(dataset.targets).tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tiff", "pgm"])
+def test_formats_without_loss_give_the_same_pixels(suffix: str, tmp_path: Path) -> None:
+    pixels = noise(6, 5)
+    path = put(tmp_path / f"a.{suffix}", pixels, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
+    assert np.array_equal(read_images(path, (1, 6, 5), resize=False)[0, 0], pixels)
+
+
+def test_a_jpeg_gives_about_the_same_pixels(tmp_path: Path) -> None:
+    smooth = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
+    read = read_images(put(tmp_path / "a.jpg", smooth, quality=95), (1, 32, 32), resize=False)[0, 0]
+    assert np.abs(read.astype(int) - smooth).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_mode_becomes_eight_bits_of_the_channels_wanted(mode: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    if mode == "I;16":
+        Image.fromarray(np.full((6, 5), 200 * 256, np.uint16)).save(path)
+    else:
+        Image.new("RGB", (5, 6), (200, 200, 200)).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    read = read_images(path, (channels, 6, 5), resize=False)
+    assert read.dtype == np.uint8
+    assert read.shape == (1, channels, 6, 5)
+    if mode != "1":  # dithered
+        assert np.abs(read.astype(int) - 200).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str, tmp_path: Path) -> None:
+    upright = np.zeros((16, 32), np.uint8)
+    upright[:8, :8] = 255  # one bright corner tells all eight orientations of an oblong apart
+    lay = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"quality": 100} if suffix in ("jpg", "webp") else {}
+    options |= {"compression": "tiff_lzw"} if suffix == "tif" else {}
+    for name in ("cat", "dog"):
+        for number in range(3):
+            put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
+    dataset = load(DataSpec(str(tmp_path), grey=True), 0)
+    assert dataset.shape == (1, 16, 32)
+    assert np.abs(dataset.images[0, 0].astype(int) - upright).max() < 60
+
+
+def test_an_image_larger_than_the_cap_is_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (9000, 9000)).save(path)
+    assert MOST_PIXELS < 9000 * 9000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(BadInput, match="at most 67,108,864 pixels, got 9000x9000"):
+        read_images(path, (1, 8, 8), resize=True)
+
+
+def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones_named(tmp_path: Path) -> None:
+    first, second = noise(6, 5), noise(6, 5)
+    put(tmp_path / "b.png", second)
+    put(tmp_path / "a.png", first)
+    put(tmp_path / "below" / "c.png", first)
+    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.png", "c.png"]
+    read = read_images(tmp_path, (1, 6, 5), resize=False)
+    assert np.array_equal(read[:, 0], [first, second, first])
+    assert np.array_equal(read_images([tmp_path / "b.png"], (1, 6, 5), resize=False)[0, 0], second)
+    put(tmp_path / "d.png", noise(7, 5))
+    (tmp_path / "e.png").write_text("no")
+    with pytest.raises(BadInput) as caught:
+        read_images(str(tmp_path), (1, 6, 5), resize=False)
+    lines = str(caught.value).replace(str(tmp_path), "@").splitlines()
+    assert lines[0] == "@/d.png: must be 6x5, as the data are, got 7x5; resize the image"
+    assert lines[1].startswith("@/e.png: must be an image")
+
+
+def test_nothing_to_predict_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no images"):
+        read_images(tmp_path, (1, 6, 5), resize=False)
+    with pytest.raises(BadInput, match="is not there"):
+        read_images(tmp_path / "nowhere.png", (1, 6, 5), resize=False)
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    folder(tmp_path, "cat", "dog")
+    os.mkfifo(tmp_path / "cat" / "x.png")
+    with pytest.raises(BadInput, match=r"x\.png: must be an image file, got no regular file"):
+        load(DataSpec(str(tmp_path)), 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = (
+        tmp_path_factory.getbasetemp() / f"fuzzed.{data.draw(st.sampled_from(['png', 'jpg', 'gif', 'tiff', 'webp']))}"
+    )
+    put(path, np.arange(48, dtype=np.uint8).reshape(6, 8))
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    said = f"{path}: is fine"
+    try:
+        read_images(path, (3, 6, 8), resize=True)
+    except BadInput as bad:
+        said = str(bad)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+
+
+# -- npz -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((20, 7), (1, 1, 7)),
+        ((20, 8, 8), (1, 8, 8)),
+        ((20, 8, 9, 3), (3, 8, 9)),
+        ((20, 3, 8, 9), (3, 8, 9)),
+        ((20, 8, 8, 1), (1, 8, 8)),
+        ((20, 1, 1, 9), (1, 1, 9)),
+        ((20, 13, 32, 32), (13, 32, 32)),
+        ((20, 3, 3, 3), (3, 3, 3)),
+    ],
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_every_layout_become_channels_first(
+    shape: tuple[int, ...], wanted: tuple[int, int, int], order: str, tmp_path: Path
+) -> None:
+    images = noise(*shape)
+    np.savez_compressed(tmp_path / "d.npz", X=np.asarray(images, order=order), y=np.arange(20) % 2)  # type: ignore[call-overload]
+    dataset = load(DataSpec(str(tmp_path / "d.npz")), 0)
+    last = shape != (20, 3, 8, 9) and len(shape) == 4 and shape[3] <= shape[1]
+    expected = images.transpose(0, 3, 1, 2) if last else images.reshape(20, *wanted)
+    assert dataset.shape == wanted
+    assert np.array_equal(dataset.images, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "kept"),
+    [
+        ("uint8", [0, 255], "uint8"),
+        ("bool", [0, 1], "uint8"),
+        ("int64", [0, 255], "uint8"),
+        (">i2", [0, 16], "uint8"),
+        ("int64", [0, 256], "float32"),
+        ("int8", [-1, 5], "float32"),
+        ("float64", [0.5, 255], "float32"),
+        ("float16", [0, 1], "float32"),
+    ],
+)
+def test_pixels_stay_bytes_as_long_as_that_loses_nothing(
+    dtype: str, values: list[float], kept: str, tmp_path: Path
+) -> None:
+    images = np.resize(np.array(values), (8, 4, 4)).astype(dtype)
+    np.savez(tmp_path / "d.npz", X=images, y=np.arange(8) % 2)
+    dataset = load(DataSpec(str(tmp_path / "d.npz")), 0)
+    assert dataset.images.dtype == kept
+    assert np.array_equal(dataset.images[:, 0], images)
+
+
+def test_labels_may_be_texts_or_have_gaps_or_have_names(tmp_path: Path) -> None:
+    images, kinds = noise(8, 4, 4), np.array(["owl", "ant"] * 4)
+    np.savez(tmp_path / "texts.npz", X=images, y=kinds)
+    np.savez(tmp_path / "gaps.npz", X=images, y=np.arange(8) % 2 * 7 + 3)
+    np.savez(tmp_path / "named.npz", X=images, y=np.arange(8) % 2, classes=["zebra", "ape"])
+    texts, gaps, named = (load(DataSpec(str(tmp_path / f"{name}.npz")), 0) for name in ("texts", "gaps", "named"))
+    assert (texts.classes, texts.targets.tolist()) == (("ant", "owl"), [1, 0] * 4)
+    assert (gaps.classes, gaps.targets.tolist()) == (("3", "10"), [0, 1] * 4)
+    assert (named.classes, named.targets.tolist()) == (("zebra", "ape"), [0, 1] * 4)
+
+
+def test_a_float_target_is_regression_and_an_integer_one_is_if_the_study_says_so(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", X=noise(8, 4, 4), y=np.arange(8) / 2)
+    np.savez(tmp_path / "i.npz", X=noise(8, 4, 4), y=np.arange(8))
+    floats = load(DataSpec(str(tmp_path / "f.npz")), 0)
+    integers = load(DataSpec(str(tmp_path / "i.npz"), regression=True), 0)
+    for dataset in (floats, integers):
+        assert (dataset.classes, dataset.outputs, dataset.targets.dtype) == (None, 1, np.float32)
+    assert floats.targets.tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
+
+
+def test_arrays_are_made_grey_and_resized_as_the_study_wants(tmp_path: Path) -> None:
+    images = noise(8, 12, 10, 3)
+    np.savez(tmp_path / "d.npz", X=images, y=np.arange(8) % 2)
+    dataset = load(DataSpec(str(tmp_path / "d.npz"), grey=True, resize=(6, 5)), 0)
+    for image, read in zip(images, dataset.images[:, 0], strict=True):
+        wanted = Image.fromarray(image).convert("L").resize((5, 6), Image.Resampling.BILINEAR)
+        assert np.array_equal(read, np.asarray(wanted))
+
+
+def test_grey_of_floats_and_of_bytes_agree_with_pillow() -> None:
+    block = noise(3, 4, 5, 6)
+    for image, grey in zip(block, to_grey(block), strict=True):
+        assert np.array_equal(grey[0], np.asarray(Image.fromarray(image[:3].transpose(1, 2, 0)).convert("L")))
+    assert np.abs(to_grey(block.astype(np.float32)) - to_grey(block)).max() <= 0.51
+
+
+def test_resizing_floats_keeps_their_scale() -> None:
+    block = np.full((2, 3, 8, 8), 1e-3, np.float32)
+    assert np.allclose(resized(block, (3, 5)), 1e-3)
+    assert resized(block, (3, 5)).shape == (2, 3, 3, 5)
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), data=st.data())
+def test_choosing_from_blocks_is_indexing_the_whole(sizes: list[int], data: st.DataObject) -> None:
+    whole = np.arange(sum(sizes))
+    indices = np.array(sorted(data.draw(st.sets(st.sampled_from(whole.tolist())))), dtype=int)
+    blocks = np.split(whole, np.cumsum(sizes)[:-1])
+    assert [value for block in chosen(iter(blocks), indices) for value in block] == whole[indices].tolist()
+
+
+# -- IDX -------------------------------------------------------------------------------------------------------------
+
+
+def idx(path: Path, values: np.ndarray) -> None:
+    data = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{part}-{kind}-idx{dimensions}-ubyte",
+        "{part}-{kind}-idx{dimensions}-ubyte.gz",
+        "{part}-{kind}.idx{dimensions}-ubyte",
+        "{part}-{kind}.idx{dimensions}",
+        "emnist-letters-{part}-{kind}-idx{dimensions}-ubyte.gz",
+    ],
+)
+def test_idx_files_of_every_name_are_read_and_their_test_split_stays(name: str, tmp_path: Path) -> None:
+    images, marks = noise(30, 6, 5), (np.arange(30) % 3 + 1).astype(np.uint8)
+    for part, rows in (("train", slice(20)), ("t10k", slice(20, 30))):
+        idx(tmp_path / name.format(part=part, kind="images", dimensions=3), images[rows])
+        idx(tmp_path / name.format(part=part, kind="labels", dimensions=1), marks[rows])
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert np.array_equal(dataset.images[:, 0], images)
+    assert dataset.classes == ("1", "2", "3")
+    assert np.array_equal(dataset.targets, marks - 1)
+    assert dataset.test.tolist() == list(range(20, 30))
+    assert sorted([*dataset.train, *dataset.val]) == list(range(20))
+
+
+def test_idx_without_a_test_file_is_split_in_three(tmp_path: Path) -> None:
+    idx(tmp_path / "train-images-idx3-ubyte", noise(20, 6, 5))
+    idx(tmp_path / "train-labels-idx1-ubyte", np.arange(20).astype(np.uint8) % 2)
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [14, 3, 3]
+
+
+def test_a_gzip_bomb_is_not_unpacked_beyond_what_its_header_says(tmp_path: Path) -> None:
+    idx(tmp_path / "train-labels-idx1-ubyte", np.arange(20).astype(np.uint8) % 2)
+    head = bytes([0, 0, 8, 3]) + struct.pack(">3I", 20, 6, 5)
+    with gzip.open(tmp_path / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(head + bytes(600) + bytes(2**26))
+    code = """
+import resource, sys
+from pathlib import Path
+from hpo.errors import BadInput
+from hpo.training.sources import idx
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    list(idx._rows(idx.Idx(Path(sys.argv[1]), (20, 6, 5))))
+except BadInput as bad:
+    print(bad)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16_000, "unpacked it"
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "train-images-idx3-ubyte.gz")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert "holds more than the 20 of its header" in told.stdout
+
+
+# -- CIFAR -----------------------------------------------------------------------------------------------------------
+
+
+def python2(images: np.ndarray, marks: list[int]) -> bytes:
+    """A batch exactly as Python 2 pickled it: byte strings, and NumPy's array by _reconstruct and its state."""
+    raw = images.tobytes()
+
+    def string(text: bytes) -> bytes:
+        return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
+
+    shape = b"K" + bytes([len(images)]) + b"M" + struct.pack("<H", 3072) + b"\x86"
+    kind = (
+        b"cnumpy\ndtype\n"
+        + string(b"u1")
+        + b"K\x00K\x01\x87R(K\x03"
+        + string(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
+    array += b"(K\x01" + shape + kind + b"\x89" + string(raw) + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([mark]) for mark in marks) + b"e"
+    return b"\x80\x02}q\x01(" + string(b"data") + array + string(b"labels") + numbers + b"u."
+
+
+def test_cifar_10_as_python_2_wrote_it(tmp_path: Path) -> None:
+    images = noise(24, 3, 32, 32)
+    marks = [number % 2 for number in range(24)]
+    for batch in range(2):
+        rows = slice(batch * 8, batch * 8 + 8)
+        (tmp_path / f"data_batch_{batch + 1}").write_bytes(python2(images[rows].reshape(8, -1), marks[rows]))
+    (tmp_path / "test_batch").write_bytes(python2(images[16:].reshape(8, -1), marks[16:]))
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol=2))
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert np.array_equal(dataset.images, images)
+    assert (dataset.classes, dataset.targets.tolist()) == (("cat", "dog"), marks)
+    assert dataset.test.tolist() == list(range(16, 24))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("text", [str, str.encode])
+def test_cifar_100_as_python_3_writes_it(protocol: int, text: Any, tmp_path: Path) -> None:
+    images = noise(12, 3, 32, 32)
+    for name, rows in (("train", slice(8)), ("test", slice(8, 12))):
+        count = rows.stop - (rows.start or 0)
+        batch = {
+            "data": images[rows].reshape(count, -1),
+            "fine_labels": [0, 1] * (count // 2),
+            "coarse_labels": [0] * count,
+        }
+        told = {text(key): value for key, value in batch.items()}
+        (tmp_path / name).write_bytes(pickle.dumps(told, protocol=protocol))
+    names = {text("fine_label_names"): [text("apple"), text("bee")]}
+    (tmp_path / "meta").write_bytes(pickle.dumps(names, protocol=protocol))
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert np.array_equal(dataset.images, images)
+    assert dataset.classes == ("apple", "bee")
+
+
+class Call:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.answer = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.answer
+
+
+EVIL = {
+    "a shell command": pickle.dumps({b"data": Call(os.system, "touch ran")}),
+    "eval": pickle.dumps({b"data": Call(eval, "open('ran', 'w')")}),
+    "a numpy function that unpickles": pickle.dumps({b"data": Call(np.load, "ran", None, True)}),
+    "an array of objects": pickle.dumps({b"data": np.array([Call(os.system, "touch ran")], dtype=object)}, protocol=2),
+    "a class of hpo": pickle.dumps({b"data": DataSpec("ran")}),
+    "a persistent id": b"\x80\x02X\x03\x00\x00\x00ranQ.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "an instance": b"(cos\nsystem\nX\x03\x00\x00\x00rano.",
+    "a name of a name": b"\x80\x04\x8c\x05numpy\x8c\x0cf2py.os.systemK\x00\x93.",
+    "a changed function": b"\x80\x02cnumpy\ndtype\n}U\x01aU\x01bsb.",
+    "an array called": b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
+    "a memo of 32 GiB": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "nested tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"NsN.",
+    "text of 8 EiB": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"a.",
+}
+
+
+@pytest.mark.parametrize("content", EVIL.values(), ids=EVIL.keys())
+def test_a_malicious_batch_runs_nothing(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(content)
+    with pytest.raises(BadInput, match=r"data_batch_1: (must hold|is no pickled)"):
+        load(DataSpec(str(tmp_path)), 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data_batch_1"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_whatever_is_changed_in_a_batch_it_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(python2(np.zeros((1, 3072), np.uint8), [0]))
+    path = tmp_path_factory.getbasetemp() / "data_batch_1"
+    interesting = [*range(200), *range(len(content) - 40, len(content))]
+    for place in data.draw(st.lists(st.sampled_from(interesting), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    said = f"{path}: is fine"
+    try:
+        cifar._labels(path, cifar._load(path))
+    except BadInput as bad:
+        said = str(bad)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+
+
+# -- scikit-learn ----------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_the_1797_real_images_as_bytes_of_0_to_16() -> None:
+    dataset = load(DataSpec("digits"), 0)
+    assert (len(dataset.images), dataset.shape, dataset.images.dtype) == (1797, (1, 8, 8), np.uint8)
+    assert (dataset.images.min(), dataset.images.max()) == (0, 16)
+    assert dataset.classes == tuple("0123456789")
+
+
+def test_the_harder_digits_are_the_same_on_every_machine_and_harder_for_a_straight_line() -> None:
+    from sklearn.linear_model import RidgeClassifier
+
+    def score(dataset: Dataset) -> float:
+        flat = dataset.images.reshape(len(dataset.images), -1) / 255
+        line = RidgeClassifier().fit(flat[dataset.train], dataset.targets[dataset.train])
+        return float(line.score(flat[dataset.val], dataset.targets[dataset.val]))
+
+    easy, hard = load(DataSpec("digits"), 0), load(DataSpec("digits-hard"), 0)
+    assert hard.shape == (1, 16, 16)
+    assert np.array_equal(hard.targets, easy.targets)
+    assert hashlib.sha256(hard.images.tobytes()).hexdigest()[:16] == "859686edac689e43"
+    assert np.array_equal(load(DataSpec("digits-hard"), 5).images, hard.images)  # the study's seed only splits
+    assert score(easy) > 0.85
+    assert score(hard) < 0.4
+
+
+def cached(home: Path, name: str, data_id: int, pixels: np.ndarray, marks: list[int]) -> None:
+    """What fetch_openml would have left under `home` after downloading this data set."""
+
+    def keep(path: str, content: bytes) -> None:
+        file = home / "openml" / "openml.org" / f"{path}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content))
+
+    columns = [f"pixel{number}" for number in range(pixels.shape[1])]
+    arff = [f"@RELATION {name}", *(f"@ATTRIBUTE {column} NUMERIC" for column in columns)]
+    arff += ["@ATTRIBUTE class {" + ",".join(map(str, sorted(set(marks)))) + "}", "@DATA"]
+    arff += [",".join(map(str, [*row, mark])) for row, mark in zip(pixels.tolist(), marks, strict=True)]
+    text = ("\n".join(arff) + "\n").encode()
+    plain = {"is_ignore": "false", "is_row_identifier": "false", "number_of_missing_values": "0", "is_target": "false"}
+    features = [
+        {"index": str(at), "name": column, "data_type": "numeric", **plain} for at, column in enumerate(columns)
+    ]
+    values = [str(mark) for mark in sorted(set(marks))]
+    target = {**plain, "is_target": "true", "data_type": "nominal", "nominal_value": values}
+    features.append({"index": str(len(columns)), "name": "class", **target})
+    url = f"https://api.openml.org/data/v1/download/{data_id}/{name}.arff"
+    about = {"id": str(data_id), "name": name, "version": "1", "format": "ARFF", "status": "active", "url": url}
+    about |= {"description": "", "md5_checksum": hashlib.md5(text).hexdigest(), "default_target_attribute": "class"}
+    found = {"data": {"dataset": [{"did": data_id, "name": name, "version": 1, "status": "active"}]}}
+    qualities = [{"name": "NumberOfInstances", "value": str(float(len(pixels)))}]
+    where = f"api/v1/json/data/list/data_name/{name.lower()}/limit/2/data_version/1"
+    keep(where, json.dumps(found).encode())
+    keep(f"api/v1/json/data/{data_id}", json.dumps({"data_set_description": about}).encode())
+    keep(f"api/v1/json/data/features/{data_id}", json.dumps({"data_features": {"feature": features}}).encode())
+    keep(f"api/v1/json/data/qualities/{data_id}", json.dumps({"data_qualities": {"quality": qualities}}).encode())
+    keep(f"data/v1/download/{data_id}/{name}.arff", text)
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """scikit-learn's home in an empty folder, and no network."""
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr("sklearn.datasets._openml.urlopen", unreachable)
+    monkeypatch.setattr("sklearn.datasets._openml.time.sleep", lambda _: None)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    ("name", "openml", "shape", "first"),
+    [
+        ("mnist", "mnist_784", (1, 28, 28), "0"),
+        ("fashion-mnist", "Fashion-MNIST", (1, 28, 28), "t-shirt"),
+        ("cifar10", "CIFAR_10", (3, 32, 32), "airplane"),
+    ],
+)
+def test_openml_sets_are_read_from_the_local_copy_without_a_network(
+    name: str, openml: str, shape: tuple[int, int, int], first: str, offline: Path
+) -> None:
+    pixels, marks = noise(40, int(np.prod(shape))), [number % 10 for number in range(40)]
+    cached(offline, openml, 554, pixels, marks)
+    dataset = load(DataSpec(name), 0)
+    assert np.array_equal(dataset.images, pixels.reshape(40, *shape))
+    assert dataset.targets.tolist() == marks
+    assert dataset.classes is not None
+    assert (dataset.classes[0], dataset.outputs) == (first, 10)
+
+
+def test_without_network_and_cache_the_line_names_the_remedy_and_nothing_is_left(offline: Path) -> None:
+    with pytest.raises(EnvironmentFailed) as caught:
+        load(DataSpec("mnist"), 0)
+    assert str(caught.value) == (
+        "mnist: is not in the cache and cannot be fetched from openml.org (mnist_784), "
+        "got URLError: <urlopen error no network in tests>; "
+        f"connect once, copy another machine's {offline}/openml here, or set data to a folder of the files"
+    )
+    assert not offline.exists()
+
+
+def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None:
+    cached(offline, "mnist_784", 554, noise(40, 784), [number % 10 for number in range(40)])
+    damaged = offline / "openml" / "openml.org" / "data" / "v1" / "download" / "554" / "mnist_784.arff.gz"
+    damaged.write_bytes(gzip.compress(b"@RELATION x\n"))
+    with pytest.raises(EnvironmentFailed, match="URLError"):
+        load(DataSpec("mnist"), 0)
+    assert (offline / "openml" / "openml.org" / "api").is_dir()
+
+
+def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(offline: Path) -> None:
+    marks = [number % 10 for number in range(40)]
+    cached(offline, "mnist_784", 554, noise(40, 100), marks)
+    with pytest.raises(BadInput, match=r"must be images of 784 pixels of 0 to 255, got shape \(40, 100\)"):
+        load(DataSpec("mnist"), 0)
+    shutil.rmtree(offline)
+    cached(offline, "mnist_784", 554, noise(40, 784).astype(int) + 1, marks)
+    with pytest.raises(BadInput, match="784 pixels of 0 to 255"):
+        load(DataSpec("mnist"), 0)
+
+
+def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offline: Path) -> None:
+    with pytest.raises(BadInput, match=r"cifar10: needs 1\.37 GiB of memory, got 1 GiB; hand the data over as"):
+        load(DataSpec("cifar10"), 0, memory=2**30)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "bytes_left"),
+    [
+        ({"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    5000 kB\n"}, 5000 * 1024),
+        (
+            {
+                "proc/meminfo": "MemAvailable:    5000 kB\n",
+                "sys/fs/cgroup/memory.max": "3000000\n",
+                "sys/fs/cgroup/memory.current": "2500000\n",
+                "sys/fs/cgroup/memory.stat": "anon 7\ninactive_file 100000\n",
+            },
+            600_000,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable:    5000 kB\n",
+                "sys/fs/cgroup/memory.max": "max\n",
+                "sys/fs/cgroup/memory.current": "2500000\n",
+            },
+            5000 * 1024,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable:    5000 kB\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1500000\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_available_memory_is_the_machines_or_the_containers_if_that_is_less(
+    files: dict[str, str], bytes_left: int, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.available(tmp_path) == bytes_left
+
+
+def test_bytes_are_shown_with_a_unit() -> None:
+    assert [memory.shown(count) for count in (0, 999, 1024, 5 * 2**29, 2**40, 700 * 2**30, 10**20)] == [
+        "0 bytes",
+        "999 bytes",
+        "1 KiB",
+        "2.5 GiB",
+        "1 TiB",
+        "700 GiB",
+        "88,818 PiB",
+    ]

@@ -1,0 +1,695 @@
+"""What reaches MLflow, whatever happens on the way: an MLflow that is a dict (the real one: test_mlflow_server.py)."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow_fixtures import (
+    GOAL,
+    FakeMlflow,
+    FakeStore,
+    Kept,
+    Script,
+    check_delivered,
+    courier,
+    feed,
+    studies,
+    until_well,
+    workspace,
+)
+
+from hpo import courier as courier_module
+from hpo import tracking
+from hpo.core import (
+    Continued,
+    Event,
+    Goal,
+    Opened,
+    Outcome,
+    Paused,
+    Report,
+    Reported,
+    Scored,
+    State,
+    Study,
+)
+from hpo.delivery import Outage
+from hpo.errors import BadInput
+from hpo.journal import Journal
+from hpo.mlflow_runs import LONGEST_PARAM, Feed, Group, Progress, legal, note
+from hpo.mlflow_uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
+
+faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
+
+
+def child(server: FakeMlflow, trial: int) -> Kept:
+    return next(run for run in server.alive() if run.tags.get("hpo.trial") == str(trial))
+
+
+def parent(server: FakeMlflow) -> Kept:
+    return next(run for run in server.alive() if run.tags["hpo.kind"] == "study")
+
+
+def delivered(folder: Path, script: Script, live: bool = False, one: Feed | None = None) -> FakeMlflow:
+    server = FakeMlflow()
+    sender = courier(server, one or feed(folder), script.events)
+    until_well(sender, live, files=True)
+    sender.close()
+    return server
+
+
+# -- the law: whatever happens, MLflow ends up with what the journal says ------------------------------------------
+
+
+@given(studies, faults, st.lists(st.integers(0, 40), max_size=4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
+    events: list[Event], troubles: list[str], cuts: list[int], lose: bool
+) -> None:
+    server = FakeMlflow(iter(troubles))
+    with workspace() as name:
+        one = feed(Path(name))
+        for cut in sorted(cuts):  # drivers that were killed after so many events, with whatever they had sent
+            sender = courier(server, one, events[:cut])
+            sender.round(live=True)
+            sender.round(live=True)
+            sender.close()
+            if lose:
+                (Path(name) / "tracking.db").unlink(missing_ok=True)
+        sender = courier(server, one, events)
+        until_well(sender, live=False)
+        until_well(sender, live=False)
+        sender.close()
+        check_delivered(server.alive(), one, events, live=False)
+
+
+@given(studies, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(events: list[Event], step: int) -> None:
+    ends = []
+    for size in (step, len(events)):
+        server = FakeMlflow()
+        with workspace() as name:
+            seen: list[Event] = []
+            sender = courier(server, feed(Path(name)), seen)
+            for first in range(0, len(events), size):
+                seen += events[first : first + size]
+                assert sender.round(live=True)
+            assert sender.round(live=False)
+            sender.close()
+        ends.append(
+            [
+                (run.name, run.tags, run.params, run.status, run.ended, sorted(run.points, key=repr))
+                for run in server.alive()
+            ]
+        )
+    assert sorted(ends[0], key=lambda run: run[0]) == sorted(ends[1], key=lambda run: run[0])
+
+
+def test_a_round_without_news_makes_no_call(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    script.complete()
+    sender = courier(server, feed(tmp_path), script.events)
+    assert sender.round(live=True)
+    calls = server.calls
+    assert sender.round(live=True)
+    assert server.calls == calls
+    sender.close()
+
+
+def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
+    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    for _ in range(20):
+        script.complete()
+    script.close()
+    sender = courier(server, one, script.events)
+    until_well(sender, live=False)
+    sender.close()
+    calls = server.calls
+    sender = courier(server, one, script.events)
+    until_well(sender, live=False)
+    sender.close()
+    assert server.calls - calls <= 2  # what is RUNNING of dead drivers, and what there is of this study
+
+
+# -- how runs look -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_child_run_with_params_metrics_an_epoch_a_step_and_the_original_times(tmp_path: Path) -> None:
+    script = Script()
+    script.complete(dropout=0.25)
+    server = delivered(tmp_path, script)
+    run, over = child(server, 0), parent(server)
+    assert server.runs[run.tags["mlflow.parentRunId"]] is over
+    assert run.params == {"learning_rate": "0.1", "act": "relu", "dropout": "0.25", "epochs": "3"}
+    times = [round(e.report.time * 1000) for e in script.events if isinstance(e, Reported)]
+    assert [(p.step, p.time) for p in run.points if p.name == "val_loss"] == list(zip((1, 2, 3), times, strict=True))
+    assert run.started == round(script.study.trials[0].started * 1000)
+    assert run.ended == round(script.now * 1000)
+    expected = {
+        "hpo.study": "digits",
+        "hpo.strategy": "random",
+        "hpo.seed": "0",
+        "hpo.trial": "0",
+        "hpo.state": "complete",
+    }
+    expected |= {"hpo.outcome": "ok", "hpo.attempt": "1"}
+    expected |= {"mlflow.user": "someone", "mlflow.source.name": "study.yaml"}
+    assert expected.items() <= run.tags.items()
+    assert run.tags["mlflow.source.git.commit"] == "0123abc"
+
+
+STANDINGS = [
+    ("running", True, "running", "RUNNING"),
+    ("running", False, "interrupted", "KILLED"),
+    ("paused", True, "paused", "FINISHED"),
+    ("complete", True, "complete", "FINISHED"),
+    ("pruned", True, "pruned", "FINISHED"),
+    ("failed", True, "failed", "FAILED"),
+    ("continued", True, "running", "RUNNING"),
+    ("stopped", False, "interrupted", "KILLED"),
+    ("spent", False, "paused", "FINISHED"),
+]
+
+
+@pytest.mark.parametrize(("history", "live", "state", "status"), STANDINGS)
+def test_the_status_is_honest(tmp_path: Path, history: str, live: bool, state: str, status: str) -> None:
+    script = Script()
+    script.start()
+    script.report(0)
+    if history in ("paused", "continued"):
+        script.add(Paused(script.tick(), 0))
+    if history == "continued":
+        script.add(Continued(script.tick(), 0, 3))
+    if history in ("complete", "pruned", "failed"):
+        script.end(
+            0,
+            State(history),
+            Outcome.NAN if history == "failed" else Outcome.OK,
+            "not a number" * (history == "failed"),
+        )
+    if history in ("stopped", "spent"):
+        script.close("interrupted" if history == "stopped" else "budget")
+    run = child(delivered(tmp_path, script, live), 0)
+    assert (run.tags["hpo.state"], run.status) == (state, status)
+    assert (run.ended is None) == (status == "RUNNING")
+
+
+def test_a_continued_trial_runs_again_and_ends_finished(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    sender = courier(server, feed(tmp_path), script.events)
+    script.start()
+    script.report(0)
+    script.add(Paused(script.tick(), 0))
+    said = []
+    for act in (lambda: None, lambda: script.add(Continued(script.tick(), 0, 3)), lambda: script.report(0)):
+        act()
+        sender.round(live=True)
+        said.append((child(server, 0).status, child(server, 0).tags["hpo.state"]))
+    assert said == [("FINISHED", "paused"), ("RUNNING", "running"), ("RUNNING", "running")]
+    sender.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("budget", "FINISHED"), ("target", "FINISHED"), ("interrupted", "KILLED"), ("failing", "FAILED")],
+)
+def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str, status: str) -> None:
+    script = Script()
+    script.complete()
+    script.close(reason)
+    run = parent(delivered(tmp_path, script))
+    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "")
+
+
+def test_a_driver_that_vanished_leaves_the_parent_killed(tmp_path: Path) -> None:
+    script = Script()
+    script.complete()
+    run = parent(delivered(tmp_path, script, live=False))
+    assert (run.status, run.tags["hpo.state"]) == ("KILLED", "interrupted")
+
+
+def test_best_so_far_stands_at_the_epochs_spent(tmp_path: Path) -> None:
+    script = Script(epochs=2)
+    for values in ((0.1, 0.5), (0.9, 0.4), (0.2, 0.7)):
+        number = script.start()
+        for value in values:
+            script.report(number, value)
+        script.end(number)
+    script.close()
+    points = parent(delivered(tmp_path, script)).points
+    assert [(p.name, p.value, p.step) for p in points] == [
+        ("best_val_accuracy", 0.5, 2),
+        ("best_val_accuracy", 0.5, 4),  # the value of a trial is its last epoch's, so 0.9 was none
+        ("best_val_accuracy", 0.7, 6),
+    ]
+
+
+def test_the_best_of_a_metric_to_minimize_falls(tmp_path: Path) -> None:
+    script = Script(epochs=1)
+    for value in (0.5, 0.2, 0.9):
+        script.start()
+        script.report(len(script.study) - 1, value)
+        script.end(len(script.study) - 1)
+    one = feed(tmp_path, goal=Goal("val_accuracy", maximize=False))
+    assert [p.value for p in parent(delivered(tmp_path, script, one=one)).points] == [0.5, 0.2, 0.2]
+
+
+@given(studies)
+@settings(max_examples=60, deadline=None)
+def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event]) -> None:
+    study, progress = Study(), Progress(GOAL)
+    for event in events:
+        study.apply(event)
+        progress.take(event, study)
+    if complete := study.with_state(State.COMPLETE):
+        assert progress.best == GOAL.best(complete)
+
+
+def test_a_test_score_is_on_the_trial_and_on_the_study(tmp_path: Path) -> None:
+    script = Script(epochs=1)
+    script.complete()
+    script.add(Scored(script.tick(), 0, {"test_accuracy": 0.875}))
+    server = delivered(tmp_path, script)
+    for run in (child(server, 0), parent(server)):
+        assert [(p.value, p.step) for p in run.points if p.name == "test_accuracy"] == [(0.875, 1)]
+
+
+def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(tmp_path: Path) -> None:
+    script = Script()
+    script.complete()
+    script.start()
+    one = feed(tmp_path, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs"))
+    server = delivered(tmp_path, script, live=True, one=one)
+    assert child(server, 0).tags["hpo.diagnosis"] == "overfits"
+    assert child(server, 0).tags["mlflow.note.content"] == "val loss rose after 3 epochs"
+    assert "hpo.diagnosis" not in child(server, 1).tags
+
+
+def test_the_note_names_the_best_trial(tmp_path: Path) -> None:
+    script = Script(epochs=1)
+    script.start(act="a|b")
+    script.report(0, 0.875)
+    script.end(0)
+    script.start()
+    script.end(1, State.FAILED, Outcome.OOM, "out of memory")
+    script.add(Scored(script.tick(), 0, {"test_accuracy": 0.9}))
+    script.close()
+    progress = Progress(GOAL)
+    study = Study()
+    for event in script.events:
+        study.apply(event)
+        progress.take(event, study)
+    assert note(feed(tmp_path, registered="digits-cnn"), study, progress).splitlines() == [
+        "2 trials (1 complete, 1 failed), 1 epochs. Stopped by: budget.",
+        "",
+        "**Best: trial 0**, val_accuracy **0.875** at epoch 1 (tested: test_accuracy 0.9)",
+        "",
+        "| parameter | value |",
+        "|---|---|",
+        "| learning_rate | 0.1 |",
+        "| act | a\\|b |",
+        "| epochs | 1 |",
+        "",
+        "Best model: `models:/digits-cnn@champion`",
+    ]
+
+
+def test_what_mlflow_would_refuse_is_made_legal_and_says_so(tmp_path: Path) -> None:
+    script = Script(epochs=1)
+    number = script.start(**{"lr(x)": 0.1, "lr[x]": 0.2, "text": "y" * 10_000})
+    script.add(Reported("t0", Report(1, {"loss(%)": math.inf, "val_accuracy": 1.0}, 0.5, script.tick())))
+    script.end(number, State.FAILED, Outcome.CRASHED, "z" * 20_000)
+    run = child(delivered(tmp_path, script), 0)
+    assert {name for name in run.params if name.startswith("lr")} == {"lr_x_-c5332b", "lr_x_-" + legal("lr[x]")[-6:]}
+    assert len(run.params) == 6
+    assert len(run.params["text"]) == LONGEST_PARAM
+    assert run.params["text"].endswith(" ... (10000 characters)")
+    assert run.tags["mlflow.note.content"].endswith(" ... (20000 characters)")
+    assert [str(p.value) for p in run.points if p.name.startswith("loss")] == ["nan"]
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_names_stay_distinct_and_legal_ones_stay(one: str, other: str) -> None:
+    assert (legal(one) == legal(other)) == (one == other)
+    assert len(legal(one)) <= 250
+    assert legal(legal(one)) == legal(one)
+
+
+# -- outages -------------------------------------------------------------------------------------------------------
+
+
+def test_mlflow_away_costs_nothing_but_waiting_longer_each_time(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    script.complete()
+    server.away = True
+    sender = courier(server, feed(tmp_path), script.events)
+    waits = []
+    for _ in range(9):
+        assert not sender.round(live=True)
+        waits.append(sender.wait)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert sender.standing().undelivered == len(script.events)
+    assert sender.standing().trouble == "connection refused"
+    server.away = False
+    assert sender.round(live=False)
+    assert sender.standing() == courier_module.Standing(0)
+    assert sender.wait == 1
+    sender.close()
+    check_delivered(server.alive(), feed(tmp_path), script.events, live=False)
+
+
+def test_an_outage_is_said_once_and_its_end_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script, server = Script(), FakeMlflow()
+    server.away = True
+    sender = courier(server, feed(tmp_path), script.events)
+    sender.round(live=True)
+    sender.round(live=True)
+    server.away = False
+    sender.round(live=True)
+    sender.close()
+    assert [record.message for record in caplog.records] == [
+        "MLflow cannot be reached (connection refused); the study goes on, and what is missing is sent later",
+        "MLflow is back after 0 s; nothing is missing",
+    ]
+
+
+def test_a_run_created_long_after_its_request_was_given_up_is_removed(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow(iter(["", "", "", "before"]))
+    script.complete()
+    sender = courier(server, feed(tmp_path), script.events)
+    assert not sender.round(live=True)
+    assert sender.round(live=True)
+    late = next(run for run in server.runs.values() if run.tags.get("hpo.trial") == "0")
+    server.runs["late"] = Kept(late.name, dict(late.tags), late.started)
+    until_well(sender, live=False)
+    sender.close()
+    assert server.runs["late"].deleted
+    check_delivered(server.alive(), feed(tmp_path), script.events, live=False)
+
+
+def test_runs_deleted_for_good_are_made_again(tmp_path: Path) -> None:
+    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    script.start()
+    script.report(0)
+    script.complete()
+    sender = courier(server, one, script.events)
+    assert sender.round(live=True)
+    server.runs = {name: run for name, run in server.runs.items() if run.tags.get("hpo.trial") != "0"}
+    script.report(0)
+    assert sender.round(live=True)
+    server.runs = {name: run for name, run in server.runs.items() if run.tags["hpo.kind"] != "study"}
+    script.report(0)
+    script.end(0)
+    until_well(sender, live=False)
+    check_delivered(server.alive(), one, script.events, live=False)
+    server.runs = {}  # somebody emptied the whole experiment
+    script.complete()
+    until_well(sender, live=False)
+    sender.close()
+    check_delivered(server.alive(), one, script.events, live=False)
+
+
+def test_a_lost_ledger_or_a_corrupt_one_doubles_nothing(tmp_path: Path) -> None:
+    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    script.complete()
+    script.close()
+    for damage in (lambda path: None, Path.unlink, lambda path: path.write_bytes(b"no database at all" * 100)):
+        damage(tmp_path / "tracking.db") if (tmp_path / "tracking.db").exists() else None
+        sender = courier(server, one, script.events)
+        until_well(sender, live=False)
+        sender.close()
+        assert len(server.runs) == 2
+        check_delivered(server.alive(), one, script.events, live=False)
+
+
+def test_two_senders_of_one_study_do_not_mix(tmp_path: Path) -> None:
+    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    script.complete()
+    first, second = courier(server, one, script.events), courier(server, one, script.events)
+    assert first.round(live=True)
+    assert not second.round(live=False)
+    assert second.trouble == f"another process is sending {tmp_path.name}"
+    first.close()
+    assert second.round(live=False)
+    second.close()
+
+
+def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
+    server = FakeMlflow()
+    for number in range(2):
+        script = Script(now=1_700_000_000.0 + number * 1e6)
+        script.complete()
+        one = feed(tmp_path / str(number))
+        sender = courier(server, one, script.events)
+        until_well(sender, live=False)
+        sender.close()
+    assert len(server.alive()) == 4
+
+
+# -- what dead drivers left ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("driver", "status"), [("here:1", "RUNNING"), ("here:999", "KILLED"), ("there:999", "RUNNING")]
+)
+def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, status: str
+) -> None:
+    monkeypatch.setattr(courier_module.os, "kill", fake_kill)
+    monkeypatch.setattr(courier_module.os, "uname", lambda: type("Name", (), {"nodename": "here"}))
+    server, script = FakeMlflow(), Script()
+    script.start()
+    left = courier(server, feed(tmp_path / "a"), script.events, driver)
+    assert left.round(live=True)
+    left.close()  # as a SIGKILL leaves it: no round with live=False
+    other = Script(now=1_700_000_999.0)
+    other.complete()
+    sender = courier(server, feed(tmp_path / "b"), other.events, "here:1")
+    until_well(sender, live=True)
+    sender.close()
+    assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
+
+
+def fake_kill(pid: int, signal: int) -> None:
+    if pid == 999:
+        raise ProcessLookupError
+
+
+# -- comparisons ---------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None:
+    server, group = FakeMlflow(), Group("digits/random,grid/0", "comparison")
+    scripts = [Script(), Script(now=1_700_001_000.0)]
+    feeds = [feed(tmp_path / name, strategy=name, group=group) for name in ("random", "grid")]
+    for again in (False, True):
+        for script in scripts:
+            script.add(Opened(script.tick(), {})) if again else None
+        journals = {one.journal: script.events for one, script in zip(feeds, scripts, strict=True)}
+        deliveries = [made(one, journals[one.journal]) for one in feeds]
+        sender = courier_module.Courier(deliveries, server.connect, lambda: 0.0)
+        until_well(sender, live=True)
+        over = next(run for run in server.alive() if run.tags["hpo.kind"] == "comparison")
+        assert over.status == "RUNNING"
+        for script in scripts:
+            script.complete()
+            script.close("budget" if again else "interrupted")
+        until_well(sender, live=False)
+        sender.close()
+        assert over.status == ("FINISHED" if again else "KILLED")
+    kinds = [run.tags["hpo.kind"] for run in server.alive()]
+    assert (kinds.count("comparison"), kinds.count("study"), kinds.count("trial")) == (1, 2, 4)
+    studies_of = [run for run in server.alive() if run.tags["hpo.kind"] == "study"]
+    assert {server.runs[run.tags["mlflow.parentRunId"]].name for run in studies_of} == {"comparison"}
+
+
+def made(one: Feed, events: list[Event]) -> courier_module.Delivery:
+    return courier(FakeMlflow(), one, events).deliveries[0]
+
+
+# -- artifacts -----------------------------------------------------------------------------------------------------
+
+
+def test_artifacts_go_once_and_again_when_they_change(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    script.complete()
+    (tmp_path / "plots" / "deep").mkdir(parents=True)
+    (tmp_path / "report.html").write_text("<p>one")
+    (tmp_path / "plots" / "a.png").write_bytes(b"a")
+    (tmp_path / "plots" / "deep" / "b.png").write_bytes(b"b")
+    paths = (tmp_path / "report.html", tmp_path / "plots", tmp_path / "missing.csv")
+    one = feed(tmp_path, texts={"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, artifacts=paths)
+    sender = courier(server, one, script.events)
+    assert sender.round(live=True)
+    assert set(parent(server).files) == {"study.yaml", "search_spaces/cnn.yaml"}
+    assert sender.round(live=False, files=True)
+    expected = {"study.yaml", "search_spaces/cnn.yaml", "report.html", "a.png", "deep/b.png"}
+    assert set(parent(server).files) == expected
+    calls = server.calls
+    assert sender.round(live=False, files=True)
+    assert server.calls == calls
+    (tmp_path / "report.html").write_text("<p>two")
+    assert sender.round(live=False, files=True)
+    sender.close()
+    assert (server.calls, parent(server).files["report.html"]) == (calls + 1, b"<p>two")
+
+
+def test_a_text_cannot_leave_the_artifacts(tmp_path: Path) -> None:
+    sender = courier(FakeMlflow(), feed(tmp_path, texts={"../evil": "x"}), Script().events)
+    with pytest.raises(AssertionError, match="evil"):
+        sender.round(live=True)
+    sender.close()
+
+
+# -- the thread ----------------------------------------------------------------------------------------------------
+
+
+def journaled(folder: Path, script: Script) -> tuple[Feed, Journal]:
+    one = replace(feed(folder), journal=folder / "real" / "journal.db")
+    journal = Journal.open(one.journal)
+    for event in script.events:
+        journal.append(event)
+    return one, journal
+
+
+def test_the_thread_delivers_what_is_appended_while_it_runs(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    one, journal = journaled(tmp_path, script)
+    tracker = tracking.Tracker([one], "http://fake", connect=server.connect, pace=0.01)
+    tracker.start()
+    for _ in range(5):
+        before = len(script.events)
+        script.complete()
+        for event in script.events[before:]:
+            journal.append(event)
+    assert tracker.drain(60) == 0
+    assert tracker.parent(one) in server.runs
+    assert tracker.run(one, 4) in server.runs
+    assert tracker.run(one, 5) is None
+    assert tracker.close(60) == 0
+    journal.close()
+    check_delivered(server.alive(), one, script.events, live=False)
+
+
+def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(tmp_path: Path) -> None:
+    script, server, release = Script(), FakeMlflow(), threading.Event()
+    script.complete()
+    one, journal = journaled(tmp_path, script)
+
+    def hang(uri: str, experiment: str, tags: object) -> FakeStore:
+        release.wait()
+        raise Outage("timed out")
+
+    tracker = tracking.Tracker([one], "http://fake", connect=hang, pace=0.01)
+    tracker.start()
+    assert tracker.drain(0.01) == len(script.events)
+    assert tracker.close(0.01) == len(script.events)
+    release.set()
+    tracker._thread.join()
+    assert tracking.sync([one], "http://fake", connect=server.connect).undelivered == 0
+    journal.close()
+    check_delivered(server.alive(), one, script.events, live=False)
+
+
+def test_sync_gives_up_after_its_time_and_says_what_is_missing(tmp_path: Path) -> None:
+    script, server, clock = Script(), FakeMlflow(), [0.0]
+    script.complete()
+    one, journal = journaled(tmp_path, script)
+    server.away = True
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    standing = tracking.sync([one], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
+    journal.close()
+    assert (standing.undelivered, standing.trouble) == (len(script.events), "connection refused")
+    assert clock[0] == 31  # 1 + 2 + 4 + 8 + 16, and 32 more would be too late
+
+
+def test_a_bug_in_the_delivery_is_said_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script, server = Script(), FakeMlflow()
+    one, journal = journaled(tmp_path, script)
+    bugs = iter([TypeError("of ours")])
+
+    def connect(uri: str, experiment: str, tags: object) -> FakeStore:
+        for bug in bugs:
+            raise bug
+        return FakeStore(server)
+
+    tracker = tracking.Tracker([one], "http://fake", connect=connect, pace=0.01)
+    tracker.start()
+    assert tracker.drain(60) == 0
+    assert tracker.close(60) == 0
+    journal.close()
+    assert "tracking failed by a bug of hpo: TypeError: of ours" in caplog.text
+
+
+def test_closing_a_tracker_that_never_started_tells_what_is_missing(tmp_path: Path) -> None:
+    script = Script()
+    one, journal = journaled(tmp_path, script)
+    assert tracking.Tracker([one], "http://fake").close() == 1
+    journal.close()
+
+
+def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    before = dict(tracking.os.environ)
+    with tracking.environment():
+        assert tracking.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
+        assert tracking.os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    assert dict(tracking.os.environ) == before
+
+
+# -- where MLflow is -----------------------------------------------------------------------------------------------
+
+
+def test_the_study_file_comes_before_the_environment_before_the_default(tmp_path: Path) -> None:
+    environ = {"MLFLOW_TRACKING_URI": "http://there:5000"}
+    assert tracking_uri("https://here", tmp_path, environ) == "https://here"
+    assert tracking_uri(None, tmp_path, environ) == "http://there:5000"
+    assert tracking_uri(None, tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_folder_with_odd_characters_survives_the_uri() -> None:
+    path = Path("/a b/c#d/50%20?/ü/mlflow.db")
+    assert sqlite_path(sqlite_uri(path)) == path
+
+
+def test_a_relative_database_is_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri("sqlite:///mlflow.db", Path("elsewhere"), {}) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "sqlite://mlflow.db", "ftp://x"])
+def test_a_store_mlflow_no_longer_has_is_refused(uri: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        tracking_uri(uri, Path(), {})
+    assert str(caught.value) == (
+        f"tracking.uri: must be an MLflow server or database, got {uri}; "
+        "write http://host:5000, or sqlite:///mlflow.db, or leave it out"
+    )
+
+
+def test_a_password_is_never_shown() -> None:
+    assert without_password("postgresql+psycopg://me:s3cret@db/mlflow") == "postgresql+psycopg://me:***@db/mlflow"
+    assert "s3cret" not in ui_line("http://me:s3cret@host:5000", "1")
+    with pytest.raises(BadInput) as caught:
+        tracking_uri("ftp://me:s3cret@host", Path(), {})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_line_that_opens_the_ui() -> None:
+    view = "workflowType=machine_learning&viewStateShareKey=hpo-trials"
+    assert ui_line("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
+    assert ui_line("sqlite:////tmp/mlflow.db", "3") == (
+        f"mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db, then open http://127.0.0.1:5000/#/experiments/3/runs?{view}"
+    )
+    assert ui_line("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"

@@ -1,0 +1,257 @@
+"""A user's own model and trainer: the examples, and every way to get them wrong in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import bars, job, numbers
+
+from hpo.core import Outcome, Params, Report
+from hpo.errors import BadInput
+from hpo.execution import checkpoints
+from hpo.training import user
+from hpo.training.failure import TrainingFailed
+from hpo.training.recipe import Recipe
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FIT: Params = {"rate": 0.1, "momentum": 0.8, "epochs": 12}
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test imports or puts on the path is gone after it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("own_", "mine")):
+            del sys.modules[name]
+
+
+def written(folder: Path, text: str, name: str = "mine.py") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder
+
+
+def recipe(model: str, folder: Path, data: Path) -> Recipe:
+    return Recipe(model, "cross_entropy", data, "cpu", folder=folder)
+
+
+# -- the examples ------------------------------------------------------------------------------------------------
+
+
+def test_the_example_model_learns(tmp_path: Path) -> None:
+    train = recipe("own_model:network", EXAMPLES, bars(tmp_path / "bars"))()
+    params = {"width": 8, "norm_groups": 4, "depth": 1, "learning_rate": 0.02, "batch_size": 8, "epochs": 8}
+    *_, last = train(job(params, tmp_path))
+    assert last.metrics["val_accuracy"] > 0.7
+
+
+def test_a_model_says_itself_what_is_impossible(tmp_path: Path) -> None:
+    train = recipe("own_model:network", EXAMPLES, bars(tmp_path / "bars"))()
+    with pytest.raises(TrainingFailed) as caught:
+        next(train(job({"width": 8, "norm_groups": 5, "depth": 1}, tmp_path)))
+    assert caught.value.outcome is Outcome.INVALID
+    assert str(caught.value) == "norm_groups 5 does not divide width 8"
+
+
+def own_trainer() -> Recipe:
+    return Recipe("cnn", "cross_entropy", Path("nowhere"), "cpu", train="own_trainer:train", folder=EXAMPLES)
+
+
+def test_the_example_trainer_finds_what_made_its_data(tmp_path: Path) -> None:
+    *_, last = own_trainer()()(job(FIT, tmp_path, seed=3))
+    assert last.epoch == 12
+    assert last.metrics["val_mse"] < 0.01  # the noise alone is 0.0025
+
+
+def test_the_example_trainer_goes_on_from_any_epoch(tmp_path: Path) -> None:
+    train = own_trainer()()
+    whole = []
+    for report in train(job(FIT, tmp_path)):
+        checkpoints.write(tmp_path, "made-up", report)
+        whole.append(numbers(report))
+    for start in range(1, 12):
+        assert [numbers(report) for report in train(job(FIT, tmp_path, start=start))] == whole[start:]
+
+
+def test_a_trainer_of_ones_own_needs_no_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from hpo.training.recipe import Recipe;"
+        f"Recipe('cnn', '', Path(), 'cpu', train='own_trainer:train', folder=Path({str(EXAMPLES)!r}))();"
+        "assert 'torch' not in sys.modules"
+    )
+    import subprocess
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=EXAMPLES.parent)
+
+
+# -- trainers ----------------------------------------------------------------------------------------------------
+
+
+def reports(text: str, folder: Path, start: int = 0) -> list[Report]:
+    train = user.trainer("mine:train", written(folder, text))
+    return list(train(job({"epochs": 3}, folder, start=start)))
+
+
+def test_a_trainer_may_yield_plain_mappings(tmp_path: Path) -> None:
+    made = reports("def train(job):\n    for _ in range(3):\n        yield {'score': 1}", tmp_path)
+    assert [(report.epoch, report.metrics, report.save) for report in made] == [
+        (1, {"score": 1.0}, None),
+        (2, {"score": 1.0}, None),
+        (3, {"score": 1.0}, None),
+    ]
+
+
+def test_numbers_of_numpy_become_plain(tmp_path: Path) -> None:
+    text = "import numpy\ndef train(job):\n    yield {'score': numpy.float32(0.5), 'count': numpy.int64(3)}"
+    (made,) = reports(text, tmp_path)
+    assert {name: type(value) for name, value in made.metrics.items()} == {"score": float, "count": float}
+
+
+def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
+    text = "closed = []\ndef train(job):\n    try:\n        yield {'a': 1}\n        yield {'a': 1}\n"
+    text += "    finally:\n        closed.append(True)"
+    running = user.trainer("mine:train", written(tmp_path, text))(job({}, tmp_path))
+    next(running)
+    assert isinstance(running, Iterator)
+    running.close()  # type: ignore[attr-defined]
+    assert sys.modules["mine"].closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return 3", "mine:train must be a generator of reports, got a int; write `yield`"),
+        ("return", "mine:train must be a generator of reports, got None; write `yield`"),
+        ("yield 0.5", "mine:train must yield a Report or a mapping of metrics, got a float"),
+        ("yield {'score': 'good'}", "mine:train must report numbers by name, got 'score': 'good'"),
+        ("yield {'score': True}", "mine:train must report numbers by name, got 'score': True"),
+        ("yield {1: 2.0}", "mine:train must report numbers by name, got 1: 2.0"),
+        (
+            "from hpo.core import Report\n    yield Report(2, {}, 0.0, 0.0)",
+            "mine:train must report every epoch once, got epoch 2 after 0",
+        ),
+    ],
+)
+def test_a_trainer_that_yields_the_wrong_thing_is_told_so_in_one_line(tmp_path: Path, body: str, said: str) -> None:
+    with pytest.raises(TrainingFailed) as caught:
+        reports(f"def train(job):\n    {body}", tmp_path)
+    assert (caught.value.outcome, str(caught.value)) == (Outcome.INVALID, said)
+
+
+# -- models ------------------------------------------------------------------------------------------------------
+
+MODELS = """
+from torch import nn
+def number(params, shape, classes): return 3
+def narrow(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes + 1))
+def mistaken(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(63, classes))
+def normed(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))
+def dropped(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.LazyLinear(classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("number", "mine:number must return a torch.nn.Module, got int"),
+        ("narrow", "mine:narrow: its network must turn (2, 1, 8, 8) into (2, 3), got (2, 4)"),
+        ("mistaken", "mine:mistaken: its network does not take (2, 1, 8, 8): mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_a_model_that_returns_the_wrong_thing_is_told_so_in_one_line(tmp_path: Path, name: str, said: str) -> None:
+    train = recipe(f"mine:{name}", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
+    with pytest.raises(TrainingFailed) as caught:
+        next(train(job({}, tmp_path)))
+    assert caught.value.outcome is Outcome.INVALID
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_norm_at_batch_size_one_is_invalid_in_a_users_model_too(tmp_path: Path) -> None:
+    train = recipe("mine:normed", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
+    with pytest.raises(TrainingFailed) as caught:
+        next(train(job({"batch_size": 1}, tmp_path)))
+    assert caught.value.outcome is Outcome.INVALID
+    assert str(caught.value).startswith("batch norm at batch size 1: ")
+
+
+def test_a_users_model_with_lazy_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    train = recipe("mine:dropped", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
+    whole = []
+    for report in train(job({"epochs": 3}, tmp_path)):
+        checkpoints.write(tmp_path, "made-up", report)
+        whole.append(numbers(report))
+    assert [numbers(report) for report in train(job({"epochs": 3}, tmp_path, start=1))] == whole[1:]
+
+
+# -- names -------------------------------------------------------------------------------------------------------
+
+
+def refusal(reference: str, folder: Path | None) -> str:
+    with pytest.raises(BadInput) as caught:
+        user.resolve(reference, folder, "study.yaml:5:8 model")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_reference_without_a_function_is_refused(tmp_path: Path) -> None:
+    expected = "study.yaml:5:8 model: must be package.module:function, got 'mine:'; name a function of a module"
+    assert refusal("mine:", tmp_path) == expected
+
+
+def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Path) -> None:
+    expected = "study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: No module named 'mine_absent'"
+    assert refusal("mine_absent:f", tmp_path) == f"{expected}; mend it or put it into {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("def f(:", "SyntaxError: "),
+        ("import absent_package", "ModuleNotFoundError: No module named 'absent_package'"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_does_not_import_says_why(tmp_path: Path, text: str, why: str) -> None:
+    assert f"module mine does not import, got {why}" in refusal("mine:f", written(tmp_path, text))
+
+
+def test_a_function_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    said = refusal("mine:netwrok", written(tmp_path, "def network(): ...\ndef train(): ...\nx = 3"))
+    assert said == "study.yaml:5:8 model: no function netwrok in mine; functions there: network, train"
+    assert "no function x in mine" in refusal("mine:x", tmp_path)
+
+
+def test_modules_are_found_in_packages_and_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "mine_package", "", "__init__.py")
+    written(tmp_path / "mine_package", "def f(): return 5", "inner.py")
+    monkeypatch.chdir(tmp_path)
+    assert user.resolve("mine_package.inner:f", None, "model")() == 5
+
+
+def test_two_studies_may_call_their_modules_the_same(tmp_path: Path) -> None:
+    one, two = (written(tmp_path / name, f"def f(): return {name!r}") for name in ("one", "two"))
+    answers = [user.resolve("mine:f", folder, "model")() for folder in (one, two, one)]
+    assert answers == ["one", "two", "one"]
+
+
+def test_a_module_imports_what_lies_beside_it(tmp_path: Path) -> None:
+    written(tmp_path, "from mine_other import f", "mine.py")
+    written(tmp_path, "def f(): return 7", "mine_other.py")
+    assert user.resolve("mine:f", tmp_path, "model")() == 7
+
+
+def test_the_error_of_a_users_trainer_is_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        reports("def train(job):\n    yield {'a': 1 / 0}", tmp_path)
+
+
