@@ -2,8 +2,8 @@
 
     python -m hpo run examples/own_model.yaml
 
-Every parameter of the search space arrives in `params`; those that the training loop knows (optimizer, learning_rate, batch_size,
-epochs, ...) work as they do for the built-in models. Say so if a combination cannot be built: raise an Impossible.
+Every parameter of the search space arrives in `params`; those that the training loop knows (optimizer, learning_rate,
+batch_size, epochs, ...) work as they do for the built-in models. Raise Impossible for what cannot be built.
 """
 
 from __future__ import annotations

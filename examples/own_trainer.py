@@ -1,4 +1,4 @@
-"""A trainer of one's own for hpo, and no image classifier at all: the parameters of a damped oscillation are fitted with numpy.
+"""A trainer of one's own for hpo, and no image classifier at all: a damped oscillation is fitted with numpy.
 
     python -m hpo run examples/own_trainer.yaml
 
@@ -48,7 +48,7 @@ def slope(weights: Vector, times: Vector, values: Vector, width: float = 1e-4) -
 
 
 def train(job: Job) -> Iterator[Report]:
-    """What the study file names. job.params is the trial's point, job.seed its seed, job.start the epoch to go on after."""
+    """What the study file names. job.params is the trial's point; job.start is the epoch to go on after."""
     rate, momentum = float(job.params["rate"]), float(job.params["momentum"])
     weights = np.random.default_rng(job.seed).uniform(0.5, 2.5, len(TRUTH))
     speed = np.zeros_like(weights)
@@ -66,7 +66,7 @@ def train(job: Job) -> Iterator[Report]:
 
 
 def saver(weights: Vector, speed: Vector) -> Callable[[Path], None]:
-    """Writes the state after this epoch; the path has no ending that numpy would like to choose, hence the open file."""
+    """Writes the state after this epoch. To an open file, because to a path numpy would add an ending of its own."""
 
     def save(path: Path) -> None:
         with path.open("wb") as file:

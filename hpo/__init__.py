@@ -1,3 +1,29 @@
-"""hpo: hyperparameter optimization for convolutional networks."""
+"""hpo: hyperparameter optimization for convolutional networks.
+
+import hpo
+result = hpo.run("study.yaml")
+result.best, result.trials, result.model()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Result", "StudySpec", "load", "run"]
+
+if TYPE_CHECKING:
+    from hpo.api import load, run
+    from hpo.result import Result
+    from hpo.spec import StudySpec
+
+_HOMES = {"run": "hpo.api", "load": "hpo.api", "Result": "hpo.result", "StudySpec": "hpo.spec"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import hpo` alone costs nothing, which `hpo --help` relies on."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hpo' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

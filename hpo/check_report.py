@@ -149,7 +149,9 @@ def _feasibility(findings: Findings) -> Iterator[str]:
     yield from _rest(findings.reasons)
     yield from (f"  to blame: {_blamed(blame)}" for blame in findings.blames[:SHOWN])
     yield from (f"constraint {share.what} leaves out {_of(share.count, share.of)}" for share in findings.excluded)
-    if findings.hopeless:
+    if findings.hopeless and findings.excluded:
+        yield "warning: nothing that is possible meets the constraints; loosen one of them"
+    elif findings.hopeless:
         yield "warning: nothing of this can be trained; change the search space or the size of the images"
 
 

@@ -89,18 +89,16 @@ class _Together:
         freedom = sum(len(group) - 1 for group in groups)
         spread = any(len(set(group)) > 1 for group in groups)
         enough = len(groups) > 1 and spread and freedom > 0 and min(map(len, groups)) > 1
-        self._test = stats.tukey_hsd(*groups) if enough else None
-        self._level = level
+        self._between = stats.tukey_hsd(*groups).confidence_interval(level) if enough else None
         self._exact = len(groups) > 1 and not spread and min(map(len, groups)) >= ALIKE
         self._means = [f.mean for f in finalists]
 
     def interval(self, a: Finalist, b: Finalist) -> tuple[float, float]:
         i, j = self._place[a.trial], self._place[b.trial]
-        if self._test is None:
-            gap = self._means[i] - self._means[j]
-            return (gap, gap) if self._exact else (-math.inf, math.inf)
-        between = self._test.confidence_interval(self._level)
-        return float(np.asarray(between.low)[i, j]), float(np.asarray(between.high)[i, j])
+        if self._between is None:
+            apart = self._means[i] - self._means[j]
+            return (apart, apart) if self._exact else (-math.inf, math.inf)
+        return float(np.asarray(self._between.low)[i, j]), float(np.asarray(self._between.high)[i, j])
 
     def tied(self, a: Finalist, b: Finalist) -> bool:
         low, high = self.interval(a, b)

@@ -10,7 +10,7 @@ from typing import Final
 from hpo import foreign
 from hpo.core import Value
 from hpo.domains import Choice, Domain, Fault, Known, Range, choice_faults, range_faults, show
-from hpo.fields import Found, did_you_mean, nearest, number_of
+from hpo.fields import Found, flag_meant, instead, nearest, number_of
 from hpo.yamlfile import Node
 
 _CALL: Final = re.compile(
@@ -53,9 +53,8 @@ class DomainSection:
     def _check_keys(self, node: Node) -> None:
         for key in node.mapping or ():
             if key not in _KEYS:
-                word = foreign.DOMAIN.get(key.lower())
-                remedy = f"write {word}" if word else did_you_mean(key, _KEYS)
-                self._note(node.keys.get(key, node.place), key, "is no key of a parameter", "", remedy)
+                place = node.keys.get(key, node.place)
+                self._note(place, key, "is no key of a parameter", "", instead(key, _KEYS, foreign.DOMAIN))
 
     # -- choices -----------------------------------------------------------------------------------------------------
 
@@ -94,7 +93,8 @@ class DomainSection:
             return self.known.coerce(value)
         words = [one for one in self.known.choices if isinstance(one, str)]
         close = foreign.VALUES.get(str(value).lower()) or nearest(str(value), words)
-        self.found.note(node, path, rule, str(node), f"did you mean {close}?" if close in words else "")
+        remedy = flag_meant(node) if self.known.kind == "bool" else f"did you mean {close}?" if close in words else ""
+        self.found.note(node, path, rule, str(node), remedy)
         return None
 
     # -- ranges ------------------------------------------------------------------------------------------------------

@@ -312,8 +312,8 @@ class Known:
             return None if isinstance(value, bool) else "must be true or false"
         whole = self.kind == "int"
         if isinstance(value, bool | str) or not math.isfinite(value) or (whole and value != int(value)):
-            return f"must be {'a whole number' if whole else 'a number'}{self._bounds(' ')}"
-        return None if self._inside(value) else f"must be{self._bounds(' ')}"
+            return f"must be {'a whole number' if whole else 'a number'}{self._bounds('of ')}"
+        return None if self._inside(value) else f"must be{self._bounds('')}"
 
     def coerce(self, value: Value) -> Value:
         """A value without fault in this parameter's own type, so that 1 and 1.0 are one training."""
@@ -328,7 +328,8 @@ class Known:
         return above and (self.high is None or (number < self.high if self.open_high else number <= self.high))
 
     def _bounds(self, before: str) -> str:
-        low = "" if self.low is None else f"{'above' if self.open_low else 'at least'} {show(self.low)}"
-        high = "" if self.high is None else f"{'below' if self.open_high else 'at most'} {show(self.high)}"
+        low = "" if self.low is None else f"{'above' if self.open_low else before + 'at least'} {show(self.low)}"
+        before = "" if low else before
+        high = "" if self.high is None else f"{'below' if self.open_high else before + 'at most'} {show(self.high)}"
         text = " and ".join(part for part in (low, high) if part)
-        return before + text if text else ""
+        return f" {text}" if text else ""

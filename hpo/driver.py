@@ -10,8 +10,32 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from hpo.core import DONE, Broke, Closed, Continue, Continued, Decision, Ended, Event, Executor, Job, Limits, Message
-from hpo.core import Opened, Paused, Reported, Rest, Rested, Retried, Start, Started, State, Stop, Trial, Value
+from hpo.core import (
+    DONE,
+    Broke,
+    Closed,
+    Continue,
+    Continued,
+    Decision,
+    Ended,
+    Event,
+    Executor,
+    Job,
+    Limits,
+    Message,
+    Opened,
+    Paused,
+    Reported,
+    Rest,
+    Rested,
+    Retried,
+    Start,
+    Started,
+    State,
+    Stop,
+    Trial,
+    Value,
+)
 from hpo.pool import Pool
 from hpo.search import Search
 
@@ -38,7 +62,7 @@ class Driver:
         self.jobs: dict[str, Job] = {}  # trainings at work
         self.queue: dict[str, None] = {}  # trainings that wait for a worker, in order
         self.owners: dict[str, Search] = {}  # who asked first for the training that is at work or waits
-        self.stopping = False
+        self.stopping = 0  # the signal number that asked for it, or 1
         self._halted: set[str] = set()  # trainings told to rest after their epoch
         self._tidied = 0.0
 
@@ -55,9 +79,9 @@ class Driver:
             self._end_searches()
         self._close()
 
-    def stop(self) -> None:
+    def stop(self, why: int = 1) -> None:
         """Let every running trial finish its epoch, then return from `run`. Safe to call from a signal handler."""
-        self.stopping = True
+        self.stopping = why
 
     # -- before and after
 
@@ -98,7 +122,7 @@ class Driver:
 
     def _halt(self, search: Search, trial: Trial) -> None:
         key = trial.training
-        alone = self.stopping or all(other.closing is not None for other, _ in self._readers(key))
+        alone = bool(self.stopping) or all(other.closing is not None for other, _ in self._readers(key))
         if key in self.jobs and alone:
             if key not in self._halted:
                 self._halted.add(key)

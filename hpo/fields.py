@@ -49,10 +49,6 @@ class Found:
             raise BadInput(*self.mistakes, Mistake(place, "has more mistakes than these", remedy="mend these first"))
         return WRONG
 
-    def drop(self, path: str, rule: str) -> None:
-        """Take back a mistake that another one explains."""
-        self.mistakes = [one for one in self.mistakes if not (one.place.endswith(f" {path}") and one.rule == rule)]
-
     def within(self, *paths: str) -> bool:
         """Whether something is wrong at one of these paths or below: what follows from it need not be said."""
         return any(path == one or path.startswith(f"{one}.") for path in self._paths for one in paths)
@@ -73,6 +69,14 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     """The remedy for a word that is not among the known ones."""
     close = nearest(word, known)
     return f"did you mean {close}?" if close else f"use {' or '.join(_enumerated(known))}"
+
+
+def instead(word: str, known: Collection[str], foreign: Mapping[str, str]) -> str:
+    """As did_you_mean, for a word that may be another tool's, perhaps misspelt."""
+    if word.lower() in foreign:
+        return f"write {foreign[word.lower()]}"
+    close = None if nearest(word, known) else nearest(word, list(foreign))
+    return f"write {foreign[close]}" if close else did_you_mean(word, known)
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:
@@ -182,6 +186,14 @@ class Number:
         return {"anyOf": [{"enum": list(self.words)}, number]} if self.words else number
 
 
+_FLAGS: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
+
+
+def flag_meant(node: Node) -> str:
+    """The remedy for another language's true or false."""
+    return f"write {_FLAGS[node.text.lower()]}" if node.text.lower() in _FLAGS else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """true or false, and nothing else: `no` is text in YAML 1.2."""
@@ -189,9 +201,7 @@ class Flag:
     def read(self, node: Node, path: str, found: Found) -> Any:
         if isinstance(node.value, bool):
             return node.value
-        meant = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
-        remedy = f"write {meant[node.text.lower()]}" if node.text.lower() in meant else ""
-        return found.note(node, path, "must be true or false", str(node), remedy)
+        return found.note(node, path, "must be true or false", str(node), flag_meant(node))
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
@@ -318,7 +328,7 @@ class Record:
             some = ", ".join(f"{key}: ..." for key in list(options(self.made))[:2])
             return found.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
         values = read_fields(self.made, node, path, found, self.foreign, self.noun)
-        missing = [key for key, one in options(self.made).items() if one.default is MISSING and key not in values]
+        missing = [one for one in options(self.made).values() if one.default is MISSING and one.name not in values]
         return WRONG if missing else self.made(**values)
 
     def schema(self) -> Schema:
@@ -340,12 +350,12 @@ def read_fields(
     for key, child in node.mapping.items():
         inner = f"{path}.{key}" if path else key
         if key not in known:
-            remedy = f"write {foreign[key.lower()]}" if key.lower() in foreign else did_you_mean(key, list(known))
-            found.note(node.keys.get(key, node.place), inner, f"is no key of {noun}", "", remedy)
+            place = node.keys.get(key, node.place)
+            found.note(place, inner, f"is no key of {noun}", "", instead(key, list(known), foreign))
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, found)
             if value is not WRONG:
-                values[key] = value
+                values[known[key].name] = value
     for key, one in known.items():
         if one.default is MISSING and getattr(node.mapping.get(key), "value", None) is None:
             found.note(
@@ -355,12 +365,14 @@ def read_fields(
 
 
 def record_schema(made: Any) -> Schema:
+    """What `Record` reads; an empty value stands for the default."""
     properties = {}
     for key, one in options(made).items():
-        schema = {"description": one.metadata["doc"], **one.metadata["kind"].schema()}
+        kind = one.metadata["kind"].schema()
+        optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if one.default is not MISSING else kind
+        properties[key] = {"description": one.metadata["doc"], **optional}
         if isinstance(one.default, bool | int | float | str):
-            schema["default"] = one.default
-        properties[key] = schema
+            properties[key]["default"] = one.default
     required = [key for key, one in options(made).items() if one.default is MISSING]
-    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return {**schema, "required": required} if required else schema

@@ -111,16 +111,15 @@ PARAMETERS: Final = _words(
     leaky_slope="alpha negative_slope",
 )
 VALUES: Final = _words(silu="swish", leaky_relu="leakyrelu lrelu", sigmoid="logistic", sgd="gd momentum")
+_CHOICES: Final = ("values", "value", "categorical", "choice", "options", "categories", "grid_search")
+_EVEN: Final = ("uniform", "quniform", "q_uniform", "int_uniform", "float", "int", "range")
+_LOG: Final = ("log_uniform", "loguniform", "log_uniform_values", "reciprocal", "qloguniform")
 DOMAIN: Final = {
-    **dict.fromkeys(
-        ["values", "value", "categorical", "choice", "options", "categories", "grid_search"], "choices: [...]"
-    ),
-    **dict.fromkeys(["uniform", "quniform", "q_uniform", "int_uniform", "float", "int", "range"], "min: ..., max: ..."),
-    **dict.fromkeys(
-        ["log_uniform", "loguniform", "log_uniform_values", "reciprocal", "qloguniform"],
-        "min: ..., max: ..., log: true",
-    ),
-    **dict.fromkeys(["distribution", "type", "_type", "dist"], "log: true for log_uniform, nothing for uniform"),
+    **dict.fromkeys(_CHOICES, "choices: [...]"),
+    **dict.fromkeys(_EVEN, "min: ..., max: ..."),
+    **dict.fromkeys(_LOG, "min: ..., max: ..., log: true"),
+    **dict.fromkeys(("distribution", "type", "_type", "dist"), "log: true for log_uniform, nothing for uniform"),
+    **dict.fromkeys(("scale", "log_scale", "base"), "log: true"),
     **_words(
         min="low lower lower_bound start",
         max="high upper upper_bound stop",
@@ -128,6 +127,5 @@ DOMAIN: Final = {
         count="num n steps",
         when="condition conditions if parent depends_on",
     ),
-    **dict.fromkeys(["scale", "log_scale", "base"], "log: true"),
     "default": "start_with in the study file",
 }

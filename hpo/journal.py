@@ -18,8 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hpo.core import Closed, Continued, Ended, Event, Opened, Outcome, Paused, Report, Reported, Retried, Scored
-from hpo.core import Started, State
+from hpo.core import (
+    Closed,
+    Continued,
+    Ended,
+    Event,
+    Opened,
+    Outcome,
+    Paused,
+    Report,
+    Reported,
+    Retried,
+    Scored,
+    Started,
+    State,
+)
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
 
 VERSION = 1

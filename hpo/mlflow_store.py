@@ -29,6 +29,14 @@ from hpo.mlflow_uri import SQLITE, sqlite_path, sqlite_uri, without_password
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+PHRASES = {
+    r"Connection refused": "connection refused",
+    r"Failed to resolve": "no such host",
+    r"Connection aborted|Connection reset": "the connection broke",
+    r"too many (\d+) error responses|failed with error code (\d+)": r"it answers with status \1\2",
+    r"not in a valid JSON format": "what answers there is no MLflow",
+    r"\(\w+\.\w+Error\) (.+)": r"\1",  # SQLAlchemy's, of a database
+}
 MISSING, EXISTS, INVALID = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"
 PAGE = 1_000  # runs a search answers at once
 
@@ -161,15 +169,16 @@ def _database_trouble(error: MlflowException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """In a phrase. MLflow wraps its errors in long texts, most of them one in another."""
+    """In a phrase. MLflow wraps its errors in long texts, one in another."""
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, ConnectionRefusedError):
-            return "connection refused"
         if isinstance(chain, TimeoutError | requests.Timeout):
             return "no answer in time"
         chain = chain.__cause__ or chain.__context__
-    text = str(error).strip().partition(" Response body:")[0] or type(error).__name__
+    text = str(error).strip() or type(error).__name__
+    for pattern, phrase in PHRASES.items():
+        if found := re.search(pattern, text):
+            return found.expand(phrase)
     return text.splitlines()[0][:300]
 
 

@@ -46,7 +46,13 @@ def check_constraints(constraints: Sequence[tuple[Constraint, Node]], space: Spa
     for index, (constraint, node) in enumerate(constraints):
         for name in constraint.names:
             if name not in space and name not in MEASURES:
-                found.note(node, f"constraints.{index}", f"names {name}, no parameter here", "", _remedy(name, space))
+                found.note(
+                    node,
+                    f"constraints.{index}",
+                    f"names {name}, which the search space does not have",
+                    "",
+                    _remedy(name, space),
+                )
     if not constraints or found.within("constraints"):
         return
     points = list(_points(space, seed))

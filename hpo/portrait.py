@@ -8,7 +8,6 @@ report opens it at any time. Empty arrays leave their figure out.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -60,7 +59,7 @@ class Portrait:
             np.savez_compressed(
                 file, trial=np.array(self.trial), classes=np.array(self.classes, dtype=np.str_), **arrays
             )
-        os.replace(part, path)
+        part.replace(path)
 
     @classmethod
     def open(cls, path: Path) -> Portrait:

@@ -7,7 +7,6 @@ trial.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def write(report: ReportInput, path: Path) -> None:
     """Write, then rename: nobody opens half a page."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(document(report), encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def document(report: ReportInput) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from hpo.errors import Mistake
 from hpo.fields import Found, nearest
 from hpo.sections import DATA_SETS, StudySpec
 from hpo.space import GridImpossible, Space
+from hpo.yamlfile import clean
 
 LARGEST_GRID: Final = 1_000_000  # without a budget
 
@@ -27,13 +28,13 @@ def smaller_is_better(metric: str) -> bool:
     return any(part in SMALLER for part in metric.lower().replace("/", "_").replace(".", "_").split("_"))
 
 
-def check(spec: StudySpec, found: Found) -> None:
-    """Note every mistake between sections."""
-    for rule in RULES:
-        rule(spec, found)
-    if spec.strategy == "grid":
-        for mistake in grid_mistakes(spec):
-            found.mistakes.append(mistake)
+def check(spec: StudySpec, found: Found, with_space: bool) -> None:
+    """Note every mistake between sections, but none about a section that is wrong in itself."""
+    for rule, sections in RULES.items():
+        if not found.within(*sections) and (with_space or "search_space" not in sections):
+            rule(spec, found)
+    if spec.strategy == "grid" and with_space and not found.within("strategy", "budget"):
+        found.mistakes.extend(grid_mistakes(spec))
 
 
 def grid_mistakes(spec: StudySpec) -> list[Mistake]:
@@ -42,7 +43,8 @@ def grid_mistakes(spec: StudySpec) -> list[Mistake]:
         size = spec.space.grid().size
     except GridImpossible as impossible:
         place = spec.place
-        return [Mistake(place(_path(spec, f.where)), f.rule, f.got, f.remedy) for f in impossible.faults]
+        mistakes = (Mistake(place(_path(spec, f.where)), f.rule, f.got, f.remedy) for f in impossible.faults)
+        return list(dict.fromkeys(mistakes))  # a parameter of each block is one line of the file
     budget = spec.budget
     if size <= LARGEST_GRID or budget.trials or budget.total_epochs or budget.time:
         return []
@@ -59,7 +61,7 @@ def _path(spec: StudySpec, name: str) -> str:
 
 def _data(spec: StudySpec, found: Found) -> None:
     if spec.data is None:
-        if spec.train is None and not found.within("data"):
+        if spec.train is None:
             found.note(spec.place(""), "data", "is missing", "", "add data: digits")
         return
     split = spec.data.split
@@ -72,7 +74,7 @@ def _data(spec: StudySpec, found: Found) -> None:
         close = nearest(written, DATA_SETS)
         at = _at(spec, "data.source" if "data.source" in spec.places else "data")
         rule = f"must be {', '.join(DATA_SETS)} or the path of a folder or file"
-        found.note(*at, rule, source, f"did you mean {close}?" if close else "check the path")
+        found.note(*at, rule, clean(spec.source(spec.data)), f"did you mean {close}?" if close else "check the path")
 
 
 def _exists(source: str) -> bool:
@@ -156,12 +158,12 @@ def _at(spec: StudySpec, path: str) -> tuple[str, str]:
     return place, path
 
 
-RULES: Final[tuple[Callable[[StudySpec, Found], None], ...]] = (
-    _data,
-    _loss,
-    _metric,
-    _trainer,
-    _stopping,
-    _budget,
-    _execution,
-)
+RULES: Final[Mapping[Callable[[StudySpec, Found], None], tuple[str, ...]]] = {  # rule -> the sections it reads
+    _data: ("data", "train"),
+    _loss: ("data", "loss", "train", "class_weights"),
+    _metric: ("data", "loss", "train", "metric"),
+    _trainer: ("train", "prefix_safe"),
+    _stopping: ("search_space", "early_stopping"),
+    _budget: ("search_space", "budget"),
+    _execution: ("execution", "workers"),
+}

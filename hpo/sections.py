@@ -23,7 +23,7 @@ STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness, as 
 FAMILIES: Final = ("cnn", "rnn")
 DATA_SETS: Final = ("digits", "digits-hard", "mnist", "fashion-mnist", "cifar10")
 DEFAULT_TRIALS: Final = 20  # where a bayesian or random study names no budget: minutes on digits, never for ever
-DEFAULT_EPOCHS: Final = 10  # where the search space has no `epochs`
+
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CODE: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
@@ -78,9 +78,7 @@ class Metric:
 
     name: str = option(Text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name"), "val_accuracy", "its name")
     goal: Literal["maximize", "minimize"] = option(
-        OneOf(("maximize", "minimize"), foreign.GOALS),
-        "maximize",
-        "which way is better; else the metric's own",
+        OneOf(("maximize", "minimize"), foreign.GOALS), "maximize", "which way is better; else the metric's own"
     )
     at: Literal["last", "best"] = option(
         OneOf(("last", "best")), "last", "which epoch of a trial counts: its last or its best"
@@ -288,7 +286,7 @@ class StudySpec:
         metric = {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at}
         return {
             "strategy": self.strategy,
-            "data": None if self.data is None else {**_plain(asdict(self.data)), "source": self._source(self.data)},
+            "data": None if self.data is None else {**_plain(asdict(self.data)), "source": self.source(self.data)},
             "model": self.model,
             "train": self.train,
             "prefix_safe": self.prefix_safe,
@@ -302,8 +300,8 @@ class StudySpec:
             "training_seed": self.training_seed,
         }
 
-    def _source(self, data: DataSpec) -> str:
-        """As seen from the study file, so that a folder with both may move."""
+    def source(self, data: DataSpec) -> str:
+        """Where the data are, as seen from the study file, so that a folder with both may move."""
         folder = None if self.path is None else self.path.absolute().parent
         source = Path(data.source)
         return str(source.relative_to(folder)) if folder and source.is_relative_to(folder) else data.source

@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from hpo import foreign
+from hpo.core import Params
 from hpo.domains import Known
 from hpo.errors import BadInput, HpoError, Mistake
 from hpo.expressions import Constraint
@@ -24,7 +25,6 @@ from hpo.points_section import check_constraints, read_constraints, read_points
 from hpo.rules import METRICS, check, grid_mistakes, smaller_is_better
 from hpo.sections import (
     DATA_SETS,
-    DEFAULT_EPOCHS,
     DEFAULT_TRIALS,
     FAMILIES,
     STRATEGIES,
@@ -38,8 +38,8 @@ from hpo.sections import (
     StudySpec,
     Tracking,
 )
-from hpo.space import Choice, Parameter, Space
-from hpo.space_section import SpaceSection
+from hpo.space import Space
+from hpo.space_section import DEFAULT_EPOCHS, SpaceSection
 from hpo.yamlfile import Document, Node, clean, node_of, places, read
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
 
 KnownTo = Callable[[str, str | None], Mapping[str, Known]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
+UNREAD: Final = Node({}, "")  # stands for a space file that could not be read: what follows from that is not said
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
@@ -94,7 +95,7 @@ def load(
     root, space_text = _completed(document.root, sets, folder, found)
     file = _File(root, folder, found, known, environ)
     spec = file.spec(path=path, text=document.text, space_text=space_text, sets=tuple(sets))
-    if found.mistakes or spec is None:
+    if found.mistakes:
         raise BadInput(*_in_order(found.mistakes))
     return spec
 
@@ -151,19 +152,18 @@ def _with_space_file(root: Node, folder: Path, found: Found) -> tuple[Node, str]
     if not SPACE_FILE.fullmatch(node.value):
         rule = "must be a mapping of parameters, or a .yaml file of them"
         found.note(node, "search_space", rule, str(node), "write search_spaces/cnn-small.yaml")
-        return _without_space(root), ""
+        return _with(root, UNREAD), ""
     beside, here = folder / node.value, Path(node.value)
     try:
         document = read(_as_named(here if here.is_file() and not beside.is_file() else beside))
     except BadInput as error:
         _note_file(node, error, found)
-        return _without_space(root), ""
+        return _with(root, UNREAD), ""
     except OSError as error:
         found.note(node, "search_space", "cannot be read", f"{clean(node.value)}: {error.strerror}", "check the path")
-        return _without_space(root), ""
+        return _with(root, UNREAD), ""
     found.mistakes.extend(document.mistakes)
-    mapping = {**(root.mapping or {}), "search_space": document.root}
-    return replace(root, value=mapping), document.text
+    return _with(root, document.root), document.text
 
 
 def _as_named(path: Path) -> Path:
@@ -173,20 +173,19 @@ def _as_named(path: Path) -> Path:
 
 
 def _note_file(node: Node, error: HpoError, found: Found) -> None:
-    """A space file that cannot be read at all is a mistake of the line that names it; one with bad syntax is its own."""
+    """A space file that cannot be read is a mistake of the line that names it; bad syntax in it has its own line."""
     for mistake in error.mistakes:
         assert isinstance(mistake, Mistake)
         if _PLACED.match(mistake.place):
             found.mistakes.append(mistake)
         else:
             got = clean(str(node.value)) + (f": {mistake.got}" if mistake.got else "")
-            remedy = mistake.remedy.partition(", or write one")[0]
+            remedy = "name the parameters in it" if mistake.rule == "is empty" else "check the path"
             found.note(node, "search_space", f"names a file that {mistake.rule}", got, remedy)
 
 
-def _without_space(root: Node) -> Node:
-    """What follows from a space that cannot be read is not said."""
-    return replace(root, value={key: one for key, one in (root.mapping or {}).items() if key != "search_space"})
+def _with(root: Node, space: Node) -> Node:
+    return replace(root, value={**(root.mapping or {}), "search_space": space})
 
 
 # -- the spec ---------------------------------------------------------------------------------------------------------
@@ -197,44 +196,43 @@ class _File:
 
     def __init__(self, root: Node, folder: Path, found: Found, known: KnownTo, environ: Mapping[str, str]) -> None:
         self.root, self.folder, self.found, self.known, self.environ = root, folder, found, known, environ
-        self.places = dict(places(root))
+        self.places = {"": root.place, **dict(places(root))}
 
-    def spec(self, **about: Any) -> StudySpec | None:
-        """The spec, or None where a part is wrong that it cannot be made without."""
+    def spec(self, **about: Any) -> StudySpec:
+        """The spec, with a default in place of what is wrong."""
         found = self.found
-        unread = found.within("search_space")  # said already: not missing
         values = read_fields(StudySpec, self.root, "", found, foreign.STUDY, "the study file")
-        if unread:
-            found.drop("search_space", "is missing")
         model, train = values.get("model", "cnn"), values.get("train")
         names = self.known(model, train) if not found.within("model", "train") else {}
-        space_node = values.pop("search_space", None)
-        space = SpaceSection(found, names, model).read(space_node) if space_node is not None else None
+        node = values.pop("space", UNREAD)
+        space = None if node is UNREAD else SpaceSection(found, names, model).read(node)
         constraints = read_constraints(values.pop("constraints", None), found)
         points = values.pop("start_with", None)
-        start_with: tuple[Mapping[str, Any], ...] = ()
+        start_with: tuple[Params, ...] = ()
         if space is not None:
             check_constraints(constraints, space, values.get("seed", 0), found)
             start_with = read_points(points, space, [one for one, _ in constraints], found)
         values.setdefault("name", "unnamed")  # its mistake is noted
         self._complete(values)
-        whole = space or Space((Parameter("epochs", Choice((1 << 20,))),))
         spec = StudySpec(
             **values,
-            space=whole,
+            space=space or Space(()),
             constraints=tuple(one for one, _ in constraints),
             start_with=start_with,
             places=self.places,
             **about,
         )
-        check(spec, found) if space is not None else None
+        check(spec, found, space is not None)
         return spec
+
+    def _absolute(self, source: str) -> str:
+        return os.path.normpath(self.folder.absolute() / os.path.expanduser(source))  # noqa: PTH111 - may be any text
 
     def _complete(self, values: dict[str, Any]) -> None:
         """Defaults that depend on other values, and the environment's."""
         data: DataSpec | None = values.get("data")
         if data is not None and data.source not in DATA_SETS:
-            values["data"] = data = replace(data, source=os.path.normpath(self.folder.absolute() / data.source))
+            values["data"] = data = replace(data, source=self._absolute(data.source))
         if data is not None and data.regression:
             values.setdefault("loss", "squared_error")
             values.setdefault("metric", Metric("val_mse"))

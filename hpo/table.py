@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,4 +67,4 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write, then rename: nobody reads half a file."""
     part = path.with_name(f".{path.name}.part")
     table.to_csv(part, index=False)
-    os.replace(part, path)
+    part.replace(path)

@@ -179,7 +179,7 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
         f"{pair.a} - {pair.b}",
         f"{pair.difference.mean:+.4f}",
         "none yet" if math.isinf(low) else f"{low:+.4f} to {high:+.4f}",
-        f"{pair.corrected:.3f}",
+        "<0.001" if pair.corrected < 0.001 else f"{pair.corrected:.3f}",
         f"{chance * 100:.0f} % ({between.low * 100:.0f} to {between.high * 100:.0f})",
         _short(pair),
     )

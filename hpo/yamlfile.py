@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,33 +185,34 @@ def _place(name: str, text: str, offset: int) -> str:
 
 # -- syntax -----------------------------------------------------------------------------------------------------------
 
-_SYNTAX = (  # in the parser's words, either implementation's -> what a person did -> what to do
-    ("mapping values are not allowed", "has a second `: ` in one line", "quote the text, or start a new line"),
-    ("quoted scalar", "has a quote that never closes", "close it"),
-    ("flow sequence", "has a [ that never closes, or a missing comma", "close it with ]"),
-    ("flow mapping", "has a { that never closes, or a missing comma", "close it with }"),
-    ("flow node", "has a bracket that never closes", "close it"),
-    ("simple key", "has a line without `: `", "write key: value"),
-    ("block mapping", "is indented unlike the lines above", "give all keys of one mapping the same indent"),
-    ("block collection", "is indented unlike the lines above", "give all entries of one list the same indent"),
-    ("block sequence", "is indented unlike the lines above", "give all entries of one list the same indent"),
-    ("cannot start any token", "has a character that must be quoted", "quote the text"),
-    ("escape", "has an unknown escape after \\", "double the \\, or use single quotes"),
+_SYNTAX = (  # in the parser's words, either implementation's -> what a person did -> what to do -> where it began
+    ("escape", ("has an unknown escape after \\", "double the \\, or use single quotes", False)),
+    ("mapping values are not allowed", ("has a second `: ` in one line", "quote the text, or start a new line", False)),
+    ("quoted scalar", ("has a quote that never closes", "close it", True)),
+    ("flow sequence", ("has a [ that never closes, or a missing comma", "close it with ]", True)),
+    ("flow mapping", ("has a { that never closes, or a missing comma", "close it with }", True)),
+    ("flow node", ("has a bracket that never closes", "close it", True)),
+    ("simple key", ("has a line without `: `", "write key: value", True)),
+    ("block mapping", ("is indented unlike the lines above", "give all keys of one mapping the same indent", False)),
+    ("block collection", ("is indented unlike the lines above", "give all entries of one list the same indent", False)),
+    ("block sequence", ("is indented unlike the lines above", "give all entries of one list the same indent", False)),
+    ("cannot start any token", ("has a character that must be quoted", "quote the text", False)),
 )
 
 
 def _syntax(error: yaml.MarkedYAMLError, name: str, text: str) -> Mistake:
-    mark = error.problem_mark or error.context_mark
-    place = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
-    lines = text.splitlines()
-    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip()) + 1] and "quoted" not in str(error.context):
-        return Mistake(place, "is indented with a tab", remedy="use spaces")
     said = f"{error.problem} {error.context}"
-    for words, rule, remedy in _SYNTAX:
-        if words in said:
-            return Mistake(place, rule, clean(line.strip(), 40), remedy)
-    return Mistake(place, f"is no valid YAML: {clean(str(error.problem), 100)}", clean(line.strip(), 40))
+    unknown = (f"is no valid YAML: {clean(str(error.problem), 100)}", "", False)
+    rule, remedy, began = next((known for words, known in _SYNTAX if words in said), unknown)
+    mark = (error.context_mark if began else None) or error.problem_mark or error.context_mark
+    if mark is None:
+        return Mistake(name, rule, "", remedy)
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    place = f"{name}:{mark.line + 1}:{mark.column + 1}"
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return Mistake(place, "is indented with a tab", "", "use spaces")
+    return Mistake(place, rule, clean(line.strip(), 40), remedy)
 
 
 # -- the tree ---------------------------------------------------------------------------------------------------------
@@ -294,10 +295,14 @@ class _Builder:
         assert top.mapping is not None
         if key in top.keys:
             first = top.keys[key].removeprefix(f"{self.name}:").partition(":")[0]
-            path = ".".join([clean(one.key) for one in self._open[:-1] if one.key] + [clean(key)])
-            self.mistakes.append(Mistake(f"{place} {path}", f"is given twice, first in line {first}", "", "keep one"))
+            place = f"{place} {self._path(key)}"
+            self.mistakes.append(Mistake(place, f"is given twice, first in line {first}", "", "keep one"))
         top.keys.setdefault(key, place)
         top.key = key
+
+    def _path(self, *more: str) -> str:
+        """The keys that lead to where the parser is."""
+        return ".".join(clean(key) for key in (*(one.key for one in self._open), *more) if key)
 
     def _alias(self, anchor: str, place: str) -> None:
         if any(one.anchor == anchor for one in self._open):
@@ -309,7 +314,7 @@ class _Builder:
         node, size, height = self._anchors[anchor]
         if len(self._open) + height > DEEPEST:
             raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
-        self._put(node, size, height, None)
+        self._put(replace(node, place=place), size, height, None)
 
     def _put(self, node: Node, size: int, height: int, anchor: str | None) -> None:
         if anchor is not None:
@@ -344,7 +349,7 @@ class _Builder:
             digits = text.replace("_", "")
             number = LARGEST_WHOLE + 1 if len(digits) > 30 else int(digits, 0 if _BASED.fullmatch(text) else 10)
             if abs(number) > LARGEST_WHOLE:
-                self.mistakes.append(Mistake(place, "a whole number must be below 2^63", clean(text, 40)))
+                self.mistakes.append(Mistake(f"{place} {self._path()}", "must be below 2^63", clean(text, 40)))
                 return 1
             return number
         return float(text.replace("_", "")) if _FLOAT.fullmatch(text) else text

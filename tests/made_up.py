@@ -1,4 +1,4 @@
-"""Made-up studies with believable learning curves, as lists of events: what the report and the comparison are tested on."""
+"""Made-up studies with believable learning curves, as lists of events: for the report and the comparison."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def reports(params: Params, rng: random.Random, clock: float) -> list[Report]:
 def events(
     trials: int, seed: int = 0, points: Sequence[Params] = (), diverging: float | None = 0.07, lift: float = 0.0
 ) -> list[Event]:
-    """A study of so many trials: `points` first, the rest drawn. Learning rates above `diverging` diverge at epoch 2."""
+    """A study: `points` first, the rest drawn. Learning rates above `diverging` diverge at epoch 2."""
     rng, clock = random.Random(f"made-up/{seed}"), 1_700_000_000.0
     made: list[Event] = [Opened(clock, {"torch": "2.13.0", "commit": "abc1234"})]
     for number in range(trials):

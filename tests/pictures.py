@@ -16,12 +16,16 @@ from hpo.training.data import Dataset
 from hpo.training.moments import standards
 
 
-def dataset(images: np.ndarray, targets: np.ndarray, classes: int | None, sizes: tuple[int, int], seed: int = 0) -> Dataset:
+def dataset(
+    images: np.ndarray, targets: np.ndarray, classes: int | None, sizes: tuple[int, int], seed: int = 0
+) -> Dataset:
     """sizes: rows of train and val; the rest is test."""
     rows = np.arange(len(images))
     groups = targets if classes else None
     train, rest = train_test_split(rows, train_size=sizes[0], random_state=seed, stratify=groups)
-    val, test = train_test_split(rest, train_size=sizes[1], random_state=seed, stratify=None if groups is None else groups[rest])
+    val, test = train_test_split(
+        rest, train_size=sizes[1], random_state=seed, stratify=None if groups is None else groups[rest]
+    )
     names = tuple(map(str, range(classes))) if classes else None
     return Dataset("made up", images, targets, names, train, val, test, *standards(images, train), digest="made up")
 
@@ -50,6 +54,14 @@ def slopes(folder: Path, count: int = 400) -> Path:
     images = rng.normal(scale=0.3, size=(count, 1, 6, 6)) + slope[:, None, None, None] * np.linspace(-1, 1, 6)
     targets = 50 + 10 * slope
     dataset(images.astype(np.float32), targets.astype(np.float32), None, (count // 2, count // 4)).save(folder)
+    return folder
+
+
+def noise(folder: Path, count: int = 200) -> Path:
+    """Images that say nothing about their four classes: whatever is learned of them is learned by heart."""
+    rng = np.random.default_rng(7)
+    images = rng.integers(0, 255, (count, 1, 8, 8)).astype(np.uint8)
+    dataset(images, rng.permutation(np.arange(count) % 4), 4, (count // 2, count // 4)).save(folder)
     return folder
 
 

@@ -52,7 +52,7 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     mirrored = torch.tensor([torch.equal(b, a.flip(2)) for a, b in zip(given_, made, strict=True)])
     kept = torch.tensor([torch.equal(b, a) for a, b in zip(given_, made, strict=True)])
     assert bool((mirrored ^ kept).all())
-    assert 150 < int(mirrored.sum()) < 250  # false failure: 5 standard deviations, 1 in a million, and the seed is fixed
+    assert 150 < int(mirrored.sum()) < 250  # 5 standard deviations; the seed is fixed
 
 
 def move(image: np.ndarray, down: int, right: int) -> np.ndarray:

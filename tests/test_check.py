@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpo.spec import StudySpec
 from torch import nn
 
 from hpo import spec as study_file
 from hpo.check import Findings, Input, Machine, check, lines
 from hpo.check_report import many, size, table
 from hpo.core import Params, Value
+from hpo.spec import StudySpec
 from hpo.training.families import known, sizes
 from hpo.training.layers import Summary
 from hpo.training.memory import optimizer_states, peak
@@ -69,7 +69,7 @@ def test_the_report_says_in_one_line_what_is_impossible_how_often_and_what_is_to
 
 def test_what_has_no_part_in_it_is_not_blamed(three_blocks: StudySpec) -> None:
     blamed = {(blame.name, blame.value) for blame in check(three_blocks, DIGITS).blames}
-    assert blamed == {("kernel_size", 5), ("padding", "valid")}
+    assert blamed == {("kernel_size", 5), ("padding", "valid"), ("blocks", 2), ("blocks", 3)}  # one block always fits
 
 
 def test_a_parameter_of_a_block_is_not_blamed_for_the_blocks_existence(tmp_path: Path) -> None:
@@ -133,6 +133,13 @@ def test_a_space_in_which_nothing_can_be_trained_is_hopeless_and_says_so(tmp_pat
     assert found.needs is None
     assert any(line.startswith("warning: nothing of this can be trained") for line in lines(found))
     assert found.blames == ()
+
+
+def test_constraints_that_nothing_possible_meets_are_named_as_the_reason(tmp_path: Path) -> None:
+    """No possible network is so small: the file alone cannot show that, so it is not refused when read."""
+    found = check(study(tmp_path, THREE_BLOCKS, "constraints: ['model_parameters <= 10']\n"), DIGITS)
+    assert found.hopeless
+    assert "warning: nothing that is possible meets the constraints; loosen one of them" in lines(found)
 
 
 def test_every_architecture_is_proven_on_the_meta_device(three_blocks: StudySpec) -> None:

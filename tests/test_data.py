@@ -412,6 +412,20 @@ def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path
     assert [path.name for path in folder.parent.iterdir()] == ["saved"]
 
 
+def test_the_slower_of_two_that_save_the_same_leaves_the_faster_ones_files(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    dataset = load(some(tmp_path), 0)
+    written = []
+
+    def slow(made: Path) -> None:
+        dataset._write(made)
+        dataset.save(folder)
+        written.append((folder / "images.npy").stat().st_ino)
+
+    saving.put(folder, slow, lambda there: data._digest_at(there) == dataset.digest)
+    assert [(folder / "images.npy").stat().st_ino] == written
+
+
 def test_two_that_replace_the_same_folder_take_turns(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     one, other = load(some(tmp_path), 0), load(some(tmp_path), 1)

@@ -231,7 +231,8 @@ def test_batches_deal_out_every_row_and_leave_none_alone(rows: int, batch_size: 
 
 
 def test_a_last_batch_of_one_does_not_break_batch_norm(train: Train, tmp_path: Path) -> None:
-    params = {"blocks": 3, "channels": 4, "batch_norm": "before", "batch_size": 16, "epochs": 1}  # 49 = 3 * 16 + 1; maps 1x1
+    # 49 rows = 3 * 16 + 1, and the maps of the third block are 1x1
+    params = {"blocks": 3, "channels": 4, "batch_norm": "before", "batch_size": 16, "epochs": 1}
     assert len(list(train(job(params, tmp_path)))) == 1
 
 
@@ -239,7 +240,8 @@ def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
     recipe: Recipe, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = loop.setup(recipe)
-    learner = loop._fresh(ready, job({**EVERYTHING, "shift": 0, "erase": 0.0, "flip": False, "rotation": 0.0}, tmp_path))
+    plain = {**EVERYTHING, "shift": 0, "erase": 0.0, "flip": False, "rotation": 0.0}
+    learner = loop._fresh(ready, job(plain, tmp_path))
     orders = []
     for most in (1, 2**13, 2**30):
         monkeypatch.setattr(loop, "CHUNK_BYTES", most)

@@ -352,6 +352,15 @@ def lying_header(root: Path) -> DataSpec:
     return DataSpec(str(root / "d.npz"))
 
 
+def negative_shape(root: Path) -> DataSpec:
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (-8, -16)})
+    with zipfile.ZipFile(root / "d.npz", "w") as archive:
+        archive.writestr("X.npy", array.getvalue() + bytes(128))
+        archive.writestr("y.npy", array.getvalue() + bytes(128))
+    return DataSpec(str(root / "d.npz"))
+
+
 def large_npz(root: Path) -> DataSpec:
     return DataSpec(npz(root / "d.npz", X=np.zeros((8, 5), np.float16), y=labels()).source)
 
@@ -582,6 +591,7 @@ CASES: list[tuple[Build, list[str]]] = [
     (cut_npz, [f"@/d.npz: is no .npz or is damaged; {SAVE}"]),
     (damaged_npz, [f"@/d.npz X: is damaged; {SAVE}"]),
     (lying_header, [f"@/d.npz X: is damaged, got 0 bytes for shape (1000000000, 1000000) of uint8; {SAVE}"]),
+    (negative_shape, [f"@/d.npz X: is damaged, got 128 bytes for shape (-8, -16) of uint8; {SAVE}"]),
     (
         half_a_share,
         [f"@/d.npz: class '0' {IN_ALL}, got 2; {CUT}", f"@/d.npz: class '1' {IN_ALL}, got 2; {CUT}"],

@@ -208,12 +208,12 @@ def test_eight_processes_at_once_on_a_fresh_folder_twenty_times(tmp_path: Path) 
 # -- the server ----------------------------------------------------------------------------------------------------
 
 TROUBLES = {
-    "500": "API request to /api/2.0/mlflow/experiments/get-by-name failed: too many 500 error responses",
-    "429": "API request to /api/2.0/mlflow/experiments/get-by-name failed: too many 429 error responses",
-    "html": "",
-    "404 html": "",
+    "500": "it answers with status 500",
+    "429": "it answers with status 429",
+    "html": "what answers there is no MLflow",
+    "404 html": "it answers with status 404",
     "hang": "no answer in time",
-    "cut": "",
+    "cut": "the connection broke",
 }
 
 

@@ -15,12 +15,13 @@ from hpo.training.cnn import MODES
 from hpo.training.dense import ACTIVATIONS
 from hpo.training.families import FAMILIES, sizes
 from hpo.training.layers import Impossible, Shape, Summary, output, summary
-from hpo.training.network import build, module, walk
+from hpo.training.network import build, construct, module, walk
 from hpo.training.prove import disagreement, time_step
 
 ARCHITECTURES = 10_000
 PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each
 META = torch.device("meta")
+IMAGES = [(4, 4), (5, 30), (8, 8), (9, 16), (12, 7), (21, 33), (28, 28), (32, 32)]
 
 
 def some_cnn(rng: random.Random) -> dict[str, Value]:
@@ -29,12 +30,12 @@ def some_cnn(rng: random.Random) -> dict[str, Value]:
         "convs_per_block": rng.choice([1, 1, 2]),
         "activation": rng.choice(ACTIVATIONS),
         "dense_layers": rng.randint(0, 3),
-        "dense_units": rng.randint(1, 40),
+        "dense_units": rng.choice([1, 16, 40]),
         "dropout": rng.choice([0.0, 0.3]),
     }
     for i in range(1, int(params["blocks"]) + 1):
         block: dict[str, Value] = {
-            "channels": rng.randint(1, 9),
+            "channels": rng.choice([1, 3, 8]),
             "kernel_size": rng.randint(1, 7),
             "stride": rng.choice([1, 1, 2, 3]),
             "padding": rng.choice(["valid", "same", "same", 1, "2", 3]),
@@ -53,7 +54,7 @@ def some_cnn(rng: random.Random) -> dict[str, Value]:
 def some_rnn(rng: random.Random) -> dict[str, Value]:
     return {
         "cell": rng.choice(["rnn", "lstm", "gru"]),
-        "hidden_size": rng.randint(1, 20),
+        "hidden_size": rng.choice([1, 7, 20]),
         "rnn_layers": rng.randint(1, 3),
         "nonlinearity": rng.choice(["tanh", "relu"]),
         "bias": rng.random() < 0.5,
@@ -61,14 +62,14 @@ def some_rnn(rng: random.Random) -> dict[str, Value]:
         "bidirectional": rng.random() < 0.5,
         "activation": rng.choice(ACTIVATIONS),
         "dense_layers": rng.randint(0, 2),
-        "dense_units": rng.randint(1, 40),
+        "dense_units": rng.choice([1, 16, 40]),
     }
 
 
 def architectures(n: int, seed: int = 1) -> Iterator[tuple[str, dict[str, Value], Shape]]:
     rng = random.Random(seed)
     for i in range(n):
-        shape = (rng.choice([1, 3]), rng.randint(4, 33), rng.randint(4, 33))
+        shape = (rng.choice([1, 3]), *rng.choice(IMAGES))
         model, params = ("rnn", some_rnn(rng)) if i % 10 == 0 else ("cnn", some_cnn(rng))
         yield model, params, shape
 
@@ -105,6 +106,18 @@ def test_formula_and_torch_agree_on_ten_thousand_random_architectures() -> None:
             assert made.rows[-1].shape == (10,)
             assert i >= PROVEN or disagreement(made) is None, (params, shape)
     assert min(possible, impossible) > ARCHITECTURES // 5
+
+
+def test_a_whole_network_gives_what_its_layers_give_one_by_one() -> None:
+    for model, params, shape in architectures(150, seed=9):
+        made = sized(model, params, shape)
+        if isinstance(made, Impossible):
+            continue
+        layers = [row.layer for row in made.rows]
+        images, net = torch.empty((3, *shape), device=META), construct(layers, shape, META)
+        passed = [tuple(batch.shape) for _, batch in walk(net, layers, images)]
+        assert passed == [(3, *row.shape) for row in made.rows]
+        assert tuple(net(images).shape) == (3, 10)
 
 
 def test_a_wrong_formula_is_noticed() -> None:

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from hpo.spec import StudySpec
 
 from hpo import spec as study_file
+from hpo.spec import StudySpec
 from hpo.training import cnn, dense, rnn
 from hpo.training.families import FAMILIES, feasible, known
 from hpo.training.parameters import TRAINING

@@ -481,12 +481,11 @@ EVIL = {
     "a persistent id": b"\x80\x02X\x03\x00\x00\x00ranQ.",
     "an extension": b"\x80\x02\x82\x01.",
     "an instance": b"(cos\nsystem\nX\x03\x00\x00\x00rano.",
-    "a name of a name": b"\x80\x04\x8c\x05numpy\x8c\x0cf2py.os.systemK\x00\x93.",
+    "a name of a name": b"\x80\x04\x8c\x05numpy\x8c\x0ef2py.os.system\x93.",
     "a changed function": b"\x80\x02cnumpy\ndtype\n}U\x01aU\x01bsb.",
     "an array called": b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
     "a memo of 32 GiB": b"\x80\x02}r\xff\xff\xff\x7f.",
-    "nested tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"NsN.",
-    "text of 8 EiB": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"a.",
+    "nested tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
 }
 
 
@@ -494,7 +493,7 @@ EVIL = {
 def test_a_malicious_batch_runs_nothing(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(content)
-    with pytest.raises(BadInput, match=r"data_batch_1: (must hold|is no pickled)"):
+    with pytest.raises(BadInput, match=r"data_batch_1: must hold only arrays, texts, numbers, lists and dicts, got "):
         load(DataSpec(str(tmp_path)), 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data_batch_1"]
 

@@ -1,4 +1,7 @@
-"""Statistics are tested as such, on simulated studies. Seeds are fixed; the odds named are those of a false failure with a fresh one."""
+"""Statistics are tested as such, on simulated studies.
+
+Seeds are fixed; the odds named are those of a false failure with a fresh one.
+"""
 
 from __future__ import annotations
 
@@ -42,25 +45,28 @@ def best_of(rng: np.random.Generator, studies: int, trials: int = 40) -> np.ndar
 
 
 def test_intervals_cover_a_known_difference_as_often_as_they_say() -> None:
-    """1,000 pairs of strategies with ten seeds each: 950 expected, 27 is four standard errors; odds 1 in 16,000."""
+    """1,000 pairs of strategies with ten seeds each: 950 expected, 27 is four standard errors; odds 1 in 5,000."""
     d = np.random.default_rng(1).normal(0.004, 0.01, (1000, SEEDS))
     found = paired_t(d)
-    covered = int(((found.low <= 0.004) & (0.004 <= found.high)).sum())
+    covered = int(((found.low <= 0.004) & (found.high >= 0.004)).sum())
     assert abs(covered - 950) <= 27, covered
 
 
 def test_intervals_hold_for_the_skewed_and_counted_differences_of_real_studies() -> None:
-    """A strategy with twice the trials against one with half: 95 % would be 950; 915 leaves t its bias and four errors."""
+    """The best of 80 trials against the best of 20. At ten seeds t covers 93 % of such skewed differences, not 95 %:
+
+    930 of 1,000, with a standard error of 8; below 898 is four of them, odds 1 in 30,000.
+    """
     rng = np.random.default_rng(2)
     a, b = best_of(rng, 1000, 80), best_of(rng, 1000, 20)
     truth = float((best_of(rng, 20_000, 80) - best_of(rng, 20_000, 20)).mean())
     found = paired_t(a - b)
     covered = int(((found.low <= truth) & (truth <= found.high)).sum())
-    assert 915 <= covered <= 985, covered
+    assert 898 <= covered <= 985, covered
 
 
 def test_two_copies_of_random_are_seldom_decided() -> None:
-    """At most 35 of 400 comparisons; 20 expected, so the odds of a false failure are 1 in 1,300."""
+    """At most 35 of 400 comparisons; 20 expected, so the odds of a false failure are 1 in 1,700."""
     rng = np.random.default_rng(3)
     a, b = best_of(rng, 400), best_of(rng, 400)
     verdicts = [_judged(paired(x, y)) for x, y in zip(a, b, strict=True)]
@@ -73,7 +79,7 @@ def _judged(difference: Difference, margin: float = 0.0) -> Verdict:
 
 
 def test_three_copies_of_random_are_seldom_decided_when_corrected() -> None:
-    """Any of three pairs decided in at most 40 of 500 comparisons; 25 at most are expected, odds 1 in 400."""
+    """Any of three pairs decided in at most 40 of 500 comparisons; 25 at most are expected, odds 1 in 600."""
     rng = np.random.default_rng(4)
     a, b, c = (best_of(rng, 500) for _ in range(3))
     p = np.stack([paired_t(a - b).p, paired_t(a - c).p, paired_t(b - c).p], axis=-1)
@@ -168,7 +174,7 @@ def test_ten_wins_of_ten_leave_a_chance_of_losing() -> None:
 
 
 def test_the_interval_of_the_probability_covers_it_at_least_as_often_as_it_says() -> None:
-    """Ten seeds, a true chance of 0.7: at least 1,900 of 2,000 expected; 1,860 is four errors, odds 1 in 30,000."""
+    """Ten seeds, a true chance of 0.7: at least 1,900 of 2,000 expected; 1,860 is four errors, odds 1 in 25,000."""
     draws = np.random.default_rng(5).random((2000, SEEDS)) < 0.7
     tables = {k: wins([1.0] * k + [0.0] * (SEEDS - k), [0.5] * SEEDS).interval for k in range(SEEDS + 1)}
     covered = sum(tables[k].low <= 0.7 <= tables[k].high for k in draws.sum(axis=1).tolist())
@@ -194,7 +200,8 @@ def test_power_is_the_share_of_simulated_studies_that_decide() -> None:
 def test_the_median_of_the_advice_is_near_the_truth(effect: float) -> None:
     """1,000 undecided studies, the ones that get advice: the median within a factor 1.5 of the seeds that are missing.
 
-    Its standard error is about 12 % at 0.68, where 9 more are needed, and 15 % at 0.45: odds of a false failure 1 in 300.
+    Measured over 40 repetitions it lies 10 to 15 % above (seeds are whole numbers), with a standard error of 10 to
+    11 %: odds of a false failure at most 1 in 300.
     """
     t = _undecided(effect, np.random.default_rng(7))
     missing = float(seeds_to_tell_apart(effect, 0.05)) - SEEDS
@@ -249,7 +256,7 @@ def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> No
     advice = advise(found, margin=0.002)
     assert advice is not None
     assert advice.equal
-    assert advice.more == 29  # 39 in all: (t + z) * 0.004 / sqrt(39) is 0.002 less the mean
+    assert advice.more == 37  # 47 in all: ((2.01 + 1.28) * 1.04 * 0.004 / 0.002) ** 2, 1.04 for the median of the sd
     without = advise(found, margin=0.0)
     assert without is not None
     assert math.isinf(without.more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,8 +86,6 @@ def test_a_trainer_of_ones_own_needs_no_torch() -> None:
         f"Recipe('cnn', '', Path(), 'cpu', train='own_trainer:train', folder=Path({str(EXAMPLES)!r}))();"
         "assert 'torch' not in sys.modules"
     )
-    import subprocess
-
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXAMPLES.parent)
 
 
@@ -161,7 +160,7 @@ def dropped(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Dropo
     [
         ("number", "mine:number must return a torch.nn.Module, got int"),
         ("narrow", "mine:narrow: its network must turn (2, 1, 8, 8) into (2, 3), got (2, 4)"),
-        ("mistaken", "mine:mistaken: its network does not take (2, 1, 8, 8): mat1 and mat2 shapes cannot be multiplied"),
+        ("mistaken", "mine:mistaken: its network does not take (2, 1, 8, 8): mat1 and mat2 shapes"),
     ],
 )
 def test_a_model_that_returns_the_wrong_thing_is_told_so_in_one_line(tmp_path: Path, name: str, said: str) -> None:
@@ -206,8 +205,11 @@ def test_a_reference_without_a_function_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Path) -> None:
-    expected = "study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: No module named 'mine_absent'"
-    assert refusal("mine_absent:f", tmp_path) == f"{expected}; mend it or put it into {tmp_path}"
+    said = refusal("mine_absent:f", tmp_path)
+    assert said.startswith(
+        "study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: "
+    )
+    assert said.endswith(f"; mend it or put it into {tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -253,5 +255,3 @@ def test_a_module_imports_what_lies_beside_it(tmp_path: Path) -> None:
 def test_the_error_of_a_users_trainer_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         reports("def train(job):\n    yield {'a': 1 / 0}", tmp_path)
-
-

@@ -34,6 +34,8 @@ def place(device: str, workers: int | str, found: int | None = None) -> Sequence
     wanted = [f"cuda:{index}" for index in range(found)] if device in ("auto", "cuda") else [device]
     if not wanted or int(wanted[-1].partition(":")[2] or 0) >= found:
         there = f"{found} GPU{'s' * (found != 1)} here" if found else "no GPU that torch can use here"
-        raise BadInput(Mistake("device", "must be there", f"{device} ({there})", "write cpu, auto, or a GPU that is there"))
+        raise BadInput(
+            Mistake("device", "must be there", f"{device} ({there})", "write cpu, auto, or a GPU that is there")
+        )
     count = len(wanted) if workers == "auto" else int(workers)
     return [wanted[index % len(wanted)] for index in range(count)]

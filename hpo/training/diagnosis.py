@@ -18,13 +18,15 @@ from hpo.core import Outcome, Params, Report, Value
 LEARNED = 0.8  # skill above which nothing that concerns gradients is called a fault
 EXPLODES = 5.0  # norm of a layer's gradient to that of its weights
 DEAD = 0.5  # share of a place's units
-SATURATED = 0.5  # share of a place's values
-VANISHES = 1 / 50  # first layer's gradient to the largest
+SATURATED = 0.6  # share of a place's values
+VANISHES = 1 / 25  # first layer's gradient to the largest
 SPIKES = 0.03  # share of the steps after the first epoch
-OVERFITS = 0.1  # rise of the validation loss above its lowest, as a share of that
+OVERFITS = 0.2  # rise of the validation loss above its lowest, as a share of that ...
+GAP = 1.5  # ... while it is so many times the training loss
 SLOW = 0.02  # fall of the validation loss an epoch, over the last epochs ...
-SLOW_SKILL = 0.85  # ... while the validation skill is below this
+SLOW_SKILL = 0.88  # ... while the validation skill is below this
 STUCK = 0.1  # skill
+CRAWLS = 3.0  # times chance: a loss that was above this did not crawl, it had to come back
 LAST = 3  # epochs that "at the end" means
 
 
@@ -82,10 +84,10 @@ class Course:
     def first_worst(self, kind: str, above: float) -> tuple[int, str, float] | None:
         """(epoch, place, share): the worst place of the last epoch, if it is above the threshold, and since when."""
         names = self.of(kind)
-        worst = max(names, key=lambda name: self.last[name], default=None)
-        if worst is None or self.last[worst] <= above:
+        worst = max(names, key=lambda name: self.last.get(name, 0.0), default=None)
+        if worst is None or not self.last.get(worst, 0.0) > above:
             return None
-        since = next(report.epoch for report in self.reports if report.metrics[worst] > above)
+        since = next(report.epoch for report in self.reports if report.metrics.get(worst, 0.0) > above)
         return since, said(worst), self.last[worst]
 
     @property
@@ -110,7 +112,7 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     if outcome in (Outcome.NAN, Outcome.DIVERGED):
         return _diverged(course)
     if outcome is not Outcome.OK:
-        return Diagnosis(outcome.value, f"{outcome.value}: ended after epoch {len(reports)}")
+        return Diagnosis(outcome.value, f"{outcome.value}: ended after {_epochs(len(reports))}")
     if not reports:
         return Diagnosis(Tag.HEALTHY, f"{Tag.HEALTHY}: not trained yet")
     return next((found for rule in RULES if (found := rule(course)) is not None), _healthy(course))
@@ -134,10 +136,8 @@ def _diverged(course: Course) -> Diagnosis:
 def _exploding(course: Course) -> Diagnosis | None:
     if course.learned:
         return None
-    worst = max(
-        ((report.metrics[name], report.epoch, name) for report in course.reports for name in course.of("ratio")),
-        default=None,
-    )
+    ratios = [(report, name) for report in course.reports for name in course.of("ratio") if name in report.metrics]
+    worst = max(((r.metrics[name], r.epoch, name) for r, name in ratios), key=lambda found: found[0], default=None)
     if worst is None or worst[0] <= EXPLODES:
         return None
     ratio, epoch, name = worst
@@ -176,7 +176,7 @@ def _vanishing(course: Course) -> Diagnosis | None:
     share = f"1/{_count(largest / first)}" if first > 0 else "nothing"
     top = said(names[1 + others.index(largest)])
     text = f"{Tag.VANISHING}: {said(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
-    return Diagnosis(Tag.VANISHING, text, _relu(course.params) or course.rates(0.1, 0.01))
+    return Diagnosis(Tag.VANISHING, text, (*_relu(course.params), *course.rates(0.1, 0.01)))
 
 
 def _spiking(course: Course) -> Diagnosis | None:
@@ -195,7 +195,8 @@ def _overfitting(course: Course) -> Diagnosis | None:
         return None
     best = val.index(min(val))
     after = val[best + 1 :]
-    if len(after) < 2 or min(after[-2:]) <= (1 + OVERFITS) * val[best] or train[-1] >= train[best]:
+    risen = len(after) >= 2 and min(after[-2:]) > (1 + OVERFITS) * val[best]
+    if not risen or train[-1] >= train[best] or val[-1] < GAP * train[-1]:
         return None
     text = f"{Tag.OVERFITS}: val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g}), train loss fell on"
     return Diagnosis(Tag.OVERFITS, text + f" to {train[-1]:.3g}", _regularized(course.params))
@@ -203,10 +204,11 @@ def _overfitting(course: Course) -> Diagnosis | None:
 
 def _slow(course: Course) -> Diagnosis | None:
     val = (course.series("val_loss") or course.series("train_loss"))[-LAST:]
-    if len(val) < 2 or not val[0] > 0 or val[-1] <= 0:
+    crawls = max(course.series("train_loss"), default=math.nan) <= CRAWLS * _chance(course)
+    if len(val) < 2 or not crawls or not min(val) > 0 or not _val_skill(course) < SLOW_SKILL:
         return None
     fall = 1 - (val[-1] / val[0]) ** (1 / (len(val) - 1))
-    if fall <= SLOW or _val_skill(course) >= SLOW_SKILL:
+    if not fall > SLOW:
         return None
     text = f"{Tag.SLOW}: loss still falling {_percent(fall)} an epoch at the end{course.rate}"
     more = ({"epochs": 3 * len(course.reports)},) if "epochs" in course.params else ()
@@ -214,17 +216,19 @@ def _slow(course: Course) -> Diagnosis | None:
 
 
 def _stuck(course: Course) -> Diagnosis | None:
-    if not course.skill < STUCK:
+    if not course.skill < STUCK or not _chance(course) > 0:
         return None
-    text = f"{Tag.STUCK}: train loss is {course.last['train_loss']:.3g} after {len(course.reports)} epochs"
-    chance = course.last["train_loss"] / (1 - course.skill)
-    return Diagnosis(Tag.STUCK, f"{text}, {chance:.3g} is knowing nothing{course.rate}", course.rates(0.1, 10.0))
+    text = f"{Tag.STUCK}: train loss is {course.last['train_loss']:.3g} after {_epochs(len(course.reports))}"
+    text += f", {_chance(course):.3g} is knowing nothing{course.rate}"
+    return Diagnosis(Tag.STUCK, text, course.rates(0.1, 0.01, 10.0, 100.0))
 
 
 def _healthy(course: Course) -> Diagnosis:
     losses = course.series("val_loss") or course.series("train_loss")
     loss = (
-        f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} epochs" if losses else "nothing to hold against it"
+        f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {_epochs(len(losses))}"
+        if losses
+        else "nothing to hold against it"
     )
     return Diagnosis(Tag.HEALTHY, f"{Tag.HEALTHY}: {loss}")
 
@@ -232,14 +236,16 @@ def _healthy(course: Course) -> Diagnosis:
 RULES: tuple[Rule, ...] = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck)
 
 
+def _chance(course: Course) -> float:
+    """The loss of knowing nothing: skill = 1 - loss / chance. Not a number where they are not reported."""
+    loss = course.last.get("train_loss", math.nan)
+    return loss / (1 - course.skill) if course.skill < 1 else math.nan
+
+
 def _val_skill(course: Course) -> float:
-    """Of the validation loss; that of the training loss where there is none. 0 where neither is known."""
+    """Of the validation loss; that of the training loss where there is none."""
     losses = course.series("val_loss")
-    if math.isnan(course.skill):
-        return 0.0
-    if not losses or course.skill >= 1:
-        return course.skill
-    return 1 - losses[-1] * (1 - course.skill) / course.last["train_loss"]
+    return 1 - losses[-1] / _chance(course) if losses and _chance(course) > 0 else course.skill
 
 
 def _relu(params: Params) -> tuple[Mapping[str, Value], ...]:
@@ -276,6 +282,10 @@ def said(metric: str) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _percent(share: float) -> str:

@@ -15,7 +15,7 @@ from hpo.training import metrics
 from hpo.training.losses import Loss
 from hpo.training.recipe import Recipe
 from hpo.training.resident import Resident
-from hpo.training.setup import Setup, setup
+from hpo.training.setup import Setup, flushed, setup
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
@@ -60,7 +60,8 @@ def load_network(recipe: Recipe, params: Params, checkpoint: Path) -> nn.Module:
 def score(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> dict[str, float]:
     """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
     ready = setup(recipe)
-    found = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
+    with flushed():
+        found = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -68,7 +69,8 @@ def predictions(recipe: Recipe, params: Params, checkpoint: Path, split: str = "
     """What a checkpoint says about each row of a split."""
     ready = setup(recipe)
     rows = ready.data.splits[split]
-    given = outputs(_load(ready, params, checkpoint), ready.data, rows)
+    with flushed():
+        given = outputs(_load(ready, params, checkpoint), ready.data, rows)
     if ready.data.dataset.classes is not None:
         given = given.softmax(1)
     return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), given.cpu().numpy())

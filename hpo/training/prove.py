@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import nn
 
 from hpo.core import Params
 from hpo.training.families import FAMILIES
-from hpo.training.layers import Shape, Summary
-from hpo.training.network import build, construct, walk
+from hpo.training.layers import Layer, Shape, Summary
+from hpo.training.network import build, construct, module
 from hpo.training.optimizers import rule
 from hpo.training.parameters import TRAINING, setting
 
@@ -23,19 +25,27 @@ WARM_STEPS, TIMED_STEPS = 2, 3
 def disagreement(made: Summary) -> str | None:
     """Where torch builds something else than the formulas say; None if every shape and count is the same."""
     layers = [row.layer for row in made.rows]
+    shape = made.shape
     try:
-        net = construct(layers, made.shape, META).eval()  # the same shapes as in training, in half the time
-        with torch.no_grad():
-            passed = list(walk(net, layers, torch.empty((BATCH, *made.shape), device=META)))
+        net = construct(layers, made.shape, META)
+        for row in made.rows:
+            shape = _passed(replace(row.layer, name=""), shape)
+            if shape != row.shape:
+                return f"{row.name}: torch gives {shape}, the formula {row.shape}"
+            learned = sum(parameter.numel() for parameter in net.get_submodule(row.name).parameters())
+            if learned != row.parameters:
+                return f"{row.name}: torch learns {learned:,} numbers, the formula says {row.parameters:,}"
     except (RuntimeError, ValueError) as error:  # what torch raises on a shape it cannot work with
-        return f"torch refuses {made.shape}: {str(error).splitlines()[0]}"
-    for row, (layer, batch) in zip(made.rows, passed, strict=True):
-        if tuple(batch.shape) != (BATCH, *row.shape):
-            return f"{layer.name}: torch gives {tuple(batch.shape[1:])}, the formula {row.shape}"
-        learned = sum(parameter.numel() for parameter in net.get_submodule(layer.name).parameters())
-        if learned != row.parameters:
-            return f"{layer.name}: torch learns {learned:,} numbers, the formula says {row.parameters:,}"
+        return f"torch refuses {shape}: {str(error).splitlines()[0]}"
     return None
+
+
+@lru_cache(maxsize=100_000)
+def _passed(layer: Layer, shape: Shape) -> Shape:
+    """What torch makes of an input of this shape. Architectures share most of their layers: 15 ms become 4 for each."""
+    part = module(layer, shape, META).eval()  # the same shapes as in training, for half the work
+    with torch.no_grad():
+        return tuple(part(torch.empty((BATCH, *shape), device=META)).shape[1:])
 
 
 def time_step(

@@ -47,9 +47,7 @@ class Resident:
 
 def resident(dataset: Dataset, device: torch.device) -> Resident:
     """On the CPU the images stay the memory map that all workers share."""
-    mean, std = (
-        torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std)
-    )
+    mean, std = (torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std))
     unit = WIDEST if dataset.images.dtype == np.uint8 else 1.0
     targets = torch.from_numpy(np.array(dataset.targets))  # a copy: the map is read-only
     if dataset.classes is None:

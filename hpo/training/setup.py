@@ -101,7 +101,6 @@ class Setup:
 def setup(recipe: Recipe) -> Setup:
     """Prepare this process for the recipe: threads, data, a user's module. Raises BadInput."""
     torch.set_num_threads(recipe.threads)
-    torch.set_flush_denormal(True)  # dying networks breed denormal numbers, which are some hundred times slower
     model = None if recipe.model in FAMILIES else user.resolve(recipe.model, recipe.folder, "model")
     data = resident(Dataset.open(recipe.data), torch.device(recipe.device))
     weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if recipe.class_weights else None
@@ -117,6 +116,16 @@ def stream(seed: int, *name: Value) -> int:
 def streams(device: torch.device, seed: int, *name: Value) -> Iterator[torch.Generator]:
     """torch's global streams (dropout draws from them) set for a while and put back; and a generator of our own."""
     devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), flushed():
         torch.manual_seed(stream(seed, *name, "global"))
         yield torch.Generator(device).manual_seed(stream(seed, *name))
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Denormal numbers are 0 for a while. Dying units breed them, and they are many times slower than others."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # as every process begins; torch cannot tell what it was

@@ -1,0 +1,234 @@
+"""The command line: verbs, flags, exit codes. Everything heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hpo import __version__
+from hpo.errors import HpoError, NoResult
+
+if TYPE_CHECKING:
+    from hpo.result import Result
+    from hpo.spec import StudySpec
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
+SIGNALLED = 128
+
+
+def common(command: Command) -> Command:
+    """The flags of every verb that reads a study."""
+    for option in (
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override one value of the file, as budget.trials=100.",
+        ),
+        click.option("--seed", type=int, help="Seed of the search."),
+        click.option("--strategy", metavar="NAME", help="bayesian, random or grid (ordered by usefulness)."),
+        click.option(
+            "--state", type=click.Path(path_type=Path), help="Folder of studies/ and mlflow.db [the study file's]."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hpo")
+def cli() -> None:
+    """Hyperparameter optimization for convolutional networks.
+
+    \b
+    hpo init                 write a commented study.yaml
+    hpo run study.yaml       search: bayesian, random or grid (ordered by usefulness)
+    hpo ui                   look at every trial in MLflow
+    """
+
+
+@cli.command()
+@STUDY
+def init(study: Path) -> None:
+    """Write a commented STUDY file to start from."""
+    from hpo.template import write
+
+    for line in write(study):
+        click.echo(line)
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in all from now on; remembered.")
+@click.option("--time", "seconds", metavar="DURATION", help="Stop after this much active time, as 30m.")
+@click.option("--workers", metavar="N", help="Trials at a time, or auto.")
+@click.option("--device", help="auto, cpu, cuda or cuda:1.")
+@click.option("--fresh", is_flag=True, help="Set what was run under this name aside and begin anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def run(
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    trials: int | None,
+    seconds: str | None,
+    workers: str | None,
+    device: str | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Search. The same command again goes on with the study, up to its target."""
+    from rich.console import Console as Terminal
+
+    from hpo import api
+    from hpo.closing import closing_lines, result_json
+    from hpo.running import Visit
+    from hpo.running import run as run_study
+
+    flags = {"strategy": strategy, "seed": seed, "budget.time": seconds, "workers": workers, "device": device}
+    spec = read(study, sets, flags)
+    terminal = Terminal(stderr=as_json)
+    with api.console_of(terminal, spec) as console:
+        visit = Visit(api.state_folder(spec, state), fresh, trials, listeners=[console.hear], environ=os.environ)
+        result = run_study(spec, visit)
+    if as_json:
+        click.echo(json.dumps(result_json(result), indent=2))
+    else:
+        for line in closing_lines(result, console.progress.overhead, f"hpo run {study}"):
+            terminal.print(line, highlight=False, soft_wrap=True)
+    sys.exit(exit_code(result))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--watch", is_flag=True, help="Look again every two seconds until the study rests.")
+@click.option("--json", "as_json", is_flag=True)
+def status(
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """What every study of this name has done so far, and who drives it now."""
+    from hpo import api
+    from hpo.status import show_status
+
+    spec = read(study, sets, {"strategy": strategy, "seed": seed})
+    show_status(spec, api.state_folder(spec, state), watch, as_json)
+
+
+@cli.command()
+@click.argument("trial", type=int)
+@click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
+@common
+@click.option("--json", "as_json", is_flag=True)
+def show(
+    trial: int,
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """One trial: its params, its epochs, what went well or wrong."""
+    from hpo.status import show_trial
+
+    result = stored(study, state, sets, {"strategy": strategy, "seed": seed})
+    show_trial(result, trial, as_json)
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--json", "as_json", is_flag=True)
+def best(
+    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], as_json: bool
+) -> None:
+    """The best trial so far."""
+    from hpo.closing import result_json
+    from hpo.status import show_trial
+
+    result = stored(study, state, sets, {"strategy": strategy, "seed": seed})
+    if as_json:
+        click.echo(json.dumps(result_json(result), indent=2))
+    else:
+        show_trial(result, result.best.number, False)
+
+
+@cli.command()
+@STUDY
+@common
+def stop(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
+    """Ask the driver of a study to finish its epochs and rest."""
+    from hpo import api
+    from hpo.status import stop_driver
+
+    spec = read(study, sets, {"strategy": strategy, "seed": seed})
+    click.echo(stop_driver(spec, api.state_folder(spec, state)))
+
+
+# -- shared
+
+
+def read(study: Path, sets: Sequence[str], flags: Mapping[str, object]) -> StudySpec:
+    """The study file with the flags on top; a flag is a --set with a short name."""
+    from hpo import api
+
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    return api.load(study, sets=[*sets, *given])
+
+
+def stored(study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object]) -> Result:
+    """A study as its journal has it. Raises NoResult before its first run."""
+    from hpo import api
+    from hpo.status import read_result
+
+    spec = read(study, sets, flags)
+    return read_result(spec, api.state_folder(spec, state))
+
+
+def exit_code(result: Result) -> int:
+    """0 if the study came to its end, 3 if nothing of it can be used, 128 + signal if it was stopped."""
+    if result.stopped_by:
+        return SIGNALLED + result.stopped_by
+    if result.study.closed == "failing" or result.spec.metric.as_goal().best(result.study.trials) is None:
+        return NoResult.exit_code
+    return 0
+
+
+def main() -> None:
+    """The entry point: errors become lines on stderr and an exit code, never a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except HpoError as error:
+        fail(str(error), error.exit_code)
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        fail("stopped; the same command goes on", 130)
+    except BrokenPipeError:  # `hpo status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def fail(text: str, code: int) -> None:
+    click.echo(text, err=True)
+    sys.exit(code)

@@ -1,0 +1,197 @@
+"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere. Listens, decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as Terminal
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Retried, State, Trial
+from hpo.overhead import Overhead
+from hpo.search import Search
+from hpo.wording import duration
+
+TICKS = "▁▂▃▄▅▆▇█"
+RECENT = 6  # finished trials shown under the running ones
+NARROW = 90  # columns below which params are left out of the table
+MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
+
+
+class Progress:
+    """What is shown of one search; plain data, so that it can be tested without a terminal."""
+
+    def __init__(self, slots: int, constants: Mapping[str, object]) -> None:
+        self.slots = slots
+        self.constants = constants
+        self.overhead = Overhead(slots)
+        self.recent: deque[int] = deque(maxlen=RECENT)
+        self.session_trials = 0  # trials ended since this driver came
+        self.began = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        self.overhead.take(event)
+        if isinstance(event, Ended):
+            self.recent.appendleft(event.trial)
+            self.session_trials += 1
+
+    def left(self, search: Search) -> float | None:
+        """Seconds to the end of the budget at the pace so far; None while there is none."""
+        budget, study = search.budget, search.study
+        elapsed = time.monotonic() - self.began
+        shares = []
+        if budget.trials:
+            done, begun = len(study.trials) - len(study.running), self.session_trials
+            if begun:
+                shares.append((budget.trials - done) * elapsed / begun)
+        if budget.total_epochs and self.overhead.epochs:
+            shares.append((budget.total_epochs - study.epochs) * elapsed / self.overhead.epochs)
+        if budget.time:
+            shares.append(budget.time - study.active_seconds)
+        return max(0.0, min(shares)) if shares else None
+
+
+class Console:
+    """Listens to one search. live: redraw a table; otherwise one line when something ended."""
+
+    def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
+        self.terminal, self.goal, self.title = terminal, goal, title
+        self.progress = Progress(slots, constants)
+        self._search: Search | None = None
+        self._live = (
+            Live(console=terminal, refresh_per_second=4, transient=True, get_renderable=self._picture)
+            if terminal.is_terminal
+            else None
+        )
+        self._best: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def hear(self, search: Search, event: Event) -> None:
+        self._search = search
+        self.progress.take(event)
+        if self._live is None:
+            self._say(search, event)
+        elif isinstance(event, Retried):
+            self.terminal.print(retry_line(event), style="yellow", highlight=False)
+
+    def _say(self, search: Search, event: Event) -> None:
+        match event:
+            case Ended(trial=number):
+                trial = search.study.trials[number]
+                new = search.best is not None and search.best.number == number
+                self.terminal.print(
+                    escape(trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")),
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            case Retried():
+                self.terminal.print(escape(retry_line(event)), highlight=False, soft_wrap=True)
+
+    # -- the live picture
+
+    def _picture(self) -> Group:
+        search = self._search
+        if search is None:
+            return Group(Text(f"{self.title}: starting {self.progress.slots} workers ...", style="dim"))
+        return Group(self._head(search), self._table(search))
+
+    def _head(self, search: Search) -> Text:
+        text = Text(self.title, style="bold")
+        text.append(f"   {spent(search)}", style="default")
+        left = self.progress.left(search)
+        if left is not None:
+            text.append(f"   about {duration(left)} left", style="dim")
+        if search.best is not None:
+            text.append(f"\nbest {self.goal.metric} {number(self.goal.value(search.best))}", style="bold green")
+            text.append(
+                f"  trial {search.best.number}  {settings(search.best.params, self.progress.constants)}", style="green"
+            )
+        return text
+
+    def _table(self, search: Search) -> Table:
+        wide = self.terminal.width >= NARROW
+        table = Table(box=None, pad_edge=False, expand=False, show_header=True, header_style="dim")
+        for name, justify in (
+            ("trial", "right"),
+            ("state", "left"),
+            ("epoch", "right"),
+            (self.goal.metric, "right"),
+            ("curve", "left"),
+        ):
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        if wide:
+            table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)
+        numbers = [*search.study.running, *(n for n in self.progress.recent if n not in search.study.running)]
+        for trial in (search.study.trials[n] for n in numbers[: self.progress.slots + RECENT]):
+            style = MARKS.get(trial.state, "default")
+            word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
+            row = [
+                str(trial.number),
+                word,
+                f"{trial.epoch}/{trial.epochs}",
+                number(self.goal.value(trial)),
+                sparkline(trial, self.goal),
+            ]
+            table.add_row(
+                *map(escape, [*row, settings(trial.params, self.progress.constants)] if wide else row), style=style
+            )
+        return table
+
+
+def spent(search: Search) -> str:
+    """What of the budget is used: "12/40 trials, 130 epochs"."""
+    study, budget = search.study, search.budget
+    trials = f"{len(study.trials)}{f'/{budget.trials}' if budget.trials else ''} trials"
+    epochs = f"{study.epochs}{f'/{budget.total_epochs}' if budget.total_epochs else ''} epochs"
+    return f"{trials}, {epochs}"
+
+
+def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str:
+    """One trial in one line, for logs."""
+    word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
+    seconds = sum(report.seconds for report in trial.reports)
+    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {number(goal.value(trial)):>7}  {trial.epoch:>3} epochs  {seconds:6.1f} s  {settings(trial.params, constants)}"
+    return f"{line}  {trial.error}" if trial.error else line
+
+
+def retry_line(event: Retried) -> str:
+    return f"attempt {event.attempt} of a training: {event.error}"
+
+
+def settings(params: Params, constants: Mapping[str, object]) -> str:
+    """The parameters that vary, in one line."""
+    shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
+    return " ".join(f"{name}={number(value) if isinstance(value, float) else value}" for name, value in shown.items())
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
+    """The metric over the epochs in one character each, the last `width` of them."""
+    values = [report.metrics[goal.metric] for report in trial.reports if goal.metric in report.metrics][-width:]
+    finite = [value for value in values if abs(value) < float("inf") and value == value]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = (len(TICKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(TICKS[int((value - low) * scale)] if value in finite else " " for value in values)

@@ -1,0 +1,260 @@
+"""Publishes one model: `python -m hpo.publish`, an Order as JSON on stdin, a Published as JSON on stdout.
+
+The network is wrapped so that raw pixels go in and class probabilities come out; it is logged in torch's pt2 format,
+loaded back without hpo's code and without pickle, and that is what is scored on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from hpo.core import digest
+from hpo.errors import HpoError
+from hpo.mlflow_store import quiet, reason
+from hpo.publishing import CHAMPION, Order, Published
+from hpo.training import metrics
+from hpo.training.data import Dataset
+from hpo.training.evaluation import load_network
+from hpo.training.losses import loss
+from hpo.training.resident import resident
+
+NAME = "best-model"
+BATCH = 256
+EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
+LEAST = 1e-38  # probabilities below this are taken for it where a logarithm is due
+
+
+class Pixels(nn.Module):
+    """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
+
+    The arithmetic is training/resident.py's: stored * scale + offset. size: what images are resized to; bytes are
+    rounded to whole numbers, because that is how the data set was made.
+    """
+
+    def __init__(self, network: nn.Module, data: Dataset) -> None:
+        super().__init__()
+        held = resident(data, torch.device("cpu"))
+        self.network = network
+        self.scale, self.offset = nn.Buffer(held.scale), nn.Buffer(held.offset)
+        self.size = data.resize
+        self.bytes, self.classes = data.images.dtype == np.uint8, data.classes is not None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(torch.float32)
+        if self.size is not None:
+            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
+            images = images.round().clamp(0, 255) if self.bytes else images
+        outputs = self.network(torch.addcmul(self.offset, images, self.scale))
+        result: Tensor = outputs.softmax(1) if self.classes else outputs
+        return result
+
+
+def publish(order: Order) -> Published:
+    data = Dataset.open(order.recipe.data)
+    network = load_network(replace(order.recipe, device="cpu"), order.params, order.checkpoint)
+    pixels = Pixels(network.to("cpu"), data).eval()
+    if order.run is None:
+        return Published(test=score(pixels, data, order.recipe.loss), said="the model was scored, not logged")
+    client = MlflowClient(order.uri, order.uri)
+    mlflow.set_tracking_uri(order.uri)  # Model.log knows no other way; this process is ours alone
+    mlflow.set_registry_uri(order.uri)
+    model = logged(client, order.run, order) or log(order, pixels, data)
+    test = score(mlflow.pytorch.load_model(f"models:/{model}"), data, order.recipe.loss)
+    published = Published(test=test, model=f"models:/{model}", said=f"the model is models:/{model}")
+    return published if order.register is None else register(client, order, data, published)
+
+
+# -- the model -----------------------------------------------------------------------------------------------------
+
+
+def winner(order: Order) -> str:
+    """The same for the same weights of the same study's run: publishing again finds what is there."""
+    return digest([order.run, order.trial, order.epoch, order.checkpoint.parent.name])
+
+
+def logged(client: MlflowClient, run: str, order: Order) -> str | None:
+    """The id of this model if an earlier process logged it; what one left half done is removed."""
+    experiment = client.get_run(run).info.experiment_id
+    for model in client.search_logged_models([experiment], f"tags.`hpo.winner` = '{winner(order)}'"):
+        if str(model.status) == "READY":
+            return str(model.model_id)
+        client.delete_logged_model(model.model_id)
+    return None
+
+
+def log(order: Order, pixels: Pixels, data: Dataset) -> str:
+    """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
+    images = np.array(data.images[:EXAMPLES])
+    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+        made = Model.log(
+            artifact_path=None,
+            name=NAME,
+            flavor=mlflow.pytorch,
+            run_id=order.run,
+            pytorch_model=pixels,
+            serialization_format="pt2",
+            input_example=images,
+            signature=signature(data),
+            pip_requirements=requirements(),
+            extra_files=beside(Path(folder), order, pixels, data),
+            metadata={"classes": list(data.classes or ()), "hpo.study": order.study, "hpo.trial": order.trial},
+            params={name: str(value) for name, value in order.params.items()},
+            tags={"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)},
+        )
+    return str(made.model_id)
+
+
+def signature(data: Dataset) -> ModelSignature:
+    """Any number of images; of any size if the model resizes them."""
+    channels, height, width = data.shape
+    size = (height, width) if data.resize is None else (-1, -1)
+    inputs = TensorSpec(data.images.dtype, (-1, channels, *size), "pixels")
+    outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs), "outputs")
+    return ModelSignature(Schema([inputs]), Schema([outputs]))
+
+
+def requirements() -> list[str]:
+    """What loads the model: found by mlflow itself it would take 19 s."""
+    torch_version = version("torch").partition("+")[0]
+    return [f"mlflow=={version('mlflow')}", f"torch=={torch_version}", f"numpy=={version('numpy')}"]
+
+
+def beside(folder: Path, order: Order, pixels: Pixels, data: Dataset) -> list[str]:
+    """For further training: the network's weights as pure tensors, and everything that says what they are."""
+    torch.save(dict(pixels.network.state_dict()), folder / "state_dict.pt")
+    told = {
+        "model": order.recipe.model,
+        "params": dict(order.params),
+        "shape": data.shape,
+        "classes": data.classes,
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        "resize": data.resize,
+        "data_digest": data.digest,
+    }
+    (folder / "params.json").write_text(json.dumps(told, indent=1))
+    return [str(folder / "state_dict.pt"), str(folder / "params.json")]
+
+
+def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
+    """The test split's metrics of a model that takes raw pixels."""
+    if len(data.test) == 0:
+        return {}
+    pieces = np.array_split(data.test, -(-len(data.test) // BATCH))
+    with torch.inference_mode():
+        outputs = torch.cat([model(torch.from_numpy(np.array(data.images[rows]))) for rows in pieces])
+    held = resident(data, torch.device("cpu"))
+    targets, known = held.targets[held.splits["test"]], held.targets[held.splits["train"]]
+    found = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
+    logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
+    found["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
+    return {f"test_{name}": float(value) for name, value in found.items()}
+
+
+# -- the registry --------------------------------------------------------------------------------------------------
+
+
+def register(client: MlflowClient, order: Order, data: Dataset, published: Published) -> Published:
+    """A version of the registered model; it becomes the champion if it is better on the same data and metric."""
+    name = str(order.register)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    mine = version_of(client, name, order)
+    if mine is None:
+        tags = {
+            "hpo.winner": winner(order),
+            "hpo.study": order.study,
+            "hpo.trial": str(order.trial),
+            "hpo.data": data.digest,
+            "hpo.metric": order.goal.metric,
+            "hpo.value": repr(order.value),
+            **{f"hpo.{metric}": repr(value) for metric, value in published.test.items()},
+        }
+        model = str(published.model)
+        mine = str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
+    holder = champion(client, name)
+    if holder is None or (holder.version != mine and better(holder.tags, order, data)):
+        client.set_registered_model_alias(name, CHAMPION, mine)
+        holder = None
+    said = f"models:/{name}@{CHAMPION} is version {mine}"
+    if holder is not None and holder.version != mine:
+        said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {why(holder.tags, order, data)}"
+    return replace(published, version=mine, champion=holder is None or holder.version == mine, said=said)
+
+
+def version_of(client: MlflowClient, name: str, order: Order) -> str | None:
+    """The version an earlier process made of this model."""
+    found = client.search_model_versions(f"tags.`hpo.winner` = '{winner(order)}'")
+    return next((str(version.version) for version in found if version.name == name), None)
+
+
+def champion(client: MlflowClient, name: str) -> Any | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        return None
+
+
+def comparable(tags: dict[str, str], order: Order, data: Dataset) -> bool:
+    return tags.get("hpo.data") == data.digest and tags.get("hpo.metric") == order.goal.metric
+
+
+def better(tags: dict[str, str], order: Order, data: Dataset) -> bool:
+    """By the metric that chose it, not by the test split: nothing that chooses reads that."""
+    if not comparable(tags, order, data):
+        return False
+    known = float(tags.get("hpo.value", "nan"))
+    return order.value > known if order.goal.maximize else order.value < known
+
+
+def why(tags: dict[str, str], order: Order, data: Dataset) -> str:
+    if not comparable(tags, order, data):
+        return "because it was chosen on other data or by another metric"
+    return f"because its {order.goal.metric} is {float(tags['hpo.value']):.4g} and this one's {order.value:.4g}"
+
+
+# -- the process ---------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """stdout belongs to the answer: what libraries print goes to stderr."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    quiet()
+    order = Order.from_json(sys.stdin.read())
+    try:
+        told: dict[str, object] = asdict(publish(order))
+    except HpoError as error:
+        told = {"error": str(error)}
+    except (MlflowException, OSError, RuntimeError) as error:
+        told = {"error": reason(error)}
+    with answer:
+        answer.write(json.dumps(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

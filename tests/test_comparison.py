@@ -1,0 +1,412 @@
+"""Finished studies turned into curves, verdicts and sentences; and the finalists trained again."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import GOAL, events, scored
+from rich.console import Console
+
+from hpo import confirmation, verdicts
+from hpo.comparison import RANKING, TWICE, Comparison, Said, compare
+from hpo.confirmation import Finalist, confirm
+from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
+from hpo.curves import Curve, Point, average, best_so_far, curve, epochs_to, on_grid, spent_at_end
+from hpo.errors import BadInput
+from hpo.statistics import Advice, Verdict
+
+LOSS = Goal(metric="val_loss", maximize=False)
+
+
+def started(trial: int, epochs: int, training: str = "", until: int | None = None) -> Started:
+    key = training or f"t{trial}"
+    return Started(0.0, trial, {"epochs": epochs}, 0, key, 0, until or epochs)
+
+
+def reported(training: str, epoch: int, value: float, reused: bool = False) -> Reported:
+    return Reported(training, Report(epoch, {"val_accuracy": value, "val_loss": 1 - value}, 0.5, 0.0), reused)
+
+
+def trained(trial: int, values: Sequence[float], state: State = State.COMPLETE) -> list[Event]:
+    """One trial from its start to its end."""
+    reports = [reported(f"t{trial}", epoch, value) for epoch, value in enumerate(values, 1)]
+    return [started(trial, len(values)), *reports, Ended(0.0, trial, state)]
+
+
+def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100) -> Curve:
+    return Curve(strategy, seed, tuple(Point(e, e * 0.5, i + 1, v) for i, (e, v) in enumerate(points)), epochs)
+
+
+# -- best so far -------------------------------------------------------------------------------------------------
+
+
+def test_best_so_far_is_charged_in_epochs_seconds_and_trials() -> None:
+    story = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8, 0.9])]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6), Point(3, 1.5, 2, 0.6), Point(6, 3.0, 3, 0.9)]
+
+
+def test_a_smaller_loss_is_better() -> None:
+    story = [*trained(0, [0.5]), *trained(1, [0.75]), *trained(2, [0.25])]
+    assert [point.value for point in best_so_far(story, LOSS)] == [0.5, 0.25, 0.25]
+
+
+def test_trials_that_share_a_training_are_charged_once() -> None:
+    story: list[Event] = [started(0, 1, "t"), reported("t", 1, 0.5), Ended(0.0, 0, State.COMPLETE)]
+    story += [started(1, 2, "t"), reported("t", 2, 0.6), Ended(0.0, 1, State.COMPLETE)]
+    story += [started(2, 1, "t"), Ended(0.0, 2, State.COMPLETE)]
+    assert [(point.epochs, point.value) for point in best_so_far(story, GOAL)] == [(1, 0.5), (2, 0.6), (2, 0.6)]
+
+
+def test_a_reused_epoch_is_charged_as_if_it_had_been_trained() -> None:
+    story = [started(0, 2), reported("t0", 1, 0.5, True), reported("t0", 2, 0.6, True), Ended(0.0, 0, State.COMPLETE)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6)]
+
+
+def test_only_complete_trials_are_candidates_but_all_are_charged() -> None:
+    story = [*trained(0, [0.9], State.PRUNED), *trained(1, [0.95], State.FAILED), *trained(2, [0.5])]
+    assert best_so_far(story, GOAL) == [Point(3, 1.5, 3, 0.5)]
+    assert best_so_far(story[:-3], GOAL) == []
+
+
+def test_a_paused_trial_counts_when_it_ends() -> None:
+    story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
+    story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.3), Point(3, 1.5, 2, 0.8)]
+    assert spent_at_end(story) == {1: 2, 0: 3}
+
+
+@given(st.integers(0, 30), st.integers(0, 20))
+def test_a_record_never_gets_worse_and_ends_at_the_best(trials: int, seed: int) -> None:
+    story = events(trials, seed)
+    study, points = Study(story), best_so_far(story, GOAL)
+    assert all(a.value <= b.value and a.epochs <= b.epochs for a, b in itertools.pairwise(points))
+    best = GOAL.best(study.trials)
+    if points:
+        assert best is not None
+        assert points[-1].value == GOAL.value(best)
+        assert points[-1].epochs <= study.epochs
+
+
+def test_a_curve_has_the_winner_s_test_score_and_no_other_trial_s() -> None:
+    story = events(10)
+    best = GOAL.best(Study(story).trials)
+    assert best is not None
+    assert curve("random", 3, scored(story, best.number, 0.97), GOAL, fresh=[0.96]).test == 0.97
+    other = (best.number + 1) % 10
+    assert curve("random", 3, scored(story, other, 0.97), GOAL).test is None
+
+
+def test_a_curve_is_read_as_steps() -> None:
+    one = made("random", 0, (10, 0.5), (20, 0.7))
+    assert [one.value(e) for e in (10, 19, 20, 1000)] == [0.5, 0.5, 0.7, 0.7]
+    assert math.isnan(one.value(9))
+    assert on_grid([one], [10, 20]).tolist() == [[0.5, 0.7]]
+
+
+def test_the_average_is_the_area_under_the_steps() -> None:
+    one = made("random", 0, (10, 0.5), (20, 0.7), (90, 0.9))
+    assert average(one, 10, 30) == pytest.approx((10 * 0.5 + 10 * 0.7) / 20)
+    assert average(one, 15, 25) == pytest.approx(0.6)
+    assert average(one, 20, 20) == 0.7
+    assert math.isnan(average(one, 5, 30))
+
+
+def test_a_target_that_is_not_reached_within_the_budget_is_censored() -> None:
+    one = made("random", 0, (10, 0.5), (20, 0.7), (90, 0.9))
+    assert epochs_to(one, 0.7, GOAL, 100) == 20
+    assert epochs_to(one, 0.9, GOAL, 80) == math.inf
+    assert epochs_to(made("random", 0, (10, 0.5), (20, 0.3)), 0.3, LOSS, 100) == 20
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------
+
+
+def several(strategy: str, values: Sequence[float], epochs: int = 100) -> list[Curve]:
+    return [made(strategy, seed, (10, value - 0.1), (50, value), epochs=epochs) for seed, value in enumerate(values)]
+
+
+GOOD = [0.981, 0.984, 0.979, 0.982, 0.986, 0.980]
+FAIR = [0.972, 0.974, 0.970, 0.971, 0.977, 0.972]
+POOR = [0.951, 0.957, 0.949, 0.953, 0.955, 0.952]
+WILD = [0.99, 0.94, 0.965, 0.98, 0.93, 0.985]
+
+
+def ranked(bayesian: Sequence[float], random: Sequence[float], grid: Sequence[float]) -> Comparison:
+    studies = [*several("grid", grid), *several("random", random), *several("bayesian", bayesian)]
+    return compare(studies, GOAL, margin=0.002, budget=100, said=Said("digits", 4, 7))
+
+
+def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
+    found = ranked(GOOD, FAIR, POOR)
+    assert [s.strategy for s in found.standings] == list(RANKING)
+    assert [(p.a, p.b, p.verdict) for p in found.pairs] == [
+        ("bayesian", "random", Verdict.BETTER),
+        ("bayesian", "grid", Verdict.BETTER),
+        ("random", "grid", Verdict.BETTER),
+    ]
+    assert verdicts.sentence(found) == (
+        "At 100 epochs and 6 seeds, bayesian is better than random by 0.0093 in val_accuracy (95 % interval 0.0082 to "
+        "0.010). Bayesian is better than grid by 0.029 in val_accuracy (95 % interval 0.028 to 0.031). Random is "
+        "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The notes' ranking (bayesian, "
+        "random, grid) holds here. This is said for digits, split seed 4 and training seed 7; other splits and seeds "
+        "may say otherwise."
+    )
+
+
+def test_a_ranking_turned_round_does_not_hold() -> None:
+    assert verdicts.ranking(ranked(FAIR, GOOD, POOR)) == (
+        "The notes' ranking (bayesian, random, grid) does not hold here: random beats bayesian."
+    )
+
+
+def test_a_ranking_that_holds_in_part_says_which() -> None:
+    found = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
+    assert found.pair("random", "grid").verdict is Verdict.EQUAL
+    assert verdicts.ranking(found) == (
+        "The notes' ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
+        "grid, but nothing is shown for random over grid."
+    )
+    assert "Random and grid are practically equal (within 0.002; " in verdicts.sentence(found)
+
+
+def test_a_ranking_that_makes_no_difference() -> None:
+    nearly = [value + 0.0001 * (i % 2) for i, value in enumerate(FAIR)]
+    assert verdicts.ranking(ranked(FAIR, FAIR, nearly)).endswith("makes no difference here.")
+
+
+def test_an_undecided_pair_gets_advice_with_its_range() -> None:
+    found = ranked(GOOD, WILD, POOR)
+    pair = found.pair("bayesian", "random")
+    assert pair.verdict is Verdict.UNDECIDED
+    assert pair.advice is not None
+    assert pair.advice.low <= pair.advice.more <= pair.advice.high
+    assert "Bayesian against random is undecided" in "x. " + verdicts.sentence(found).replace("seeds, b", "x. B")
+    assert "more seeds would be needed" in verdicts.sentence(found)
+
+
+@pytest.mark.parametrize(
+    ("advice", "words"),
+    [
+        (Advice(9, 3, 60), "about 9 more seeds would be needed (the advice ranges from 3 to 60)"),
+        (Advice(1, 1, math.inf), "about 1 more seed would be needed (the advice ranges from 1 to any number)"),
+        (
+            Advice(12, 4, 30, equal=True),
+            "about 12 more seeds would be needed to call them practically equal (the advice ranges from 4 to 30)",
+        ),
+        (
+            Advice(math.inf, 40, math.inf),
+            "no number of seeds within reason would be enough (the advice starts at 40)",
+        ),
+    ],
+)
+def test_advice_in_words(advice: Advice, words: str) -> None:
+    assert verdicts.advice_text(advice, 10) == words
+
+
+def test_one_seed_is_allowed_and_undecided() -> None:
+    found = compare([*several("bayesian", GOOD[:1]), *several("random", FAIR[:1])], GOAL, margin=0.5)
+    assert [pair.verdict for pair in found.pairs] == [Verdict.UNDECIDED]
+    assert verdicts.sentence(found) == (
+        "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
+        "one seed says nothing about chance, take at least 5. The notes' ranking (bayesian, random) is not settled "
+        "here: no pair bears it out. This is said for these data, split seed 0 and training seed 0; other splits and "
+        "seeds may say otherwise."
+    )
+
+
+def test_one_strategy_is_told_as_it_is() -> None:
+    found = compare(several("grid", GOOD), GOAL)
+    assert found.pairs == ()
+    assert "there is nothing to compare" in verdicts.sentence(found)
+    assert verdicts.lines(found)
+
+
+def test_pairs_are_made_of_the_seeds_both_have_run() -> None:
+    found = compare([*several("bayesian", GOOD), *several("random", FAIR[:4])], GOAL)
+    assert found.pairs[0].difference.seeds == 4
+    assert found.pairs[0].difference.mean == pytest.approx(sum(g - f for g, f in zip(GOOD, FAIR[:4], strict=False)) / 4)
+
+
+def test_a_loss_is_compared_the_other_way_round() -> None:
+    low = several("bayesian", [1 - value for value in GOOD])
+    high = several("random", [1 - value for value in FAIR])
+    found = compare([*low, *high], LOSS)
+    assert found.pairs[0].winner == "bayesian"
+    assert found.pairs[0].difference.mean > 0
+
+
+def test_values_are_read_at_the_budget_and_not_later() -> None:
+    late = [made("bayesian", s, (10, 0.5), (60, 0.99)) for s in range(6)]
+    found = compare([*late, *(made("random", s, (10, 0.6)) for s in range(6))], GOAL, budget=50)
+    assert found.standings[0].values == (0.5,) * 6
+    assert found.pairs[0].winner == "random"
+    assert compare(late, GOAL).budget == 100
+
+
+def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
+    longer = [
+        made("random", s, (10, value - 0.1), (50, value), (150, value + 0.02), epochs=200)
+        for s, value in enumerate(FAIR)
+    ]
+    found = compare([*several("bayesian", GOOD), *longer], GOAL, budget=100)
+    assert found.twice is not None
+    assert found.twice.values == tuple(value + 0.02 for value in FAIR)
+    assert [(p.a, p.b, p.winner) for p in found.against_twice] == [("bayesian", TWICE, TWICE)]
+    assert any(line.startswith(TWICE) for line in verdicts.lines(found))
+    apart = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, budget=100, doubled=longer)
+    assert apart.twice == found.twice
+
+
+def test_a_missing_reference_is_said() -> None:
+    notes = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL).notes
+    assert notes == ("random with twice the budget is missing: no study of random went on that far.",)
+
+
+def test_a_study_without_a_complete_trial_is_left_out_and_named() -> None:
+    found = compare([*several("random", FAIR), made("grid", 3), *several("grid", POOR)], GOAL, budget=100)
+    assert "grid, seed 3: no complete trial within 100 epochs; left out." in found.notes
+
+
+def test_a_budget_too_small_to_compare_names_the_least() -> None:
+    with pytest.raises(BadInput) as caught:
+        compare([*several("random", FAIR), *several("grid", POOR)], GOAL, budget=5)
+    assert str(caught.value) == (
+        "compare: some trial must be complete within the budget, got 5 epochs; give it at least 10"
+    )
+    with pytest.raises(BadInput, match="look at the outcomes"):
+        compare([made("random", 0)], GOAL, budget=5)
+
+
+def test_the_target_is_the_goal_s_own_or_what_random_reaches() -> None:
+    found = ranked(GOOD, FAIR, POOR)
+    assert found.target == pytest.approx(0.972)
+    assert [s.reached for s in found.standings] == [6, 4, 0]
+    assert [s.to_target for s in found.standings] == [50, 50, math.inf]
+    own = compare(several("random", FAIR), Goal(target=0.999))
+    assert (own.target, own.standings[0].to_target) == (0.999, math.inf)
+    assert "over 100 (0 of 6)" in verdicts.strategy_rows(own)[1][0]
+
+
+def test_the_table_is_plain_text_in_columns() -> None:
+    lines = verdicts.lines(ranked(GOOD, WILD, POOR))
+    assert lines[:5] == [
+        "strategy  seeds  val_accuracy        10 to 90 %  average   epochs to 0.9725  trials  time",
+        "bayesian      6        0.9815  0.9795 to 0.9850   0.9376        50 (6 of 6)       2  25 s",
+        "random        6        0.9725  0.9350 to 0.9875   0.9206        50 (3 of 6)       2  25 s",
+        "grid          6        0.9525  0.9500 to 0.9560   0.9084  over 100 (0 of 6)       2  25 s",
+        "",
+    ]
+    random, grid = (" ".join(line.split()) for line in lines[6:8])
+    assert random == (
+        "bayesian - random +0.0170 -0.0113 to +0.0453 0.367 67 % (22 to 96) "
+        "undecided, about 21 more seeds (3 to any number)"
+    )
+    assert grid == "bayesian - grid +0.0292 +0.0276 to +0.0307 <0.001 100 % (54 to 100) better"
+    assert lines[-1] == verdicts.sentence(ranked(GOOD, WILD, POOR))
+
+
+def test_the_rich_table_says_the_same_as_the_lines() -> None:
+    found = ranked(GOOD, WILD, POOR)
+    out = io.StringIO()
+    for table in verdicts.tables(found):
+        Console(file=out, width=300).print(table)
+    for row in (*verdicts.strategy_rows(found)[1], *verdicts.pair_rows(found)[1]):
+        assert all(cell in out.getvalue() for cell in row)
+
+
+def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
+    one = [
+        Curve(c.strategy, c.seed, c.points, c.epochs, test=0.97, fresh=(0.96, 0.98)) for c in several("random", FAIR)
+    ]
+    header, rows = verdicts.strategy_rows(compare(one, GOAL))
+    assert header[-2:] == ("test", "fresh seeds")
+    assert rows[0][-2:] == ("0.9700", "0.9700")
+    assert "test" not in verdicts.strategy_rows(compare(several("random", FAIR), GOAL))[0]
+
+
+def test_made_up_studies_are_compared_whole() -> None:
+    curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
+    curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
+    found = compare(curves, GOAL, margin=0.002, budget=250)
+    assert found.twice is not None
+    assert set(found.bands) == {"bayesian", "random"}
+    assert all((b.low <= b.high)[~(b.low != b.low)].all() for b in found.bands.values())
+
+
+# -- the finalists trained again ---------------------------------------------------------------------------------
+
+FINALISTS = [
+    Finalist(17, 0.9889, (0.982, 0.985, 0.984, 0.981, 0.986), 412_000),
+    Finalist(4, 0.9852, (0.983, 0.984, 0.981, 0.985, 0.982), 31_000),
+    Finalist(9, 0.9815, (0.951, 0.952, 0.949, 0.955, 0.960), 5_000),
+]
+
+
+def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> None:
+    found = confirm(FINALISTS, GOAL)
+    assert found.luck == pytest.approx(1 - 0.0006 / 0.0037)
+    assert [f.trial for f in found.tied] == [17, 4]
+    assert found.smallest is FINALISTS[1]
+    assert confirmation.sentence(found) == (
+        "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
+        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it was luck. Best on fresh "
+        "seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
+        "parameters against 412,000 parameters)."
+    )
+
+
+def test_a_winner_that_loses_on_fresh_seeds_was_all_luck() -> None:
+    found = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
+    assert found.luck == 1.0
+    assert found.best.trial == 2
+    assert "all of it was luck" in confirmation.sentence(found)
+
+
+def test_a_lead_that_grows_was_no_luck() -> None:
+    found = confirm([Finalist(1, 0.99, (0.99, 0.991)), Finalist(2, 0.98, (0.95, 0.951))], GOAL)
+    assert found.luck == 0.0
+    assert "none of it was luck" in confirmation.sentence(found)
+    assert "ahead of the rest beyond chance" in confirmation.sentence(found)
+
+
+def test_of_a_loss_the_smaller_is_better_on_fresh_seeds_too() -> None:
+    found = confirm([Finalist(1, 0.10, (0.20, 0.21, 0.22)), Finalist(2, 0.12, (0.15, 0.16, 0.14))], LOSS)
+    assert found.finalists[0].trial == 1
+    assert found.best.trial == 2
+    assert found.lead == pytest.approx(0.02)
+    assert found.fresh_lead == pytest.approx(-0.06)
+    assert found.interval.low < -0.06 < found.interval.high < 0
+
+
+def test_a_tie_in_the_search_leaves_no_lead_to_explain() -> None:
+    found = confirm([Finalist(3, 0.98, (0.97, 0.96)), Finalist(1, 0.98, (0.97, 0.98))], GOAL)
+    assert found.finalists[0].trial == 1
+    assert math.isnan(found.luck)
+    assert "it had no lead over trial 3" in confirmation.sentence(found)
+
+
+@pytest.mark.parametrize("fresh", [(0.95,), (0.95, 0.95)])
+def test_without_spread_nothing_is_told_apart(fresh: tuple[float, ...]) -> None:
+    other = tuple(value + 0.01 for value in fresh)
+    found = confirm([Finalist(1, 0.99, fresh, 10), Finalist(2, 0.98, other, 20)], GOAL)
+    assert len(found.tied) == 2
+    assert math.isinf(found.interval.high)
+    assert found.smallest is not None
+    assert found.smallest.trial == 1
+
+
+def test_a_single_finalist_is_told_as_it_is() -> None:
+    found = confirm(FINALISTS[:1], GOAL)
+    assert "with no other finalist there is no lead to explain" in confirmation.sentence(found)
+    assert confirmation.lines(found)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
+
+
+def test_an_outcome_is_no_value() -> None:
+    story: list[Event] = [started(0, 2), reported("t0", 1, 0.9), Ended(0.0, 0, State.FAILED, Outcome.NAN, "loss nan")]
+    assert best_so_far(story, GOAL) == []

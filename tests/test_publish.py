@@ -1,0 +1,267 @@
+"""The winner's model in MLflow: what a stranger without hpo gets, and who is champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow_real import MlflowClient, fresh_store, mlflow_store
+from pictures import bars, job, slopes
+from PIL import Image
+
+from hpo import publishing
+from hpo.core import Goal, Params
+from hpo.errors import EnvironmentFailed
+from hpo.execution import checkpoints
+from hpo.mlflow_runs import Run
+from hpo.publishing import Order, Published
+from hpo.training.data import Dataset
+from hpo.training.evaluation import score
+from hpo.training.recipe import Recipe
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # mlflow among itself
+    from hpo import publish
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export and mlflow warn about their own insides
+CNN: Params = {"blocks": 1, "channels": 4, "batch_norm": "before", "dropout": 0.2, "learning_rate": 0.02, "epochs": 2}
+RNN: Params = {"hidden_size": 8, "cell": "lstm", "learning_rate": 0.02, "epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def _process_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """publish() has a process to itself; here it must leave nothing behind."""
+    for name, text in publishing.ENVIRONMENT.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setattr(publish.mlflow, "set_tracking_uri", lambda uri: os.environ.update(MLFLOW_TRACKING_URI=uri))
+    monkeypatch.setattr(publish.mlflow, "set_registry_uri", lambda uri: os.environ.update(MLFLOW_REGISTRY_URI=uri))
+
+
+def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, loss: str = "cross_entropy") -> Order:
+    """A trained checkpoint, and a store with the study's run."""
+    recipe = Recipe(model, loss, data, "cpu")
+    reports = []
+    for report in recipe()(job(params, folder)):
+        checkpoints.write(folder, "made-up", report)
+        reports.append(report)
+    uri = fresh_store(folder / "state")
+    store = mlflow_store.connect(uri, "study", {})
+    run = store.create(Run("random-0", {"hpo.kind": "study"}, {}, "RUNNING", 1_000, None))
+    store.close()
+    last = checkpoints.path(folder, "made-up", reports[-1].epoch)
+    goal = Goal("val_accuracy") if loss == "cross_entropy" else Goal("val_mse", maximize=False)
+    value = reports[-1].metrics[goal.metric]
+    return Order(recipe, params, last, uri, "study", run, goal, value, "study", 0, reports[-1].epoch, "digits-cnn")
+
+
+STRANGER = """
+import json, sys
+import numpy as np
+sys.modules["hpo"] = None  # importing it is an error now
+import mlflow, torch
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pytorch.load_model("models:/digits-cnn@champion")
+images, targets = np.load(sys.argv[2]), np.load(sys.argv[3])
+with torch.inference_mode():
+    probabilities = model(torch.from_numpy(images))
+    one = model(torch.from_numpy(images[:1]))
+served = mlflow.pyfunc.load_model("models:/digits-cnn@champion")
+print(json.dumps({
+    "accuracy": float((probabilities.argmax(1).numpy() == targets).mean()),
+    "sums": [float(probabilities.sum(1).min()), float(probabilities.sum(1).max())],
+    "alone": float((one - probabilities[:1]).abs().max()),
+    "served": float(np.abs(served.predict(images) - probabilities.numpy()).max()),
+    "classes": served.metadata.metadata["classes"],
+}))
+"""
+
+
+def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_path: Path) -> None:
+    data = bars(tmp_path / "data", channels=3)
+    published = publishing.publish(ordered := order(tmp_path, data))
+    assert published.champion
+    assert published.said == "models:/digits-cnn@champion is version 1"
+    dataset = Dataset.open(data)
+    np.save(tmp_path / "x.npy", dataset.images[dataset.test])
+    np.save(tmp_path / "y.npy", dataset.targets[dataset.test])
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", STRANGER, ordered.uri, str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["accuracy"] == published.test["test_accuracy"]
+    assert told["sums"] == pytest.approx([1, 1], abs=1e-5)
+    assert told["alone"] == pytest.approx(0, abs=1e-6)
+    assert told["served"] == 0
+    assert told["classes"] == ["0", "1", "2"]
+    client = MlflowClient(ordered.uri, ordered.uri)
+    assert client.get_run(ordered.run).info.status == "RUNNING"  # that is the tracker's to say
+
+
+def test_the_score_is_the_trainings_own(tmp_path: Path) -> None:
+    made = order(tmp_path, bars(tmp_path / "data"))
+    found = publish.publish(replace(made, run=None)).test
+    assert found == pytest.approx(score(made.recipe, made.params, made.checkpoint), abs=1e-5)
+    assert set(found) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
+
+
+def test_publishing_again_makes_nothing_twice(tmp_path: Path) -> None:
+    made = order(tmp_path, bars(tmp_path / "data"))
+    first, second = publish.publish(made), publish.publish(made)
+    assert first == second
+    client = MlflowClient(made.uri, made.uri)
+    assert [version.version for version in client.search_model_versions("name = 'digits-cnn'")] == [1] or ["1"]
+    assert len(client.search_logged_models(["1"])) == 1
+
+
+def test_the_weights_and_the_params_lie_beside_the_model(tmp_path: Path) -> None:
+    made = order(tmp_path, bars(tmp_path / "data"))
+    publish.publish(made)
+    weights = next((tmp_path / "state" / "mlruns").rglob("state_dict.pt"))
+    trained = torch.load(made.checkpoint, weights_only=True)["network"]
+    kept = torch.load(weights, weights_only=True)
+    assert kept.keys() == trained.keys()
+    assert all(torch.equal(kept[name], trained[name]) for name in kept)
+    told = json.loads(weights.with_name("params.json").read_text())
+    assert told["params"] == dict(CNN)
+    assert told["classes"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "loss"),
+    [("rnn", RNN, "cross_entropy"), ("cnn", CNN, "squared_error")],
+)
+def test_every_family_and_regression_can_be_published(tmp_path: Path, model: str, params: Params, loss: str) -> None:
+    regression = loss == "squared_error"
+    data = slopes(tmp_path / "data", 60) if regression else bars(tmp_path / "data")
+    made = order(tmp_path, data, model, params, loss)
+    published = publish.publish(made)
+    assert published.test == pytest.approx(score(made.recipe, params, made.checkpoint), rel=1e-4, abs=1e-5)
+    assert ("test_mse" in published.test) == regression
+
+
+# -- champions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, Order, Dataset]:
+    folder = tmp_path_factory.mktemp("contest")
+    uri = fresh_store(folder)
+    store = mlflow_store.connect(uri, "study", {})
+    run = store.create(Run("random-0", {"hpo.kind": "study"}, {}, "RUNNING", 1_000, None))
+    store.close()
+    recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
+    made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, "study", run, Goal(), 0.5, "study", 0, 1, "unset")
+    return MlflowClient(uri, uri), made, Dataset.open(recipe.data)
+
+
+def entered(contest: tuple[MlflowClient, Order, Dataset], name: str, trial: int, **changes: object) -> Published:
+    """A version of a registered model, without a model behind it."""
+    client, made, data = contest
+    digest = changes.pop("digest", data.digest)
+    one = replace(made, register=name, trial=trial, **changes)  # type: ignore[arg-type]
+    return publish.register(
+        client, one, replace(data, digest=str(digest)), Published(model="models:/m-0", test={"test_accuracy": 0.5})
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "moves", "said"),
+    [
+        ("better", {"value": 0.75}, True, "models:/better@champion is version 2"),
+        (
+            "equal",
+            {"value": 0.5},
+            False,
+            "models:/equal/2; champion stays version 1, because its val_accuracy is 0.5 and this one's 0.5",
+        ),
+        (
+            "worse",
+            {"value": 0.25},
+            False,
+            "models:/worse/2; champion stays version 1, because its val_accuracy is 0.5 and this one's 0.25",
+        ),
+        (
+            "data",
+            {"value": 0.75, "digest": "other"},
+            False,
+            "models:/data/2; champion stays version 1, because it was chosen on other data or by another metric",
+        ),
+        (
+            "metric",
+            {"value": 0.75, "goal": Goal("val_macro_f1")},
+            False,
+            "models:/metric/2; champion stays version 1, because it was chosen on other data or by another metric",
+        ),
+    ],
+)
+def test_the_champion_gives_way_only_to_a_better_one(
+    contest: tuple[MlflowClient, Order, Dataset], case: str, change: dict[str, object], moves: bool, said: str
+) -> None:
+    assert entered(contest, case, 0).said == f"models:/{case}@champion is version 1"
+    found = entered(contest, case, 1, **change)
+    assert (found.champion, found.said) == (moves, said)
+    assert str(contest[0].get_model_version_by_alias(case, "champion").version) == ("2" if moves else "1")
+
+
+def test_of_a_metric_to_minimize_the_smaller_is_better(contest: tuple[MlflowClient, Order, Dataset]) -> None:
+    goal = Goal("val_loss", maximize=False)
+    entered(contest, "loss", 0, goal=goal)
+    assert not entered(contest, "loss", 1, goal=goal, value=0.75).champion
+    assert entered(contest, "loss", 2, goal=goal, value=0.25).champion
+
+
+def test_a_version_says_what_it_was_chosen_by(contest: tuple[MlflowClient, Order, Dataset]) -> None:
+    entered(contest, "tags", 7)
+    tags = contest[0].get_model_version("tags", "1").tags
+    expected = {"hpo.study": "study", "hpo.trial": "7", "hpo.data": "made up", "hpo.metric": "val_accuracy"}
+    assert expected | {"hpo.value": "0.5", "hpo.test_accuracy": "0.5"} == {
+        n: t for n, t in tags.items() if n != "hpo.winner"
+    }
+
+
+# -- pieces --------------------------------------------------------------------------------------------------------
+
+
+def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> None:
+    data = replace(Dataset.open(bars(tmp_path / "data", channels=3)), resize=(8, 8))
+    pixels = publish.Pixels(torch.nn.Identity(), replace(data, classes=None)).eval()
+    rng = np.random.default_rng(3)
+    raw = rng.integers(0, 256, (4, 3, 23, 17), dtype=np.uint8)
+    planes = [
+        [np.asarray(Image.fromarray(plane).resize((8, 8), Image.Resampling.BILINEAR)) for plane in image]
+        for image in raw
+    ]
+    small = torch.from_numpy(np.array(planes))
+    apart = (pixels(torch.from_numpy(raw)) - pixels(small)).abs() / pixels.scale
+    assert apart.max() <= 1.01  # Pillow rounds between its two passes
+    assert (apart > 0.5).float().mean() < 0.15
+    plain = publish.Pixels(torch.nn.Identity(), replace(data, classes=None, resize=None))
+    assert torch.equal(pixels(small), plain(small))
+
+
+def test_an_order_survives_json(tmp_path: Path) -> None:
+    recipe = Recipe("cnn", "cross_entropy", tmp_path, "cpu", folder=tmp_path)
+    for one in (recipe, replace(recipe, folder=None)):
+        made = Order(one, CNN, tmp_path / "x", "uri", "e", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
+        assert Order.from_json(made.to_json()) == made
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
+    recipe = Recipe("cnn", "cross_entropy", bars(tmp_path / "data"), "cpu")
+    made = Order(recipe, CNN, tmp_path / "gone.ckpt", "sqlite:///x.db", "e", None, Goal(), 0.5, "s", 1, 2)
+    with pytest.raises(EnvironmentFailed) as caught:
+        publishing.publish(made)
+    assert str(caught.value) == (
+        f"the best model: could not be published, got [Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'; "
+        "mend it, then run the same command again"
+    )
