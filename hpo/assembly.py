@@ -20,13 +20,19 @@ from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.strategies.repeats import Repeats
 from hpo.training import families, user
 from hpo.training.data import Dataset
 from hpo.training.layers import Impossible
 from hpo.training.parameters import prefix_safe
 from hpo.training.recipe import Recipe
 
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random, "grid": Grid}
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
+    "bayesian": Bayesian,
+    "random": Random,
+    "grid": Grid,
+}
+CONFIRM = "confirm"  # no strategy of the study file: it repeats given points
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
 Factory = Callable[[], Train]
@@ -53,6 +59,8 @@ class Parts:
 
     def strategy(self) -> Strategy:
         problem = self.problem()
+        if self.spec.strategy == CONFIRM:
+            return Repeats(problem)
         inner = STRATEGIES[self.spec.strategy](problem)
         return stopping(self.spec.early_stopping, inner, problem)
 

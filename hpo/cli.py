@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,10 +60,13 @@ def cli() -> None:
 @STUDY
 def init(study: Path) -> None:
     """Write a commented STUDY file to start from."""
-    from hpo.template import write
+    from hpo.errors import BadInput, Mistake
+    from hpo.template import template
 
-    for line in write(study):
-        click.echo(line)
+    if study.exists():
+        raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))
+    study.write_text(template(study.absolute().parent.name if study.stem == "study" else study.stem))
+    click.echo(f"{study} is written; look at it, then: hpo check {study}, hpo run {study}")
 
 
 @cli.command()
@@ -95,8 +99,8 @@ def run(
     from hpo.running import Visit
     from hpo.running import run as run_study
 
-    flags = {"strategy": strategy, "seed": seed, "budget.time": seconds, "workers": workers, "device": device}
-    spec = read(study, sets, flags)
+    flags = {"strategy": strategy, "budget.time": seconds, "workers": workers, "device": device}
+    spec = read(study, sets, flags, seed)
     terminal = Terminal(stderr=as_json)
     with api.console_of(terminal, spec) as console:
         visit = Visit(api.state_folder(spec, state), fresh, trials, listeners=[console.hear], environ=os.environ)
@@ -127,7 +131,7 @@ def status(
     from hpo import api
     from hpo.status import show_status
 
-    spec = read(study, sets, {"strategy": strategy, "seed": seed})
+    spec = read(study, sets, {"strategy": strategy}, seed)
     show_status(spec, api.state_folder(spec, state), watch, as_json)
 
 
@@ -148,7 +152,7 @@ def show(
     """One trial: its params, its epochs, what went well or wrong."""
     from hpo.status import show_trial
 
-    result = stored(study, state, sets, {"strategy": strategy, "seed": seed})
+    result = stored(study, state, sets, {"strategy": strategy}, seed)
     show_trial(result, trial, as_json)
 
 
@@ -163,7 +167,7 @@ def best(
     from hpo.closing import result_json
     from hpo.status import show_trial
 
-    result = stored(study, state, sets, {"strategy": strategy, "seed": seed})
+    result = stored(study, state, sets, {"strategy": strategy}, seed)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
@@ -178,27 +182,191 @@ def stop(study: Path, state: Path | None, strategy: str | None, seed: int | None
     from hpo import api
     from hpo.status import stop_driver
 
-    spec = read(study, sets, {"strategy": strategy, "seed": seed})
+    spec = read(study, sets, {"strategy": strategy}, seed)
     click.echo(stop_driver(spec, api.state_folder(spec, state)))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--trust", is_flag=True, help="Import the study's own Python code too.")
+def check(
+    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], trust: bool
+) -> None:
+    """Proof before training: what is impossible and why, sizes, memory, time. Trains nothing, writes nothing."""
+    from hpo.checking import check_study
+
+    for line in check_study(read(study, sets, {"strategy": strategy}), trust):
+        click.echo(line)
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--strategies", metavar="A,B,...", help="Which to compare [the file's].")
+@click.option("--seeds", type=click.IntRange(min=1), help="Studies of each strategy [the file's].")
+@click.option("--margin", type=float, help="Differences below are practically equal [the file's].")
+@click.option("--workers", metavar="N", help="Trials at a time, or auto.")
+@click.option("--device", help="auto, cpu, cuda or cuda:1.")
+@click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each winner.")
+def compare(
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    strategies: str | None,
+    seeds: int | None,
+    margin: float | None,
+    workers: str | None,
+    device: str | None,
+    no_rescore: bool,
+) -> None:
+    """Which strategy deserves its rank on these data: equal epochs, paired seeds, honest verdicts."""
+    from hpo.comparing import run_comparison
+
+    names = f"[{strategies}]" if strategies else strategy and f"[{strategy}]"
+    flags = {
+        "compare.strategies": names,
+        "compare.seeds": seeds,
+        "compare.margin": margin,
+        "workers": workers,
+        "device": device,
+    }
+    spec = read(study, sets, flags, seed)
+    sys.exit(run_comparison(spec, state, not no_rescore))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many finalists.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Fresh training seeds of each.")
+def confirm(
+    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], top: int, seeds: int
+) -> None:
+    """Retrain the finalists with fresh seeds: how much of the lead was luck, and which smallest model is as good."""
+    from hpo.confirming import run_confirmation
+
+    for line in run_confirmation(read(study, sets, {"strategy": strategy}, seed), state, top, seeds):
+        click.echo(line)
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--rule", metavar="NAME", help="median or asha: how much it would have saved.")
+@click.option("--seeds", type=click.IntRange(min=1), default=100, show_default=True, help="Studies to replay.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+def replay(
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    rule: str | None,
+    seeds: int,
+    workers: int,
+) -> None:
+    """Any strategy and early-stopping rule in virtual time, on curves recorded before."""
+    from hpo.replaying import run_replay
+
+    spec = read(study, sets, {"strategy": strategy, "early_stopping": rule}, seed)
+    for line in run_replay(spec, state, seeds, workers):
+        click.echo(line)
+
+
+@cli.command()
+@STUDY
+@common
+def report(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
+    """Write report.html and trials.csv of a study again."""
+    from hpo.showing import show as write_report
+
+    result = stored(study, state, sets, {"strategy": strategy}, seed)
+    write_report(result.spec, result.folders, result.study)
+    click.echo(str(result.folders.report))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to try.")
+def sync(
+    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], timeout: float
+) -> None:
+    """Deliver to MLflow what it missed while it was away."""
+    from hpo import api
+    from hpo.outlook import deliver
+
+    spec = read(study, sets, {"strategy": strategy}, seed)
+    click.echo(deliver(spec, api.state_folder(spec, state), timeout))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--optuna", type=click.Path(path_type=Path), help="Write a journal file that optuna-dashboard opens.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write the trials as a table.")
+def export(
+    study: Path,
+    state: Path | None,
+    strategy: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    optuna: Path | None,
+    csv: Path | None,
+) -> None:
+    """Hand a study to other tools."""
+    from hpo.exporting import export_csv, export_optuna
+
+    if optuna is None and csv is None:
+        raise click.UsageError("name --optuna FILE or --csv FILE")
+    result = stored(study, state, sets, {"strategy": strategy}, seed)
+    for path, write in ((optuna, export_optuna), (csv, export_csv)):
+        if path is not None:
+            write(result, path)
+            click.echo(str(path))
+
+
+@cli.command()
+@STUDY
+@common
+@click.option("--port", default=5000, show_default=True)
+def ui(
+    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], port: int
+) -> None:
+    """Open MLflow on this study's store, on the loopback address."""
+    from hpo import api
+    from hpo.outlook import serve_ui
+
+    spec = read(study, sets, {"strategy": strategy}, seed)
+    sys.exit(serve_ui(spec, api.state_folder(spec, state), port))
 
 
 # -- shared
 
 
-def read(study: Path, sets: Sequence[str], flags: Mapping[str, object]) -> StudySpec:
-    """The study file with the flags on top; a flag is a --set with a short name."""
+def read(study: Path, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None) -> StudySpec:
+    """The study file with the flags on top; a flag is a --set with a short name.
+
+    --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be compared.
+    """
     from hpo import api
 
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    return api.load(study, sets=[*sets, *given])
+    spec = api.load(study, sets=[*sets, *given])
+    return spec if seed is None else replace(spec, seed=seed)
 
 
-def stored(study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object]) -> Result:
+def stored(
+    study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None
+) -> Result:
     """A study as its journal has it. Raises NoResult before its first run."""
     from hpo import api
     from hpo.status import read_result
 
-    spec = read(study, sets, flags)
+    spec = read(study, sets, flags, seed)
     return read_result(spec, api.state_folder(spec, state))
 
 

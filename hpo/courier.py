@@ -15,7 +15,7 @@ from hpo.core import digest
 from hpo.delivery import Delivery, Found, Gone, Outage, Store, files_in
 from hpo.errors import HpoError
 from hpo.ledger import Busy
-from hpo.mlflow_runs import INTERRUPTED, KILLED, PARENT, RUNNING, Change, Group, Run, group_run, milliseconds
+from hpo.mlflow_runs import INTERRUPTED, KILLED, NOBODY, PARENT, RUNNING, Change, Group, Run, group_run, milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,9 @@ def sweep(store: Store, own: Collection[str], now: float) -> None:
     }
     for run, left in running.items():
         if left.tags.get("hpo.journal") not in own and not driven(left, running):
-            change = Change(tags={"hpo.state": INTERRUPTED, "hpo.driver": ""}, status=KILLED, ended=milliseconds(now))
+            change = Change(
+                tags={"hpo.state": INTERRUPTED, "hpo.driver": NOBODY}, status=KILLED, ended=milliseconds(now)
+            )
             store.write(run, change)
 
 

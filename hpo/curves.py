@@ -37,8 +37,9 @@ def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
             seconds += event.report.seconds
         elif isinstance(event, Ended):
             ended += 1
-            if event.state is State.COMPLETE:
-                best = min(best, goal.score(study.trials[event.trial])[0])
+            score = goal.score(study.trials[event.trial])[0]
+            if event.state is State.COMPLETE and math.isfinite(score):
+                best = min(best, score)
             if best < math.inf:
                 points.append(Point(study.epochs, seconds, ended, -best if goal.maximize else best))
     return points

@@ -134,7 +134,7 @@ class Range:
         if self.count is not None:
             return _spaced(self)[index]
         number = self.low + index * (self._step or 0)
-        return int(number) if self.integer else min(rounded(number, 12), float(self.high))
+        return int(number) if self.integer else min(max(rounded(number, 12), self.low), self.high)
 
     def index(self, value: Value) -> int | None:
         """Which level value is, or None."""

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 PAPER, INK, MUTED, RULE = "#fefefe", "#1c2128", "#626c77", "#d8dde3"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#b8629b", "#8a6d00")  # Okabe and Ito: told apart by colour-blind people
+SERIES = ("#0072b2", "#bf4f00", "#007d5c", "#a8508a", "#8a6d00")  # Okabe and Ito's, darkened to be read as text
 SCALE = ("#cfdce8", "#a3c1d9", "#6fa1c6", "#3a7db0", "#0b4f82")  # worst to best
 
 LIGHT = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE}
@@ -80,7 +80,8 @@ class Picture:
         with styled(self.name):
             figure = self.draw()
             figure.set_facecolor(PAPER)
-            return _printed(FigureCanvasAgg(figure).print_png, dpi=160)
+            figure.set_dpi(160)
+            return _printed(FigureCanvasAgg(figure).print_png)
 
 
 @contextmanager

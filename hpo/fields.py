@@ -14,11 +14,9 @@ from difflib import get_close_matches
 from typing import Any, Final, Protocol
 
 from hpo.errors import BadInput, Mistake
-from hpo.yamlfile import Node, clean
+from hpo.yamlfile import MOST_MISTAKES, Node, clean
 
 Schema = dict[str, Any]
-
-MOST_MISTAKES = 100
 
 DURATION = re.compile(r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]+)?)s)?")
 BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B")

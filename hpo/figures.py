@@ -66,8 +66,9 @@ def best_so_far(points: Sequence[Point], readings: Sequence[Reading], goal: Goal
 
 
 def learning_curves(curves: Mapping[int, Sequence[float]], best: int, goal: Goal) -> Figure:
-    """The metric after each epoch of a few trials, the best in front."""
+    """The metric after each epoch of a few trials, the best in front; nan and infinity leave a gap."""
     figure, axes = canvas(7.6, 3.3)
+    curves = {trial: [v if math.isfinite(v) else math.nan for v in values] for trial, values in curves.items()}
     late = [value for values in curves.values() for value in values[len(values) // 4 :] if math.isfinite(value)]
     low, high = window(late, goal)
     ends = _ends(list(curves.values()), low, high)

@@ -21,7 +21,8 @@ from hpo.space import Space
 from hpo.wording import count, gap, listed, number, written
 
 FEWEST = 10  # trials below which an importance or a hit bound is a guess
-CHANCE = 0.002  # a coincidence rarer than this is reported; there are some dozens of chances for one in a space
+CHANCE = 0.002  # a hit bound rarer than this is reported; a space has some dozens of edges
+COINCIDENCE = 0.005  # what failed trials share is said if chance shares it less often
 
 
 def searched(space: Space) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ def in_common(study: Study, space: Space) -> list[str]:
 
 def _common(outcome: str, failed: np.ndarray, trials: Sequence[Trial], space: Space) -> str:
     n, group = len(trials), int(failed.sum())
-    best, rarest = None, CHANCE
+    best, rarest = None, COINCIDENCE
     for rule in _rules(failed, trials, space):
         inside, all_ = int((rule.covers & failed).sum()), int(rule.covers.sum())
         if inside < 0.8 * group:

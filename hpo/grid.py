@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hpo.core import Value
 from hpo.domains import Condition, Fault, Parameter
 
-MOST_STATES = 20_000
+MOST_WORK = 300_000  # states times parameters that ask about them: about a second
 Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still asks about
 
 
@@ -48,14 +48,21 @@ class Grid:
 
     parameters: tuple[Parameter, ...]
     _branches: list[list[_Branch]] = field(init=False, repr=False, compare=False)
-    _later: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
+    _positions: dict[str, int] = field(init=False, repr=False, compare=False)
+    _asking: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
     _paths: list[dict[Holding, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         asked = {condition for parameter in self.parameters for condition in parameter.when}
-        later = [[p.when for p in self.parameters[i:] if p.when] for i in range(len(self.parameters) + 1)]
+        positions = {parameter.name: index for index, parameter in enumerate(self.parameters)}
+        asking: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(self.parameters) + 1)]
+        for index, parameter in enumerate(self.parameters):
+            first = min((positions[condition.name] + 1 for condition in parameter.when), default=index + 1)
+            for position in range(first, index + 1):
+                asking[position].append(parameter.when)
         object.__setattr__(self, "_branches", [_branches(parameter, asked) for parameter in self.parameters])
-        object.__setattr__(self, "_later", later)
+        object.__setattr__(self, "_positions", positions)
+        object.__setattr__(self, "_asking", asking)
         object.__setattr__(self, "_paths", self._count())
 
     @property
@@ -88,9 +95,11 @@ class Grid:
 
     def _count(self) -> list[dict[Holding, int]]:
         states: list[set[Holding]] = [{frozenset()}]
+        work = 0
         for position in range(len(self.parameters)):
             states.append({follows for state in states[-1] for _, follows in self._steps(position, state)})
-            if len(states[-1]) > MOST_STATES:
+            work += len(states[-1]) * (1 + len(self._asking[position]))
+            if work > MOST_WORK:
                 name = self.parameters[position].name
                 raise GridImpossible(Fault(name, "has conditions too entangled to count", remedy="drop some `when`"))
         paths: list[dict[Holding, int]] = [dict.fromkeys(states[-1], 1)]
@@ -116,10 +125,9 @@ class Grid:
         """Forget what no parameter from position on can still ask: states that differ in nothing else are one."""
         if not holding:
             return holding
-        undecided = {parameter.name for parameter in self.parameters[position:]}
         keep: set[Condition] = set()
-        for when in self._later[position]:
-            if all(condition in holding or condition.name in undecided for condition in when):
+        for when in self._asking[position]:
+            if all(condition in holding or self._positions[condition.name] >= position for condition in when):
                 keep.update(condition for condition in when if condition in holding)
         return frozenset(keep)
 

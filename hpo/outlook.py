@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from hpo import assembly, winner
 from hpo.core import Params, Report
 from hpo.driver import Driver
-from hpo.errors import HpoError
+from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.folders import Folders
 from hpo.journal import Journal
 from hpo.publishing import Published
 from hpo.search import Search
 from hpo.spec import StudySpec
-from hpo.tracking import Feed, Tracker, tracking_uri
+from hpo.tracking import Feed, Group, Tracker, sync, tracking_uri
 from hpo.training.diagnosis import diagnose
 
 log = logging.getLogger(__name__)
@@ -32,6 +37,7 @@ class Outlook:
         searches: Sequence[Search],
         journals: Sequence[Journal],
         environ: Mapping[str, str],
+        group: str | None = None,
     ) -> None:
         self._studies = list(zip(parts, folders, searches, journals, strict=True))
         self.undelivered = 0
@@ -39,7 +45,8 @@ class Outlook:
         self.published: list[Published | None] = []
         spec = parts[0].spec
         self.tracker: Tracker | None = None
-        self._feeds = [feed(*pair) for pair in zip([one.spec for one in parts], folders, strict=True)]
+        together = None if group is None else compared(folders[0], group)
+        self._feeds = [feed(one.spec, place, together) for one, place in zip(parts, folders, strict=True)]
         if spec.tracking.enabled:
             uri = tracking_uri(spec.tracking.uri, folders[0].state, environ, spec.place("tracking.uri"))
             self.tracker = Tracker(self._feeds, uri)
@@ -56,8 +63,11 @@ class Outlook:
             self.undelivered = self.tracker.close(3.0 if kind is not None else 30.0)
             self.ui = self.tracker.ui_line()
 
-    def conclude(self, driver: Driver) -> None:
+    def conclude(self, driver: Driver, publish: bool) -> None:
         """Publish each winner, unless the run was stopped, and write what can be looked at."""
+        if not publish:
+            self.published = [None] * len(self._studies)
+            return
         from hpo.showing import show  # matplotlib and pandas: 1 s that the training should not wait for
 
         for (parts, folders, search, journal), source in zip(self._studies, self._feeds, strict=True):
@@ -81,7 +91,13 @@ class Outlook:
             return None
 
 
-def feed(spec: StudySpec, folders: Folders) -> Feed:
+def compared(folders: Folders, title: str) -> Group:
+    """The comparison a study is part of: its parent in MLflow."""
+    place = folders.study / "compare"
+    return Group(key=f"{place}", title=title, artifacts=(place / "report.html", place / "plots"))
+
+
+def feed(spec: StudySpec, folders: Folders, group: Group | None = None) -> Feed:
     """What the tracker is told of a study."""
     texts = {"study.yaml": spec.text, **({"search_space.yaml": spec.space_text} if spec.space_text else {})}
     constants = spec.space.constants
@@ -99,6 +115,7 @@ def feed(spec: StudySpec, folders: Folders) -> Feed:
         source=str(spec.path or "study.yaml"),
         registered=spec.tracking.register,
         diagnose=tag_and_sentence,
+        group=group,
     )
 
 
@@ -107,3 +124,62 @@ def tag_and_sentence(reports: Sequence[Report], params: Params) -> tuple[str, st
         return None
     found = diagnose(reports, params)
     return found.tag, found.sentence
+
+
+def deliver(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
+    """Bring MLflow up to date with every study of this name; says what is still missing. Raises EnvironmentFailed."""
+    found = [
+        Folders(state, spec.name, *named(path)) for path in sorted((state / "studies" / spec.name).glob("*/journal.db"))
+    ]
+    if not found:
+        raise NoResult(f"{state / 'studies' / spec.name}: no study of this name has been run")
+    return deliver_all(spec, found, state, timeout)
+
+
+def named(journal: Path) -> tuple[str, int]:
+    strategy, _, seed = journal.parent.name.rpartition("-")
+    return strategy, int(seed)
+
+
+def deliver_all(spec: StudySpec, folders: Sequence[Folders], state: Path, timeout: float = 60.0) -> str:
+    if not spec.tracking.enabled:
+        return "tracking is off in this study"
+    uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
+    feeds = [feed(replace(spec, strategy=one.strategy, seed=one.seed), one) for one in folders]  # type: ignore[arg-type]
+    standing = sync(feeds, uri, timeout)
+    if standing.undelivered:
+        raise EnvironmentFailed(
+            Mistake(
+                uri,
+                "must answer to be brought up to date",
+                standing.trouble,
+                "start it, then run `hpo sync` again",
+            )
+        )
+    return f"MLflow has everything of {', '.join(one.run.name for one in folders)}"
+
+
+def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
+    """Run MLflow's server on this study's store until it is interrupted; a server elsewhere is only named."""
+    uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
+    if uri.startswith("http"):
+        print(f"MLflow runs at {uri}")
+        return 0
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    print(f"http://127.0.0.1:{port}/?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
+    try:
+        return subprocess.run(command, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0

@@ -108,7 +108,7 @@ def learning(reports: Sequence[Report]) -> Figure:
 
 def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     epochs = [report.epoch for report in reports]
-    lines = [[report.metrics[name] for report in reports] for name in names]
+    lines = [[_finite(report.metrics[name]) for report in reports] for name in names]
     flat = [value for line in lines for value in line if np.isfinite(value)]
     gap = (max(flat) - min(flat)) * 0.075 if flat else 0.0
     ends = [line[-1] if np.isfinite(line[-1]) else 0.0 for line in lines]
@@ -119,6 +119,10 @@ def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
             name, (epochs[-1], end), (5, 0), textcoords="offset points", color=colour, va="center", fontsize=SMALL
         )
     axes.set_xlabel("epoch")
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else np.nan
 
 
 def confusion(counts: Array, classes: Sequence[str]) -> Figure:

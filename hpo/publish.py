@@ -76,7 +76,7 @@ def publish(order: Order) -> Published:
     client = MlflowClient(order.uri, order.uri)
     mlflow.set_tracking_uri(order.uri)  # Model.log knows no other way; this process is ours alone
     mlflow.set_registry_uri(order.uri)
-    model = logged(client, order.run, order) or log(order, pixels, data)
+    model = logged(client, order.run, order) or log(client, order, pixels, data)
     test = score(mlflow.pytorch.load_model(f"models:/{model}"), data, order.recipe.loss)
     published = Published(test=test, model=f"models:/{model}", said=f"the model is models:/{model}")
     return published if order.register is None else register(client, order, data, published)
@@ -100,34 +100,36 @@ def logged(client: MlflowClient, run: str, order: Order) -> str | None:
     return None
 
 
-def log(order: Order, pixels: Pixels, data: Dataset) -> str:
+def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
-    images = np.array(data.images[:EXAMPLES])
+    assert order.run is not None
+    about = {"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
+    params = {name: str(value) for name, value in order.params.items()}
+    experiment = client.get_run(order.run).info.experiment_id
+    model = client.create_logged_model(experiment, NAME, order.run, about, params)
     with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
-        made = Model.log(
+        Model.log(
             artifact_path=None,
-            name=NAME,
             flavor=mlflow.pytorch,
             run_id=order.run,
+            model_id=model.model_id,
             pytorch_model=pixels,
             serialization_format="pt2",
-            input_example=images,
+            input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
             pip_requirements=requirements(),
             extra_files=beside(Path(folder), order, pixels, data),
             metadata={"classes": list(data.classes or ()), "hpo.study": order.study, "hpo.trial": order.trial},
-            params={name: str(value) for name, value in order.params.items()},
-            tags={"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)},
         )
-    return str(made.model_id)
+    return str(model.model_id)
 
 
 def signature(data: Dataset) -> ModelSignature:
     """Any number of images; of any size if the model resizes them."""
     channels, height, width = data.shape
     size = (height, width) if data.resize is None else (-1, -1)
-    inputs = TensorSpec(data.images.dtype, (-1, channels, *size), "pixels")
-    outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs), "outputs")
+    inputs = TensorSpec(data.images.dtype, (-1, channels, *size))
+    outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs))
     return ModelSignature(Schema([inputs]), Schema([outputs]))
 
 
@@ -194,13 +196,12 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
         model = str(published.model)
         mine = str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
     holder = champion(client, name)
-    if holder is None or (holder.version != mine and better(holder.tags, order, data)):
+    if holder is None or better(holder.tags, order, data):
         client.set_registered_model_alias(name, CHAMPION, mine)
-        holder = None
-    said = f"models:/{name}@{CHAMPION} is version {mine}"
-    if holder is not None and holder.version != mine:
+    elif str(holder.version) != mine:
         said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {why(holder.tags, order, data)}"
-    return replace(published, version=mine, champion=holder is None or holder.version == mine, said=said)
+        return replace(published, version=mine, said=said)
+    return replace(published, version=mine, champion=True, said=f"models:/{name}@{CHAMPION} is version {mine}")
 
 
 def version_of(client: MlflowClient, name: str, order: Order) -> str | None:
@@ -239,18 +240,22 @@ def why(tags: dict[str, str], order: Order, data: Dataset) -> str:
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
+def answered(text: str) -> dict[str, object]:
+    """An order's answer, or {"error": one line}."""
+    try:
+        return asdict(publish(Order.from_json(text)))
+    except HpoError as error:
+        return {"error": str(error)}
+    except (MlflowException, OSError, RuntimeError) as error:
+        return {"error": reason(error)}
+
+
 def main() -> int:
     """stdout belongs to the answer: what libraries print goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     quiet()
-    order = Order.from_json(sys.stdin.read())
-    try:
-        told: dict[str, object] = asdict(publish(order))
-    except HpoError as error:
-        told = {"error": str(error)}
-    except (MlflowException, OSError, RuntimeError) as error:
-        told = {"error": reason(error)}
+    told = answered(sys.stdin.read())
     with answer:
         answer.write(json.dumps(told) + "\n")
     return 0

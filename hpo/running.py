@@ -43,13 +43,16 @@ class Visit:
     """How studies are to be run this time.
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its target from now on;
-    parallel: the most trials of one study at a time.
+    parallel: the most trials of one study at a time; publish: log the winner's model and write a report for each study;
+    group: the title of the comparison these studies are part of.
     """
 
     state: Path
     fresh: bool = False
     trials: int | None = None
     parallel: int | None = None
+    publish: bool = True
+    group: str | None = None
     listeners: Sequence[Listener] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,11 +81,11 @@ def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
         executor.begin(parts[0].factories())
         searches = [open_search(*pair, visit) for pair in zip(parts, journals, strict=True)]
         pool = open_pool(first, folders[0], journals)
-        outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ))
+        outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
         driver = Driver(searches, executor, pool, parts[0].limits(), listeners=visit.listeners)
         with signals(driver):
             driver.run(provenance.environment())
-            outlook.conclude(driver)
+            outlook.conclude(driver, visit.publish)
     return [
         Result(spec, place, search.study, dataset, driver.stopping, published, outlook.undelivered, outlook.ui)
         for spec, place, search, published in zip(specs, folders, searches, outlook.published, strict=True)
@@ -167,7 +170,16 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
     budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
     study = Study(event for _, event in journal.events())
     goal = parts.spec.metric.as_goal()
-    return Search(study, parts.strategy(), goal, budget, parts.identity(), journal.append, visit.parallel)
+    return Search(
+        study,
+        parts.strategy(),
+        goal,
+        budget,
+        parts.identity(),
+        journal.append,
+        visit.parallel,
+        journal.path.parent.name,
+    )
 
 
 def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:

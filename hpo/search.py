@@ -29,9 +29,10 @@ class Search:
         identity: Identity,
         journal: Callable[[Event], object] = lambda event: None,
         parallel: int | None = None,
+        name: str = "",
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
-        self.identity, self.journal, self.parallel = identity, journal, parallel
+        self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())

@@ -77,7 +77,7 @@ class View:
     def _reading(self, trial: Trial, spent: Mapping[int, int]) -> Reading:
         """Values that the space no longer has (the file may have changed) are left out."""
         space, value = self.report.space, self.goal.value(trial)
-        params = {n: v for n, v in trial.params.items() if n in space and space[n].domain.coerce(v) is not None}
+        params = {n: v for n, v in trial.params.items() if n in space}
         return Reading(
             trial=trial.number,
             params=params,

@@ -20,6 +20,8 @@ PREFIX = "mlflow.sharedViewState."
 TRIALS, STRATEGIES = "hpo-trials", "hpo-strategies"
 CREATED = 1_750_000_000_000  # one for all, so that the same study makes the same tags
 MOST_COLUMNS = 24  # a tag of an experiment holds 20,000 characters
+EVERY_RUN = {"showAllRuns": True}
+HEIGHT = 360  # pixels of a chart
 LOCAL = "http://127.0.0.1:5000"
 
 Json = dict[str, Any]
@@ -37,26 +39,24 @@ def tags(goal: Goal, columns: Sequence[str]) -> dict[str, str]:
 def trials(goal: Goal, columns: Sequence[str]) -> Json:
     """All trials, best first; their learning curves, and parameters against the metric."""
     metric, params = legal(goal.metric), [legal(name) for name in columns][:MOST_COLUMNS]
-    charts = [
-        line("curves", metric),
-        line("losses", "val_loss", "train_loss"),
-        {**card("parallel", "PARALLEL"), "selectedParams": params, "selectedMetrics": [metric], "showAllRuns": True},
-        {**card("bars", "BAR"), "metricKey": metric, "runsCountToCompare": 20},
-    ]
+    sections = {
+        "Learning curves": [line(metric), line("val_loss", "train_loss")],
+        "Parameters": [card("PARALLEL", metric) | {"selectedParams": params, "selectedMetrics": [metric]} | EVERY_RUN],
+        "Ranking": [card("BAR", metric) | {"metricKey": metric, "runsCountToCompare": 20}],
+    }
     shown = [column("metrics", metric), column("tags", "hpo.state"), *(column("params", name) for name in params)]
-    found = "tags.`hpo.kind` = 'trial'"
-    return view(found, column("metrics", metric), not goal.maximize, [*shown, column("tags", "hpo.strategy")], charts)
+    return view("trial", metric, not goal.maximize, [*shown, column("tags", "hpo.strategy")], sections)
 
 
 def strategies(goal: Goal) -> Json:
     """One run a study: best so far against epochs spent."""
     best = legal(f"best_{goal.metric}")
-    shown = [
-        column("metrics", best),
-        *(column("tags", f"hpo.{name}") for name in ("strategy", "seed", "state", "best_trial")),
-    ]
-    charts = [line("best", best), {**card("best-bars", "BAR"), "metricKey": best, "runsCountToCompare": 100}]
-    return view("tags.`hpo.kind` = 'study'", column("metrics", best), not goal.maximize, shown, charts)
+    tagged = (column("tags", f"hpo.{name}") for name in ("strategy", "seed", "state", "best_trial"))
+    sections = {
+        "Best so far against epochs spent": [line(best)],
+        "Best": [card("BAR", best) | {"metricKey": best, "runsCountToCompare": 100}],
+    }
+    return view("study", best, not goal.maximize, [column("metrics", best), *tagged], sections)
 
 
 def link(base: str, experiment: str, key: str, charts: bool = False) -> str:
@@ -82,13 +82,11 @@ def unpacked(tag: str) -> Json:
     return found
 
 
-def view(search: str, order: str, ascending: bool, shown: Sequence[str], charts: Sequence[Mapping[str, Any]]) -> Json:
-    sections = [
-        {"uuid": "hpo", "name": "hpo", "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    ]
+def view(kind: str, order: str, ascending: bool, shown: Sequence[str], charts: Mapping[str, Sequence[Json]]) -> Json:
+    """Runs of one hpo.kind by one metric; charts by the name of their section."""
     return {
-        "searchFilter": search,
-        "orderByKey": order,
+        "searchFilter": f"tags.`hpo.kind` = '{kind}'",
+        "orderByKey": column("metrics", order),
         "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -96,42 +94,40 @@ def view(search: str, order: str, ascending: bool, shown: Sequence[str], charts:
         "modelVersionFilter": "All Runs",
         "selectedColumns": list(shown),
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": list(charts),
-        "compareRunSections": sections,
+        "compareRunCharts": [chart | {"metricSectionId": name} for name, held in charts.items() for chart in held],
+        "compareRunSections": [section(name, len(held)) for name, held in charts.items()],
         "isAccordionReordered": True,
     }
+
+
+def section(name: str, columns: int) -> Json:
+    made = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return made | {"uuid": name, "name": name, "columns": columns, "cardHeight": HEIGHT}
 
 
 def column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
 
 
-def card(uuid: str, kind: str) -> Json:
+def card(kind: str, about: str) -> Json:
     """What every chart has."""
     return {
-        "uuid": f"hpo-{uuid}",
+        "uuid": f"hpo-{kind}-{about}",
         "type": kind,
-        "metricSectionId": "hpo",
         "deleted": False,
         "isGenerated": False,
         "runsCountToCompare": 10,
     }
 
 
-def line(uuid: str, *metrics: str) -> Json:
+def line(*metrics: str) -> Json:
     """Metrics against their step."""
-    axes = {
-        "xAxisKey": "step",
-        "xAxisScaleType": "linear",
-        "scaleType": "linear",
-        "yAxisKey": "metric",
+    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "yAxisKey": "metric", "range": {}}
+    ways = {"lineSmoothness": 0, "displayPoints": False, "useGlobalXaxisKey": False, "useGlobalLineSmoothing": True}
+    held = {
+        "metricKey": metrics[0],
+        "selectedMetricKeys": list(metrics),
         "yAxisExpressions": [],
-    }
-    ways = {
-        "lineSmoothness": 0,
-        "useGlobalXaxisKey": False,
-        "useGlobalLineSmoothing": True,
-        "range": {},
         "ignoreOutliers": False,
     }
-    return {**card(uuid, "LINE"), "metricKey": metrics[0], "selectedMetricKeys": list(metrics), **axes, **ways}
+    return card("LINE", metrics[0]) | held | axes | ways

@@ -20,8 +20,9 @@ from hpo.errors import BadInput, Mistake
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 40
-MOST_VALUES = 50_000  # aliases counted as often as they are used: what a bomb is made of
+MOST_VALUES = 20_000  # aliases counted as often as they are used: what a bomb is made of
 LARGEST_WHOLE = (1 << 63) - 1
+MOST_MISTAKES = 100
 
 Scalar = int | float | str | bool | None
 
@@ -88,7 +89,7 @@ class Document:
 def clean(text: str, most: int = 60) -> str:
     """Text for a message: short, on one line, without characters that would move a terminal's cursor."""
     short = text if len(text) <= most else text[: most - 3] + "..."
-    return _HIDDEN.sub(lambda match: f"\\x{ord(match[0]):02x}", short)
+    return "".join(one if one.isprintable() else " " if one == "\n" else f"\\x{ord(one):02x}" for one in short)
 
 
 def read(path: Path) -> Document:
@@ -297,6 +298,8 @@ class _Builder:
             first = top.keys[key].removeprefix(f"{self.name}:").partition(":")[0]
             place = f"{place} {self._path(key)}"
             self.mistakes.append(Mistake(place, f"is given twice, first in line {first}", "", "keep one"))
+            if len(self.mistakes) >= MOST_MISTAKES:
+                raise _Fatal(place, "has more mistakes than these", "", "mend these first")
         top.keys.setdefault(key, place)
         top.key = key
 

@@ -39,7 +39,7 @@ def test_each_parameter_alone_changes_images_and_keeps_their_shape(asked: dict[s
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_the_same_stream_makes_the_same_images(seed: int) -> None:
     augment = augmentation({"shift": 2, "flip": True, "rotation": 20.0, "erase": 0.2})
     assert augment is not None
@@ -108,7 +108,7 @@ def test_a_turn_of_an_oblong_image_keeps_lengths() -> None:
 
 
 @given(share=st.floats(0.01, 0.9), seed=st.integers(0, 100))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_an_erased_rectangle_is_whole_and_about_as_large_as_asked(share: float, seed: int) -> None:
     made = erased(torch.ones(30, 2, 16, 20), share, stream(seed))
     for image in made:

@@ -72,6 +72,27 @@ def test_what_has_no_part_in_it_is_not_blamed(three_blocks: StudySpec) -> None:
     assert blamed == {("kernel_size", 5), ("padding", "valid"), ("blocks", 2), ("blocks", 3)}  # one block always fits
 
 
+def test_what_every_impossible_one_has_is_blamed_first_then_the_worst(tmp_path: Path) -> None:
+    """Without padding kernel 9 never fits, kernel 5 not into a second block and kernel 4 not into a third."""
+    space = THREE_BLOCKS.replace("kernel_size: [3, 5]", "kernel_size: [3, 4, 5, 9]")
+    blames = check(study(tmp_path, space), DIGITS).blames
+    assert [(blame.name, blame.value, blame.impossible, blame.tried) for blame in blames] == [
+        ("padding", "valid", 24, 48),
+        ("kernel_size", 9, 12, 24),
+        ("blocks", 3, 12, 32),
+        ("kernel_size", 5, 8, 24),
+    ]
+    assert [blame.always for blame in blames] == [True, False, False, False]
+
+
+def test_a_condition_on_something_else_does_not_keep_the_architectures_from_being_counted(tmp_path: Path) -> None:
+    space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}")
+    space += "  schedule: [constant, step]\n  dropout: {choices: [0.1, 0.2], when: {schedule: step}}\n"
+    found = check(study(tmp_path, space), DIGITS)
+    assert found.looked is not None
+    assert (found.looked.tried, found.looked.complete) == (24 * (1 + 2), True)
+
+
 def test_a_parameter_of_a_block_is_not_blamed_for_the_blocks_existence(tmp_path: Path) -> None:
     space = """
   blocks: [1, 4]
@@ -167,7 +188,10 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
     assert free.looked == tight.looked
     assert free.needs is not None
     assert tight.needs is not None
-    assert free.needs.over_memory == 0 < tight.needs.over_memory < 40
+    possible = [params for params in three_blocks.space.grid() if fits(params)]
+    over = sum(peak(sizes("cnn", params, (1, 8, 8), 10), params) > 500_000 for params in possible)
+    assert (free.needs.over_memory, tight.needs.over_memory) == (0, over)
+    assert 0 < over < len(possible) and over != len(possible) / 2
     warnings = [line for line in lines(tight) if line.startswith("warning:")]
     share = f"{tight.needs.over_memory} of 48 configurations, {100 * tight.needs.over_memory / 48:.0f} %"
     assert warnings == [f"warning: {share} may need more than the 500 kB a worker can have; lower batch_size"]
@@ -178,6 +202,7 @@ def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None
     made = sizes("cnn", {}, (1, 8, 8), 10)
     small, large = (peak(made, {"batch_size": n, "optimizer": "sgd"}) for n in (32, 64))
     assert large - small == 32 * (made.kept + 8 * made.widest)
+    assert small == 32 * (made.kept + 8 * made.widest) + 2 * 4 * made.parameters  # weights and gradients
     adam = peak(made, {"batch_size": 32, "optimizer": "adam"})
     assert adam - small == 2 * 4 * made.parameters
 

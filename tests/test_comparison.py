@@ -407,6 +407,11 @@ def test_a_single_finalist_is_told_as_it_is() -> None:
     assert confirmation.lines(found)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
 
 
+def test_infinity_is_no_record() -> None:
+    story = [*trained(0, [math.inf]), *trained(1, [math.nan]), *trained(2, [0.5])]
+    assert [point.value for point in best_so_far(story, GOAL)] == [0.5]
+
+
 def test_an_outcome_is_no_value() -> None:
     story: list[Event] = [started(0, 2), reported("t0", 1, 0.9), Ended(0.0, 0, State.FAILED, Outcome.NAN, "loss nan")]
     assert best_so_far(story, GOAL) == []

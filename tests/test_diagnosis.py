@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import digits, job
 from pictures import noise as noise_images
@@ -221,6 +221,7 @@ names = st.sampled_from(
     outcome=st.sampled_from(list(Outcome)),
     rate=st.one_of(st.none(), st.floats(1e-9, 1e9)),
 )
+@settings(deadline=None)
 def test_any_reports_have_one_tag_and_one_line(
     epochs: list[dict[str, float]], outcome: Outcome, rate: float | None
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import bars, digits, job, numbers, slopes
 
@@ -19,6 +19,7 @@ from hpo.execution import checkpoints
 from hpo.training import loop
 from hpo.training.evaluation import load_network, predictions, score
 from hpo.training.loop import Recipe, TrainingFailed
+from hpo.training.setup import Setup
 
 EVERYTHING: Params = {
     "blocks": 2,
@@ -88,7 +89,9 @@ def same(one: object, other: object) -> bool:
 @pytest.mark.parametrize(
     "change", [{}, {"optimizer": "adam", "schedule": "cosine"}, {"optimizer": "adamw"}, {"optimizer": "rmsprop"}]
 )
-def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(train: Train, tmp_path: Path, change: Params) -> None:
+def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(
+    train: Train, tmp_path: Path, change: Params, caplog: pytest.LogCaptureFixture
+) -> None:
     params = {name: value for name, value in {**EVERYTHING, **change}.items() if change == {} or name != "nesterov"}
     whole = trained(train, params, tmp_path / "whole")
     for killed in range(1, 5):
@@ -103,6 +106,7 @@ def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(train: Train, tmp_pa
         assert [report.epoch for report in reports] == [1, 2, 3, 4, 5]
         assert [numbers(report) for report in reports] == [numbers(report) for report in whole]
         assert same(state(place, 5), state(tmp_path / "whole", 5))
+    assert not caplog.records  # and no epoch was trained again
 
 
 def test_a_recurrent_training_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
@@ -131,6 +135,16 @@ def test_the_random_state_of_the_process_neither_matters_nor_changes(train: Trai
 
 def test_another_seed_is_another_training(train: Train, tmp_path: Path) -> None:
     one, other = ([numbers(r) for r in train(job(EVERYTHING, tmp_path, seed=seed))] for seed in (1, 2))
+    assert one != other
+
+
+def test_the_seed_is_more_than_that_of_the_first_weights(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Setup.network
+    monkeypatch.setattr(Setup, "network", lambda ready, params, seed: fresh(ready, params, 0))
+    params = {"blocks": 1, "channels": 4, "batch_size": 16}
+    one, other = (numbers(next(train(job(params, tmp_path, seed=seed)))) for seed in (1, 2))
     assert one != other
 
 
@@ -223,6 +237,7 @@ def test_a_loaded_network_takes_standardized_images(recipe: Recipe, train: Train
 
 
 @given(rows=st.integers(1, 500), batch_size=st.integers(1, 100))
+@settings(deadline=None)
 def test_batches_deal_out_every_row_and_leave_none_alone(rows: int, batch_size: int) -> None:
     sizes = loop._sizes(rows, batch_size)
     assert sum(sizes) == rows

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
@@ -17,6 +17,7 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 
 
 @given(pairs)
+@settings(deadline=None)
 def test_classification_agrees_with_scikit_learn(drawn: list[tuple[int, int]]) -> None:
     truth, said = (torch.tensor(column) for column in zip(*drawn, strict=True))
     counts = metrics.confusion(said, truth, 5).double()
@@ -30,6 +31,7 @@ def test_classification_agrees_with_scikit_learn(drawn: list[tuple[int, int]]) -
 
 
 @given(pairs)
+@settings(deadline=None)
 def test_the_confusion_counts_every_row_once_with_the_truth_down(drawn: list[tuple[int, int]]) -> None:
     truth, said = (torch.tensor(column) for column in zip(*drawn, strict=True))
     expected = reference.confusion_matrix(truth, said, labels=range(5))
@@ -40,6 +42,7 @@ numbers = st.floats(-100, 100, width=32)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=40))
+@settings(deadline=None)
 def test_regression_agrees_with_scikit_learn(drawn: list[tuple[float, float]]) -> None:
     truth, said = (np.array(column) for column in zip(*drawn, strict=True))
     outputs, targets = torch.tensor(said)[:, None], torch.tensor(truth)[:, None]

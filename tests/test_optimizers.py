@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -191,6 +191,7 @@ def test_cosine_ends_at_zero() -> None:
     share=st.floats(0, 1),
     peak=st.floats(1e-5, 10),
 )
+@settings(deadline=None)
 def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
     name: str, warmup: int, epochs: int, share: float, peak: float
 ) -> None:
@@ -205,6 +206,7 @@ def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
 
 
 @given(name=st.sampled_from(["constant", "step", "exponential"]), warmup=st.integers(0, 3), at=st.floats(0, 5))
+@settings(deadline=None)
 def test_only_cosine_asks_how_many_epochs_follow(name: str, warmup: int, at: float) -> None:
     params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name]}
     assert eta({**params, "epochs": 5}, at) == eta({**params, "epochs": 50}, at)

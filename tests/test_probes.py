@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import bars, job, numbers
 from torch import nn
@@ -77,8 +77,10 @@ def test_a_layer_that_received_no_gradient_has_none() -> None:
 
 
 @given(steps=st.integers(1, 200))
+@settings(deadline=None)
 def test_every_epoch_is_looked_at_and_not_too_often(steps: int) -> None:
-    due = [step for step in range(steps) if Gradients(places(network(), True)).due(step, steps)]
+    gradients = Gradients(places(nn.Linear(1, 1), False))
+    due = [step for step in range(steps) if gradients.due(step, steps)]
     assert 1 <= len(due) <= max(1, steps // probes.EVERY + 1)
 
 

@@ -225,7 +225,7 @@ def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str, status
     script.complete()
     script.close(reason)
     run = parent(delivered(tmp_path, script))
-    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "")
+    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "none")
 
 
 def test_a_driver_that_vanished_leaves_the_parent_killed(tmp_path: Path) -> None:

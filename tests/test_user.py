@@ -13,6 +13,7 @@ from pictures import bars, job, numbers
 from hpo.core import Outcome, Params, Report
 from hpo.errors import BadInput
 from hpo.execution import checkpoints
+from hpo.spec import load
 from hpo.training import user
 from hpo.training.failure import TrainingFailed
 from hpo.training.recipe import Recipe
@@ -172,6 +173,20 @@ def test_a_model_that_returns_the_wrong_thing_is_told_so_in_one_line(tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+def test_a_users_model_is_trained_with_values_that_the_loop_knows(tmp_path: Path) -> None:
+    train = recipe("mine:dropped", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
+    with pytest.raises(TrainingFailed) as caught:
+        next(train(job({"optimizer": "adamm"}, tmp_path)))
+    assert str(caught.value) == "optimizer must be one of sgd, adam, adamw, rmsprop, got adamm"
+
+
+@pytest.mark.parametrize("name", ["own_model", "own_trainer"])
+def test_the_example_studies_load(name: str) -> None:
+    spec = load(EXAMPLES / f"{name}.yaml")
+    assert (spec.train or spec.model) in (f"{name}:train", f"{name}:network")
+    user.resolve(spec.train or spec.model, EXAMPLES, "")
+
+
 def test_batch_norm_at_batch_size_one_is_invalid_in_a_users_model_too(tmp_path: Path) -> None:
     train = recipe("mine:normed", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
     with pytest.raises(TrainingFailed) as caught:
@@ -206,9 +221,7 @@ def test_a_reference_without_a_function_is_refused(tmp_path: Path) -> None:
 
 def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Path) -> None:
     said = refusal("mine_absent:f", tmp_path)
-    assert said.startswith(
-        "study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: "
-    )
+    assert said.startswith("study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: ")
     assert said.endswith(f"; mend it or put it into {tmp_path}")
 
 

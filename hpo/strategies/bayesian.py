@@ -63,7 +63,7 @@ class _Mirror:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._coordinates = {p.name: _Coordinate(p.domain) for p in problem.space.parameters}
+        self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
         self._conditional = any(parameter.when for parameter in problem.space.parameters)
         self._restart()
 
@@ -129,12 +129,13 @@ class _Mirror:
         return frozen
 
 
-class _Coordinate:
+class Coordinate:
     """One parameter as Optuna sees it: levels in an order become whole numbers, so that neighbours are near."""
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, plain: bool = False) -> None:
+        """plain: as a person would write it for Optuna, its values its own."""
         self.domain = domain
-        self._by_index = _ordered(domain)
+        self._by_index = not plain and _ordered(domain)
         self.distribution = self._distribution()
 
     def _distribution(self) -> BaseDistribution:
@@ -143,6 +144,8 @@ class _Coordinate:
             return IntDistribution(0, (domain.levels or 1) - 1)
         if isinstance(domain, Choice):
             return CategoricalDistribution(domain.values)
+        if domain.gridded:
+            return CategoricalDistribution([domain.level(index) for index in range(domain.levels or 1)])
         if domain.integer:
             return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
         return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)

@@ -23,7 +23,7 @@ VANISHES = 1 / 25  # first layer's gradient to the largest
 SPIKES = 0.03  # share of the steps after the first epoch
 OVERFITS = 0.2  # rise of the validation loss above its lowest, as a share of that ...
 GAP = 1.5  # ... while it is so many times the training loss
-SLOW = 0.02  # fall of the validation loss an epoch, over the last epochs ...
+SLOW = 0.02  # fall of the loss an epoch, over the last epochs ...
 SLOW_SKILL = 0.88  # ... while the validation skill is below this
 STUCK = 0.1  # skill
 CRAWLS = 3.0  # times chance: a loss that was above this did not crawl, it had to come back
@@ -203,16 +203,23 @@ def _overfitting(course: Course) -> Diagnosis | None:
 
 
 def _slow(course: Course) -> Diagnosis | None:
-    val = (course.series("val_loss") or course.series("train_loss"))[-LAST:]
-    crawls = max(course.series("train_loss"), default=math.nan) <= CRAWLS * _chance(course)
-    if len(val) < 2 or not crawls or not min(val) > 0 or not _val_skill(course) < SLOW_SKILL:
+    train, val = course.series("train_loss"), course.series("val_loss") or course.series("train_loss")
+    crawls = max(train, default=math.nan) <= CRAWLS * _chance(course)
+    if len(train) < 2 or len(val) != len(train) or not crawls or not _val_skill(course) < SLOW_SKILL:
         return None
-    fall = 1 - (val[-1] / val[0]) ** (1 / (len(val) - 1))
-    if not fall > SLOW:
+    fall = max(_fall(train[-LAST:]), _fall(val[-LAST:]))
+    if not fall > SLOW or not _fall(val[-LAST:]) > 0:
         return None
     text = f"{Tag.SLOW}: loss still falling {_percent(fall)} an epoch at the end{course.rate}"
     more = ({"epochs": 3 * len(course.reports)},) if "epochs" in course.params else ()
     return Diagnosis(Tag.SLOW, text, (*more, *course.rates(10.0, 100.0)))
+
+
+def _fall(losses: Sequence[float]) -> float:
+    """The share by which they fall from one to the next, on geometric average."""
+    if not losses[0] > 0 or not losses[-1] > 0:
+        return math.nan
+    return 1 - float((losses[-1] / losses[0]) ** (1 / (len(losses) - 1)))
 
 
 def _stuck(course: Course) -> Diagnosis | None:

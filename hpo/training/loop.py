@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpo.core import Job, Outcome, Report, Train, epochs_of
+from hpo.core import Job, Outcome, Params, Report, Train, epochs_of
 from hpo.execution import checkpoints
 from hpo.training import probes
 from hpo.training.augment import augmentation
@@ -116,6 +116,7 @@ def _learner(ready: Setup, job: Job) -> Learner:
 
 
 def _fresh(ready: Setup, job: Job) -> Learner:
+    _refuse_faults(job.params)
     network = ready.network(job.params, job.seed)
     return Learner(
         network=network,
@@ -125,6 +126,14 @@ def _fresh(ready: Setup, job: Job) -> Learner:
         places=probes.places(network, ready.ours),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
     )
+
+
+def _refuse_faults(params: Params) -> None:
+    """What `check` does for our own models: nobody has compared a user's search space with what the loop knows."""
+    for name, known in TRAINING.items():
+        fault = known.fault(params[name]) if name in params else None
+        if fault is not None:
+            raise TrainingFailed(Outcome.INVALID, f"{name} {fault}, got {params[name]}")
 
 
 def _epoch(learner: Learner, data: Resident, epoch: int, generator: torch.Generator) -> dict[str, float]:

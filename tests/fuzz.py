@@ -1,0 +1,179 @@
+"""Byte mutations of study files: whatever comes in, only a StudySpec or BadInput may come out.
+
+    python tests/fuzz.py 100000 [seed]        # `make chaos`; prints what it saw as one JSON line
+
+A process of its own, so that its memory is its own. A failing case is printed with its number; (seed, number) makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpo.errors import BadInput
+from hpo.spec import load
+from hpo.template import template
+from hpo.training.families import known
+
+HERE = Path(__file__).parent
+TOKENS = (
+    *(
+        "- ",
+        ": ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&a ",
+        "*a",
+        "!!python/object:os.system ",
+        "? ",
+        "|",
+        ">",
+        "'",
+        '"',
+        "#",
+        "%",
+    ),
+    *("\n", "\t", " " * 9, "\r", "---\n", "...\n", "<<: ", "\\x1b", "\\ud800", "\0", "\x1b", "\u202e", "é", "\ufeff"),
+    *("0", "-1", "1e999", ".inf", ".nan", "9" * 400, "010", "1_000", "no", "null", "true", "1e-4", "0x1F", "12:30"),
+    *("search_space", "budget", "constraints", "min", "max", "log", "step", "count", "choices", "when", "per: block"),
+    *("{min: 0, max: 1}", "{min: 1, max: 10, log: true}", "epochs", "blocks", "block2.channels", "grid", "random"),
+    *("max(1, 2) < 3", "9**9**9", "model_parameters", "().__class__", "a" * 3000, "[" * 200, "../../etc/passwd"),
+)
+
+
+def corpus() -> list[bytes]:
+    cases = yaml.safe_load((HERE / "bad_study_files.yaml").read_text(encoding="utf-8"))
+    spaces = [path.read_text(encoding="utf-8") for path in sorted((HERE.parent / "search_spaces").glob("*.yaml"))]
+    whole = [f"name: x\ndata: digits\nsearch_space:\n{_indented(text)}" for text in spaces]
+    short = [
+        case["file"] + "name: y\ndata: digits\nsearch_space: {epochs: [1, 2]}\n" for case in cases if "file" in case
+    ]
+    good = [template(), *whole] * (len(short) // (1 + len(whole)))  # as often as the bad ones
+    return [text.encode() for text in (*good, *short)]
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def _cut(raw: bytes, rng: random.Random) -> tuple[int, int]:
+    start = rng.randrange(len(raw) + 1)
+    return start, min(len(raw), start + int(rng.expovariate(0.05)))
+
+
+def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes]]:
+    def flip(raw: bytes, rng: random.Random) -> bytes:
+        position = rng.randrange(len(raw) + 1)
+        return raw[:position] + bytes([rng.randrange(256)]) + raw[position + 1 :]
+
+    def delete(raw: bytes, rng: random.Random) -> bytes:
+        start, end = _cut(raw, rng)
+        return raw[:start] + raw[end:]
+
+    def insert(raw: bytes, rng: random.Random) -> bytes:
+        position = rng.randrange(len(raw) + 1)
+        return raw[:position] + rng.choice(TOKENS).encode("utf-8", "replace") + raw[position:]
+
+    def exchange(raw: bytes, rng: random.Random) -> bytes:
+        start, end = _cut(raw, rng)
+        return raw[:start] + rng.choice(TOKENS).encode("utf-8", "replace") + raw[end:]
+
+    def repeat(raw: bytes, rng: random.Random) -> bytes:
+        start, end = _cut(raw, rng)
+        times = rng.choice((2, 5, 50)) if rng.random() < 0.9 else 20_000
+        return (raw[:start] + raw[start:end] * times + raw[end:])[: (1 << 20) + 2]
+
+    def lines(raw: bytes, rng: random.Random) -> bytes:
+        rows = raw.splitlines(keepends=True)
+        rng.shuffle(rows)
+        return b"".join(rows[: rng.randrange(1, len(rows) + 1)] if rows else rows)
+
+    def splice(raw: bytes, rng: random.Random) -> bytes:
+        other = rng.choice(seeds)
+        return raw[: rng.randrange(len(raw) + 1)] + other[rng.randrange(len(other)) :]
+
+    def value(raw: bytes, rng: random.Random) -> bytes:
+        """Another value behind a key that is there."""
+        rows = raw.split(b": ")
+        index = rng.randrange(len(rows))
+        head, separator, tail = rows[index].partition(rng.choice((b"\n", b",", b"}")))
+        rows[index] = (rng.choice(TOKENS).encode("utf-8", "replace") if index else head) + separator + tail
+        return b": ".join(rows)
+
+    return [flip, delete, insert, exchange, repeat, lines, splice, value, value, exchange]
+
+
+def case(number: int, seed: int, seeds: list[bytes]) -> bytes:
+    rng = random.Random(f"{seed}-{number}")
+    raw = rng.choice(seeds)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        raw = rng.choice(mutations(seeds))(raw, rng)
+    return raw
+
+
+def check(path: Path, number: int) -> bool:
+    """Whether the file is a study; raises where something else than a study or BadInput came out."""
+    before = sorted(path.parent.iterdir())
+    try:
+        spec = load(path, known=known, environ={})
+    except BadInput as refused:
+        for line in str(refused).splitlines():
+            assert line.isprintable(), line
+            assert len(line) < 1_500, line
+            assert ": " in line, line
+            assert "Traceback" not in line, line
+        spec = None
+    assert sorted(path.parent.iterdir()) == before
+    if spec is not None:
+        point = spec.space.sample(random.Random(number))
+        assert spec.space.faults(point) == []
+        spec.fixed(), [constraint.holds(point) for constraint in spec.constraints]
+    return spec is not None
+
+
+def peak_bytes() -> int:
+    """Of this process alone: ru_maxrss would be the parent's before exec."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def main(count: int, seed: int) -> dict[str, Any]:
+    seeds, good, slowest = corpus(), 0, (0.0, -1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        path = Path(folder, "study.yaml")
+        for number in range(count):
+            path.write_bytes(case(number, seed, seeds))
+            start = time.perf_counter()
+            try:
+                good += check(path, number)
+            except Exception:
+                sys.stderr.write(f"case {number} of seed {seed}: {path.read_bytes()[:3000]!r}\n")
+                raise
+            slowest = max(slowest, (time.perf_counter() - start, number))
+        os.chdir("/")
+    seconds, number = slowest
+    return {
+        "cases": count,
+        "seed": seed,
+        "studies": good,
+        "peak_mb": peak_bytes() >> 20,
+        "slowest_s": round(seconds, 2),
+        "slowest_case": number,
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(int(sys.argv[1]), int((sys.argv[2:] or ["0"])[0]))) + "\n")

@@ -1,0 +1,772 @@
+"""The report: what it says, that every figure is there, and that a browser shows it as a person should see it."""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import chromium
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import GOAL, events, scored
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hpo import bounds, figures, findings, portrait, report
+from hpo.bounds import Hit, following, hits, next_study
+from hpo.comparison import Said, compare
+from hpo.confirmation import Finalist, confirm
+from hpo.core import Closed, Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study
+from hpo.curves import curve
+from hpo.domains import Known
+from hpo.drawing import DARK, LIGHT, Picture
+from hpo.page import escape, tag
+from hpo.portrait import Portrait
+from hpo.report import ReportInput, document, pictures, write
+from hpo.space import Choice, Condition, Parameter, Range, Space
+from hpo.table import frame, write_csv
+from hpo.wording import count, decimals, duration, gap, listed, number, written
+
+SPACE = Space(
+    (
+        Parameter("learning_rate", Range(1e-4, 1e-1, integer=False, log=True)),
+        Parameter("batch_size", Choice((16, 32, 64, 128))),
+        Parameter("activation", Choice(("relu", "leaky_relu", "tanh", "sigmoid"))),
+        Parameter("leaky_slope", Range(0.01, 0.3, integer=False), (Condition("activation", ("leaky_relu",)),)),
+        Parameter("dropout", Range(0.0, 0.6, integer=False)),
+        Parameter("blocks", Choice((1, 2, 3))),
+        Parameter("batch_norm", Choice((True, False))),
+        Parameter("optimizer", Choice(("adam",))),
+        Parameter("epochs", Choice((5, 10, 20))),
+    )
+)
+SMALL = Space(SPACE.parameters[:1] + SPACE.parameters[-1:])  # for what is said rather than drawn
+STUDY = """\
+name: digits-cnn   # mine
+search_space:
+  learning_rate: {min: 1e-4, max: 1e-1, log: true}  # wide enough?
+  blocks: [1, 2, 3]
+budget: {trials: 40}
+"""
+
+
+def made(trials: int = 40, seed: int = 3, story: Sequence[Event] | None = None, space: Space = SMALL) -> ReportInput:
+    return ReportInput(
+        name="digits-cnn",
+        strategy="bayesian",
+        seed=0,
+        goal=GOAL,
+        space=space,
+        events=events(trials, seed) if story is None else story,
+        facts={"Data": "digits", "Model": "cnn"},
+        study_text=STUDY,
+    )
+
+
+def ended(number: int, params: Params, value: float, state: State = State.COMPLETE, error: str = "") -> list[Event]:
+    """One trial of one epoch."""
+    key = f"t{number}"
+    outcome = Outcome.DIVERGED if state is State.FAILED else Outcome.OK
+    report_ = Reported(key, Report(1, {"val_accuracy": value}, 0.1, 0.0))
+    start = Started(0.0, number, {**params, "epochs": 5}, 0, key, 0, 5)
+    return [start, report_, Ended(0.0, number, state, outcome, error)]
+
+
+def lined_up(rates: Sequence[float], best_high: bool = True) -> Study:
+    """Trials that differ in learning_rate only; the higher, the better."""
+    story: list[Event] = []
+    for i, rate in enumerate(rates):
+        story += ended(i, {"learning_rate": rate}, rate if best_high else -rate)
+    return Study(story)
+
+
+@cache
+def compared() -> report.Comparison:
+    curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
+    curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
+    return compare(curves, GOAL, margin=0.002, budget=250, said=Said("digits"))
+
+
+def seen(trial: int = 0, classes: int = 3) -> Portrait:
+    rng = np.random.default_rng(0)
+    return Portrait(
+        trial=trial,
+        classes=tuple(f"kind <{i}>" for i in range(classes)),
+        filters=rng.normal(size=(6, 1, 3, 3)),
+        samples=rng.random((2, 1, 8, 8)),
+        maps=rng.random((2, 6, 6, 6)),
+        confusion=np.diag([9] * classes) + 1,
+        mistakes=rng.random((3, 1, 8, 8)),
+        truth=np.array([0, 1, 2]),
+        guess=np.array([1, 2, 0]),
+        confidence=np.array([0.99, 0.8, 0.6]),
+    )
+
+
+# -- the whole page ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trials", [0, 1, 3, 500])
+def test_any_number_of_trials_has_a_report(trials: int, tmp_path: Path) -> None:
+    write(made(trials, space=SPACE), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text.endswith("</html>\n")
+    assert len(text) < 2_000_000
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert text.count("<tr") >= trials
+
+
+def test_nothing_is_asked_of_the_outside() -> None:
+    whole = replace(made(5), portrait=seen(), comparison=compared())
+    text = document(whole)
+    assert "finished trials are too few; 10 are needed." in plain(text)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+    assert "http" not in text.replace("http-equiv", "")
+    assert "@import" not in text
+
+
+def test_the_top_says_the_winner_its_point_and_how_often_the_test_split_was_read() -> None:
+    story = events(20)
+    best = GOAL.best(Study(story).trials)
+    assert best is not None
+    text = plain(document(made(story=scored(story, best.number, 0.9778))))
+    assert f"Trial {best.number} of 20 is best: val_accuracy {GOAL.value(best):.4f}." in text
+    assert "The test split was read once; there it has test_accuracy 0.9778." in text
+    assert f"learning_rate {number(float(best.params['learning_rate']))}" in text
+    assert "Ended because the budget was spent" in text
+
+
+def test_a_test_score_of_another_trial_is_not_shown_as_the_winner_s() -> None:
+    story = events(20)
+    best = GOAL.best(Study(story).trials)
+    assert best is not None
+    other = (best.number + 1) % 20
+    text = plain(document(made(story=scored(scored(story, other), other))))
+    assert f"The test split was read twice, for trial {other}; not for this one." in text
+    assert "The test split has not been read." in plain(document(made()))
+
+
+def test_a_study_of_failures_says_so_and_draws_nothing() -> None:
+    story = [event for i in range(5) for event in ended(i, {"learning_rate": 0.05}, 0.1, State.FAILED, "loss 3e+08")]
+    text = document(made(story=story))
+    assert "No result yet from 5 trials: 5 failed (5 diverged)." in plain(text)
+    assert "diverged: loss 3e+08 (trials 0, 1, 2, 3 and 4)" in plain(text)
+    assert "<svg" not in text
+
+
+def test_a_study_without_complete_trials_says_what_it_shows_instead() -> None:
+    story = [event for i in range(3) for event in ended(i, {"learning_rate": 0.05}, 0.1 * i, State.PRUNED)]
+    text = plain(document(made(story=story)))
+    assert "No trial of 3 is complete; of the longest trained, trial 2 is best: val_accuracy 0.2000." in text
+
+
+def test_a_comparison_alone_has_a_page() -> None:
+    text = plain(document(replace(made(story=[]), comparison=compared())))
+    assert "The notes' ranking (bayesian, random) " in text
+    assert "What was searched" not in text
+    assert "random x2" in text
+
+
+def test_what_was_reused_is_reported_as_reused() -> None:
+    story = events(3)
+    again = [replace(e, reused=True) if isinstance(e, Reported) else e for e in story]
+    epochs = Study(story).epochs
+    assert f"{epochs} ({epochs} reused)" in plain(document(made(story=again)))
+
+
+NASTY = '<script>alert("x")</script>&amp;<b>'
+
+
+def test_names_with_html_in_them_are_shown_and_never_run() -> None:
+    space = Space(
+        (Parameter(NASTY, Choice((NASTY, "b", "<img src=x onerror=alert(1)>"))), Parameter("epochs", Choice((5, 6))))
+    )
+    story: list[Event] = []
+    for i in range(12):
+        state = State.FAILED if i % 3 == 0 else State.COMPLETE
+        story += ended(i, {NASTY: (NASTY, "b")[i % 2]}, i / 20, state, NASTY)
+    whole = ReportInput(
+        NASTY,
+        NASTY,
+        0,
+        Goal(metric="val_accuracy"),
+        space,
+        story,
+        facts={NASTY: NASTY},
+        diagnoses={1: NASTY},
+        study_text=f"name: a  # {NASTY}\n",
+    )
+    text = document(whole)
+    assert text.count("<script>") == 1
+    assert "<img src=x" not in text
+    assert "<b>" not in re.sub(r"<b>[\d.]+</b>", "", text)
+    assert html.escape(NASTY) in text
+
+
+@given(st.text(max_size=30))
+def test_whatever_is_said_comes_back_out_of_the_markup(text: str) -> None:
+    shown = escape(tag("p", text, title=text))
+    found = re.fullmatch(r'<p title="([^"<>]*)">([^<>]*)</p>', shown, re.DOTALL)
+    assert found
+    assert (html.unescape(found[1]), html.unescape(found[2])) == (text, text)
+
+
+def test_only_the_page_s_own_script_may_run() -> None:
+    import base64
+    import hashlib
+
+    text = document(made(1))
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in text
+    assert "default-src 'none'" in text
+
+
+def test_the_same_study_gives_the_same_page() -> None:
+    assert document(made(12)) == document(made(12))
+
+
+def test_confirmation_start_points_and_diagnoses_are_told() -> None:
+    story = [*ended(0, {"learning_rate": 0.001}, 0.9), *ended(1, {"learning_rate": 0.01}, 0.95)]
+    again = confirm([Finalist(1, 0.95, (0.94, 0.93)), Finalist(0, 0.9, (0.89, 0.9))], GOAL)
+    sentences = {0: "too slow: loss still falling 4 % an epoch", 1: "too slow: loss still falling 9 % an epoch"}
+    whole = replace(made(story=story), start_with=[{"learning_rate": 1e-3}], diagnoses=sentences, confirmation=again)
+    text = plain(document(whole))
+    assert "The winner is 0.050 better than the best of your start_with points (trial 0, 0.9)." in text
+    assert "too slow: trials 1 and 0; in trial 1: loss still falling 9 % an epoch" in text
+    assert "The finalists, trained again" in text
+
+
+def plain(text: str) -> str:
+    """The words of a page."""
+    body = re.sub(r"<(script|style|svg).*?</\1>", " ", text, flags=re.DOTALL)
+    words = html.unescape(re.sub(r"<[^>]+>", " ", body))
+    return re.sub(r" ([.,;])", r"\1", " ".join(words.split()))
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def test_every_figure_is_on_the_page_and_comes_as_png() -> None:
+    whole = replace(made(space=SPACE), portrait=seen(), comparison=compared())
+    drawn = {picture.name: picture for picture in pictures(whole)}
+    assert list(drawn) == [
+        "best-so-far",
+        "learning-curves",
+        "winner-learning",
+        "winner-confusion",
+        "winner-mistakes",
+        "winner-filters",
+        "winner-maps",
+        "importances",
+        "parallel-coordinates",
+        *(f"slice-{i}" for i in range(8)),
+        "comparison",
+    ]
+    text = document(whole)
+    assert text.count("<svg") == len(drawn)
+    for name in ("best-so-far", "winner-mistakes", "slice-0"):
+        with Image.open(io.BytesIO(drawn[name].png())) as image:
+            assert image.size[0] > 300
+            assert len(image.convert("L").getcolors(1 << 16) or []) > 3
+
+
+def test_a_figure_is_drawn_in_the_page_s_own_colours() -> None:
+    """Else a dark page would have dark text on it."""
+    assert LIGHT.keys() == DARK.keys()
+    for picture in pictures(replace(made(20), comparison=compared())):
+        svg = picture.svg()
+        assert not set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg)) - {"#ffffff"}, picture.name
+        assert "var(--" in svg
+        assert html.escape(picture.label) in svg
+
+
+def test_figures_leave_the_look_of_others_alone() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    for picture in pictures(made(10)):
+        picture.svg()
+    assert dict(mpl.rcParams) == before
+
+
+def test_log_parameters_have_decades_and_ends_as_ticks() -> None:
+    rate = Range(1e-4, 1e-1, integer=False, log=True)
+    assert figures.ticks(rate) == [
+        (0.0, "1e-4"),
+        (pytest.approx(1 / 3), "0.001"),
+        (pytest.approx(2 / 3), "0.01"),
+        (1.0, "0.1"),
+    ]
+    assert [text for _, text in figures.ticks(Range(2, 9, integer=True, log=True))] == ["2", "9"]
+    assert [text for _, text in figures.ticks(Choice(("relu", "tanh")))] == ["relu", "tanh"]
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=8),
+    st.floats(0.001, 0.1),
+)
+def test_labels_keep_their_distance_and_their_order(places: list[float], distance: float) -> None:
+    placed = figures.spread(places, distance)
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    for below, above in itertools.pairwise(order):
+        assert placed[above] - placed[below] >= distance - 1e-9
+    inside = figures.spread(places, 0.1, 0.0, 1.0)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in inside)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.booleans())
+def test_a_window_holds_the_best_and_most_of_the_rest(values: list[float], maximize: bool) -> None:
+    goal = Goal(maximize=maximize)
+    low, high = figures.window(values, goal)
+    assert low <= (max(values) if maximize else min(values)) <= high
+    assert sum(low <= value <= high for value in values) >= 0.7 * len(values)
+    assert low < high
+
+
+def test_far_off_values_are_counted_and_not_drawn() -> None:
+    values = [0.9 + 0.002 * i for i in range(20)]
+    low, _ = figures.window([*values, 0.1], GOAL)
+    assert low > 0.8
+
+
+def test_metrics_that_are_not_numbers_break_no_figure() -> None:
+    story: list[Event] = []
+    for i in range(12):
+        key = f"t{i}"
+        story.append(Started(0.0, i, {"learning_rate": 0.01, "epochs": 5}, 0, key, 0, 5))
+        for epoch, value in ((1, 0.5), (2, math.nan), (3, math.inf if i == 3 else 0.6 + i / 100)):
+            metrics = {"val_accuracy": value, "val_loss": value, "train_loss": math.inf}
+            story.append(Reported(key, Report(epoch, metrics, 0.1, 0.0)))
+        story.append(Ended(0.0, i, State.COMPLETE))
+    assert document(made(story=story)).count("<svg") >= 3
+
+
+def test_a_running_study_has_a_report() -> None:
+    story = [e for e in events(6) if not isinstance(e, Closed)]
+    last = max(i for i, e in enumerate(story) if isinstance(e, Ended))
+    text = plain(document(made(story=story[:last])))
+    assert "it is still running" in text
+    assert "1 running" in text
+
+
+# -- the winner --------------------------------------------------------------------------------------------------
+
+
+def test_a_portrait_survives_its_file(tmp_path: Path) -> None:
+    seen(4).save(tmp_path / "winner.npz")
+    back = Portrait.open(tmp_path / "winner.npz")
+    assert (back.trial, back.classes) == (4, ("kind <0>", "kind <1>", "kind <2>"))
+    assert np.array_equal(back.maps, seen().maps)
+    assert [p.name for p in tmp_path.iterdir()] == ["winner.npz"]
+
+
+def test_a_portrait_draws_what_it_has() -> None:
+    assert portrait.pictures(Portrait(0)) == []
+    only = Portrait(0, filters=np.zeros((2, 3, 5, 5)))
+    assert [picture.name for picture in portrait.pictures(only)] == ["winner-filters"]
+    assert "<image" in portrait.pictures(only)[0].svg()
+
+
+def test_mistakes_say_what_it_is_and_what_the_model_said() -> None:
+    drawn = texts(portrait.mistakes(seen()))
+    assert "is kind <0>\nsaid kind <1> 99 %" in drawn
+    numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
+    assert texts(portrait.mistakes(numbers)) == ["is 3.2\nsaid 5.1"]
+
+
+def test_a_confusion_matrix_shows_its_counts() -> None:
+    drawn = texts(portrait.confusion(np.array([[24, 0], [3, 21]]), ("cat", "dog")))
+    assert [text for text in drawn if text.isdigit()] == ["24", "3", "21"]
+    assert Picture("x", "x", lambda: portrait.confusion(np.eye(100), [str(i) for i in range(100)])).svg()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_filters_of_any_number_of_channels_are_drawn(channels: int) -> None:
+    figure = portrait.filters(np.random.default_rng(0).normal(size=(40, channels, 3, 3)))
+    assert len(figure.axes[0].images) == portrait.MOST_FILTERS
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+# -- findings ----------------------------------------------------------------------------------------------------
+
+
+def test_the_parameter_that_decides_is_the_most_important() -> None:
+    found = findings.importances(Study(events(100)), GOAL, SPACE)
+    assert next(iter(found.shares)) == "learning_rate"
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert "optimizer" not in found.shares  # a constant
+    assert "leaky_slope" in found.shares  # a conditional one
+
+
+@pytest.mark.parametrize(
+    ("study", "reason"),
+    [
+        (Study(events(4)), "finished trials are too few; 10 are needed"),
+        (lined_up([0.01] * 12), "all trials have the same value"),
+    ],
+)
+def test_without_importances_there_is_a_reason(study: Study, reason: str) -> None:
+    found = findings.importances(study, GOAL, SPACE)
+    assert found.shares == {}
+    assert reason in found.reason
+
+
+def test_what_diverged_trials_have_in_common_is_said_with_a_round_number() -> None:
+    story: list[Event] = []
+    for i, rate in enumerate([0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]):
+        story += ended(i, {"learning_rate": rate}, 0.5, State.FAILED if rate > 0.05 else State.COMPLETE)
+    assert findings.in_common(Study(story), SPACE) == [
+        "All 4 diverged trials have learning_rate above 0.05; none of the 8 others has."
+    ]
+
+
+def test_failures_of_one_choice_are_named_with_it() -> None:
+    story: list[Event] = []
+    for i in range(30):
+        activation = ("relu", "tanh", "sigmoid")[i % 3]
+        state = State.FAILED if activation == "sigmoid" and i != 2 else State.COMPLETE
+        story += ended(i, {"activation": activation, "learning_rate": 0.01 + 0.001 * (i % 7)}, 0.5, state)
+    assert findings.in_common(Study(story), SPACE) == [
+        "All 9 diverged trials have activation sigmoid; 1 of the 21 others has."
+    ]
+
+
+def test_a_coincidence_is_not_reported() -> None:
+    """Two failures among twelve, both with a high rate, is nothing: 1 in 66 for each of some dozen rules."""
+    story: list[Event] = []
+    for i in range(12):
+        story += ended(i, {"learning_rate": 0.001 * (i + 1)}, 0.5, State.FAILED if i > 9 else State.COMPLETE)
+    assert findings.in_common(Study(story), SPACE) == [
+        "The 2 diverged trials have no single parameter in common that the others have not."
+    ]
+
+
+def test_the_tally_names_states_and_reasons() -> None:
+    assert findings.tally(Study(events(100, 3))) == "100 trials: 88 complete, 8 pruned and 4 failed (4 diverged)"
+    assert findings.tally(Study()) == "no trials yet"
+
+
+@given(st.floats(1e-4, 1.0), st.floats(1.0001, 1.5))
+def test_the_shortest_number_lies_in_its_gap(low: float, factor: float) -> None:
+    assert low <= findings.shortest(low, low * factor) < low * factor
+    assert findings.shortest(0.0487, 0.0521) == 0.05
+
+
+def test_a_winner_brought_along_is_told_as_such() -> None:
+    study = Study([*ended(0, {"learning_rate": 0.01}, 0.9), *ended(1, {"learning_rate": 0.02}, 0.8)])
+    own = [{"learning_rate": 0.01}]
+    assert "is your own start_with point (trial 0)" in findings.against_start(study, GOAL, own)
+    assert findings.against_start(study, GOAL, []) == ""
+    assert findings.against_start(study, GOAL, [{"learning_rate": 0.5}]) == ""
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------
+
+HIGH = [0.1, 0.098, 0.095, 0.09, 0.085, 0.01, 0.001, 0.002, 0.003, 0.0004, 0.0005]
+
+
+def test_the_best_trials_at_an_edge_are_a_hit() -> None:
+    (hit,) = hits(lined_up(HIGH), GOAL, SPACE)
+    assert hit == Hit("learning_rate", True, 0.1, 0.3, 5, 5)
+    assert hit.sentence == (
+        "The best values of learning_rate sit at the upper edge (0.1), in 5 of the 5 best trials: widen to 0.3."
+    )
+
+
+def test_the_lower_edge_is_an_edge_too() -> None:
+    low = [1e-4 * 1.05**i for i in range(6)] + [0.01] * 6
+    (hit,) = hits(lined_up(low, best_high=False), GOAL, SPACE)
+    assert (hit.upper, hit.wider) == (False, 3e-5)
+
+
+def test_best_trials_in_the_middle_hit_nothing() -> None:
+    middle = [0.01 + 0.0001 * i for i in range(12)]
+    assert hits(lined_up(middle), GOAL, SPACE) == []
+    assert hits(lined_up(HIGH[:9]), GOAL, SPACE) == []  # too few to say
+
+
+def test_random_trials_hit_nothing() -> None:
+    """Twenty studies whose values have nothing to do with their params: 0.3 hits expected; 3 has odds of 1 in 280."""
+    import random
+
+    found = 0
+    for seed in range(20):
+        rng = random.Random(seed)
+        story: list[Event] = []
+        for i in range(40):
+            params = {k: v for k, v in SPACE.sample(rng).items() if k != "epochs"}
+            story += ended(i, params, rng.random())
+        found += len(hits(Study(story), GOAL, SPACE))
+    assert found <= 2, found
+
+
+def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
+    space = Space((Parameter("batch_size", Choice((16, 32, 64, 128))), Parameter("depth", Choice((1, 2, 3, 4)))))
+    story: list[Event] = []
+    for i in range(60):
+        story += ended(i, {"batch_size": 128 if i < 12 else 32, "depth": 1 if i < 12 else 2}, 1 - i / 100)
+    found = {hit.name: hit.wider for hit in hits(Study(story), GOAL, space)}
+    assert found == {"batch_size": 256}  # depth would be 0, which is no depth
+
+
+@pytest.mark.parametrize(
+    ("known", "wider"),
+    [
+        (Known(0.1, "float", low=0, high=1, open_high=True), 0.95),
+        (Known(0.1, "float", low=0, high=1), 1.0),
+        (Known(0.1, "float", low=0, high=0.9), None),
+        (None, 1.35),
+    ],
+)
+def test_no_bound_is_widened_beyond_its_meaning(known: Known | None, wider: float | None) -> None:
+    space = Space((Parameter("dropout", Range(0.0, 0.9, integer=False)),))
+    story = [event for i in range(12) for event in ended(i, {"dropout": 0.9 - i / 100}, 1 - i / 100)]
+    found = hits(Study(story), GOAL, space, {} if known is None else {"dropout": known})
+    assert [hit.wider for hit in found] == ([] if wider is None else [wider])
+
+
+def test_the_next_study_is_the_same_file_with_the_bounds_moved() -> None:
+    found = [Hit("learning_rate", True, 0.1, 0.3, 5, 5), Hit("blocks", True, 3, 4, 5, 5)]
+    assert next_study(STUDY, found) == (
+        "name: digits-cnn-2   # mine\n"
+        "search_space:\n"
+        "  learning_rate: {min: 1e-4, max: 0.3, log: true}  # wide enough?\n"
+        "  blocks: [1, 2, 3, 4]\n"
+        "budget: {trials: 40}\n"
+    )
+
+
+def test_a_space_in_its_own_file_moves_into_the_next_study() -> None:
+    study = "name: a-9\nsearch_space: space.yaml  # beside\nseed: 1\n"
+    space = (
+        "# the space\nlearning_rate:\n  min: 1e-4\n  max: 1e-1\n"
+        "channels: {choices: [16, 32], per: block}\nsizes:\n  - 8\n  - 16\n"
+    )
+    found = [
+        Hit("learning_rate", False, 1e-4, 3e-5, 5, 5),
+        Hit("block2.channels", True, 32, 64, 5, 5),
+        Hit("block1.channels", True, 32, 64, 5, 5),
+        Hit("sizes", False, 8, 4, 5, 5),
+    ]
+    text = next_study(study, found, space)
+    assert text.startswith("name: a-10\nsearch_space:  # beside\n  # the space\n  learning_rate:\n")
+    assert yaml.safe_load(text)["search_space"] == {
+        "learning_rate": {
+            "min": "3e-05",
+            "max": "1e-1",
+        },  # text to YAML 1.1 only
+        "channels": {"choices": [16, 32, 64], "per": "block"},
+        "sizes": [4, 8, 16],
+    }
+
+
+def test_the_report_offers_the_next_study_ready_to_save() -> None:
+    story = [event for i, rate in enumerate(HIGH) for event in ended(i, {"learning_rate": rate}, rate)]
+    text = document(made(story=story))
+    (offered,) = re.findall(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
+    assert html.unescape(offered) == bounds.next_study(STUDY, hits(Study(story), GOAL, SPACE))
+    assert "widen to 0.3" in plain(text)
+
+
+@pytest.mark.parametrize(("name", "after"), [("digits", "digits-2"), ("digits-2", "digits-3"), ("a-b", "a-b-2")])
+def test_a_changed_space_is_another_study(name: str, after: str) -> None:
+    assert following(name) == after
+
+
+# -- the trials as a table ---------------------------------------------------------------------------------------
+
+
+def test_a_row_a_trial_with_params_and_metrics_as_mlflow_names_them(tmp_path: Path) -> None:
+    study = Study(events(30))
+    table = frame(study, GOAL, {2: "too slow: still falling"})
+    assert list(table["trial"]) == list(range(30))
+    assert {"params.learning_rate", "metrics.val_accuracy", "metrics.train_loss"} <= set(table.columns)
+    assert table.loc[2, "diagnosis"] == "too slow: still falling"
+    write_csv(table, tmp_path / "trials.csv")
+    back = pd.read_csv(tmp_path / "trials.csv")
+    assert [p.name for p in tmp_path.iterdir()] == ["trials.csv"]
+    for trial in study.trials:
+        value = GOAL.value(trial)
+        assert back.loc[trial.number, "value"] == pytest.approx(value)
+        assert back.loc[trial.number, "params.batch_size"] == trial.params["batch_size"]
+
+
+def test_a_whole_number_stays_one_where_other_trials_have_none() -> None:
+    study = Study([*ended(0, {"depth": 3}, 0.5), *ended(1, {"norm": True}, 0.6), *ended(2, {"rate": 1.0}, 0.7)])
+    table = frame(study, GOAL)
+    assert str(table["params.depth"].dtype) == "Int64"
+    assert str(table["params.norm"].dtype) == "boolean"
+    assert "3,," in table[["params.depth", "params.norm", "params.rate"]].to_csv(index=False)
+
+
+def test_no_trials_are_an_empty_table_with_its_columns() -> None:
+    table = frame(Study(), GOAL)
+    assert len(table) == 0
+    assert {"trial", "state", "value", "started"} <= set(table.columns)
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (number(0.00031), "3.1e-4"),
+        (number(0.0001), "1e-4"),
+        (number(0.98148), "0.9815"),
+        (number(64.0), "64"),
+        (number(123456.7), "123457"),
+        (number(0), "0"),
+        (number(math.inf), "never"),
+        (decimals(0.5), "0.5000"),
+        (gap(0.0006), "0.00060"),
+        (gap(-0.0123), "-0.012"),
+        (gap(0.0), "0"),
+        (written(True), "true"),
+        (count(1, "seed"), "1 seed"),
+        (count(1200, "epoch"), "1,200 epochs"),
+        (count(2, "study"), "2 studies"),
+        (listed(["a"]), "a"),
+        (listed(["a", "b", "c"], "or"), "a, b or c"),
+        (duration(0.44), "0.4 s"),
+        (duration(75), "1 min 15 s"),
+        (duration(7500), "2 h 5 min"),
+    ],
+)
+def test_numbers_are_written_as_people_write_them(shown: str, words: str) -> None:
+    assert shown == words
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    if chromium.BINARY is None:
+        pytest.skip(chromium.MISSING)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    story = events(40)
+    best = GOAL.best(Study(story).trials)
+    assert best is not None
+    write(
+        replace(made(story=scored(story, best.number), space=SPACE), portrait=seen(best.number), comparison=compared()),
+        path,
+    )
+    with chromium.Chromium() as browser:
+        browser.open(path.as_uri())
+        yield browser
+
+
+def test_the_page_opens_without_an_error_or_a_request(opened: chromium.Chromium) -> None:
+    assert opened.complaints == []
+    outside = [url for url in opened.requests if not url.startswith(("file:", "data:"))]
+    assert outside == []
+
+
+def test_a_person_reads_the_result_and_every_heading(opened: chromium.Chromium) -> None:
+    text = opened.text
+    assert "is best: val_accuracy 0.9" in text
+    assert "The test split was read once; there it has test_accuracy 0.9778." in text
+    for heading in ("What was searched", "How it got there", "What mattered", "Outcomes", "What to try next", "Trials"):
+        assert heading in text
+
+
+def test_every_figure_is_drawn_with_something_in_it(opened: chromium.Chromium) -> None:
+    sizes = opened.run(
+        "[...document.querySelectorAll('figure svg')].map(s => {"
+        " const r = s.getBoundingClientRect(), marks = s.querySelectorAll('path, use, image').length;"
+        " return [s.getAttribute('aria-label'), r.width, r.height, marks, s.querySelectorAll('text').length]; })"
+    )
+    assert len(sizes) == 18
+    for label, width, height, marks, words in sizes:
+        assert width > 150, label
+        assert height > 20, label
+        assert marks > 2, label
+        assert words > 2 or "filters" in label, label
+
+
+def test_a_click_sorts_the_trials_by_the_metric_and_another_turns_them_round(opened: chromium.Chromium) -> None:
+    column = "[...document.querySelectorAll('table.sortable tbody tr')].map(r => Number(r.cells[2].textContent))"
+    opened.click("table.sortable th:nth-child(3) button")
+    values = opened.run(column)
+    assert len(values) == 40
+    assert values == sorted(values, reverse=True)
+    opened.click("table.sortable th:nth-child(3) button")
+    assert opened.run(column) == sorted(values)
+    assert opened.run("document.querySelector('th:nth-child(3)[aria-sort]').ariaSort") == "ascending"
+
+
+def test_the_table_is_sorted_from_the_keyboard_with_empty_cells_last(opened: chromium.Chromium) -> None:
+    place = opened.run(
+        "[...document.querySelectorAll('table.sortable th')].findIndex(h => h.textContent == 'leaky_slope')"
+    )
+    opened.run(f"document.querySelectorAll('table.sortable thead button')[{place}].focus()")
+    column = f"[...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[{place}].textContent)"
+    for turned in (False, True):
+        opened.press("Enter")
+        cells = opened.run(column)
+        filled = [float(cell) for cell in cells if cell]
+        assert cells[len(filled) :] == [""] * (len(cells) - len(filled))
+        assert filled == sorted(filled, reverse=turned)
+
+
+def test_nothing_is_wider_than_a_narrow_window(opened: chromium.Chromium) -> None:
+    opened.call("Emulation.setDeviceMetricsOverride", width=360, height=700, deviceScaleFactor=1, mobile=False)
+    try:
+        assert opened.run("document.documentElement.scrollWidth") <= 360
+        small = opened.run(
+            "[...document.querySelectorAll('figure svg text')].map(t => t.getBoundingClientRect().height)"
+            ".filter(h => h > 0 && h < 7).length"
+        )
+        assert small == 0
+    finally:
+        opened.call("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_the_light_and_in_the_dark(opened: chromium.Chromium, scheme: str) -> None:
+    """WCAG's contrast of 4.5 for everything written, in the page and in its figures."""
+    opened.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    colours = opened.run(
+        "(() => { const of = (e, what) => getComputedStyle(e)[what];"
+        " const all = [...document.querySelectorAll('p, li, td, th, h2, dt, dd')].map(e => of(e, 'color'));"
+        " const drawn = [...document.querySelectorAll('figure svg text')].map(e => of(e, 'fill'));"
+        " return [of(document.body, 'backgroundColor'), [...new Set([...all, ...drawn])]]; })()"
+    )
+    paper, inks = colours
+    assert len(inks) > 3
+    on_paper = {ink: contrast(ink, paper) for ink in inks if ink != "rgb(255, 255, 255)"}  # white is written on tints
+    assert min(on_paper.values()) >= 4.5, on_paper
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK])
+def test_every_colour_that_is_written_in_stands_out(colours: dict[str, str]) -> None:
+    for name in ("ink", "muted", *(f"series{i}" for i in range(5))):
+        rgb = [str(tuple(bytes.fromhex(colours[key][1:]))) for key in (name, "paper")]
+        assert contrast(*rgb) >= 4.5, name
+
+
+def contrast(one: str, other: str) -> float:
+    lights = sorted(light(colour) for colour in (one, other))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def light(colour: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,387 @@
+"""Laws of domains, spaces and grids."""
+
+import json
+import math
+import pickle
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_spaces import continuous, counted, discrete, frozen, levels, points, spaces
+
+from hpo.core import Params
+from hpo.errors import BadInput
+from hpo.space import Choice, Condition, Domain, GridImpossible, Known, Parameter, Range, Space
+
+any_spaces = spaces(st.one_of(discrete, continuous))
+seeds = st.integers(0, 2**32).map(random.Random)
+
+
+def space(*parameters: Parameter) -> Space:
+    return Space(parameters)
+
+
+# -- domains
+
+
+@given(st.one_of(discrete, continuous), st.floats(0, 1, exclude_max=True))
+def test_a_drawn_value_is_its_domains_own(domain: Domain, u: float) -> None:
+    value = domain.at(u)
+    assert domain.coerce(value) == value
+    assert type(domain.coerce(value)) is type(value)
+    assert 0 <= domain.encode(value) <= 1
+
+
+@given(discrete)
+def test_levels_differ_and_know_their_index(domain: Domain) -> None:
+    every = levels(domain)
+    assert len(set(every)) == len(every)
+    assert [domain.index(value) for value in every] == list(range(len(every)))
+    assert {domain.at((index + 0.5) / len(every)) for index in range(len(every))} == set(every)
+
+
+@given(st.one_of(counted, continuous))
+def test_a_range_reaches_both_ends_and_no_further(domain: Range) -> None:
+    assert domain.coerce(domain.low) is not None
+    assert domain.coerce(domain.high) is not None
+    assert domain.coerce(domain.low - 1) is None
+    assert domain.coerce(domain.high + 1) is None
+    assert domain.at(0.0) == domain.low
+    assert domain.integer or isinstance(domain.at(0.5), float)
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1.0, 1e6), st.booleans(), st.floats(0, 1, exclude_max=True))
+def test_a_sampled_float_has_six_digits_and_stays_inside(low: float, factor: float, log: bool, u: float) -> None:
+    domain = Range(low, low * factor, False, log)
+    value = domain.at(u)
+    assert domain.low <= float(value) <= domain.high
+    assert value in (float(f"{value:.6g}"), domain.low, domain.high)
+
+
+def test_a_log_range_gives_every_decade_its_share() -> None:
+    """Of 6,000 draws over three decades each holds 2,000 +- 300: eight standard deviations."""
+    domain, rng = Range(1e-4, 1e-1, False, log=True), random.Random(0)
+    decades = [math.floor(math.log10(float(domain.at(rng.random())))) for _ in range(6_000)]
+    assert all(abs(decades.count(decade) - 2_000) < 300 for decade in (-4, -3, -2))
+
+
+def test_a_whole_range_gives_both_ends_their_share() -> None:
+    rng = random.Random(0)
+    drawn = [Range(1, 4, True).at(rng.random()) for _ in range(4_000)]
+    assert all(abs(drawn.count(value) - 1_000) < 200 for value in (1, 2, 3, 4))
+
+
+def test_steps_are_written_as_a_person_would() -> None:
+    assert levels(Range(0, 0.5, False, step=0.1)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert levels(Range(1, 10, True, step=4)) == [1, 5, 9]
+    assert levels(Range(1e-3, 1e-1, False, log=True, count=3)) == [0.001, 0.01, 0.1]
+    assert levels(Range(1, 4, True, count=9)) == [1, 2, 3, 4]
+
+
+def test_true_is_not_one_but_one_is_one_point_zero() -> None:
+    assert Choice((1, 2)).coerce(True) is None
+    assert Choice((1, 2)).coerce(1.0) == 1
+    assert Range(0, 1, False).coerce(True) is None
+    assert not Condition("a", (1,)).allows(True)
+    assert Range(0, 3, True).coerce(2.5) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "more"),
+    [
+        (2, 1, {}),
+        (0, 1, {"log": True}),
+        (0, 1, {"step": 0}),
+        (0, 1, {"step": 2}),
+        (0, 1, {"count": 1}),
+        (0, 1, {"step": 0.5, "count": 2}),
+        (1, 2, {"log": True, "step": 1}),
+        (0, math.inf, {}),
+        (math.nan, 1, {}),
+    ],
+)
+def test_an_impossible_range_cannot_be_made(low: float, high: float, more: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must|cannot"):
+        Range(low, high, False, **more)  # type: ignore[arg-type]
+
+
+def test_what_is_known_of_a_parameter_says_what_breaks_it() -> None:
+    dropout = Known(0.0, "float", low=0, high=1, open_high=True)
+    assert dropout.fault(0.5) is None
+    assert dropout.fault(1.0) == "must be at least 0 and below 1"
+    assert dropout.fault("x") == "must be a number of at least 0 and below 1"
+    assert Known(1, "int", low=1).fault(1.5) == "must be a whole number of at least 1"
+    assert Known(1, "int", low=1).coerce(2.0) == 2
+    assert Known(1.0, "float", low=0, open_low=True).fault(0) == "must be above 0"
+    assert Known("a", "choice", choices=("a", "b")).fault("c") == "must be one of a, b"
+    assert Known(True, "bool").fault(1) == "must be true or false"
+
+
+# -- points
+
+
+@given(any_spaces, seeds)
+def test_a_sample_is_a_point(made: Space, rng: random.Random) -> None:
+    assert made.faults(made.sample(rng)) == []
+
+
+@given(any_spaces, seeds, st.data())
+def test_a_part_of_a_point_can_be_completed_and_is_kept(made: Space, rng: random.Random, data: st.DataObject) -> None:
+    point = made.sample(rng)
+    names = data.draw(st.sets(st.sampled_from(sorted(point)))) if point else set()
+    partial = {name: point[name] for name in names}
+    assert made.conflicts(partial) == []
+    whole = made.complete(partial, rng)
+    assert made.faults(whole) == []
+    assert partial.items() <= whole.items()
+
+
+@given(spaces(), seeds, st.data())
+def test_values_that_do_not_conflict_are_together_in_some_point(
+    made: Space, rng: random.Random, data: st.DataObject
+) -> None:
+    """Both directions, against brute force."""
+    names = data.draw(st.sets(st.sampled_from(made.names), max_size=3))
+    partial = {name: made[name].domain.at(rng.random()) for name in names}
+    exists = any(partial.items() <= point.items() for point in points(made))
+    assert (made.conflicts(partial) == []) == exists
+    if exists:
+        assert partial.items() <= made.complete(partial, rng).items()
+
+
+@given(any_spaces, seeds)
+def test_encoding_is_a_unit_cube_with_nan_for_what_is_absent(made: Space, rng: random.Random) -> None:
+    point = made.sample(rng)
+    for name, coordinate in zip(made.names, made.encode(point), strict=True):
+        assert math.isnan(coordinate) == (name not in point)
+        assert math.isnan(coordinate) or 0 <= coordinate <= 1
+
+
+@given(any_spaces, seeds)
+def test_what_is_wrong_with_a_point_is_found(made: Space, rng: random.Random) -> None:
+    point = made.sample(rng)
+    assert made.faults({**point, "other": 1}) == ["other is no parameter of the space"]
+    for name in made.names:
+        assert made.faults({**point, name: "no such value"}) != []
+    for name in point:
+        assert f"{name} is missing" in made.faults({key: value for key, value in point.items() if key != name})
+
+
+def test_a_sample_calls_nothing_but_random() -> None:
+    """The stream of rng.random() is promised to be the same in every Python; randrange and choice are not."""
+
+    class Only:
+        def __init__(self) -> None:
+            self.numbers = random.Random(7)
+
+        def random(self) -> float:
+            return self.numbers.random()
+
+    made = space(
+        Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False))
+    )
+    assert made.sample(Only()) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
+
+
+def test_a_forced_parent_is_drawn_among_what_lets_the_child_exist() -> None:
+    made = space(
+        Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
+        Parameter("momentum", Choice((0.5, 0.9)), (Condition("optimizer", ("sgd", "rmsprop")),)),
+    )
+    drawn = {made.complete({"momentum": 0.9}, random.Random(seed))["optimizer"] for seed in range(50)}
+    assert drawn == {"sgd", "rmsprop"}
+
+
+# -- grids
+
+
+@settings(max_examples=300)
+@given(spaces())
+def test_a_grid_holds_every_point_exactly_once(made: Space) -> None:
+    expected = {frozen(point) for point in points(made)}
+    grid = made.grid() if all(p.domain.gridded for p in made.parameters) else None
+    if grid is not None:
+        every = [frozen(point) for point in grid]
+        assert len(every) == len(set(every)) == len(grid) == grid.size
+        assert set(every) == expected
+    assert made.size() == len(expected)
+
+
+def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> None:
+    made = space(
+        Parameter("big", Range(0, 10**18, True, step=1)),
+        *(Parameter(name, Range(0, 1, False, count=1000)) for name in "abcd"),
+        Parameter("child", Choice((1, 2, 3)), (Condition("a", (0.0,)),)),
+    )
+    grid = made.grid()
+    assert grid.size == (10**18 + 1) * 1000**3 * (999 + 3)
+    for index in (0, 1, 10**20 + 17, grid.size - 1):
+        assert made.faults(grid.point(index)) == []
+    assert len({frozen(grid.point(index)) for index in range(grid.size - 500, grid.size)}) == 500
+
+
+def test_a_block_that_does_not_exist_is_not_multiplied() -> None:
+    blocks = [Parameter("blocks", Choice((0, 1, 2, 3)))]
+    blocks += [
+        Parameter(f"block{i}.channels", Choice((8, 16)), (Condition("blocks", tuple(range(i, 4))),)) for i in (1, 2, 3)
+    ]
+    assert Space(tuple(blocks)).size() == 1 + 2 + 4 + 8
+
+
+def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() -> None:
+    made = space(Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,))))
+    with pytest.raises(GridImpossible) as impossible:
+        made.grid()
+    assert [fault.where for fault in impossible.value.faults] == ["a", "b"]
+    assert "count: 5" in impossible.value.faults[0].remedy
+    assert made.size() is None
+    assert space(Parameter("a", Range(1, 9, True))).size() == 9
+
+
+def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None:
+    parents = [Parameter(f"p{i}", Choice((0, 1))) for i in range(24)]
+    children = [
+        Parameter(f"c{i}", Choice((0, 1)), (Condition(f"p{i}", (0,)), Condition(f"p{(i + 7) % 24}", (1,))))
+        for i in range(24)
+    ]
+    made = Space((*parents, *children))
+    with pytest.raises(GridImpossible, match="too entangled"):
+        made.grid()
+    assert made.size() is None
+
+
+# -- making, keeping, widening
+
+
+@given(any_spaces)
+def test_a_space_comes_back_from_json_and_from_pickle(made: Space) -> None:
+    assert Space.from_record(json.loads(json.dumps(made.record()))) == made
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert made.widens(made) == []
+
+
+@given(any_spaces)
+def test_parents_stand_before_their_children(made: Space) -> None:
+    for position, parameter in enumerate(made.parameters):
+        assert {condition.name for condition in parameter.when} <= set(made.names[:position])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ([Parameter("a", Choice((1,))), Parameter("a", Choice((2,)))], "search_space.a: is given twice; keep one"),
+        ([Parameter("a", Choice((1,)), (Condition("b", (1,)),))], "a.when.b: is no parameter of the search space"),
+        ([Parameter("a", Choice((1,)), (Condition("a", (1,)),))], "a.when: must not be a circle, got a -> a"),
+        (
+            [Parameter("a", Choice((1,))), Parameter("b", Choice((1,)), (Condition("a", (2,)),))],
+            "b.when.a: can never be: a is 1, got 2",
+        ),
+    ],
+)
+def test_an_impossible_space_cannot_be_made(parameters: list[Parameter], words: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        Space(tuple(parameters))
+    assert words in str(refused.value)
+
+
+def test_a_thousand_parameters_in_one_chain_are_ordered_without_recursion() -> None:
+    chain = [Parameter("p0", Choice((1,)))]
+    chain += [Parameter(f"p{i}", Choice((1,)), (Condition(f"p{i - 1}", (1,)),)) for i in range(1, 1000)]
+    made = Space(tuple(reversed(chain)))
+    assert made.names == tuple(f"p{i}" for i in range(1000))
+    assert made.size() == 1
+    assert len(made.constants) == 1000
+
+
+def test_constants_are_in_every_point() -> None:
+    made = space(
+        Parameter("a", Choice((1, 2))),
+        Parameter("b", Choice((3,))),
+        Parameter("c", Choice((4,)), (Condition("a", (1,)),)),
+        Parameter("d", Choice((5,)), (Condition("b", (3,)),)),
+    )
+    assert made.constants == {"b": 3, "d": 5}
+
+
+@st.composite
+def changed(draw: st.DrawFn, old: Space) -> Space:
+    """A space that differs in one or two things; whether it is wider is for `widens` to say."""
+    parameters = list(old.parameters)
+    for _ in range(draw(st.integers(1, 2))):
+        index = draw(st.integers(0, len(parameters) - 1))
+        one = parameters[index]
+        match draw(st.sampled_from(["domain", "more", "when", "new"])):
+            case "domain":
+                parameters[index] = replace(one, domain=draw(discrete))
+            case "more" if isinstance(one.domain, Choice):
+                parameters[index] = replace(one, domain=Choice(tuple({*one.domain.values, 7})))
+            case "when":
+                parameters[index] = replace(one, when=one.when[1:])
+            case "new":
+                when = (Condition(one.name, (draw(st.sampled_from([*levels(one.domain), 7])),)),)
+                parameters.append(Parameter(f"n{len(parameters)}", Choice((1, 2)), draw(st.sampled_from([(), when]))))
+    try:
+        return Space(tuple(parameters))
+    except BadInput:
+        return old
+
+
+@settings(max_examples=300)
+@given(spaces(), st.data())
+def test_a_space_that_widens_another_has_all_of_its_points(old: Space, data: st.DataObject) -> None:
+    new = data.draw(changed(old))
+    if new.widens(old) == []:
+        assert all(new.faults(point) == [] for point in points(old))
+
+
+OLD = (
+    Parameter("optimizer", Choice(("adam", "sgd"))),
+    Parameter("rate", Range(0.1, 1.0, False, log=True)),
+    Parameter("momentum", Choice((0.5,)), (Condition("optimizer", ("sgd",)),)),
+)
+
+
+@pytest.mark.parametrize(
+    ("new", "reasons"),
+    [
+        ((replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop"))), *OLD[1:]), []),
+        ((OLD[0], replace(OLD[1], domain=Range(0.01, 1.0, False, log=True)), OLD[2]), []),
+        (
+            (
+                replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop"))),
+                *OLD[1:],
+                Parameter("decay", Choice((0.9,)), (Condition("optimizer", ("rmsprop",)),)),
+            ),
+            [],
+        ),
+        ((OLD[0], OLD[2], OLD[1]), []),
+        (OLD[:2], ["momentum is gone"]),
+        ((replace(OLD[0], domain=Choice(("sgd", "rmsprop"))), *OLD[1:]), ["optimizer can no longer be adam"]),
+        (
+            (OLD[0], replace(OLD[1], domain=Range(0.2, 1.0, False, log=True)), OLD[2]),
+            ["rate was from 0.1 to 1 and is from 0.2 to 1 now"],
+        ),
+        (
+            (OLD[0], replace(OLD[1], domain=Range(0.1, 1.0, False)), OLD[2]),
+            ["rate counts in another way (whole numbers or log)"],
+        ),
+        ((*OLD[:2], replace(OLD[2], when=())), ["momentum exists under another condition"]),
+        (
+            (*OLD, Parameter("decay", Choice((0.9,)))),
+            ["decay is new, and the trials so far have no value of it"],
+        ),
+    ],
+)
+def test_what_widens_a_space_and_what_does_not(new: tuple[Parameter, ...], reasons: list[str]) -> None:
+    assert Space(new).widens(Space(OLD)) == reasons
+
+
+def params_are_plain(params: Params) -> bool:
+    return all(type(value) in (int, float, str, bool) for value in params.values())
+
+
+@given(any_spaces, seeds)
+def test_the_values_of_a_point_are_plain(made: Space, rng: random.Random) -> None:
+    assert params_are_plain(made.sample(rng))

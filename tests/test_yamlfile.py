@@ -1,0 +1,214 @@
+"""YAML 1.2, places, and what hostile files are stopped by."""
+
+import contextlib
+import math
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo import yamlfile
+from hpo.errors import BadInput
+from hpo.yamlfile import Node, node_of, parse, places, read, value_of
+
+
+def plain(node: Node) -> Any:
+    if node.mapping is not None:
+        return {key: plain(one) for key, one in node.mapping.items()}
+    return [plain(one) for one in node.items] if node.items is not None else node.value
+
+
+def value(text: str) -> Any:
+    return plain(parse(f"x: {text}", "f").root)["x"]
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(BadInput) as refused:
+        parse(text, "f")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1e-4", 1e-4),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-0.5e+2", -50.0),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("+3", 3),
+        ("500_000", 500_000),
+        ("1_000.5", 1000.5),
+        ("_1", "_1"),
+        ("1_", "1_"),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("1.2.3", "1.2.3"),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("off", "off"),
+        ("y", "y"),
+        ("true", True),
+        ("False", False),
+        ("TRUE", True),
+        ("tRue", "tRue"),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ('""', ""),
+        ("'true'", "true"),
+        ('"1"', "1"),
+        (".inf", math.inf),
+        ("-.INF", -math.inf),
+        ("e3", "e3"),
+        ("1e", "1e"),
+        ("[1, a, {b: c}]", [1, "a", {"b": "c"}]),
+        ("|\n  a\n  b\n", "a\nb\n"),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, expected: object) -> None:
+    got = value(text)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_nan_is_a_number_too() -> None:
+    assert math.isnan(value(".nan"))
+
+
+@given(st.one_of(st.integers(-(2**63) + 1, 2**63 - 1), st.floats(allow_nan=False)))
+def test_a_number_that_python_writes_is_read_back(number: float) -> None:
+    written = {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), repr(number))
+    assert value(written) == number
+    assert type(value(written)) is type(number)
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | st.text("abc _-0123456789.:#'\"", max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abcxyz_.", min_size=1, max_size=4), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text("abcxyz", min_size=1, max_size=4), trees, min_size=1), st.booleans())
+def test_what_a_yaml_library_writes_is_read_back_unless_yaml_1_2_reads_it_otherwise(tree: Any, flow: bool) -> None:
+    text = yaml.safe_dump(tree, default_flow_style=flow, width=10_000)
+    assert plain(parse(text, "f").root) == _as_yaml_1_2(tree)
+    assert plain(node_of(tree, "f")) == tree
+
+
+def _as_yaml_1_2(tree: Any) -> Any:
+    """Text that PyYAML writes bare because YAML 1.1 calls it text: a number to YAML 1.2 (1e3, 08)."""
+    if isinstance(tree, dict):
+        return {key: _as_yaml_1_2(one) for key, one in tree.items()}
+    if isinstance(tree, list):
+        return [_as_yaml_1_2(one) for one in tree]
+    bare = isinstance(tree, str) and yaml.safe_dump(tree, width=10_000).startswith(f"{tree}\n")
+    return value(tree) if bare else tree
+
+
+def test_every_value_and_key_knows_its_place() -> None:
+    root = parse("name: x\nspace:\n  rate: {min: 1, max: 2}\n  sizes:\n    - 3\n    - [4, 5]\n", "study.yaml").root
+    found = dict(places(root))
+    assert found["name"] == "study.yaml:1:7"
+    assert found["space.rate"] == "study.yaml:3:9"
+    assert found["space.rate.max"] == "study.yaml:3:23"
+    assert found["space.sizes.1.0"] == "study.yaml:6:8"
+    assert root.mapping is not None
+    assert root.mapping["space"].keys == {"rate": "study.yaml:3:3", "sizes": "study.yaml:4:3"}
+
+
+def test_columns_count_letters_not_bytes() -> None:
+    root = parse("größe: {ä: 1, b: 2}\n", "f").root
+    assert dict(places(root))["größe.b"] == "f:1:18"
+
+
+def test_a_byte_order_mark_and_windows_lines_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")
+    assert plain(read(tmp_path / "f").root) == {"a": 1, "b": "x"}
+
+
+def test_an_alias_is_its_anchor() -> None:
+    assert plain(parse("a: &x [1, 2]\nb: *x\n", "f").root) == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_a_duplicate_key_is_named_with_both_lines() -> None:
+    document = parse("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\na: 2\n", "f")
+    assert [str(mistake) for mistake in document.mistakes] == [
+        "f:5:3 b.c: is given twice, first in line 3; keep one",
+        "f:6:1 a: is given twice, first in line 1; keep one",
+    ]
+    assert plain(document.root) == {"a": 1, "b": {"c": 1, "d": 2}}
+
+
+@given(st.integers(1, 60))
+def test_nesting_is_allowed_to_a_depth_and_no_further(depth: int) -> None:
+    """The outermost mapping counts."""
+    text = f"x: {'[' * depth}{']' * depth}"
+    if depth < yamlfile.DEEPEST:
+        assert value("[" * depth + "]" * depth) != [] or depth == 1
+    else:
+        assert "nested at most" in refusal(text)
+
+
+def test_depth_cannot_be_had_by_aliases_either() -> None:
+    chain = "a0: &a0 [[[[[[[[[[x]]]]]]]]]]\n" + "".join(f"a{i}: &a{i} [[[[[*a{i - 1}]]]]]\n" for i in range(1, 9))
+    assert "nested at most 40 deep" in refusal(chain)
+
+
+def test_a_bomb_of_aliases_is_stopped_before_it_is_built() -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    tracemalloc.start()
+    assert "must hold at most 20,000 values" in refusal(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_a_value_of_a_flag_is_read_as_behind_a_key() -> None:
+    assert plain(value_of("[1, 2]", "--set")) == [1, 2]
+    assert plain(value_of("1e-3", "--set")) == 1e-3
+    assert plain(value_of("", "--set")) is None
+    assert {place for _, place in places(value_of("{a: [1, {b: c}]}", "--set"))} == {"--set"}
+    for text in ("1\nother: 2", "[1", "{a: 1}}", "- x"):
+        with pytest.raises(BadInput):
+            value_of(text, "--set")
+
+
+def test_what_is_no_data_is_no_node() -> None:
+    with pytest.raises(BadInput, match="must be made of mappings, lists, text, numbers and booleans, got object"):
+        node_of({"a": object()}, "study")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_document_or_bad_input(raw: bytes) -> None:
+    with contextlib.suppress(BadInput):
+        parse(raw.decode("utf-8", "replace"), "f")
+
+
+@given(st.text())
+def test_text_in_a_message_is_short_and_cannot_move_the_cursor(text: str) -> None:
+    assert yamlfile.clean(text).isprintable()
+    assert len(yamlfile.clean(text)) < 60 * 10
+
+
+def test_the_slower_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "search_spaces/cnn-small.yaml").read_text(encoding="utf-8")
+    fast = parse(text, "f")
+    monkeypatch.setattr(yamlfile, "_PARSER", yaml.SafeLoader)
+    slow = parse(text, "f")
+    assert slow == fast
+    assert "never closes" in refusal("a: [1, 2\n")
+    assert "has a quote that never closes" in refusal("a: 'x\n")
+    assert "is indented with a tab" in refusal("a:\n\tb: 1\n")
