@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hpo import __version__
-from hpo.errors import HpoError, NoResult
+from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 
 if TYPE_CHECKING:
     from hpo.result import Result
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
-SIGNALLED = 128
+SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
 
 
 def common(command: Command) -> Command:
@@ -390,11 +393,27 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        fail("stopped; the same command goes on", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt) as leaving:
+        cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
+        number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
+        fail("stopped; the same command goes on", SIGNALLED + number)
     except BrokenPipeError:  # `hpo status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        place, why = error.filename or "the machine", error.strerror or type(error).__name__
+        fail(str(Mistake(str(place), "must work", why, "mend that, then run the same command again")), ENVIRONMENT)
+    except Exception as error:
+        place = keep_traceback(error)
+        fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
+
+
+def keep_traceback(error: Exception) -> str:
+    """The whole traceback in a file, for whoever mends it."""
+    descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
+    with os.fdopen(descriptor, "w") as file:
+        traceback.print_exception(error, file=file)
+    return name
 
 
 def fail(text: str, code: int) -> None:

@@ -199,6 +199,7 @@ class Study:
         self.running: dict[int, None] = {}  # numbers of running trials, in order; a dict as an ordered set
         self.paused: dict[int, None] = {}
         self.attempts: dict[str, int] = {}  # training -> attempts so far, once it is above 1
+        self.spent: dict[int, int] = {}  # trial -> epochs of the study when it ended, in the order of the ends
         self.scores: list[Scored] = []
         self.environments: list[Mapping[str, Value]] = []
         self.reused_epochs = 0
@@ -256,6 +257,7 @@ class Study:
             case Ended(trial=number):
                 trial = self.trials[number]
                 assert not trial.finished, trial
+                self.spent[number] = self._epochs
                 self._put(replace(trial, state=event.state, outcome=event.outcome, error=event.error, ended=event.time))
             case Scored():
                 self.scores.append(event)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hpo.core import digest
 from hpo.delivery import Delivery, Found, Gone, Outage, Store, files_in
 from hpo.errors import HpoError
+from hpo.failpoints import hit
 from hpo.ledger import Busy
 from hpo.mlflow_runs import INTERRUPTED, KILLED, NOBODY, PARENT, RUNNING, Change, Group, Run, group_run, milliseconds
 
@@ -161,6 +162,7 @@ def sweep(store: Store, own: Collection[str], now: float) -> None:
 
     Only a study's own run says who drives it; a trial whose study does not run is nobody's either.
     """
+    hit("sweep")
     running = {
         found.run: found for found in store.find({}, status=RUNNING) if not found.deleted and "hpo.kind" in found.tags
     }

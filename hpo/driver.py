@@ -24,6 +24,7 @@ from hpo.core import (
     Limits,
     Message,
     Opened,
+    Outcome,
     Paused,
     Reported,
     Rest,
@@ -36,6 +37,7 @@ from hpo.core import (
     Trial,
     Value,
 )
+from hpo.failpoints import hit
 from hpo.pool import Pool
 from hpo.search import Search
 
@@ -46,7 +48,7 @@ Listener = Callable[[Search, Event], None]
 
 
 class Driver:
-    """Runs searches on an executor until each is over, or `stop` is called. Listeners hear every event once it is recorded."""
+    """Runs searches on an executor until each is over, or `stop` is called. Listeners hear every recorded event."""
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class Driver:
         for search in self.searches:
             self._record(search, Opened(self.clock(), dict(environment)))
             self.pool.learn(search.study)
+        hit("resume.opened")
         for search in self.searches:
             search.closing = search.ending(self.clock())
             for number in list(search.study.running):
@@ -100,6 +103,7 @@ class Driver:
         for search in self.searches:
             for number in list(search.study.running):
                 self._record(search, Paused(self.clock(), number))
+            hit("close")
             reason = search.closing or ("interrupted" if self.stopping else "budget")
             self._record(search, Closed(self.clock(), reason))
         self._tidy()
@@ -161,7 +165,7 @@ class Driver:
         if interrupted := search.interrupted():
             return self._continue(search, interrupted[0], interrupted[0].until)
         decisions = search.strategy.propose(search.study, self._room(search))
-        if not isinstance(decisions, Rest) and any([self._carry_out(search, decision) for decision in decisions]):
+        if not isinstance(decisions, Rest) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True
         if search.study.running:
             return False
@@ -177,7 +181,7 @@ class Driver:
             case Continue(trial=number, until=until):
                 return self._continue(search, search.study.trials[number], until)
             case Stop(trial=number):
-                self._record(search, Ended(self.clock(), number, State.PRUNED))
+                self._stop(search, search.study.trials[number].training, number)
                 return True
 
     def _start(self, search: Search, start: Start) -> bool:
@@ -189,6 +193,7 @@ class Driver:
             return False  # no epoch left
         event = Started(self.clock(), len(search.study), start.params, start.repeat, key, seed, start.until)
         self._record(search, event)
+        hit("start.recorded")
         self._seat(search, search.study.trials[event.trial])
         return True
 
@@ -198,6 +203,13 @@ class Driver:
         self._record(search, Continued(self.clock(), trial.number, until))
         self._seat(search, search.study.trials[trial.number])
         return True
+
+    def _stop(self, search: Search, key: str, number: int) -> None:
+        self._record(search, Ended(self.clock(), number, State.PRUNED))
+        search.release(key)
+        if key in self.jobs and key not in self._halted and not any(self._readers(key)):
+            self._halted.add(key)
+            self.executor.stop(key)
 
     def _seat(self, search: Search, trial: Trial) -> None:
         """Give a running trial what is known of its training, and a place in the queue for the rest."""
@@ -216,6 +228,7 @@ class Driver:
             key = next(iter(self.queue))
             del self.queue[key]
             if (job := self._job(key)) is not None:
+                hit("submit")
                 self.jobs[key] = job
                 self.executor.submit(job)
 
@@ -238,6 +251,7 @@ class Driver:
     # -- listen
 
     def _listen(self, message: Message) -> None:
+        hit("listen")
         match message:
             case Reported(training=key, report=report):
                 if self.pool.extend(key, report):
@@ -259,8 +273,7 @@ class Driver:
         """Whoever wants more of it waits for a worker again; all others rest."""
         for search, trial in list(self._readers(key)):
             if exhausted:
-                state = State.COMPLETE if trial.reports else State.FAILED
-                self._record(search, Ended(self.clock(), trial.number, state))
+                self._record(search, self._exhausted(trial))
             elif search.granted[key] <= trial.epoch or self.stopping or search.closing is not None:
                 self._record(search, Paused(self.clock(), trial.number))
             else:
@@ -269,8 +282,14 @@ class Driver:
         if key not in self.queue:
             self.owners.pop(key, None)
 
+    def _exhausted(self, trial: Trial) -> Ended:
+        if trial.reports:
+            return Ended(self.clock(), trial.number, State.COMPLETE)
+        error = "the trainer ended without a report"
+        return Ended(self.clock(), trial.number, State.FAILED, Outcome.INVALID, error)
+
     def _broke(self, key: str, broke: Broke) -> None:
-        """A process that died is another attempt while attempts make progress; anything else is the end of the training."""
+        """A process that died is another attempt while attempts make progress; anything else ends the training."""
         searches = self._searches(key)
         if broke.lost and self.pool.attempt(key) < MOST_ATTEMPTS:
             for search in searches:

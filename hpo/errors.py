@@ -41,6 +41,14 @@ class BadInput(HpoError):
     exit_code = 2
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that is not waited for: leave at once. What is not recorded yet is trained again by the next run."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+
 class NoResult(HpoError):
     """The study ran and there is nothing to show."""
 

@@ -1,11 +1,12 @@
 """The truth on disk: one SQLite file of events a study, appended by its driver and read by everybody else.
 
-WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. The driver's lock is a file beside the
-journal, held by the operating system for as long as the driver lives; a dead driver's lock is therefore free.
+WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. The driver's lock is a file
+beside the journal, held by the operating system while the driver lives; a dead driver's lock is therefore free.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,8 +33,10 @@ from hpo.core import (
     Scored,
     Started,
     State,
+    Study,
 )
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
+from hpo.failpoints import hit
 
 VERSION = 1
 KINDS: dict[str, type[Event]] = {
@@ -41,10 +44,14 @@ KINDS: dict[str, type[Event]] = {
 }
 # File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO meta VALUES ('version', '{VERSION}');
+COMMIT;
 """
+BUSY_SECONDS = 5.0  # another program may hold the file for so long
 
 
 def encode(event: Event) -> tuple[str, str]:
@@ -74,9 +81,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, read_only: bool = False) -> Journal:
-        """Open or create; raises EnvironmentFailed, naming the file, for anything that cannot be trusted. Never overwrites."""
+        """Open or create; never overwrites. Raises EnvironmentFailed, naming the file, for what cannot be trusted."""
         if read_only:
-            return cls._connect(path, f"{path.resolve().as_uri()}?mode=ro")
+            still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+            return cls._connect(path, f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if still else ''}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -86,39 +94,52 @@ class Journal:
 
     @classmethod
     def _connect(cls, path: Path, uri: str) -> Journal:
-        connection: sqlite3.Connection | None = None
         try:
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
-            connection.execute("PRAGMA busy_timeout=5000")
-            if "mode=rwc" in uri:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(SCHEMA)
-                connection.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
-            journal = cls(path, connection)
-            version = journal.get("version")
-        except sqlite3.Error as error:
-            if connection is not None:
-                connection.close()
-            raise EnvironmentFailed(_unusable(path, error)) from None
-        if version is None or int(version) > VERSION:
-            connection.close()
-            rule = "must be a journal this hpo can read"
-            raise EnvironmentFailed(
-                Mistake(
-                    str(path), rule, f"version {version}, this is {VERSION}", "use the hpo that wrote it, or --fresh"
-                )
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
             )
+        except sqlite3.Error as error:
+            raise EnvironmentFailed(_unusable(path, error)) from None
+        journal = cls(path, connection)
+        try:
+            if "mode=rwc" in uri:
+                journal._prepare()
+            journal._refuse_other_versions()
+        except BaseException:
+            connection.close()
+            raise
         return journal
+
+    def _prepare(self) -> None:
+        """Make the tables of a new journal; one that is there is not touched before its version is known to be ours."""
+        try:
+            new = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
+            if not new:
+                self._refuse_other_versions()
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            if new:
+                self._db.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+
+    def _refuse_other_versions(self) -> None:
+        version = self.get("version")
+        if version != str(VERSION):
+            rule = "must be a journal this hpo can read"
+            got = f"version {version}, this is {VERSION}" if version is not None else "no version"
+            raise EnvironmentFailed(Mistake(str(self.path), rule, got, "use the hpo that wrote it, or --fresh"))
 
     def append(self, event: Event) -> int:
         """Write one event; it is on disk for every other process when this returns. Returns its sequence number."""
         kind, body = encode(event)
+        hit("append.before")
         try:
             row = self._db.execute("INSERT INTO events (kind, body) VALUES (?, ?)", (kind, body)).lastrowid
         except sqlite3.Error as error:
             raise EnvironmentFailed(_unusable(self.path, error)) from None
         assert row is not None
+        hit("append.after")
         return row
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
@@ -131,8 +152,18 @@ class Journal:
         except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
             raise EnvironmentFailed(_unusable(self.path, error)) from None
 
+    def study(self) -> Study:
+        """What the events make of the study. Raises EnvironmentFailed for events that no study can have had."""
+        try:
+            return Study(event for _, event in self.events())
+        except (AssertionError, IndexError, KeyError) as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+
     def get(self, key: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
         return None if row is None else str(row[0])
 
     def put(self, key: str, value: str) -> None:
@@ -160,21 +191,28 @@ class DriverLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+")
+        me = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}).encode()
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_network_file_system(path.parent)
+            self._file = path.open("ab+", buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._file.truncate(0)
+                self._file.write(me)
+            except OSError:
+                self._file.seek(0)
+                holder = _holder(self._file.read())
+                self._file.close()
+                raise
         except BlockingIOError:
-            self._file.seek(0)
-            holder = json.loads(self._file.read() or "{}")
-            self._file.close()
             raise Conflict(_held(path, holder)) from None
-        self._file.truncate(0)
-        self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}))
-        self._file.flush()
+        except OSError as error:
+            raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
 
     def release(self) -> None:
-        self._file.truncate(0)
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
         self._file.close()
 
 
@@ -185,11 +223,19 @@ def holder_of(path: Path) -> Mapping[str, Any] | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder: Mapping[str, Any] = json.loads(file.read() or "{}")
-                return holder
+                return _holder(file.read())
     except FileNotFoundError:
         pass
     return None
+
+
+def _holder(text: str | bytes) -> Mapping[str, Any]:
+    """What a lock says of its driver, as far as it has been written."""
+    try:
+        holder: Mapping[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return holder
 
 
 def refuse_network_file_system(folder: Path) -> None:

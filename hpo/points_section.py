@@ -16,6 +16,7 @@ from hpo.yamlfile import Node
 
 SAMPLES: Final = 1_000
 ENUMERATED: Final = 2_000  # a space of so few points is looked through
+ENOUGH: Final = 100  # points after which a constraint that computes with text would have shown
 MOST_CONSTRAINTS: Final = 100
 MOST_POINTS: Final = 1_000
 
@@ -46,38 +47,48 @@ def check_constraints(constraints: Sequence[tuple[Constraint, Node]], space: Spa
     for index, (constraint, node) in enumerate(constraints):
         for name in constraint.names:
             if name not in space and name not in MEASURES:
-                found.note(
-                    node,
-                    f"constraints.{index}",
-                    f"names {name}, which the search space does not have",
-                    "",
-                    _remedy(name, space),
-                )
+                rule = f"names {name}, which the search space does not have"
+                found.note(node, f"constraints.{index}", rule, "", _remedy(name, space))
     if not constraints or found.within("constraints"):
         return
-    points = list(_points(space, seed))
-    met = [True] * len(points)
-    for index, (constraint, node) in enumerate(constraints):
-        path = f"constraints.{index}"
-        try:
-            holds = [_value(constraint, point) for point in points]
-        except TypeError as error:
-            found.note(node, path, "must compare numbers with numbers", str(error), "write == for text")
-            continue
-        if not any(holds):
-            got = _tried(space, points)
-            found.note(node, path, "must hold somewhere in the search space", got, "loosen it, or widen the space")
-        met = [before and now for before, now in zip(met, holds, strict=True)]
-    if not any(met) and not found.within("constraints"):
-        got = _tried(space, points)
-        found.note(constraints[0][1], "constraints", "must all hold somewhere in the search space", got, "loosen one")
+    held, together, tried = [False] * len(constraints), False, 0
+    for point in _points(space, seed):
+        now = [_holds(item, index, point, found) for index, item in enumerate(constraints)]
+        if found.within("constraints"):
+            return
+        held = [before or one for before, one in zip(held, now, strict=True)]
+        together, tried = together or all(now), tried + 1
+        if together and tried >= ENOUGH:
+            return
+    _note_unmet(constraints, held, together, space, tried, found)
 
 
-def _value(constraint: Constraint, point: Params) -> bool:
+def _holds(item: tuple[Constraint, Node], index: int, point: Params, found: Found) -> bool:
     try:
-        return constraint.value(point)
+        return item[0].value(point)
     except ArithmeticError:
         return False
+    except TypeError as error:
+        rule = "must compare numbers with numbers"
+        found.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
+        return False
+
+
+def _note_unmet(
+    constraints: Sequence[tuple[Constraint, Node]],
+    held: Sequence[bool],
+    together: bool,
+    space: Space,
+    tried: int,
+    found: Found,
+) -> None:
+    got = f"none of {'its' if space.size() == tried else 'a sample of'} {tried:,} points"
+    for index, (_, node) in enumerate(constraints):
+        if not held[index]:
+            rule = "must hold somewhere in the search space"
+            found.note(node, f"constraints.{index}", rule, got, "loosen it, or widen the space")
+    if not together and all(held):
+        found.note(constraints[0][1], "constraints", "must all hold somewhere in the search space", got, "loosen one")
 
 
 def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
@@ -90,11 +101,6 @@ def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
             pass
     rng = random.Random(f"constraints-{seed}")
     return islice(iter(lambda: space.sample(rng), None), SAMPLES)
-
-
-def _tried(space: Space, points: Sequence[Params]) -> str:
-    size = space.size()
-    return f"none of {'its' if size == len(points) else 'a sample of'} {len(points):,} points"
 
 
 def _remedy(name: str, space: Space) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpo.core import Goal, Outcome, Report, State, Study, Training
 from hpo.execution import checkpoints
+from hpo.failpoints import hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,6 @@ class Pool:
         self._trainings: dict[str, Training] = {}
         self._failures: dict[str, Failure] = {}
         self._attempts: dict[str, int] = {}  # since the last new epoch
-        self._best: dict[str, Report] = {}
 
     def __getitem__(self, key: str) -> Training:
         return self._trainings[key]
@@ -37,7 +37,7 @@ class Pool:
         for key, training in study.trainings.items():
             self.add(key, training)
         for trial in study.with_state(State.FAILED):
-            told = trial.outcome is not Outcome.CRASHED  # a crash may have been the machine's fault, and mended since
+            told = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been mended since
             if told and trial.epoch == len(self._trainings[trial.training].reports):
                 self._failures[trial.training] = Failure(trial.outcome, trial.error)
 
@@ -56,16 +56,12 @@ class Pool:
         return True
 
     def recorded(self, key: str, report: Report) -> None:
-        """The report is in a journal: the checkpoint before it is not needed any more, unless it is the best epoch's."""
-        before = report.epoch - 1
-        if self.goal.at == "best":
-            best = self._best.get(key)
-            if best is None or self.goal.cost(report) < self.goal.cost(best):
-                self._best[key] = report
-                before = best.epoch if best is not None and best.epoch != before else before
-            elif best.epoch == before:
-                return
-        checkpoints.forget(self.folder, key, before)
+        """The report is in a journal: no checkpoint before it is needed any more, unless it is the best epoch's."""
+        hit("forget")
+        best = min(self._trainings[key].reports, key=self.goal.cost).epoch if self.goal.at == "best" else report.epoch
+        for epoch in checkpoints.epochs(self.folder, key):
+            if epoch < report.epoch and epoch != best:
+                checkpoints.forget(self.folder, key, epoch)
 
     def checkpoint(self, key: str) -> int:
         """The epoch from which this training can go on."""
@@ -82,5 +78,6 @@ class Pool:
         return self._failures.get(key)
 
     def prune(self, wanted: Iterable[str]) -> int:
-        """Keep the disk within the cap; returns the bytes in use."""
+        """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use."""
+        checkpoints.sweep(self.folder)
         return checkpoints.prune(self.folder, self.cap, set(wanted))

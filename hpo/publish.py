@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from hpo.core import digest
 from hpo.errors import HpoError
+from hpo.execution.worker import die_with_parent
 from hpo.mlflow_store import quiet, reason
 from hpo.publishing import CHAMPION, Order, Published
 from hpo.training import metrics
@@ -255,6 +256,7 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     quiet()
+    die_with_parent()
     told = answered(sys.stdin.read())
     with answer:
         answer.write(json.dumps(told) + "\n")

@@ -13,6 +13,16 @@ from pathlib import Path
 from hpo import bounds, confirmation, findings, verdicts
 from hpo.core import State, Trial
 from hpo.domains import Parameter
+from hpo.overview import (
+    Overview,
+    ReportInput,
+    comparison_picture,
+    course_pictures,
+    mattered_pictures,
+    pictures,
+    slices,
+    winner_pictures,
+)
 from hpo.page import (
     Content,
     Html,
@@ -28,16 +38,6 @@ from hpo.page import (
     tag,
 )
 from hpo.page import figures as figure_grid
-from hpo.view import (
-    ReportInput,
-    View,
-    comparison_picture,
-    course_pictures,
-    mattered_pictures,
-    pictures,
-    slices,
-    winner_pictures,
-)
 from hpo.wording import count, decimals, duration, listed, number, written
 
 __all__ = ["ReportInput", "document", "pictures", "write"]
@@ -61,7 +61,7 @@ def write(report: ReportInput, path: Path) -> None:
 
 def document(report: ReportInput) -> str:
     """The page as text."""
-    view = View(report)
+    view = Overview(report)
     parts = [
         _top(view),
         _searched(view),
@@ -81,7 +81,7 @@ def document(report: ReportInput) -> str:
 # -- the top -----------------------------------------------------------------------------------------------------
 
 
-def _top(view: View) -> Html:
+def _top(view: Overview) -> Html:
     report, study = view.report, view.study
     title = tag("h1", f"{report.name} · {report.strategy}, seed {report.seed}")
     if not report.events and report.comparison is not None:
@@ -109,7 +109,7 @@ def _facts(facts: Mapping[str, str]) -> Html:
     return tag("dl", join(pairs), class_="facts")
 
 
-def _headline(view: View) -> Html:
+def _headline(view: Overview) -> Html:
     metric, trials = view.goal.metric, len(view.study)
     if not trials:
         return Html("No trial has started yet.")
@@ -130,7 +130,7 @@ def _headline(view: View) -> Html:
     )
 
 
-def _tested(view: View) -> str:
+def _tested(view: Overview) -> str:
     """The winner's test score, and how often anybody looked at the test split."""
     assert view.best is not None
     scores = view.study.scores
@@ -150,7 +150,7 @@ def _tested(view: View) -> str:
 # -- what was searched -------------------------------------------------------------------------------------------
 
 
-def _searched(view: View) -> Html | None:
+def _searched(view: Overview) -> Html | None:
     report = view.report
     if not report.events:
         return None
@@ -179,12 +179,12 @@ def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) 
 # -- how it got there --------------------------------------------------------------------------------------------
 
 
-def _course(view: View) -> Html | None:
+def _course(view: Overview) -> Html | None:
     drawn = course_pictures(view)
     return section("How it got there", *(figure(picture) for picture in drawn)) if drawn else None
 
 
-def _winner(view: View) -> Html | None:
+def _winner(view: Overview) -> Html | None:
     drawn = winner_pictures(view)
     gain = findings.against_start(view.study, view.goal, view.report.start_with)
     if not drawn and not gain:
@@ -196,7 +196,7 @@ def _winner(view: View) -> Html | None:
 # -- what mattered -----------------------------------------------------------------------------------------------
 
 
-def _mattered(view: View) -> Html | None:
+def _mattered(view: Overview) -> Html | None:
     if not view.valued or not view.searched:
         return None
     parts: list[Content] = []
@@ -214,7 +214,7 @@ def _mattered(view: View) -> Html | None:
 # -- what went wrong, what next ----------------------------------------------------------------------------------
 
 
-def _outcomes(view: View) -> Html | None:
+def _outcomes(view: Overview) -> Html | None:
     if not view.study.trials:
         return None
     errors: dict[str, list[int]] = {}
@@ -226,8 +226,8 @@ def _outcomes(view: View) -> Html | None:
     return section("Outcomes", paragraph(f"{first}."), *(paragraph(text) for text in common), *_list(said, 10))
 
 
-def _diagnoses(view: View) -> Html | None:
-    diagnoses = view.report.diagnoses
+def _diagnoses(view: Overview) -> Html | None:
+    diagnoses = {trial: sentence for trial, sentence in view.report.diagnoses.items() if sentence}
     if not diagnoses:
         return None
     scores = {trial.number: view.goal.score(trial) for trial in view.study.trials}
@@ -259,7 +259,7 @@ def _list(items: Sequence[str], most: int) -> list[Html]:
     return [bullets([*items[:most], *rest])]
 
 
-def _next(view: View) -> Html | None:
+def _next(view: Overview) -> Html | None:
     if view.best is None:
         return None
     if not view.hits:
@@ -301,7 +301,7 @@ def _confirmed(report: ReportInput) -> Html | None:
 # -- every trial -------------------------------------------------------------------------------------------------
 
 
-def _trials(view: View) -> Html | None:
+def _trials(view: Overview) -> Html | None:
     if not view.study.trials:
         return None
     names = findings.searched(view.report.space)
@@ -314,7 +314,7 @@ def _trials(view: View) -> Html | None:
     return section("Trials", scrolling(tag("table", whole, class_="sortable"), "All trials"))
 
 
-def _trial_row(trial: Trial, view: View, names: Sequence[str]) -> Html:
+def _trial_row(trial: Trial, view: Overview, names: Sequence[str]) -> Html:
     state = trial.state.value if trial.state is not State.FAILED else trial.outcome.value
     value = view.goal.value(trial)
     seconds = sum(report.seconds for report in trial.reports)

@@ -20,9 +20,10 @@ from pathlib import Path
 from types import FrameType
 
 from hpo import assembly, provenance
-from hpo.core import Params, Study
+from hpo.core import Params
 from hpo.driver import Driver, Listener
-from hpo.errors import BadInput, Conflict, HpoError, Mistake
+from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
+from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.journal import DriverLock, Journal
 from hpo.outlook import Outlook
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 class Visit:
     """How studies are to be run this time.
 
-    state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its target from now on;
+    state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
     parallel: the most trials of one study at a time; publish: log the winner's model and write a report for each study;
     group: the title of the comparison these studies are part of.
     """
@@ -57,10 +58,6 @@ class Visit:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-class Stopped(KeyboardInterrupt):
-    """A second Ctrl-C: leave at once. What is not recorded yet is trained again by the next run."""
-
-
 def run(spec: StudySpec, visit: Visit) -> Result:
     """Bring one study to its target: a new one, or one that was begun. Raises HpoError."""
     return run_all([spec], visit)[0]
@@ -72,6 +69,7 @@ def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
     placement = assembly.placement(first)
     folders = [Folders(visit.state, spec.name, spec.strategy, spec.seed) for spec in specs]
     with ExitStack() as stack:
+        drivers = stack.enter_context(signals())
         executor = assembly.executor(first, placement)  # before all else: a worker needs seconds to import torch
         stack.callback(executor.close)
         dataset = load_data(first, folders[0])
@@ -83,9 +81,9 @@ def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
         pool = open_pool(first, folders[0], journals)
         outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
         driver = Driver(searches, executor, pool, parts[0].limits(), listeners=visit.listeners)
-        with signals(driver):
-            driver.run(provenance.environment())
-            outlook.conclude(driver, visit.publish)
+        drivers.append(driver)
+        driver.run(provenance.environment())
+        outlook.conclude(driver, visit.publish)
     return [
         Result(spec, place, search.study, dataset, driver.stopping, published, outlook.undelivered, outlook.ui)
         for spec, place, search, published in zip(specs, folders, searches, outlook.published, strict=True)
@@ -125,11 +123,14 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
     lock = DriverLock(folders.lock)
     if fresh and folders.journal.exists():
         set_aside(folders)
+        hit("set-aside")
         lock.release()
         lock = DriverLock(folders.lock)
     stack.callback(lock.release)
+    hit("lock.held")
     journal = stack.enter_context(Journal.open(folders.journal))
     refuse_changes(spec, folders, journal)
+    hit("journal.open")
     journal.put("study", json.dumps(spec.fixed()))
     journal.put("space", json.dumps(spec.space.record()))
     journal.put("text", spec.text)
@@ -168,7 +169,7 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
 def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search:
     """The study as its journal says it, ready to go on."""
     budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
-    study = Study(event for _, event in journal.events())
+    study = journal.study()
     goal = parts.spec.metric.as_goal()
     return Search(
         study,
@@ -202,27 +203,28 @@ def open_pool(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Pool
             continue
         try:
             with Journal.open(path, read_only=True) as journal:
-                pool.learn(Study(event for _, event in journal.events()))
+                pool.learn(journal.study())
         except HpoError as error:
             log.warning("%s; its trainings are not shared", error)
     return pool
 
 
 @contextlib.contextmanager
-def signals(driver: Driver) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM finishes the epochs and rests, a second one leaves at once."""
+def signals() -> Iterator[list[Driver]]:
+    """The first Ctrl-C or SIGTERM lets the driver in the list finish its epochs; one before or after ends all."""
+    drivers: list[Driver] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if driver.stopping:
-            raise Stopped
-        driver.stop(number)
+        if not drivers or drivers[0].stopping:
+            raise Stopped(number)
+        drivers[0].stop(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield drivers
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield drivers
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,18 +38,18 @@ class Search:
         self.total_granted = sum(self.granted.values())
         self.best: Trial | None = None
         self.best_at = 0  # epochs spent when the best was found
-        self.errors: list[str] = []  # of the trials that ended, in that order; "" for one that did not crash
-        for trial in study.trials:
-            self._judge(trial)
-        if self.best is not None:
-            self.best_at = _epochs_by(study, self.best.ended or 0.0)
+        for number in study.spent:
+            self._judge(study.trials[number])
+        self.errors: list[str] = []  # of the trials that end from now on, in that order; "" for one that did not crash
 
     def record(self, event: Event) -> None:
         """Journal first: what a person is shown is on disk."""
         self.journal(event)
         self.study.apply(event)
         if isinstance(event, Ended):
-            self._judge(self.study.trials[event.trial])
+            trial = self.study.trials[event.trial]
+            self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
+            self._judge(trial)
 
     def running(self, key: str) -> list[Trial]:
         """The running trials that read this training."""
@@ -114,18 +114,16 @@ class Search:
         return _all_the_same(first, FAILING_FIRST) or _all_the_same(last, FAILING_IN_A_ROW)
 
     def _judge(self, trial: Trial) -> None:
-        if not trial.finished:
-            return
-        self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
+        """Whether it is the best now, and when it became so; a tie is the earlier trial's and no progress."""
         score = self.goal.score(trial)
-        if trial.state is State.COMPLETE and math.isfinite(score[0]):
-            if self.best is None or score < self.goal.score(self.best):
-                self.best, self.best_at = trial, self.study.epochs
+        if trial.state is not State.COMPLETE or not math.isfinite(score[0]):
+            return
+        before = self.goal.score(self.best) if self.best is not None else (math.inf,)
+        if score < before:
+            self.best_at = self.study.spent[trial.number]
+        if self.best is None or (score, trial.number) < (before, self.best.number):
+            self.best = trial
 
 
 def _all_the_same(errors: list[str], count: int) -> bool:
     return len(errors) == count and errors[0] != "" and len(set(errors)) == 1
-
-
-def _epochs_by(study: Study, moment: float) -> int:
-    return sum(report.time <= moment for training in study.trainings.values() for report in training.reports)

@@ -8,16 +8,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpo import foreign
-from hpo.core import Goal, Params
+from hpo.core import EPOCHS, Goal, Params
 from hpo.expressions import Constraint
 from hpo.fields import Anything, Bytes, Duration, Either, Flag, Number, OneOf, Record, Several, Text, option
-from hpo.space import Space
+from hpo.space import Choice, Parameter, Space
 from hpo.space_schema import CONSTRAINTS, SEARCH_SPACE, START_WITH
+from hpo.space_section import DEFAULT_EPOCHS
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness, as the notes rank them
 FAMILIES: Final = ("cnn", "rnn")
@@ -272,6 +273,12 @@ class StudySpec:
     def __post_init__(self) -> None:
         if self.training_seed is None:
             object.__setattr__(self, "training_seed", self.seed)
+        if EPOCHS not in self.space:
+            constant = Parameter(EPOCHS, Choice((DEFAULT_EPOCHS,)))
+            object.__setattr__(self, "space", Space((*self.space.parameters, constant)))
+        endless = self.budget.trials is None and self.budget.total_epochs is None and self.budget.time is None
+        if endless and self.strategy != "grid":
+            object.__setattr__(self, "budget", replace(self.budget, trials=DEFAULT_TRIALS))
 
     def place(self, path: str) -> str:
         """Where the file gives a value, for a message: "study.yaml:7:12 search_space.learning_rate.min"."""

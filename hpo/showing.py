@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpo.core import Study
+from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.portrait import Portrait
 from hpo.report import ReportInput, pictures, write
@@ -19,8 +20,10 @@ def show(spec: StudySpec, folders: Folders, study: Study) -> None:
         t.number: diagnose(t.reports, t.params, t.outcome).sentence for t in study.trials if t.reports or t.finished
     }
     write_csv(frame(study, spec.metric.as_goal(), sentences), folders.trials_csv)
+    hit("table")
     told = report_input(spec, folders, sentences)
     write(told, folders.report)
+    hit("report")
     plots = folders.artifacts / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     for picture in pictures(told):

@@ -239,10 +239,6 @@ class _File:
         metric: Metric = values.get("metric", Metric())
         if "metric.goal" not in self.places and smaller_is_better(metric.name):
             values["metric"] = replace(metric, goal="minimize")
-        budget: Budget = values.get("budget", Budget())
-        endless = budget.trials is None and budget.total_epochs is None and budget.time is None
-        if endless and values.get("strategy", "bayesian") != "grid":
-            values["budget"] = replace(budget, trials=DEFAULT_TRIALS)
         uri = self.environ.get("MLFLOW_TRACKING_URI")
         tracking: Tracking = values.get("tracking", Tracking())
         if tracking.uri is None and uri:

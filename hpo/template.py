@@ -61,7 +61,8 @@ seed: 0
 #training_seed: 0                       # of SGD; else the seed
 #execution: {{engine: local, memory: 2GiB, report_timeout: 10m, trial_timeout: 1h, checkpoints: 2GiB}}
 #execution: {{engine: ray, address: auto, cpus: 1, gpus: 0.5}}
-#tracking: {{uri: "sqlite:///mlflow.db", experiment: {name}, register: {name}}}    # or false: no MLflow
+#tracking: {{uri: "sqlite:///mlflow.db", experiment: {name}, register: {name}}}
+#tracking: {{enabled: false}}             # or just false: no MLflow
 #compare: {{strategies: [bayesian, random, grid], seeds: 10, margin: 0.002, parallel: 1}}
 """
 

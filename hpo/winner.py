@@ -11,6 +11,7 @@ from hpo import assembly
 from hpo.core import Executor, Job, Reported, Rested, Scored, Trial
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution import checkpoints
+from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.journal import Journal
 from hpo.publishing import Order, Published, publish
@@ -58,9 +59,12 @@ def declare(
         epoch=report.epoch,
         register=spec.tracking.register if run is not None else None,
     )
+    hit("publish.begin")
     published = publish(order)
+    hit("publish.done")
     if all(scored.trial != best.number for scored in search.study.scores):
         search.record(Scored(time.time(), best.number, dict(published.test)))
+    hit("publish.scored")
     if (run is not None) == (outlet is not None):
         journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
     return published

@@ -50,7 +50,7 @@ def point(params: Params) -> str:
 
 def count(n: float, noun: str) -> str:
     """ "1 seed", "3 seeds", "1,200 epochs"."""
-    many = noun if n == 1 else noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    many = noun if n == 1 else noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
     return f"{n:,.0f} {many}"
 
 

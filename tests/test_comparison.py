@@ -165,6 +165,15 @@ def test_a_ranking_turned_round_does_not_hold() -> None:
     )
 
 
+def test_the_interval_of_a_loser_is_told_from_the_winner_s_side() -> None:
+    """Random minus grid is what was measured; grid over random is what is said."""
+    found = compare([*several("random", POOR), *several("grid", GOOD)], GOAL)
+    assert found.pairs[0].difference.interval.high < 0
+    assert "grid is better than random by 0.029 in val_accuracy (95 % interval 0.028 to 0.031)" in verdicts.sentence(
+        found
+    )
+
+
 def test_a_ranking_that_holds_in_part_says_which() -> None:
     found = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
     assert found.pair("random", "grid").verdict is Verdict.EQUAL

@@ -185,6 +185,14 @@ def test_what_was_reused_is_reported_as_reused() -> None:
     assert f"{epochs} ({epochs} reused)" in plain(document(made(story=again)))
 
 
+def test_trials_from_before_the_space_changed_break_nothing() -> None:
+    space = Space(
+        (Parameter("activation", Choice(("relu", "tanh"))), Parameter("learning_rate", Range(0.01, 0.02, False)))
+    )
+    assert "is best: val_accuracy" in document(made(20, space=space))
+    assert findings.importances(Study(events(40)), GOAL, space).shares
+
+
 NASTY = '<script>alert("x")</script>&amp;<b>'
 
 
@@ -240,10 +248,11 @@ def test_the_same_study_gives_the_same_page() -> None:
 def test_confirmation_start_points_and_diagnoses_are_told() -> None:
     story = [*ended(0, {"learning_rate": 0.001}, 0.9), *ended(1, {"learning_rate": 0.01}, 0.95)]
     again = confirm([Finalist(1, 0.95, (0.94, 0.93)), Finalist(0, 0.9, (0.89, 0.9))], GOAL)
-    sentences = {0: "too slow: loss still falling 4 % an epoch", 1: "too slow: loss still falling 9 % an epoch"}
+    sentences = {2: "", 0: "too slow: loss still falling 4 % an epoch", 1: "too slow: loss still falling 9 % an epoch"}
     whole = replace(made(story=story), start_with=[{"learning_rate": 1e-3}], diagnoses=sentences, confirmation=again)
     text = plain(document(whole))
     assert "The winner is 0.050 better than the best of your start_with points (trial 0, 0.9)." in text
+    assert "2 trials of 2 had something to say" in text
     assert "too slow: trials 1 and 0; in trial 1: loss still falling 9 % an epoch" in text
     assert "The finalists, trained again" in text
 

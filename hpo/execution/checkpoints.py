@@ -1,20 +1,26 @@
 """States of trainings on disk: written before the report is sent, renamed into place, least recently used first out.
 
-A lost checkpoint costs time, never a result: what a trial scored is in the journal. Workers only write; only the driver deletes,
-once it has recorded a later epoch, so that the last epoch in the journal can always be gone on from.
+A lost checkpoint costs time, never a result: what a trial scored is in the journal. Workers only write; only the driver
+deletes, once it has recorded a later epoch, so that the last epoch in the journal can always be gone on from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 from collections.abc import Collection
 from pathlib import Path
 
 from hpo.core import Report
+from hpo.errors import EnvironmentFailed, Mistake
+from hpo.failpoints import hit
 
 SUFFIX = ".ckpt"
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})  # not the trainer's fault
+PROBE = bytes(2**16)
 
 
 def path(folder: Path, key: str, epoch: int) -> Path:
@@ -32,19 +38,42 @@ def newest(folder: Path, key: str, most: int) -> int:
 
 
 def write(folder: Path, key: str, report: Report, sync: bool = False) -> None:
-    """Save the state after this epoch; a reader sees the whole file or none. sync: survive a power cut too."""
+    """Save the state after this epoch; a reader sees the whole file or none. sync: survive a power cut too.
+
+    Raises EnvironmentFailed for a disk that is full or broken, and whatever `save` raises.
+    """
     assert report.save is not None
     final = path(folder, key, report.epoch)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+    draft = final.with_name(f"{final.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         report.save(draft)
         if sync:
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
+        hit("checkpoint.draft")
         draft.replace(final)
+    except Exception as error:
+        _blame_the_disk(draft, error)
+        raise
     finally:
         draft.unlink(missing_ok=True)
+    hit("checkpoint.placed")
+
+
+def _blame_the_disk(draft: Path, error: Exception) -> None:
+    """torch.save says RuntimeError for a full disk: does a little more fit beside what it has written?"""
+    if not isinstance(error, OSError):
+        try:
+            draft.with_suffix(".probe.tmp").write_bytes(PROBE)
+            return
+        except OSError as found:
+            error = found
+        finally:
+            draft.with_suffix(".probe.tmp").unlink(missing_ok=True)
+    if error.errno in DISK:
+        rule, remedy = "must have room for checkpoints", "free space there, then run the same command again"
+        raise EnvironmentFailed(Mistake(str(draft.parent.parent), rule, os.strerror(error.errno), remedy)) from None
 
 
 def forget(folder: Path, key: str, epoch: int) -> None:
@@ -52,7 +81,7 @@ def forget(folder: Path, key: str, epoch: int) -> None:
 
 
 def prune(folder: Path, cap: int, wanted: Collection[str]) -> int:
-    """Delete the least recently used trainings until at most `cap` bytes are left, never a wanted one. Returns the bytes left."""
+    """Delete the least recently used trainings, never a wanted one, until `cap` bytes are left; returns those."""
     sizes: list[tuple[float, int, Path]] = []
     for training in folder.glob("*/"):
         with contextlib.suppress(FileNotFoundError):
@@ -63,12 +92,16 @@ def prune(folder: Path, cap: int, wanted: Collection[str]) -> int:
     left = sum(size for _, size, _ in sizes)
     for _, size, training in sorted(sizes):
         if left > cap and training.name not in wanted:
+            hit("prune")
             shutil.rmtree(training, ignore_errors=True)
             left -= size
     return left
 
 
 def sweep(folder: Path) -> None:
-    """Remove drafts of processes that died while writing."""
+    """Remove drafts of this machine's processes that died while writing."""
     for draft in folder.glob("*/*.tmp"):
-        draft.unlink(missing_ok=True)
+        name = draft.name.removesuffix(".tmp").removesuffix(".probe")
+        host, _, pid = name.partition(f"{SUFFIX}.")[2].rpartition(".")
+        if host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How many workers, and on which devices, without importing torch here: 2 s and 200 MB that the driver does not need."""
+"""How many workers, on which devices; imports no torch, 2 s and 200 MB that the driver does not need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cores() -> int:
 
 
 def place(device: str, workers: int | str, found: int | None = None) -> Sequence[str]:
-    """The device of each worker, in turn. workers "auto": one a core on CPU, one a GPU. Raises BadInput for a missing device."""
+    """The device of each worker, in turn. "auto": one a core on CPU, one a GPU. Raises BadInput for a missing one."""
     found = gpus() if found is None and device != "cpu" else found or 0
     if device == "cpu" or (device == "auto" and found == 0):
         return ["cpu"] * (cores() if workers == "auto" else int(workers))

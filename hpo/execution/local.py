@@ -22,9 +22,10 @@ from typing import Any
 from hpo.core import Broke, Job, Message, Outcome, Rested, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.work import timed_out
-from hpo.execution.worker import Begin, Halt, Prepare, Ready
+from hpo.execution.worker import Begin, Halt, Prepare, Ready, Stranded
 
 HANG_SECONDS = 1800.0  # silence that counts as a hang where the study file sets no limit
+START_SECONDS = 600.0  # a worker that is not ready by then never will be
 LAST_WORDS = 4096  # bytes of a worker's output that are kept
 MOST_FAILED_STARTS = 3
 
@@ -58,7 +59,7 @@ class LocalExecutor:
     """`slots` worker processes. They start at once and import `modules`; `begin` gives them their trainers.
 
     factories: one for each slot in turn, so that slot i can have its own device.
-    clock is asked for hangs and time limits only, never put into a result.
+    clock is asked for hangs and time limits only, never put into a result; starting: seconds a worker has to be ready.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class LocalExecutor:
         modules: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        starting: float = START_SECONDS,
     ) -> None:
         self.slots = slots
+        self._starting = starting
         self._modules = tuple(modules)
         self._environment = {**os.environ, **ENVIRONMENT, **(environment or {})}
         self._clock = clock
@@ -153,8 +156,10 @@ class LocalExecutor:
             messages += self._replace(index, Outcome.CRASHED, "")
         return messages
 
-    def _hear(self, worker: _Worker, said: Ready | Message) -> list[Message]:
+    def _hear(self, worker: _Worker, said: Ready | Stranded | Message) -> list[Message]:
         worker.heard = self._clock()
+        if isinstance(said, Stranded):
+            raise EnvironmentFailed(said.error)
         if isinstance(said, Ready):
             if said.error:
                 raise EnvironmentFailed(f"a worker could not start: {said.error}")
@@ -193,17 +198,17 @@ class LocalExecutor:
 
     # -- limits
 
-    def _silence(self, job: Job) -> float:
-        return job.limits.report_seconds or HANG_SECONDS
+    def _silence(self, worker: _Worker, job: Job) -> float:
+        return job.limits.report_seconds or HANG_SECONDS if worker.ready else self._starting
 
     def _patience(self, deadline: float | None) -> float | None:
         """How long nothing needs to be looked at."""
         now = self._clock()
         moments = [] if deadline is None else [deadline]
         for worker in self._workers:
-            if worker.job and worker.ready:
-                moments.append(worker.heard + self._silence(worker.job))
-                if worker.job.limits.trial_seconds is not None:
+            if worker.job:
+                moments.append(worker.heard + self._silence(worker, worker.job))
+                if worker.ready and worker.job.limits.trial_seconds is not None:
                     moments.append(worker.since + worker.job.limits.trial_seconds)
         return max(0.0, min(moments) - now) + 0.01 if moments else None
 
@@ -213,14 +218,14 @@ class LocalExecutor:
         messages: list[Message] = []
         for index, worker in enumerate(self._workers):
             job = worker.job
-            if job is None or not worker.ready:
+            if job is None:
                 continue
-            if job.limits.trial_seconds is not None and now > worker.since + job.limits.trial_seconds:
+            if worker.ready and job.limits.trial_seconds is not None and now > worker.since + job.limits.trial_seconds:
                 worker.job = None
                 self._replace(index, Outcome.TIMEOUT, "time limit")
                 messages.append(timed_out(job))
-            elif now > worker.heard + self._silence(job):
-                why = f"no report for {self._silence(job):.3g} s"
+            elif now > worker.heard + (silence := self._silence(worker, job)):
+                why = f"{'no report' if worker.ready else 'not ready'} for {silence:.3g} s"
                 messages += self._replace(index, Outcome.TIMEOUT, why)
         return messages
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train, epochs_of
-from hpo.errors import HpoError
+from hpo.errors import EnvironmentFailed, HpoError
 from hpo.execution import checkpoints
 from hpo.training.failure import TrainingFailed
 
@@ -35,12 +35,17 @@ class Bench:
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
         """Messages of one job, the last of them Rested or Broke. `stopped` is asked after every epoch."""
         held, self._held = self._held, None
+        fits = held is not None and held.training == job.training and held.epochs >= job.until
+        said = False
         try:
-            fits = held is not None and held.training == job.training and held.epochs >= job.until
             reports = held.reports if held is not None and fits else self._train(job)
-            yield from self._pull(job, reports, stopped)
+            for message in self._pull(job, reports, stopped):
+                said = True
+                yield message
+        except EnvironmentFailed:  # the machine's fault: no trial is to pay for it
+            raise
         except Exception as error:  # whatever a trainer raises is told, not raised: the study goes on
-            yield broke(job, error)
+            yield broke(job, error) if said or fits or job.start == 0 else unreadable(job, error)
 
     def _pull(self, job: Job, reports: Iterator[Report], stopped: Callable[[], bool]) -> Iterator[Message]:
         spent = 0.0
@@ -64,6 +69,15 @@ def timed_out(job: Job) -> Broke:
     return Broke(
         job.training, Outcome.TIMEOUT, f"longer than the time limit of {job.limits.trial_seconds:.3g} s left to it"
     )
+
+
+def unreadable(job: Job, error: Exception) -> Broke:
+    """It could not go on from its checkpoint, which may be torn, or gone: to train it again costs time only."""
+    told = broke(job, error)
+    if told.outcome is Outcome.CRASHED:
+        checkpoints.forget(job.folder, job.training, job.start)
+        return replace(told, lost=True)
+    return told
 
 
 def broke(job: Job, error: Exception) -> Broke:

@@ -1,13 +1,14 @@
 """A worker process: started by LocalExecutor with one end of a socket, dies with its driver.
 
-It is a plain subprocess, not a multiprocessing child, so that the driver's `__main__` is never imported again: a study can be
-run from a notebook or from a script without `if __name__ == "__main__"`.
+It is a plain subprocess, not a multiprocessing child, so that the driver's `__main__` is never imported again: a study
+can be run from a notebook or from a script without `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import queue
@@ -21,9 +22,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hpo.core import Broke, Job, Outcome, Train
+from hpo.errors import EnvironmentFailed
 from hpo.execution.work import Bench, one_line
 
 PR_SET_PDEATHSIG = 1
+MOST_LEAKED = 64  # file descriptors a job may leave open before its worker is replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,23 @@ class Ready:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """The machine, not the trainer, is at fault (its disk is full): the driver must stop."""
+
+    error: str
+
+
 def main(descriptor: int) -> None:
-    _die_with_driver()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    die_with_parent()
+    leave_signals_to_the_driver()
     worker = _Worker(Connection(descriptor))
     threading.Thread(target=worker.listen, daemon=True).start()
     worker.serve()
 
 
 class _Worker:
-    """Commands come in on a thread of their own, so that `Halt` and the driver's death are seen in the middle of an epoch."""
+    """Commands come in on a thread of their own, so that `Halt` and the driver's death are seen in mid-epoch."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -111,12 +121,17 @@ class _Worker:
         return bench
 
     def _run(self, bench: Bench, job: Job) -> None:
+        before = _open_files()
         try:
             with _memory_limit(job.limits.memory_bytes):
                 for message in bench.run(job, lambda: job.training in self._halted):
                     self._pipe.send(message)
         except MemoryError as error:
             self._pipe.send(Broke(job.training, Outcome.OOM, one_line(error)))
+        except EnvironmentFailed as error:
+            self._pipe.send(Stranded(str(error)))
+        if _open_files() > before + MOST_LEAKED:
+            os._exit(0)  # what a trainer leaks hurts its own trials only: another process stands in for this one
 
 
 def _prepare(command: Prepare) -> None:
@@ -125,10 +140,24 @@ def _prepare(command: Prepare) -> None:
             importlib.import_module(module)
 
 
-def _die_with_driver() -> None:
+def die_with_parent() -> None:
     """Linux: the kernel kills this process when its parent dies, even while it is stuck in native code."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leave_signals_to_the_driver() -> None:
+    """Ctrl-C, and a SIGTERM to a whole group of processes, let the epoch finish; what a trainer starts is as usual."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # no SIG_IGN, which a started program would inherit
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _open_files() -> int:
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError as error:  # not one more can be opened
+        return sys.maxsize if error.errno == errno.EMFILE else 0
 
 
 @contextlib.contextmanager

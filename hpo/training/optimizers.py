@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Params, epochs_of
+from hpo.training.descent import Adam, Algorithm, Group, Optimizer, RmsProp, Sgd
 from hpo.training.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
 
 
@@ -47,7 +48,7 @@ def weights(network: nn.Module) -> list[Tensor]:
 class Rule:
     """w <- w - eta * what the optimizer makes of dL/dw, with the penalties' gradients added and the whole clipped."""
 
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     params: Params
     parameters: list[Tensor]
     weights: list[Tensor]
@@ -61,11 +62,8 @@ class Rule:
         self._penalize()
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
-        rate = eta(self.params, done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        for parameter in self.parameters:  # as zero_grad does, in a seventh of its time
+        self.optimizer.step(eta(self.params, done))
+        for parameter in self.parameters:
             parameter.grad = None
 
     def _penalize(self) -> None:
@@ -91,12 +89,9 @@ def rule(params: Params, network: nn.Module) -> Rule:
     ]
     l2, decay = _number(params, "l2"), _number(params, "weight_decay")
     decoupled = setting(params, TRAINING, "optimizer") == ADAMW
-    groups = [
-        {"params": penalized, "weight_decay": decay if decoupled else decay + 2 * l2},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = [Group(penalized, decay if decoupled else decay + 2 * l2), Group(others, 0.0)]
     return Rule(
-        optimizer=_optimizer(params, [group for group in groups if group["params"]]),
+        optimizer=Optimizer(_algorithm(params), groups),
         params=params,
         parameters=penalized + others,
         weights=penalized,
@@ -106,17 +101,11 @@ def rule(params: Params, network: nn.Module) -> Rule:
     )
 
 
-def _optimizer(params: Params, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-    """Fused where torch has it: one kernel for all tensors, on CPU too (docs/design.md, 7)."""
-    name, lr = setting(params, TRAINING, "optimizer"), _number(params, "learning_rate")
+def _algorithm(params: Params) -> Algorithm:
+    name, momentum = setting(params, TRAINING, "optimizer"), _number(params, "momentum")
     if name == SGD:
-        momentum = _number(params, "momentum")
-        nesterov = bool(setting(params, TRAINING, "nesterov")) and momentum > 0  # torch refuses it at momentum 0
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        return Sgd(momentum, bool(setting(params, TRAINING, "nesterov")))
     if name == RMSPROP:
-        return torch.optim.RMSprop(
-            groups, lr=lr, alpha=_number(params, "rms_decay"), momentum=_number(params, "momentum"), foreach=True
-        )
+        return RmsProp(_number(params, "rms_decay"), momentum)
     assert name in (ADAM, ADAMW), name
-    made = torch.optim.Adam if name == ADAM else torch.optim.AdamW
-    return made(groups, lr=lr, betas=(_number(params, "beta1"), _number(params, "beta2")), fused=True)
+    return Adam(_number(params, "beta1"), _number(params, "beta2"), decoupled=name == ADAMW)

@@ -52,12 +52,12 @@ class ReportInput:
 
 def pictures(report: ReportInput) -> list[Picture]:
     """Every figure of the page, for MLflow: `picture.png()` under `picture.name`."""
-    view = View(report)
+    view = Overview(report)
     compared = [comparison_picture(report.comparison)] if report.comparison else []
     return [*course_pictures(view), *winner_pictures(view), *mattered_pictures(view), *slices(view), *compared]
 
 
-class View:
+class Overview:
     """What several sections need, worked out once."""
 
     def __init__(self, report: ReportInput) -> None:
@@ -77,7 +77,7 @@ class View:
     def _reading(self, trial: Trial, spent: Mapping[int, int]) -> Reading:
         """Values that the space no longer has (the file may have changed) are left out."""
         space, value = self.report.space, self.goal.value(trial)
-        params = {n: v for n, v in trial.params.items() if n in space}
+        params = {n: v for n, v in trial.params.items() if n in space and space[n].domain.coerce(v) is not None}
         return Reading(
             trial=trial.number,
             params=params,
@@ -92,7 +92,7 @@ class View:
         return [r for r in self.readings if math.isfinite(r.value) and not r.failed]
 
 
-def course_pictures(view: View) -> list[Picture]:
+def course_pictures(view: Overview) -> list[Picture]:
     goal, found = view.goal, []
     if view.points:
         draw = partial(figures.best_so_far, view.points, view.readings, goal)
@@ -109,7 +109,7 @@ def course_pictures(view: View) -> list[Picture]:
     return found
 
 
-def winner_pictures(view: View) -> list[Picture]:
+def winner_pictures(view: Overview) -> list[Picture]:
     seen = view.report.portrait
     if seen is None and view.best is not None:
         seen = Portrait(view.best.number)
@@ -118,7 +118,7 @@ def winner_pictures(view: View) -> list[Picture]:
     return portrait.pictures(seen, view.study.trials[seen.trial].reports)
 
 
-def mattered_pictures(view: View) -> list[Picture]:
+def mattered_pictures(view: Overview) -> list[Picture]:
     found = []
     if view.importances.shares:
         draw = partial(figures.importances, view.importances.shares)
@@ -130,7 +130,7 @@ def mattered_pictures(view: View) -> list[Picture]:
     return found
 
 
-def slices(view: View) -> list[Picture]:
+def slices(view: Overview) -> list[Picture]:
     shown = [p for p in view.searched if any(p.name in r.params for r in view.valued)][:MOST_SLICES]
     return [
         Picture(

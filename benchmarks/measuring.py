@@ -1,0 +1,32 @@
+"""What every benchmark prints: the machine, n, and a ratio measured in one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+
+
+def say(what: str, figure: str, target: str, n: int) -> None:
+    print(f"{what}: {figure}   (asked: {target}; n = {n})", flush=True)
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.3g}{unit} ({min(values):.3g} to {max(values):.3g})"

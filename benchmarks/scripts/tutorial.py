@@ -1,0 +1,118 @@
+"""What a user would write with the same parts, as the tutorials of Optuna, PyTorch and MLflow do it.
+
+    python tutorial.py CONFIGURATIONS.json FIRST STEP [THREADS]
+
+Trains configurations FIRST, FIRST + STEP, ... of the list: Optuna in SQLite, a DataLoader, one MLflow run a trial and
+`mlflow.log_metric` every epoch. THREADS: torch.set_num_threads; torch's default without it. Prints JSON: trial-epochs, seconds.
+"""
+
+import json
+import sys
+import time
+
+import mlflow
+import optuna
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def data():
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)
+    targets = torch.tensor(digits.target)
+    train, rest = train_test_split(range(len(targets)), test_size=0.3, stratify=targets, random_state=0)
+    val, _ = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=0)
+    mean, std = images[train].mean(), images[train].std()
+    images = (images - mean) / std
+    return TensorDataset(images[train], targets[train]), TensorDataset(images[val], targets[val])
+
+
+class Net(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        layers, channels, size = [], 1, 8
+        for block in range(1, p["blocks"] + 1):
+            out = p[f"block{block}.channels"]
+            layers += [
+                nn.Conv2d(channels, out, p["kernel_size"], padding=p["kernel_size"] // 2),
+                ACTIVATIONS[p["activation"]](),
+                nn.MaxPool2d(2),
+            ]
+            channels, size = out, size // 2
+        layers += [nn.Flatten(), nn.Linear(channels * size * size, p["dense_units"]), ACTIVATIONS[p["activation"]]()]
+        layers += [nn.Dropout(p["dropout"]), nn.Linear(p["dense_units"], 10)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def main():
+    configurations = json.load(open(sys.argv[1]))
+    mine = configurations[int(sys.argv[2]) :: int(sys.argv[3])]
+    if len(sys.argv) > 4:
+        torch.set_num_threads(int(sys.argv[4]))
+    train_set, val_set = data()
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_experiment("tutorial")
+    study = optuna.create_study(
+        study_name="tutorial", storage="sqlite:///optuna.db", direction="maximize", load_if_exists=True
+    )
+    epochs_done = 0
+
+    def objective(trial):
+        nonlocal epochs_done
+        p = mine[trial.number_here]
+        for name, value in p.items():
+            trial.suggest_categorical(name, [value])
+        model = Net(p)
+        if p["optimizer"] == "adam":
+            optimizer = torch.optim.Adam(model.parameters(), lr=p["learning_rate"])
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=p["learning_rate"], momentum=p.get("momentum", 0.0))
+        train_loader = DataLoader(train_set, batch_size=p["batch_size"], shuffle=True)
+        val_loader = DataLoader(val_set, batch_size=256)
+        with mlflow.start_run():
+            mlflow.log_params(p)
+            for epoch in range(p["epochs"]):
+                model.train()
+                for images, targets in train_loader:
+                    optimizer.zero_grad()
+                    loss = F.cross_entropy(model(images), targets)
+                    loss.backward()
+                    optimizer.step()
+                model.eval()
+                correct = total_loss = 0
+                with torch.no_grad():
+                    for images, targets in val_loader:
+                        output = model(images)
+                        total_loss += F.cross_entropy(output, targets, reduction="sum").item()
+                        correct += (output.argmax(1) == targets).sum().item()
+                accuracy = correct / len(val_set)
+                mlflow.log_metric("train_loss", loss.item(), step=epoch)
+                mlflow.log_metric("val_loss", total_loss / len(val_set), step=epoch)
+                mlflow.log_metric("val_accuracy", accuracy, step=epoch)
+                trial.report(accuracy, epoch)
+                epochs_done += 1
+        return accuracy
+
+    began = time.time()
+    for index in range(len(mine)):
+        trial = study.ask()
+        trial.number_here = index
+        study.tell(trial, objective(trial))
+    print(json.dumps({"epochs": epochs_done, "began": began, "ended": time.time()}))
+
+
+if __name__ == "__main__":
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    main()

@@ -1,0 +1,205 @@
+"""The command line as a person uses it: real processes, exit codes, what is said and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUDY = """\
+name: tiny
+train: trainer:train
+prefix_safe: true
+tracking: false
+search_space:
+  learning_rate: {min: 1e-4, max: 1e-1, log: true}
+  width: [8, 16]
+  epochs: [2, 4]
+budget: {trials: 6}
+workers: 2
+"""
+TRAINER = """\
+import math
+
+def train(job):
+    if job.params["width"] == 13:
+        raise ValueError("thirteen is no width")
+    for epoch in range(1, job.params["epochs"] + 1):
+        yield {"val_accuracy": 1 - abs(math.log10(job.params["learning_rate"]) + 2) / 10 - 0.5 / (epoch + 1)}
+"""
+
+
+def hpo(folder: Path, *words: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo", *words], cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100", **environ}, check=False
+    )
+    assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    return tmp_path
+
+
+def test_a_study_runs_to_its_budget_and_says_what_it_found(study: Path) -> None:
+    done = hpo(study, "run")
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("trial ") for line in lines) == 6
+    assert any(line.startswith("tiny: the budget is spent; 6 trials (6 complete)") for line in lines), done.stdout
+    assert any(line.startswith("best:   trial ") for line in lines)
+    assert (study / "studies/tiny/bayesian-0/report.html").exists()
+    assert (study / "studies/tiny/bayesian-0/trials.csv").read_text().count("\n") == 7
+
+
+def test_the_same_command_twice_is_the_same_study_and_more_trials_raise_its_target(study: Path) -> None:
+    hpo(study, "run")
+    again = json.loads(hpo(study, "run", "--json").stdout)
+    assert again["trials"] == 6
+    more = json.loads(hpo(study, "run", "--trials", "9", "--json").stdout)
+    assert more["trials"] == 9
+    remembered = json.loads(hpo(study, "run", "--json").stdout)
+    assert remembered["trials"] == 9
+
+
+def test_fresh_sets_the_old_study_aside_and_keeps_it(study: Path) -> None:
+    hpo(study, "run")
+    fresh = json.loads(hpo(study, "run", "--fresh", "--trials", "2", "--json").stdout)
+    assert (fresh["trials"], fresh["reused_epochs"]) == (2, 0)
+    kept = list((study / "studies/tiny/set-aside").glob("bayesian-0-*/journal.db"))
+    assert len(kept) == 1
+
+
+def test_another_strategy_is_another_study_of_the_same_name(study: Path) -> None:
+    hpo(study, "run")
+    hpo(study, "run", "--strategy", "random", "--seed", "3")
+    rows = json.loads(hpo(study, "status", "--json").stdout)
+    assert [row["study"] for row in rows] == ["bayesian-0", "random-3"]
+    assert all(row["trials"] == 6 and row["driver"] is None for row in rows)
+
+
+def test_show_and_best_print_a_trial_in_words_and_as_json(study: Path) -> None:
+    hpo(study, "run")
+    best = json.loads(hpo(study, "best", "--json").stdout)["best"]
+    shown = json.loads(hpo(study, "show", str(best["trial"]), "--json").stdout)
+    assert shown == best
+    assert f"trial {best['trial']} of bayesian-0: complete" in hpo(study, "best").stdout
+    missing = hpo(study, "show", "77", code=2)
+    assert missing.stderr == "studies/tiny/bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n" or "got 77" in missing.stderr
+
+
+def test_init_writes_a_file_that_checks_and_is_never_overwritten(tmp_path: Path) -> None:
+    hpo(tmp_path, "init", "new.yaml")
+    assert hpo(tmp_path, "init", "new.yaml", code=2).stderr.startswith("new.yaml: must not exist yet")
+
+
+def test_before_the_first_run_every_looking_verb_says_how_to_begin(study: Path) -> None:
+    for verb in (["status"], ["best"], ["show", "0"], ["report"], ["export", "--csv", "x.csv"]):
+        done = hpo(study, *verb, code=3)
+        assert "hpo run" in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_bad_file_is_refused_with_every_mistake_and_nothing_is_created(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x\ndata: digits\nn_trials: 3\nsearch_space: {learning_rate: {min: 1, max: 0.1}}\n")
+    done = hpo(tmp_path, "run", code=2)
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.startswith("study.yaml:3:")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
+
+
+def test_bad_data_are_refused_and_nothing_is_created(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x\ndata: nowhere.npz\nsearch_space: {epochs: 1}\n")
+    done = hpo(tmp_path, "run", code=2)
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
+
+
+def test_a_trainer_that_always_fails_ends_the_study_with_exit_3_and_names_the_traceback(study: Path) -> None:
+    done = hpo(study, "run", "--set", "search_space.width=13", "--set", "budget.trials=40", code=3)
+    assert "thirteen is no width" in done.stdout
+    rows = json.loads(hpo(study, "status", "--set", "search_space.width=13", "--json").stdout)
+    assert rows[0]["trials"] <= 5
+    trace = next((study / "studies/tiny/errors").glob("*.txt"))
+    assert "thirteen is no width" in trace.read_text()
+
+
+def test_a_module_that_does_not_import_is_one_line(study: Path) -> None:
+    (study / "trainer.py").write_text("import nothing_of_that_name\n")
+    done = hpo(study, "run", code=2)
+    assert len(done.stderr.splitlines()) == 1
+    assert "nothing_of_that_name" in done.stderr
+    assert not (study / "studies").exists()
+
+
+def test_a_changed_study_is_a_conflict_that_names_what_changed(study: Path) -> None:
+    hpo(study, "run")
+    done = hpo(study, "run", "--set", "metric.at=best", code=5)
+    assert "metric" in done.stderr
+    assert "--fresh" in done.stderr
+    assert json.loads(hpo(study, "status", "--json").stdout)[0]["trials"] == 6
+
+
+def test_help_names_the_strategies_in_their_order_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    done = hpo(tmp_path, "run", "--help")
+    assert "bayesian, random or grid" in done.stdout
+    probe = "import sys, hpo.cli; print([m for m in ('torch', 'mlflow', 'optuna', 'pandas', 'sklearn', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_unknown_verb_or_flag_is_exit_2(tmp_path: Path) -> None:
+    assert "No such command" in hpo(tmp_path, "rum", code=2).stderr
+    assert "No such option" in hpo(tmp_path, "run", "--trails", "3", code=2).stderr
+
+
+def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -> None:
+    space = ["--set", "search_space.learning_rate=[0.0001, 0.001, 0.01, 0.03, 0.1]"]
+    done = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
+    assert "undecided" in done.stdout
+    assert "random x2" in done.stdout
+    trained, charged = next(line.split()[1:5:3] for line in done.stdout.splitlines() if line.startswith("trained "))
+    assert int(trained) < int(charged)
+    again = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
+    assert again.stdout.splitlines()[-3] == done.stdout.splitlines()[-3]
+
+
+def test_compare_refuses_a_grid_over_a_range_and_offers_one(study: Path) -> None:
+    done = hpo(study, "compare", "--seeds", "2", code=2)
+    assert "count: 5" in done.stderr
+    assert not (study / "studies").exists()
+
+
+def test_replay_uses_recorded_curves_only_and_names_what_is_missing(study: Path) -> None:
+    space = ["--set", "search_space.learning_rate=[0.001, 0.01, 0.1]"]
+    hpo(study, "run", "--strategy", "grid", "--set", "budget.trials=5", *space)
+    assert "recorded; record the whole space first: hpo run --strategy grid" in hpo(study, "replay", *space, "--seeds", "3", code=2).stderr
+    hpo(study, "run", "--strategy", "grid", "--trials", "100", *space)
+    done = hpo(study, "replay", *space, "--rule", "asha", "--seeds", "20")
+    assert "asha would have saved" in done.stdout
+    assert "20 replays" in done.stdout
+
+
+def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
+    hpo(study, "run")
+    done = hpo(study, "confirm", "--top", "2", "--seeds", "2")
+    assert [line.startswith("trial ") and "on fresh seeds" in line for line in done.stdout.splitlines()] == [True, True, False]
+
+
+def test_export_writes_what_optuna_can_read(study: Path) -> None:
+    hpo(study, "run")
+    hpo(study, "export", "--optuna", "journal.log", "--csv", "trials.csv")
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    read = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(study / "journal.log"))))
+    assert len(read.trials) == 6
+    assert read.best_value == pytest.approx(json.loads(hpo(study, "best", "--json").stdout)["best"]["value"])
+    assert "must not exist yet" in hpo(study, "export", "--optuna", "journal.log", code=2).stderr

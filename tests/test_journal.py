@@ -1,0 +1,389 @@
+"""The truth on disk: what is written is read back, whoever dies; what was written once is readable for ever."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hpo.core import (
+    Closed,
+    Continued,
+    Ended,
+    Event,
+    Opened,
+    Outcome,
+    Paused,
+    Report,
+    Reported,
+    Retried,
+    Scored,
+    Started,
+    State,
+    Study,
+)
+from hpo.errors import Conflict, EnvironmentFailed
+from hpo.journal import DriverLock, Journal, decode, encode, file_system, holder_of
+
+# What version 1 of the journal wrote. A change here makes every study there is unreadable: raise journal.VERSION instead.
+WRITTEN = {
+    ("Opened", '{"time":1.5,"environment":{"torch":"2.13.0","pid":7,"dirty":false}}'): Opened(
+        1.5, {"torch": "2.13.0", "pid": 7, "dirty": False}
+    ),
+    (
+        "Started",
+        '{"time":2.0,"trial":0,"params":{"width":8,"rate":0.1,"act":"relu","bias":true},"repeat":0,'
+        '"training":"k","seed":281474976710655,"until":3}',
+    ): Started(2.0, 0, {"width": 8, "rate": 0.1, "act": "relu", "bias": True}, 0, "k", 2**48 - 1, 3),
+    ("Reported", '{"training":"k","report":[1,{"val_loss":NaN,"val_accuracy":0.5},0.25,2.5],"reused":false}'): Reported(
+        "k", Report(1, {"val_loss": math.nan, "val_accuracy": 0.5}, 0.25, 2.5)
+    ),
+    ("Paused", '{"time":3.0,"trial":0}'): Paused(3.0, 0),
+    ("Continued", '{"time":4.0,"trial":0,"until":9}'): Continued(4.0, 0, 9),
+    ("Retried", '{"time":5.0,"training":"k","attempt":2,"error":"SIGKILL"}'): Retried(5.0, "k", 2, "SIGKILL"),
+    ("Ended", '{"time":6.0,"trial":0,"state":"failed","outcome":"oom","error":"größer"}'): Ended(
+        6.0, 0, State.FAILED, Outcome.OOM, "größer"
+    ),
+    ("Scored", '{"time":7.0,"trial":0,"metrics":{"test_accuracy":0.9}}'): Scored(7.0, 0, {"test_accuracy": 0.9}),
+    ("Closed", '{"time":8.0,"reason":"budget"}'): Closed(8.0, "budget"),
+}
+
+
+@pytest.mark.parametrize(("written", "event"), WRITTEN.items(), ids=[kind for kind, _ in WRITTEN])
+def test_what_version_1_wrote_is_read_and_still_written_so(written: tuple[str, str], event: Event) -> None:
+    kind, body = encode(event)
+    assert (kind, json.loads(body.replace("NaN", "null"))) == (
+        written[0],
+        json.loads(written[1].replace("NaN", "null")),
+    )
+    assert repr(decode(*written)) == repr(event)  # nan is not equal to itself, its repr is
+
+
+values = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8) | st.booleans()
+params = st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=4)
+times = st.floats(0, 2e9)
+numbers = st.integers(0, 10**6)
+events = st.one_of(
+    st.builds(Opened, times, params),
+    st.builds(Started, times, numbers, params, numbers, st.text(max_size=32), st.integers(0, 2**48), numbers),
+    st.builds(
+        Reported,
+        st.text(max_size=32),
+        st.builds(Report, numbers, st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False)), times, times),
+        st.booleans(),
+    ),
+    st.builds(Paused, times, numbers),
+    st.builds(Continued, times, numbers, numbers),
+    st.builds(Retried, times, st.text(max_size=32), numbers, st.text(max_size=20)),
+    st.builds(Ended, times, numbers, st.sampled_from(State), st.sampled_from(Outcome), st.text(max_size=20)),
+    st.builds(Scored, times, numbers, st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False))),
+    st.builds(Closed, times, st.text(max_size=9)),
+)
+
+
+@given(event=events)
+@settings(max_examples=200, deadline=None)
+def test_any_event_comes_back_as_it_was(event: Event) -> None:
+    assert decode(*encode(event)) == event
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "study" / "journal.db"
+
+
+def read(path: Path, after: int = 0) -> list[tuple[int, Event]]:
+    with Journal.open(path, read_only=True) as journal:
+        return list(journal.events(after))
+
+
+def test_events_are_numbered_in_order_and_read_from_any_of_them(path: Path) -> None:
+    written = [Paused(float(number), number) for number in range(5)]
+    with Journal.open(path) as journal:
+        assert [journal.append(event) for event in written] == [1, 2, 3, 4, 5]
+    assert read(path) == list(enumerate(written, 1))
+    assert read(path, after=3) == [(4, written[3]), (5, written[4])]
+
+
+def test_readers_see_every_event_at_once_while_its_driver_writes(path: Path) -> None:
+    with Journal.open(path) as journal, Journal.open(path, read_only=True) as reader:
+        for number in range(3):
+            journal.append(Paused(0.0, number))
+            assert len(list(reader.events())) == number + 1
+
+
+def test_a_reader_cannot_write(path: Path) -> None:
+    Journal.open(path).close()
+    with Journal.open(path, read_only=True) as reader, pytest.raises(EnvironmentFailed, match="must be writable"):
+        reader.append(Paused(0.0, 0))
+    assert read(path) == []
+
+
+def test_a_reader_makes_no_journal(path: Path) -> None:
+    with pytest.raises(EnvironmentFailed, match="journal.db: must be writable"):
+        Journal.open(path, read_only=True)
+    assert not path.exists()
+
+
+def test_texts_beside_the_events_are_kept_and_replaced(path: Path) -> None:
+    with Journal.open(path) as journal:
+        assert journal.get("study") is None
+        journal.put("study", "a")
+        journal.put("study", "b")
+    with Journal.open(path) as journal:
+        assert journal.get("study") == "b"
+        assert journal.get("version") == "1"
+
+
+def test_events_no_study_can_have_had_are_a_damaged_journal(path: Path) -> None:
+    with Journal.open(path) as journal:
+        journal.append(Paused(0.0, 3))
+        with pytest.raises(EnvironmentFailed, match="must be an intact journal"):
+            journal.study()
+
+
+# -- the machine: any history, cut by kills at will, against a dict -------------------------------------------------
+
+
+class Histories(RuleBasedStateMachine):
+    """trials[n] = [state, epochs read, until, outcome]; epochs[key] = epochs of the training. A kill leaves the files as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.copies = 0
+        self.trials: dict[int, list[Any]] = {}
+        self.keys: dict[int, str] = {}
+        self.epochs: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self.written = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.path = self.folder / "0" / "journal.db"
+        self.journal = Journal.open(self.path)
+        self.note(Opened(0.0, {}))
+
+    def note(self, event: Event) -> None:
+        self.written += 1
+        assert self.journal.append(event) == self.written
+
+    def pick(self, data: st.DataObject, state: State) -> int:
+        return data.draw(st.sampled_from([n for n, trial in self.trials.items() if trial[0] is state]))
+
+    def some(state: State) -> Any:  # type: ignore[misc]
+        return precondition(lambda self: any(trial[0] is state for trial in self.trials.values()))
+
+    @rule(key=st.sampled_from("abc"), until=st.integers(1, 5), width=values)
+    def start(self, key: str, until: int, width: Any) -> None:
+        number = len(self.trials)
+        self.note(Started(0.0, number, {"width": width, "epochs": 9}, 0, key, 1, until))
+        self.keys[number] = key
+        self.trials[number] = [State.RUNNING, min(until, self.epochs.setdefault(key, 0)), until, Outcome.OK]
+
+    @some(State.RUNNING)
+    @rule(data=st.data(), metric=st.floats())
+    def report(self, data: st.DataObject, metric: float) -> None:
+        key = self.keys[self.pick(data, State.RUNNING)]
+        self.epochs[key] += 1
+        self.note(Reported(key, Report(self.epochs[key], {"val_accuracy": metric}, 1.0, 0.0)))
+        for number, trial in self.trials.items():
+            if self.keys[number] == key and trial[0] is State.RUNNING:
+                trial[1] = min(trial[2], self.epochs[key])
+
+    @some(State.RUNNING)
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        number = self.pick(data, State.RUNNING)
+        self.note(Paused(0.0, number))
+        self.trials[number][0] = State.PAUSED
+
+    @some(State.PAUSED)
+    @rule(data=st.data(), more=st.integers(0, 4))
+    def go_on(self, data: st.DataObject, more: int) -> None:
+        number = self.pick(data, State.PAUSED)
+        trial = self.trials[number]
+        trial[0], trial[2] = State.RUNNING, trial[2] + more
+        self.note(Continued(0.0, number, trial[2]))
+        trial[1] = min(trial[2], self.epochs[self.keys[number]])
+
+    @some(State.RUNNING)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        key = self.keys[self.pick(data, State.RUNNING)]
+        self.attempts[key] = self.attempts.get(key, 1) + 1
+        self.note(Retried(0.0, key, self.attempts[key], "SIGKILL"))
+
+    @some(State.RUNNING)
+    @rule(
+        data=st.data(),
+        state=st.sampled_from([State.COMPLETE, State.PRUNED, State.FAILED]),
+        outcome=st.sampled_from(Outcome),
+    )
+    def end(self, data: st.DataObject, state: State, outcome: Outcome) -> None:
+        number = self.pick(data, State.RUNNING)
+        self.note(Ended(0.0, number, state, outcome))
+        self.trials[number][0], self.trials[number][3] = state, outcome
+
+    @rule()
+    def kill(self) -> None:
+        """What a SIGKILL leaves is the files as they are now: go on with a copy, and never close the old connection first."""
+        self.copies += 1
+        place = self.folder / str(self.copies)
+        shutil.copytree(self.path.parent, place)
+        self.journal.close()
+        self.path = place / "journal.db"
+        self.journal = Journal.open(self.path)
+
+    @rule()
+    def resume(self) -> None:
+        self.journal.close()
+        self.journal = Journal.open(self.path)
+        self.note(Opened(0.0, {}))
+
+    @invariant()
+    def the_journal_says_what_happened(self) -> None:
+        study = self.journal.study()
+        assert [trial.number for trial in study.trials] == sorted(self.trials)
+        for trial in study.trials:
+            state, read, until, outcome = self.trials[trial.number]
+            assert [trial.state, trial.epoch, trial.until, trial.outcome] == [state, read, until, outcome]
+            assert trial.training == self.keys[trial.number]
+        assert {key: len(one.reports) for key, one in study.trainings.items()} == self.epochs
+        assert study.epochs == sum(self.epochs.values())
+        assert study.attempts == self.attempts
+        assert set(study.running) == {n for n, trial in self.trials.items() if trial[0] is State.RUNNING}
+        assert set(study.paused) == {n for n, trial in self.trials.items() if trial[0] is State.PAUSED}
+
+    def teardown(self) -> None:
+        self.journal.close()
+        shutil.rmtree(self.folder)
+
+
+Histories.TestCase.settings = settings(
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestHistories = Histories.TestCase
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from hpo.core import Paused
+from hpo.journal import Journal
+journal = Journal.open(Path(sys.argv[1]))
+while True:
+    print(journal.append(Paused(0.0, 0)), flush=True)
+"""
+
+
+def test_a_killed_process_loses_no_event_it_has_told_anybody_of(path: Path) -> None:
+    told = 0
+    for lines in (1, 40, 90):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        with writer.stdout:
+            for _ in range(lines):
+                told = int(writer.stdout.readline())
+            writer.kill()
+            told = max([told, *map(int, writer.stdout.read().split("\n")[:-1])])
+        writer.wait()
+        written = [seq for seq, _ in read(path)]
+        assert written == list(range(1, len(written) + 1))
+        assert told <= len(written) <= told + 1
+    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+# -- one driver a study ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[DriverLock]:
+    lock = DriverLock(tmp_path / "driver.lock")
+    yield lock
+    lock.release()
+
+
+def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> None:
+    with pytest.raises(Conflict) as refused:
+        DriverLock(held.path)
+    text = str(refused.value)
+    assert f": one driver a study, got pid {os.getpid()} on {os.uname().nodename} since 20" in text
+    assert text.endswith("; wait for it, or end it with `hpo stop`")
+    assert refused.value.exit_code == 5
+
+
+def test_whoever_looks_sees_who_drives_and_takes_nothing(held: DriverLock) -> None:
+    for _ in range(2):
+        holder = holder_of(held.path)
+        assert holder is not None
+        assert holder["pid"] == os.getpid()
+
+
+def test_a_lock_that_was_left_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "driver.lock"
+    path.write_text('{"pid": 1, "host": "gone", "time": 1')
+    assert holder_of(path) is None
+    lock = DriverLock(path)
+    assert (holder_of(path) or {})["pid"] == os.getpid()
+    lock.release()
+    assert holder_of(path) is None
+
+
+def test_a_lock_half_written_by_its_driver_still_locks(tmp_path: Path) -> None:
+    lock = DriverLock(tmp_path / "driver.lock")
+    lock.path.write_text('{"pid": 1')
+    with pytest.raises(Conflict, match="pid ?"):
+        DriverLock(lock.path)
+    lock.release()
+
+
+# -- where it lies --------------------------------------------------------------------------------------------------
+
+MOUNTS = """\
+/dev/vda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+tmpfs /home/fast tmpfs rw 0 0
+//box/share /mnt/my\\040share cifs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/x", "ext4"),
+        ("/home/a/b", "nfs4"),
+        ("/homework", "ext4"),
+        ("/home/fast/a", "tmpfs"),
+        ("/mnt/my share/a", "cifs"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_that_of_the_deepest_mount(tmp_path: Path, folder: str, kind: str) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert file_system(Path(folder), mounts) == kind
+
+
+def test_where_no_mounts_are_told_nothing_is_refused(tmp_path: Path) -> None:
+    assert file_system(tmp_path, tmp_path / "none") == ""
+
+
+def test_a_study_of_a_journal_is_the_study_of_its_events(path: Path) -> None:
+    history: list[Event] = [Opened(0.0, {}), Started(1.0, 0, {"epochs": 1}, 0, "k", 1, 1), Paused(2.0, 0)]
+    with Journal.open(path) as journal:
+        for event in history:
+            journal.append(event)
+        assert journal.study().trials == Study(history).trials

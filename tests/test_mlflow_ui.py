@@ -1,0 +1,125 @@
+"""What a person sees of a study in MLflow's own UI, in headless Chromium: words, sorted numbers, drawn charts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import made_up
+import pytest
+from chromium import BINARY, MISSING, Chromium
+from mlflow_fixtures import ListJournal, feed
+from mlflow_real import Server, mlflow_server, mlflow_store
+
+from hpo import views
+from hpo.core import Event
+from hpo.courier import Courier
+from hpo.delivery import Delivery
+from hpo.mlflow_uri import ui_line
+
+__all__ = ["mlflow_server"]
+pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)
+COLUMNS = ("learning_rate", "batch_size", "activation", "dropout", "blocks", "batch_norm", "epochs")
+# MLflow's own: it asks for a user although nobody can log in, and its table is older than its table library.
+DRAWN = "[...document.querySelectorAll('.js-plotly-plot path.js-line')].filter(e => e.getAttribute('d')).length"
+THEIRS = ("users/current", "AG Grid")
+
+
+@dataclass
+class Shown:
+    """An experiment with two studies, and the browser in front of it."""
+
+    page: Chromium
+    server: str
+    experiment: str
+    runs: dict[str, str]
+
+    def open(self, address: str, *words: str) -> None:
+        """Open it anew and wait for the words. Whatever the page complains about was there without hpo."""
+        self.page.open("about:blank")
+        self.page.complaints.clear()
+        self.page.open(address)
+        for word in words:
+            self.until(f"document.body.innerText.includes({json.dumps(word)})")
+        assert not [text for text in self.page.complaints if not any(theirs in text for theirs in THEIRS)]
+
+    def until(self, condition: str, ticks: int = 600) -> None:
+        for _ in range(ticks):
+            if self.page.run(f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"):
+                return
+            self.page.run("new Promise(done => setTimeout(done, 100))")
+        raise AssertionError(f"never so: {condition}\n{self.page.text[:2_000]}")
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column of the table, from top to bottom."""
+        cells = f"[...document.querySelectorAll('.ag-row [col-id=\"{name}\"]')]"
+        rows = f"{cells}.map(e => [Number(e.closest('.ag-row').getAttribute('row-index')), e.innerText])"
+        return [text for _, text in sorted(self.page.run(rows))]
+
+
+@pytest.fixture(scope="module")
+def shown(mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    folder, events = tmp_path_factory.mktemp("ui"), dict[Path, list[Event]]()
+    (folder / "report.html").write_text("<!doctype html><h1>Nineteen trials searched</h1>")
+    feeds = [
+        feed(folder / name, name="ui", strategy=name, columns=COLUMNS, texts={"study.yaml": "name: ui\n"})
+        for name in ("bayesian", "random")
+    ]
+    deliveries = []
+    for number, one in enumerate(feeds):
+        events[one.journal] = made_up.events(12, seed=number)
+        one = feed(one.journal.parent, **{**vars_of(one), "artifacts": (folder / "report.html",)})
+        deliveries.append(Delivery(one, "ui", "someone", "elsewhere:1", lambda path: ListJournal(events[path])))
+    tags = views.tags(feeds[0].goal, COLUMNS)
+    sender = Courier(deliveries, lambda: mlflow_store.connect(mlflow_server.url, "ui", tags), lambda: 0.0)
+    assert sender.round(live=False, files=True), sender.trouble
+    assert sender.store is not None
+    runs = {made.feed.strategy: str(made.parent) for made in deliveries}
+    with Chromium(1700, 1100) as page:
+        yield Shown(page, mlflow_server.url, sender.store.experiment, runs)
+    sender.close()
+
+
+def vars_of(one: object) -> dict[str, object]:
+    return {name: getattr(one, name) for name in ("name", "strategy", "columns", "texts")}
+
+
+def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(shown: Shown) -> None:
+    shown.open(ui_line(shown.server, shown.experiment), "val_accuracy", "24 matching runs", "bayesian-0 trial 0")
+    metric = "metrics-val_accuracy"
+    shown.until("document.querySelectorAll('.ag-row [col-id*=\"val_accuracy\"]').length > 10")
+    metric = shown.page.run("document.querySelector('.ag-row [col-id*=\"val_accuracy\"]').getAttribute('col-id')")
+    best = [float(text.rstrip(".…")) for text in shown.column(metric)]
+    assert len(best) > 10
+    assert best == sorted(best, reverse=True)
+    for word in ("activation", "batch_size", "blocks"):
+        assert word in shown.page.text
+    shown.page.click(f'.ag-header-cell[col-id="{metric}"] [role="columnheader"], .ag-header-cell[col-id="{metric}"]')
+    first = json.dumps(shown.column(metric)[0])
+    shown.until(f'document.querySelector(\'.ag-row[row-index="0"] [col-id="{metric}"]\').innerText != {first}')
+    worst = [float(text.rstrip(".…")) for text in shown.column(metric)]
+    assert worst == sorted(worst)
+
+
+def test_the_trials_charts_are_drawn(shown: Shown) -> None:
+    address = views.link(shown.server, shown.experiment, views.TRIALS, charts=True)
+    shown.open(address, "Learning curves", "val_loss vs train_loss", "Parameters")
+    shown.until(f"{DRAWN} >= 10")
+
+
+def test_the_strategies_view_compares_studies_by_epochs_spent(shown: Shown) -> None:
+    address = views.link(shown.server, shown.experiment, views.STRATEGIES)
+    shown.open(address, "best_val_accuracy", "2 matching runs", "hpo.strategy", "bayesian-0", "random-0")
+    shown.open(f"{address}&compareRunsMode=CHART", "Best so far against epochs spent")
+    shown.until(f"{DRAWN} >= 2")
+
+
+def test_the_studys_page_says_what_came_of_it_and_shows_the_report(shown: Shown) -> None:
+    page = f"{shown.server}/#/experiments/{shown.experiment}/runs/{shown.runs['bayesian']}"
+    shown.open(
+        f"{page}?workflowType=machine_learning", "Stopped by: budget.", "Best: trial", "Finished", "learning_rate"
+    )
+    shown.open(f"{page}/artifacts/report.html?workflowType=machine_learning", "report.html", "study.yaml")
+    shown.until("document.querySelector('iframe').srcdoc.includes('Nineteen') || document.querySelector('iframe').src")

@@ -1,0 +1,479 @@
+"""What a good study file says: defaults, precedence, units, blocks, conditions, and what the other parts rely on."""
+
+import json
+import pickle
+import random
+import subprocess
+import sys
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from test_yamlfile import plain
+
+from hpo import schema, sections
+from hpo.core import Goal
+from hpo.errors import BadInput
+from hpo.fields import WRONG, Bytes, Duration, Found, options
+from hpo.space import Choice, Condition, Parameter, Range, Space
+from hpo.spec import DEFAULT_EPOCHS, DEFAULT_TRIALS, Budget, DataSpec, EarlyStopping, Metric, Split, StudySpec, load
+from hpo.template import template
+from hpo.training.families import known
+from hpo.yamlfile import node_of, parse
+
+ROOT = Path(__file__).parent.parent
+LEAST = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1, 0.2]}}
+
+
+def read(text: str) -> Any:
+    """YAML 1.2, where 1e-3 is a number, as Python values."""
+    return plain(parse(text, "f").root)
+
+
+def spec(text: str = "", **more: Any) -> StudySpec:
+    return load({**LEAST, **(read(text) if text else {}), **more}, known=known, environ={})
+
+
+def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
+    made = load({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
+    return {parameter.name: parameter for parameter in made.parameters}
+
+
+# -- defaults and precedence
+
+
+def test_a_study_needs_a_name_data_and_a_search_space() -> None:
+    least = spec()
+    assert least.strategy == "bayesian"
+    assert (least.model, least.loss, least.workers, least.device, least.seed) == (
+        "cnn",
+        "cross_entropy",
+        "auto",
+        "auto",
+        0,
+    )
+    assert least.metric.as_goal() == Goal("val_accuracy", True, "last", None)
+    assert least.budget == Budget(trials=DEFAULT_TRIALS)
+    assert least.early_stopping is None
+    assert least.space["epochs"].domain == Choice((DEFAULT_EPOCHS,))
+    assert least.execution.checkpoints == 2 * 1024**3
+    assert least.tracking.enabled
+    assert least.compare.strategies == ("bayesian", "random", "grid")
+
+
+def test_a_default_budget_is_for_strategies_that_would_never_end() -> None:
+    assert spec("budget: {time: 30m}").budget == Budget(time=1800.0)
+    assert spec("budget: {patience: 5}").budget == Budget(trials=DEFAULT_TRIALS, patience=5)
+    assert spec("strategy: grid").budget == Budget()
+
+
+def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: x\ndata: digits\nsearch_space: {epochs: 3}\n")
+    environ = {"MLFLOW_TRACKING_URI": "http://env"}
+    assert load(file, environ={}).tracking.uri is None
+    assert load(file, environ={"MLFLOW_TRACKING_URI": ""}).tracking.uri is None
+    assert load(file, environ=environ).tracking.uri == "http://env"
+    file.write_text(file.read_text() + "tracking: {uri: 'http://file'}\n")
+    assert load(file, environ=environ).tracking.uri == "http://file"
+    assert load(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
+
+
+def test_the_training_seed_follows_the_seed_unless_it_is_given() -> None:
+    assert spec("seed: 3").training_seed == 3
+    assert spec("{seed: 3, training_seed: 0}").training_seed == 0
+
+
+def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -> None:
+    assert spec("metric: val_loss").metric.goal == "minimize"
+    assert spec("metric: {name: val_macro_f1}").metric.goal == "maximize"
+    assert spec("metric: {name: val_loss, goal: maximize}").metric.goal == "maximize"
+    assert spec("{train: 'm:f', metric: reward}").metric == Metric("reward")
+
+
+def test_regression_brings_its_loss_and_its_metric() -> None:
+    made = spec("data: {source: digits, regression: true}")
+    assert (made.loss, made.metric.name, made.metric.goal) == ("squared_error", "val_mse", "minimize")
+
+
+def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
+    made = load(
+        {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}, environ={}
+    )
+    assert made.data is None
+    assert made.fixed()["data"] is None
+
+
+def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
+    made = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
+    assert made.budget == Budget(trials=DEFAULT_TRIALS)
+    assert made.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
+    assert made.training_seed == 4
+
+
+# -- units and shapes of values
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("30m", 1800),
+        ("30min", 1800),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("2d", 172_800),
+        ("0.5s", 0.5),
+        ("1d2h3m4s", 93_784),
+        ("1.5", 1.5),
+    ],
+)
+def test_a_time_has_units(written: str, seconds: float) -> None:
+    assert spec(f"budget: {{time: {written}}}").budget.time == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("1024", 1024),
+        ("2GiB", 2 << 30),
+        ("500MB", 500_000_000),
+        ("1.5 kB", 1500),
+        ("1KiB", 1024),
+        ("7B", 7),
+        ("1TB", 10**12),
+    ],
+)
+def test_a_size_has_units(written: str, size: int) -> None:
+    assert spec(f"execution: {{memory: {written}}}").execution.memory == size
+
+
+@given(st.text("0123456789.dhmsinkMGTB ", max_size=8))
+def test_any_other_text_is_neither_a_time_nor_a_size(text: str) -> None:
+    for kind in (Duration(), Bytes()):
+        value = kind.read(node_of(text, "f"), "x", Found())
+        assert value is WRONG or value > 0
+
+
+def test_short_forms_mean_what_the_long_ones_do() -> None:
+    assert spec("data: digits").data == spec("data: {source: digits}").data == DataSpec("digits")
+    assert spec("metric: val_macro_f1").metric == spec("metric: {name: val_macro_f1}").metric
+    assert spec("early_stopping: asha").early_stopping == EarlyStopping("asha")
+    assert spec("early_stopping: null").early_stopping is None
+    assert spec("tracking: false").tracking.enabled is False
+    assert spec("execution: inline").execution.engine == "inline"
+    assert spec("data: {source: digits, resize: 16}").data == DataSpec("digits", resize=(16, 16))
+    assert spec("data: {source: digits, resize: [16, 8]}").data == DataSpec("digits", resize=(16, 8))
+    assert spec("data: {source: digits, split: [0.8, 0.1, 0.1]}").data == DataSpec("digits", split=Split(0.8, 0.1, 0.1))
+    assert spec("constraints: 'learning_rate < 1'").constraints[0].text == "learning_rate < 1"
+
+
+def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "pictures", here):
+        folder.mkdir(parents=True)
+    (home / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: space.yaml\n")
+    (here / "space.yaml").write_text("dropout: [0.1]\n")
+    monkeypatch.chdir(here)
+    made = load("../home/study.yaml", known=known, environ={})
+    assert made.data == DataSpec(str(home / "pictures"))
+    assert made.space["dropout"].domain == Choice((0.1,))
+    (home / "space.yaml").write_text("dropout: [0.2]\n")
+    beside = load("../home/study.yaml", known=known, environ={})
+    assert beside.space["dropout"].domain == Choice((0.2,))
+    assert (beside.text, beside.space_text) == ((home / "study.yaml").read_text(), "dropout: [0.2]\n")
+
+
+# -- the search space
+
+
+def test_a_range_is_whole_or_not_as_its_parameter_is() -> None:
+    made = space_of("{batch_size: {min: 1e1, max: 1e2}, dropout: {min: 0, max: 0.5}, l2: {min: 0, max: 1}}")
+    assert made["batch_size"].domain == Range(10, 100, True)
+    assert made["l2"].domain == Range(0.0, 1.0, False)
+    assert isinstance(made["l2"].domain.low, float)
+
+
+def test_a_range_nobody_knows_is_as_its_numbers_are_written() -> None:
+    made = space_of("{a: {min: 1, max: 9}, b: {min: 1.0, max: 9}, c: {min: 1, max: 9, step: 0.5}}", "my.net:build")
+    assert [made[name].domain.integer for name in "abc"] == [True, False, False]
+
+
+def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_training() -> None:
+    made = space_of("{dropout: [0, 0.5], batch_size: [16.0, 32]}")
+    assert [type(value) for value in made["dropout"].domain.values] == [float, float]
+    assert [type(value) for value in made["batch_size"].domain.values] == [int, int]
+
+
+def test_a_parameter_of_each_block_exists_when_the_block_does() -> None:
+    made = space_of("{blocks: [0, 1, 3], channels: {choices: [8, 16], per: block}, block3.stride: 2}")
+    assert list(made) == ["blocks", "block1.channels", "block2.channels", "block3.channels", "block3.stride", "epochs"]
+    assert made["block1.channels"].when == (Condition("blocks", (1, 3)),)
+    assert made["block2.channels"].when == made["block3.stride"].when == (Condition("blocks", (3,)),)
+
+
+def test_blocks_may_be_a_range_or_left_to_the_model() -> None:
+    made = space_of("{blocks: {min: 1, max: 3}, channels: {min: 8, max: 64, log: true, per: block}}")
+    assert made["block2.channels"].when == (Condition("blocks", (2, 3)),)
+    assert made["block3.channels"].domain == Range(8, 64, True, log=True)
+    default = known("cnn")["blocks"].default
+    assert [name for name in space_of("{channels: {choices: [8], per: block}}") if "." in name] == [
+        f"block{i}.channels" for i in range(1, int(default or 0) + 1)
+    ]
+
+
+def test_one_block_may_differ_from_the_others() -> None:
+    made = space_of("{blocks: 2, channels: {choices: [8, 16], per: block}, block2.channels: 32}")
+    assert made["block1.channels"].domain == Choice((8, 16))
+    assert made["block2.channels"].domain == Choice((32,))
+
+
+def test_a_condition_inside_a_block_asks_its_own_block() -> None:
+    made = space_of(
+        "{blocks: 2, pool: {choices: [max, none], per: block},"
+        " pool_size: {choices: [2, 3], per: block, when: {pool: max}},"
+        " stride: {choices: [1, 2], when: {block1.pool: none}}}"
+    )
+    assert made["block2.pool_size"].when == (Condition("blocks", (2,)), Condition("block2.pool", ("max",)))
+    assert made["stride"].when == (Condition("block1.pool", ("none",)),)
+
+
+def test_two_conditions_are_and_and_a_list_is_any() -> None:
+    made = space_of(
+        "{optimizer: [sgd, adam, adamw], batch_size: [16, 32], l2: {choices: [0.1],"
+        " when: {optimizer: [adam, adamw], batch_size: 16}}}"
+    )
+    assert made["l2"].when == (Condition("optimizer", ("adam", "adamw")), Condition("batch_size", (16,)))
+
+
+def test_a_parameter_exists_only_where_it_has_an_effect_without_being_told() -> None:
+    made = space_of(
+        "{optimizer: [adam, sgd, rmsprop], momentum: {min: 0, max: 0.9}, leaky_slope: 0.1, activation: leaky_relu}"
+    )
+    assert made["momentum"].when == (Condition("optimizer", ("sgd", "rmsprop")),)
+    assert made["leaky_slope"].when == (Condition("activation", ("leaky_relu",)),)
+    narrower = space_of("{optimizer: [adam, sgd, rmsprop], momentum: {choices: [0.9], when: {optimizer: [adam, sgd]}}}")
+    assert narrower["momentum"].when == (Condition("optimizer", ("sgd",)),)
+
+
+def test_points_to_start_with_take_the_types_of_the_space() -> None:
+    made = spec("start_with: [{learning_rate: 0.1, epochs: 10.0}, {}]")
+    assert made.start_with == ({"learning_rate": 0.1, "epochs": 10}, {})
+    assert type(made.start_with[0]["epochs"]) is int
+
+
+def test_a_rare_point_that_satisfies_all_constraints_is_found_in_a_small_space() -> None:
+    choices = list(range(1, 41))
+    made = load(
+        {"name": "x", "train": "m:f", "search_space": {"a": choices, "b": choices}, "constraints": ["a + b == 80"]},
+        environ={},
+    )
+    assert made.constraints[0].holds({"a": 40, "b": 40})
+
+
+# -- --set
+
+
+def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("blocks: 2\ndropout: {min: 0, max: 0.5}\nblock1.channels: 8\n")
+    (tmp_path / "study.yaml").write_text(
+        "name: x\ndata: digits\nsearch_space: space.yaml\nstart_with: [{dropout: 0.1}]\nbudget: {trials: 3}\n"
+    )
+    sets = [
+        "strategy=random",
+        "budget.trials=7",
+        "budget.time=1h",
+        "execution.memory=1GiB",
+        "search_space.dropout.max=0.2",
+        "search_space.block1.channels=[8, 16]",
+        "search_space.block2.channels=32",
+        "search_space.optimizer=[adam, sgd]",
+        "start_with.0.dropout=0.2",
+        "metric={name: val_loss}",
+        "constraints=[block1.channels <= 16]",
+    ]
+    made = load(tmp_path / "study.yaml", sets=sets, known=known, environ={})
+    assert (made.strategy, made.budget, made.execution.memory) == ("random", Budget(trials=7, time=3600.0), 1 << 30)
+    assert made.space["dropout"].domain == Range(0.0, 0.2, False)
+    assert made.space["block1.channels"].domain == Choice((8, 16))
+    assert made.space["block2.channels"].when == (Condition("blocks", (2,)),)
+    assert made.start_with == ({"dropout": 0.2},)
+    assert (made.metric.name, made.metric.goal) == ("val_loss", "minimize")
+    assert made.constraints[0].names == ("block1.channels",)
+    assert made.sets == tuple(sets)
+    assert made.place("budget.trials") == "--set budget.trials"
+
+
+def test_a_set_may_name_another_space_file_and_change_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("dropout: 0.1\n")
+    (tmp_path / "b.yaml").write_text("dropout: 0.2\n")
+    (tmp_path / "study.yaml").write_text("name: x\ndata: digits\nsearch_space: a.yaml\n")
+    made = load(tmp_path / "study.yaml", sets=["search_space.l2=0.5", "search_space=b.yaml"], known=known, environ={})
+    assert made.space.constants == {"dropout": 0.2, "l2": 0.5, "epochs": DEFAULT_EPOCHS}
+
+
+# -- what may change between runs
+
+
+CHANGES = [
+    ("budget: {trials: 99}", False),
+    ("workers: 3", False),
+    ("device: cpu", False),
+    ("execution: {engine: local, report_timeout: 10m, trial_timeout: 1h, checkpoints: 1GiB}", False),
+    ("tracking: {experiment: other}", False),
+    ("compare: {seeds: 3}", False),
+    ("metric: {name: val_accuracy, target: 0.9}", False),
+    ("metric: val_loss", True),
+    ("strategy: random", True),
+    ("seed: 1", True),
+    ("training_seed: 1", True),
+    ("data: {source: digits, resize: 4}", True),
+    ("loss: squared_error", True),
+    ("class_weights: true", True),
+    ("constraints: ['learning_rate < 1']", True),
+    ("start_with: [{learning_rate: 0.1}]", True),
+    ("early_stopping: median", True),
+    ("model: rnn", True),
+    ("{train: 'm:f', prefix_safe: true}", True),
+]
+
+
+@pytest.mark.parametrize(("text", "matters"), CHANGES)
+def test_what_may_change_between_runs_of_a_study(text: str, matters: bool) -> None:
+    assert (spec(text).fixed() != spec().fixed()) is matters
+    assert json.loads(json.dumps(spec(text).fixed())) == spec(text).fixed()
+
+
+def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
+    free = {"name", "search_space", "budget", "workers", "device", "execution", "tracking", "compare"}
+    assert set(options(StudySpec)) == free | set(spec().fixed())
+
+
+def test_a_folder_with_its_study_may_move(tmp_path: Path) -> None:
+    made = []
+    for name in ("here", "there"):
+        (tmp_path / name / "pictures").mkdir(parents=True)
+        (tmp_path / name / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: {epochs: 1}\n")
+        made.append(load(tmp_path / name / "study.yaml", environ={}).fixed())
+    assert made[0] == made[1]
+
+
+def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
+    made = spec("constraints: ['learning_rate < 1']")
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert replace(made, strategy="random").space == made.space
+    assert made.space.sample(random.Random(0))["learning_rate"] in (0.1, 0.2)
+
+
+def test_a_mapping_is_read_as_a_file_is() -> None:
+    with pytest.raises(BadInput) as refused:
+        load({**LEAST, "strategy": "grd", "budget": {"trials": 0}}, environ={})
+    assert str(refused.value).splitlines() == [
+        "study strategy: must be bayesian, random or grid, got grd; did you mean grid?",
+        "study budget.trials: must be a whole number of at least 1, got 0",
+    ]
+    assert yaml.safe_load(spec("seed: 3").text)["seed"] == 3
+
+
+# -- what ships
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    Draft202012Validator.check_schema(schema.schema())
+    return Draft202012Validator(schema.schema())
+
+
+def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
+    made = load(ROOT / "study.yaml", known=known, environ={})
+    assert (made.strategy, made.data, made.model) == ("bayesian", DataSpec("digits"), "cnn")
+    assert made.space.size() is not None
+    validator.validate(read((ROOT / "study.yaml").read_text(encoding="utf-8")))
+
+
+def test_the_shipped_schema_is_up_to_date() -> None:
+    written = schema.FILE.read_text(encoding="utf-8")
+    assert written == schema.text(), "run: python -m hpo.schema > hpo/study.schema.json"
+
+
+def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
+    (tmp_path / "study.yaml").write_text(template("my-study"), encoding="utf-8")
+    made = load(tmp_path / "study.yaml", known=known, environ={})
+    assert made.name == "my-study"
+    assert all(len(line) <= 120 for line in template().splitlines())
+    validator.validate(read(template()))
+
+
+COMMENTED = [line for line in template().splitlines() if line.startswith("#") and line[1:2].isalpha()]
+BESIDE = {"#prefix_safe": ["#train: package.module:function"], "#data: {source: digits, regression": ["-metric"]}
+
+
+@pytest.mark.parametrize("line", COMMENTED)
+def test_every_commented_line_of_the_template_may_be_uncommented(
+    line: str, tmp_path: Path, validator: Draft202012Validator
+) -> None:
+    key = line[1:].partition(":")[0]
+    beside = next((more for start, more in BESIDE.items() if line.startswith(start)), [])
+    dropped = {key, *(one[1:] for one in beside if one.startswith("-"))}
+    kept = [row for row in template().splitlines() if row.partition(":")[0] not in dropped]
+    added = [line[1:], *(one[1:] for one in beside if one.startswith("#"))]
+    text = "\n".join([*kept, *added])
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    made = load(tmp_path / "study.yaml", sets=_blocks(line), known=known, environ={})
+    assert key in made.places
+    validator.validate(
+        yaml.safe_load(text.replace("1e-3", "1.0e-3").replace("1e-1", "1.0e-1").replace("1e-2", "1.0e-2"))
+    )
+
+
+def _blocks(line: str) -> list[str]:
+    return ["search_space.blocks=[2]"] if "block2" in line else []
+
+
+def test_the_template_names_every_key() -> None:
+    for section in (StudySpec, *(one for one in vars(sections).values() if isinstance(one, type))):
+        for key in options(section) if hasattr(section, "__dataclass_fields__") else ():
+            assert f"{key}:" in template() or f"{key} " in template() or section.__name__ == "Split", (section, key)
+
+
+def test_every_key_is_documented() -> None:
+    for section in vars(sections).values():
+        if isinstance(section, type) and hasattr(section, "__dataclass_fields__"):
+            assert all(one.metadata["doc"] for one in options(section).values()), section
+            wanting = [one for one in fields(section) if one.default is MISSING and "kind" in one.metadata]
+            assert all(one.metadata["example"] for one in wanting), section
+
+
+SHAPES = ("an unknown key", "workers below one", "yes instead of true", "a strategy nobody has", "step beside count")
+SHAPES += ("no choices, written out", "a budget that is a number", "values, of W&B", "low and high, of Optuna")
+SHAPES += ("a registered name with a slash", "a name with a space", "everything is missing", "min without max")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_schema_underlines_mistakes_of_shape(name: str, validator: Draft202012Validator) -> None:
+    cases = yaml.safe_load((ROOT / "tests/bad_study_files.yaml").read_text(encoding="utf-8"))
+    case = next(case for case in cases if case["case"] == name)
+    study = {**({} if case.get("bare") else LEAST), **read(case["file"])}
+    assert not validator.is_valid(study)
+
+
+def test_the_schema_refuses_nothing_that_is_a_study(validator: Draft202012Validator) -> None:
+    for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
+        validator.validate({**LEAST, "search_space": read(path.read_text(encoding="utf-8"))})
+    for text, _ in CHANGES:
+        validator.validate({**LEAST, **read(text)})
+
+
+def test_reading_a_study_imports_nothing_heavy() -> None:
+    heavy = ("torch", "mlflow", "sklearn", "pandas", "scipy", "numpy", "optuna", "pydantic", "matplotlib")
+    code = f"import sys, hpo.spec, hpo.schema, hpo.template; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
