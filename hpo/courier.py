@@ -48,6 +48,8 @@ class Courier:
             Comparison(group, [d for d in deliveries if d.feed.group == group]) for group in groups if group
         ]
         self.store: Store | None = None
+        self.experiment: str | None = None  # its id, once MLflow has answered
+        self.refused = 0
         self.trouble = ""
         self.since: float | None = None
         self.wait = FIRST_WAIT
@@ -64,13 +66,14 @@ class Courier:
         except TROUBLES as error:
             self._fail(error)
             return False
+        finally:
+            self.refused = self.store.refused if self.store is not None else self.refused
         self._recover()
         return True
 
     def standing(self) -> Standing:
         behind = sum(delivery.behind for delivery in self.deliveries)
-        refused = self.store.refused if self.store is not None else 0
-        return Standing(behind or self.pending, self.trouble, self.since, refused)
+        return Standing(behind or self.pending, self.trouble, self.since, self.refused)
 
     @property
     def pending(self) -> int:
@@ -89,6 +92,7 @@ class Courier:
             delivery.read()
         if self.store is None:
             self.store = self._connect()
+            self.experiment = self.store.experiment
         if not self._swept:
             sweep(self.store, {delivery.who.journal for delivery in self.deliveries if delivery.who}, self._now())
             self._swept = True

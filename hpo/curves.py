@@ -79,7 +79,8 @@ def curve(strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: 
     study = Study(events)
     winner = goal.best(study.trials)
     name = "test_" + goal.metric.removeprefix("val_")
-    tests = [score.metrics.get(name) for score in study.scores if winner and score.trial == winner.number]
+    scores = [score.metrics for score in study.scores if winner and score.trial == winner.number]
+    tests = [metrics[name] for metrics in scores if name in metrics]
     points = tuple(best_so_far(events, goal))
     return Curve(strategy, seed, points, study.epochs, test=tests[-1] if tests else None, fresh=tuple(fresh))
 

@@ -95,9 +95,8 @@ class Driver:
         hit("resume.opened")
         for search in self.searches:
             search.closing = search.ending(self.clock())
-            for number in list(search.study.running):
-                if search.closing is None:
-                    self._seat(search, search.study.trials[number])
+            for trial in search.study.with_state(State.RUNNING) if search.closing is None else ():
+                self._seat(search, trial.training, trial.until)
 
     def _close(self) -> None:
         for search in self.searches:
@@ -194,14 +193,14 @@ class Driver:
         event = Started(self.clock(), len(search.study), start.params, start.repeat, key, seed, start.until)
         self._record(search, event)
         hit("start.recorded")
-        self._seat(search, search.study.trials[event.trial])
+        self._seat(search, key, start.until)
         return True
 
     def _continue(self, search: Search, trial: Trial, until: int) -> bool:
         if search.grant(trial.training, until) <= trial.epoch:
             return False
         self._record(search, Continued(self.clock(), trial.number, until))
-        self._seat(search, search.study.trials[trial.number])
+        self._seat(search, trial.training, until)
         return True
 
     def _stop(self, search: Search, key: str, number: int) -> None:
@@ -211,15 +210,19 @@ class Driver:
             self._halted.add(key)
             self.executor.stop(key)
 
-    def _seat(self, search: Search, trial: Trial) -> None:
+    def _seat(self, search: Search, key: str, until: int) -> None:
         """Give a running trial what is known of its training, and a place in the queue for the rest."""
-        key = trial.training
-        search.grant(key, trial.until)
+        search.grant(key, until)
         self.pool.add(key, search.study.trainings[key])
         self._catch_up(search, key)
-        if search.running(key) and key not in self.jobs:
+        if key in self.jobs:
+            return
+        if self._wanted(search, key) > len(self.pool[key].reports):
             self.owners.setdefault(key, search)
             self.queue[key] = None
+            return
+        for trial in search.running(key):  # no epoch is left for it
+            self._record(search, Paused(self.clock(), trial.number))
 
     # -- submit
 
@@ -234,8 +237,7 @@ class Driver:
 
     def _job(self, key: str) -> Job | None:
         """What those who wait for a training may still train of it."""
-        readers = list(self._readers(key))
-        until = max((min(trial.until, search.granted[key]) for search, trial in readers), default=0)
+        until = max((self._wanted(search, key) for search in self.searches), default=0)
         training = self.pool[key]
         known = len(training.reports)
         if until <= known:
@@ -245,7 +247,7 @@ class Driver:
             left = limits.trial_seconds - sum(report.seconds for report in training.reports)
             limits = replace(limits, trial_seconds=max(0.001, left))
         start = self.pool.checkpoint(key)
-        longest = max((trial for _, trial in readers), key=lambda trial: trial.epochs)
+        longest = max((trial for _, trial in self._readers(key)), key=lambda trial: trial.epochs)
         return Job(key, longest.params, training.seed, start, until, known, self.pool.folder, limits)
 
     # -- listen
@@ -255,6 +257,7 @@ class Driver:
         match message:
             case Reported(training=key, report=report):
                 if self.pool.extend(key, report):
+                    self._hand_on(key, report.epoch)
                     for search in self._searches(key):
                         self._catch_up(search, key)
                     self.pool.recorded(key, report)
@@ -264,6 +267,16 @@ class Driver:
             case Broke(training=key):
                 self._leave(key)
                 self._broke(key, message)
+
+    def _hand_on(self, key: str, epoch: int) -> None:
+        """An epoch is trained for one study, the first that asked if it still wants it, and reused by the others."""
+        takers = [search for search in self._searches(key) if self._wanted(search, key) >= epoch]
+        if takers and self.owners.get(key) not in takers:
+            self.owners[key] = takers[0]
+
+    def _wanted(self, search: Search, key: str) -> int:
+        """The epoch up to which this study wants a training now, and has paid for it."""
+        return max((min(trial.until, search.granted[key]) for trial in search.running(key)), default=0)
 
     def _leave(self, key: str) -> None:
         del self.jobs[key]
@@ -305,10 +318,9 @@ class Driver:
 
     def _catch_up(self, search: Search, key: str) -> None:
         """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""
-        wanted = max((min(trial.until, search.granted[key]) for trial in search.running(key)), default=0)
         known = len(search.study.trainings[key].reports)
         own = key in self.jobs and self.owners.get(key) is search
-        for report in self.pool[key].reports[known:wanted]:
+        for report in self.pool[key].reports[known : self._wanted(search, key)]:
             self._record(search, Reported(key, report, reused=not own))
         for trial in search.running(key):
             self._settle(search, trial)

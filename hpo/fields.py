@@ -39,7 +39,7 @@ class Found:
     def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "") -> Wrong:
         """Note a mistake at a node, or at a place. Raises BadInput when there are too many to read."""
         place = node if isinstance(node, str) else node.place
-        mistake = Mistake(f"{place} {clean(path, 120)}".strip(), rule, got, remedy)
+        mistake = Mistake(f"{place} {clean(path, 120)}".strip(), clean(rule, 600), clean(got, 200), clean(remedy, 1000))
         if mistake not in self.mistakes:  # a parameter of each block is one line of the file
             self.mistakes.append(mistake)
             self._paths.append(path)

@@ -50,6 +50,11 @@ class Folders:
         return self.run / "trials.csv"
 
     @property
+    def portrait(self) -> Path:
+        """What there is to see of the winner, as arrays for the report."""
+        return self.run / "portrait.npz"
+
+    @property
     def artifacts(self) -> Path:
         """Pictures and texts that go to MLflow as they are."""
         return self.run / "artifacts"

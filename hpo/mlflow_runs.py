@@ -294,9 +294,10 @@ def note(feed: Feed, study: Study, progress: Progress) -> str:
     best = progress.best
     if best is not None and (reading := feed.goal.reading(best)) is not None:
         value = feed.goal.value(best)
-        test = [f"{name} {number:.4g}" for scored in study.scores[-1:] for name, number in scored.metrics.items()]
+        scores = [scored.metrics for scored in study.scores if scored.trial == best.number]
+        test = [f"{name} {number:.4g}" for metrics in scores for name, number in metrics.items()]
         lines.append(f"**Best: trial {best.number}**, {feed.goal.metric} **{value:.4g}** at epoch {reading.epoch}")
-        lines[-1] += f" (tested: {', '.join(test)})" if test and study.scores[-1].trial == best.number else ""
+        lines[-1] += f" (tested: {', '.join(test)})" if test else ""
         rows = [f"| {name} | {cell(value)} |" for name, value in best.params.items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows]))
     if feed.registered and study.scores:

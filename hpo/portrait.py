@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,11 +38,12 @@ class Portrait:
 
     filters (F, C, h, w); samples (n, C, H, W) with maps (n, F, h, w), the first layer's output for them; confusion (K,
     K) counts, rows are the truth; mistakes (m, C, H, W), worst first, with truth, guess, confidence (m,). classes:
-    names, empty for regression, where truth and guess are numbers and confidence stays empty.
+    names, empty for regression, where truth and guess are numbers and confidence stays empty; split: where all is from.
     """
 
     trial: int
     classes: tuple[str, ...] = ()
+    split: str = "test"
     filters: Array = field(default_factory=_none)
     samples: Array = field(default_factory=_none)
     maps: Array = field(default_factory=_none)
@@ -54,29 +56,30 @@ class Portrait:
     def save(self, path: Path) -> None:
         """One .npz without pickle; written, then renamed."""
         part = path.with_name(f".{path.name}.part")
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trial", "classes")}
+        arrays: Any = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}  # its stub has no arrays
         with part.open("wb") as file:
-            np.savez_compressed(
-                file, trial=np.array(self.trial), classes=np.array(self.classes, dtype=np.str_), **arrays
-            )
+            np.savez_compressed(file, **arrays | {"classes": np.array(self.classes, dtype=np.str_)})
         part.replace(path)
 
     @classmethod
     def open(cls, path: Path) -> Portrait:
         with np.load(path, allow_pickle=False) as arrays:
-            rest = {name: arrays[name] for name in arrays.files if name not in ("trial", "classes")}
-            return cls(int(arrays["trial"]), tuple(str(name) for name in arrays["classes"]), **rest)
+            told = {name: arrays[name] for name in arrays.files}
+        classes = tuple(str(name) for name in told.pop("classes"))
+        return cls(int(told.pop("trial")), classes, str(told.pop("split", "test")), **told)
 
 
 def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
     """The figures there is something to draw of; reports: the winner's, for its learning curves."""
-    who = f"trial {portrait.trial}"
+    who, where = f"trial {portrait.trial}", f"on the {portrait.split} split"
     drawn = [
         Picture("winner-learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
         Picture(
-            "winner-confusion", f"Confusion matrix of {who}", lambda: confusion(portrait.confusion, portrait.classes)
+            "winner-confusion",
+            f"Confusion matrix of {who} {where}",
+            lambda: confusion(portrait.confusion, portrait.classes),
         ),
-        Picture("winner-mistakes", f"Worst mistakes of {who}", lambda: mistakes(portrait)),
+        Picture("winner-mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(portrait)),
         Picture("winner-filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
         Picture("winner-maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, portrait.maps)),
     ]
@@ -109,15 +112,17 @@ def learning(reports: Sequence[Report]) -> Figure:
 def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     epochs = [report.epoch for report in reports]
     lines = [[_finite(report.metrics[name]) for report in reports] for name in names]
-    flat = [value for line in lines for value in line if np.isfinite(value)]
-    gap = (max(flat) - min(flat)) * 0.075 if flat else 0.0
-    ends = [line[-1] if np.isfinite(line[-1]) else 0.0 for line in lines]
-    for place, (name, line, end) in enumerate(zip(names, lines, spread(ends, gap), strict=True)):
-        colour = SERIES[place % len(SERIES)]
+    colours = [SERIES[place % len(SERIES)] for place in range(len(names))]
+    for line, colour in zip(lines, colours, strict=True):
         axes.plot(epochs, line, color=colour, lw=1.8)
-        axes.annotate(
-            name, (epochs[-1], end), (5, 0), textcoords="offset points", color=colour, va="center", fontsize=SMALL
-        )
+    low, high = axes.get_ylim()
+    ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
+    for name, end, colour in zip(names, spread(ends, (high - low) * 0.07, low, high), colours, strict=True):
+        where: Any = {
+            "textcoords": "offset points",
+            "annotation_clip": False,
+        }  # beside the axes, level with their top too
+        axes.annotate(name, (epochs[-1], end), (5, 0), color=colour, va="center", fontsize=SMALL, **where)
     axes.set_xlabel("epoch")
 
 
@@ -165,12 +170,13 @@ def _mistake(portrait: Portrait, i: int) -> str:
 
 
 def filters(weights: Array) -> Figure:
-    """Each filter of the first layer, averaged over its channels unless they are colours; grey is zero."""
+    """Each filter of the first layer, averaged over its channels unless they are colours; grey is 0, white positive."""
     some = np.asarray(weights, dtype=float)[:MOST_FILTERS]
     if some.shape[1] != 3:
         some = some.mean(axis=1, keepdims=True)
     top = np.abs(some).max() or 1.0
-    return _gallery(list(some / top / 2 + 0.5), [""] * len(some), columns=16, limits=(0.0, 1.0))
+    numbers = [f"{i}" for i in range(len(some))]
+    return _gallery(list(some / top / 2 + 0.5), numbers, columns=16, tall=1.4, limits=(0.0, 1.0))
 
 
 def feature_maps(samples: Array, maps: Array) -> Figure:
@@ -181,7 +187,7 @@ def feature_maps(samples: Array, maps: Array) -> Figure:
     for i in range(rows):
         images += [samples[i], *(maps[i, j][None] for j in range(columns - 1))]
         titles += [("image", *(f"{j}" for j in range(columns - 1)))[k] if i == 0 else "" for k in range(columns)]
-    return _gallery(images, titles, columns=columns, tall=1.26)
+    return _gallery(images, titles, columns=columns, tall=1.08, head=0.22)
 
 
 def _gallery(
@@ -189,25 +195,27 @@ def _gallery(
     titles: Sequence[str],
     columns: int,
     tall: float = 1.12,
+    head: float = 0.0,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Small images (C, h, w) side by side, pixels left sharp; each on its own scale unless limits are given.
 
-    tall: the height of a row in widths of an image, so that titles have room.
+    tall: the height of a row in widths of an image, so that titles have room; head: what the first row has more.
     """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
     wide = columns * 1.08
-    figure = Figure(figsize=(width := min(7.6, 0.95 * columns), rows * tall * width / wide))
+    whole = rows * tall + head
+    figure = Figure(figsize=(width := min(7.6, 0.95 * columns), whole * width / wide))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for place, (image, title) in enumerate(zip(images, titles, strict=True)):
-        left, top = place % columns * 1.08, place // columns * tall + tall - 1.04
+        left, top = place % columns * 1.08, head + place // columns * tall + tall - 1.04
         low, high = limits or (None, None)
         extent = (left, left + 1, top + 1, top)
         axes.imshow(_visible(image), cmap="gray", vmin=low, vmax=high, interpolation="none", extent=extent)
         axes.text(left, top - 0.05, title, fontsize=7.5, color=MUTED, va="bottom")
-    axes.set(xlim=(-0.02, wide), ylim=(rows * tall, 0), aspect="auto")
+    axes.set(xlim=(-0.02, wide), ylim=(whole, 0), aspect="auto")
     return figure
 
 

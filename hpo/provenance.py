@@ -33,8 +33,8 @@ def numerics(data_digest: str, device: str, loss: str, class_weights: bool, code
     }
 
 
-def environment() -> dict[str, Value]:
-    """Versions, host, process and commit: what to look at when two runs differ."""
+def environment(numerics: Mapping[str, Value]) -> dict[str, Value]:
+    """Versions, host, process, commit, and what `numerics` told: what to look at when two runs differ."""
     versions: dict[str, Value] = {name: version(name) for name in PACKAGES}
     commit, dirty = git(Path.cwd())
     return {
@@ -43,10 +43,21 @@ def environment() -> dict[str, Value]:
         **versions,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "machine": platform.machine(),
+        "processor": processor(),
         "commit": commit,
         "dirty": dirty,
+        **numerics,
     }
+
+
+@cache
+def processor(told: Path = Path("/proc/cpuinfo")) -> str:
+    """The kind of CPU: another one may round differently."""
+    try:
+        lines = told.read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 @cache
@@ -86,6 +97,7 @@ def git(folder: Path) -> tuple[str, bool]:
 
 
 def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
-    """What a person should know changed between two sessions."""
-    names = [name for name in ("hpo", "python", *PACKAGES, "machine") if before.get(name) != now.get(name)]
-    return [f"{name} {before.get(name)} -> {now.get(name)}" for name in names]
+    """What a person should know changed between two sessions; what one of them did not record is passed over."""
+    names = ("hpo", "python", *PACKAGES, "machine", "processor", "device", "threads", "data", "code", "commit")
+    both = [name for name in names if name in before and name in now]
+    return [f"{name} {before[name]} -> {now[name]}" for name in both if before[name] != now[name]]

@@ -19,22 +19,24 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from torch import Tensor, nn
+from torch import nn
 
 from hpo.core import digest
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
 from hpo.mlflow_store import quiet, reason
+from hpo.portrait import Portrait
 from hpo.publishing import CHAMPION, Order, Published
 from hpo.training import metrics
 from hpo.training.data import Dataset
 from hpo.training.evaluation import load_network
+from hpo.training.insight import portrayed, split
 from hpo.training.losses import loss
+from hpo.training.raw import Pixels
 from hpo.training.resident import resident
 
 NAME = "best-model"
@@ -43,35 +45,13 @@ EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
 LEAST = 1e-38  # probabilities below this are taken for it where a logarithm is due
 
 
-class Pixels(nn.Module):
-    """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
-
-    The arithmetic is training/resident.py's: stored * scale + offset. size: what images are resized to; bytes are
-    rounded to whole numbers, because that is how the data set was made.
-    """
-
-    def __init__(self, network: nn.Module, data: Dataset) -> None:
-        super().__init__()
-        held = resident(data, torch.device("cpu"))
-        self.network = network
-        self.scale, self.offset = nn.Buffer(held.scale), nn.Buffer(held.offset)
-        self.size = data.resize
-        self.bytes, self.classes = data.images.dtype == np.uint8, data.classes is not None
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(torch.float32)
-        if self.size is not None:
-            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
-            images = images.round().clamp(0, 255) if self.bytes else images
-        outputs = self.network(torch.addcmul(self.offset, images, self.scale))
-        result: Tensor = outputs.softmax(1) if self.classes else outputs
-        return result
-
-
 def publish(order: Order) -> Published:
     data = Dataset.open(order.recipe.data)
     network = load_network(replace(order.recipe, device="cpu"), order.params, order.checkpoint)
     pixels = Pixels(network.to("cpu"), data).eval()
+    if order.portrait is not None:
+        seen = portrayed(network, data)
+        Portrait(order.trial, data.classes or (), split(data), **seen).save(order.portrait)
     if order.run is None:
         return Published(test=score(pixels, data, order.recipe.loss), said="the model was scored, not logged")
     client = MlflowClient(order.uri, order.uri)
@@ -107,7 +87,8 @@ def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> st
     about = {"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
     params = {name: str(value) for name, value in order.params.items()}
     experiment = client.get_run(order.run).info.experiment_id
-    model = client.create_logged_model(experiment, NAME, order.run, about, params)
+    name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
+    model = client.create_logged_model(experiment, name, order.run, about, params)
     with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
         Model.log(
             artifact_path=None,
@@ -197,6 +178,9 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
         model = str(published.model)
         mine = str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
     holder = champion(client, name)
+    if order.alias != CHAMPION:
+        client.set_registered_model_alias(name, order.alias, mine)
+        return replace(published, version=mine, said=f"models:/{name}@{order.alias} is version {mine}")
     if holder is None or better(holder.tags, order, data):
         client.set_registered_model_alias(name, CHAMPION, mine)
     elif str(holder.version) != mine:

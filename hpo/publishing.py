@@ -34,7 +34,8 @@ class Order:
     """What to publish.
 
     checkpoint: of the epoch that counts; run: the study's run in MLflow, None to score only; register: the name the
-    model is registered under, None to log it only; value: the goal's metric, by which a new champion must be better.
+    model is registered under, None to log it only; value: the goal's metric, by which a new champion must be better;
+    alias: another than the champion's goes to this model without a contest; portrait: a file for what there is to see.
     """
 
     recipe: Recipe
@@ -49,6 +50,8 @@ class Order:
     trial: int
     epoch: int
     register: str | None = None
+    alias: str = CHAMPION
+    portrait: Path | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -59,7 +62,7 @@ class Order:
         recipe = told["recipe"]
         recipe |= {"data": Path(recipe["data"]), "folder": recipe["folder"] and Path(recipe["folder"])}
         made = {"recipe": Recipe(**recipe), "goal": Goal(**told["goal"]), "checkpoint": Path(told["checkpoint"])}
-        return cls(**told | made)
+        return cls(**told | made | {"portrait": told["portrait"] and Path(told["portrait"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.core import Study, Trial
-from hpo.errors import NoResult
+from hpo.errors import BadInput, Mistake, NoResult
 from hpo.execution import checkpoints
 from hpo.folders import Folders
 from hpo.publishing import Published
@@ -44,10 +44,20 @@ class Result:
             )
         return best
 
+    def trial(self, number: int) -> Trial:
+        """Raises BadInput for a number no trial has."""
+        trials = self.study.trials
+        if not 0 <= number < len(trials):
+            there = f"0 to {len(trials) - 1}" if trials else "none yet"
+            rule = "there must be a trial of that number"
+            raise BadInput(Mistake(str(self.folders.run), rule, str(number), f"trials: {there}"))
+        return trials[number]
+
     @property
     def test(self) -> Mapping[str, float]:
         """What the best trial scored on the test split, if that was read for it."""
-        return next((one.metrics for one in reversed(self.study.scores) if one.trial == self.best.number), {})
+        own = [one.metrics for one in self.study.scores if one.trial == self.best.number]
+        return {name: value for metrics in own for name, value in metrics.items() if name.startswith("test_")}
 
     @property
     def best_value(self) -> float:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from hpo import assembly, provenance
-from hpo.core import Params
+from hpo import assembly, beyond, provenance
+from hpo.core import Params, Paused, State, Study, Value, digest
 from hpo.driver import Driver, Listener
 from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
 from hpo.failpoints import hit
@@ -31,7 +31,8 @@ from hpo.pool import Pool
 from hpo.result import Result
 from hpo.search import Search
 from hpo.space import Space
-from hpo.spec import StudySpec
+from hpo.spec import Budget, StudySpec
+from hpo.strategies.given import Asked, Given
 from hpo.strategies.points import random_points
 from hpo.training import data
 from hpo.training.data import Dataset
@@ -45,7 +46,8 @@ class Visit:
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
     parallel: the most trials of one study at a time; publish: log the winner's model and write a report for each study;
-    group: the title of the comparison these studies are part of.
+    group: the title of the comparison these studies are part of; given: train these points and nothing else, beside
+    the study's target.
     """
 
     state: Path
@@ -54,6 +56,7 @@ class Visit:
     parallel: int | None = None
     publish: bool = True
     group: str | None = None
+    given: Sequence[Asked] = ()
     listeners: Sequence[Listener] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +85,7 @@ def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
         outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
         driver = Driver(searches, executor, pool, parts[0].limits(), listeners=visit.listeners)
         drivers.append(driver)
-        driver.run(provenance.environment())
+        driver.run(environment(parts[0]))
         outlook.conclude(driver, visit.publish)
     return [
         Result(spec, place, search.study, dataset, driver.stopping, published, outlook.undelivered, outlook.ui)
@@ -116,6 +119,12 @@ def refuse_impossible(parts: assembly.Parts) -> None:
                 place, rule, reasons[0] if reasons else "an empty space", "widen it; `hpo check` says what is to blame"
             )
         )
+
+
+def environment(parts: assembly.Parts) -> Mapping[str, Value]:
+    """What to look at when two runs differ."""
+    spec = parts.spec
+    return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
 
 
 def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
@@ -168,8 +177,11 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
 
 def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search:
     """The study as its journal says it, ready to go on."""
-    budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
     study = journal.study()
+    if visit.given:
+        return open_aside(parts, journal, study, visit.given)
+    budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
+    budget = beyond.enlarged(budget, journal, study)
     goal = parts.spec.metric.as_goal()
     return Search(
         study,
@@ -181,6 +193,17 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
         visit.parallel,
         journal.path.parent.name,
     )
+
+
+def open_aside(parts: assembly.Parts, journal: Journal, study: Study, given: Sequence[Asked]) -> Search:
+    """The study with nothing to do but what was asked for; what was running rests until its own next run."""
+    beyond.note(journal, study, given)
+    goal, name = replace(parts.spec.metric.as_goal(), target=None), journal.path.parent.name
+    identity = parts.identity()
+    search = Search(study, Given(given), goal, Budget(), identity, journal.append, name=name, resumes=False)
+    for trial in study.with_state(State.RUNNING):
+        search.record(Paused(trial.reports[-1].time if trial.reports else trial.started, trial.number))
+    return search
 
 
 def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:

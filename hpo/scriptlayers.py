@@ -1,4 +1,4 @@
-"""A network's layers as Python source: the class, one line a layer with the shape that leaves it, and its first weights.
+"""A network's layers as Python source: the class, a line a layer with the shape that leaves it, and the first weights.
 
 Modules are named as training/network.py names them, so that a state_dict fits both.
 """
@@ -24,7 +24,12 @@ from hpo.training.layers import (
     shapes,
 )
 
-PADS = {"zeros": "ZeroPad2d", "replicate": "ReplicationPad2d", "reflect": "ReflectionPad2d", "circular": "CircularPad2d"}
+PADS = {
+    "zeros": "ZeroPad2d",
+    "replicate": "ReplicationPad2d",
+    "reflect": "ReflectionPad2d",
+    "circular": "CircularPad2d",
+}
 POOLS = {"max": "MaxPool2d", "average": "AvgPool2d"}
 ACTIVATIONS = {"relu": "ReLU()", "tanh": "Tanh()", "sigmoid": "Sigmoid()", "silu": "SiLU()"}
 CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -186,5 +191,8 @@ def _recurrent(layer: Recurrent) -> list[str]:
         f"                nn.init.{'eye_(gate)' if identity else 'orthogonal_(gate, generator=generator)'}",
     ]
     if layer.cell == "lstm":
-        lines += ['        if "bias_ih" in name:', f"            nn.init.ones_(gates[{FORGET}])  # it starts by not forgetting"]
+        lines += [
+            '        if "bias_ih" in name:',
+            f"            nn.init.ones_(gates[{FORGET}])  # it starts by not forgetting",
+        ]
     return lines

@@ -17,7 +17,8 @@ class Search:
     """A study and what may still be spent on it.
 
     identity names the training of a point; journal writes an event before the study takes it in;
-    parallel: the most trials that may run at a time (None: as many as there are workers).
+    parallel: the most trials that may run at a time (None: as many as there are workers); resumes: whether what rests
+    goes on by itself.
     """
 
     def __init__(
@@ -30,9 +31,11 @@ class Search:
         journal: Callable[[Event], object] = lambda event: None,
         parallel: int | None = None,
         name: str = "",
+        resumes: bool = True,
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
+        self.resumes = resumes
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
@@ -57,12 +60,12 @@ class Search:
 
     def interrupted(self) -> list[Trial]:
         """Trials that rest before the epoch they were to reach."""
-        trials = [self.study.trials[number] for number in self.study.paused]
+        trials = [self.study.trials[number] for number in self.study.paused if self.resumes]
         return [trial for trial in trials if trial.epoch < trial.until]
 
     def finalist(self) -> Trial | None:
         """The best resting trial, as long as none is complete: early stopping may have paused them all."""
-        resting = [self.study.trials[number] for number in self.study.paused]
+        resting = [self.study.trials[number] for number in self.study.paused if self.resumes]
         return self.goal.best(resting) if self.best is None else None
 
     # -- budget

@@ -31,7 +31,6 @@ def show(spec: StudySpec, folders: Folders, study: Study) -> None:
 
 
 def report_input(spec: StudySpec, folders: Folders, sentences: dict[int, str]) -> ReportInput:
-    portrait = folders.run / "portrait.npz"
     return ReportInput(
         name=spec.name,
         strategy=spec.strategy,
@@ -45,7 +44,7 @@ def report_input(spec: StudySpec, folders: Folders, sentences: dict[int, str]) -
         known=families.known(spec.model, spec.train),
         study_text=spec.text,
         space_text=spec.space_text or None,
-        portrait=Portrait.open(portrait) if portrait.exists() else None,
+        portrait=Portrait.open(folders.portrait) if folders.portrait.exists() else None,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hpo.core import Params, Value
-from hpo.domains import Choice, Condition, Domain, Fault, Known, Parameter, Range, show
+from hpo.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Known, Parameter, Range, show
 from hpo.errors import BadInput, Mistake
 from hpo.grid import Grid, GridImpossible
 
@@ -311,8 +311,10 @@ def _keeps(domain: Domain, value: Value) -> bool:
 
 def _covers(new: Domain, old: Range) -> bool:
     """Whether every value of the old range is one of the new domain."""
+    if new == old:
+        return True
     if isinstance(new, Range) and not new.gridded:
         return new.low <= old.low and old.high <= new.high
-    if old.levels is None or old.levels > 100_000 or (isinstance(new, Range) and new == old):
-        return new == old
+    if old.levels is None or old.levels > LARGEST_COUNT:
+        return False  # or not worth the time
     return all(_keeps(new, old.level(index)) for index in range(old.levels))

@@ -109,8 +109,8 @@ class Tracker:
         return rows[trial].run if trial in rows else None
 
     def ui_line(self, view: str = views.TRIALS) -> str:
-        store = self._courier.store
-        return ui_line(self.uri, store.experiment if store is not None else None, view)
+        """The line that opens the UI on this experiment; also after `close`."""
+        return ui_line(self.uri, self._courier.experiment, view)
 
     # -- the thread
 

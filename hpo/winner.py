@@ -36,7 +36,7 @@ def declare(
     if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
         return None
     key = {"trial": best.number, "epoch": report.epoch, "run": outlet is not None}
-    if (known := remembered(journal)) is not None and known[0] == key:
+    if (known := remembered(journal)) is not None and known[0] == key and folders.portrait.exists():
         return known[1]
     path = restore(parts, folders, executor, best, report.epoch)
     run = None
@@ -58,16 +58,22 @@ def declare(
         trial=best.number,
         epoch=report.epoch,
         register=spec.tracking.register if run is not None else None,
+        portrait=folders.portrait,
     )
     hit("publish.begin")
     published = publish(order)
     hit("publish.done")
-    if all(scored.trial != best.number for scored in search.study.scores):
+    if not any(is_of(scored, best) for scored in search.study.scores):
         search.record(Scored(time.time(), best.number, dict(published.test)))
     hit("publish.scored")
     if (run is not None) == (outlet is not None):
         journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
     return published
+
+
+def is_of(scored: Scored, trial: Trial) -> bool:
+    """Whether this is the trial's own test score; that of a refit is another model's."""
+    return scored.trial == trial.number and any(name.startswith("test_") for name in scored.metrics)
 
 
 def remembered(journal: Journal) -> tuple[dict[str, object], Published] | None:

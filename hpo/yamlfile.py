@@ -94,7 +94,7 @@ def clean(text: str, most: int = 60) -> str:
 
 def read(path: Path) -> Document:
     """The document in a file. Raises BadInput."""
-    return parse(_text(path), str(path))
+    return parse(_text(path), clean(str(path), 300))
 
 
 def parse(text: str, name: str) -> Document:
@@ -153,20 +153,20 @@ def _moved(node: Node, place: str) -> Node:
 
 
 def _text(path: Path) -> str:
-    name = str(path)
+    name = clean(str(path), 300)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would make open() wait for ever
             kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-            raise BadInput(Mistake(clean(name, 200), "must be a file", kind, "name a .yaml file"))
+            raise BadInput(Mistake(name, "must be a file", kind, "name a .yaml file"))
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         rule = "does not exist"
-        raise BadInput(Mistake(clean(name, 200), rule, remedy="check the path, or write one with `hpo init`")) from None
+        raise BadInput(Mistake(name, rule, remedy="check the path, or write one with `hpo init`")) from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadInput(Mistake(clean(name, 200), "cannot be read", reason.lower(), "check the path")) from None
+        raise BadInput(Mistake(name, "cannot be read", reason.lower(), "check the path")) from None
     if len(raw) > LARGEST_FILE:
         raise BadInput(Mistake(name, "must be at most 1 MiB", "more", "keep data out of it"))
     if b"\0" in raw:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import math
 import os
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def accuracy(job: Job, epoch: int) -> float:
 class Fake:
     """A trainer that counts. witness: a file that gets one line an epoch; pause: seconds an epoch takes.
 
-    mischief: what to do at epoch `at`, once for each training (a marker file beside the witness remembers it), or always.
+    mischief: what to do at epoch `at`, once for each training (a marker file beside the witness notes it), or always.
     """
 
     witness: Path | None = None
@@ -55,6 +56,7 @@ class Fake:
     at: int = 2
     always: bool = False
     saves: bool = True
+    weight: int = 0  # bytes that a state is heavier than it has to be
 
     def __call__(self) -> Train:
         return self.train
@@ -75,7 +77,7 @@ class Fake:
 
     def _report(self, job: Job, epoch: int, total: int) -> Report:
         def save(path: Path) -> None:
-            path.write_text(json.dumps({"epoch": epoch, "total": total}))
+            path.write_text(json.dumps({"epoch": epoch, "total": total, "weight": "x" * self.weight}))
 
         metrics = {"val_accuracy": accuracy(job, epoch), "total": float(total)}
         return Report(epoch, metrics, max(self.pause, 0.001), time.time(), save if self.saves else None)
@@ -97,6 +99,9 @@ class Fake:
         MISCHIEF[self.mischief]()
 
 
+LEAKED: list[object] = []
+
+
 def _segfault() -> None:
     ctypes.string_at(0)
 
@@ -112,6 +117,12 @@ def _raise(error: Exception) -> None:
 def _leak() -> None:
     hoard = [bytearray(50_000_000) for _ in range(400)]  # 20 GB unless a limit stops it
     raise AssertionError(len(hoard))
+
+
+def _open_much() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    while True:
+        LEAKED.append(Path("/dev/null").open())  # noqa: SIM115 - this is the mischief
 
 
 def _print_much() -> None:
@@ -131,6 +142,7 @@ MISCHIEF = {
     "raise": lambda: _raise(ValueError("a bug of the user")),
     "leak": _leak,
     "print": _print_much,
+    "files": _open_much,
 }
 
 

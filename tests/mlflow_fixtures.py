@@ -278,6 +278,7 @@ def check_delivered(runs: Sequence[Kept], one: Feed, events: Sequence[Event], li
     parents = [run for run in runs if run.tags["hpo.kind"] == "study"]
     children = {run.tags["hpo.trial"]: run for run in runs if run.tags["hpo.kind"] == "trial"}
     assert len(parents) == 1
+    assert live or parents[0].status != "RUNNING"
     assert len(children) == len(runs) - 1 == len(study)
     assert sorted(map(repr, parents[0].points)) == sorted(map(repr, dict.fromkeys(points)))
     for trial in study.trials:

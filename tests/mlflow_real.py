@@ -117,7 +117,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes requests on. mode: "" well, "500", "429", "html", "404 html", "hang", "cut" (done, but not answered)."""
+    """Passes requests on. mode: "" well, "500", "429", "html", "400 html", "hang", "cut" (done, but not answered)."""
 
     def __init__(self, target: str) -> None:
         self.mode, self.requests, self.release = "", 0, threading.Event()
@@ -131,8 +131,8 @@ class Proxy:
                 mode = proxy.mode
                 if mode in ("500", "429"):
                     self.answer(int(mode), b'{"error_code": "INTERNAL_ERROR", "message": "broken"}')
-                elif mode in ("html", "404 html"):
-                    self.answer(404 if "404" in mode else 200, b"<html><body>Please log in</body></html>", "text/html")
+                elif mode in ("html", "400 html"):
+                    self.answer(400 if "400" in mode else 200, b"<html><body>Please log in</body></html>", "text/html")
                 elif mode == "hang":
                     proxy.release.wait()
                     self.close_connection = True

@@ -38,7 +38,7 @@ from hpo.core import (
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.journal import DriverLock, Journal, decode, encode, file_system, holder_of
 
-# What version 1 of the journal wrote. A change here makes every study there is unreadable: raise journal.VERSION instead.
+# What version 1 of the journal wrote. A change here makes all studies there are unreadable: raise journal.VERSION too.
 WRITTEN = {
     ("Opened", '{"time":1.5,"environment":{"torch":"2.13.0","pid":7,"dirty":false}}'): Opened(
         1.5, {"torch": "2.13.0", "pid": 7, "dirty": False}
@@ -133,7 +133,7 @@ def test_a_reader_cannot_write(path: Path) -> None:
 
 
 def test_a_reader_makes_no_journal(path: Path) -> None:
-    with pytest.raises(EnvironmentFailed, match="journal.db: must be writable"):
+    with pytest.raises(EnvironmentFailed, match=r"journal\.db: must be writable"):
         Journal.open(path, read_only=True)
     assert not path.exists()
 
@@ -158,8 +158,12 @@ def test_events_no_study_can_have_had_are_a_damaged_journal(path: Path) -> None:
 # -- the machine: any history, cut by kills at will, against a dict -------------------------------------------------
 
 
+def some(state: State) -> Any:
+    return precondition(lambda self: any(trial[0] is state for trial in self.trials.values()))
+
+
 class Histories(RuleBasedStateMachine):
-    """trials[n] = [state, epochs read, until, outcome]; epochs[key] = epochs of the training. A kill leaves the files as they are."""
+    """trials[n] = [state, epochs read, until, outcome]; epochs[key] = epochs of the training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,9 +187,6 @@ class Histories(RuleBasedStateMachine):
 
     def pick(self, data: st.DataObject, state: State) -> int:
         return data.draw(st.sampled_from([n for n, trial in self.trials.items() if trial[0] is state]))
-
-    def some(state: State) -> Any:  # type: ignore[misc]
-        return precondition(lambda self: any(trial[0] is state for trial in self.trials.values()))
 
     @rule(key=st.sampled_from("abc"), until=st.integers(1, 5), width=values)
     def start(self, key: str, until: int, width: Any) -> None:
@@ -240,7 +241,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        """What a SIGKILL leaves is the files as they are now: go on with a copy, and never close the old connection first."""
+        """What a SIGKILL leaves is the files as they are now: go on with a copy of them, unclosed."""
         self.copies += 1
         place = self.folder / str(self.copies)
         shutil.copytree(self.path.parent, place)
@@ -274,7 +275,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase
 
@@ -346,7 +347,7 @@ def test_a_lock_that_was_left_is_free(tmp_path: Path) -> None:
 def test_a_lock_half_written_by_its_driver_still_locks(tmp_path: Path) -> None:
     lock = DriverLock(tmp_path / "driver.lock")
     lock.path.write_text('{"pid": 1')
-    with pytest.raises(Conflict, match="pid ?"):
+    with pytest.raises(Conflict, match=r"pid \?"):
         DriverLock(lock.path)
     lock.release()
 

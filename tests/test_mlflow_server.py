@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from hpo import tracking, views
 from hpo.core import Ended, Outcome, Report, Reported, State
 from hpo.courier import Courier
 from hpo.delivery import Delivery, Gone, Outage
+from hpo.journal import Journal
 from hpo.mlflow_runs import Change, Feed, Point, Run
-from hpo.mlflow_uri import sqlite_uri
 
 __all__ = ["mlflow_server"]
 
@@ -91,6 +92,26 @@ def test_artifacts_lie_under_mlruns_beside_the_database(tmp_path: Path) -> None:
     assert [name for name in found if name not in artifacts] == ["mlflow.db"]
 
 
+def test_the_thread_feeds_sqlite_and_leaves_nothing_where_it_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    uri, script = fresh_store(tmp_path / "state"), busy_script()
+    one = replace(feed(tmp_path / "run"), journal=tmp_path / "run" / "real.db")
+    with Journal.open(one.journal) as journal:
+        tracker = tracking.Tracker([one], uri)
+        tracker.start()
+        for event in script.events:
+            journal.append(event)
+        assert tracker.drain(60) == 0
+        assert tracker.close(60) == 0
+        assert "/#/experiments/1/runs?" in tracker.ui_line()
+    assert tracker.standing().trouble == ""
+    check_delivered(kept(uri, "digits"), one, script.events, live=False)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_what_was_deleted_in_the_ui_comes_back_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri, script, one = fresh_store(tmp_path / "state"), busy_script(), feed(tmp_path / "run")
     client = MlflowClient(uri, uri)
@@ -147,17 +168,6 @@ def test_a_run_that_is_not_there_is_gone_and_a_corrupt_database_is_an_outage(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_store_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / ".mlflow.db.new").write_bytes(b"half")
-    (tmp_path / ".mlflow.db.new-journal").write_bytes(b"half")
-    store = mlflow_store.connect(sqlite_uri(tmp_path / "mlflow.db"), "x", {})
-    store.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db"]
-    database = sqlite3.connect(tmp_path / "mlflow.db")
-    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    database.close()
-
-
 CROWD = """
 import os, sys, time
 from pathlib import Path
@@ -166,11 +176,13 @@ from hpo.mlflow_runs import Run
 from hpo.mlflow_uri import sqlite_uri
 
 def child(folder, number):
-    store = mlflow_store.connect(sqlite_uri(Path(folder) / "mlflow.db"), "crowd", {"who": str(number)})
+    store = mlflow_store.connect(sqlite_uri(folder / "mlflow.db"), "crowd", {"who": str(number)})
     store.create(Run(f"r{number}", {"hpo.kind": "trial"}, {}, "RUNNING", 1, None))
 
-for folder in sys.argv[1:]:
-    Path(folder).mkdir()
+for folder in map(Path, sys.argv[1:]):
+    folder.mkdir()
+    (folder / ".mlflow.db.new").write_bytes(b"half")  # what a process leaves that is killed while it makes the store
+    (folder / ".mlflow.db.new-journal").write_bytes(b"half")
     children = []
     for number in range(8):
         pid = os.fork()
@@ -183,8 +195,9 @@ for folder in sys.argv[1:]:
         children.append(pid)
     for pid in children:
         os.waitpid(pid, 0)
-    store = mlflow_store.connect(sqlite_uri(Path(folder) / "mlflow.db"), "crowd", {})
+    store = mlflow_store.connect(sqlite_uri(folder / "mlflow.db"), "crowd", {})
     print(len(store.find({})), flush=True)
+    store.close()
 """
 
 
@@ -197,7 +210,12 @@ def crowd(folders: list[Path]) -> str:
 
 
 def test_eight_processes_at_once_on_a_fresh_folder(tmp_path: Path) -> None:
-    assert crowd([tmp_path / "one", tmp_path / "two"]) == "8\n8\n"
+    folder = tmp_path / "state"
+    assert crowd([folder]) == "8\n"
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
+    database = sqlite3.connect(folder / "mlflow.db")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
 
 
 @pytest.mark.slow
@@ -211,7 +229,7 @@ TROUBLES = {
     "500": "it answers with status 500",
     "429": "it answers with status 429",
     "html": "what answers there is no MLflow",
-    "404 html": "it answers with status 404",
+    "400 html": "it answers with status 400",
     "hang": "no answer in time",
     "cut": "the connection broke",
 }
@@ -236,6 +254,7 @@ def test_a_server_in_trouble_loses_nothing_and_doubles_nothing(
     script.report(1)
     assert not sender.round(live=True)
     assert not sender.round(live=True)
+    assert sender.deliveries[0].cursor > 0  # whatever answered was not MLflow, so nothing is known to be gone
     proxy.release.set()
     proxy.mode = ""
     until_well(sender, live=True, most=3)

@@ -194,6 +194,16 @@ def test_a_forced_parent_is_drawn_among_what_lets_the_child_exist() -> None:
     assert drawn == {"sgd", "rmsprop"}
 
 
+def test_two_children_force_their_parent_to_what_lets_both_exist() -> None:
+    made = space(
+        Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
+        Parameter("momentum", Choice((0.9,)), (Condition("optimizer", ("sgd", "rmsprop")),)),
+        Parameter("decay", Choice((0.5,)), (Condition("optimizer", ("adam", "rmsprop")),)),
+    )
+    for seed in range(20):
+        assert made.complete({"momentum": 0.9, "decay": 0.5}, random.Random(seed))["optimizer"] == "rmsprop"
+
+
 # -- grids
 
 
@@ -228,6 +238,12 @@ def test_a_block_that_does_not_exist_is_not_multiplied() -> None:
         Parameter(f"block{i}.channels", Choice((8, 16)), (Condition("blocks", tuple(range(i, 4))),)) for i in (1, 2, 3)
     ]
     assert Space(tuple(blocks)).size() == 1 + 2 + 4 + 8
+
+
+def test_conditions_on_many_parents_at_once_are_counted_by_how_many_still_hold() -> None:
+    parents = [Parameter(f"p{i}", Choice((False, True))) for i in range(60)]
+    child = Parameter("child", Choice((1, 2, 3)), tuple(Condition(f"p{i}", (True,)) for i in range(60)))
+    assert Space((*parents, child)).size() == 2**60 - 1 + 3
 
 
 def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() -> None:

@@ -231,9 +231,11 @@ def test_blocks_may_be_a_range_or_left_to_the_model() -> None:
 
 
 def test_one_block_may_differ_from_the_others() -> None:
-    made = space_of("{blocks: 2, channels: {choices: [8, 16], per: block}, block2.channels: 32}")
-    assert made["block1.channels"].domain == Choice((8, 16))
-    assert made["block2.channels"].domain == Choice((32,))
+    all_, second = "channels: {choices: [8, 16], per: block}", "block2.channels: 32"
+    for text in (f"{all_}, {second}", f"{second}, {all_}"):
+        made = space_of(f"{{blocks: 2, {text}}}")
+        assert made["block1.channels"].domain == Choice((8, 16))
+        assert made["block2.channels"].domain == Choice((32,))
 
 
 def test_a_condition_inside_a_block_asks_its_own_block() -> None:

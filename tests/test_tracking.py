@@ -394,6 +394,32 @@ def test_a_run_created_long_after_its_request_was_given_up_is_removed(tmp_path: 
     check_delivered(server.alive(), feed(tmp_path), script.events, live=False)
 
 
+def test_a_run_whose_creation_was_not_answered_is_looked_for_first(tmp_path: Path) -> None:
+    script = Script()
+    script.complete()
+    sweep, adopt, study_run = ["", "", ""]
+    server = FakeMlflow(iter([sweep, adopt, study_run, "after"]))
+    sender = courier(server, feed(tmp_path), script.events)
+    assert not sender.round(live=True)
+    until_well(sender, live=True, most=1)
+    sender.close()
+    assert len(server.runs) == 2
+
+
+def test_an_interruption_is_told_of_trials_that_were_sent_as_paused(tmp_path: Path) -> None:
+    script, server = Script(), FakeMlflow()
+    script.start()
+    script.report(0)
+    script.add(Paused(script.tick(), 0))
+    sender = courier(server, feed(tmp_path), script.events)
+    assert sender.round(live=True)
+    assert child(server, 0).status == "FINISHED"
+    script.close("interrupted")
+    assert sender.round(live=True)
+    assert (child(server, 0).status, child(server, 0).tags["hpo.state"]) == ("KILLED", "interrupted")
+    sender.close()
+
+
 def test_runs_deleted_for_good_are_made_again(tmp_path: Path) -> None:
     script, server, one = Script(), FakeMlflow(), feed(tmp_path)
     script.start()

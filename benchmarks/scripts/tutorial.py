@@ -68,9 +68,19 @@ def main():
 
     def objective(trial):
         nonlocal epochs_done
-        p = mine[trial.number_here]
-        for name, value in p.items():
-            trial.suggest_categorical(name, [value])
+        p = {"blocks": trial.suggest_categorical("blocks", [1, 2])}
+        for block in range(1, p["blocks"] + 1):
+            p[f"block{block}.channels"] = trial.suggest_categorical(f"block{block}.channels", [8, 16, 32])
+        p["kernel_size"] = trial.suggest_categorical("kernel_size", [3, 5])
+        p["activation"] = trial.suggest_categorical("activation", ["relu", "tanh"])
+        p["dense_units"] = trial.suggest_categorical("dense_units", [32, 64])
+        p["dropout"] = trial.suggest_categorical("dropout", [0.0, 0.25, 0.5])
+        p["optimizer"] = trial.suggest_categorical("optimizer", ["adam", "sgd"])
+        p["learning_rate"] = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
+        if p["optimizer"] == "sgd":
+            p["momentum"] = trial.suggest_categorical("momentum", [0.0, 0.9])
+        p["batch_size"] = trial.suggest_categorical("batch_size", [32, 64])
+        p["epochs"] = trial.suggest_categorical("epochs", [5, 10])
         model = Net(p)
         if p["optimizer"] == "adam":
             optimizer = torch.optim.Adam(model.parameters(), lr=p["learning_rate"])
@@ -102,11 +112,10 @@ def main():
                 epochs_done += 1
         return accuracy
 
+    for p in mine:
+        study.enqueue_trial(p)
     began = time.time()
-    for index in range(len(mine)):
-        trial = study.ask()
-        trial.number_here = index
-        study.tell(trial, objective(trial))
+    study.optimize(objective, n_trials=len(mine))
     print(json.dumps({"epochs": epochs_done, "began": began, "ended": time.time()}))
 
 

@@ -89,7 +89,7 @@ def broke(job: Job, error: Exception) -> Broke:
         return Broke(job.training, Outcome.OOM, text)
     if isinstance(error, HpoError):
         return Broke(job.training, Outcome.CRASHED, text)
-    return Broke(job.training, Outcome.CRASHED, text, place=str(_keep_traceback(job.folder, error)))
+    return Broke(job.training, Outcome.CRASHED, text, place=_keep_traceback(job.folder, error))
 
 
 def one_line(error: BaseException) -> str:
@@ -97,10 +97,13 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, HpoError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _keep_traceback(folder: Path, error: Exception) -> Path:
-    """The whole traceback in a file named by its content, so that a thousand equal ones are one file."""
+def _keep_traceback(folder: Path, error: Exception) -> str:
+    """The whole traceback in a file named by its content, so that equal ones are one; "" if that fails."""
     text = "".join(traceback.format_exception(error))
     place = folder.parent / "errors" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-    return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    except OSError:
+        return ""
+    return str(place)

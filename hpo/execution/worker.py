@@ -123,7 +123,7 @@ class _Worker:
     def _run(self, bench: Bench, job: Job) -> None:
         before = _open_files()
         try:
-            with _memory_limit(job.limits.memory_bytes):
+            with memory_limit(job.limits.memory_bytes):
                 for message in bench.run(job, lambda: job.training in self._halted):
                     self._pipe.send(message)
         except MemoryError as error:
@@ -161,7 +161,7 @@ def _open_files() -> int:
 
 
 @contextlib.contextmanager
-def _memory_limit(limit: int | None):  # type: ignore[no-untyped-def]
+def memory_limit(limit: int | None):  # type: ignore[no-untyped-def]
     """Let this process take `limit` bytes and no more; what is mapped but not used does not count."""
     if limit is None:
         yield

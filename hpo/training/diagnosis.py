@@ -24,7 +24,8 @@ SPIKES = 0.03  # share of the steps after the first epoch
 OVERFITS = 0.2  # rise of the validation loss above its lowest, as a share of that ...
 GAP = 1.5  # ... while it is so many times the training loss
 SLOW = 0.02  # fall of the loss an epoch, over the last epochs ...
-SLOW_SKILL = 0.88  # ... while the validation skill is below this
+SLOW_SKILL = 0.88  # ... while the validation skill is below this;
+FAR_SLOW, FAR_SKILL = 0.005, 0.5  # with so much left to learn, less of a fall says the same
 STUCK = 0.1  # skill
 CRAWLS = 3.0  # times chance: a loss that was above this did not crawl, it had to come back
 LAST = 3  # epochs that "at the end" means
@@ -208,7 +209,7 @@ def _slow(course: Course) -> Diagnosis | None:
     if len(train) < 2 or len(val) != len(train) or not crawls or not _val_skill(course) < SLOW_SKILL:
         return None
     fall = max(_fall(train[-LAST:]), _fall(val[-LAST:]))
-    if not fall > SLOW or not _fall(val[-LAST:]) > 0:
+    if not fall > (FAR_SLOW if _val_skill(course) < FAR_SKILL else SLOW) or not _fall(val[-LAST:]) > 0:
         return None
     text = f"{Tag.SLOW}: loss still falling {_percent(fall)} an epoch at the end{course.rate}"
     more = ({"epochs": 3 * len(course.reports)},) if "epochs" in course.params else ()

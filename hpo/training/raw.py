@@ -1,0 +1,36 @@
+"""A network that takes images as the data set stores them: what a published model is, and what `hpo predict` asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpo.training.data import Dataset
+from hpo.training.resident import resident
+
+
+class Pixels(nn.Module):
+    """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
+
+    The arithmetic is training/resident.py's: stored * scale + offset. size: what images are resized to; bytes are
+    rounded to whole numbers, because that is how the data set was made.
+    """
+
+    def __init__(self, network: nn.Module, data: Dataset) -> None:
+        super().__init__()
+        held = resident(data, torch.device("cpu"))
+        self.network = network
+        self.scale, self.offset = nn.Buffer(held.scale), nn.Buffer(held.offset)
+        self.size = data.resize
+        self.bytes, self.classes = data.images.dtype == np.uint8, data.classes is not None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(torch.float32)
+        if self.size is not None:
+            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
+            images = images.round().clamp(0, 255) if self.bytes else images
+        outputs = self.network(torch.addcmul(self.offset, images, self.scale))
+        result: Tensor = outputs.softmax(1) if self.classes else outputs
+        return result

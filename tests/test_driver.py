@@ -1,0 +1,651 @@
+"""The laws of the loop. A test is a list of events: what a study was, and what it must have become."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import fakes
+import laws
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import CRASH, END, LOST, NAN, Scripted, nothing
+
+from hpo.core import (
+    WAIT,
+    Closed,
+    Decision,
+    Ended,
+    Event,
+    Goal,
+    Limits,
+    Opened,
+    Outcome,
+    Params,
+    Reported,
+    Rest,
+    Retried,
+    Start,
+    Started,
+    State,
+    Stop,
+    Strategy,
+    Study,
+)
+from hpo.driver import Driver
+from hpo.execution import checkpoints
+from hpo.pool import Pool
+from hpo.search import Search
+from hpo.spec import Budget
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.early_stopping import Asha, Median
+from hpo.strategies.grid import Grid
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+
+GOAL = Goal()
+Made = Callable[[int], Strategy]  # of a seed
+
+
+def random(seed: int = 3) -> Strategy:
+    return Random(Problem(fakes.SPACE, GOAL, seed=seed))
+
+
+def grid(seed: int = 3) -> Strategy:
+    return Grid(Problem(fakes.DISCRETE, GOAL, seed=seed))
+
+
+STRATEGIES: dict[str, Made] = {
+    "random": random,
+    "grid": grid,
+    "bayesian": lambda seed: Bayesian(Problem(fakes.DISCRETE, GOAL, seed=seed)),
+    "asha": lambda seed: Asha(random(seed), GOAL, min_epochs=1, reduction=2),
+    "median": lambda seed: Median(random(seed), GOAL, min_epochs=1, min_trials=3),
+}
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def search(
+    strategy: Strategy, budget: Budget = Budget(), events: list[Event] | None = None, goal: Goal = GOAL
+) -> tuple[Search, list[Event]]:
+    events = [] if events is None else list(events)
+    return Search(Study(events), strategy, goal, budget, laws.identity(), events.append), events
+
+
+def drive(
+    folder: Path,
+    strategy: Strategy,
+    budget: Budget = Budget(),
+    executor: Scripted | None = None,
+    events: list[Event] | None = None,
+    goal: Goal = GOAL,
+    limits: Limits = Limits(),
+) -> list[Event]:
+    """One visit of a driver; goes on where `events` stop."""
+    executor = executor or Scripted()
+    one, written = search(strategy, budget, events, goal)
+    Driver([one], executor, Pool(folder, goal), limits, clock=executor.clock).run()
+    assert not executor.jobs, "nothing is left running"
+    return written
+
+
+# -- the budget -----------------------------------------------------------------------------------------------------
+
+
+@every_strategy
+@pytest.mark.parametrize("slots", [1, 4])
+def test_as_many_trials_are_started_as_the_budget_says(name: str, slots: int, tmp_path: Path) -> None:
+    study = laws.check(drive(tmp_path, STRATEGIES[name](0), Budget(trials=9), Scripted(slots)), trials=9)
+    assert study.closed == "budget"
+
+
+@every_strategy
+@pytest.mark.parametrize("total", [1, 7, 30])
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_epochs_of_the_budget_are_trained_to_the_last_and_none_beyond(
+    name: str, total: int, slots: int, tmp_path: Path
+) -> None:
+    executor = Scripted(slots)
+    study = laws.check(drive(tmp_path, STRATEGIES[name](0), Budget(total_epochs=total), executor))
+    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == total
+    assert study.closed == "budget"
+
+
+def test_epochs_are_reserved_when_a_job_is_submitted(tmp_path: Path) -> None:
+    """What workers have been told to train never exceeds the budget, whatever comes of it."""
+    executor = Scripted(4)
+    one, _ = search(random(), Budget(total_epochs=25))
+
+    def look() -> None:
+        promised = sum(job.until - job.known for job in executor.submitted)
+        assert promised == one.total_granted <= 25
+
+    executor.on_wait = look
+    Driver([one], executor, Pool(tmp_path), clock=executor.clock).run()
+    assert one.study.epochs == 25
+
+
+def test_epochs_that_a_failed_trial_leaves_are_given_to_others(tmp_path: Path) -> None:
+    executor = Scripted(1, script=lambda key, epoch, before: NAN if epoch == 2 and int(key, 16) % 2 else "")
+    study = laws.check(drive(tmp_path, random(), Budget(total_epochs=40), executor))
+    assert study.with_state(State.FAILED)
+    assert study.epochs == len(executor.trained) == 40
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_time_of_the_budget_ends_the_study_within_an_epoch_of_each_worker(slots: int, tmp_path: Path) -> None:
+    study = laws.check(drive(tmp_path, random(), Budget(time=20.0), Scripted(slots)))
+    assert study.closed == "time"
+    assert 20 <= study.active_seconds <= 20 + slots
+
+
+def test_time_is_summed_over_visits_and_not_counted_between_them(tmp_path: Path) -> None:
+    first = drive(tmp_path, random(), Budget(time=10.0), Scripted(2))
+    again = drive(tmp_path, random(), Budget(time=10.0), Scripted(2, now=5_000.0), first)
+    assert [event for event in again[len(first) :] if not isinstance(event, Opened | Closed)] == []
+    more = drive(tmp_path, random(), Budget(time=30.0), Scripted(2, now=5_000.0), first)
+    assert 30 <= Study(more).active_seconds <= 32
+
+
+def test_patience_counts_epochs_since_the_best(tmp_path: Path) -> None:
+    executor = Scripted(1)
+    events = drive(tmp_path, random(), Budget(patience=15), executor)
+    study = laws.check(events)
+    assert study.closed == "patience"
+    assert best_found(events) + 15 <= study.epochs <= best_found(events) + 16, "the epoch under way is finished"
+
+
+def test_patience_is_the_same_after_an_interruption(tmp_path: Path) -> None:
+    whole = drive(tmp_path / "whole", random(), Budget(patience=15))
+    for cut in range(1, len(whole) - 1, 7):
+        resumed = drive(tmp_path / f"{cut}", random(), Budget(patience=15), Scripted(now=1e6), whole[:cut])
+        assert laws.check(resumed).epochs == Study(whole).epochs, cut
+
+
+def best_found(events: Sequence[Event]) -> int:
+    """The epochs spent when the best complete trial ended, from the events alone."""
+    study, best, found = Study(), float("inf"), 0
+    for event in events:
+        study.apply(event)
+        if isinstance(event, Ended) and event.state is State.COMPLETE:
+            score = GOAL.score(study.trials[event.trial])[0]
+            if score < best:
+                best, found = score, study.epochs
+    return found
+
+
+def test_a_target_that_is_met_ends_the_study_and_lets_no_epoch_be_lost(tmp_path: Path) -> None:
+    goal = Goal(target=0.75)
+    executor = Scripted(3)
+    study = laws.check(drive(tmp_path, random(), Budget(trials=100), executor, goal=goal))
+    assert study.closed == "target"
+    assert len(study.trials) < 100
+    assert any(goal.reached(trial) for trial in study.trials)
+    assert study.epochs == len(executor.trained)
+    again = drive(tmp_path, random(), Budget(trials=100), goal=Goal(target=2.0))
+    assert Study(again).closed == "budget"
+
+
+def test_a_larger_budget_goes_on_with_the_same_study(tmp_path: Path) -> None:
+    events: list[Event] = []
+    for total in (10, 11, 12, 40):
+        events = drive(tmp_path, random(), Budget(total_epochs=total), Scripted(2), events)
+        assert laws.check(events).epochs == total
+    assert laws.params_of(Study(events)) == laws.params_of(
+        Study(drive(tmp_path / "new", random(), Budget(total_epochs=40)))
+    )
+
+
+def test_a_smaller_budget_trains_nothing_more(tmp_path: Path) -> None:
+    events = drive(tmp_path, random(), Budget(total_epochs=20))
+    executor = Scripted()
+    assert laws.check(drive(tmp_path, random(), Budget(total_epochs=10), executor, events[:-3])).epochs <= 20
+    assert executor.trained == []
+
+
+def test_a_space_that_is_used_up_ends_the_study(tmp_path: Path) -> None:
+    study = laws.check(drive(tmp_path, grid(), Budget(), Scripted(4)), trials=18)
+    assert study.closed == "exhausted"
+
+
+def test_a_study_does_not_end_without_one_complete_trial(tmp_path: Path) -> None:
+    """All three trials rest at the first rung, too few for asha to promote any: the best goes on to its end."""
+    strategy = Asha(random(), GOAL, min_epochs=1, reduction=4)
+    study = laws.check(drive(tmp_path, strategy, Budget(trials=3)), trials=3)
+    assert [trial.state for trial in study.trials].count(State.COMPLETE) == 1
+    assert Goal().best(study.trials) in study.with_state(State.COMPLETE)
+
+
+# -- sharing --------------------------------------------------------------------------------------------------------
+
+
+def test_trials_that_differ_in_epochs_only_are_one_training(tmp_path: Path) -> None:
+    executor = Scripted(1)
+    study = laws.check(drive(tmp_path, grid(), Budget(), executor), trials=18)
+    assert len(study.trainings) == 9
+    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == 9 * 4
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_they_are_one_training_in_flight_too(slots: int, tmp_path: Path) -> None:
+    executor = Scripted(slots)
+    study = laws.check(drive(tmp_path, grid(), Budget(), executor), trials=18)
+    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == 9 * 4
+
+
+MANY: list[tuple[str, Made, Budget]] = [
+    ("grid", grid, Budget(total_epochs=22)),
+    ("random", lambda seed: Random(Problem(fakes.DISCRETE, GOAL, seed=seed)), Budget(total_epochs=22)),
+    ("again", lambda seed: Random(Problem(fakes.DISCRETE, GOAL, seed=seed + 1)), Budget(trials=11)),
+    ("bayesian", STRATEGIES["bayesian"], Budget(total_epochs=22)),
+]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_alone(slots: int, tmp_path: Path) -> None:
+    """One trial of each at a time, as a comparison runs them: what each decides is what it would decide alone."""
+    alone = [Study(drive(tmp_path / name, make(3), budget)) for name, make, budget in MANY]
+    written: list[list[Event]] = [[] for _ in MANY]
+    searches = [
+        Search(Study(), make(3), GOAL, budget, laws.identity(), events.append, parallel=1)
+        for (_, make, budget), events in zip(MANY, written, strict=True)
+    ]
+    executor = Scripted(slots)
+    Driver(searches, executor, Pool(tmp_path / "together"), clock=executor.clock).run()
+    for events, reference, (name, _, _) in zip(written, alone, MANY, strict=True):
+        together = laws.check(events)
+        assert laws.params_of(together) == laws.params_of(reference), name
+        assert together.epochs == reference.epochs, name
+        assert [t.state for t in together.trials] == [t.state for t in reference.trials], name
+        assert together.closed == reference.closed
+    assert len(executor.trained) == len(set(executor.trained)) < sum(study.epochs for study in alone)
+    fresh = sum(s.study.epochs - s.study.reused_epochs for s in searches)
+    assert fresh == len(executor.trained), "every epoch is one study's own and the others' reuse"
+
+
+def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
+    first = drive(tmp_path, grid(3))
+    executor = Scripted(2)
+    one, events = search(grid(4), Budget(total_epochs=30))
+    pool = Pool(tmp_path)
+    pool.learn(Study(first))
+    Driver([one], executor, pool, clock=executor.clock).run()
+    study = laws.check(events)
+    assert (study.epochs, study.reused_epochs, executor.trained) == (30, 30, [])
+
+
+def test_one_search_that_ends_does_not_stop_what_another_trains(tmp_path: Path) -> None:
+    """Both read the same training; the first one's target is met while the second still wants epochs."""
+    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
+    other = {"learning_rate": 0.1, "activation": "relu", "epochs": 4}
+    quick = Search(Study(), Listed([{**point, "epochs": 2}, other]), Goal(target=0.1), Budget(), laws.identity())
+    slow = Search(Study(), Listed([other, point]), GOAL, Budget(), laws.identity())
+    executor = Scripted(3)
+    Driver([quick, slow], executor, Pool(tmp_path), clock=executor.clock).run()
+    assert quick.study.closed == "target"
+    assert {trial.state for trial in slow.study.trials} == {State.COMPLETE}
+    assert len(executor.trained) == len(set(executor.trained)) == 8
+
+
+class Listed:
+    """Proposes these points, one after the other."""
+
+    def __init__(self, points: Sequence[Params]) -> None:
+        self.points = points
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        left = self.points[len(study) : len(study) + slots]
+        return [Start(params, int(params["epochs"])) for params in left] or WAIT
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_training_without_a_new_epoch_gets_three_attempts(epoch: int, tmp_path: Path) -> None:
+    executor = Scripted(script=lambda key, at, before: LOST if at == epoch else "")
+    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
+    events = drive(tmp_path, Listed([point]), executor=executor)
+    (trial,) = laws.check(events).trials
+    assert (trial.state, trial.outcome, trial.error) == (State.FAILED, Outcome.CRASHED, "boom")
+    assert (trial.epoch, trial.attempt) == (epoch - 1, 3)
+    assert [event.attempt for event in events if isinstance(event, Retried)] == [2, 3]
+    assert executor.trained == [(trial.training, at) for at in range(1, epoch)]
+
+
+def test_a_training_that_makes_progress_is_tried_again_for_ever(tmp_path: Path) -> None:
+    executor = Scripted(script=lambda key, epoch, before: LOST if before < 2 else "")
+    study = laws.check(drive(tmp_path, random(), Budget(trials=2), executor))
+    assert {trial.state for trial in study.trials} == {State.COMPLETE}
+    assert study.trials[0].attempt == 1 + 2 * study.trials[0].epochs
+    assert len(executor.trained) == len(set(executor.trained)) == study.epochs
+
+
+def test_a_trainer_without_states_begins_again_and_no_epoch_is_counted_twice(tmp_path: Path) -> None:
+    executor = Scripted(script=lambda key, epoch, before: LOST if (epoch, before) == (2, 0) else "", saves=False)
+    study = laws.check(drive(tmp_path, random(), Budget(trials=3), executor))
+    assert {trial.state for trial in study.trials} == {State.COMPLETE}
+    assert [epoch for key, epoch in executor.trained if key == study.trials[0].training][:3] == [1, 1, 2]
+    assert study.epochs == len(set(executor.trained)) < len(executor.trained)
+
+
+def test_a_state_that_was_lost_costs_time_only(tmp_path: Path) -> None:
+    events = drive(tmp_path, random(), Budget(total_epochs=3))
+    reference = drive(tmp_path / "reference", random(), Budget(trials=4))
+    for left in tmp_path.glob("*/*.ckpt"):
+        left.unlink()
+    study = laws.check(drive(tmp_path, random(), Budget(trials=4), events=events))
+    assert [(t.params, t.state, t.epoch) for t in study.trials] == [
+        (t.params, t.state, t.epoch) for t in Study(reference).trials
+    ]
+
+
+def test_an_exception_is_not_tried_again(tmp_path: Path) -> None:
+    executor = Scripted(script=lambda key, epoch, before: CRASH if int(key, 16) % 3 == 0 else "")
+    events = drive(tmp_path, random(), Budget(trials=12), executor)
+    failed = laws.check(events, trials=12).with_state(State.FAILED)
+    assert failed
+    assert not any(isinstance(event, Retried) for event in events)
+    assert max(executor.tried.values()) == 1
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_study_whose_first_three_trials_fail_alike_is_given_up(slots: int, tmp_path: Path) -> None:
+    study = laws.check(drive(tmp_path, random(), Budget(trials=50), Scripted(slots, lambda *_: CRASH)))
+    assert study.closed == "failing"
+    assert 3 <= len(study.trials) < 3 + slots
+
+
+def test_five_failures_in_a_row_end_a_study_that_began_well(tmp_path: Path) -> None:
+    executor = Scripted()
+    executor.script = lambda key, epoch, before: CRASH if len(executor.trained) > 20 else ""
+    study = laws.check(drive(tmp_path, random(), Budget(trials=50), executor))
+    assert study.closed == "failing"
+    assert [trial.state for trial in study.trials][-5:] == [State.FAILED] * 5
+    assert study.trials[-6].state is State.COMPLETE
+
+
+@pytest.mark.parametrize("wrong", [NAN, "different"])
+def test_failures_that_are_results_or_differ_end_no_study(wrong: str, tmp_path: Path) -> None:
+    executor = Scripted(script=lambda *_: NAN)
+    if wrong == "different":
+        count = itertools.count()
+        executor._end = lambda key, wrong: broke(key, f"error {next(count)}")  # type: ignore[method-assign]
+    study = laws.check(drive(tmp_path, random(), Budget(trials=12), executor), trials=12)
+    assert study.closed == "budget"
+
+
+def broke(key: str, error: str) -> object:
+    from hpo.core import Broke
+
+    return Broke(key, Outcome.CRASHED, error)
+
+
+def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended(tmp_path: Path) -> None:
+    failed = drive(tmp_path, random(), Budget(trials=9), Scripted(1, lambda *_: CRASH))
+    study = laws.check(drive(tmp_path, random(), Budget(trials=9), events=failed), trials=9)
+    assert study.closed == "budget"
+    assert [t.state for t in study.trials] == [State.FAILED] * 3 + [State.COMPLETE] * 6
+
+
+def test_a_failure_that_is_a_result_is_not_trained_again_by_another_study(tmp_path: Path) -> None:
+    first = drive(tmp_path, grid(), Budget(), Scripted(1, lambda key, epoch, before: NAN if epoch == 3 else ""))
+    executor = Scripted()
+    one, events = search(grid(9))
+    pool = Pool(tmp_path)
+    pool.learn(Study(first))
+    Driver([one], executor, pool, clock=executor.clock).run()
+    assert executor.trained == []
+    outcomes = Counter((trial.epochs, trial.outcome) for trial in laws.check(events).trials)
+    assert outcomes == {(2, Outcome.OK): 9, (4, Outcome.NAN): 9}
+
+
+def test_a_trainer_that_ends_early_is_complete_if_it_has_told_anything(tmp_path: Path) -> None:
+    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
+    study = Study(
+        drive(tmp_path / "a", Listed([point]), executor=Scripted(1, lambda k, epoch, b: END if epoch == 3 else ""))
+    )
+    assert (study.trials[0].state, study.trials[0].epoch) == (State.COMPLETE, 2)
+    study = Study(drive(tmp_path / "b", Listed([point]), executor=Scripted(1, lambda *_: END)))
+    assert (study.trials[0].state, study.trials[0].outcome) == (State.FAILED, Outcome.INVALID)
+    assert study.trials[0].error == "the trainer ended without a report"
+
+
+def test_the_time_limit_of_a_trial_is_what_its_attempts_leave(tmp_path: Path) -> None:
+    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
+    executor = Scripted(script=lambda key, epoch, before: LOST if epoch in (2, 4) and before == 0 else "")
+    drive(tmp_path, Listed([point]), executor=executor, limits=Limits(trial_seconds=10.0))
+    assert [job.limits.trial_seconds for job in executor.submitted] == [10.0, 9.0, 7.0]
+
+
+# -- stopping -------------------------------------------------------------------------------------------------------
+
+
+@every_strategy
+def test_a_stop_lets_every_epoch_finish_and_the_study_goes_on_to_the_same_end(name: str, tmp_path: Path) -> None:
+    reference = drive(tmp_path / "whole", STRATEGIES[name](1), Budget(trials=10))
+    events: list[Event] = []
+    visits = 0
+    while not events or Study(events).closed == "interrupted":
+        visits += 1
+        executor = Scripted(now=visits * 1e4)
+        one, events = search(STRATEGIES[name](1), Budget(trials=10), events)
+        driver = Driver([one], executor, Pool(tmp_path), clock=executor.clock)
+        executor.on_wait = lambda: driver.stop(15) if len(executor.trained) == 4 else None  # noqa: B023
+        driver.run()
+        assert len(executor.trained) <= 6, "one epoch was under way, another begun before the word came"
+        assert not one.study.running
+        assert (driver.stopping == 15) is (one.study.closed == "interrupted")
+    study = laws.check(events, trials=10)
+    assert visits > 3
+    assert (study.closed, study.epochs) == ("budget", Study(reference).epochs)
+    assert laws.params_of(study) == laws.params_of(Study(reference))
+
+
+def test_nothing_is_proposed_once_a_stop_is_asked_for(tmp_path: Path) -> None:
+    executor = Scripted(2)
+    one, events = search(random())
+    driver = Driver([one], executor, Pool(tmp_path), clock=executor.clock)
+    executor.on_wait = driver.stop
+    driver.run()
+    assert len(Study(events).trials) == 2
+    assert Counter(epoch for _, epoch in executor.trained) == {1: 2, 2: 1}
+    assert events[-1] == Closed(executor.now, "interrupted")
+
+
+def test_a_running_trial_that_is_stopped_gives_its_epochs_back(tmp_path: Path) -> None:
+    class Impatient:
+        def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+            if any(trial.epoch == 1 and not trial.finished for trial in study.trials):
+                return [Stop(next(t.number for t in study.trials if t.epoch == 1 and not t.finished))]
+            return random().propose(study, slots)
+
+    executor = Scripted(2)
+    study = laws.check(drive(tmp_path, Impatient(), Budget(total_epochs=12), executor))
+    assert study.with_state(State.PRUNED)
+    assert study.epochs == 12
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
+    study = Study(drive(tmp_path, random(), Budget(trials=6), Scripted(2)))
+    for trial in study.trials:
+        assert checkpoints.epochs(tmp_path, trial.training) == [trial.epoch]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 9, 14])
+def test_the_state_of_the_best_epoch_is_kept_where_that_is_what_counts(cut: int, tmp_path: Path) -> None:
+    """A curve that is best at epoch 3, whatever interruption lies behind it."""
+    goal = Goal("distance", maximize=False, at="best")
+    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 12}
+    events: list[Event] = []
+    for total in (cut, 12):
+        executor = Valley()
+        events = drive(tmp_path, Listed([point]), Budget(total_epochs=max(1, total)), executor, events, goal)
+    (trial,) = Study(events).trials
+    assert checkpoints.epochs(tmp_path, trial.training) == [3, 12]
+
+
+class Valley(Scripted):
+    def _epoch(self, job: object, key: str, epoch: int) -> list[object]:  # type: ignore[override]
+        messages = super()._epoch(job, key, epoch)  # type: ignore[arg-type]
+        for message in messages:
+            if isinstance(message, Reported):
+                message.report.metrics["distance"] = abs(epoch - 3)  # type: ignore[index]
+        return messages  # type: ignore[return-value]
+
+
+def test_the_cap_on_states_spares_what_is_needed(tmp_path: Path) -> None:
+    strategy = Asha(random(), GOAL, min_epochs=1, reduction=2)
+    one, events = search(strategy, Budget(trials=12))
+    executor = Scripted(2)
+    Driver([one], executor, Pool(tmp_path, cap=0), clock=executor.clock).run()
+    study = laws.check(events, trials=12)
+    best = GOAL.best(study.trials)
+    assert best is not None
+    kept = {folder.name for folder in tmp_path.iterdir()}
+    assert kept == {t.training for t in study.with_state(State.PAUSED)} | {best.training}
+
+
+# -- anything, cut anywhere -----------------------------------------------------------------------------------------
+
+
+def test_listeners_hear_what_is_in_the_journal_already(tmp_path: Path) -> None:
+    one, events = search(random(), Budget(trials=3))
+    heard: list[Event] = []
+
+    def listen(search: Search, event: Event) -> None:
+        assert search is one
+        assert events[-1] is event
+        heard.append(event)
+
+    executor = Scripted()
+    Driver([one], executor, Pool(tmp_path), clock=executor.clock, listeners=[listen]).run()
+    assert heard == events
+
+
+@pytest.mark.parametrize("name", ["random", "grid"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_study_cut_behind_any_event_becomes_the_same_study(name: str, slots: int, tmp_path: Path) -> None:
+    """As after a SIGKILL: the events up to there are all there is, the states on disk may be newer."""
+    whole = drive(tmp_path / "whole", STRATEGIES[name](2), Budget(trials=8), Scripted(slots))
+    for cut in range(len(whole)):
+        resumed = drive(tmp_path / "cut", STRATEGIES[name](2), Budget(trials=8), Scripted(slots, now=1e5), whole[:cut])
+        assert resumed[:cut] == whole[:cut]
+        assert readings(resumed) == readings(whole), cut
+
+
+def readings(events: Sequence[Event]) -> list[tuple[object, ...]]:
+    return [(t.params, t.training, t.state, t.epoch, t.outcome) for t in laws.check(events).trials]
+
+
+budgets = st.builds(
+    Budget,
+    trials=st.none() | st.integers(1, 12),
+    total_epochs=st.integers(1, 50),
+    time=st.none() | st.floats(1, 60),
+    patience=st.none() | st.integers(1, 30),
+)
+
+
+@given(
+    name=st.sampled_from(sorted(STRATEGIES)),
+    budget=budgets,
+    slots=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 80), max_size=3),
+    wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=6),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
+    name: str,
+    budget: Budget,
+    slots: list[int],
+    cuts: list[int],
+    wrong: dict[tuple[int, int], str],
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    events: list[Event] = []
+    trained: set[tuple[str, int]] = set()
+
+    def script(key: str, epoch: int, before: int) -> str:
+        fault = wrong.get((int(key, 16) % 5, epoch), "")
+        return fault if fault == NAN or before == 0 else ""
+
+    for visit, cut in enumerate([*cuts, 10_000]):
+        executor = Scripted(slots[visit % len(slots)], script, now=visit * 1e5)
+        before = events
+        events = drive(folder, STRATEGIES[name](seed), budget, executor, events)[: len(events) + cut]
+        assert events[: len(before)] == before
+        trained |= set(executor.trained)
+        finished = {t.number: t for t in Study(before).trials if t.finished}
+        assert all(Study(events).trials[number] == trial for number, trial in finished.items())
+    study = laws.check(events)
+    assert budget.trials is None or len(study.trials) <= budget.trials
+    assert study.epochs <= (budget.total_epochs or 0)
+    assert {(key, report.epoch) for key, one in study.trainings.items() for report in one.reports} <= trained
+    if study.closed == "budget" and budget.trials is None:
+        assert study.epochs == budget.total_epochs
+    if study.closed == "budget" and study.epochs < (budget.total_epochs or 0):
+        assert len(study.trials) == budget.trials
+    assert sum(isinstance(event, Started) for event in events) == len(study.trials)
+
+
+@given(
+    names=st.lists(st.sampled_from(["random", "grid"]), min_size=2, max_size=4),
+    totals=st.lists(st.integers(1, 30), min_size=4, max_size=4),
+    slots=st.integers(1, 6),
+    parallel=st.none() | st.integers(1, 2),
+    cut=st.integers(1, 60),
+    wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
+    names: list[str],
+    totals: list[int],
+    slots: int,
+    parallel: int | None,
+    cut: int,
+    wrong: dict[tuple[int, int], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("many")
+    histories: list[list[Event]] = [[] for _ in names]
+    for visit in range(2):
+        executor = Scripted(
+            slots, lambda key, epoch, before: wrong.get((int(key, 16) % 5, epoch), "") if not before else ""
+        )
+        executor.now = visit * 1e5
+        searches = [
+            Search(
+                Study(events),
+                STRATEGIES[name](seed) if name != "random" else Random(Problem(fakes.DISCRETE, GOAL, seed=seed)),
+                GOAL,
+                Budget(total_epochs=total),
+                laws.identity(),
+                events.append,
+                parallel,
+            )
+            for seed, (name, total, events) in enumerate(zip(names, totals, histories, strict=False))
+        ]
+        Driver(searches, executor, Pool(folder), clock=executor.clock).run()
+        assert len(executor.trained) == len(set(executor.trained))
+        assert sum(s.study.epochs - s.study.reused_epochs for s in searches) <= len(executor.trained) or visit == 1
+        for events, total in zip(histories, totals, strict=False):
+            study = laws.check(events)
+            assert study.epochs <= total
+            assert study.closed in ("budget", "exhausted")
+            assert study.closed != "budget" or study.epochs == total
+        if visit == 0:
+            histories = [events[:cut] for events in histories]
+
+
+def test_scripts_do_nothing_by_themselves() -> None:
+    assert nothing("a", 1, 0) == ""

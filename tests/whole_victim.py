@@ -1,0 +1,106 @@
+"""A whole `hpo run` to be killed, without what takes seconds: `python tests/whole_victim.py FOLDER run study.yaml`.
+
+The command line, run_all, the journal, the winner, the outlook and the delivery to MLflow are the real ones. The trainer
+is fakes.Fake, the process that publishes answers at once, the report is drawn by nobody, and MLflow is a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import fakes
+import numpy as np
+from mlflow_fixtures import FakeMlflow, FakeStore, Kept
+
+from hpo import assembly, cli, tracking, winner
+from hpo.publishing import Order, Published
+
+STUDY = """\
+name: whole
+strategy: random
+data: data.npz
+search_space:
+  learning_rate: {min: 1e-3, max: 1e-1, log: true}
+  dense_layers: 1
+  epochs: [2, 4]
+budget: {trials: 6}
+workers: 2
+device: cpu
+"""
+
+
+class Filed(FakeMlflow):
+    """An MLflow in a file: what was there when its client was killed is there for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.runs = stored(path)
+        self._ids = (f"run{number}" for number in range(len(self.runs), 10_000))
+
+    def call(self, work: Callable[[], str | None]) -> str:
+        done = super().call(work)
+        draft = self.path.with_suffix(".draft")
+        draft.write_bytes(pickle.dumps(self.runs))
+        draft.replace(self.path)
+        return done
+
+
+def stored(path: Path) -> dict[str, Kept]:
+    runs: dict[str, Kept] = pickle.loads(path.read_bytes()) if path.exists() else {}
+    return runs
+
+
+def published(order: Order) -> Published:
+    """What the real process would answer, had it a network; it notes that it was asked."""
+    assert order.checkpoint.exists()
+    assert order.portrait is not None
+    order.portrait.write_bytes(b"")
+    with Path("published").open("a") as file:
+        file.write(f"{order.trial} {order.epoch} {json.loads(order.checkpoint.read_text())['epoch']}\n")
+    return Published(test={"test_accuracy": 0.5}, model="models:/m-1", said="published")
+
+
+def stub(name: str, **members: object) -> None:
+    """A module that is not imported: matplotlib and pandas take seconds."""
+    module = ModuleType(name)
+    vars(module).update(members)
+    sys.modules[name] = module
+
+
+class Portrait:
+    @staticmethod
+    def open(path: Path) -> None:
+        assert path.exists()
+
+
+def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
+    return Filed(Path("mlflow.pickle")).connect(uri, experiment, tags)
+
+
+def prepare(folder: Path) -> None:
+    os.chdir(folder)
+    if not Path("study.yaml").exists():
+        np.savez("data.npz", X=np.zeros((30, 8, 8), np.uint8), y=np.arange(30) % 2)
+        Path("study.yaml").write_text(STUDY)
+    stub("hpo.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
+    stub("hpo.portrait", Portrait=Portrait)
+    stub("hpo.report", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report"))
+    recipe = fakes.Fake(witness=folder / "witness", pause=float(os.environ.get("PAUSE", "0.01")))
+    assembly.HEAVY = ()
+    assembly.recipe = lambda *_: recipe  # type: ignore[assignment,return-value]
+    winner.publish = published  # type: ignore[assignment]
+    tracking.real = connect
+    tracking.PACE = 0.05
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]).absolute())
+    sys.argv = ["hpo", *sys.argv[2:]]
+    cli.main()
