@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo import provenance
-from hpo.core import Executor, Feasible, Limits, Params, Strategy, Train, Value, training_key, training_seed
+from hpo.core import Feasible, Limits, Params, Strategy, Train, Value, training_key, training_seed
 from hpo.errors import BadInput, Mistake
 from hpo.execution import devices
 from hpo.execution.inline import InlineExecutor
@@ -26,6 +28,9 @@ from hpo.training.data import Dataset
 from hpo.training.layers import Impossible
 from hpo.training.parameters import prefix_safe
 from hpo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hpo.execution.ray import RayExecutor
 
 STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
     "bayesian": Bayesian,
@@ -146,20 +151,28 @@ def _module_digest(reference: str, spec: StudySpec) -> str:
     return provenance.source_digest(Path(found.origin)) if found is not None and found.origin else function.__module__
 
 
-def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor:
-    """Workers that start at once; they get their trainers when the data are there."""
+def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor:
+    """Workers that start at once; `begin` gives them their trainers when the data are there."""
+    if spec.execution.engine == "inline":
+        return InlineExecutor()
     return LocalExecutor(len(placement), HEAVY if spec.train is None else ())
-
-
-def inline(parts: Parts) -> Executor:
-    return InlineExecutor(parts.factories()[0]())
 
 
 def placement(spec: StudySpec) -> Sequence[str]:
     """The device of each worker. Raises BadInput for a device that is not there."""
-    if spec.execution.engine == "ray":
-        raise BadInput(
-            Mistake("execution.engine", "must be local or inline", "ray", "this version has no Ray executor yet")
-        )
+    own = spec.execution
+    if own.engine == "ray":
+        refuse_missing_ray(spec)
+        from hpo.execution import cluster
+
+        return cluster.place(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
     found = devices.place(spec.device, spec.workers)
-    return found[:1] if spec.execution.engine == "inline" else found
+    return found[:1] if own.engine == "inline" else found
+
+
+def refuse_missing_ray(spec: StudySpec) -> None:
+    """Ray is an extra, imported for a study that asks for it only. Raises BadInput where it is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        remedy = "pip install 'hpo[ray]'"
+        raise BadInput(Mistake(spec.place("execution.engine"), "needs the package ray", "none here", remedy))
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # read at import: what it prints is no line for a person

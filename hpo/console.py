@@ -22,7 +22,8 @@ from hpo.wording import duration
 
 TICKS = "▁▂▃▄▅▆▇█"
 RECENT = 6  # finished trials shown under the running ones
-NARROW = 90  # columns below which params are left out of the table
+FIXED = 46  # columns that all but the metric's name and the params take
+NARROW = 30  # columns below which params are left out
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
 
@@ -117,7 +118,9 @@ class Console:
         text = Text(self.title, style="bold")
         text.append(f"   {spent(search)}", style="default")
         left = self.progress.left(search)
-        if left is not None:
+        if search.study.closed is not None:
+            text.append("   publishing the best model, writing the report ...", style="dim")
+        elif left is not None:
             text.append(f"   about {duration(left)} left", style="dim")
         if search.best is not None:
             text.append(f"\nbest {self.goal.metric} {number(self.goal.value(search.best))}", style="bold green")
@@ -127,33 +130,21 @@ class Console:
         return text
 
     def _table(self, search: Search) -> Table:
-        wide = self.terminal.width >= NARROW
-        table = Table(box=None, pad_edge=False, expand=False, show_header=True, header_style="dim")
-        for name, justify in (
-            ("trial", "right"),
-            ("state", "left"),
-            ("epoch", "right"),
-            (self.goal.metric, "right"),
-            ("curve", "left"),
-        ):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        if wide:
-            table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)
+        room = self.terminal.width - FIXED - len(self.goal.metric)
+        table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        for name in ("trial", "state", "epoch", self.goal.metric, "curve", *(("params",) if room >= NARROW else ())):
+            table.add_column(name, justify="left" if name in ("state", "curve", "params") else "right", no_wrap=True)
         numbers = [*search.study.running, *(n for n in self.progress.recent if n not in search.study.running)]
         for trial in (search.study.trials[n] for n in numbers[: self.progress.slots + RECENT]):
-            style = MARKS.get(trial.state, "default")
-            word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
-            row = [
-                str(trial.number),
-                word,
-                f"{trial.epoch}/{trial.epochs}",
-                number(self.goal.value(trial)),
-                sparkline(trial, self.goal),
-            ]
-            table.add_row(
-                *map(escape, [*row, settings(trial.params, self.progress.constants)] if wide else row), style=style
-            )
+            table.add_row(*map(escape, self._row(trial, room)), style=MARKS.get(trial.state, "default"))
         return table
+
+    def _row(self, trial: Trial, room: int) -> list[str]:
+        word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
+        value = number(self.goal.value(trial))
+        row = [str(trial.number), word, f"{trial.epoch}/{trial.epochs}", value, sparkline(trial, self.goal)]
+        shown = settings(trial.params, self.progress.constants)
+        return [*row, shown if len(shown) <= room else shown[: room - 1] + "…"] if room >= NARROW else row
 
 
 def spent(search: Search) -> str:

@@ -36,7 +36,7 @@ from hpo.training.data import Dataset
 from hpo.training.evaluation import load_network
 from hpo.training.insight import portrayed, split
 from hpo.training.losses import loss
-from hpo.training.raw import Pixels
+from hpo.training.raw import Answer, Pixels, asked, largest_pixel
 from hpo.training.resident import resident
 
 NAME = "best-model"
@@ -101,7 +101,7 @@ def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> st
             signature=signature(data),
             pip_requirements=requirements(),
             extra_files=beside(Path(folder), order, pixels, data),
-            metadata={"classes": list(data.classes or ()), "hpo.study": order.study, "hpo.trial": order.trial},
+            metadata={"hpo.study": order.study, "hpo.trial": order.trial, **described(data)},
         )
     return str(model.model_id)
 
@@ -113,6 +113,17 @@ def signature(data: Dataset) -> ModelSignature:
     inputs = TensorSpec(data.images.dtype, (-1, channels, *size))
     outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs))
     return ModelSignature(Schema([inputs]), Schema([outputs]))
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """What a person who has the model alone must know of its images and answers."""
+    return {
+        "classes": list(data.classes or ()),
+        "shape": list(data.shape),
+        "dtype": str(data.images.dtype),
+        "resized": data.resize is not None,
+        "largest_pixel": largest_pixel(data),
+    }
 
 
 def requirements() -> list[str]:
@@ -151,6 +162,14 @@ def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
     found["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
     return {f"test_{name}": float(value) for name, value in found.items()}
+
+
+def loaded(uri: str, name: str) -> tuple[Answer, dict[str, Any]]:
+    """A model in MLflow (models:/digits-cnn@champion) as a function of raw images, and what `described` said of it."""
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    about = mlflow.models.get_model_info(name).metadata or {}
+    return asked(mlflow.pytorch.load_model(name)), about
 
 
 # -- the registry --------------------------------------------------------------------------------------------------

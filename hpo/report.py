@@ -139,7 +139,11 @@ def _tested(view: Overview) -> str:
     )
     if not scores:
         return "The test split has not been read."
-    own = [score for score in scores if score.trial == view.best.number and any(n.startswith("test_") for n in score.metrics)]
+    own = [
+        score
+        for score in scores
+        if score.trial == view.best.number and any(n.startswith("test_") for n in score.metrics)
+    ]
     if not own:
         trials = listed([str(n) for n in sorted({score.trial for score in scores})])
         return f"{readings}, for trial {trials}; not for this one."

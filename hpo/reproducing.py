@@ -39,7 +39,7 @@ class Reproduced:
 
 
 def reproduce(result: Result, number: int, heard: Heard = lambda report: None) -> Reproduced:
-    """Train a trial again, in a folder of its own and without what is known of it. Raises BadInput for a wrong number."""
+    """Train a trial again, in a folder of its own, without what is known of it. Raises BadInput for a wrong number."""
     spec, folders, trial = result.spec, result.folders, result.trial(number)
     placement = assembly.placement(spec)[:1]
     dataset = load_data(spec, folders)

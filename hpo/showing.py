@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpo.core import Study
+from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.portrait import Portrait
@@ -15,7 +16,15 @@ from hpo.training.diagnosis import diagnose
 
 
 def show(spec: StudySpec, folders: Folders, study: Study) -> None:
-    """Write trials.csv, report.html and the report's pictures beside the journal."""
+    """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed."""
+    try:
+        _show(spec, folders, study)
+    except OSError as error:
+        rule, remedy = "the report must have room here", "free space, then run the same command again"
+        raise EnvironmentFailed(Mistake(str(folders.run), rule, error.strerror or str(error), remedy)) from None
+
+
+def _show(spec: StudySpec, folders: Folders, study: Study) -> None:
     sentences = {
         t.number: diagnose(t.reports, t.params, t.outcome).sentence for t in study.trials if t.reports or t.finished
     }

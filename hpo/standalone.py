@@ -16,18 +16,54 @@ import numpy as np
 from hpo import __version__, provenance
 from hpo.core import epochs_of
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.result import Result
+from hpo.running import load_data
 from hpo.scriptlayers import class_network, function_initialize
 from hpo.scriptparts import Winner, augmentation, loss, metrics, source, training
 from hpo.training.data import Dataset
 from hpo.training.families import FAMILIES
 from hpo.training.parameters import EXPONENTIAL, RMSPROP, SGD, STEP, TRAINING
 
-__all__ = ["Winner", "script", "write", "write_data"]
+__all__ = ["Winner", "script", "winner_of", "write", "write_best", "write_data"]
 
 SCRIPT, DATA = "train.py", "data.npz"
 MARK: Final = "Written by `hpo best --script`"
 CHUNK_BYTES: Final = 8 * 2**20  # as training/loop.py makes images ready
 MOST_ROWS, MOST_PIXELS = 1024, 2**18  # as training/evaluation.py looks at them
+
+
+def write_best(result: Result, folder: Path) -> Path:
+    """The best trial of a study as a script. Raises BadInput where hpo has no network to write down."""
+    spec = result.spec
+    refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
+    dataset = load_data(spec, result.folders)
+    assert dataset is not None, "a model of ours has data"
+    return write(winner_of(result, dataset), folder)
+
+
+def refuse_own(place: str, model: str) -> None:
+    if model not in FAMILIES:
+        rule = "a script can be written for cnn and rnn only"
+        raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
+
+
+def winner_of(result: Result, dataset: Dataset) -> Winner:
+    """The best trial of a study. Raises NoResult where there is none."""
+    spec, best, goal = result.spec, result.best, result.spec.metric.as_goal()
+    report = goal.reading(best)
+    assert report is not None
+    return Winner(
+        title=f"the study {spec.name} ({result.folders.run.name}), trial {best.number}",
+        params=best.params,
+        seed=result.study.trainings[best.training].seed,
+        epoch=report.epoch,
+        metric=goal.metric,
+        value=report.metrics[goal.metric],
+        model=spec.model,
+        loss=spec.loss,
+        class_weights=spec.class_weights,
+        dataset=dataset,
+    )
 
 
 def write(winner: Winner, folder: Path) -> Path:
@@ -58,11 +94,8 @@ def write_data(data: Dataset, path: Path) -> None:
 
 
 def script(winner: Winner) -> str:
-    """The text of train.py. Raises BadInput for a model of a user's own."""
-    if winner.model not in FAMILIES:
-        rule = "a script can be written for cnn and rnn only"
-        remedy = "your own function is the network's code already; `hpo show` has its params"
-        raise BadInput(Mistake("model", rule, winner.model, remedy))
+    """The text of train.py."""
+    assert winner.model in FAMILIES, winner.model
     augment = list(augmentation(winner))
     parts = [
         _title("what the search found"),
@@ -111,8 +144,8 @@ def _head(winner: Winner) -> str:
         "",
         f"{MARK} (hpo {__version__}). Needs torch >= 2.10 and numpy, and {DATA} beside it;",
         f"{used} were used.",
-        "On the same machine with the same versions it repeats a training on the CPU bit for bit; elsewhere it comes as far",
-        "within the noise of a seed.",
+        "On the same machine with the same versions it repeats a training on the CPU bit for bit; elsewhere it comes",
+        "as far within the noise of a seed.",
         "",
         f"    python {SCRIPT}                  # trains, scores the test split, writes model.pt",
         f"    python {SCRIPT} --device cuda",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hpo import yamlfile
 from hpo.errors import BadInput, Mistake
 from hpo.spec import load
 from hpo.training.families import known
@@ -44,6 +45,16 @@ def test_a_bad_study_file_is_refused_in_these_words(case: dict[str, Any]) -> Non
     before = sorted(Path().iterdir())
     assert said(sets=case.get("sets")) == case["says"].rstrip()
     assert sorted(Path().iterdir()) == before
+
+
+def test_both_parsers_of_yaml_lead_to_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libyaml, which comes with the wheel, and Python's, where there is no wheel."""
+    assert yamlfile._PARSER is yaml.CSafeLoader
+    monkeypatch.setattr(yamlfile, "_PARSER", yaml.SafeLoader)
+    for case in CASES:
+        Path("space.yaml").write_text(case.get("space", ""), encoding="utf-8")
+        Path("study.yaml").write_text(whole(case), encoding="utf-8")
+        assert said(sets=case.get("sets")) == case["says"].rstrip()
 
 
 def test_the_table_is_long_and_no_case_stands_in_it_twice() -> None:

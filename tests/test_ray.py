@@ -67,13 +67,21 @@ def cluster() -> Iterator[Cluster]:
         os.environ.pop(name) if text is None else os.environ.update({name: text})
 
 
+class Patient(RayExecutor):
+    """Answers `pids` once all its workers are ready, as LocalExecutor does; for tests in which nothing else is going on."""
+
+    def pids(self) -> list[int]:
+        ready(self, self._most or 1)
+        return super().pids()
+
+
 def ready(executor: RayExecutor, slots: int) -> RayExecutor:
-    laws.until(lambda: len(executor.pids()) == slots, lambda: executor.wait(1.0), most=100)
+    laws.until(lambda: len(RayExecutor.pids(executor)) == slots, lambda: executor.wait(1.0), most=100)
     return executor
 
 
 def started(fake: fakes.Fake, slots: int = 1, **more: object) -> RayExecutor:
-    executor = RayExecutor(Share(), slots, **more)  # type: ignore[arg-type]
+    executor = Patient(Share(), slots, **more)  # type: ignore[arg-type]
     executor.begin([fake])
     return ready(executor, slots)
 

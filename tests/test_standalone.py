@@ -217,6 +217,10 @@ def test_a_script_is_written_again_but_never_over_somebody_elses(tmp_path: Path)
     )
 
 
-def test_a_model_of_ones_own_has_no_script(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"a script can be written for cnn and rnn only, got my\.module:net"):
-        standalone.script(winner(bars(tmp_path / "data"), TINY, model="my.module:net"))
+def test_a_model_of_ones_own_has_no_script() -> None:
+    with pytest.raises(BadInput) as caught:
+        standalone.refuse_own("study.yaml:3:8 model", "my.module:net")
+    assert str(caught.value) == (
+        "study.yaml:3:8 model: a script can be written for cnn and rnn only, got my.module:net; "
+        "your own function is the network's code already"
+    )

@@ -19,8 +19,11 @@ from hpo.errors import BadInput, EnvironmentFailed, Mistake
 log = logging.getLogger(__name__)
 
 GONE_SECONDS = 20.0  # without an answer of a cluster; after 60 Ray would end this process by itself
+PATIENCE = 300.0  # seconds to wait for a node while there is none
 ANSWER_SECONDS = 10.0  # a cluster that is there answers in less; ray.init alone would try for two minutes
 CLIENT = "ray://"
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # an empty frame of type 4, with which both sides of HTTP/2 begin
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
 START = "start one with `ray start --head`, or name its address"
 
 
@@ -102,34 +105,28 @@ def resolve(address: str | None, place: str) -> str:
         return address.removeprefix(CLIENT)
     try:
         found = canonicalize_bootstrap_address(address)
+    except ConnectionError:
+        found = None
     except Exception as error:  # a host that has no address, or text that is none
-        raise EnvironmentFailed(
-            Mistake(place, "must be the address of a Ray cluster", f"{address} ({error})", START)
-        ) from None
+        rule = "must be the address of a Ray cluster"
+        raise EnvironmentFailed(Mistake(place, rule, f"{address} ({error})", START)) from None
     if found is None:
-        raise EnvironmentFailed(Mistake(place, "no Ray cluster answers", f"{address} (none was started here)", START))
+        raise EnvironmentFailed(Mistake(place, "no Ray cluster runs here", address, START))
     return str(found)
 
 
 def reachable(address: str, seconds: float) -> bool:
-    """Whether a gRPC server answers there: a connection is taken by a process that hangs, too."""
+    """Whether a gRPC server answers there: the kernel takes connections for a process that hangs, too."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+        with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+                return True  # only ray.init has the certificates
+            connection.settimeout(seconds)
+            connection.sendall(HELLO)
+            return connection.recv(len(SETTINGS))[3:4] == SETTINGS[3:4]
     except (OSError, ValueError):
         return False
-    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return True  # ray.init has the certificates
-    import grpc  # comes with ray[default]; only a driver that connects needs it
-
-    channel = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
-    try:
-        grpc.channel_ready_future(channel).result(seconds)
-    except grpc.FutureTimeoutError:
-        return False
-    finally:
-        channel.close()
-    return True
 
 
 def listens(address: str, seconds: float = 2.0) -> bool:
@@ -153,8 +150,27 @@ def _refused(error: Exception, address: str, place: str) -> Mistake:
 # -- what a study asks of it
 
 
+def place(
+    address: str | None,
+    device: str,
+    workers: int | str,
+    share: tuple[float, float | None],
+    where: Callable[[str], str],
+) -> list[str]:
+    """The device of each worker that fits now, as devices.place says it for one machine; one at least.
+
+    share: cpus and gpus a trial, as in the study file; where: the place of a key. Raises BadInput, EnvironmentFailed.
+    """
+    connect(address, where("execution.address"))
+    found = wait_for_nodes(PATIENCE, where("execution.address"))
+    takes = share_of(device, *share, found, where)
+    refuse_too_much(takes, found, where)
+    most = capacity(takes, found)
+    return ["cuda" if takes.gpus else "cpu"] * (most if workers == "auto" else min(int(workers), most))
+
+
 def wait_for_nodes(
-    patience: float, place: str, sleep: Callable[[float], None] = time.sleep, look: Callable[[], list[Node]] = nodes
+    patience: float, where: str, sleep: Callable[[float], None] = time.sleep, look: Callable[[], list[Node]] = nodes
 ) -> list[Node]:
     """The nodes that can work at all; a head alone waits for others, `patience` seconds. Raises EnvironmentFailed."""
     waited = 0.0
@@ -162,15 +178,14 @@ def wait_for_nodes(
         if waited == 0:
             log.warning("the Ray cluster has no node that can work; waiting %.0f s for one", patience)
         if waited >= patience:
-            raise EnvironmentFailed(
-                Mistake(place, "must have a node that can work", "none", "start one: `ray start --address ...`")
-            )
+            remedy = "start one with `ray start --address HOST:PORT`"
+            raise EnvironmentFailed(Mistake(where, "must have a node that can work", "none", remedy))
         sleep(1.0)
         waited += 1.0
     return found
 
 
-def refuse_too_much(share: Share, found: Sequence[Node], place: Callable[[str], str]) -> None:
+def refuse_too_much(share: Share, found: Sequence[Node], where: Callable[[str], str]) -> None:
     """A trial must fit on one node. Raises BadInput, naming the most that any node has."""
     if capacity(share, found):
         return
@@ -182,22 +197,22 @@ def refuse_too_much(share: Share, found: Sequence[Node], place: Callable[[str], 
         if wanted > most:
             got = f"{wanted:g} (the most any node has is {most:g})"
             remedy = f"lower it, or start a node with {wanted:g}"
-            mistakes.append(Mistake(place(f"execution.{name}"), "must fit on one node", got, remedy))
+            mistakes.append(Mistake(where(f"execution.{name}"), "must fit on one node", got, remedy))
     rule, remedy = "must fit together on one node", "lower them, or start a larger node"
-    raise BadInput(*mistakes or [Mistake(place("execution"), rule, str(share), remedy)])
+    raise BadInput(*mistakes or [Mistake(where("execution"), rule, str(share), remedy)])
 
 
-def share_of(device: str, cpus: float, gpus: float | None, found: Sequence[Node], place: Callable[[str], str]) -> Share:
+def share_of(device: str, cpus: float, gpus: float | None, found: Sequence[Node], where: Callable[[str], str]) -> Share:
     """What a trial takes. gpus None: one if the device is cuda, or auto and there are any. Raises BadInput."""
     if device not in ("auto", "cpu", "cuda"):
         remedy = "write auto, cpu or cuda"
-        raise BadInput(Mistake(place("device"), "must not name a GPU, because Ray hands them out", device, remedy))
+        raise BadInput(Mistake(where("device"), "must not name a GPU, because Ray hands them out", device, remedy))
     if gpus is None:
         wanted = device == "cuda" or (device == "auto" and any(node.gpus for node in found))
         return Share(cpus, 1.0 if wanted else 0.0)
     if (device == "cpu" and gpus) or (device == "cuda" and not gpus):
         got = f"{gpus:g} with device {device}"
-        raise BadInput(Mistake(place("execution.gpus"), "must go with the device", got, "write device: auto"))
+        raise BadInput(Mistake(where("execution.gpus"), "must go with the device", got, "write device: auto"))
     return Share(cpus, gpus)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from hpo.core import Job, Message, Reported, Train
 from hpo.execution.work import Bench
@@ -13,13 +13,16 @@ class InlineExecutor:
 
     slots = 1
 
-    def __init__(self, train: Train) -> None:
-        self._bench = Bench(train)
+    def __init__(self, train: Train | None = None) -> None:
+        self._bench = None if train is None else Bench(train)
         self._messages: Iterator[Message] | None = None
         self._stopped = False
 
+    def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
+        self._bench = Bench(factories[0]())
+
     def submit(self, job: Job) -> None:
-        assert self._messages is None, "one slot"
+        assert self._bench is not None and self._messages is None, "one slot, after begin"
         self._stopped = False
         self._messages = self._bench.run(job, lambda: self._stopped)
 

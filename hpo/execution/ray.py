@@ -25,7 +25,7 @@ import ray
 from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution import checkpoints, cluster
-from hpo.execution.cluster import Share, Watch
+from hpo.execution.cluster import PATIENCE, Share, Watch
 from hpo.execution.local import ENVIRONMENT, HANG_SECONDS
 from hpo.execution.ray_worker import Cargo, Greeting, Prepared, RayWorker, Told, Word, cargo_of, pack, versions
 from hpo.execution.work import timed_out
@@ -34,8 +34,8 @@ from hpo.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # between two looks at the nodes
-PATIENCE = 300.0  # seconds without a node that can work before the study gives up
 MOST_FAILED_STARTS = 3  # a worker, in a row
+LEAVE_SECONDS = 3.0  # for workers to tidy up, and to be gone
 CALLS = 4  # of a worker at a time: hear, and beside it begin, work, halt
 
 
@@ -93,7 +93,10 @@ class RayExecutor:
     @property
     def slots(self) -> int:
         """Ready workers; one at least, so that a study waits for its first worker instead of ending."""
-        return max(1, sum(worker.ready for worker in self._workers))
+        return max(1, self._ready())
+
+    def _ready(self) -> int:
+        return sum(worker.ready for worker in self._workers)
 
     def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
         """Tell the workers what to train with, the later ones too; returns before they are ready."""
@@ -125,7 +128,7 @@ class RayExecutor:
 
     def wait(self, timeout: float | None) -> list[Message]:
         deadline = None if timeout is None else self._clock() + timeout
-        slots = self.slots
+        ready = self._ready()
         while True:
             self._look()
             self._hand_out()
@@ -134,15 +137,16 @@ class RayExecutor:
                 messages += self._listen(worker)
             messages += self._overdue()
             over = deadline is not None and self._clock() >= deadline
-            if messages or over or self.slots != slots:
+            if messages or over or self._ready() != ready:
                 return messages
 
     def close(self) -> None:
-        leaving = [worker.actor.leave.remote() for worker in self._workers]
-        if leaving and self._watch.answers:
-            ray.wait(leaving, num_returns=len(leaving), timeout=2.0)
+        if self._watch.answers:
+            _await([worker.actor.leave.remote() for worker in self._workers])
         for worker in self._workers:
             _kill(worker)
+        if self._watch.answers:
+            _await([worker.heard_next for worker in self._workers])  # breaks when the process is gone
         self._workers, self._waiting = [], []
         for folder in self._marked:
             (folder / self._token).unlink(missing_ok=True)
@@ -341,6 +345,11 @@ class RayExecutor:
                 why = f"no report for {self._silence(job):.3g} s"
                 messages += self._replace(worker, Outcome.TIMEOUT, why)
         return messages
+
+
+def _await(calls: Sequence[Any]) -> None:
+    if calls:
+        ray.wait(list(calls), num_returns=len(calls), timeout=LEAVE_SECONDS)
 
 
 def _kill(worker: _Worker) -> None:

@@ -1,7 +1,7 @@
 """The worker of a Ray cluster: an actor that holds one trainer for as long as the study lasts.
 
-What it has to say waits in a queue until the driver asks (`hear`, which blocks): one call in flight a worker, however many
-epochs a second, and a worker that dies breaks it. Measured on two cores: 1.2 ms from a report to the driver.
+What it has to say waits in a queue until the driver asks (`hear`, which blocks): one call in flight a worker, however
+many epochs a second, and a worker that dies breaks it. Measured on two cores: 1.2 ms from a report to the driver.
 """
 
 from __future__ import annotations

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpo.core import Params
 from hpo.training.data import Dataset
+from hpo.training.evaluation import load_network
+from hpo.training.recipe import Recipe
 from hpo.training.resident import resident
+
+MANY = 4096
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Answer = Callable[[Array], Array]  # raw images (N, C, H, W) -> probabilities or numbers (N, K)
 
 
 class Pixels(nn.Module):
@@ -34,3 +47,25 @@ class Pixels(nn.Module):
         outputs = self.network(torch.addcmul(self.offset, images, self.scale))
         result: Tensor = outputs.softmax(1) if self.classes else outputs
         return result
+
+
+def answer(recipe: Recipe, params: Params, checkpoint: Path) -> Answer:
+    """What a checkpoint says about images that have the size of the data set's."""
+    data = replace(Dataset.open(recipe.data), resize=None)
+    return asked(Pixels(load_network(recipe, params, checkpoint), data).eval())
+
+
+def largest_pixel(data: Dataset) -> float:
+    """Of the first images, to tell data of 16 levels from data of 256."""
+    return float(data.images[:MANY].max())
+
+
+def asked(model: nn.Module) -> Answer:
+    """A module as a function of arrays."""
+
+    def ask(images: Array) -> Array:
+        with torch.inference_mode():
+            found: Array = model(torch.from_numpy(images)).numpy()
+        return found
+
+    return ask

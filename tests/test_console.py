@@ -1,0 +1,104 @@
+"""What is drawn while a study runs, in a wide and a narrow window, and what is written to a pipe."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import fakes
+import laws
+import pytest
+from rich.console import Console as Terminal
+
+from hpo.console import Console, settings, sparkline, trial_line
+from hpo.core import Goal, Outcome, Report, State, Study, Trial
+from hpo.driver import Driver
+from hpo.execution.simulated import SimulatedExecutor
+from hpo.overhead import Overhead
+from hpo.pool import Pool
+from hpo.search import Search
+from hpo.spec import Budget
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+
+GOAL = Goal()
+
+
+def drive(console: Console, folder: Path, trials: int = 8) -> Search:
+    search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=trials), laws.identity())
+    executor = SimulatedExecutor(fakes.Fake().train, 2)
+    Driver([search], executor, Pool(folder), clock=executor.clock, listeners=[console.hear]).run()
+    return search
+
+
+def drawn(width: int, folder: Path) -> list[str]:
+    """The live picture after a study, as lines."""
+    terminal = Terminal(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    console = Console(terminal, GOAL, 2, {}, "tiny (random)")
+    drive(console, folder)
+    out = Terminal(file=io.StringIO(), width=width, color_system=None)
+    out.print(console._picture())
+    return out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [60, 80, 130, 200])
+def test_no_line_is_wider_than_the_window_and_no_number_is_cut(width: int, tmp_path: Path) -> None:
+    lines = drawn(width, tmp_path)
+    assert all(len(line) <= width for line in lines), lines
+    header = next(line for line in lines if line.startswith("trial"))
+    assert "val_accuracy" in header
+    assert ("params" in header) is (width >= 100)
+    rows = lines[lines.index(header) + 1 :]
+    assert len(rows) == 6
+    assert all(any(tick in row for tick in "▁▂▃▄▅▆▇█") for row in rows)
+    assert not any("…" in row.split("learning_rate")[0] for row in rows)
+
+
+def test_the_best_trial_and_the_budget_stand_at_the_top(tmp_path: Path) -> None:
+    first, second, *_ = drawn(150, tmp_path)
+    assert first.startswith("tiny (random)   8/8 trials, ")
+    assert second.startswith("best val_accuracy 0.")
+
+
+def test_a_pipe_gets_one_plain_line_a_trial(tmp_path: Path) -> None:
+    text = io.StringIO()
+    search = drive(Console(Terminal(file=text, width=40), GOAL, 2, {}, "tiny"), tmp_path)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 8
+    assert all(line.startswith("trial ") and "\x1b" not in line for line in lines)
+    best = search.best
+    assert best is not None
+    assert [line.endswith("<- best") for line in lines if line.startswith(f"trial {best.number:>3}")] == [True]
+
+
+def test_a_sparkline_rises_with_the_curve_and_survives_what_is_no_number() -> None:
+    def trial(*values: float) -> Trial:
+        reports = tuple(Report(i, {"val_accuracy": v}, 1.0, 0.0) for i, v in enumerate(values, 1))
+        return Trial(0, {"epochs": 9}, 0, "k", 9, reports)
+
+    assert sparkline(trial(0.0, 0.5, 1.0), GOAL) == "▁▄█"
+    assert sparkline(trial(0.5), GOAL) == "▁"
+    assert sparkline(trial(0.1, float("nan"), 0.2), GOAL) == "▁ █"
+    assert sparkline(trial(), GOAL) == ""
+    assert len(sparkline(trial(*range(50)), GOAL)) == 12
+
+
+def test_a_failed_trial_says_why_in_its_line() -> None:
+    failed = Trial(3, {"epochs": 2}, 0, "k", 2, state=State.FAILED, outcome=Outcome.OOM, error="made up")
+    assert trial_line(failed, GOAL, {}).split() == ["trial", "3", "oom", "val_accuracy", "-", "0", "epochs", "0.0", "s", "epochs=2", "made", "up"]
+
+
+def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
+    assert settings({"a": 1, "b": 0.123456, "epochs": 3}, {"a": 1, "epochs": 3}) == "b=0.1235 epochs=3"
+
+
+def test_overhead_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:
+    overhead = Overhead(2)
+    console = Console(Terminal(file=io.StringIO()), GOAL, 2, {}, "tiny")
+    console.progress.overhead = overhead
+    drive(console, tmp_path, trials=40)
+    assert overhead.share is not None
+    assert 0.95 < overhead.share <= 1.0
+    alone = Overhead(4)
+    alone.trained, alone.first, alone.last = 10.0, 0.0, 5.0
+    assert alone.share == 0.5

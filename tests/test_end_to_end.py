@@ -1,0 +1,105 @@
+"""Whole studies on real images: every strategy on every kind of data, and MLflow with the model at the end."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import hpo
+from hpo.core import State
+
+SPACE = {
+    "blocks": [1, 2],
+    "channels": {"choices": [4, 8], "per": "block"},
+    "batch_size": 64,
+    "learning_rate": {"min": 0.003, "max": 0.03, "log": True, "count": 3},
+    "epochs": [1, 2],
+}
+
+
+def idx(path: Path, array: np.ndarray, zipped: bool) -> None:
+    """An IDX file as the MNIST family ships them."""
+    data = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if zipped else data)
+
+
+@pytest.fixture(scope="session")
+def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 of scikit-learn's digits in MNIST's files, one of them gzipped."""
+    folder = tmp_path_factory.mktemp("idx")
+    digits = load_digits()
+    images = (digits.images * 15).astype(np.uint8)
+    for name, rows in (("train", slice(0, 240)), ("t10k", slice(240, 300))):
+        idx(folder / f"{name}-images-idx3-ubyte{'.gz' if name == 'train' else ''}", images[rows], name == "train")
+        idx(folder / f"{name}-labels-idx1-ubyte", digits.target[rows], False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs cut into colour patches, by what is on them: scikit-learn's two sample images are real photographs."""
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("colour")
+    rng = np.random.default_rng(0)
+    for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir()
+        for index in range(60):
+            top, left = rng.integers(0, photo.shape[0] - 16), rng.integers(0, photo.shape[1] - 16)
+            Image.fromarray(photo[top : top + 16, left : left + 16]).save(folder / name / f"{index:03}.png")
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
+@pytest.mark.parametrize("kind", ["digits", "idx", "colour"])
+def test_every_strategy_runs_on_every_kind_of_data(kind: str, strategy: str, tmp_path: Path, idx_folder: Path, colour_folder: Path) -> None:
+    source = {"digits": {"source": "digits", "limit": 300}, "idx": str(idx_folder), "colour": str(colour_folder)}[kind]
+    study = {
+        "name": kind,
+        "strategy": strategy,
+        "data": source,
+        "search_space": SPACE,
+        "budget": {"trials": 4},
+        "tracking": False,
+        "execution": "inline",
+        "device": "cpu",
+    }
+    result = hpo.run(study, state=tmp_path, quiet=True)
+    assert [trial.state for trial in result.study.trials] == [State.COMPLETE] * 4
+    assert len({tuple(sorted(trial.params.items())) for trial in result.study.trials}) == 4
+    assert 0 < result.best_value <= 1
+    assert 0 < result.test["test_accuracy"] <= 1
+    assert len(result.trials) == 4
+    assert result.folders.report.exists()
+
+
+def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> None:
+    import torch
+
+    study = {"name": "py", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}, "tracking": False, "execution": "inline"}
+    spec = hpo.load(study)
+    result = hpo.run(spec, state=tmp_path, quiet=True)
+    network = result.model()
+    assert isinstance(network, torch.nn.Module)
+    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert set(result.trials["trial"]) == {0, 1}
+    again = hpo.run(spec, state=tmp_path, quiet=True)
+    assert len(again.study.trials) == 2
+
+
+def test_regression_and_the_rnn_are_reachable_from_a_study(tmp_path: Path) -> None:
+    digits = load_digits()
+    np.savez(tmp_path / "ink.npz", X=digits.images[:300].astype(np.uint8), y=digits.images[:300].mean((1, 2)))
+    common = {"budget": {"trials": 2}, "tracking": False, "execution": "inline"}
+    ink = {"name": "ink", "data": {"source": str(tmp_path / "ink.npz"), "regression": True}, "search_space": SPACE, **common}
+    regression = hpo.run(ink, state=tmp_path, quiet=True)
+    assert regression.spec.metric.name == "val_mse"
+    assert "test_r2" in regression.test
+    rows = {"name": "rows", "model": "rnn", "data": "digits", "search_space": {"cell": ["rnn", "gru"], "hidden_size": 8, "epochs": 1}, **common}
+    assert hpo.run(rows, state=tmp_path, quiet=True).best_value > 0

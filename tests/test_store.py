@@ -1,0 +1,513 @@
+"""The study's folder as people and machines mistreat it: the message names the file, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from survival import Process, Said, check, events_of, finished, lines, never_left, wait_until
+from test_faults import check_whole, journal_of, whole
+from victim import Config
+
+from hpo import journal as journals
+from hpo import spec
+from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
+from hpo.errors import Conflict, EnvironmentFailed
+from hpo.execution import checkpoints
+from hpo.folders import Folders
+from hpo.journal import DriverLock, Journal
+from hpo.running import refuse_changes, take_over
+from hpo.spec import StudySpec
+
+EVENTS: list[Event] = [
+    Opened(0.0, {"host": "here"}),
+    *(Started(float(n), n, {"rate": 0.1 * n, "epochs": 4}, 0, f"k{n}", n, 4) for n in range(300)),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of 301 events that nobody has open."""
+    path = tmp_path / "run" / "journal.db"
+    with Journal.open(path) as journal:
+        for event in EVENTS:
+            journal.append(event)
+    return path
+
+
+def refused(path: Path) -> str:
+    """What opening and reading it says; it must leave every byte as it was."""
+    before = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    with pytest.raises(EnvironmentFailed) as failed, Journal.open(path) as journal:
+        journal.study()
+    after = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file() and file in before}
+    assert after == before, "never overwritten"
+    text = str(failed.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    assert failed.value.exit_code == 4
+    return text.removeprefix(str(path))
+
+
+# -- damaged --------------------------------------------------------------------------------------------------------
+
+
+def scramble(path: Path, at: float, length: int, rng: random.Random) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(int(size * at))
+        file.write(rng.randbytes(length))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "another file": lambda path: path.write_text("dear diary\n" * 100),
+    "a picture": lambda path: path.write_bytes(b"\x89PNG\r\n" + bytes(5000)),
+    "the first half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "without its end": lambda path: os.truncate(path, path.stat().st_size - 5000),
+    "a header of noise": lambda path: scramble(path, 0, 100, random.Random(1)),
+    "pages of noise": lambda path: scramble(path, 0.3, 9000, random.Random(2)),
+    "a table is missing": lambda path: sql(path, "DROP TABLE events"),
+    "an event of no kind": lambda path: sql(path, "UPDATE events SET kind = 'Dreamt' WHERE seq = 7"),
+    "an event without a body": lambda path: sql(path, "UPDATE events SET body = '{' WHERE seq = 7"),
+    "an event is missing": lambda path: sql(path, "DELETE FROM events WHERE seq = 7"),
+    "an event twice": lambda path: sql(path, "INSERT INTO events SELECT 999, kind, body FROM events WHERE seq = 7"),
+}
+
+
+def sql(path: Path, text: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(text)
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_journal_is_named_and_left_alone(damage: str, path: Path) -> None:
+    DAMAGES[damage](path)
+    said = refused(path)
+    assert said.startswith(": must be an intact journal, got ")
+    assert said.endswith("; restore it from a copy, or set the study aside with --fresh")
+
+
+def test_a_data_base_of_somebody_else_is_left_alone(path: Path) -> None:
+    path.unlink()
+    sql(path, "CREATE TABLE recipes (name TEXT)")
+    assert "must be an intact journal, got no such table: meta" in refused(path)
+
+
+@pytest.mark.parametrize("version", ["2", "10", "one"])
+def test_a_journal_of_another_version_is_named_and_left_alone(version: str, path: Path) -> None:
+    sql(path, f"UPDATE meta SET value = '{version}' WHERE key = 'version'")
+    got = f"version {version}, this is 1"
+    assert refused(path) == f": must be a journal this hpo can read, got {got}; use the hpo that wrote it, or --fresh"
+
+
+def test_a_journal_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").mkdir()
+    assert ": must be writable, got unable to open" in refused(tmp_path / "journal.db")
+
+
+def test_an_empty_file_is_a_journal_that_was_about_to_be(path: Path) -> None:
+    """What a crash between the file and its tables leaves."""
+    path.unlink()
+    path.touch()
+    with Journal.open(path) as journal:
+        assert journal.study().trials == []
+
+
+def test_a_journal_torn_anywhere_keeps_what_is_before_the_tear(path: Path, tmp_path: Path) -> None:
+    """A power cut loses the end of the write-ahead log: the events before it are there, and the study goes on."""
+    with Journal.open(path) as journal:
+        for number in range(300):
+            journal.append(Paused(1000.0, number))
+        log = path.with_name("journal.db-wal")
+        size = log.stat().st_size
+        assert size > 100_000
+        for part in range(20):
+            torn = tmp_path / f"torn{part}" / "journal.db"
+            torn.parent.mkdir()
+            shutil.copy(path, torn)
+            shutil.copy(log, torn.with_name(log.name))
+            os.truncate(torn.with_name(log.name), size * part // 20)
+            with Journal.open(torn) as again:
+                kept = [event for _, event in again.events()]
+                assert kept == [*EVENTS, *(Paused(1000.0, n) for n in range(300))][: len(kept)]
+                assert len(kept) >= len(EVENTS)
+                assert again.append(Closed(2000.0, "budget")) == len(kept) + 1
+
+
+def test_a_log_of_noise_is_no_log(path: Path) -> None:
+    path.with_name("journal.db-wal").write_bytes(random.Random(3).randbytes(50_000))
+    with Journal.open(path) as journal:
+        assert [event for _, event in journal.events()] == EVENTS
+
+
+# -- in the way -----------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_another_program_holds_is_said_to_be_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    with Journal.open(path) as journal:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(EnvironmentFailed) as failed:
+            journal.append(Closed(0.0, "budget"))
+        remedy = "close that program, then run the same command again"
+        assert str(failed.value) == f"{path}: must not be locked by another program, got database is locked; {remedy}"
+        with pytest.raises(EnvironmentFailed, match="must not be locked"):
+            journal.put("text", "x")
+        other.execute("ROLLBACK")
+        assert journal.append(Closed(0.0, "budget")) == len(EVENTS) + 1
+    other.close()
+
+
+def test_a_journal_held_from_the_start_is_said_to_be_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(EnvironmentFailed, match="must not be locked by another program"):
+        Journal.open(path)
+    other.execute("ROLLBACK")
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p"])
+def test_a_network_file_system_is_refused_and_nothing_is_made(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far {kind} rw 0 0\n")
+    real = journals.file_system
+    monkeypatch.setattr(journals, "file_system", lambda folder: real(folder, mounts))
+    rule = "must be on a local disk, because file locks cannot be trusted on a network file system"
+    (tmp_path / "far").mkdir()
+    for make in (Journal.open, DriverLock):
+        with pytest.raises(EnvironmentFailed) as failed:
+            make(tmp_path / "far" / "file")  # type: ignore[operator]
+        assert str(failed.value) == f"{tmp_path}/far: {rule}, got {kind}; name a local folder with --state DIR"
+    assert list((tmp_path / "far").iterdir()) == []
+
+
+# -- full and read-only ---------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """A small file system of its own. room(bytes): leave so much; free(): all of it again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def room(self, size: int) -> None:
+        self.free()
+        left = os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_frsize
+        with self._ballast.open("wb") as file:
+            file.write(bytes(max(0, left - size)))
+
+    def free(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+
+    def read_only(self) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", self.folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("only root may mount a disk small enough to fill")
+    yield Disk(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_study_on_a_disk_that_fills_up_stops_with_one_line_and_goes_on_when_there_is_room(disk: Disk) -> None:
+    """However much is left, and so wherever it runs out: in the lock, the journal, a checkpoint."""
+    config = Config(str(disk.folder), budget={"trials": 8}, fake={"weight": 60_000, "pause": 0.02}, slots=1)
+    config.write(disk.folder / "config.json")
+    (disk.folder / "tmp").mkdir()
+    places, ended, visits = set(), {}, 0
+    for room in (0, 12, 40, 80, 90, 110, 150, 170, 220, 300):
+        disk.room(room * 1024)
+        said = victim(disk.folder)
+        disk.free()
+        visits += 1
+        events = events_of(config.journal)
+        assert all(Study(events).trials[number] == trial for number, trial in ended.items())
+        ended = finished(events)
+        if said.code == 0:
+            break
+        assert said.code == 4, said
+        (line,) = said.error.splitlines()
+        assert line.startswith(f"{disk.folder}/")
+        assert "free space" in line
+        places.add(Path(line.partition(": ")[0]).name)
+    assert places >= {"driver.lock", "journal.db", "trainings"}, places
+    said = victim(disk.folder)
+    check(config, said, lost=visits + 1, before=ended)
+
+
+def victim(folder: Path) -> Said:
+    with never_left(Process([str(Path(__file__).parent / "victim.py"), "config.json"], folder)) as process:
+        return process.finish()
+
+
+def test_a_read_only_disk_is_said_to_be_one_and_a_study_on_it_can_be_looked_at(disk: Disk) -> None:
+    path = disk.folder / "run" / "journal.db"
+    with Journal.open(path) as journal:
+        for event in EVENTS:
+            journal.append(event)
+    disk.read_only()
+    for make in (Journal.open, DriverLock):
+        for place in (path, disk.folder / "new" / "journal.db"):
+            with pytest.raises(EnvironmentFailed) as failed, make(place) as opened:  # type: ignore[operator]
+                opened.append(EVENTS[0])
+            text = str(failed.value)
+            assert text.startswith(f"{place}: must be writable, got ")
+            assert text.endswith("; free space or mend the permissions, or name another folder with --state DIR")
+    with Journal.open(path, read_only=True) as journal:
+        assert [event for _, event in journal.events()] == EVENTS
+
+
+def test_a_checkpoint_of_torch_that_does_not_fit_is_the_disk_s_fault(disk: Disk) -> None:
+    """torch.save says RuntimeError then, and so it does for faults of its own."""
+    disk.room(300_000)
+    heavy = Report(1, {}, 1.0, 0.0, lambda path: torch.save({"weights": torch.zeros(200_000)}, path))
+    with pytest.raises(EnvironmentFailed) as failed:
+        checkpoints.write(disk.folder / "trainings", "key", heavy)
+    rule, remedy = "must have room for checkpoints", "free space there, then run the same command again"
+    assert str(failed.value) == f"{disk.folder}/trainings: {rule}, got No space left on device; {remedy}"
+    assert list((disk.folder / "trainings" / "key").iterdir()) == []
+    disk.free()
+    checkpoints.write(disk.folder / "trainings", "key", heavy)
+    assert checkpoints.epochs(disk.folder / "trainings", "key") == [1]
+
+
+def test_what_a_trainer_cannot_save_is_the_trainer_s_fault(tmp_path: Path) -> None:
+    def unable(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("cannot pickle that")
+
+    for save in (unable, lambda path: (path / "nowhere").write_bytes(b"")):
+        with pytest.raises((RuntimeError, OSError)) as failed:
+            checkpoints.write(tmp_path, "key", Report(1, {}, 1.0, 0.0, save))
+        assert not isinstance(failed.value, EnvironmentFailed)
+        assert list((tmp_path / "key").iterdir()) == []
+
+
+@pytest.mark.parametrize("code", sorted(checkpoints.DISK))
+def test_every_fault_of_a_disk_is_told_as_one(code: int, tmp_path: Path) -> None:
+    def save(path: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(EnvironmentFailed, match=os.strerror(code)):
+        checkpoints.write(tmp_path, "key", Report(1, {}, 1.0, 0.0, save))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from hpo.core import Paused
+from hpo.errors import EnvironmentFailed
+from hpo.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    try:
+        while True:
+            print(journal.append(Paused(0.0, 0)))
+    except EnvironmentFailed as error:
+        print(error, file=sys.stderr)
+"""
+
+
+def test_a_journal_that_may_not_grow_keeps_what_was_told_and_goes_on_later(tmp_path: Path) -> None:
+    """The same as a full disk, for whom may mount none."""
+    path = tmp_path / "journal.db"
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith(f"{path}: must be writable, got ")
+    told = int(done.stdout.split()[-1])
+    with Journal.open(path) as journal:
+        assert len(list(journal.events())) == told
+        assert journal.append(Paused(0.0, 0)) == told + 1
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "report.html"])
+def test_a_report_that_does_not_fit_is_one_line_and_the_study_is_done(name: str, tmp_path: Path) -> None:
+    """/dev/full stands for the disk."""
+    run = journal_of(tmp_path).parent
+    run.mkdir(parents=True)
+    (run / name).symlink_to("/dev/full")
+    with never_left(whole(tmp_path, "--workers", "1")) as process:
+        said = process.finish()
+    assert said.code == 4
+    remedy = "free space, then run the same command again"
+    assert (
+        said.error.splitlines()[-1] == f"{run}: the report must have room here, got No space left on device; {remedy}"
+    )
+    assert Study(events_of(journal_of(tmp_path))).closed == "budget"
+    (run / name).unlink()
+    with never_left(whole(tmp_path, "--workers", "1")) as process:
+        said = process.finish()
+    assert said.code == 0
+    check_whole(tmp_path, said)
+
+
+# -- two drivers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: Path) -> None:
+    with never_left(whole(tmp_path, pause="0.3")) as first:
+        wait_until(lambda: bool(lines(tmp_path / "witness")), "the first driver trains")
+        with never_left(whole(tmp_path)) as second:
+            said = second.finish()
+        assert said.code == 5
+        (line,) = said.error.splitlines()
+        place = journal_of(tmp_path).parent
+        assert line.startswith(
+            f"{place}: one driver a study, got pid {first.popen.pid} on {os.uname().nodename} since 20"
+        )
+        assert line.endswith("; wait for it, or end it with `hpo stop`")
+        first.kill(signal.SIGKILL)
+        first.finish()
+    with never_left(whole(tmp_path)) as third:
+        said = third.finish()
+    assert said.code == 0
+    check_whole(tmp_path, said)
+
+
+# -- a changed study ------------------------------------------------------------------------------------------------
+
+STUDY = """\
+name: s
+data: digits
+strategy: random
+search_space:
+  learning_rate: {min: 1e-3, max: 1e-1, log: true}
+  batch_size: [16, 32]
+  epochs: [2, 4]
+"""
+
+
+def load(folder: Path, text: str = STUDY, *sets: str) -> StudySpec:
+    (folder / "study.yaml").write_text(text)
+    return spec.load(folder / "study.yaml", sets=sets, environ={})
+
+
+def reopened(folder: Path, before: StudySpec, after: StudySpec) -> str:
+    """What a driver with the second file says of a study that was begun with the first; "" if it goes on."""
+    place = Folders(folder, "s", "random", 0)
+    with ExitStack() as stack:
+        take_over(before, place, False, stack)
+    try:
+        with ExitStack() as stack:
+            take_over(after, place, False, stack)
+    except Conflict as error:
+        with Journal.open(place.journal) as journal:
+            refuse_changes(before, place, journal)
+        return str(error)
+    return ""
+
+
+MAY = [
+    "budget.trials=99",
+    "budget.total_epochs=5",
+    "budget.time=1h",
+    "budget.patience=3",
+    "workers=3",
+    "device=cpu",
+    "metric.target=0.9",
+    "execution.report_timeout=1m",
+    "execution.trial_timeout=1h",
+    "execution.memory=1GiB",
+    "tracking.enabled=false",
+    "compare.seeds=3",
+    "search_space.batch_size=[16, 32, 64]",
+    "search_space.learning_rate={min: 1e-4, max: 1, log: true}",
+]
+MAY_NOT = {
+    "data=mnist": 'data was {"source": "digits"',
+    "model=rnn": 'model was "cnn", is "rnn"',
+    "loss=squared_error": 'loss was "cross_entropy", is "squared_error"',
+    "class_weights=true": "class_weights was false, is true",
+    "metric.name=val_loss": 'is {"name": "val_loss", "goal": "minimize", "at": "last"}',
+    "metric.at=best": '"at": "last"}, is {"name": "val_accuracy", "goal": "maximize", "at": "best"}',
+    'constraints=["batch_size < 32"]': 'constraints was [], is ["batch_size < 32"]',
+    "start_with=[{batch_size: 16}]": 'start_with was [], is [{"batch_size": 16}]',
+    "early_stopping=asha": 'early_stopping was null, is {"type": "asha"',
+    "training_seed=7": "training_seed was 0, is 7",
+    "search_space.batch_size=[16]": "batch_size",
+    "search_space.learning_rate={min: 1e-2, max: 1e-1, log: true}": "learning_rate",
+    "search_space.learning_rate={min: 1e-3, max: 1e-1}": "learning_rate",
+    "search_space.momentum=0.9": "momentum",
+}
+
+
+@pytest.mark.parametrize("change", MAY)
+def test_budget_workers_and_timeouts_may_change_and_the_space_may_widen(change: str, tmp_path: Path) -> None:
+    assert reopened(tmp_path, load(tmp_path), load(tmp_path, STUDY, change)) == ""
+
+
+@pytest.mark.parametrize("change", MAY_NOT)
+def test_anything_else_is_refused_with_what_it_was_and_what_it_is(change: str, tmp_path: Path) -> None:
+    said = reopened(tmp_path, load(tmp_path), load(tmp_path, STUDY, change))
+    rule = (
+        f"{tmp_path}/study.yaml: cannot go on with {tmp_path}/studies/s/random-0, because the study has changed, got "
+    )
+    remedy = "; undo that, give the study another name, or set the old one aside with --fresh"
+    assert Conflict.exit_code == 5
+    assert MAY_NOT[change] in said
+    for line in said.splitlines():
+        assert line.startswith(rule)
+        assert line.endswith(remedy)
+
+
+def test_a_parameter_that_is_gone_is_refused(tmp_path: Path) -> None:
+    without = STUDY.replace("  batch_size: [16, 32]\n", "")
+    assert "batch_size" in reopened(tmp_path, load(tmp_path), load(tmp_path, without))
+
+
+def test_several_changes_are_told_at_once(tmp_path: Path) -> None:
+    said = reopened(tmp_path, load(tmp_path), load(tmp_path, STUDY, "loss=squared_error", "metric.name=val_mse"))
+    assert len(said.splitlines()) == 2
+
+
+def test_what_only_moved_goes_on(tmp_path: Path) -> None:
+    """The folder with the study and its data is copied to another machine."""
+    before = load(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    after = replace(load(tmp_path / "elsewhere"), path=tmp_path / "elsewhere" / "study.yaml")
+    assert reopened(tmp_path, before, after) == ""
+
+
+def test_fresh_sets_the_old_study_aside_and_loses_nothing(tmp_path: Path) -> None:
+    place = Folders(tmp_path, "s", "random", 0)
+    with ExitStack() as stack:
+        take_over(load(tmp_path), place, False, stack).append(EVENTS[0])
+    with ExitStack() as stack:
+        journal = take_over(load(tmp_path, STUDY, "model=rnn"), place, True, stack)
+        assert list(journal.events()) == []
+    (aside,) = (tmp_path / "studies" / "s" / "set-aside").glob("*/journal.db")
+    assert events_of(aside) == [EVENTS[0]]
+
+
+def test_a_damaged_journal_can_be_set_aside_too(tmp_path: Path) -> None:
+    place = Folders(tmp_path, "s", "random", 0)
+    place.run.mkdir(parents=True)
+    place.journal.write_text("dear diary\n")
+    with ExitStack() as stack:
+        take_over(load(tmp_path), place, True, stack)
+    (aside,) = (tmp_path / "studies" / "s" / "set-aside").glob("*/journal.db")
+    assert aside.read_text() == "dear diary\n"
