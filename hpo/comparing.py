@@ -23,7 +23,7 @@ from hpo.comparison import Comparison, Said, compare
 from hpo.confirming import fresh_values
 from hpo.core import Event, Scored, Trial, epochs_of
 from hpo.curves import Curve, curve
-from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.journal import Journal
 from hpo.outlook import deliver_all
 from hpo.report import ReportInput, pictures, write
@@ -125,7 +125,7 @@ def score_winners(results: Sequence[Result]) -> None:
         ):
             try:
                 due.append((result, best, result.checkpoint(best)))
-            except Exception:  # a checkpoint that was pruned away: the comparison goes on without this test score
+            except NoResult:  # the checkpoint was pruned away: the comparison goes on without this test score
                 continue
     if not due:
         return
@@ -151,7 +151,7 @@ def fresh_winners(spec: StudySpec, results: Sequence[Result], visit: Visit) -> d
     winners = {result.folders.run.name: best.params for result in results if (best := winner(result)) is not None}
     if not winners:
         return {}
-    values = fresh_values(spec, list(winners.values()), FRESH_SEEDS, visit)
+    values = fresh_values(spec, list(winners.values()), FRESH_SEEDS, replace(visit, listeners=()))
     return {name: values[point(params)] for name, params in winners.items()}
 
 

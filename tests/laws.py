@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hpo.core import Ended, Event, Params, Reported, Started, State, Study, training_key, training_seed
 from hpo.search import Identity
+
+MORE = int(os.environ.get("CHAOS_FACTOR", "1"))  # how many times the usual number of cases `make chaos` wants
 
 
 def identity(prefix_safe: bool = True) -> Identity:

@@ -561,7 +561,7 @@ budgets = st.builds(
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=6),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * laws.MORE, deadline=None)
 def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
     name: str,
     budget: Budget,
@@ -606,7 +606,7 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
     cut=st.integers(1, 60),
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * laws.MORE, deadline=None)
 def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
     names: list[str],
     totals: list[int],

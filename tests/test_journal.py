@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import laws
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -95,7 +96,7 @@ events = st.one_of(
 
 
 @given(event=events)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * laws.MORE, deadline=None)
 def test_any_event_comes_back_as_it_was(event: Event) -> None:
     assert decode(*encode(event)) == event
 
@@ -275,7 +276,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15 * laws.MORE, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
-import threading
+import signal
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import fakes
@@ -17,8 +21,22 @@ ray = pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from hpo.core import DONE, Event, Goal, Message, Reported, Retried, State, Strategy, Study, Train  # noqa: E402
+from hpo.driver import Driver  # noqa: E402
+from hpo.errors import EnvironmentFailed  # noqa: E402
 from hpo.execution.cluster import Share  # noqa: E402
+from hpo.execution.local import LocalExecutor  # noqa: E402
 from hpo.execution.ray import RayExecutor  # noqa: E402
+from hpo.journal import Journal  # noqa: E402
+from hpo.pool import Pool  # noqa: E402
+from hpo.search import Search  # noqa: E402
+from hpo.spec import Budget, DataSpec  # noqa: E402
+from hpo.strategies.early_stopping import Asha  # noqa: E402
+from hpo.strategies.grid import Grid  # noqa: E402
+from hpo.strategies.points import Problem  # noqa: E402
+from hpo.strategies.random import Random  # noqa: E402
+from hpo.training import data  # noqa: E402
+from hpo.training.recipe import Recipe  # noqa: E402
 
 # The contract and the fault tests of the local executor, run again by this module's `make` and `local`.
 from test_executors import (  # noqa: E402, F401
@@ -107,3 +125,168 @@ def make(lasting: RayExecutor) -> Callable[[fakes.Fake], RayExecutor]:
         return ready(lasting, 1)
 
     return maker
+
+
+# -- whole studies
+
+
+def random() -> Strategy:
+    return Random(Problem(fakes.SPACE, seed=3))
+
+
+def grid() -> Strategy:
+    return Grid(Problem(fakes.DISCRETE, seed=3))
+
+
+def study(
+    folder: Path,
+    strategy: Strategy,
+    executor: RayExecutor | LocalExecutor,
+    trials: int | None,
+    hear: Callable[[Event], object] = lambda event: None,
+) -> list[Event]:
+    """One visit of a driver, which goes on with the journal in this folder; all of its events."""
+    with Journal.open(folder / "journal.db") as journal:
+        before = Study(event for _, event in journal.events())
+        search = Search(before, strategy, Goal(), Budget(trials=trials), laws.identity(), journal.append)
+        Driver([search], executor, Pool(folder / "trainings"), listeners=[lambda _, event: hear(event)]).run()
+        return [event for _, event in journal.events()]
+
+
+def extra_epochs(witness: Path) -> int:
+    """Epochs that were trained more than once."""
+    return sum(count - 1 for count in Counter(fakes.witnessed(witness)).values())
+
+
+class After:
+    """Does something once, at the n-th report."""
+
+    def __init__(self, reports: int, do: Callable[[], object]) -> None:
+        self.left, self.do = reports, do
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Reported):
+            self.left -= 1
+            if self.left == 0:
+                self.do()
+
+
+def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker(tmp_path: Path) -> None:
+    executor = started(fakes.Fake(witness=tmp_path / "witness"), 8)
+    try:
+        events = study(tmp_path / "ray", random(), executor, 200)
+        gridded = study(tmp_path / "grid", grid(), executor, None)
+    finally:
+        executor.close()
+    one = LocalExecutor(1)
+    one.begin([fakes.Fake()])
+    try:
+        alone = study(tmp_path / "local", random(), one, 200)
+        alone_gridded = study(tmp_path / "local-grid", grid(), one, None)
+    finally:
+        one.close()
+    assert laws.params_of(laws.check(events, trials=200)) == laws.params_of(laws.check(alone, trials=200))
+    assert laws.params_of(laws.check(gridded)) == laws.params_of(laws.check(alone_gridded))
+    assert len(laws.check(gridded)) == 18
+    assert extra_epochs(tmp_path / "witness") == 0
+
+
+def test_a_node_killed_in_the_middle_costs_the_running_epochs_only(cluster: Cluster, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=3)
+    executor = started(fakes.Fake(witness=tmp_path / "witness", pause=0.05), 12, shared=False)
+    killing = After(30, lambda: cluster.remove_node(node, allow_graceful=False))
+    try:
+        events = study(tmp_path, Asha(random(), Goal(), min_epochs=2, reduction=2), executor, 40, killing)
+    finally:
+        executor.close()
+    laws.check(events, trials=40)
+    retried = [event for event in events if isinstance(event, Retried)]
+    assert 1 <= len(retried) <= 3
+    assert all("the worker on node" in event.error for event in retried)
+    assert extra_epochs(tmp_path / "witness") <= len(retried)
+
+
+def test_a_node_that_joins_later_is_used(cluster: Cluster, tmp_path: Path) -> None:
+    executor = RayExecutor(Share(cpus=3))  # as many as fit: one a node
+    executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
+    ready(executor, 3)
+    found: list[object] = []
+    try:
+        joining = After(10, lambda: found.append(cluster.add_node(num_cpus=3)))
+        events = study(tmp_path, random(), executor, 60, joining)
+        assert executor.slots == 4
+        newest = executor.pids()[-1]
+    finally:
+        executor.close()
+        cluster.remove_node(found[0])
+    laws.check(events, trials=60)
+    assert newest in {pid for _, _, pid in map(json.loads, (tmp_path / "witness").read_text().splitlines())}
+
+
+class Rescued(RayExecutor):
+    """Gets a node when it has told that it waits for one."""
+
+    rescue: Callable[[], object]
+    waited = 0
+
+    def wait(self, timeout: float | None) -> list[Message]:
+        messages = super().wait(timeout)
+        if not self._workers_ready() and not messages:
+            self.waited += 1
+            if self.waited == 2:
+                self.rescue()
+        return messages
+
+    def _workers_ready(self) -> bool:
+        return bool(RayExecutor.pids(self))
+
+
+def take_all(cluster: Cluster, share: str) -> Callable[[], None]:
+    """Kill every node that carries the share."""
+
+    def kill() -> None:
+        for node in [node for node in cluster.worker_nodes if share in (node.get_resource_and_label_spec().resources or {})]:
+            cluster.remove_node(node, allow_graceful=False)
+
+    return kill
+
+
+def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = cluster.add_node(num_cpus=0, num_gpus=2)
+    executor = Rescued(Share(cpus=0, gpus=1))
+    executor.rescue = lambda: cluster.add_node(num_cpus=0, num_gpus=2)
+    executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
+    ready(executor, 2)
+    try:
+        killing = After(10, lambda: cluster.remove_node(node, allow_graceful=False))
+        events = study(tmp_path, random(), executor, 10, killing)
+    finally:
+        executor.close()
+    laws.check(events, trials=10)
+    said = [record.getMessage() for record in caplog.records if "no node of the Ray cluster" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith("can run a trial (0 cpus and 1 gpus); waiting 300 s for one")
+
+
+def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4_and_can_go_on(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=0, resources={"GPU": 1})
+    executor = RayExecutor(Share(cpus=0, gpus=1), patience=0.5)
+    executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
+    ready(executor, 1)
+    try:
+        with pytest.raises(EnvironmentFailed) as failed:
+            study(tmp_path, random(), executor, 10, After(10, lambda: cluster.remove_node(node, allow_graceful=False)))
+    finally:
+        executor.close()
+    assert failed.value.exit_code == 4
+    text = "must have a node that can run a trial (0 cpus and 1 gpus), got none for 0 s; start nodes, then run the same command again"
+    assert str(failed.value).endswith(text)
+    executor = started(fakes.Fake(witness=tmp_path / "witness"), 2)
+    try:
+        laws.check(study(tmp_path, random(), executor, 10), trials=10)
+    finally:
+        executor.close()
