@@ -81,7 +81,7 @@ def lines(extended: Extended) -> Iterator[str]:
         return
     how = f"goes on from trial {source.number} at epoch {source.epoch}"
     if not extended.shared:
-        how = f"repeats trial {source.number} from its first epoch, because {_why(source)},"
+        how = f"repeats trial {source.number} from its first epoch ({_why(source)})"
     then, now = _value(goal.value(source)), _value(goal.value(trial))
     yield f"trial {trial.number} {how}: {name} {then} after {count(source.epoch, 'epoch')}, {now} after {trial.epoch}"
     if trial.state is not State.COMPLETE:
@@ -93,7 +93,7 @@ def lines(extended: Extended) -> Iterator[str]:
 def _why(source: Trial) -> str:
     if not prefix_safe(source.params):
         return f"its schedule ({source.params['schedule']}) depends on how many epochs follow"
-    return "what trains has changed since, or cannot say that an epoch does not depend on those that follow"
+    return "what trains has changed since, or does not declare that an epoch is the same whatever follows"
 
 
 def _value(value: float | None) -> str:

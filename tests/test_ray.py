@@ -17,6 +17,7 @@ import laws
 import pytest
 import test_executors
 
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # as assembly does it: Ray's own prints are no line for a person
 ray = pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
 
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -73,7 +74,9 @@ def cluster() -> Iterator[Cluster]:
     """A head that carries no trial and three nodes that carry three each."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
+    made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(3):
         made.add_node(num_cpus=3, wait=False)
     made.wait_for_nodes()
@@ -241,16 +244,6 @@ class Rescued(RayExecutor):
         return bool(RayExecutor.pids(self))
 
 
-def take_all(cluster: Cluster, share: str) -> Callable[[], None]:
-    """Kill every node that carries the share."""
-
-    def kill() -> None:
-        for node in [node for node in cluster.worker_nodes if share in (node.get_resource_and_label_spec().resources or {})]:
-            cluster.remove_node(node, allow_graceful=False)
-
-    return kill
-
-
 def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
     cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,7 +266,7 @@ def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
 def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4_and_can_go_on(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    node = cluster.add_node(num_cpus=0, resources={"GPU": 1})
+    node = cluster.add_node(num_cpus=0, num_gpus=1)
     executor = RayExecutor(Share(cpus=0, gpus=1), patience=0.5)
     executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
     ready(executor, 1)
