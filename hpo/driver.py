@@ -95,8 +95,9 @@ class Driver:
         hit("resume.opened")
         for search in self.searches:
             search.closing = search.ending(self.clock())
-            for trial in search.study.with_state(State.RUNNING) if search.closing is None else ():
-                self._seat(search, trial.training, trial.until)
+            for trial in search.study.with_state(State.RUNNING):
+                if search.closing is None and trial.number in search.study.running:  # one seat can end another's trial
+                    self._seat(search, trial.training, trial.until)
 
     def _close(self) -> None:
         for search in self.searches:

@@ -224,8 +224,8 @@ def test_an_optimizer_keeps_as_many_numbers_a_weight_as_torchs_does(params: dict
     update = rule(params, net)
     nn.functional.cross_entropy(net(torch.randn(4, 1, 8, 8)), torch.arange(4)).backward()
     update.update(1.0)
-    kept = [value for state in update.optimizer.state.values() for value in state.values()]
-    numbers = sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.numel() > 1)
+    kept = [tensor for group in update.optimizer.groups for moment in group.moments for tensor in moment]
+    numbers = sum(tensor.numel() for tensor in kept)
     weights = sum(parameter.numel() for parameter in net.parameters())
     assert numbers == optimizer_states(params) * weights
 
