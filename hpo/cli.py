@@ -8,43 +8,19 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from hpo import __version__
+from hpo import __version__, winner_verbs
 from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
+from hpo.flags import STUDY, common, read, stored
 
 if TYPE_CHECKING:
     from hpo.result import Result
-    from hpo.spec import StudySpec
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
-
-
-def common(command: Command) -> Command:
-    """The flags of every verb that reads a study."""
-    for option in (
-        click.option(
-            "--set",
-            "sets",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override one value of the file, as budget.trials=100.",
-        ),
-        click.option("--seed", type=int, help="Seed of the search."),
-        click.option("--strategy", metavar="NAME", help="bayesian, random or grid (ordered by usefulness)."),
-        click.option(
-            "--state", type=click.Path(path_type=Path), help="Folder of studies/ and mlflow.db [the study file's]."
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -157,24 +133,6 @@ def show(
 
     result = stored(study, state, sets, {"strategy": strategy}, seed)
     show_trial(result, trial, as_json)
-
-
-@cli.command()
-@STUDY
-@common
-@click.option("--json", "as_json", is_flag=True)
-def best(
-    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], as_json: bool
-) -> None:
-    """The best trial so far."""
-    from hpo.closing import result_json
-    from hpo.status import show_trial
-
-    result = stored(study, state, sets, {"strategy": strategy}, seed)
-    if as_json:
-        click.echo(json.dumps(result_json(result), indent=2))
-    else:
-        show_trial(result, result.best.number, False)
 
 
 @cli.command()
@@ -347,30 +305,7 @@ def ui(
     sys.exit(serve_ui(spec, api.state_folder(spec, state), port))
 
 
-# -- shared
-
-
-def read(study: Path, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None) -> StudySpec:
-    """The study file with the flags on top; a flag is a --set with a short name.
-
-    --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be compared.
-    """
-    from hpo import api
-
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    spec = api.load(study, sets=[*sets, *given])
-    return spec if seed is None else replace(spec, seed=seed)
-
-
-def stored(
-    study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None
-) -> Result:
-    """A study as its journal has it. Raises NoResult before its first run."""
-    from hpo import api
-    from hpo.status import read_result
-
-    spec = read(study, sets, flags, seed)
-    return read_result(spec, api.state_folder(spec, state))
+winner_verbs.register(cli)
 
 
 def exit_code(result: Result) -> int:
@@ -394,6 +329,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt) as leaving:
+        for again in (signal.SIGINT, signal.SIGTERM):  # who presses Ctrl-C once more gets no traceback for it
+            signal.signal(again, signal.SIG_IGN)
         cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
         fail("stopped; the same command goes on", SIGNALLED + number)

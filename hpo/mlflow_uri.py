@@ -44,9 +44,9 @@ def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], pla
     return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
 
 
-def without_password(uri: str) -> str:
-    """For messages, logs and the screen."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+def without_password(text: str) -> str:
+    """An address, or a text with addresses in it, for messages, logs and whatever is kept or shown."""
+    return re.sub(r"(?<=://)([^/@:\s]*):[^\s'\"]*@", r"\1:***@", text)
 
 
 def ui_line(uri: str, experiment: str | None, key: str = views.TRIALS) -> str:

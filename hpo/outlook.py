@@ -18,6 +18,7 @@ from hpo.driver import Driver
 from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.folders import Folders
 from hpo.journal import Journal
+from hpo.mlflow_uri import without_password
 from hpo.publishing import Published
 from hpo.search import Search
 from hpo.spec import StudySpec
@@ -99,7 +100,10 @@ def compared(folders: Folders, title: str) -> Group:
 
 def feed(spec: StudySpec, folders: Folders, group: Group | None = None) -> Feed:
     """What the tracker is told of a study."""
-    texts = {"study.yaml": spec.text, **({"search_space.yaml": spec.space_text} if spec.space_text else {})}
+    texts = {
+        "study.yaml": without_password(spec.text),
+        **({"search_space.yaml": spec.space_text} if spec.space_text else {}),
+    }
     constants = spec.space.constants
     always = [parameter.name for parameter in spec.space.parameters if not parameter.when]
     return Feed(
@@ -163,21 +167,15 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
     """Run MLflow's server on this study's store until it is interrupted; a server elsewhere is only named."""
     uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
     if uri.startswith("http"):
-        print(f"MLflow runs at {uri}")
+        print(f"MLflow runs at {without_password(uri)}")
         return 0
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not among the arguments, which everybody on the machine can read
+    }
     print(f"http://127.0.0.1:{port}/?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
     try:
         return subprocess.run(command, env=environment, check=False).returncode

@@ -179,7 +179,8 @@ def _record(plan: _Plan, published: Published, journal: Journal) -> None:
 def lines(found: Refit) -> Iterator[str]:
     """What a person is told."""
     data = f"{count(found.images, 'image')} of train and val, {count(found.epoch, 'epoch')}"
-    test = ", ".join(f"{name} {decimals(value)}" for name, value in found.published.test.items())
+    scores = sorted(found.published.test.items(), key=lambda item: item[0].endswith("_loss"))
+    test = ", ".join(f"{name} {decimals(value)}" for name, value in scores)
     again = " (made earlier)" if found.known else ""
     yield f"refit:  trial {found.trial.number} on {data}: {test or 'no test split to score it on'}{again}"
     yield f"model:  {found.published.said}"

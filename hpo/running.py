@@ -26,6 +26,7 @@ from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
 from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.journal import DriverLock, Journal
+from hpo.mlflow_uri import without_password
 from hpo.outlook import Outlook
 from hpo.pool import Pool
 from hpo.result import Result
@@ -142,7 +143,7 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
     hit("journal.open")
     journal.put("study", json.dumps(spec.fixed()))
     journal.put("space", json.dumps(spec.space.record()))
-    journal.put("text", spec.text)
+    journal.put("text", without_password(spec.text))
     journal.put("space_text", spec.space_text)
     journal.put("path", str(spec.path.absolute()) if spec.path is not None else "")
     return journal

@@ -6,6 +6,7 @@ from hpo.core import Study
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.folders import Folders
+from hpo.mlflow_uri import without_password
 from hpo.portrait import Portrait
 from hpo.report import ReportInput, pictures, write
 from hpo.spec import StudySpec
@@ -51,7 +52,7 @@ def report_input(spec: StudySpec, folders: Folders, sentences: dict[int, str]) -
         start_with=spec.start_with,
         diagnoses=sentences,
         known=families.known(spec.model, spec.train),
-        study_text=spec.text,
+        study_text=without_password(spec.text),
         space_text=spec.space_text or None,
         portrait=Portrait.open(folders.portrait) if folders.portrait.exists() else None,
     )

@@ -1,6 +1,6 @@
 """Many more faults than the test suite has time for: `python -m tests.chaos`, or `make chaos`.
 
-500 killed workers, 50 killed drivers, every failpoint, every full disk, ten times the histories, and 100,000 study files.
+500 killed workers, 50 killed drivers, every failpoint, every full disk, ten times the histories, 100,000 study files.
 The same tests as in the suite, with other numbers; what they draw follows from the seed, which is printed.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import fakes
 import laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import CRASH, END, LOST, NAN, Scripted, nothing
 
@@ -606,6 +606,7 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
     cut=st.integers(1, 60),
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
+@example(names=["random", "random", "grid"], totals=[14, 3, 27, 1], slots=5, parallel=None, cut=41, wrong={(3, 2): NAN})
 @settings(max_examples=40 * laws.MORE, deadline=None)
 def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
     names: list[str],

@@ -299,6 +299,17 @@ def test_drivers_and_workers_killed_together_until_the_study_is_done(tmp_path: P
     check(config, said, lost=kills)
 
 
+@pytest.mark.parametrize("fake", [{"mischief": "hang"}, {"mischief": "stop"}, {"pause": 0.5}])
+def test_workers_die_with_their_driver_whatever_they_are_at(fake: dict[str, object], tmp_path: Path) -> None:
+    """In an epoch, in a trainer that hangs, and stopped, when they could not even see their pipe end."""
+    config = Config(str(tmp_path), fake={**fake, "at": 1})
+    with never_left(start(config)) as process:
+        wait_until(lambda: list(tmp_path.glob("*.done")) != [] or "pause" in fake, "the mischief")
+        wait_until(lambda: len(process.workers()) == 2, "both workers")
+        process.kill()
+        process.finish()  # waits for the end of all that came of it
+
+
 # -- a whole run ----------------------------------------------------------------------------------------------------
 
 
@@ -372,29 +383,30 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         wait_until(lambda: bool(process.workers()), "workers")
         process.kill(signal.SIGTERM)
         said["early SIGTERM"] = process.finish()
-    for name, numbers in {
-        "SIGTERM": [signal.SIGTERM],
-        "Ctrl-C": [signal.SIGINT],
-        "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
-        "SIGTERM twice": [signal.SIGTERM, signal.SIGTERM],
+    for name, number in {
+        "SIGTERM": signal.SIGTERM,
+        "Ctrl-C": signal.SIGINT,
+        "Ctrl-C again and again": signal.SIGINT,
+        "SIGTERM again and again": signal.SIGTERM,
     }.items():
-        with never_left(whole(tmp_path, pause="0.3")) as process:
+        with never_left(whole(tmp_path, pause="0.6" if "again" in name else "0.2")) as process:
             under_way(process, tmp_path, 2)
-            for number in numbers:
-                os.killpg(process.popen.pid, number)  # as a terminal does: to the workers too
+            os.killpg(process.popen.pid, number)  # as a terminal does: to the workers too
+            while "again" in name and process.running:
                 time.sleep(0.05)
+                os.killpg(process.popen.pid, number)
             said[name] = process.finish()
         closed = Study(events_of(journal_of(tmp_path))).closed
-        assert closed == (None if "twice" in name else "interrupted"), name
+        assert closed == (None if "again" in name else "interrupted"), name
     codes = {name: one.code for name, one in said.items()}
     assert codes == {
         "early SIGTERM": 143,
         "SIGTERM": 143,
         "Ctrl-C": 130,
-        "Ctrl-C twice": 130,
-        "SIGTERM twice": 143,
+        "Ctrl-C again and again": 130,
+        "SIGTERM again and again": 143,
     }
-    assert said["Ctrl-C twice"].error.splitlines()[-1] == "stopped; the same command goes on"
+    assert said["Ctrl-C again and again"].error.splitlines()[-1] == "stopped; the same command goes on"
     with never_left(whole(tmp_path)) as process:
         last = process.finish()
     assert last.code == 0

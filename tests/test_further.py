@@ -193,9 +193,9 @@ def test_where_epochs_depend_on_what_follows_all_are_trained_again(place: Place)
     found = place.extend(spec, 0, 2)
     assert len(place.witnessed()) == 3 + 5
     assert not found.shared
-    assert list(further.lines(found))[0].startswith(
-        "trial 1 repeats trial 0 from its first epoch (what trains has changed since, or does not declare that an epoch "
-        "is the same whatever follows): val_accuracy "
+    assert next(further.lines(found)).startswith(
+        "trial 1 repeats trial 0 from its first epoch (what trains has changed since, or does not declare that an "
+        "epoch is the same whatever follows): val_accuracy "
     )
 
 
@@ -416,7 +416,7 @@ def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> Non
 
 def test_a_network_trained_by_a_worker_is_reproduced_bit_for_bit_in_another_process(searched: Result) -> None:
     """run trained it in a worker, reproduce in this process: 1 thread each, plain kernels."""
-    assert list(reproducing.lines(reproducing.reproduce(searched, 0)))[0].startswith("trial 0: identical, 2 epochs of ")
+    assert next(reproducing.lines(reproducing.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
 
 
 def test_a_trainer_of_ones_own_has_no_splits_to_join(place: Place) -> None:

@@ -107,6 +107,7 @@ def test_the_trials_charts_are_drawn(shown: Shown) -> None:
     address = views.link(shown.server, shown.experiment, views.TRIALS, charts=True)
     shown.open(address, "Learning curves", "val_loss vs train_loss", "Parameters")
     shown.until(f"{DRAWN} >= 10")
+    shown.until(f"document.querySelectorAll('.parcoords .dimension').length == {len(COLUMNS) + 1}")
 
 
 def test_the_strategies_view_compares_studies_by_epochs_spent(shown: Shown) -> None:

@@ -22,6 +22,7 @@ from hpo.core import Goal, Params
 from hpo.errors import EnvironmentFailed
 from hpo.execution import checkpoints
 from hpo.mlflow_runs import Run
+from hpo.portrait import Portrait
 from hpo.publishing import Order, Published
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
@@ -123,6 +124,32 @@ def test_publishing_again_makes_nothing_twice(tmp_path: Path) -> None:
     assert len(client.search_logged_models(["1"])) == 1
 
 
+def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_path: Path) -> None:
+    made = order(tmp_path, bars(tmp_path / "data"))
+    published = publish.publish(made)
+    ask, about = publish.loaded(made.uri, "models:/digits-cnn@champion")
+    data = Dataset.open(made.recipe.data)
+    said = ask(np.array(data.images[data.test])).argmax(1)
+    assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
+    told = {name: about[name] for name in ("classes", "shape", "dtype", "resized", "largest_pixel")}
+    assert told == {
+        "classes": ["0", "1", "2"],
+        "shape": [1, 8, 8],
+        "dtype": "uint8",
+        "resized": False,
+        "largest_pixel": 220.0,
+    }
+
+
+def test_the_portrait_is_drawn_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
+    made = replace(order(tmp_path, bars(tmp_path / "data")), run=None, portrait=tmp_path / "portrait.npz", trial=7)
+    published = publish.publish(made)
+    seen = Portrait.open(tmp_path / "portrait.npz")
+    assert (seen.trial, seen.classes, seen.split) == (7, ("0", "1", "2"), "test")
+    counts = np.asarray(seen.confusion, dtype=int)
+    assert counts.trace() / counts.sum() == pytest.approx(published.test["test_accuracy"])
+
+
 def test_the_weights_and_the_params_lie_beside_the_model(tmp_path: Path) -> None:
     made = order(tmp_path, bars(tmp_path / "data"))
     publish.publish(made)
@@ -215,6 +242,17 @@ def test_of_a_metric_to_minimize_the_smaller_is_better(contest: Contest) -> None
 
 
 @pytest.mark.usefixtures("_tracked")
+def test_another_alias_goes_to_the_last_and_leaves_the_champion_alone(contest: Contest) -> None:
+    contest.enter("both", 0)
+    for trial, value in ((1, 0.9), (2, float("nan"))):
+        found = contest.enter("both", trial, alias="refit", value=value)
+        assert found.said == f"models:/both@refit is version {trial + 1}"
+        assert not found.champion
+    aliases = contest.client.get_registered_model("both").aliases
+    assert {name: str(version) for name, version in aliases.items()} == {"champion": "1", "refit": "3"}
+
+
+@pytest.mark.usefixtures("_tracked")
 def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
     contest.enter("tags", 7)
     tags = contest.client.get_model_version("tags", "1").tags
@@ -248,7 +286,8 @@ def test_an_order_survives_json(tmp_path: Path) -> None:
     recipe = Recipe("cnn", "cross_entropy", tmp_path, "cpu", folder=tmp_path)
     for one in (recipe, replace(recipe, folder=None)):
         made = Order(one, CNN, tmp_path / "x", "uri", "e", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
-        assert Order.from_json(made.to_json()) == made
+        more = replace(made, register="r", alias="refit", portrait=tmp_path / "portrait.npz")
+        assert [Order.from_json(each.to_json()) for each in (made, more)] == [made, more]
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def published(order: Order) -> Published:
 
 
 def stub(name: str, **members: object) -> None:
-    """A module that is not imported: matplotlib and pandas take seconds."""
+    """A module that is not imported."""
     module = ModuleType(name)
     vars(module).update(members)
     sys.modules[name] = module
@@ -86,15 +86,20 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
     return Filed(Path("mlflow.pickle")).connect(uri, experiment, tags)
 
 
+def lighten() -> None:
+    """The report is a word: matplotlib and pandas take seconds."""
+    stub("hpo.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
+    stub("hpo.portrait", Portrait=Portrait)
+    stub("hpo.report", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report"))
+
+
 def prepare(folder: Path) -> None:
     os.chdir(folder)
     if not Path("study.yaml").exists():
         images = np.random.default_rng(0).integers(0, 255, (600 if REAL else 30, 8, 8), np.uint8)
         np.savez("data.npz", X=images, y=np.arange(len(images)) % 2)
         Path("study.yaml").write_text(STUDY)
-    stub("hpo.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
-    stub("hpo.portrait", Portrait=Portrait)
-    stub("hpo.report", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report"))
+    lighten()
     if not REAL:
         recipe = fakes.Fake(witness=folder / "witness", pause=float(os.environ.get("PAUSE", "0.01")))
         assembly.HEAVY = ()

@@ -1,0 +1,270 @@
+"""One real study of colour images, MLflow included, and everything that can be done with its winner afterwards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from hpo import api, assembly, predicting, winner_verbs
+from hpo.errors import BadInput, NoResult
+from hpo.portrait import Portrait
+from hpo.predicting import Model, Prediction
+from hpo.running import load_data
+from hpo.status import read_result
+from hpo.training.data import Dataset
+from hpo.training.evaluation import predictions
+
+CLASSES = ("column", "diagonal", "row")
+
+
+@click.group()
+def hpo() -> None:
+    """The verbs alone."""
+
+
+winner_verbs.register(hpo)
+
+
+def picture(kind: str, rng: np.random.Generator, side: int = 8) -> Image.Image:
+    """A bright column, diagonal or row on coloured noise."""
+    pixels = rng.integers(0, 90, (side, side, 3))
+    where = int(rng.integers(1, side - 1))
+    places = {"column": np.s_[:, where], "diagonal": (np.arange(side), np.arange(side)), "row": np.s_[where]}
+    pixels[places[kind]] = 230
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Place:
+    folder: Path
+    ran: api.Result
+
+    def hpo(self, *words: str) -> Result:
+        return CliRunner().invoke(hpo, [*words])
+
+    @property
+    def study(self) -> str:
+        return str(self.folder / "study.yaml")
+
+    def process(self, *words: str) -> list[str]:
+        """The same in a process of its own, for what mlflow does to one."""
+        program = (
+            "from hpo.winner_verbs import register; import click, sys; g = click.Group(); register(g); g(sys.argv[1:])"
+        )
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+
+def made(folder: Path, tracking: object) -> Place:
+    """A study of one network on 90 images that are resized, run by a process of its own."""
+    rng = np.random.default_rng(3)
+    for kind in CLASSES:
+        (folder / "images" / kind).mkdir(parents=True)
+        for number in range(30):
+            picture(kind, rng).save(folder / "images" / kind / f"{number}.png")
+    (folder / "new").mkdir()
+    for number, kind in enumerate(CLASSES):
+        picture(kind, rng).save(folder / "new" / f"{number}.png")
+    picture("row", rng, 16).save(folder / "new" / "larger.png")
+    space = {"blocks": 1, "channels": 6, "dense_units": 8, "learning_rate": 0.02, "batch_size": 8, "epochs": 6}
+    given = {"name": "bars", "data": {"source": "images", "resize": 8}, "search_space": space, "device": "cpu"}
+    given |= {"tracking": tracking, "workers": 1, "budget": {"trials": 1}}
+    (folder / "study.yaml").write_text(json.dumps(given))
+    command = [sys.executable, "-m", "hpo", "run", str(folder / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    spec = api.load(folder / "study.yaml")
+    result = read_result(spec, folder)
+    return Place(folder, replace(result, dataset=load_data(spec, result.folders)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return made(tmp_path_factory.mktemp("place"), False)
+
+
+# -- the portrait --------------------------------------------------------------------------------------------------
+
+
+def test_the_winners_portrait_lies_beside_its_journal_and_agrees_with_its_score(place: Place) -> None:
+    seen = Portrait.open(place.ran.folders.portrait)
+    assert (seen.trial, seen.classes, seen.split) == (0, CLASSES, "test")
+    assert seen.filters.shape == (6, 3, 3, 3)
+    assert seen.samples.shape == (3, 3, 8, 8)
+    assert seen.maps.shape == (3, 6, 8, 8)
+    counts = np.asarray(seen.confusion, dtype=int)
+    assert counts.trace() / counts.sum() == pytest.approx(place.ran.test["test_accuracy"])
+    assert len(seen.mistakes) == counts.sum() - counts.trace()
+
+
+def test_its_pictures_are_in_the_report_and_ready_for_mlflow(place: Place) -> None:
+    text = place.ran.folders.report.read_text()
+    assert 'aria-label="First-layer filters of trial 0"' in text
+    assert 'aria-label="Confusion matrix of trial 0 on the test split"' in text
+    plots = {path.name for path in (place.ran.folders.artifacts / "plots").glob("winner-*.png")}
+    assert plots >= {"winner-filters.png", "winner-maps.png", "winner-confusion.png", "winner-learning.png"}
+
+
+# -- predict -------------------------------------------------------------------------------------------------------
+
+
+def test_new_images_are_named_as_the_network_itself_does(place: Place) -> None:
+    done = place.hpo("predict", str(place.folder / "new"), place.study)
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.reader(io.StringIO(done.stdout)))
+    assert rows[0] == ["file", "class", "confidence"]
+    assert [(Path(file).name, said) for file, said, _ in rows[1:]] == [
+        ("0.png", "column"),
+        ("1.png", "diagonal"),
+        ("2.png", "row"),
+        ("larger.png", "row"),
+    ]
+    assert all(0.3 < float(sure) <= 1 for _, _, sure in rows[1:])
+
+
+def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored_with(place: Place) -> None:
+    data = place.ran.dataset
+    assert isinstance(data, Dataset)
+    recipe = assembly.recipe(place.ran.spec, data, "cpu")
+    known = predictions(recipe, place.ran.best.params, place.ran.checkpoint(), "test")
+    folder = place.folder / "tested"
+    folder.mkdir()
+    for number, row in enumerate(known.rows):
+        Image.fromarray(np.moveaxis(data.images[row], 0, -1)).save(folder / f"{number:03}.png")
+    found = predicting.predict(predicting.trained(place.ran), folder)
+    assert np.array([one.numbers for one in found]) == pytest.approx(known.outputs, abs=1e-5)
+
+
+def test_every_bad_image_is_named_and_nothing_is_printed(place: Place, tmp_path: Path) -> None:
+    picture("row", np.random.default_rng(0)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    (tmp_path / "c.png").write_bytes(b"")
+    done = place.hpo("predict", str(tmp_path), place.study)
+    assert isinstance(done.exception, BadInput)
+    kinds = "must be an image (png, jpg, bmp, gif, webp, tiff, ppm, avif or jp2), got"
+    assert str(done.exception).splitlines() == [
+        f"{tmp_path}/b.png: {kinds} another file; remove it",
+        f"{tmp_path}/c.png: {kinds} an empty file; remove it",
+    ]
+    assert done.stdout == ""
+
+
+def test_a_model_must_be_named_as_mlflow_names_it(place: Place) -> None:
+    done = place.hpo("predict", str(place.folder / "new"), place.study, "--model", "bars")
+    assert str(done.exception) == (
+        "--model: must be the name of a model in MLflow, got bars; write models:/NAME@champion or models:/NAME/VERSION"
+    )
+
+
+def test_before_its_first_run_a_study_has_nothing_to_predict_with(place: Place) -> None:
+    done = place.hpo("predict", str(place.folder / "new"), place.study, "--seed", "9")
+    assert isinstance(done.exception, NoResult)
+
+
+# -- predict, without a network --------------------------------------------------------------------------------------
+
+
+def bright(images: np.ndarray) -> np.ndarray:
+    """Two classes by the mean pixel, of 16 levels."""
+    share = images.reshape(len(images), -1).mean(axis=1, keepdims=True) / 16
+    return np.hstack([1 - share, share])
+
+
+SIXTEEN = Model(bright, ("dark", "bright"), (1, 2, 2), "uint8", False, 16.0)
+
+
+def grey(folder: Path, **pixels: int) -> Path:
+    for name, value in pixels.items():
+        Image.new("L", (2, 2), value).save(folder / f"{name}.png")
+    return folder
+
+
+def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16(tmp_path: Path) -> None:
+    notes: list[str] = []
+    found = predicting.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
+    assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
+    assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
+
+
+def test_files_that_are_on_the_datas_scale_stay_as_they_are(tmp_path: Path) -> None:
+    notes: list[str] = []
+    found = predicting.predict(SIXTEEN, grey(tmp_path, a=8, b=16), notes.append)
+    assert [one.numbers[1] for one in found] == [0.5, 1.0]
+    plain = replace(SIXTEEN, largest=255.0)
+    assert [one.numbers[1] for one in predicting.predict(plain, tmp_path, notes.append)] == [0.5, 1.0]
+    assert notes == []
+
+
+def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = grey(tmp_path, a=1, b=2, c=3, d=4, e=5)
+    whole = predicting.predict(SIXTEEN, folder)
+    monkeypatch.setattr(predicting, "CHUNK_BYTES", 8)
+    assert predicting.predict(SIXTEEN, folder) == whole
+    (tmp_path / "aa.png").write_text("bad")
+    (tmp_path / "ee.png").write_text("bad")
+    with pytest.raises(BadInput) as caught:
+        predicting.predict(SIXTEEN, folder)
+    assert len(caught.value.mistakes) == 2
+
+
+def test_numbers_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the model takes numbers of a scale that image files do not have, got float32"):
+        predicting.predict(replace(SIXTEEN, dtype="float32"), grey(tmp_path, a=0))
+
+
+def test_a_regression_has_values_and_no_classes() -> None:
+    found = [Prediction(Path("a, b.png"), (), (1234.56789,)), Prediction(Path("c.png"), (), (-0.5,))]
+    assert predicting.as_csv(found) == 'file,value\n"a, b.png",1234.57\nc.png,-0.5\n'
+    assert json.loads(predicting.as_json(found))[1] == {"file": "c.png", "value": -0.5}
+
+
+# -- best --script, best --refit -----------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_path: Path) -> None:
+    done = place.hpo("best", place.study, "--script", "--to", str(tmp_path / "out"))
+    path = tmp_path / "out" / "train.py"
+    assert done.stdout == f"{path} is written, with data.npz beside it; run: python {path}\n"
+    assert "the study bars (bayesian-0), trial 0: val_accuracy" in path.read_text()
+    own = place.hpo("best", place.study, "--script").stdout
+    assert own.startswith(str(place.ran.folders.run / "winner" / "train.py"))
+    assert place.hpo("best", place.study, "--to", "x").exit_code == 2
+
+
+@pytest.mark.slow  # a minute of a busy core: four processes that import mlflow
+def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_checkpoint_says(tmp_path: Path) -> None:
+    place = made(tmp_path, {"register": "bars", "uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    stored = {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/winner-*.png")}
+    assert stored >= {"winner-filters.png", "winner-maps.png", "winner-confusion.png", "winner-learning.png"}
+
+    words = ("predict", str(tmp_path / "new"), place.study, "--json")
+    mine = json.loads(place.hpo(*words).stdout)
+    theirs = json.loads("\n".join(place.process(*words, "--model", "models:/bars@champion")))
+    assert [list(one["probabilities"]) for one in mine] == [list(CLASSES)] * 4
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one["file"], one["class"]) == (other["file"], other["class"])
+        assert list(one["probabilities"].values()) == pytest.approx(list(other["probabilities"].values()), abs=1e-5)
+
+    lines = place.process("best", place.study, "--refit")
+    assert lines[0].startswith("refit:  trial 0 on 77 images of train and val, 6 epochs: test_accuracy ")
+    assert lines[1] == "model:  models:/bars@refit is version 2"
+    assert place.process("best", place.study, "--refit") == [f"{lines[0]} (made earlier)", *lines[1:]]
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        aliases = store.execute("SELECT alias, version FROM registered_model_aliases ORDER BY alias").fetchall()
+    assert aliases == [("champion", 1), ("refit", 2)]
+    study = read_result(place.ran.spec, tmp_path)
+    assert dict(study.test) == dict(place.ran.test), "the winner's own score stays"
+    assert len(study.study.scores) == 2, "and both readings of the test split are on record"

@@ -1,0 +1,204 @@
+"""What docs/security.md says is not trusted, is not. Readers of files have laws of their own in their own tests."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from survival import never_left
+from test_faults import check_whole, journal_of, whole
+
+from hpo import spec
+from hpo.cli import cli
+from hpo.core import Job
+from hpo.execution import checkpoints
+from hpo.execution.work import Bench
+from hpo.folders import Folders
+from hpo.journal import Journal
+from hpo.mlflow_uri import without_password
+from hpo.outlook import feed, serve_ui
+from hpo.running import take_over
+from hpo.showing import report_input
+
+HPO = Path(__file__).parent.parent / "hpo"
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """(file, dotted name, call) of every call in hpo."""
+    for path in sorted(HPO.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield str(path.relative_to(HPO)), ast.unparse(node.func), node
+
+
+def flag(call: ast.Call, name: str) -> object:
+    found = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+    return found.value if isinstance(found, ast.Constant) else None
+
+
+def test_text_is_never_run_as_code() -> None:
+    forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput"}
+    assert [(file, name) for file, name, _ in calls() if name in forbidden] == []
+    assert [(file, name) for file, name, call in calls() if flag(call, "shell")] == []
+
+
+def test_pickles_are_read_in_two_places_only() -> None:
+    """CIFAR's own files, by an unpickler that builds arrays only; a factory that the driver has just sent to Ray."""
+    readers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load", "cloudpickle.loads"}
+    found = {(file, name) for file, name, _ in calls() if name in readers or name.endswith("_Unpickler")}
+    assert found == {("execution/ray_worker.py", "pickle.loads"), ("training/sources/cifar.py", "_Unpickler")}
+
+
+def test_tensors_and_arrays_are_read_without_pickle() -> None:
+    loads = [(file, name, call) for file, name, call in calls() if name in ("torch.load", "np.load", "numpy.load")]
+    assert len(loads) >= 4
+    for file, name, call in loads:
+        safe = flag(call, "weights_only") is True if name == "torch.load" else flag(call, "allow_pickle") is False
+        assert safe, (file, call.lineno)
+
+
+def test_yaml_is_read_by_safe_loaders_only() -> None:
+    names = {name for _, name, _ in calls() if name.startswith("yaml.")}
+    assert names <= {"yaml.safe_dump", "yaml.compose", "yaml.parse"}, names  # nodes and events, never objects
+    loaders = {ast.unparse(k.value) for _, name, call in calls() for k in call.keywords if name == "yaml.compose"}
+    assert loaders <= {"yaml.SafeLoader"}
+
+
+def test_servers_listen_to_this_machine_only() -> None:
+    for path in HPO.rglob("*.py"):
+        assert "0.0.0.0" not in path.read_text(), path
+
+
+# -- files from others ----------------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> object:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_checkpoint_that_is_a_pickle_in_disguise_runs_nothing(tmp_path: Path) -> None:
+    from pictures import bars, job
+
+    from hpo.training.recipe import Recipe
+
+    marker, data = tmp_path / "run", bars(tmp_path / "bars", channels=1)
+    train = Recipe("cnn", "cross_entropy", data, "cpu")()
+    params = {"blocks": 1, "channels": 4, "batch_size": 16, "epochs": 2}
+    for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+        wanted: Job = job(params, tmp_path / "trainings", 1, 7)
+        place = checkpoints.path(wanted.folder, wanted.training, 1)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write(Evil(marker), place)
+        assert list(Bench(train).run(wanted))
+        assert not marker.exists()
+
+
+STUDY = """\
+name: mine
+strategy: random
+train: stranger:train
+search_space: {rate: [0.1, 0.2], epochs: [1]}
+budget: {trials: 1}
+workers: 1
+tracking: {enabled: false}
+"""
+STRANGER = """
+from pathlib import Path
+Path(__file__).with_name("imported").touch()
+def train(job):
+    yield {"val_accuracy": 1.0}
+"""
+
+
+@pytest.mark.parametrize("verb", [["check"], ["status"], ["show", "0"], ["best"], ["check", "--trust"]])
+def test_a_stranger_s_code_is_imported_by_run_and_by_who_trusts_it_only(verb: list[str], tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    done = CliRunner().invoke(cli, [*verb, str(tmp_path / "study.yaml")])
+    assert not isinstance(done.exception, ImportError)
+    assert (tmp_path / "imported").exists() is ("--trust" in verb)
+    if verb == ["check"]:
+        assert "your own code, which check does not import; with --trust it does" in done.output
+
+
+# -- secrets --------------------------------------------------------------------------------------------------------
+
+SECRETS = [
+    ("http://user:hunter2@host:5000", "http://user:***@host:5000"),
+    ("postgresql+psycopg://u:hunter2/x@host/db?a=b", "postgresql+psycopg://u:***@host/db?a=b"),
+    ("mysql://u:hun@ter2@host/db", "mysql://u:***@host/db"),
+    ("http://:hunter2@host", "http://:***@host"),
+    ("http://host:5000/a", "http://host:5000/a"),
+    (
+        "tracking: {uri: 'http://user:hunter2@host'}\nname: a@b\n",
+        "tracking: {uri: 'http://user:***@host'}\nname: a@b\n",
+    ),
+    ('uri: "http://a:hunter2@h" # http://b:hunter2@h', 'uri: "http://a:***@h" # http://b:***@h'),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRETS)
+def test_a_password_is_taken_out_of_any_text(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: Path) -> None:
+    text = STUDY.replace("tracking: {enabled: false}", "tracking: {uri: 'http://user:hunter2@localhost:1'}")
+    (tmp_path / "study.yaml").write_text(text)
+    one = spec.load(tmp_path / "study.yaml", environ={})
+    place = Folders(tmp_path, "mine", "random", 0)
+    with ExitStack() as stack:
+        journal = take_over(one, place, False, stack)
+        told = report_input(one, place, {})
+        assert journal.get("text") == text.replace("hunter2", "***")
+    assert "hunter2" not in repr(told)
+    assert "hunter2" not in repr(feed(one, place).texts)
+    assert all(b"hunter2" not in path.read_bytes() for path in place.study.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("uri", ["http://user:hunter2@localhost:1", "postgresql://user:hunter2@localhost:1/db"])
+def test_the_ui_is_served_to_this_machine_and_shows_no_password(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.replace("{enabled: false}", f"{{uri: '{uri}'}}"))
+    started: list[list[str]] = []
+
+    def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        assert more["env"]["MLFLOW_BACKEND_STORE_URI"] == uri
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert serve_ui(spec.load(tmp_path / "study.yaml", environ={}), tmp_path, 5000) == 0
+    assert "hunter2" not in capsys.readouterr().out + str(started)
+    assert len(started) == uri.startswith("postgresql")
+    assert all(command[command.index("--host") + 1] == "127.0.0.1" for command in started)
+
+
+# -- hostile names --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_any_name_is_a_folder(tmp_path: Path) -> None:
+    """Names that mean something to SQLite's URIs, to shells and to terminals."""
+    folder = tmp_path / "a?mode=memory&b#c%20d 'e' \"f\" $(g) \u202e"
+    folder.mkdir()
+    with never_left(whole(folder, "--workers", "1")) as process:
+        said = process.finish()
+    assert said.code == 0, said
+    check_whole(folder, said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
+    with Journal.open(journal_of(folder), read_only=True) as journal:
+        assert journal.path.exists()
