@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hpo.assembly import HEAVY, Factory
+from hpo.assembly import HEAVY, Factory, placement
 from hpo.core import Broke, Executor, Job, Report, Reported, Rested
 from hpo.execution import checkpoints
 from hpo.execution.inline import InlineExecutor
 from hpo.execution.local import LocalExecutor
+from hpo.spec import StudySpec
 
 Heard = Callable[[Report], None]
 
@@ -31,10 +32,14 @@ def train(recipe: Factory, job: Job, engine: str, heard: Heard) -> Trained:
         return _trained(worker, job, heard)
 
 
+def device(spec: StudySpec) -> str:
+    """Of one worker on this machine, whatever cluster the study runs on. Raises BadInput for one that is not there."""
+    engine = "inline" if spec.execution.engine == "inline" else "local"
+    return placement(replace(spec, execution=replace(spec.execution, engine=engine)))[0]
+
+
 def one_worker(recipe: Factory, engine: str) -> Executor:
-    if engine == "inline":
-        return InlineExecutor(recipe())
-    worker = LocalExecutor(1, HEAVY)
+    worker = InlineExecutor() if engine == "inline" else LocalExecutor(1, HEAVY)
     worker.begin([recipe])
     return worker
 

@@ -151,11 +151,26 @@ def _module_digest(reference: str, spec: StudySpec) -> str:
     return provenance.source_digest(Path(found.origin)) if found is not None and found.origin else function.__module__
 
 
-def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor:
+def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
     """Workers that start at once; `begin` gives them their trainers when the data are there."""
-    if spec.execution.engine == "inline":
-        return InlineExecutor()
-    return LocalExecutor(len(placement), HEAVY if spec.train is None else ())
+    modules = HEAVY if spec.train is None else ()
+    match spec.execution.engine:
+        case "inline":
+            return InlineExecutor()
+        case "ray":
+            return _ray(spec, placement, modules)
+        case _:
+            return LocalExecutor(len(placement), modules)
+
+
+def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> RayExecutor:
+    refuse_missing_ray(spec)
+    from hpo.execution.cluster import Share
+    from hpo.execution.ray import RayExecutor
+
+    own, most = spec.execution, None if spec.workers == "auto" else int(spec.workers)
+    share = Share(own.cpus, float(placement[0] != "cpu") if own.gpus is None else own.gpus)
+    return RayExecutor(share, most, modules, own.address, place=spec.place("execution.address"))
 
 
 def placement(spec: StudySpec) -> Sequence[str]:

@@ -25,6 +25,7 @@ from hpo.figures import spread
 from hpo.wording import number
 
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
+ONE_LINE, MOST_LETTERS = 4, 12  # of a class's name over an image: with the confidence in its line, and at all
 Array = NDArray[np.generic]
 
 
@@ -158,15 +159,23 @@ def mistakes(portrait: Portrait) -> Figure:
     """The images the model was most wrong about, with what they are and what it said."""
     shown = range(min(len(portrait.mistakes), MOST_MISTAKES))
     titles = [_mistake(portrait, i) for i in shown]
-    return _gallery([portrait.mistakes[i] for i in shown], titles, columns=8, tall=1.48)
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    return _gallery([portrait.mistakes[i] for i in shown], titles, columns=8, room=0.12 + 0.18 * lines)
 
 
 def _mistake(portrait: Portrait, i: int) -> str:
     truth, guess = portrait.truth[i], portrait.guess[i]
     if not portrait.classes:
         return f"is {number(float(truth))}\nsaid {number(float(guess))}"
-    sure = f" {float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
-    return f"is {portrait.classes[int(truth)]}\nsaid {portrait.classes[int(guess)]}{sure}"
+    names = [_short(portrait.classes[int(which)]) for which in (truth, guess)]
+    between = " " if max(map(len, portrait.classes)) <= ONE_LINE else "\n"
+    sure = f"{between}{float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
+    return f"is {names[0]}\nsaid {names[1]}{sure}"
+
+
+def _short(name: str) -> str:
+    """As much of a class's name as stands over a small image."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 def filters(weights: Array) -> Figure:
@@ -176,7 +185,7 @@ def filters(weights: Array) -> Figure:
         some = some.mean(axis=1, keepdims=True)
     top = np.abs(some).max() or 1.0
     numbers = [f"{i}" for i in range(len(some))]
-    return _gallery(list(some / top / 2 + 0.5), numbers, columns=16, tall=1.4, limits=(0.0, 1.0))
+    return _gallery(list(some / top / 2 + 0.5), numbers, columns=16, room=0.36, limits=(0.0, 1.0))
 
 
 def feature_maps(samples: Array, maps: Array) -> Figure:
@@ -187,33 +196,35 @@ def feature_maps(samples: Array, maps: Array) -> Figure:
     for i in range(rows):
         images += [samples[i], *(maps[i, j][None] for j in range(columns - 1))]
         titles += [("image", *(f"{j}" for j in range(columns - 1)))[k] if i == 0 else "" for k in range(columns)]
-    return _gallery(images, titles, columns=columns, tall=1.08, head=0.22)
+    return _gallery(images, titles, columns=columns, head=0.26)
 
 
 def _gallery(
     images: Sequence[Array],
     titles: Sequence[str],
     columns: int,
-    tall: float = 1.12,
+    room: float = 0.06,
     head: float = 0.0,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Small images (C, h, w) side by side, pixels left sharp; each on its own scale unless limits are given.
 
-    tall: the height of a row in widths of an image, so that titles have room; head: what the first row has more.
+    room: above each row for its titles, in widths of an image; head: what the first row has more of it.
     """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
-    wide = columns * 1.08
+    shape = np.shape(images[0])
+    high, wide = shape[-2] / shape[-1], columns * 1.08
+    tall = room + high + 0.02
     whole = rows * tall + head
     figure = Figure(figsize=(width := min(7.6, 0.95 * columns), whole * width / wide))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for place, (image, title) in enumerate(zip(images, titles, strict=True)):
-        left, top = place % columns * 1.08, head + place // columns * tall + tall - 1.04
-        low, high = limits or (None, None)
-        extent = (left, left + 1, top + 1, top)
-        axes.imshow(_visible(image), cmap="gray", vmin=low, vmax=high, interpolation="none", extent=extent)
+        left, top = place % columns * 1.08, head + room + place // columns * tall
+        least, most = limits or (None, None)
+        extent = (left, left + 1, top + high, top)
+        axes.imshow(_visible(image), cmap="gray", vmin=least, vmax=most, interpolation="none", extent=extent)
         axes.text(left, top - 0.05, title, fontsize=7.5, color=MUTED, va="bottom")
     axes.set(xlim=(-0.02, wide), ylim=(whole, 0), aspect="auto")
     return figure

@@ -126,7 +126,7 @@ def _key(plan: _Plan) -> list[str | bool]:
 def _train(plan: _Plan, data: Dataset, heard: Heard) -> None:
     folder, best, engine = plan.folders.run / ALIAS, plan.best, plan.spec.execution.engine
     shutil.rmtree(folder, ignore_errors=True)
-    parts = assembly.parts(plan.spec, data, assembly.placement(plan.spec)[:1])
+    parts = assembly.parts(plan.spec, data, [alone.device(plan.spec)])
     seed = training_seed(plan.spec.training_seed or 0, best.params, best.repeat)
     job = Job(plan.name, best.params, seed, 0, plan.epoch, 0, folder, parts.limits())
     end = alone.train(parts.factories()[0], job, engine, heard).end

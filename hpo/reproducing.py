@@ -41,9 +41,7 @@ class Reproduced:
 def reproduce(result: Result, number: int, heard: Heard = lambda report: None) -> Reproduced:
     """Train a trial again, in a folder of its own, without what is known of it. Raises BadInput for a wrong number."""
     spec, folders, trial = result.spec, result.folders, result.trial(number)
-    placement = assembly.placement(spec)[:1]
-    dataset = load_data(spec, folders)
-    parts = assembly.parts(spec, dataset, placement)
+    parts = assembly.parts(spec, load_data(spec, folders), [alone.device(spec)])
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch

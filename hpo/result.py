@@ -79,9 +79,8 @@ class Result:
         assert report is not None
         path = checkpoints.path(self.folders.trainings, trial.training, report.epoch)
         if not path.exists():
-            raise NoResult(
-                f"{path}: the checkpoint of trial {trial.number} is gone; `hpo reproduce {trial.number}` trains it again"
-            )
+            remedy = f"`hpo reproduce {trial.number}` trains it again and puts it back"
+            raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
         return path
 
     def model(self, trial: Trial | None = None) -> nn.Module:

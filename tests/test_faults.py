@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -69,7 +70,8 @@ def kill_workers(
             continue
         time.sleep(rng.uniform(0, 0.03))  # anywhere within an epoch
         hit.add(pid := rng.choice(ready))
-        strike(pid)
+        with contextlib.suppress(ProcessLookupError):  # the study was done in this moment
+            strike(pid)
     return len(hit)
 
 

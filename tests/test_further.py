@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import draw, events
+from made_up import GOAL, draw, events, scored
 from pictures import digits
 
 from hpo import api, beyond, further, refitting, reproducing, winner
@@ -33,18 +33,22 @@ from hpo.core import (
     State,
     Study,
 )
+from hpo.curves import curve
 from hpo.errors import BadInput, Conflict
 from hpo.execution import checkpoints
 from hpo.journal import DriverLock, Journal
 from hpo.publishing import Order, Published
+from hpo.report import ReportInput, document
 from hpo.result import Result
 from hpo.running import Visit, run
+from hpo.space import Space
 from hpo.spec import Budget, StudySpec
 from hpo.status import read_result
 from hpo.strategies.given import Given
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
 
+REFIT = {"refit_test_accuracy": 0.9}
 TRAINER = '''
 """Ten lines that train: a curve of the params and the seed, a state that counts, and a witness of every epoch."""
 import json, math, time
@@ -157,7 +161,7 @@ def test_what_was_interrupted_rests_until_the_studys_own_run(place: Place) -> No
     spec = place.spec(budget={"trials": 1})
     result = place.run(spec)
     own = place.run(place.spec(name="reference", budget={"trials": 2})).study.trials[1]
-    clock = result.study.trials[0].ended or 0.0
+    clock = (result.study.trials[0].ended or 0.0) - 9_000
     with Journal.open(result.folders.journal) as journal:
         journal.append(Opened(clock, {}))
         journal.append(Started(clock, 1, own.params, 0, own.training, result_seed(own.training, place), 3))
@@ -430,3 +434,17 @@ def test_the_winners_score_is_told_from_its_refits() -> None:
     assert winner.is_of(Scored(9.0, 0, {"test_accuracy": 0.5}), trial)
     assert not winner.is_of(Scored(9.5, 0, {"refit_test_accuracy": 0.75}), trial)
     assert not winner.is_of(Scored(9.0, 1, {"test_accuracy": 0.5}), trial)
+
+
+def test_a_report_and_a_comparison_show_the_winners_own_test_score() -> None:
+    made = scored(events(3, seed=4), 0, 0.5)
+    best = GOAL.best(Study(made).trials)
+    assert best is not None
+    both = [
+        *made,
+        Scored(1_800_000_000.0, best.number, {"test_accuracy": 0.75}),
+        Scored(1_800_000_001.0, best.number, REFIT),
+    ]
+    assert curve("random", 0, both, GOAL).test == 0.75
+    study = ReportInput("made-up", "random", 0, GOAL, Space(()), both)
+    assert "The test split was read 3 times; there it has test_accuracy 0.7500." in document(study)

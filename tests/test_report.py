@@ -390,7 +390,11 @@ def test_a_portrait_draws_what_it_has() -> None:
 
 def test_mistakes_say_what_it_is_and_what_the_model_said() -> None:
     drawn = texts(portrait.mistakes(seen()))
-    assert "is kind <0>\nsaid kind <1> 99 %" in drawn
+    assert "is kind <0>\nsaid kind <1>\n99 %" in drawn
+    short = replace(seen(), classes=("0", "1", "2"))
+    assert "is 0\nsaid 1 99 %" in texts(portrait.mistakes(short))
+    long = replace(seen(), classes=("striped pullover", "ankle boot", "2"))
+    assert "is striped pul…\nsaid ankle boot\n99 %" in texts(portrait.mistakes(long))
     numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
     assert texts(portrait.mistakes(numbers)) == ["is 3.2\nsaid 5.1"]
 

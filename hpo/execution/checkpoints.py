@@ -44,7 +44,7 @@ def write(folder: Path, key: str, report: Report, sync: bool = False) -> None:
     """
     assert report.save is not None
     final = path(folder, key, report.epoch)
-    draft = final.with_name(f"{final.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    draft = final.with_name(f"{final.name}.{socket.gethostname()}.{_process(os.getpid())}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         report.save(draft)
@@ -102,6 +102,16 @@ def sweep(folder: Path) -> None:
     """Remove drafts of this machine's processes that died while writing."""
     for draft in folder.glob("*/*.tmp"):
         name = draft.name.removesuffix(".tmp").removesuffix(".probe")
-        host, _, pid = name.partition(f"{SUFFIX}.")[2].rpartition(".")
-        if host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        host, _, process = name.partition(f"{SUFFIX}.")[2].rpartition(".")
+        pid = process.partition("-")[0]
+        if host == socket.gethostname() and pid.isdigit() and process != _process(int(pid)):
             draft.unlink(missing_ok=True)
+
+
+def _process(pid: int) -> str:
+    """pid-birth, because pids are used again; the birth of a process that is gone, or waits to be buried, is empty."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return f"{pid}-"
+    return f"{pid}-" if state == "Z" else f"{pid}-{fields[18]}"

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # between two looks at the nodes
 MOST_FAILED_STARTS = 3  # a worker, in a row
-LEAVE_SECONDS = 3.0  # for workers to tidy up, and to be gone
+LEAVE_SECONDS = 3.0  # for workers to tidy up and be gone
 CALLS = 4  # of a worker at a time: hear, and beside it begin, work, halt
 
 
@@ -141,12 +141,11 @@ class RayExecutor:
                 return messages
 
     def close(self) -> None:
-        if self._watch.answers:
-            _await([worker.actor.leave.remote() for worker in self._workers])
+        if self._watch.answers and self._workers:
+            leaving = [worker.actor.leave.remote() for worker in self._workers]  # breaks when the process is gone
+            ray.wait(leaving, num_returns=len(leaving), timeout=LEAVE_SECONDS)
         for worker in self._workers:
             _kill(worker)
-        if self._watch.answers:
-            _await([worker.heard_next for worker in self._workers])  # breaks when the process is gone
         self._workers, self._waiting = [], []
         for folder in self._marked:
             (folder / self._token).unlink(missing_ok=True)
@@ -345,11 +344,6 @@ class RayExecutor:
                 why = f"no report for {self._silence(job):.3g} s"
                 messages += self._replace(worker, Outcome.TIMEOUT, why)
         return messages
-
-
-def _await(calls: Sequence[Any]) -> None:
-    if calls:
-        ray.wait(list(calls), num_returns=len(calls), timeout=LEAVE_SECONDS)
 
 
 def _kill(worker: _Worker) -> None:

@@ -134,9 +134,10 @@ class RayWorker:
         self._halted.add(ticket)
 
     def leave(self) -> None:
-        """Remove what is only here."""
+        """Remove what is only here and end at once: an actor that is only killed may train on for a while."""
         for scratch in (self._own, *self._data.values()):
             scratch.leave()
+        os._exit(0)
 
     # -- the thread that trains
 

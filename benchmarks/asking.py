@@ -1,0 +1,191 @@
+"""Milliseconds a proposal costs once a study has 10, 100, 1,000 and 5,000 trials: each strategy, plain and with asha.
+
+    python -m benchmarks.asking [--sizes 10,100,1000,5000] [--asks 20]
+
+A study of 18 parameters, seven of them conditional, is made of events; then one proposal after the other is asked for
+and carried out, so that taking in what is new is part of each. With asha most trials rest at a rung, and a proposal may
+be to let one of them go on: that is told apart from a new point. `again` is the first proposal of a driver that takes
+the study over. Processor time: other processes share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from benchmarks.measuring import machine
+from hpo.core import (
+    Continue,
+    Continued,
+    Decision,
+    Ended,
+    Event,
+    Goal,
+    Params,
+    Paused,
+    Report,
+    Reported,
+    Rest,
+    Start,
+    Started,
+    State,
+    Strategy,
+    Study,
+    Value,
+    digest,
+    epochs_of,
+)
+from hpo.space import Choice, Condition, Parameter, Range, Space
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.early_stopping import Asha
+from hpo.strategies.grid import Grid
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+
+GOAL = Goal()
+
+
+def when(name: str, *allowed: Value) -> tuple[Condition, ...]:
+    return (Condition(name, allowed),)
+
+
+SPACE = Space(
+    (
+        Parameter("blocks", Choice((1, 2, 3))),
+        Parameter("block1.channels", Choice((8, 16, 32, 64))),
+        Parameter("block2.channels", Choice((8, 16, 32, 64)), when("blocks", 2, 3)),
+        Parameter("block3.channels", Choice((8, 16, 32, 64)), when("blocks", 3)),
+        Parameter("kernel_size", Choice((3, 5))),
+        Parameter("activation", Choice(("relu", "leaky_relu", "tanh", "sigmoid", "silu"))),
+        Parameter("leaky_slope", Range(0.01, 0.3, False, log=True), when("activation", "leaky_relu")),
+        Parameter("batch_norm", Choice(("off", "before", "after"))),
+        Parameter("conv_dropout", Range(0.0, 0.5, False)),
+        Parameter("dense_layers", Choice((0, 1, 2))),
+        Parameter("dense_units", Choice((32, 64, 128)), when("dense_layers", 1, 2)),
+        Parameter("dropout", Range(0.0, 0.5, False), when("dense_layers", 1, 2)),
+        Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
+        Parameter("learning_rate", Range(1e-4, 1.0, False, log=True)),
+        Parameter("momentum", Range(0.0, 0.95, False), when("optimizer", "sgd", "rmsprop")),
+        Parameter("nesterov", Choice((False, True)), when("optimizer", "sgd")),
+        Parameter("l2", Range(1e-6, 1e-2, False, log=True)),
+        Parameter("epochs", Choice((9, 27))),
+    )
+)
+
+
+def discretized(space: Space) -> Space:
+    """The same with ten levels a range: what a grid can enumerate."""
+    return Space(
+        tuple(
+            replace(p, domain=p.domain.discretized(10)) if isinstance(p.domain, Range) else p for p in space.parameters
+        )
+    )
+
+
+STRATEGIES: Mapping[str, tuple[Callable[[Problem], Strategy], Space]] = {
+    "bayesian": (Bayesian, SPACE),
+    "random": (Random, SPACE),
+    "grid": (Grid, discretized(SPACE)),
+}
+RULES: Mapping[str, Callable[[Strategy], Strategy]] = {
+    "plain": lambda strategy: strategy,
+    "asha": lambda strategy: Asha(strategy, GOAL),
+}
+
+
+class Made:
+    """A study to which every decision happens at once."""
+
+    def __init__(self) -> None:
+        self.study = Study()
+        self._clock = 0.0
+
+    def grow(self, strategy: Strategy, trials: int) -> None:
+        while len(self.study) < trials:
+            self.carry_out(strategy.propose(self.study, 1))
+
+    def carry_out(self, decisions: list[Decision] | Rest) -> None:
+        assert not isinstance(decisions, Rest), decisions
+        for decision in decisions:
+            match decision:
+                case Start(params=params, until=until):
+                    number, key = len(self.study), digest([dict(params)])
+                    self._apply(Started(self._clock, number, params, 0, key, 0, until))
+                    self._train(number, until)
+                case Continue(trial=number, until=until):
+                    self._apply(Continued(self._clock, number, until))
+                    self._train(number, until)
+                case _:
+                    raise AssertionError(decision)
+
+    def _train(self, number: int, until: int) -> None:
+        trial = self.study.trials[number]
+        rng = random.Random(number)
+        for epoch in range(trial.epoch + 1, until + 1):
+            value = quality(trial.params) * (1 - 1 / (epoch + 1)) + rng.gauss(0, 0.01)
+            self._apply(Reported(trial.training, Report(epoch, {"val_accuracy": value}, 0.05, self._clock)))
+        done = until == epochs_of(trial.params)
+        self._apply(Ended(self._clock, number, State.COMPLETE) if done else Paused(self._clock, number))
+
+    def _apply(self, event: Event) -> None:
+        self._clock += 0.05
+        self.study.apply(event)
+
+
+def quality(params: Params) -> float:
+    return 1 - 0.2 * abs(SPACE["learning_rate"].domain.encode(params["learning_rate"]) - 0.5)
+
+
+@dataclass
+class Spent:
+    """Milliseconds: of the first proposal of a fresh instance, of those that start a trial, of those that let one go on."""
+
+    first: float
+    starts: list[float]
+    continues: list[float]
+
+    def __str__(self) -> str:
+        told = f"new point {statistics.median(self.starts):8.2f} ms ({max(self.starts):.2f}), again {self.first:.0f} ms"
+        return told + (f", go on {statistics.median(self.continues):.2f} ms" if self.continues else "")
+
+
+def asked(strategy: Strategy, made: Made, asks: int) -> Spent:
+    """Ask until `asks` new points were proposed."""
+    spent = Spent(0.0, [], [])
+    while len(spent.starts) < asks:
+        began = time.process_time()
+        decisions = strategy.propose(made.study, 1)
+        taken = 1e3 * (time.process_time() - began)
+        assert not isinstance(decisions, Rest), decisions
+        if not spent.first:
+            spent.first = taken
+        else:
+            (spent.starts if isinstance(decisions[0], Start) else spent.continues).append(taken)
+        made.carry_out(decisions)
+    return spent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sizes", default="10,100,1000,5000")
+    parser.add_argument("--asks", type=int, default=20)
+    told = parser.parse_args()
+    assert len(SPACE) == 18
+    print(f"machine: {machine()}\nn: {told.asks} new points each; median (slowest)")
+    for size in map(int, told.sizes.split(",")):
+        for name, (strategy, space) in STRATEGIES.items():
+            for rule, wrap in RULES.items():
+                problem = Problem(space, GOAL, seed=1)
+                made = Made()
+                made.grow(wrap(Random(problem)), size)
+                print(f"{size:5} trials  {name:8} {rule:5} {asked(wrap(strategy(problem)), made, told.asks)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
