@@ -40,7 +40,7 @@ from hpo.core import (
     digest,
     epochs_of,
 )
-from hpo.space import Choice, Condition, Parameter, Range, Space
+from hpo.space.space import Choice, Condition, Parameter, Range, Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
@@ -183,7 +183,9 @@ def main() -> int:
                 problem = Problem(space, GOAL, seed=1)
                 made = Made()
                 made.grow(wrap(Random(problem)), size)
-                print(f"{size:5} trials  {name:8} {rule:5} {asked(wrap(strategy(problem)), made, told.asks)}", flush=True)
+                print(
+                    f"{size:5} trials  {name:8} {rule:5} {asked(wrap(strategy(problem)), made, told.asks)}", flush=True
+                )
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hpo import spec as study_file
+from hpo.spec import loading as study_file
 from hpo.training.families import FAMILIES, known
 from hpo.training.layers import Impossible, Layer, summary
 from hpo.training.memory import peak

@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Outcome, Params, Report, Train, Value
-from hpo.space import Choice, Condition, Parameter, Range, Space
-from hpo.spec import DataSpec
+from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.spec.loading import DataSpec
 from hpo.training.data import load
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.failure import TrainingFailed

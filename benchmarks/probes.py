@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Params
-from hpo.spec import DataSpec
+from hpo.spec.loading import DataSpec
 from hpo.training import loop, probes
 from hpo.training.data import load
 from hpo.training.recipe import Recipe

@@ -36,15 +36,15 @@ import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from hpo import assembly
+from hpo.comparison.curves import curve, epochs_to
 from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, epochs_of
-from hpo.curves import curve, epochs_to
 from hpo.driver import Driver
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.folders import Folders
 from hpo.pool import Pool
 from hpo.running import load_data
 from hpo.search import Search
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung
 from hpo.strategies.points import Problem
@@ -202,9 +202,7 @@ def race(data: str, asked: argparse.Namespace, runner: Runner) -> None:
         print(f"{data}: no time left", flush=True)
         return
     target = statistics.median(bests)
-    legs = [
-        Leg(method=method, seed=seed, target=target, **common) for seed in range(len(bests)) for method in METHODS
-    ]
+    legs = [Leg(method=method, seed=seed, target=target, **common) for seed in range(len(bests)) for method in METHODS]
     finished: dict[str, dict[int, float]] = {method: {} for method in METHODS}
     for leg, found in zip(legs, runner(legs), strict=True):
         if found is not None:

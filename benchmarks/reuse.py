@@ -25,8 +25,8 @@ from hpo.driver import Driver
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.pool import Pool
 from hpo.search import Search
-from hpo.space import Choice, Parameter, Space
-from hpo.spec import Budget
+from hpo.space.space import Choice, Parameter, Space
+from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid

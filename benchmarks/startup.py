@@ -16,7 +16,7 @@ from pathlib import Path
 import hpo
 from benchmarks.measuring import machine, say, spread
 from hpo.core import Reported
-from hpo.status import read_events
+from hpo.journal import read_events
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +52,7 @@ def first_report(folder: Path) -> tuple[float, float]:
     spec = hpo.load(folder / "study.yaml")
     from hpo.folders import Folders
 
-    events = read_events(Folders(folder, spec.name, spec.strategy, spec.seed))
+    events = read_events(Folders(folder, spec.name, spec.strategy, spec.seed).journal)
     return next(event.report.time for event in events if isinstance(event, Reported)) - began, largest
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import hpo
 from benchmarks.measuring import machine, say, spread
 from hpo.core import Reported
+from hpo.journal import read_events
 from hpo.overhead import Overhead
-from hpo.status import read_events
 from hpo.strategies.points import Problem, random_points
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def ours(folder: Path) -> tuple[float, Overhead, list[float]]:
     shutil.copy(ROOT / "study.yaml", folder / "study.yaml")
     result = hpo.run(folder / "study.yaml", sets=sets, quiet=True)
     overhead = Overhead(WORKERS)
-    events = read_events(result.folders)
+    events = read_events(result.folders.journal)
     for event in events:
         overhead.take(event)
     seconds = [event.report.seconds for event in events if isinstance(event, Reported)]

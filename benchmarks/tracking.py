@@ -29,11 +29,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.measuring import machine
-from hpo import tracking
 from hpo.core import Closed, Ended, Event, Goal, Opened, Report, Reported, Started, State
 from hpo.journal import Journal
-from hpo.mlflow_store import connect
-from hpo.mlflow_uri import sqlite_uri
+from hpo.tracking import tracker as tracking
+from hpo.tracking.store import connect
+from hpo.tracking.uri import sqlite_uri
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "train_skill", "spikes")
 SCRIPTED = 5  # trials the script's way is measured on

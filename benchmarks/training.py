@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hpo.core import Job, Params
-from hpo.spec import DataSpec
+from hpo.spec.loading import DataSpec
 from hpo.training import loop
 from hpo.training.data import load
 from hpo.training.recipe import Recipe

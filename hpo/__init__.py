@@ -15,9 +15,9 @@ __all__ = ["Result", "StudySpec", "load", "run"]
 if TYPE_CHECKING:
     from hpo.api import load, run
     from hpo.result import Result
-    from hpo.spec import StudySpec
+    from hpo.spec.loading import StudySpec
 
-_HOMES = {"run": "hpo.api", "load": "hpo.api", "Result": "hpo.result", "StudySpec": "hpo.spec"}
+_HOMES = {"run": "hpo.api", "load": "hpo.api", "Result": "hpo.result", "StudySpec": "hpo.spec.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from hpo.errors import HpoError
 from hpo.result import Result
 from hpo.running import Visit
 from hpo.running import run as run_study
-from hpo.spec import StudySpec
-from hpo.spec import load as read_study
+from hpo.spec.loading import StudySpec
+from hpo.spec.loading import load as read_study
 from hpo.training import families
 
 

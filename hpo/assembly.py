@@ -16,7 +16,7 @@ from hpo.execution import devices
 from hpo.execution.inline import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.search import Identity
-from hpo.spec import EarlyStopping, StudySpec
+from hpo.spec.loading import EarlyStopping, StudySpec
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid

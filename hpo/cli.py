@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo import __version__, winner_verbs
+from hpo import __version__
 from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.flags import STUDY, common, read, stored
+from hpo.winner import verbs as winner_verbs
 
 if TYPE_CHECKING:
     from hpo.result import Result
@@ -40,7 +41,7 @@ def cli() -> None:
 def init(study: Path) -> None:
     """Write a commented STUDY file to start from."""
     from hpo.errors import BadInput, Mistake
-    from hpo.template import template
+    from hpo.spec.template import template
 
     if study.exists():
         raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))
@@ -155,7 +156,7 @@ def check(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], trust: bool
 ) -> None:
     """Proof before training: what is impossible and why, sizes, memory, time. Trains nothing, writes nothing."""
-    from hpo.checking import check_study
+    from hpo.check.checking import check_study
 
     for line in check_study(read(study, sets, {"strategy": strategy}), trust):
         click.echo(line)
@@ -184,7 +185,7 @@ def compare(
     no_rescore: bool,
 ) -> None:
     """Which strategy deserves its rank on these data: equal epochs, paired seeds, honest verdicts."""
-    from hpo.comparing import run_comparison
+    from hpo.comparison.comparing import run_comparison
 
     names = f"[{strategies}]" if strategies else strategy and f"[{strategy}]"
     flags = {
@@ -207,7 +208,7 @@ def confirm(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], top: int, seeds: int
 ) -> None:
     """Retrain the finalists with fresh seeds: how much of the lead was luck, and which smallest model is as good."""
-    from hpo.confirming import run_confirmation
+    from hpo.comparison.confirming import run_confirmation
 
     for line in run_confirmation(read(study, sets, {"strategy": strategy}, seed), state, top, seeds):
         click.echo(line)
@@ -230,7 +231,7 @@ def replay(
     workers: int,
 ) -> None:
     """Any strategy and early-stopping rule in virtual time, on curves recorded before."""
-    from hpo.replaying import run_replay
+    from hpo.comparison.replaying import run_replay
 
     spec = read(study, sets, {"strategy": strategy, "early_stopping": rule}, seed)
     for line in run_replay(spec, state, seeds, workers):
@@ -242,7 +243,7 @@ def replay(
 @common
 def report(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
     """Write report.html and trials.csv of a study again."""
-    from hpo.showing import show as write_report
+    from hpo.report.showing import show as write_report
 
     result = stored(study, state, sets, {"strategy": strategy}, seed)
     write_report(result.spec, result.folders, result.study)

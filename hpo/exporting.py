@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import State, Trial
 from hpo.errors import BadInput, Mistake
+from hpo.report.table import frame, write_csv
 from hpo.result import Result
 from hpo.strategies.bayesian import Coordinate
-from hpo.table import frame, write_csv
 
 STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.PAUSED: TrialState.PRUNED}
 

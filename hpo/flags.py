@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from hpo.result import Result
-    from hpo.spec import StudySpec
+    from hpo.spec.loading import StudySpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")

@@ -186,6 +186,12 @@ class Journal:
         self.close()
 
 
+def read_events(path: Path) -> tuple[Event, ...]:
+    """All events of a journal, whoever drives the study."""
+    with Journal.open(path, read_only=True) as journal:
+        return tuple(event for _, event in journal.events())
+
+
 class DriverLock:
     """Held by the one driver of a study. The kernel frees it when the process dies, however it dies."""
 

@@ -12,18 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hpo import assembly, winner
+from hpo import assembly
 from hpo.core import Params, Report
 from hpo.driver import Driver
 from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.folders import Folders
 from hpo.journal import Journal
-from hpo.mlflow_uri import without_password
-from hpo.publishing import Published
 from hpo.search import Search
-from hpo.spec import StudySpec
-from hpo.tracking import Feed, Group, Tracker, sync, tracking_uri
+from hpo.spec.loading import StudySpec
+from hpo.tracking.publishing import Published
+from hpo.tracking.tracker import Feed, Group, Tracker, sync, tracking_uri
+from hpo.tracking.uri import without_password
 from hpo.training.diagnosis import diagnose
+from hpo.winner import declaring as winner
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Outlook:
         if not publish:
             self.published = [None] * len(self._studies)
             return
-        from hpo.showing import show  # matplotlib and pandas: 1 s that the training should not wait for
+        from hpo.report.showing import show  # matplotlib and pandas: 1 s that the training should not wait for
 
         for (parts, folders, search, journal), source in zip(self._studies, self._feeds, strict=True):
             published = None

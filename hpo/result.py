@@ -12,8 +12,8 @@ from hpo.core import Study, Trial
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.execution import checkpoints
 from hpo.folders import Folders
-from hpo.publishing import Published
-from hpo.spec import StudySpec
+from hpo.spec.loading import StudySpec
+from hpo.tracking.publishing import Published
 from hpo.training.data import Dataset
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Result:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row a trial: its params, its state and outcome, its metrics."""
-        from hpo.table import frame  # pandas takes 0.4 s that a run should not wait for
+        from hpo.report.table import frame  # pandas takes 0.4 s that a run should not wait for
 
         return frame(self.study, self.spec.metric.as_goal())
 

@@ -19,24 +19,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from hpo import assembly, beyond, provenance
+from hpo import assembly, provenance
 from hpo.core import Params, Paused, State, Study, Value, digest
 from hpo.driver import Driver, Listener
 from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
 from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.journal import DriverLock, Journal
-from hpo.mlflow_uri import without_password
 from hpo.outlook import Outlook
 from hpo.pool import Pool
 from hpo.result import Result
 from hpo.search import Search
-from hpo.space import Space
-from hpo.spec import Budget, StudySpec
+from hpo.space.space import Space
+from hpo.spec.loading import Budget, StudySpec
 from hpo.strategies.given import Asked, Given
 from hpo.strategies.points import random_points
+from hpo.tracking.uri import without_password
 from hpo.training import data
 from hpo.training.data import Dataset
+from hpo.winner import beyond
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
 

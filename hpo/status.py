@@ -19,9 +19,9 @@ from hpo.console import settings, sparkline
 from hpo.core import Event, State, Study
 from hpo.errors import BadInput, Conflict, Mistake, NoResult
 from hpo.folders import Folders
-from hpo.journal import Journal, holder_of
+from hpo.journal import holder_of, read_events
 from hpo.result import Result
-from hpo.spec import StudySpec
+from hpo.spec.loading import StudySpec
 from hpo.training.diagnosis import diagnose
 from hpo.wording import decimals, duration
 
@@ -42,16 +42,11 @@ def standings(spec: StudySpec, state: Path) -> list[Standing]:
     for journal in sorted((state / "studies" / spec.name).glob("*/journal.db")):
         strategy, _, seed = journal.parent.name.rpartition("-")
         folders = Folders(state, spec.name, strategy, int(seed))
-        events = read_events(folders)
+        events = read_events(folders.journal)
         holder = holder_of(folders.lock)
         driver = f"pid {holder.get('pid')} on {holder.get('host')}" if holder else ""
         found.append(Standing(folders, Study(events), events, driver))
     return found
-
-
-def read_events(folders: Folders) -> tuple[Event, ...]:
-    with Journal.open(folders.journal, read_only=True) as journal:
-        return tuple(event for _, event in journal.events())
 
 
 def read_result(spec: StudySpec, state: Path) -> Result:
@@ -59,7 +54,7 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     folders = Folders(state, spec.name, spec.strategy, spec.seed)
     if not folders.journal.exists():
         raise NoResult(f"{folders.run}: this study has not been run; `hpo run {spec.path or ''}` begins it")
-    return Result(spec, folders, Study(read_events(folders)), None)
+    return Result(spec, folders, Study(read_events(folders.journal)), None)
 
 
 def show_status(spec: StudySpec, state: Path, watch: bool, as_json: bool, terminal: Terminal | None = None) -> None:

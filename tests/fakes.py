@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.core import Job, Outcome, Report, Train
-from hpo.domains import Choice, Condition, Parameter, Range
 from hpo.execution import checkpoints
-from hpo.space import Space
+from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.space import Space
 from hpo.training.failure import TrainingFailed
 
 SPACE = Space(

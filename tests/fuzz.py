@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from hpo.errors import BadInput
-from hpo.spec import load
-from hpo.template import template
+from hpo.spec.loading import load
+from hpo.spec.template import template
 from hpo.training.families import known
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import strategies as st
 
 from hpo.core import Params, Value
-from hpo.space import Choice, Condition, Domain, Parameter, Range, Space
+from hpo.space.space import Choice, Condition, Domain, Parameter, Range, Space
 
 NAMES = ("a", "b", "c", "d", "e")
 

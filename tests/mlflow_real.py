@@ -22,15 +22,15 @@ from pathlib import Path
 import pytest
 from mlflow_fixtures import Kept
 
-from hpo.mlflow_runs import Point
-from hpo.mlflow_uri import sqlite_uri
+from hpo.tracking.runs import Point
+from hpo.tracking.uri import sqlite_uri
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # SQLAlchemy 2.1 deprecates what mlflow 3.17 does while it is imported
     from mlflow import MlflowClient
     from mlflow.entities import ViewType
 
-    from hpo import mlflow_store
+    from hpo.tracking import store as mlflow_store
 
 __all__ = ["MlflowClient", "mlflow_store"]
 

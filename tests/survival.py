@@ -26,7 +26,7 @@ from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal, holder_of
 from hpo.pool import Pool
 from hpo.search import Search
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 
 TESTS = Path(__file__).parent
 PATIENCE = 60.0  # seconds after which something hangs; nothing here takes more than a few

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from hpo import spec as study_file
-from hpo.check import Findings, Input, Machine, check, lines
-from hpo.check_report import many, size, table
+from hpo.check.architectures import Findings, Input, Machine, check, lines
+from hpo.check.findings import many, size, table
 from hpo.core import Params, Value
-from hpo.spec import StudySpec
+from hpo.spec import loading as study_file
+from hpo.spec.loading import StudySpec
 from hpo.training.families import known, sizes
 from hpo.training.layers import Summary
 from hpo.training.memory import optimizer_states, peak
@@ -303,5 +303,5 @@ def test_sizes_are_written_as_people_write_them() -> None:
 
 
 def test_checking_imports_no_torch() -> None:
-    code = "import sys, hpo.check; sys.exit('torch' in sys.modules)"
+    code = "import sys, hpo.check.architectures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

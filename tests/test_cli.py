@@ -35,7 +35,12 @@ def train(job):
 
 def hpo(folder: Path, *words: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "hpo", *words], cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100", **environ}, check=False
+        [sys.executable, "-m", "hpo", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **environ},
+        check=False,
     )
     assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -92,7 +97,10 @@ def test_show_and_best_print_a_trial_in_words_and_as_json(study: Path) -> None:
     assert shown == best
     assert f"trial {best['trial']} of bayesian-0: complete" in hpo(study, "best").stdout
     missing = hpo(study, "show", "77", code=2)
-    assert missing.stderr == "studies/tiny/bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n" or "got 77" in missing.stderr
+    assert (
+        missing.stderr == "studies/tiny/bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n"
+        or "got 77" in missing.stderr
+    )
 
 
 def test_init_writes_a_file_that_checks_and_is_never_overwritten(tmp_path: Path) -> None:
@@ -108,7 +116,9 @@ def test_before_the_first_run_every_looking_verb_says_how_to_begin(study: Path) 
 
 
 def test_a_bad_file_is_refused_with_every_mistake_and_nothing_is_created(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text("name: x\ndata: digits\nn_trials: 3\nsearch_space: {learning_rate: {min: 1, max: 0.1}}\n")
+    (tmp_path / "study.yaml").write_text(
+        "name: x\ndata: digits\nn_trials: 3\nsearch_space: {learning_rate: {min: 1, max: 0.1}}\n"
+    )
     done = hpo(tmp_path, "run", code=2)
     assert len(done.stderr.splitlines()) == 2
     assert done.stderr.startswith("study.yaml:3:")
@@ -179,7 +189,10 @@ def test_compare_refuses_a_grid_over_a_range_and_offers_one(study: Path) -> None
 def test_replay_uses_recorded_curves_only_and_names_what_is_missing(study: Path) -> None:
     space = ["--set", "search_space.learning_rate=[0.001, 0.01, 0.1]"]
     hpo(study, "run", "--strategy", "grid", "--set", "budget.trials=5", *space)
-    assert "recorded; record the whole space first: hpo run --strategy grid" in hpo(study, "replay", *space, "--seeds", "3", code=2).stderr
+    assert (
+        "recorded; record the whole space first: hpo run --strategy grid"
+        in hpo(study, "replay", *space, "--seeds", "3", code=2).stderr
+    )
     hpo(study, "run", "--strategy", "grid", "--trials", "100", *space)
     done = hpo(study, "replay", *space, "--rule", "asha", "--seeds", "20")
     assert "asha would have saved" in done.stdout
@@ -189,7 +202,11 @@ def test_replay_uses_recorded_curves_only_and_names_what_is_missing(study: Path)
 def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
     hpo(study, "run")
     done = hpo(study, "confirm", "--top", "2", "--seeds", "2")
-    assert [line.startswith("trial ") and "on fresh seeds" in line for line in done.stdout.splitlines()] == [True, True, False]
+    assert [line.startswith("trial ") and "on fresh seeds" in line for line in done.stdout.splitlines()] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_export_writes_what_optuna_can_read(study: Path) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from made_up import GOAL, events, scored
 from rich.console import Console
 
-from hpo import confirmation, verdicts
-from hpo.comparison import RANKING, TWICE, Comparison, Said, compare
-from hpo.confirmation import Finalist, confirm
+from hpo.comparison import confirmation, verdicts
+from hpo.comparison.compared import RANKING, TWICE, Comparison, Said, compare
+from hpo.comparison.confirmation import Finalist, confirm
+from hpo.comparison.curves import Curve, Point, average, best_so_far, curve, epochs_to, on_grid, spent_at_end
+from hpo.comparison.statistics import Advice, Verdict
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
-from hpo.curves import Curve, Point, average, best_so_far, curve, epochs_to, on_grid, spent_at_end
 from hpo.errors import BadInput
-from hpo.statistics import Advice, Verdict
 
 LOSS = Goal(metric="val_loss", maximize=False)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.sections import DataSpec, Split
+from hpo.spec.sections import DataSpec, Split
 from hpo.training import data, saving, splits
 from hpo.training.data import Dataset, load
 from hpo.training.moments import EPSILON, standards
@@ -291,7 +291,7 @@ def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Pa
     some(tmp_path)
     code = """
 import sys
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.data import load
 load(DataSpec(sys.argv[1]), 0)
 print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if name in sys.modules])

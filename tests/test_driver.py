@@ -39,7 +39,7 @@ from hpo.driver import Driver
 from hpo.execution import checkpoints
 from hpo.pool import Pool
 from hpo.search import Search
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid

@@ -58,7 +58,9 @@ def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
 @pytest.mark.parametrize("kind", ["digits", "idx", "colour"])
-def test_every_strategy_runs_on_every_kind_of_data(kind: str, strategy: str, tmp_path: Path, idx_folder: Path, colour_folder: Path) -> None:
+def test_every_strategy_runs_on_every_kind_of_data(
+    kind: str, strategy: str, tmp_path: Path, idx_folder: Path, colour_folder: Path
+) -> None:
     source = {"digits": {"source": "digits", "limit": 300}, "idx": str(idx_folder), "colour": str(colour_folder)}[kind]
     study = {
         "name": kind,
@@ -82,7 +84,14 @@ def test_every_strategy_runs_on_every_kind_of_data(kind: str, strategy: str, tmp
 def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> None:
     import torch
 
-    study = {"name": "py", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}, "tracking": False, "execution": "inline"}
+    study = {
+        "name": "py",
+        "data": {"source": "digits", "limit": 300},
+        "search_space": SPACE,
+        "budget": {"trials": 2},
+        "tracking": False,
+        "execution": "inline",
+    }
     spec = hpo.load(study)
     result = hpo.run(spec, state=tmp_path, quiet=True)
     network = result.model()
@@ -97,9 +106,20 @@ def test_regression_and_the_rnn_are_reachable_from_a_study(tmp_path: Path) -> No
     digits = load_digits()
     np.savez(tmp_path / "ink.npz", X=digits.images[:300].astype(np.uint8), y=digits.images[:300].mean((1, 2)))
     common = {"budget": {"trials": 2}, "tracking": False, "execution": "inline"}
-    ink = {"name": "ink", "data": {"source": str(tmp_path / "ink.npz"), "regression": True}, "search_space": SPACE, **common}
+    ink = {
+        "name": "ink",
+        "data": {"source": str(tmp_path / "ink.npz"), "regression": True},
+        "search_space": SPACE,
+        **common,
+    }
     regression = hpo.run(ink, state=tmp_path, quiet=True)
     assert regression.spec.metric.name == "val_mse"
     assert "test_r2" in regression.test
-    rows = {"name": "rows", "model": "rnn", "data": "digits", "search_space": {"cell": ["rnn", "gru"], "hidden_size": 8, "epochs": 1}, **common}
+    rows = {
+        "name": "rows",
+        "model": "rnn",
+        "data": "digits",
+        "search_space": {"cell": ["rnn", "gru"], "hidden_size": 8, "epochs": 1},
+        **common,
+    }
     assert hpo.run(rows, state=tmp_path, quiet=True).best_value > 0

@@ -51,7 +51,9 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[fakes.Fake], Exec
         executor.close()
 
 
-def job(folder: Path, key: str = "a", start: int = 0, until: int = 8, known: int | None = None, limits: Limits = Limits()) -> Job:
+def job(
+    folder: Path, key: str = "a", start: int = 0, until: int = 8, known: int | None = None, limits: Limits = Limits()
+) -> Job:
     return Job(key, PARAMS, 7, start, until, start if known is None else known, folder / "trainings", limits)
 
 
@@ -117,7 +119,8 @@ def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], t
 
 
 @pytest.mark.parametrize(
-    ("mischief", "outcome"), [("nan", Outcome.NAN), ("diverged", Outcome.DIVERGED), ("oom", Outcome.OOM), ("raise", Outcome.CRASHED)]
+    ("mischief", "outcome"),
+    [("nan", Outcome.NAN), ("diverged", Outcome.DIVERGED), ("oom", Outcome.OOM), ("raise", Outcome.CRASHED)],
 )
 def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
     make: Callable[..., Executor], tmp_path: Path, mischief: str, outcome: Outcome
@@ -255,7 +258,9 @@ time.sleep(60)
 
 
 def test_workers_die_with_their_driver() -> None:
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(paths=[p for p in sys.path if p])], stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER.format(paths=[p for p in sys.path if p])], stdout=subprocess.PIPE, text=True
+    )
     assert driver.stdout is not None
     with driver.stdout:
         pids = [int(pid) for pid in driver.stdout.readline().split()]

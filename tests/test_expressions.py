@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.core import Value
-from hpo.expressions import Constraint, NoExpression
+from hpo.space.expressions import Constraint, NoExpression
 
 VALUES: Mapping[str, Value] = {"a": 2, "b": 3, "block1.channels": 16, "act": "relu", "deep": True}
 

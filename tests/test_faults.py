@@ -40,7 +40,7 @@ from hpo.execution import checkpoints
 from hpo.execution.local import LocalExecutor
 from hpo.failpoints import NAMES
 from hpo.journal import Journal
-from hpo.tracking import Feed
+from hpo.tracking.tracker import Feed
 
 SEED = int(os.environ.get("FAULT_SEED", "0"))
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", "20"))

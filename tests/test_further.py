@@ -14,7 +14,8 @@ import pytest
 from made_up import GOAL, draw, events, scored
 from pictures import digits
 
-from hpo import api, beyond, further, refitting, reproducing, winner
+from hpo import api
+from hpo.comparison.curves import curve
 from hpo.core import (
     DONE,
     WAIT,
@@ -33,20 +34,21 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.curves import curve
 from hpo.errors import BadInput, Conflict
 from hpo.execution import checkpoints
 from hpo.journal import DriverLock, Journal
-from hpo.publishing import Order, Published
-from hpo.report import ReportInput, document
+from hpo.report.document import ReportInput, document
 from hpo.result import Result
 from hpo.running import Visit, run
-from hpo.space import Space
-from hpo.spec import Budget, StudySpec
+from hpo.space.space import Space
+from hpo.spec.loading import Budget, StudySpec
 from hpo.status import read_result
 from hpo.strategies.given import Given
+from hpo.tracking.publishing import Order, Published
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
+from hpo.winner import beyond, further, refitting, reproducing
+from hpo.winner import declaring as winner
 
 REFIT = {"refit_test_accuracy": 0.9}
 TRAINER = '''

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpo.errors import BadInput
-from hpo.sections import StudySpec
-from hpo.space_schema import NAME
-from hpo.spec import load
+from hpo.spec.loading import load
+from hpo.spec.sections import StudySpec
+from hpo.spec.space_schema import NAME
 from hpo.training.families import known
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from pictures import bars, slopes
 from torch import Tensor, nn
 
 from hpo.core import Params
-from hpo.portrait import Portrait, pictures
+from hpo.report.portrait import Portrait, pictures
 from hpo.training import insight
 from hpo.training.data import Dataset
 from hpo.training.families import FAMILIES

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from hpo.errors import BadInput
-from hpo.sections import DataSpec, Split
+from hpo.spec.sections import DataSpec, Split
 from hpo.training.data import load
 
 Build = Callable[[Path], DataSpec]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hpo import yamlfile
 from hpo.errors import BadInput, Mistake
-from hpo.spec import load
+from hpo.spec import yamlfile
+from hpo.spec.loading import load
 from hpo.training.families import known
 
 TABLE = Path(__file__).with_name("bad_study_files.yaml")

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from mlflow_fixtures import ListJournal, Script, check_delivered, feed, until_well
 from mlflow_real import MlflowClient, Proxy, Server, fresh_store, kept, mlflow_server, mlflow_store
 
-from hpo import tracking, views
 from hpo.core import Ended, Outcome, Report, Reported, State
-from hpo.courier import Courier
-from hpo.delivery import Delivery, Gone, Outage
 from hpo.journal import Journal
-from hpo.mlflow_runs import Change, Feed, Point, Run
+from hpo.tracking import tracker as tracking
+from hpo.tracking import views
+from hpo.tracking.courier import Courier
+from hpo.tracking.delivery import Delivery, Gone, Outage
+from hpo.tracking.runs import Change, Feed, Point, Run
 
 __all__ = ["mlflow_server"]
 
@@ -171,9 +172,9 @@ def test_a_run_that_is_not_there_is_gone_and_a_corrupt_database_is_an_outage(
 CROWD = """
 import os, sys, time
 from pathlib import Path
-from hpo import mlflow_store
-from hpo.mlflow_runs import Run
-from hpo.mlflow_uri import sqlite_uri
+from hpo.tracking import store as mlflow_store
+from hpo.tracking.runs import Run
+from hpo.tracking.uri import sqlite_uri
 
 def child(folder, number):
     store = mlflow_store.connect(sqlite_uri(folder / "mlflow.db"), "crowd", {"who": str(number)})

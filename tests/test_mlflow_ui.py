@@ -13,11 +13,11 @@ from chromium import BINARY, MISSING, Chromium
 from mlflow_fixtures import ListJournal, feed
 from mlflow_real import Server, mlflow_server, mlflow_store
 
-from hpo import views
 from hpo.core import Event
-from hpo.courier import Courier
-from hpo.delivery import Delivery
-from hpo.mlflow_uri import ui_line
+from hpo.tracking import views
+from hpo.tracking.courier import Courier
+from hpo.tracking.delivery import Delivery
+from hpo.tracking.uri import ui_line
 
 __all__ = ["mlflow_server"]
 pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)

@@ -17,20 +17,20 @@ from mlflow_real import MlflowClient, fresh_store, mlflow_store
 from pictures import bars, job, slopes
 from PIL import Image
 
-from hpo import publishing
 from hpo.core import Goal, Params
 from hpo.errors import EnvironmentFailed
 from hpo.execution import checkpoints
-from hpo.mlflow_runs import Run
-from hpo.portrait import Portrait
-from hpo.publishing import Order, Published
+from hpo.report.portrait import Portrait
+from hpo.tracking import publishing
+from hpo.tracking.publishing import Order, Published
+from hpo.tracking.runs import Run
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
 from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow among itself
-    from hpo import publish
+    from hpo.tracking import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export and mlflow warn about their own insides
 CNN: Params = {"blocks": 1, "channels": 4, "batch_norm": "before", "dropout": 0.2, "learning_rate": 0.02, "epochs": 2}

@@ -69,7 +69,7 @@ from hpo.execution.ray import RayExecutor  # noqa: E402
 from hpo.journal import Journal  # noqa: E402
 from hpo.pool import Pool  # noqa: E402
 from hpo.search import Search  # noqa: E402
-from hpo.spec import Budget, DataSpec  # noqa: E402
+from hpo.spec.loading import Budget, DataSpec  # noqa: E402
 from hpo.strategies.early_stopping import Asha  # noqa: E402
 from hpo.strategies.grid import Grid  # noqa: E402
 from hpo.strategies.points import Problem  # noqa: E402

@@ -24,7 +24,11 @@ def commands(document: Path) -> set[str]:
     blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", text, re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     found = [span.removeprefix("$ ").removeprefix("python -m ") for span in spans + lines]
-    return {text for text in found if re.match(r"hpo [a-z]", text) and not text.startswith(("hpo run --strategy grid)", "hpo is"))}
+    return {
+        text
+        for text in found
+        if re.match(r"hpo [a-z]", text) and not text.startswith(("hpo run --strategy grid)", "hpo is"))
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -33,7 +37,9 @@ def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> No
         words = shlex.split(command.replace("...", ""), comments=True)[1:]
         verb = cli.commands.get(words[0])
         assert verb is not None, f"{document.name}: {command}"
-        flags = {option for parameter in verb.params if isinstance(parameter, click.Option) for option in parameter.opts}
+        flags = {
+            option for parameter in verb.params if isinstance(parameter, click.Option) for option in parameter.opts
+        }
         unknown = [word for word in words[1:] if word.startswith("--") and word not in flags | {"--help"}]
         assert not unknown, f"{document.name}: {command}: {unknown}"
 
@@ -43,7 +49,9 @@ def test_the_readme_names_every_verb() -> None:
     assert [verb for verb in cli.commands if f"hpo {verb}" not in text] == []
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
 def test_every_study_file_in_a_document_loads(document: Path, tmp_path: Path) -> None:
     for index, block in enumerate(re.findall(r"```yaml\n(.*?)```", document.read_text(), re.DOTALL)):
         if "search_space:" not in block or "name:" not in block or "execution: {engine: ray" in block:

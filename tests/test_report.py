@@ -23,19 +23,20 @@ from made_up import GOAL, events, scored
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hpo import bounds, figures, findings, portrait, report
-from hpo.bounds import Hit, following, hits, next_study
-from hpo.comparison import Said, compare
-from hpo.confirmation import Finalist, confirm
+from hpo.comparison.compared import Said, compare
+from hpo.comparison.confirmation import Finalist, confirm
+from hpo.comparison.curves import curve
 from hpo.core import Closed, Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study
-from hpo.curves import curve
-from hpo.domains import Known
-from hpo.drawing import DARK, LIGHT, Picture
-from hpo.page import escape, tag
-from hpo.portrait import Portrait
-from hpo.report import ReportInput, document, pictures, write
-from hpo.space import Choice, Condition, Parameter, Range, Space
-from hpo.table import frame, write_csv
+from hpo.report import bounds, figures, findings, portrait
+from hpo.report import document as report
+from hpo.report.bounds import Hit, following, hits, next_study
+from hpo.report.document import ReportInput, document, pictures, write
+from hpo.report.drawing import DARK, LIGHT, Picture
+from hpo.report.page import escape, tag
+from hpo.report.portrait import Portrait
+from hpo.report.table import frame, write_csv
+from hpo.space.domains import Known
+from hpo.space.space import Choice, Condition, Parameter, Range, Space
 from hpo.wording import count, decimals, duration, gap, listed, number, written
 
 SPACE = Space(

@@ -19,12 +19,13 @@ from survival import Process, Said, events_of, never_left, wait_until
 from test_driver import STRATEGIES, drive
 from test_faults import check_whole, journal_of
 
-from hpo import assembly, spec
+from hpo import assembly
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
 from hpo.folders import Folders
 from hpo.journal import decode
 from hpo.running import load_data
-from hpo.spec import Budget
+from hpo.spec import loading as spec
+from hpo.spec.loading import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
 
@@ -69,7 +70,7 @@ import laws
 from hpo.core import Study
 from hpo.journal import decode, encode
 from test_driver import STRATEGIES, drive
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 name, trials, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 before = [decode(*pair) for pair in json.load(sys.stdin)]
 events = drive(folder, STRATEGIES[name](3), Budget(trials=trials), events=before)

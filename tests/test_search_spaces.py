@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo import spec as study_file
-from hpo.spec import StudySpec
+from hpo.spec import loading as study_file
+from hpo.spec.loading import StudySpec
 from hpo.training import cnn, dense, rnn
 from hpo.training.families import FAMILIES, feasible, known
 from hpo.training.parameters import TRAINING

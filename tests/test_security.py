@@ -17,17 +17,17 @@ from click.testing import CliRunner
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
-from hpo import spec
 from hpo.cli import cli
 from hpo.core import Job
 from hpo.execution import checkpoints
 from hpo.execution.work import Bench
 from hpo.folders import Folders
 from hpo.journal import Journal
-from hpo.mlflow_uri import without_password
 from hpo.outlook import feed, serve_ui
+from hpo.report.showing import report_input
 from hpo.running import take_over
-from hpo.showing import report_input
+from hpo.spec import loading as spec
+from hpo.tracking.uri import without_password
 
 HPO = Path(__file__).parent.parent / "hpo"
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.data import Dataset, load
 from hpo.training.sources import cifar, memory
 from hpo.training.sources.contents import chosen

@@ -13,7 +13,7 @@ from made_spaces import continuous, counted, discrete, frozen, levels, points, s
 
 from hpo.core import Params
 from hpo.errors import BadInput
-from hpo.space import Choice, Condition, Domain, GridImpossible, Known, Parameter, Range, Space
+from hpo.space.space import Choice, Condition, Domain, GridImpossible, Known, Parameter, Range, Space
 
 any_spaces = spaces(st.one_of(discrete, continuous))
 seeds = st.integers(0, 2**32).map(random.Random)

@@ -15,15 +15,15 @@ import pytest
 import torch
 from pictures import bars, digits, job, slopes
 
-from hpo import standalone
 from hpo.core import Params
 from hpo.errors import BadInput
-from hpo.spec import load
-from hpo.standalone import Winner
+from hpo.spec.loading import load
 from hpo.training import families
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
 from hpo.training.recipe import Recipe
+from hpo.winner import standalone
+from hpo.winner.standalone import Winner
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
 TINY: Params = {"blocks": 1, "channels": 4, "dense_units": 8, "learning_rate": 0.02, "batch_size": 16, "epochs": 2}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.statistics import (
+from hpo.comparison.statistics import (
     ALIKE,
     Difference,
     Interval,

@@ -21,14 +21,14 @@ from test_faults import check_whole, journal_of, whole
 from victim import Config
 
 from hpo import journal as journals
-from hpo import spec
 from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.execution import checkpoints
 from hpo.folders import Folders
 from hpo.journal import DriverLock, Journal
 from hpo.running import refuse_changes, take_over
-from hpo.spec import StudySpec
+from hpo.spec import loading as spec
+from hpo.spec.loading import StudySpec
 
 EVENTS: list[Event] = [
     Opened(0.0, {"host": "here"}),

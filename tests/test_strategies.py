@@ -19,8 +19,8 @@ from hpo.driver import Driver
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.pool import Pool
 from hpo.search import Search
-from hpo.space import Space
-from hpo.spec import Budget
+from hpo.space.space import Space
+from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
@@ -56,7 +56,9 @@ def run(
 
 @every_combination
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_study_ends_with_exactly_its_trials_and_keeps_every_invariant(name: str, rule: str, slots: int, tmp_path: Path) -> None:
+def test_a_study_ends_with_exactly_its_trials_and_keeps_every_invariant(
+    name: str, rule: str, slots: int, tmp_path: Path
+) -> None:
     events = run(make(name, rule), tmp_path, slots, Budget(trials=12))
     study = laws.check(events, trials=12)
     assert study.closed == "budget"
@@ -77,7 +79,9 @@ def test_a_fresh_instance_given_the_same_trials_answers_the_same(name: str, rule
 
 
 @every_combination
-def test_no_point_is_proposed_twice_and_a_space_that_is_used_up_ends_the_study(name: str, rule: str, tmp_path: Path) -> None:
+def test_no_point_is_proposed_twice_and_a_space_that_is_used_up_ends_the_study(
+    name: str, rule: str, tmp_path: Path
+) -> None:
     study = laws.check(run(make(name, rule), tmp_path, 3))
     assert len(study.trials) == fakes.DISCRETE.size() == 18
     assert study.closed == "exhausted"
@@ -156,9 +160,11 @@ def test_a_grid_keeps_its_order_when_a_point_is_skipped() -> None:
 
 
 def test_a_huge_grid_is_never_built() -> None:
-    from hpo.domains import Choice, Parameter
+    from hpo.space.domains import Choice, Parameter
 
-    space = Space((*(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(30)), Parameter("epochs", Choice((1,)))))
+    space = Space(
+        (*(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(30)), Parameter("epochs", Choice((1,))))
+    )
     assert len({point(p) for p in _starts(make("grid", space=space), 50)}) == 50
 
 

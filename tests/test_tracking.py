@@ -24,8 +24,6 @@ from mlflow_fixtures import (
     workspace,
 )
 
-from hpo import courier as courier_module
-from hpo import tracking
 from hpo.core import (
     Continued,
     Event,
@@ -39,11 +37,13 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.delivery import Outage
 from hpo.errors import BadInput
 from hpo.journal import Journal
-from hpo.mlflow_runs import LONGEST_PARAM, Feed, Group, Progress, legal, note
-from hpo.mlflow_uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
+from hpo.tracking import courier as courier_module
+from hpo.tracking import tracker as tracking
+from hpo.tracking.delivery import Outage
+from hpo.tracking.runs import LONGEST_PARAM, Feed, Group, Progress, legal, note
+from hpo.tracking.uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
 

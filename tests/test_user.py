@@ -13,7 +13,7 @@ from pictures import bars, job, numbers
 from hpo.core import Outcome, Params, Report
 from hpo.errors import BadInput
 from hpo.execution import checkpoints
-from hpo.spec import load
+from hpo.spec.loading import load
 from hpo.training import user
 from hpo.training.failure import TrainingFailed
 from hpo.training.recipe import Recipe

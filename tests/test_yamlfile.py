@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo import yamlfile
 from hpo.errors import BadInput
-from hpo.yamlfile import Node, node_of, parse, places, read, value_of
+from hpo.spec import yamlfile
+from hpo.spec.yamlfile import Node, node_of, parse, places, read, value_of
 
 
 def plain(node: Node) -> Any:

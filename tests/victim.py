@@ -22,7 +22,7 @@ from hpo.execution.local import LocalExecutor
 from hpo.journal import DriverLock, Journal
 from hpo.pool import Pool
 from hpo.search import Search
-from hpo.spec import Budget
+from hpo.spec.loading import Budget
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem

@@ -18,8 +18,10 @@ import fakes
 import numpy as np
 from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
-from hpo import assembly, cli, tracking, winner
-from hpo.publishing import Order, Published
+from hpo import assembly, cli
+from hpo.tracking import tracker as tracking
+from hpo.tracking.publishing import Order, Published
+from hpo.winner import declaring as winner
 
 REAL = "REAL" in os.environ  # train with torch after all
 STUDY = """\
@@ -88,9 +90,11 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
 
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
-    stub("hpo.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
-    stub("hpo.portrait", Portrait=Portrait)
-    stub("hpo.report", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report"))
+    stub("hpo.report.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
+    stub("hpo.report.portrait", Portrait=Portrait)
+    stub(
+        "hpo.report.document", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report")
+    )
 
 
 def prepare(folder: Path) -> None:

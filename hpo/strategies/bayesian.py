@@ -22,7 +22,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import Decision, Params, Rest, Start, State, Study, Trial, Value, digest, epochs_of
-from hpo.domains import Choice, Domain, Parameter, Range, rounded
+from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, point, random_points
 
 NAME = "mirror"

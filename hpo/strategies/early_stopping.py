@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpo.core import DONE, WAIT, Continue, Decision, Goal, Rest, Start, State, Stop, Strategy, Study, Trial
+from hpo.core import Continue, Decision, Goal, Rest, Start, Stop, Strategy, Study, Trial
 
 
 class Median:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hpo.core import DONE, Decision, Feasible, Goal, Params, Rest, Start, Study, Value, epochs_of
-from hpo.grid import Grid
-from hpo.space import Space
+from hpo.space.grid import Grid
+from hpo.space.space import Space
 from hpo.strategies.permutation import permutation
 
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before a countable space is enumerated

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from hpo.core import Params, Value
-from hpo.space import Condition, Known
+from hpo.space.space import Condition, Known
 from hpo.training import dense
 from hpo.training.layers import Conv, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
 from hpo.training.parameters import TRAINING, setting

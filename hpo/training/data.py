@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.sections import DATA_SETS, DataSpec
+from hpo.spec.sections import DATA_SETS, DataSpec
 from hpo.training import saving, splits
 from hpo.training.moments import standards
 from hpo.training.sources import memory as machine

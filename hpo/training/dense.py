@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hpo.core import Params
-from hpo.space import Condition, Known
+from hpo.space.space import Condition, Known
 from hpo.training.layers import Activation, Dense, Dropout, Layer
 from hpo.training.parameters import setting
 

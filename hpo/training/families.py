@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hpo.core import Params
-from hpo.space import Known
+from hpo.space.space import Known
 from hpo.training import cnn, rnn
 from hpo.training.layers import Impossible, Layer, Shape, Summary, summary
 from hpo.training.parameters import TRAINING

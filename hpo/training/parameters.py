@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hpo.core import Params, Value
-from hpo.space import Condition, Known
+from hpo.space.space import Condition, Known
 
 SGD: Final = "sgd"
 ADAM: Final = "adam"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpo.core import Value
-from hpo.space import Known
+from hpo.space.space import Known
 from hpo.training import dense
 from hpo.training.families import FAMILIES
 from hpo.training.parameters import TRAINING

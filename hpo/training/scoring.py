@@ -13,7 +13,9 @@ from hpo.training.recipe import Recipe
 
 def request(recipe: Recipe, models: list[tuple[Params, Path]]) -> str:
     """What the process reads."""
-    return json.dumps({"recipe": asdict(recipe), "models": [[dict(params), str(path)] for params, path in models]}, default=str)
+    return json.dumps(
+        {"recipe": asdict(recipe), "models": [[dict(params), str(path)] for params, path in models]}, default=str
+    )
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import Array, Contents, Shape, chosen, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources import labels
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, chosen
 from hpo.training.sources.pixels import fitted, fitted_shape

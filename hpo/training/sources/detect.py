@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DATA_SETS, DataSpec
+from hpo.spec.sections import DATA_SETS, DataSpec
 from hpo.training.sources import archive, cifar, folder, idx
 from hpo.training.sources.contents import Contents, refuse_any
 from hpo.training.sources.images import leads_out

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources import labels
 from hpo.training.sources.contents import (
     PARTS,

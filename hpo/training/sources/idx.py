@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, chosen, refuse_any, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hpo.errors import BadInput, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources.contents import Array, Shape
 
 LUMA = (

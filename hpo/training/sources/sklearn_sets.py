@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.sections import DataSpec
+from hpo.spec.sections import DataSpec
 from hpo.training.sources import labels, memory
 from hpo.training.sources.contents import TEST, TRAIN, Array, Contents, Shape, rows_a_block
 from hpo.training.sources.pixels import fitted, fitted_shape

@@ -1,0 +1,48 @@
+"""What `hpo check` needs beside check.py: the data, the machine, and torch for the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpo import assembly
+from hpo.check.architectures import Machine, check
+from hpo.check.findings import Input, lines
+from hpo.errors import BadInput, Mistake
+from hpo.spec.loading import StudySpec
+from hpo.training import data, families, user
+from hpo.training.sources.memory import available
+
+
+def check_study(spec: StudySpec, trust: bool) -> list[str]:
+    """Lines for a person. A user's own code is imported only where `trust` says so. Raises BadInput."""
+    own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
+    if own and not trust:
+        return [f"{', '.join(own)}: your own code, which check does not import; with --trust it does"]
+    for reference in own:
+        user.resolve(
+            reference, spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
+        )
+    if spec.data is None or own:
+        return [f"{', '.join(own)} imports; its architectures are known to it alone"]
+    dataset = data.load(spec.data, spec.training_seed or 0)
+    if dataset.classes is None and spec.loss == "cross_entropy":
+        raise BadInput(
+            Mistake(
+                spec.place("loss"),
+                "must be squared_error, because the targets are numbers",
+                spec.loss,
+                "write loss: squared_error",
+            )
+        )
+    from hpo.training import prove  # torch: 2 s that a refused file should not wait for
+
+    workers, free = len(assembly.placement(spec)), available()
+    machine = Machine(
+        workers=workers,
+        memory=None if free is None else free // workers,
+        prove=prove.disagreement,
+        time_step=prove.time_step(spec.model, dataset.shape, dataset.outputs)
+        if spec.model in families.FAMILIES
+        else None,
+    )
+    return lines(check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine))

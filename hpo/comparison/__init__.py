@@ -1,0 +1,1 @@
+"""Which strategy deserves its rank: curves, statistics, verdicts; compare, confirm and replay."""

@@ -1,0 +1,201 @@
+"""`hpo compare`: strategies x seeds on the same data, one driver, shared trainings, each charged as if alone.
+
+Every study runs one trial at a time while the studies share the workers, so that no strategy sees more than it would alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console as Terminal
+
+from hpo import assembly
+from hpo.comparison import verdicts
+from hpo.comparison.compared import Comparison, Said, compare
+from hpo.comparison.confirming import fresh_values
+from hpo.comparison.curves import Curve, curve
+from hpo.comparison.watching import Watch
+from hpo.core import Event, Scored, Trial, epochs_of
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
+from hpo.journal import Journal, read_events
+from hpo.outlook import deliver_all
+from hpo.report.document import ReportInput, pictures, write
+from hpo.result import Result
+from hpo.running import Visit, run_all
+from hpo.spec.loading import Compare, StudySpec, grid_mistakes
+from hpo.strategies.points import point
+from hpo.training import scoring
+from hpo.training.families import known
+
+DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
+FRESH_SEEDS = 2  # each seed's winner is trained again so many times
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison came to, and where its page is."""
+
+    comparison: Comparison
+    results: Sequence[Result]
+    report: Path
+    fresh: bool
+
+
+def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> Compared:
+    """Run what is missing, then compare at equal epochs. Raises BadInput for what can never be compared."""
+    specs = studies(spec)
+    refuse(specs)
+    parallel = spec.compare.parallel
+    results = run_all(specs, replace(visit, parallel=parallel, publish=False, group=group_title(spec)))
+    stopped = any(result.stopped_by for result in results)
+    if rescore and not stopped:
+        score_winners(results)
+    fresh = fresh_winners(spec, results, visit) if rescore and not stopped else {}
+    curves = [told(result, fresh.get(result.folders.run.name, [])) for result in results]
+    said = Said(spec.data.source if spec.data else "these data", spec.training_seed or 0, spec.training_seed or 0)
+    usable = [one for one in curves if one.points]
+    if not usable:
+        raise BadInput(Mistake(spec.place("budget"), "must leave room for one complete trial a study", "", "raise it"))
+    found = compare(curves, spec.metric.as_goal(), margin=spec.compare.margin, budget=total_epochs(spec), said=said)
+    return Compared(found, results, write_report(spec, results[0], found), bool(fresh))
+
+
+def studies(spec: StudySpec) -> list[StudySpec]:
+    """One spec a strategy and seed. The budget is in epochs; random gets twice as many, its first half is what is compared."""
+    budget = total_epochs(spec)
+    made = []
+    for offset in range(spec.compare.seeds):
+        for strategy in spec.compare.strategies:
+            epochs = 2 * budget if strategy == "random" else budget
+            one = replace(spec.budget, trials=None, total_epochs=epochs, time=None, patience=None)
+            made.append(
+                replace(spec, strategy=strategy, seed=spec.seed + offset, training_seed=spec.training_seed, budget=one)  # type: ignore[arg-type]
+            )
+    return made
+
+
+def total_epochs(spec: StudySpec) -> int:
+    """The budget in epochs: trials of different length are no equal budget, so trials are turned into epochs at their mean length."""
+    if spec.budget.total_epochs is not None:
+        return spec.budget.total_epochs
+    rng = random.Random("mean length")
+    length = statistics.mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))
+    return max(1, round((spec.budget.trials or 20) * length))
+
+
+def refuse(specs: Sequence[StudySpec]) -> None:
+    mistakes = [mistake for spec in specs if spec.strategy == "grid" for mistake in grid_mistakes(spec)]
+    budget = specs[0].budget.total_epochs or 0
+    shortest = min(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
+    if budget < shortest:
+        rule = f"must be at least the {shortest} epochs of the shortest trial, to compare anything"
+        mistakes.append(Mistake(specs[0].place("budget.total_epochs"), rule, str(budget), "raise it"))
+    if mistakes:
+        raise BadInput(*dict.fromkeys(mistakes))
+
+
+def told(result: Result, fresh: Sequence[float]) -> Curve:
+    events: Sequence[Event] = read_events(result.folders.journal)
+    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
+
+
+def winner(result: Result) -> Trial | None:
+    return result.spec.metric.as_goal().best(result.study.trials)
+
+
+def score_winners(results: Sequence[Result]) -> None:
+    """Read the test split once for each study's winner, all in one process, and record it."""
+    due = []
+    for result in results:
+        best = winner(result)
+        if (
+            best is not None
+            and result.dataset is not None
+            and not result.spec.train
+            and not any(s.trial == best.number for s in result.study.scores)
+        ):
+            try:
+                due.append((result, best, result.checkpoint(best)))
+            except NoResult:  # the checkpoint was pruned away: the comparison goes on without this test score
+                continue
+    if not due:
+        return
+    recipe = assembly.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
+    asked = scoring.request(recipe, [(best.params, path) for _, best, path in due])
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo.training.scoring"], input=asked, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise EnvironmentFailed(
+            Mistake("the winners", "could not be scored on the test split", last, "run the same command again")
+        )
+    for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):
+        with Journal.open(result.folders.journal) as journal:
+            event = Scored(time.time(), best.number, metrics)
+            journal.append(event)
+            result.study.apply(event)
+
+
+def fresh_winners(spec: StudySpec, results: Sequence[Result], visit: Visit) -> dict[str, list[float]]:
+    """Each study's winner trained again with fresh seeds: what its lead owes to luck."""
+    winners = {result.folders.run.name: best.params for result in results if (best := winner(result)) is not None}
+    if not winners:
+        return {}
+    values = fresh_values(spec, list(winners.values()), FRESH_SEEDS, replace(visit, listeners=()))
+    return {name: values[point(params)] for name, params in winners.items()}
+
+
+def group_title(spec: StudySpec) -> str:
+    compared: Compare = spec.compare
+    return f"compare {', '.join(compared.strategies)} over {compared.seeds} seeds"
+
+
+def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Path:
+    folder = result.folders.study / "compare"
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    page = ReportInput(
+        name=spec.name,
+        strategy="compare",
+        seed=spec.seed,
+        goal=spec.metric.as_goal(),
+        space=spec.space,
+        events=(),
+        known=known(spec.model, spec.train),
+        comparison=comparison,
+    )
+    write(page, folder / "report.html")
+    for picture in pictures(page):
+        (folder / "plots" / f"{picture.name}.png").write_bytes(picture.png())
+    return folder / "report.html"
+
+
+def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool) -> int:
+    """What `hpo compare` prints; returns the exit code."""
+    from hpo import api
+
+    terminal = Terminal()
+    place = api.state_folder(spec, state)
+    with Watch(terminal, spec) as watch:
+        visit = Visit(place, listeners=[watch.hear], environ=os.environ)
+        found = compare_strategies(spec, visit, rescore)
+    for shown in verdicts.tables(found.comparison) if terminal.is_terminal else verdicts.lines(found.comparison):
+        terminal.print(shown, highlight=False, soft_wrap=True, markup=False)
+    if terminal.is_terminal:
+        terminal.print(verdicts.sentence(found.comparison), highlight=False, markup=False)
+    deliver_all(spec, [result.folders for result in found.results], place)
+    trained = sum(result.study.epochs - result.study.reused_epochs for result in found.results)
+    charged = sum(result.study.epochs for result in found.results)
+    terminal.print(f"trained {trained} epochs for {charged} charged ({trained / max(1, charged):.0%})", highlight=False)
+    terminal.print(f"report: {found.report}", highlight=False, soft_wrap=True)
+    stopped = max(result.stopped_by for result in found.results)
+    return 128 + stopped if stopped else 0

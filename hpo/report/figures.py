@@ -1,0 +1,280 @@
+"""The figures of a study and of a comparison. Every function draws plain values on a new figure and gives it back.
+
+Lines are named where they end rather than in a legend, so that nobody has to match colours. Parameters are placed on
+[0, 1] by their domain (`encode`: logarithms where the search had them) and get ticks in their own numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hpo.comparison.compared import TWICE, Comparison
+from hpo.comparison.curves import Point
+from hpo.core import Goal, Params
+from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas
+from hpo.space.domains import Choice, Domain, Parameter
+from hpo.wording import decimals, number, written
+
+MOST_LINES = 300  # in parallel coordinates; the best ones are kept
+BEHIND = {"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.7}  # keeps text readable over lines
+ABSENT = -0.14  # where parallel coordinates put a parameter that did not exist
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One trial as the figures see it. value is nan where there is none; epochs: spent by the study at its end."""
+
+    trial: int
+    params: Params
+    value: float
+    complete: bool
+    failed: bool = False
+    epochs: float = math.nan
+
+
+def best_so_far(points: Sequence[Point], readings: Sequence[Reading], goal: Goal) -> Figure:
+    """The record as steps, all trials as dots; those far off are counted at the edge, not drawn."""
+    figure, axes = canvas(7.6, 3.3)
+    shown = [r for r in readings if math.isfinite(r.value) and math.isfinite(r.epochs)]
+    low, high = window([r.value for r in shown], goal)
+    for complete, face in ((False, PAPER), (True, MUTED)):
+        some = [r for r in shown if r.complete is complete]
+        places = [r.epochs for r in some], [r.value for r in some]
+        axes.scatter(*places, s=15, color=face, edgecolor=MUTED, linewidth=0.8, alpha=0.75)
+    best, end = points[-1].value, max(r.epochs for r in shown)
+    first = next(point.epochs for point in points if point.value == best)
+    steps = [*(p.epochs for p in points), end], [*(p.value for p in points), best]
+    axes.step(*steps, where="post", color=ACCENT, lw=2.2)
+    axes.scatter([first], [best], s=48, color=ACCENT, zorder=4)
+    _name(axes, end, best, decimals(best), ACCENT, weight="bold")
+    if goal.target is not None and low <= goal.target <= high:
+        axes.axhline(goal.target, color=SERIES[1], linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.text(0, goal.target, " target", color=SERIES[1], fontsize=SMALL, va="bottom")
+    _count_outside(axes, sum(not low <= r.value <= high for r in shown), goal)
+    axes.set(ylim=(low, high), xlim=(0, end * 1.01), xlabel="epochs trained", ylabel=goal.metric)
+    return figure
+
+
+def learning_curves(curves: Mapping[int, Sequence[float]], best: int, goal: Goal) -> Figure:
+    """The metric after each epoch of a few trials, the best in front; nan and infinity leave a gap."""
+    figure, axes = canvas(7.6, 3.3)
+    curves = {trial: [v if math.isfinite(v) else math.nan for v in values] for trial, values in curves.items()}
+    late = [value for values in curves.values() for value in values[len(values) // 4 :] if math.isfinite(value)]
+    low, high = window(late, goal)
+    ends = _ends(list(curves.values()), low, high)
+    for (trial, values), end in zip(curves.items(), ends, strict=True):
+        epochs = range(1, len(values) + 1)
+        if trial == best:
+            axes.plot(epochs, values, color=ACCENT, lw=2.2, marker="o", ms=3, zorder=3)
+            _name(axes, len(values), end, f"trial {trial}", ACCENT, weight="bold")
+        else:
+            axes.plot(epochs, values, color=MUTED, lw=1.1, alpha=0.65, marker="o", ms=2)
+            _name(axes, len(values), end, f"{trial}", MUTED)
+    axes.set(ylim=(low, high), xlabel="epoch", ylabel=goal.metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    return figure
+
+
+def importances(shares: Mapping[str, float]) -> Figure:
+    """Bars, the most important on top."""
+    names = list(shares)[:14]
+    figure, axes = canvas(7.6, 0.5 + 0.27 * len(names))
+    values = [shares[name] for name in names]
+    colours = [ACCENT if value >= 0.1 else SCALE[1] for value in values]
+    axes.barh(range(len(names)), values, color=colours, height=0.62)
+    for place, value in enumerate(values):
+        _name(axes, value, place, f"{value:.0%}".replace("%", " %") if value >= 0.01 else "below 1 %", MUTED)
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(values) * 1.12)
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.set_xticks([])
+    axes.grid(False)
+    return figure
+
+
+def parallel(readings: Sequence[Reading], parameters: Sequence[Parameter], goal: Goal) -> Figure:
+    """One line a trial through its parameters to its value, darker if better; absent parameters are passed below."""
+    figure, axes = canvas(7.6, 3.9)
+    ranked = sorted((r for r in readings if math.isfinite(r.value)), key=lambda r: _cost(r, goal))[:MOST_LINES][::-1]
+    low, high = window([r.value for r in ranked], goal)
+    last = len(parameters)
+    heights = [(min(max(r.value, low), high) - low) / (high - low) for r in ranked]
+    lines = [[*_path(r.params, parameters), (last, height)] for r, height in zip(ranked, heights, strict=True)]
+    shade = [SCALE[min(len(SCALE) * place // len(lines), len(SCALE) - 1)] for place in range(len(lines))]
+    axes.add_collection(LineCollection(lines, colors=shade, linewidths=0.9, alpha=0.7))
+    axes.add_collection(LineCollection(lines[-1:], colors=[SERIES[1]], linewidths=2.4, zorder=4))
+    _name(axes, last, heights[-1], decimals(ranked[-1].value), SERIES[1], weight="bold")
+    for place, parameter in enumerate(parameters):
+        absent = [(ABSENT, "absent")] if any(parameter.name not in r.params for r in ranked) else []
+        _axis(axes, place, [*absent, *ticks(parameter.domain)])
+    inner = [value for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
+    _axis(axes, last, [((value - low) / (high - low), number(value)) for value in inner])
+    axes.set(xlim=(-0.15, last + 0.35), ylim=(1.06, ABSENT - 0.06)[::-1])
+    names = [*(parameter.name for parameter in parameters), goal.metric]
+    axes.set_xticks(range(last + 1), names, rotation=28, ha="right", rotation_mode="anchor", color=INK)
+    axes.set_yticks([])
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.grid(False)
+    return figure
+
+
+def slice_of(parameter: Parameter, readings: Sequence[Reading], goal: Goal) -> Figure:
+    """The value of every trial against one parameter; failed trials are crosses at the edge."""
+    figure, axes = canvas(2.7, 2.15, fitted=False)
+    figure.subplots_adjust(left=0.16, right=0.98, top=0.88, bottom=0.16)
+    domain = parameter.domain
+    active = [r for r in readings if parameter.name in r.params]
+    ok = [r for r in active if math.isfinite(r.value) and not r.failed]
+    low, high = window([r.value for r in readings if math.isfinite(r.value) and not r.failed], goal)
+    if ok:
+        places = [_jittered(r, parameter) for r in ok], [min(max(r.value, low), high) for r in ok]
+        axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0)
+        best = min(ok, key=lambda r: _cost(r, goal))
+        axes.scatter([_jittered(best, parameter)], [best.value], s=40, color=ACCENT, zorder=4, lw=0)
+    failed = [_jittered(r, parameter) for r in active if r.failed]
+    edge = low if goal.maximize else high
+    axes.scatter(failed, [edge] * len(failed), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)
+    marks = ticks(domain, most=4)
+    axes.set_xticks([at for at, _ in marks], [text for _, text in marks])
+    if sum(len(text) for _, text in marks) > 30:
+        axes.tick_params(axis="x", labelsize=6.5)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    room = 0.36 / len(domain.values) if isinstance(domain, Choice) else 0.07
+    axes.set(xlim=(-room, 1 + room), ylim=(low, high))
+    axes.set_title(parameter.name, loc="left", fontsize=9.5, color=INK)
+    return figure
+
+
+def compared(comparison: Comparison) -> Figure:
+    """Best so far against epochs: the median over seeds as a line, 10 to 90 % of the seeds as a band."""
+    figure, axes = canvas(7.6, 3.6)
+    bands = comparison.bands
+    late = [value for b in bands.values() for part in (b.low, b.high) for value in part[np.isfinite(part)]]
+    low, high = window([float(value) for value in late], comparison.goal)
+    finals = [float(b.median[-1]) for b in bands.values()]
+    for place, ((name, b), end) in enumerate(
+        zip(bands.items(), spread(finals, (high - low) * 0.06, low, high), strict=True)
+    ):
+        colour = SERIES[place % len(SERIES)]
+        axes.fill_between(b.epochs, b.low, b.high, step="post", color=colour, alpha=0.13, lw=0)
+        axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=DASHES[place % len(DASHES)])
+        _name(axes, comparison.budget, end, name, colour, weight="bold")
+    if comparison.twice is not None and low <= comparison.twice.median <= high:
+        axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
+        axes.text(0, comparison.twice.median, f" {TWICE}", color=MUTED, fontsize=SMALL, va="bottom")
+    axes.set(ylim=(low, high), xlim=(0, comparison.budget))
+    axes.set(xlabel="epochs trained", ylabel=f"best {comparison.goal.metric}")
+    return figure
+
+
+# -- placing -----------------------------------------------------------------------------------------------------
+
+
+def window(values: Sequence[float], goal: Goal) -> tuple[float, float]:
+    """Limits that show the better three quarters well and leave far-off bad values out."""
+    ordered = np.sort(np.asarray([value if goal.maximize else -value for value in values], dtype=float))
+    if not len(ordered):
+        return 0.0, 1.0
+    top, quarter = float(ordered[-1]), float(np.quantile(ordered, 0.25))
+    bottom = max(float(ordered[0]), quarter - (top - quarter)) if len(ordered) > 7 else float(ordered[0])
+    room = (top - bottom) * 0.07 or abs(top) * 0.05 or 0.5
+    low, high = bottom - room, top + room
+    return (low, high) if goal.maximize else (-high, -low)
+
+
+def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Places for labels: at least gap apart, in their order, near their own, and between low and high if they fit."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    result = [min(max(place, low), high) for place in places]
+    for below, above in itertools.pairwise(order):
+        result[above] = max(result[above], result[below] + gap)
+    if order and result[order[-1]] > high:
+        result[order[-1]] = high
+        for above, below in itertools.pairwise(reversed(order)):
+            result[below] = min(result[below], result[above] - gap)
+    return result
+
+
+def ticks(domain: Domain, most: int = 5) -> list[tuple[float, str]]:
+    """Places in [0, 1] with the numbers people know: decades on a log scale, ends where they are not crowded."""
+    if isinstance(domain, Choice):
+        every = max(1, math.ceil(len(domain.values) / (most + 2)))
+        return [(domain.encode(value), written(value)) for value in domain.values[::every]]
+    if domain.log:
+        decades = range(math.ceil(math.log10(domain.low) - 1e-9), math.floor(math.log10(domain.high) + 1e-9) + 1)
+        inner = [min(max(10.0**k, domain.low), domain.high) for k in decades][:: max(1, math.ceil(len(decades) / most))]
+    else:
+        inner = [float(v) for v in MaxNLocator(most - 1, integer=domain.integer).tick_values(domain.low, domain.high)]
+        inner = [value for value in inner if domain.low <= value <= domain.high]
+    marks = [(domain.encode(value), value) for value in inner]
+    for end in (domain.low, domain.high):
+        if all(abs(domain.encode(end) - at) > 0.18 for at, _ in marks):
+            marks.append((domain.encode(end), end))
+    return [(at, number(value)) for at, value in sorted(marks)]
+
+
+def _ends(curves: Sequence[Sequence[float]], low: float, high: float) -> list[float]:
+    """Where to name each curve: only those of one length are in each other's way."""
+    places = [0.0] * len(curves)
+    for length in {len(values) for values in curves}:
+        alike = [i for i, values in enumerate(curves) if len(values) == length]
+        own = [curves[i][-1] if math.isfinite(curves[i][-1]) else low for i in alike]
+        for i, place in zip(alike, spread(own, (high - low) * 0.055, low, high), strict=True):
+            places[i] = place
+    return places
+
+
+def _path(params: Params, parameters: Sequence[Parameter]) -> list[tuple[float, float]]:
+    return [(i, p.domain.encode(params[p.name]) if p.name in params else ABSENT) for i, p in enumerate(parameters)]
+
+
+def _jittered(reading: Reading, parameter: Parameter) -> float:
+    """Dots of one choice stand side by side, moved by the golden ratio times the trial's number: always the same."""
+    place = parameter.domain.encode(reading.params[parameter.name])
+    if not isinstance(parameter.domain, Choice):
+        return place
+    return place + ((reading.trial * 0.6180339887) % 1 - 0.5) * 0.45 / len(parameter.domain.values)
+
+
+def _cost(reading: Reading, goal: Goal) -> tuple[bool, float, int]:
+    return not reading.complete, -reading.value if goal.maximize else reading.value, reading.trial
+
+
+def _name(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
+    """A label just right of a point, outside the axes if need be."""
+    axes.annotate(
+        text,
+        (x, y),
+        (5, 0),
+        textcoords="offset points",
+        color=colour,
+        weight=weight,
+        va="center",
+        fontsize=SMALL,
+        annotation_clip=False,
+    )
+
+
+def _axis(axes: Axes, place: float, marks: Sequence[tuple[float, str]]) -> None:
+    """One vertical axis of parallel coordinates."""
+    axes.plot([place, place], [0, 1], color=MUTED, lw=0.8, zorder=3)
+    for at, text in marks:
+        axes.text(place + 0.03, at, text, fontsize=7.5, color=INK, va="center", zorder=5, bbox=BEHIND)
+
+
+def _count_outside(axes: Axes, outside: int, goal: Goal) -> None:
+    if outside:
+        place, side = (0.02, "bottom") if goal.maximize else (0.98, "top")
+        text = f"{outside} further {'below' if goal.maximize else 'above'}"
+        axes.text(0.995, place, text, ha="right", va=side, color=MUTED, fontsize=SMALL, transform=axes.transAxes)

@@ -1,0 +1,1 @@
+"""What can be searched: domains, conditions, constraints; sampling, enumeration and encoding."""

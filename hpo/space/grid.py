@@ -1,0 +1,150 @@
+"""A grid over a conditional space: counted before it is built, read at any index, each active combination once.
+
+Walking the parameters in order, all that later parameters can ask about the values so far is which conditions hold.
+So the points are the paths of a small graph whose states are sets of holding conditions; counting paths backwards gives
+the size and, with it, random access. Nothing grows with the number of points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hpo.core import Value
+from hpo.space.domains import Condition, Fault, Parameter
+
+MOST_WORK = 300_000  # states times parameters that ask about them: about a second
+Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still asks about
+
+
+class GridImpossible(ValueError):
+    """The space cannot be enumerated; faults names each parameter in the way, with the remedy."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("; ".join(map(str, faults)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """Levels of one parameter that let the same conditions hold. indices None: all that are not in `named`."""
+
+    size: int
+    adds: Holding
+    indices: tuple[int, ...] | None
+    named: tuple[int, ...] = ()
+
+    def index(self, position: int) -> int:
+        if self.indices is not None:
+            return self.indices[position]
+        for index in self.named:  # ascending
+            position += index <= position
+        return position
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All points of ordered parameters whose domains have levels."""
+
+    parameters: tuple[Parameter, ...]
+    _branches: list[list[_Branch]] = field(init=False, repr=False, compare=False)
+    _positions: dict[str, int] = field(init=False, repr=False, compare=False)
+    _asking: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
+    _paths: list[dict[Holding, int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asked = {condition for parameter in self.parameters for condition in parameter.when}
+        positions = {parameter.name: index for index, parameter in enumerate(self.parameters)}
+        asking: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(self.parameters) + 1)]
+        for index, parameter in enumerate(self.parameters):
+            first = min((positions[condition.name] + 1 for condition in parameter.when), default=index + 1)
+            for position in range(first, index + 1):
+                asking[position].append(parameter.when)
+        object.__setattr__(self, "_branches", [_branches(parameter, asked) for parameter in self.parameters])
+        object.__setattr__(self, "_positions", positions)
+        object.__setattr__(self, "_asking", asking)
+        object.__setattr__(self, "_paths", self._count())
+
+    @property
+    def size(self) -> int:
+        return self._paths[0][frozenset()]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[dict[str, Value]]:
+        return (self.point(index) for index in range(self.size))
+
+    def point(self, index: int) -> dict[str, Value]:
+        """The index-th point; 0 <= index < size."""
+        assert 0 <= index < self.size, (index, self.size)
+        holding: Holding = frozenset()
+        params: dict[str, Value] = {}
+        for position, parameter in enumerate(self.parameters):
+            for branch, follows in self._steps(position, holding):
+                paths = self._paths[position + 1][follows]
+                if branch is None:
+                    holding = follows
+                    break
+                if index < branch.size * paths:
+                    params[parameter.name] = parameter.domain.level(branch.index(index // paths))
+                    index, holding = index % paths, follows
+                    break
+                index -= branch.size * paths
+        return params
+
+    def _count(self) -> list[dict[Holding, int]]:
+        states: list[set[Holding]] = [{frozenset()}]
+        work = 0
+        for position in range(len(self.parameters)):
+            states.append({follows for state in states[-1] for _, follows in self._steps(position, state)})
+            work += len(states[-1]) * (1 + len(self._asking[position]))
+            if work > MOST_WORK:
+                name = self.parameters[position].name
+                raise GridImpossible(Fault(name, "has conditions too entangled to count", remedy="drop some `when`"))
+        paths: list[dict[Holding, int]] = [dict.fromkeys(states[-1], 1)]
+        for position in reversed(range(len(self.parameters))):
+            after = paths[-1]
+            paths.append(
+                {
+                    state: sum((b.size if b else 1) * after[follows] for b, follows in self._steps(position, state))
+                    for state in states[position]
+                }
+            )
+        return paths[::-1]
+
+    def _steps(self, position: int, holding: Holding) -> Iterator[tuple[_Branch | None, Holding]]:
+        """The branches open in a state and the states they lead to; branch None: the parameter does not exist."""
+        if all(condition in holding for condition in self.parameters[position].when):
+            for branch in self._branches[position]:
+                yield branch, self._trim(position + 1, holding | branch.adds)
+        else:
+            yield None, self._trim(position + 1, holding)
+
+    def _trim(self, position: int, holding: Holding) -> Holding:
+        """Forget what no parameter from position on can still ask: states that differ in nothing else are one."""
+        if not holding:
+            return holding
+        keep: set[Condition] = set()
+        for when in self._asking[position]:
+            if all(condition in holding or self._positions[condition.name] >= position for condition in when):
+                keep.update(condition for condition in when if condition in holding)
+        return frozenset(keep)
+
+
+def _branches(parameter: Parameter, asked: set[Condition]) -> list[_Branch]:
+    levels = parameter.domain.levels
+    assert levels is not None, parameter
+    holds: dict[int, set[Condition]] = {}
+    for condition in asked:
+        for value in condition.allowed if condition.name == parameter.name else ():
+            index = parameter.domain.index(value)
+            if index is not None:
+                holds.setdefault(index, set()).add(condition)
+    groups: dict[Holding, list[int]] = {}
+    for index in sorted(holds):
+        groups.setdefault(frozenset(holds[index]), []).append(index)
+    branches = [_Branch(len(indices), adds, tuple(indices)) for adds, indices in groups.items()]
+    if len(holds) < levels:
+        branches.insert(0, _Branch(levels - len(holds), frozenset(), None, tuple(sorted(holds))))
+    return branches

@@ -1,0 +1,320 @@
+"""The search space: which parameters there are, when each exists, and what each may be.
+
+Points are Params in which an inactive parameter is absent. `parameters` stand in an order in which every parameter
+comes after those that its conditions ask about.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hpo.core import Params, Value
+from hpo.errors import BadInput, Mistake
+from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Known, Parameter, Range, show
+from hpo.space.grid import Grid, GridImpossible
+
+__all__ = ["Choice", "Condition", "Domain", "Grid", "GridImpossible", "Known", "Parameter", "Range", "Space"]
+
+MOST_PARAMETERS = 1_000
+
+
+@dataclass(frozen=True)
+class Space:
+    """Frozen and checked when made: BadInput names every parameter that is wrong."""
+
+    parameters: tuple[Parameter, ...]
+    _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        faults = space_faults(self.parameters)
+        if faults:
+            raise BadInput(*(Mistake(f"search_space.{f.where}", f.rule, f.got, f.remedy) for f in faults))
+        ordered, _ = _ordered(self.parameters)
+        object.__setattr__(self, "parameters", tuple(ordered))
+        object.__setattr__(self, "_by_name", {parameter.name: parameter for parameter in ordered})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_name)
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def constants(self) -> dict[str, Value]:
+        """The parameters that have the same value in every point."""
+        certain: dict[str, Domain] = {}  # parameters that every point has
+        for parameter in self.parameters:
+            if all(c.name in certain and _always(c, certain[c.name]) for c in parameter.when):
+                certain[parameter.name] = parameter.domain
+        return {name: domain.level(0) for name, domain in certain.items() if domain.levels == 1}
+
+    # -- points ------------------------------------------------------------------------------------------------------
+
+    def sample(self, rng: random.Random) -> dict[str, Value]:
+        """A random point. Only rng.random() is called: its stream is the same in every Python."""
+        return self.complete({}, rng)
+
+    def complete(self, partial: Params, rng: random.Random) -> dict[str, Value]:
+        """A point with the values of partial; the rest is drawn, so that every given parameter exists.
+
+        partial must have no `conflicts`.
+        """
+        forced, clashes = self._forced(partial)
+        assert not clashes, clashes
+        params: dict[str, Value] = {}
+        for parameter in self.parameters:
+            if not parameter.active(params):
+                continue
+            if parameter.name in partial:
+                value = parameter.domain.coerce(partial[parameter.name])
+                assert value is not None, (parameter, partial)
+            elif parameter.name in forced:
+                options = forced[parameter.name]
+                value = options[int(rng.random() * len(options))]
+            else:
+                value = parameter.domain.at(rng.random())
+            params[parameter.name] = value
+        return params
+
+    def faults(self, params: Params) -> list[str]:
+        """Why params are no point of this space; [] if they are."""
+        faults = [f"{name} is no parameter of the space" for name in params if name not in self]
+        for parameter in self.parameters:
+            name, given = parameter.name, parameter.name in params
+            if parameter.active(params) != given:
+                faults.append(f"{name} {'must be absent here' if given else 'is missing'}")
+            elif given and parameter.domain.coerce(params[name]) is None:
+                faults.append(f"{name} must be {parameter.domain}, got {show(params[name])}")
+        return faults
+
+    def conflicts(self, partial: Params) -> list[Fault]:
+        """Why no point of this space has these values; [] if one has."""
+        faults = [Fault(name, "is no parameter of the search space") for name in partial if name not in self]
+        for name, value in partial.items():
+            if name in self and self[name].domain.coerce(value) is None:
+                faults.append(Fault(name, f"must be {self[name].domain}", show(value)))
+        return faults + self._forced(partial)[1]
+
+    def _forced(self, partial: Params) -> tuple[dict[str, tuple[Value, ...]], list[Fault]]:
+        """What the parents of the given parameters must be for these to exist, and where they cannot."""
+        forced: dict[str, tuple[Value, ...]] = {}
+        clashes = []
+        for parameter in reversed(self.parameters):
+            if parameter.name not in partial and parameter.name not in forced:
+                continue
+            for condition in parameter.when:
+                name = condition.name
+                open_ = forced[name] if name in forced else _members(self[name].domain, condition)
+                forced[name] = tuple(value for value in open_ if condition.allows(value))
+                given = name in partial and not condition.allows(partial[name])
+                if given or not forced[name]:
+                    got = f"{name}: {show(partial[name])}" if given else ""
+                    rule = f"exists only when {name} is {_any_of(condition.allowed)}"
+                    clashes.append(Fault(parameter.name, rule, got, "leave one of them out"))
+        return forced, clashes
+
+    def encode(self, params: Params) -> list[float]:
+        """One number a parameter in [0, 1], log respected; nan where it is inactive."""
+        return [p.domain.encode(params[p.name]) if p.name in params else math.nan for p in self.parameters]
+
+    # -- all points --------------------------------------------------------------------------------------------------
+
+    def size(self) -> int | None:
+        """The number of distinct points; None where it is not finite or too entangled to count."""
+        if any(parameter.domain.levels is None for parameter in self.parameters):
+            return None
+        try:
+            return Grid(self.parameters).size
+        except GridImpossible:
+            return None
+
+    def grid(self) -> Grid:
+        """Every point; GridImpossible names the ranges without step or count and offers some."""
+        faults = [
+            Fault(
+                parameter.name,
+                "must have step or count, because a grid tries every value",
+                remedy=f"write {_written(parameter.domain.discretized())} (it would try {_levels(parameter.domain)})",
+            )
+            for parameter in self.parameters
+            if isinstance(parameter.domain, Range) and not parameter.domain.gridded
+        ]
+        if faults:
+            raise GridImpossible(*faults)
+        return Grid(self.parameters)
+
+    # -- across runs -------------------------------------------------------------------------------------------------
+
+    def widens(self, old: Space) -> list[str]:
+        """Why some point of the old space is no point of this one; [] if all are."""
+        reasons = [f"{name} is gone" for name in old.names if name not in self]
+        absent: set[str] = set()  # new parameters that no old point can have
+        for parameter in self.parameters:
+            if parameter.name in old:
+                reasons += _narrowed(old[parameter.name], parameter, old)
+            elif any(c.name in absent or (c.name in old and not _reach(c, old)) for c in parameter.when):
+                absent.add(parameter.name)
+            else:
+                reasons.append(f"{parameter.name} is new, and the trials so far have no value of it")
+        return reasons
+
+    def record(self) -> list[dict[str, Any]]:
+        """This space as JSON; `from_record` reads it."""
+        return [
+            {
+                "name": parameter.name,
+                "domain": {"values": list(parameter.domain.values)}
+                if isinstance(parameter.domain, Choice)
+                else asdict(parameter.domain),
+                "when": [[condition.name, list(condition.allowed)] for condition in parameter.when],
+            }
+            for parameter in self.parameters
+        ]
+
+    @classmethod
+    def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Space:
+        return cls(
+            tuple(
+                Parameter(
+                    entry["name"],
+                    Choice(tuple(entry["domain"]["values"]))
+                    if "values" in entry["domain"]
+                    else Range(**entry["domain"]),
+                    tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"]),
+                )
+                for entry in record
+            )
+        )
+
+
+def space_faults(parameters: Sequence[Parameter]) -> list[Fault]:
+    """Every rule the parameters break together."""
+    if len(parameters) > MOST_PARAMETERS:
+        rule = f"must be at most {MOST_PARAMETERS:,} parameters"
+        return [Fault(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
+    domains: dict[str, Domain] = {}
+    faults = []
+    for parameter in parameters:
+        if parameter.name in domains:
+            faults.append(Fault(parameter.name, "is given twice", remedy="keep one"))
+        domains[parameter.name] = parameter.domain
+    for parameter in parameters:
+        for condition in parameter.when:
+            faults += _condition_faults(parameter.name, condition, domains)
+    if not faults:
+        faults = _ordered(parameters)[1]
+    return faults
+
+
+def _condition_faults(name: str, condition: Condition, domains: Mapping[str, Domain]) -> list[Fault]:
+    where = f"{name}.when.{condition.name}"
+    if condition.name not in domains:
+        return [Fault(where, "is no parameter of the search space")]
+    if not condition.allowed:
+        return [Fault(where, "must name at least one value")]
+    domain = domains[condition.name]
+    impossible = [value for value in condition.allowed if domain.coerce(value) is None]
+    return [Fault(where, f"can never be: {condition.name} is {domain}", show(value)) for value in impossible]
+
+
+def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Fault]]:
+    """Parents before children, else as written; and the circle that prevents it."""
+    ordered: list[Parameter] = []
+    placed: set[str] = set()
+    rest = list(parameters)
+    while rest:
+        ready = []
+        for parameter in rest:
+            if all(condition.name in placed for condition in parameter.when):
+                ready.append(parameter)
+                placed.add(parameter.name)
+        if not ready:
+            return ordered, [_circle({parameter.name: parameter for parameter in rest})]
+        ordered += ready
+        rest = [parameter for parameter in rest if parameter.name not in placed]
+    return ordered, []
+
+
+def _circle(rest: Mapping[str, Parameter]) -> Fault:
+    path = [next(iter(rest))]
+    while True:
+        name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
+        if name in path:
+            circle = [*path[path.index(name) :], name]
+            shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
+            return Fault(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
+        path.append(name)
+
+
+def _always(condition: Condition, domain: Domain) -> bool:
+    return len(set(_members(domain, condition))) == domain.levels
+
+
+def _members(domain: Domain, condition: Condition) -> tuple[Value, ...]:
+    values = (domain.coerce(value) for value in condition.allowed)
+    return tuple(value for value in values if value is not None)
+
+
+def _any_of(values: tuple[Value, ...]) -> str:
+    return ", ".join(map(show, values[:-1])) + " or " * (len(values) > 1) + show(values[-1])
+
+
+def _written(domain: Range) -> str:
+    log = ", log: true" if domain.log else ""
+    return f"{{min: {show(domain.low)}, max: {show(domain.high)}{log}, count: {domain.count}}}"
+
+
+def _levels(domain: Range) -> str:
+    spaced = domain.discretized()
+    return ", ".join(show(spaced.level(index)) for index in range(spaced.levels or 0))
+
+
+def _reach(condition: Condition, old: Space) -> set[Value]:
+    """The values of an old parent under which the condition holds."""
+    domain = old[condition.name].domain
+    return set(_members(domain, condition))
+
+
+def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:
+    """Why an old value of one parameter is none any more."""
+    name = old.name
+    before = {condition.name: _reach(condition, space) for condition in old.when}
+    after = {c.name: _reach(c, space) if c.name in space else None for c in new.when}
+    reasons = [] if before == after else [f"{name} exists under another condition"]
+    if isinstance(old.domain, Choice):
+        lost = [value for value in old.domain.values if not _keeps(new.domain, value)]
+        return reasons + [f"{name} can no longer be {show(value)}" for value in lost]
+    if isinstance(new.domain, Choice) and old.domain.levels != 1:
+        return [*reasons, f"{name} was {old.domain} and is a choice now"]
+    if isinstance(new.domain, Range) and (old.domain.integer, old.domain.log) != (new.domain.integer, new.domain.log):
+        return [*reasons, f"{name} counts in another way (whole numbers or log)"]
+    if not _covers(new.domain, old.domain):
+        reasons.append(f"{name} was {old.domain} and is {new.domain} now")
+    return reasons
+
+
+def _keeps(domain: Domain, value: Value) -> bool:
+    kept = domain.coerce(value)
+    return kept is not None and type(kept) is type(value)
+
+
+def _covers(new: Domain, old: Range) -> bool:
+    """Whether every value of the old range is one of the new domain."""
+    if new == old:
+        return True
+    if isinstance(new, Range) and not new.gridded:
+        return new.low <= old.low and old.high <= new.high
+    if old.levels is None or old.levels > LARGEST_COUNT:
+        return False  # or not worth the time
+    return all(_keeps(new, old.level(index)) for index in range(old.levels))

@@ -1,0 +1,282 @@
+"""An experiment of MLflow as delivery.Store: explicit ids only, and MLflow's many exceptions made into three.
+
+Importing this takes 2 s and some 100 MB; the writer thread does it (tracking.py). MLflow's global state stays as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpo.tracking.delivery import Found, Gone, Outage
+from hpo.tracking.runs import MOST_ENTITIES, MOST_PARAMS, RUNNING, Change, Run
+from hpo.tracking.uri import SQLITE, sqlite_path, sqlite_uri, without_password
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PHRASES = {
+    r"Connection refused": "connection refused",
+    r"Failed to resolve": "no such host",
+    r"Connection aborted|Connection reset": "the connection broke",
+    r"too many (\d+) error responses|failed with error code (\d+)": r"it answers with status \1\2",
+    r"not in a valid JSON format": "what answers there is no MLflow",
+    r"\(\w+\.\w+Error\) (.+)": r"\1",  # SQLAlchemy's, of a database
+}
+MISSING, EXISTS, INVALID = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"
+PAGE = 1_000  # runs a search answers at once
+
+
+class _Refused(Exception):
+    """MLflow will never take this; the text is its reason."""
+
+
+class _Deleted(Exception):
+    """The run or the experiment is in the UI's bin."""
+
+
+class MlflowStore:
+    """Opened by `connect`. refused: parts MLflow would not take, each logged once."""
+
+    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
+        self.experiment, self.refused = experiment, 0
+        self._client, self._uri = client, uri
+
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
+        assert all(re.fullmatch(r"\w+", value) for value in tags.values()), (
+            tags
+        )  # MLflow's filter has no way to quote a quote
+        texts = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        if status is not None:
+            texts.append(f"attributes.status = '{status}'")
+        runs, token = [], None
+        while True:
+            with self._plain():
+                page = self._client.search_runs(
+                    [self.experiment], " and ".join(texts), ViewType.ALL, PAGE, ["attributes.start_time ASC"], token
+                )
+            runs += [Found(run.info.run_id, run.data.tags, run.info.lifecycle_stage == "deleted") for run in page]
+            if not (token := page.token):
+                return sorted(runs, key=lambda found: found.deleted)
+
+    def create(self, run: Run) -> str:
+        with self._plain():
+            made = self._do(lambda: self._client.create_run(self.experiment, run.started, dict(run.tags), run.name))
+        return str(made.info.run_id)
+
+    def write(self, run: str, change: Change) -> None:
+        """Metrics first, so that a run which looks finished is whole."""
+        for batch in batches(change):
+            self._batch(run, batch)
+        if change.status == RUNNING:
+            self._try(run, "status", lambda: self._client.update_run(run, status=RUNNING))
+        elif change.status is not None:
+            self._try(run, "status", lambda: self._client.set_terminated(run, change.status, change.ended))
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        self._try(run, f"artifact {path.name}", lambda: self._client.log_artifact(run, str(path), folder or None))
+
+    def remove(self, run: str) -> None:
+        self._try(run, "removal", lambda: self._client.delete_run(run))
+
+    def close(self) -> None:
+        """Let go of a database: MLflow keeps its connections for ever, also to a file that was deleted."""
+        if self._uri.startswith(SQLITE):
+            self._client._tracking_client.store.engine.dispose()
+
+    def _batch(self, run: str, batch: Change) -> None:
+        """One call; if MLflow refuses it, its parts one by one, so that only the part at fault is missing."""
+        metrics = [Metric(point.name, point.value, point.time, point.step) for point in batch.points]
+        params = [Param(name, text) for name, text in batch.params.items()]
+        tags = [RunTag(name, text) for name, text in batch.tags.items()]
+        try:
+            self._do(lambda: self._client.log_batch(run, metrics, params, tags), run)
+        except _Refused:
+            self._try(run, "params", lambda: self._client.log_batch(run, params=params))
+            self._try(run, "tags", lambda: self._client.log_batch(run, tags=tags))
+            self._try(run, "metrics", lambda: self._client.log_batch(run, metrics))
+
+    def _try(self, run: str, what: str, call: Callable[[], object]) -> None:
+        """A call that, if MLflow will never take it, is left out and said."""
+        try:
+            self._do(call, run)
+        except _Refused as refused:
+            self.refused += 1
+            logger.warning("MLflow refuses the %s of run %s: %s", what, run, refused)
+
+    def _do(self, call: Callable[[], T], run: str | None = None) -> T:
+        """The call; if the run or its experiment is in the bin, they are taken out, once."""
+        try:
+            with kinds(self._uri):
+                return call()
+        except _Deleted as deleted:
+            logger.warning("restored what was deleted in MLflow's UI: %s", deleted)
+        with self._plain():
+            if self._client.get_experiment(self.experiment).lifecycle_stage == "deleted":
+                self._client.restore_experiment(self.experiment)
+            if run is not None:
+                self._client.restore_run(run)
+        with kinds(self._uri):
+            return call()
+
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        """For calls without a part that could be left out."""
+        try:
+            with kinds(self._uri):
+                yield
+        except (_Refused, _Deleted) as error:
+            raise Outage(str(error)) from None
+
+
+@contextmanager
+def kinds(uri: str) -> Iterator[None]:
+    """What an exception of MLflow's means. A server's word counts only as JSON: a proxy says 404 too, in HTML."""
+    try:
+        yield
+    except MlflowException as error:
+        text = f"{without_password(uri)}: {reason(error)}"
+        if uri.startswith("http") and not isinstance(error, RestException):
+            raise Outage(text) from None
+        if error.error_code == MISSING:
+            raise Gone(text) from None
+        if error.error_code == INVALID and "'active' state" in str(error):
+            raise _Deleted(text) from None
+        if error.error_code in (INVALID, "BAD_REQUEST") and not _database_trouble(error):
+            raise _Refused(text) from None
+        raise Outage(text) from None
+    except (requests.RequestException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+        raise Outage(f"{without_password(uri)}: {reason(error)}") from None
+
+
+def _database_trouble(error: MlflowException) -> bool:
+    """SQLAlchemy's errors arrive as BAD_REQUEST too."""
+    return isinstance(error.__cause__, Exception) and type(error.__cause__).__module__.startswith("sqlalchemy")
+
+
+def reason(error: BaseException) -> str:
+    """In a phrase. MLflow wraps its errors in long texts, one in another."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, TimeoutError | requests.Timeout):
+            return "no answer in time"
+        chain = chain.__cause__ or chain.__context__
+    text = str(error).strip() or type(error).__name__
+    for pattern, phrase in PHRASES.items():
+        if found := re.search(pattern, text):
+            return found.expand(phrase)
+    return text.splitlines()[0][:300]
+
+
+def batches(change: Change) -> Iterator[Change]:
+    """Pieces within MLflow's limits a call; none for no change. Tags come last: hpo.state is among them."""
+    params, points, tags = list(change.params.items()), list(change.points), dict(change.tags)
+    assert len(tags) <= MOST_PARAMS, tags
+    while params or points or tags:
+        some, params = dict(params[:MOST_PARAMS]), params[MOST_PARAMS:]
+        room = MOST_ENTITIES - len(some) - len(tags)
+        few, points = points[:room], points[room:]
+        last = {} if params or points else tags
+        yield Change(params=some, points=few, tags=last)
+        if last or not (params or points):
+            return
+
+
+# -- opening -----------------------------------------------------------------------------------------------------
+
+
+def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
+    """The experiment of this name with these tags, made or taken out of the bin if need be. Raises Outage."""
+    quiet()
+    artifacts = None
+    if uri.startswith(SQLITE):
+        path = sqlite_path(uri)
+        create_sqlite(path)
+        artifacts = (path.parent / "mlruns" / re.sub(r"[^\w-]", "_", name)).as_uri()
+    try:
+        with kinds(uri):
+            client = MlflowClient(uri, uri)
+            experiment = _experiment(client, name, artifacts, tags)
+    except (Gone, _Refused, _Deleted) as error:
+        raise Outage(str(error)) from None
+    return MlflowStore(client, uri, experiment)
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None, tags: Mapping[str, str]) -> str:
+    found: Experiment | None = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifacts, dict(tags)))
+        except MlflowException as error:
+            if error.error_code != EXISTS:
+                raise
+            found = client.get_experiment_by_name(name)
+            assert found is not None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        logger.warning("restored experiment %s, which was deleted in MLflow's UI", name)
+    for key, text in tags.items():
+        if found.tags.get(key) != text:
+            client.set_experiment_tag(found.experiment_id, key, text)
+    return str(found.experiment_id)
+
+
+def quiet() -> None:
+    """What MLflow logs at ERROR is a traceback of what is said here in one line."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def create_sqlite(path: Path) -> None:
+    """Make MLflow's SQLite store, if it is not there, so that no two processes do and no half of one is ever seen.
+
+    Processes that first touch a new file together break it for good (11 of 12 clients failed); so one makes it beside
+    its place, under a lock of the folder, and renames it. Write-ahead logging halves the cost of every later write.
+    """
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
+            if not path.exists():
+                _make_sqlite(path)
+    except OSError as error:
+        raise Outage(f"{path}: {error.strerror or error}") from None
+
+
+def _make_sqlite(path: Path) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    for leftover in path.parent.glob(f"{draft.name}*"):  # of a process that was killed here
+        leftover.unlink()
+    with kinds(sqlite_uri(path)):
+        store = SqlAlchemyStore(sqlite_uri(draft), (path.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        database = sqlite3.connect(draft)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.close()
+        draft.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder to oneself, among processes that ask in this way. Leaves no file behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
