@@ -34,7 +34,8 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
         if any(t.state is state for t in study.trials)
     ]
     reason = REASONS.get(study.closed or "", study.closed or "")
-    yield f"{escape(result.spec.name)}: {reason}; {count(len(study.trials), 'trial')} ({', '.join(states)}), {count(study.epochs, 'epoch')}"
+    trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
+    yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
     yield from (f"[red]{escape(line)}[/red]" for line in failures(result))
     yield from (escape(line) for line in best_lines(result))
     if overhead.share is not None:
@@ -44,7 +45,8 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
     if result.ui:
         yield f"look:   {escape(result.ui)}"
     if result.undelivered:
-        yield f"[yellow]MLflow has not got everything yet; deliver it later with `hpo sync {escape(str(result.spec.path or ''))}`[/yellow]"
+        later = escape(f"hpo sync {result.spec.path or ''}".strip())
+        yield f"[yellow]MLflow has not got everything yet; deliver it later with `{later}`[/yellow]"
     if result.stopped_by or any(trial.state is State.PAUSED and trial.epoch < trial.until for trial in study.trials):
         yield f"go on:  {escape(again)}"
 

@@ -159,7 +159,8 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     """One trial in one line, for logs."""
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
-    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {number(goal.value(trial)):>7}  {trial.epoch:>3} epochs  {seconds:6.1f} s  {settings(trial.params, constants)}"
+    value, cost = number(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
+    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {settings(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
 

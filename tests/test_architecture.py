@@ -24,7 +24,7 @@ LAYERS = [
     ["strategies"],
     ["pool", "search", "driver", "overhead"],
     ["tracking", *(f"comparison.{name}" for name in ("statistics", "curves", "compared", "verdicts", "confirmation"))],
-    ["report", "check"],
+    ["report", "check", "tracking.publish"],
     [
         "result",
         "comparison",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from survival import Process, Said, check, events_of, finished, lines, never_left, wait_until
+from survival import Process, Said, check, events_of, finished, lines, never_left, start, wait_until
 from test_faults import check_whole, journal_of, whole
 from victim import Config
 
@@ -367,21 +366,20 @@ def test_a_journal_that_may_not_grow_keeps_what_was_told_and_goes_on_later(tmp_p
         assert journal.append(Paused(0.0, 0)) == told + 1
 
 
-@pytest.mark.parametrize("name", ["trials.csv", "report.html"])
-def test_a_report_that_does_not_fit_is_one_line_and_the_study_is_done(name: str, tmp_path: Path) -> None:
+def test_a_report_that_does_not_fit_is_one_line_and_the_study_is_done(tmp_path: Path) -> None:
     """/dev/full stands for the disk."""
     run = journal_of(tmp_path).parent
     run.mkdir(parents=True)
-    (run / name).symlink_to("/dev/full")
-    with never_left(whole(tmp_path, "--workers", "1")) as process:
-        said = process.finish()
-    assert said.code == 4
-    remedy = "free space, then run the same command again"
-    assert (
-        said.error.splitlines()[-1] == f"{run}: the report must have room here, got No space left on device; {remedy}"
-    )
-    assert Study(events_of(journal_of(tmp_path))).closed == "budget"
-    (run / name).unlink()
+    for name in ("trials.csv", "report.html"):
+        (run / name).symlink_to("/dev/full")
+        with never_left(whole(tmp_path, "--workers", "1")) as process:
+            said = process.finish()
+        assert said.code == 4
+        remedy = "free space, then run the same command again"
+        last = said.error.splitlines()[-1]
+        assert last == f"{run}: the report must have room here, got No space left on device; {remedy}"
+        assert Study(events_of(journal_of(tmp_path))).closed == "budget"
+        (run / name).unlink()
     with never_left(whole(tmp_path, "--workers", "1")) as process:
         said = process.finish()
     assert said.code == 0
@@ -392,23 +390,20 @@ def test_a_report_that_does_not_fit_is_one_line_and_the_study_is_done(name: str,
 
 
 def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: Path) -> None:
-    with never_left(whole(tmp_path, pause="0.3")) as first:
-        wait_until(lambda: bool(lines(tmp_path / "witness")), "the first driver trains")
-        with never_left(whole(tmp_path)) as second:
+    config = Config(str(tmp_path), fake={"pause": 0.05})
+    with never_left(start(config)) as first:
+        wait_until(lambda: bool(lines(config.witness)), "the first driver trains")
+        with never_left(start(config)) as second:
             said = second.finish()
         assert said.code == 5
         (line,) = said.error.splitlines()
-        place = journal_of(tmp_path).parent
-        assert line.startswith(
-            f"{place}: one driver a study, got pid {first.popen.pid} on {os.uname().nodename} since 20"
-        )
+        holder = f"pid {first.popen.pid} on {os.uname().nodename} since 20"
+        assert line.startswith(f"{config.lock.parent}: one driver a study, got {holder}")
         assert line.endswith("; wait for it, or end it with `hpo stop`")
-        first.kill(signal.SIGKILL)
+        first.kill()
         first.finish()
-    with never_left(whole(tmp_path)) as third:
-        said = third.finish()
-    assert said.code == 0
-    check_whole(tmp_path, said)
+    with never_left(start(config)) as third:
+        check(config, third.finish(), lost=config.slots)
 
 
 # -- a changed study ------------------------------------------------------------------------------------------------

@@ -78,13 +78,13 @@ def studies(spec: StudySpec) -> list[StudySpec]:
             epochs = 2 * budget if strategy == "random" else budget
             one = replace(spec.budget, trials=None, total_epochs=epochs, time=None, patience=None)
             made.append(
-                replace(spec, strategy=strategy, seed=spec.seed + offset, training_seed=spec.training_seed, budget=one)  # type: ignore[arg-type]
+                replace(spec, strategy=strategy, seed=spec.seed + offset, budget=one)  # type: ignore[arg-type]
             )
     return made
 
 
 def total_epochs(spec: StudySpec) -> int:
-    """The budget in epochs: trials of different length are no equal budget, so trials are turned into epochs at their mean length."""
+    """The budget in epochs; trials of different length are no equal budget, so they count as epochs at their mean length."""
     if spec.budget.total_epochs is not None:
         return spec.budget.total_epochs
     rng = random.Random("mean length")

@@ -84,7 +84,8 @@ class Saving:
     def __str__(self) -> str:
         saved = 1 - self.epochs_with / max(1, self.epochs_without)
         kept = self.winners_kept / self.seeds
-        return f"{self.rule} would have saved {saved:.0%} of the epochs and kept the winner in {kept:.0%} of {count(self.seeds, 'replay')}."
+        replays = count(self.seeds, "replay")
+        return f"{self.rule} would have saved {saved:.0%} of the epochs and kept the winner in {kept:.0%} of {replays}."
 
 
 def recorded(folder: Path) -> Recorded:

@@ -72,7 +72,8 @@ class Watch:
     def _line(self, search: Search) -> str:
         value = None if search.best is None else search.goal.value(search.best)
         study = search.study
-        return f"{self._name(search)}: {search.goal.metric} {number(value)} after {count(study.epochs, 'epoch')}, {study.reused_epochs} of them reused"
+        found = f"{self._name(search)}: {search.goal.metric} {number(value)}"
+        return f"{found} after {count(study.epochs, 'epoch')}, {study.reused_epochs} of them reused"
 
     def _name(self, search: Search) -> str:
         return search.name or "study"

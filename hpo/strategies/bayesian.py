@@ -75,7 +75,9 @@ class _Mirror:
 
     def follow(self, study: Study) -> None:
         """Tell what is new or has changed since the last time."""
-        if len(study) < len(self._told) or any(a.params is not b.params for a, b in zip(self._told, study.trials)):
+        if len(study) < len(self._told) or any(
+            a.params is not b.params for a, b in zip(self._told, study.trials, strict=False)
+        ):
             self._restart()
         for trial in study.trials:
             if trial.number == len(self._told):

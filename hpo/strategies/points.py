@@ -27,7 +27,7 @@ class Problem:
     """What every strategy is told: where to search, for what, from which seed. feasible says why a point can never be trained."""
 
     space: Space
-    goal: Goal = Goal()
+    goal: Goal = Goal()  # noqa: RUF009  # frozen
     seed: int = 0
     feasible: Feasible = lambda params: None
     start_with: tuple[Params, ...] = ()
