@@ -21,13 +21,13 @@ COPY hpo ./hpo
 RUN pip install --constraint constraints.txt ".[server]" "ray[default]==$(sed -n 's/^ray==//p' constraints.txt)"
 
 FROM python:${PYTHON}
-RUN useradd --uid 1000 --create-home hpo && install --directory --owner hpo --group hpo /work /srv/mlflow
+RUN useradd --uid 1000 --create-home hpo && install --directory --owner hpo --group hpo /srv/studies /srv/mlflow
 COPY --from=build /opt/hpo /opt/hpo
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/
 # A container that is run under another user id has no name and no home there.
 ENV PATH=/opt/hpo/bin:$PATH HOME=/tmp USER=hpo PYTHONUNBUFFERED=1 \
     MLFLOW_DISABLE_TELEMETRY=true RAY_USAGE_STATS_ENABLED=0
-USER hpo
-WORKDIR /work
+USER 1000:1000
+WORKDIR /srv
 ENTRYPOINT ["entrypoint.sh"]
 CMD ["hpo", "--help"]

@@ -143,7 +143,7 @@ def quality(params: Params) -> float:
 
 @dataclass
 class Spent:
-    """Milliseconds: of the first proposal of a fresh instance, of those that start a trial, of those that let one go on."""
+    """Milliseconds of proposals: the first of a fresh instance, those that start a trial, those that let one go on."""
 
     first: float
     starts: list[float]

@@ -1,4 +1,4 @@
-"""Learning curves by training identity: trained epoch by epoch when somebody asks, kept in a folder, never trained twice.
+"""Learning curves by training identity: trained epoch by epoch when somebody asks, kept in a folder, never twice.
 
 No benchmark itself. Methods, seeds and later runs share what is in the folder, each charged as if it had trained alone.
 """

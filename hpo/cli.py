@@ -347,10 +347,13 @@ def main() -> None:
 
 
 def keep_traceback(error: Exception) -> str:
-    """The whole traceback in a file, for whoever mends it."""
-    descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
-    with os.fdopen(descriptor, "w") as file:
-        traceback.print_exception(error, file=file)
+    """The whole traceback in a file, for whoever mends it; "hpo" where none can be written."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
+        with os.fdopen(descriptor, "w") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "hpo"
     return name
 
 

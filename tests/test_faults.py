@@ -373,6 +373,24 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
     assert again.reused_epochs == 0, "nothing of a study that was set aside is used again"
 
 
+BUG = """
+import sys
+from hpo import cli
+cli.read = lambda *_: 1 / 0
+sys.argv = ["hpo", "status"]
+cli.main()
+"""
+
+
+def test_a_bug_of_ours_is_one_line_that_names_a_file(tmp_path: Path) -> None:
+    with never_left(Process(["-c", BUG], tmp_path)) as process:
+        said = process.finish()
+    (kept,) = (tmp_path / "tmp").iterdir()
+    assert said.error == f"{kept}: a bug of hpo, ZeroDivisionError; please report it with this file\n"
+    assert said.code == 1
+    assert "Traceback" in kept.read_text()
+
+
 def under_way(process: Process, folder: Path, epochs: int) -> None:
     before = len(lines(folder / "witness"))
     wait_until(lambda: len(lines(folder / "witness")) >= before + epochs or not process.running, "epochs are trained")

@@ -141,6 +141,18 @@ def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_p
     }
 
 
+def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with publish.mlflow.start_run():
+        model = publish.mlflow.pytorch.log_model(
+            torch.nn.Flatten(), name="x", serialization_format="pickle", pip_requirements=[]
+        )
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # as a person may have it
+    with pytest.raises(publish.MlflowException, match="pickle is disallowed"):
+        publish.loaded(uri, model.model_uri)
+
+
 def test_the_portrait_is_drawn_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
     made = replace(order(tmp_path, bars(tmp_path / "data")), run=None, portrait=tmp_path / "portrait.npz", trial=7)
     published = publish.publish(made)

@@ -21,6 +21,7 @@ from test_faults import check_whole, journal_of
 
 from hpo import assembly
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
+from hpo.execution import checkpoints
 from hpo.folders import Folders
 from hpo.journal import decode
 from hpo.running import load_data
@@ -28,6 +29,7 @@ from hpo.spec import loading as spec
 from hpo.spec.loading import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.training.evaluation import score
 
 # The first points of the streams for seed 3. A change here makes another study of every study that was begun.
 FIRST: dict[str, list[Params]] = {
@@ -150,6 +152,11 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
     seed = study.trainings[trial.training].seed
     straight = list(recipe()(Job(trial.training, trial.params, seed, 0, 5, 0, tmp_path / "whole")))
     assert [report.metrics for report in reports(tmp_path)] == [report.metrics for report in straight]
+    best = checkpoints.path(tmp_path / "studies" / "whole" / "trainings", trial.training, trial.epoch)
+    found = score(recipe, trial.params, best, "val")
+    assert found["val_accuracy"] == trial.reports[-1].metrics["val_accuracy"], (
+        "the best model loads and scores the same"
+    )
 
 
 def check_environments(visits: Sequence[Mapping[str, Value]]) -> None:

@@ -239,7 +239,7 @@ def test_a_study_on_a_disk_that_fills_up_stops_with_one_line_and_goes_on_when_th
     config.write(disk.folder / "config.json")
     (disk.folder / "tmp").mkdir()
     places, ended, visits = set(), {}, 0
-    for room in (0, 12, 40, 80, 90, 110, 150, 170, 220, 300):
+    for room in (0, 40, 90, 150, 220):
         disk.room(room * 1024)
         said = victim(disk.folder)
         disk.free()
@@ -257,6 +257,27 @@ def test_a_study_on_a_disk_that_fills_up_stops_with_one_line_and_goes_on_when_th
     assert places >= {"driver.lock", "journal.db", "trainings"}, places
     said = victim(disk.folder)
     check(config, said, lost=visits + 1, before=ended)
+
+
+def test_a_whole_run_on_a_disk_that_fills_up_says_so_wherever_that_is_and_is_finished_later(disk: Disk) -> None:
+    prepare = "import sys, whole_victim; from pathlib import Path; whole_victim.prepare(Path(sys.argv[1]))"
+    with never_left(Process(["-c", prepare, str(disk.folder)], disk.folder)) as process:
+        assert process.finish().code == 0
+    places = set()
+    for room in (0, 24, 36, 72):
+        disk.room(room * 1024)
+        with never_left(whole(disk.folder, "--workers", "1")) as process:
+            said = process.finish()
+        disk.free()
+        assert said.code == 4, said
+        last = said.error.splitlines()[-1]
+        assert last.startswith(f"{disk.folder}/studies/whole/"), said
+        places.add(last.partition(": ")[0].rpartition("/")[2])
+    assert places >= {"driver.lock", "journal.db"}, places
+    with never_left(whole(disk.folder, "--workers", "1")) as process:
+        said = process.finish()
+    assert said.code == 0
+    check_whole(disk.folder, said)
 
 
 def victim(folder: Path) -> Said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from hpo.assembly import HEAVY, Factory, placement
 from hpo.core import Broke, Executor, Job, Report, Reported, Rested
@@ -34,8 +35,8 @@ def train(recipe: Factory, job: Job, engine: str, heard: Heard) -> Trained:
 
 def device(spec: StudySpec) -> str:
     """Of one worker on this machine, whatever cluster the study runs on. Raises BadInput for one that is not there."""
-    engine = "inline" if spec.execution.engine == "inline" else "local"
-    return placement(replace(spec, execution=replace(spec.execution, engine=engine)))[0]
+    own = spec.execution
+    return placement(replace(spec, execution=own if own.engine == "inline" else replace(own, engine="local")))[0]
 
 
 def one_worker(recipe: Factory, engine: str) -> Executor:

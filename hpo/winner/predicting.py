@@ -97,8 +97,10 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         ask, about = publish.loaded(uri, name)
     except (OSError, RuntimeError, publish.MlflowException) as error:
         unknown = getattr(error, "error_code", "") in UNKNOWN
-        why, remedy = store.reason(error), "`hpo ui` shows which models there are"
-        kind = BadInput if unknown else EnvironmentFailed
+        pickled = "pickle" in str(error)
+        why = "a pickle, which could run anything" if pickled else store.reason(error)
+        remedy = "`hpo ui` shows which models there are"
+        kind = BadInput if unknown or pickled else EnvironmentFailed
         raise kind(Mistake(name, "must be a model in MLflow that can be loaded", why, remedy)) from error
     if "shape" not in about:
         raise BadInput(Mistake(name, "must be a model that hpo published", "another", "load it with mlflow.pytorch"))

@@ -11,14 +11,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Final
 
+from hpo import provenance
 from hpo.core import Params, Value
 from hpo.training.data import Dataset
 from hpo.training.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
-
-TRAINING_CODE: Final = Path(__file__).parent / "training"
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Winner:
 
 @cache
 def _parsed(module: str) -> tuple[str, Mapping[str, ast.stmt]]:
-    text = (TRAINING_CODE / f"{module}.py").read_text(encoding="utf-8")
+    text = (provenance.TRAINING_CODE / f"{module}.py").read_text(encoding="utf-8")
     named: dict[str, ast.stmt] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -1,0 +1,82 @@
+"""A space in which about half of the points diverge: bayesian's share of diverging trials against random's.
+
+    python -m benchmarks.diverging [--seeds 10] [--trials 40]
+
+Real trainings of digits (3 epochs each), one trial at a time, no early stopping; one cache of curves for all, so
+that a point is trained once. Diverged and nan count. The interval is Student's on the paired differences of the shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import hpo
+from benchmarks.kept_curves import KeptCurves
+from benchmarks.measuring import machine
+from hpo import assembly
+from hpo.comparison.statistics import paired
+from hpo.core import Outcome, Strategy, Study
+from hpo.driver import Driver
+from hpo.execution.simulated import SimulatedExecutor
+from hpo.folders import Folders
+from hpo.pool import Pool
+from hpo.running import load_data
+from hpo.search import Search
+from hpo.spec.loading import Budget
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+
+SPACE = Path(__file__).with_name("diverging.yaml")
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random}
+LOST = (Outcome.DIVERGED, Outcome.NAN)
+
+
+def outcomes(parts: assembly.Parts, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
+    problem = replace(parts.problem(), seed=seed)
+    search = Search(
+        Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), parts.identity(), parallel=1
+    )
+    executor = SimulatedExecutor(kept.train, 1)
+    Driver([search], executor, Pool(Path("/nonexistent"), problem.goal), clock=executor.clock).run()
+    assert len(search.study) == trials, search.errors
+    return Counter(trial.outcome for trial in search.study.trials)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=40)
+    told = parser.parse_args()
+    print(f"machine: {machine()}\nn: {told.seeds} paired seeds of {told.trials} trials", flush=True)
+    shares: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = hpo.load(SPACE)
+        dataset = load_data(spec, Folders(folder, "diverging", "random", 0))
+        parts = assembly.parts(spec, dataset, ["cpu"])
+        kept = KeptCurves(assembly.recipe(spec, dataset, "cpu"), folder / "curves")
+        for seed in range(told.seeds):
+            for strategy, found in shares.items():
+                counted = outcomes(parts, kept, strategy, seed, told.trials)
+                found.append(sum(counted[outcome] for outcome in LOST) / told.trials)
+            print(f"    seed {seed}: " + ", ".join(f"{n} {100 * s[-1]:.0f} %" for n, s in shares.items()), flush=True)
+    difference = paired(shares["random"], shares["bayesian"])
+    low, high = 100 * difference.interval.low, 100 * difference.interval.high
+    print(
+        f"diverging trials: bayesian {statistics.mean(shares['bayesian']):.1%}, random "
+        f"{statistics.mean(shares['random']):.1%}; difference {100 * difference.mean:.1f} points [{low:.1f}, {high:.1f}]"
+        f"   (asked: an interval above zero)"
+    )
+    return int(not low > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
