@@ -1,9 +1,9 @@
-# make run | make test | make bench | make chaos
+# make run | make test | make test-ray | make bench | make chaos
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check bench chaos clean
+.PHONY: run test test-ray check bench chaos clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m hpo run study.yaml
@@ -12,7 +12,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster and not slow" -n 3 --dist loadfile
+
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest -m cluster
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
@@ -30,6 +33,10 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.run
+
+$(VENV)/.ray: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,server]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) studies mlflow.db mlruns/*

@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,8 +133,10 @@ class Stage:
             self._started[service] = subprocess.Popen([*self._as(service), *command], stdout=log, stderr=log)
 
     def stop(self, service: str) -> None:
-        self._started[service].kill()
-        self._started.pop(service).wait()
+        process = self._started.pop(service)
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGINT)  # what its image asks for: a fast shutdown
+        process.wait()
 
     def run(self, service: str, *arguments: str, plain: bool = False) -> subprocess.CompletedProcess[str]:
         """As `docker compose run SERVICE ARGUMENTS`; plain: just these words, in that container."""
@@ -201,7 +204,7 @@ def stage() -> Stage:
     """One for all tests of a run."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-stage-"))
     folder.chmod(0o755)
-    made = Stage(folder)
+    made = Stage(folder, {"MLFLOW_WORKERS": "1"})
     atexit.register(shutil.rmtree, folder, True)
     atexit.register(made.close)
     return made

