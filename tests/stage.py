@@ -59,8 +59,8 @@ def missing() -> str:
     return "this machine allows no namespaces" if tried.returncode else ""
 
 
-def compose(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """docker-compose.yml as Compose reads it: merged, its ${VARIABLES:-defaults} filled in."""
+def compose(variables: Mapping[str, str] | None = None, more: Sequence[Path] = ()) -> dict[str, Any]:
+    """docker-compose.yml as Compose reads it, `more` files merged into it, its ${VARIABLES:-defaults} filled in."""
     found = {} if variables is None else variables
 
     def fill(match: re.Match[str]) -> str:
@@ -76,8 +76,20 @@ def compose(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
             return {key: walk(value) for key, value in node.items()}
         return [walk(one) for one in node] if isinstance(node, list) else node
 
-    read: dict[str, Any] = walk(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
+    read: dict[str, Any] = {}
+    for path in (ROOT / "docker-compose.yml", *more):
+        read = merged(read, walk(yaml.safe_load(path.read_text())))
     return read
+
+
+def merged(before: Any, after: Any, key: str = "") -> Any:
+    """As Compose merges files: mappings by key, sequences one behind the other, but commands are replaced."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        both = {name: merged(before[name], after[name], name) for name in before.keys() & after.keys()}
+        return {**before, **after, **both}
+    if isinstance(before, list) and isinstance(after, list) and key not in ("command", "entrypoint", "test"):
+        return [*before, *after]
+    return after
 
 
 def image_environment() -> dict[str, str]:
@@ -90,13 +102,17 @@ def image_environment() -> dict[str, str]:
 class Stage:
     """`folder` is /srv there. A service runs as its user, who may read all files: the checkout can be root's own."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
-        self.folder, self.file = folder, compose(variables)
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, more: Sequence[Path] = ()) -> None:
+        self.folder, self.file = folder, compose(variables, more)
         for name in ("secrets", "studies", "mlflow"):
             (folder / name).mkdir(parents=True)
             os.chown(folder / name, 1000, 1000)
         for secret in self.file["secrets"]:
             (folder / "secrets" / secret).write_text(f"{secret.replace('_', '')}0123456789abcdef0123456789abcdef\n")
+        for told in self.file["services"].values():
+            for config in told.get("configs", []):
+                source = ROOT / self.file["configs"][config["source"]]["file"]
+                shutil.copy(source, folder / Path(config["target"]).relative_to("/srv"))
         names = ["localhost", os.uname().nodename, *self.file["services"]]
         (folder / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in names))
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -138,10 +154,14 @@ class Stage:
             os.kill(int(child), signal.SIGINT)  # what its image asks for: a fast shutdown
         process.wait()
 
-    def run(self, service: str, *arguments: str, plain: bool = False) -> subprocess.CompletedProcess[str]:
-        """As `docker compose run SERVICE ARGUMENTS`; plain: just these words, in that container."""
+    def run(
+        self, service: str, *arguments: str, plain: bool = False, join: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """As `docker compose run SERVICE ARGUMENTS`. plain: just these words, in that container; join: Ray if it is told so."""
         words = list(arguments) if plain else self.command(service, arguments)
-        return subprocess.run([*self._as(service), *words], capture_output=True, text=True, check=False, timeout=280)
+        alone = [] if join else ["env", "--unset=RAY_JOIN"]
+        command = [*self._as(service), *alone, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
     def is_healthy(self, service: str) -> bool:
         kind, *words = self.file["services"][service]["healthcheck"]["test"]
@@ -174,8 +194,14 @@ class Stage:
         told = self.file["services"][service]
         tools = postgres_tools()
         path = [ROOT / "docker", Path(sys.executable).parent, tools, "/usr/bin", "/bin"]
+        paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         own = {} if service == "postgres" else image_environment()
-        environment = {"PATH": ":".join(map(str, path)), "PYTHONPATH": str(ROOT), **own, **told.get("environment", {})}
+        environment = {
+            "PATH": ":".join(map(str, path)),
+            "PYTHONPATH": os.pathsep.join(paths),
+            **own,
+            **told.get("environment", {}),
+        }
         user, _, group = told.get("user", "1000:1000").partition(":")
         enter = ["nsenter", "--target", self._inside, "--mount", "--net", "--pid", "--"]
         reading = [] if service == "postgres" else ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]

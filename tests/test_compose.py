@@ -29,9 +29,10 @@ def tool(name: str) -> str | None:
 # -- read off the files
 
 
-def test_the_compose_file_fits_its_schema() -> None:
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker/auth.yml"])
+def test_a_compose_file_fits_its_schema(name: str) -> None:
     command = [tool("check-jsonschema") or "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*command, str(ROOT / "docker-compose.yml")], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(ROOT / name)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

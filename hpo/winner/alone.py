@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from hpo.assembly import HEAVY, Factory, placement
 from hpo.core import Broke, Executor, Job, Report, Reported, Rested
