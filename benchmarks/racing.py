@@ -144,7 +144,8 @@ def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
 
     sampler = optuna.samplers.TPESampler(seed=seed)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=full, reduction_factor=3)
-    optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner).optimize(objective)
+    name = f"race-{seed}"  # the pruner deals its brackets by it; a random one would never race the same way again
+    optuna.create_study(study_name=name, direction="maximize", sampler=sampler, pruner=pruner).optimize(objective)
     return (spent if target is not None and best >= target else float("inf")), best
 
 

@@ -104,6 +104,7 @@ class Stage:
 
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, more: Sequence[Path] = ()) -> None:
         self.folder, self.file = folder, compose(variables, more)
+        folder.chmod(0o755)
         for name in ("secrets", "studies", "mlflow"):
             (folder / name).mkdir(parents=True)
             os.chown(folder / name, 1000, 1000)
@@ -229,7 +230,6 @@ class Stage:
 def stage() -> Stage:
     """One for all tests of a run."""
     folder = Path(tempfile.mkdtemp(prefix="hpo-stage-"))
-    folder.chmod(0o755)
     made = Stage(folder, {"MLFLOW_WORKERS": "1"})
     atexit.register(shutil.rmtree, folder, True)
     atexit.register(made.close)

@@ -325,7 +325,6 @@ def test_fresh_seeds_are_no_part_of_what_is_recorded(place: Place) -> None:
             assert tuple(curves.train(job)) == before[trial.training]
 
 
-@pytest.mark.xfail(strict=True, reason="replay takes a failed point for a missing one")
 def test_a_point_that_diverged_is_recorded_too(place: Place) -> None:
     """A failure is an answer: a space is covered when every point was tried, not when every point came out well."""
     spec, curves, problem = whole(place, search_space={"rate": [0.1, 0.2, 1.5], "width": [1, 2, 3], "epochs": [2, 4]})
@@ -334,7 +333,6 @@ def test_a_point_that_diverged_is_recorded_too(place: Place) -> None:
     assert all(trial.params["rate"] == 1.5 for trial in study.trials if trial.outcome is Outcome.DIVERGED)
 
 
-@pytest.mark.xfail(strict=True, reason="replay reads a short trial from a longer one's curve whether it may or not")
 def test_curves_that_depend_on_what_follows_are_told_apart(place: Place) -> None:
     """Without prefix_safe a trial of 2 epochs is no reading of one of 8, and must not be replayed from it."""
     place.run(strategy="grid", search_space={**SPACE, "epochs": 8}, budget={"trials": 1000}, prefix_safe=None)

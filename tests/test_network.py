@@ -279,7 +279,7 @@ def test_a_network_can_be_exported_for_any_batch_size(model: str, params: dict[s
 def test_kept_bytes_are_what_the_backward_pass_holds(model: str, factor: float) -> None:
     """Against what autograd saves, for every network; a layer or an activation left out is more than the factor."""
     checked = 0
-    for i, (_, params, shape) in enumerate(architectures(150, seed=7)):
+    for i, (_, params, shape) in enumerate(architectures(40, seed=7)):
         if model == "rnn":
             params = some_rnn(random.Random(i)) | {"hidden_size": 32 + i % 90}
         try:
@@ -289,7 +289,7 @@ def test_kept_bytes_are_what_the_backward_pass_holds(model: str, factor: float) 
         held = saved_bytes(build([row.layer for row in made.rows], shape), shape, batch=32) / 32
         assert 1 / factor < made.kept / held < factor, (params, made.kept, held)
         checked += 1
-    assert checked > 60
+    assert checked > 15
 
 
 def saved_bytes(net: nn.Module, shape: Shape, batch: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import assembly
-from hpo.core import Event, Goal, Job, Params, Report, Study, Trial, digest, epochs_of
+from hpo.core import EPOCHS, Event, Goal, Job, Outcome, Params, Report, State, Study, Trial, digest, epochs_of
 from hpo.driver import Driver
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.execution.simulated import SimulatedExecutor
@@ -22,37 +22,57 @@ from hpo.running import load_data
 from hpo.search import Search
 from hpo.spec.loading import Budget, StudySpec
 from hpo.strategies.points import Problem, point
+from hpo.training.failure import TrainingFailed
+from hpo.training.parameters import prefix_safe
 from hpo.wording import count, decimals
 
 
 class Recorded:
-    """The longest recorded curve of each training, by its params without epochs. Only repeat 0: one curve a point."""
+    """Recorded curves by name: a point's longest one, and that of each length; and how the failed ones ended.
+
+    Only repeat 0 counts: one curve a point.
+    """
 
     def __init__(self, studies: Sequence[Study]) -> None:
         self._curves: dict[str, tuple[Report, ...]] = {}
+        self._failures: dict[str, Trial] = {}
+        self._points: set[str] = set()
         for study in studies:
             for trial in study.trials:
-                known = study.trainings[trial.training].reports
-                name = curve_name(trial.params)
-                if trial.repeat == 0 and len(known) > len(self._curves.get(name, ())):
-                    self._curves[name] = known
+                if trial.repeat == 0:
+                    self._keep(trial, study.trainings[trial.training].reports)
 
     def __len__(self) -> int:
-        return len(self._curves)
+        return len(self._points)
+
+    def _keep(self, trial: Trial, known: tuple[Report, ...]) -> None:
+        longest, own = curve_name(trial.params, True), curve_name(trial.params, False)
+        self._points.add(longest)
+        for name, reports in ((longest, known), (own, trial.reports)):
+            if len(reports) >= len(self._curves.get(name, ())):
+                self._curves[name] = reports
+            if trial.state is State.FAILED and trial.outcome is not Outcome.CRASHED:
+                self._failures[name] = trial
 
     def train(self, job: Job) -> Iterator[Report]:
-        """The recorded reports; BadInput where they do not reach as far as is asked."""
-        curve = self._curves.get(curve_name(job.params), ())
-        if len(curve) < job.until:
-            raise missing(job.params, len(curve))
-        yield from curve[: epochs_of(job.params)]
+        """The recorded reports, then the recorded failure if there is one. BadInput where they do not reach far enough."""
+        name = job.training
+        if not self.covers(name, job.until):
+            raise missing(job.params, len(self._curves.get(name, ())))
+        yield from self._curves[name][: epochs_of(job.params)]
+        if failed := self._failures.get(name):
+            raise TrainingFailed(failed.outcome, failed.error)
 
-    def epochs(self, params: Params) -> int:
-        return len(self._curves.get(curve_name(params), ()))
+    def covers(self, name: str, epochs: int) -> bool:
+        return len(self._curves.get(name, ())) >= epochs or name in self._failures
+
+    def epochs(self, name: str) -> int:
+        return len(self._curves.get(name, ()))
 
 
-def curve_name(params: Params) -> str:
-    return digest(sorted((name, value) for name, value in params.items() if name != "epochs"))
+def curve_name(params: Params, prefix_safe: bool) -> str:
+    """A curve's name: without `epochs` where a shorter trial is a reading of a longer one."""
+    return digest(sorted((key, value) for key, value in params.items() if key != EPOCHS or not prefix_safe))
 
 
 def missing(params: Params, epochs: int) -> BadInput:
@@ -109,9 +129,11 @@ def replay(spec: StudySpec, curves: Recorded, problem: Problem, seed: int, worke
     )
 
     def identity(params: Params, repeat: int) -> tuple[str, int]:
-        if curves.epochs(params) < epochs_of(params):
-            raise missing(params, curves.epochs(params))
-        return curve_name(params), 0
+        safe = bool(spec.prefix_safe) if spec.train else prefix_safe(params)
+        name = curve_name(params, safe)
+        if not curves.covers(name, epochs_of(params)):
+            raise missing(params, curves.epochs(name))
+        return name, 0
 
     search = Search(Study(), strategy, goal, spec.budget, identity, events.append)
     executor = SimulatedExecutor(curves.train, workers)

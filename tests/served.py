@@ -1,0 +1,72 @@
+"""A whole chain, for tests and benchmarks: workers, driver, journal, MLflow's server; then a look at what has arrived.
+
+    python -m tests.served FOLDER --trials 40 --slots 8        prints one JSON object; MLFLOW_TRACKING_URI says where
+
+It is run on the stage (stage.py), where the server has its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import fakes
+import laws
+from mlflow_fixtures import check_delivered
+from mlflow_real import kept
+
+from hpo.core import Goal, Study
+from hpo.driver import Driver
+from hpo.execution.local import LocalExecutor
+from hpo.journal import Journal
+from hpo.pool import Pool
+from hpo.search import Search
+from hpo.spec.sections import Budget
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+from hpo.tracking.tracker import ENVIRONMENT, Feed, Tracker
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds an epoch takes")
+    told = parser.parse_args()
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    os.environ.update(ENVIRONMENT)
+    told.folder.mkdir(parents=True)
+    feed = Feed(told.folder / "journal.db", told.folder.name, "random", 3, Goal())
+    executor = LocalExecutor(told.slots)
+    executor.begin([fakes.Fake(pause=told.pause, saves=False)])
+    tracker = Tracker([feed], uri)
+    began = time.perf_counter()
+    tracker.start()
+    try:
+        with Journal.open(feed.journal) as journal:
+            strategy = Random(Problem(fakes.SPACE, seed=3))
+            search = Search(Study(), strategy, Goal(), Budget(trials=told.trials), laws.identity(), journal.append)
+            Driver([search], executor, Pool(told.folder / "trainings")).run()
+            driven = time.perf_counter() - began
+            events = [event for _, event in journal.events()]
+    finally:
+        executor.close()
+        undelivered = tracker.close(600.0)
+    delivered = time.perf_counter() - began
+    study = laws.check(events, trials=told.trials)
+    check_delivered(kept(uri, feed.experiment_name), feed, events, live=False)
+    reports = sum(len(training.reports) for training in study.trainings.values())
+    found = {"trials": len(study), "reports": reports, "undelivered": undelivered}
+    print(json.dumps({**found, "driven": driven, "delivered": delivered}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""MLflow's server on PostgreSQL, as docker-compose.yml and docker/auth.yml run it: nothing lost, nothing doubled, and a password."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stage
+from stage import ROOT, Stage
+
+pytestmark = pytest.mark.cluster
+
+WITH_PASSWORD = importlib.util.find_spec("flask_wtf") is not None
+
+STUDY = """
+name: digits
+strategy: random
+data: {source: digits, limit: 300}
+search_space: {learning_rate: [0.01, 0.02, 0.03], blocks: 1, channels: 8, batch_size: 64, epochs: 2}
+budget: {trials: 2}
+workers: 1
+tracking: {register: digits}
+"""
+LOADED = """
+import json, mlflow, torch
+from mlflow import MlflowClient
+model = mlflow.pytorch.load_model("models:/digits@champion")
+with torch.inference_mode():
+    given = model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+client = MlflowClient()
+runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+print(json.dumps([list(given.shape), sorted(run.info.status for run in runs)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Behind a password where Flask-WTF is there, which that needs; test_compose.py has the open one."""
+    pytest.importorskip("psycopg", reason="the extra hpo[postgres] is not installed")
+    if why := stage.missing():
+        pytest.skip(why)
+    more = [ROOT / "docker" / "auth.yml"] if WITH_PASSWORD else []
+    made = Stage(tmp_path_factory.mktemp("stage"), {"MLFLOW_WORKERS": "1"}, more)
+    try:
+        made.up("postgres", "mlflow")
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_studys_winner_is_loaded_by_its_alias_through_the_server(up: Stage) -> None:
+    (up.folder / "studies" / "digits.yaml").write_text(STUDY)
+    done = up.run("hpo", "run", "studies/digits.yaml", join=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    loaded = up.run("hpo", "entrypoint.sh", "python", "-c", LOADED, plain=True, join=False)
+    assert json.loads(loaded.stdout.splitlines()[-1]) == [[2, 10], ["FINISHED"] * 3], loaded.stderr
+
+
+def test_eight_workers_lose_nothing_and_double_nothing(up: Stage) -> None:
+    script = str(Path(__file__).with_name("served.py"))
+    done = up.run(
+        "hpo", "entrypoint.sh", "python", script, "/srv/studies/chain", "--trials", "60", plain=True, join=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["trials"], found["undelivered"]) == (60, 0)
+
+
+@pytest.mark.skipif(not WITH_PASSWORD, reason="Flask-WTF is not installed (pip install 'hpo[server]')")
+def test_who_does_not_know_the_password_reads_nothing(up: Stage) -> None:
+    ask = (
+        "import urllib.request as web; web.urlopen('http://mlflow:5000/api/2.0/mlflow/experiments/get?experiment_id=0')"
+    )
+    assert "401" in up.run("hpo", "python", "-c", ask, plain=True).stderr
