@@ -13,7 +13,7 @@ from hpo import api, assembly
 from hpo.comparison import comparing
 from hpo.comparison.comparing import Compared, compare_strategies, studies, total_epochs
 from hpo.comparison.confirming import confirm_finalists, fresh_values
-from hpo.comparison.replaying import Recorded, recorded, replay, saving
+from hpo.comparison.replaying import Recorded, curve_name, recorded, replay, saving
 from hpo.core import Event, Job, Outcome, Reported, State, Study
 from hpo.errors import BadInput, NoResult
 from hpo.journal import Journal, read_events
@@ -321,7 +321,7 @@ def test_fresh_seeds_are_no_part_of_what_is_recorded(place: Place) -> None:
     assert len(curves) == 12
     for trial in result.study.trials:
         if trial.training in before and trial.epochs == 8:
-            job = Job("", trial.params, 0, 0, 8, 0, place.folder)
+            job = Job(curve_name(trial.params, True), trial.params, 0, 0, 8, 0, place.folder)
             assert tuple(curves.train(job)) == before[trial.training]
 
 
