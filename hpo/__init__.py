@@ -13,11 +13,12 @@ __version__ = "0.1.0"
 __all__ = ["Result", "StudySpec", "load", "run"]
 
 if TYPE_CHECKING:
-    from hpo.api import load, run
+    from hpo.api import run
+    from hpo.reading import load
     from hpo.result import Result
     from hpo.spec.loading import StudySpec
 
-_HOMES = {"run": "hpo.api", "load": "hpo.api", "Result": "hpo.result", "StudySpec": "hpo.spec.loading"}
+_HOMES = {"run": "hpo.api", "load": "hpo.reading", "Result": "hpo.result", "StudySpec": "hpo.spec.loading"}
 
 
 def __getattr__(name: str) -> Any:

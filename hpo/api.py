@@ -12,20 +12,11 @@ from rich.console import Console as Terminal
 
 from hpo.console import Console
 from hpo.errors import HpoError
+from hpo.reading import load, state_folder
 from hpo.result import Result
 from hpo.running import Visit
 from hpo.running import run as run_study
 from hpo.spec.loading import StudySpec
-from hpo.spec.loading import load as read_study
-from hpo.training import families
-
-
-def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> StudySpec:
-    """A study file, or the same as a mapping, as a frozen StudySpec. Raises BadInput with every mistake.
-
-    sets: `key.path=value`, as for `--set`.
-    """
-    return read_study(study, sets=sets, known=families.known, environ=os.environ)
 
 
 def run(
@@ -48,13 +39,6 @@ def run(
     terminal = Terminal()
     with console_of(terminal, spec) as console:
         return run_study(spec, replace(visit, listeners=[console.hear]))
-
-
-def state_folder(spec: StudySpec, given: str | Path | None) -> Path:
-    """--state, else the folder of the study file, else the current one."""
-    if given is not None:
-        return Path(given).absolute()
-    return spec.path.absolute().parent if spec.path is not None else Path.cwd()
 
 
 def console_of(terminal: Terminal, spec: StudySpec) -> Console:

@@ -72,18 +72,19 @@ def run(
     as_json: bool,
 ) -> None:
     """Search. The same command again goes on with the study, up to its target."""
+    flags = {"strategy": strategy, "budget.time": seconds, "workers": workers, "device": device}
+    spec = read(study, sets, flags, seed)  # before all that is heavy: a bad file is refused at once
+
     from rich.console import Console as Terminal
 
-    from hpo import api
+    from hpo import api, reading
     from hpo.closing import closing_lines, result_json
     from hpo.running import Visit
     from hpo.running import run as run_study
 
-    flags = {"strategy": strategy, "budget.time": seconds, "workers": workers, "device": device}
-    spec = read(study, sets, flags, seed)
     terminal = Terminal(stderr=as_json)
     with api.console_of(terminal, spec) as console:
-        visit = Visit(api.state_folder(spec, state), fresh, trials, listeners=[console.hear], environ=os.environ)
+        visit = Visit(reading.state_folder(spec, state), fresh, trials, listeners=[console.hear], environ=os.environ)
         result = run_study(spec, visit)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
@@ -108,11 +109,11 @@ def status(
     as_json: bool,
 ) -> None:
     """What every study of this name has done so far, and who drives it now."""
-    from hpo import api
+    from hpo import reading
     from hpo.status import show_status
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    show_status(spec, api.state_folder(spec, state), watch, as_json)
+    show_status(spec, reading.state_folder(spec, state), watch, as_json)
 
 
 @cli.command()
@@ -141,11 +142,11 @@ def show(
 @common
 def stop(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
     """Ask the driver of a study to finish its epochs and rest."""
-    from hpo import api
+    from hpo import reading
     from hpo.status import stop_driver
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    click.echo(stop_driver(spec, api.state_folder(spec, state)))
+    click.echo(stop_driver(spec, reading.state_folder(spec, state)))
 
 
 @cli.command()
@@ -258,11 +259,11 @@ def sync(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], timeout: float
 ) -> None:
     """Deliver to MLflow what it missed while it was away."""
-    from hpo import api
+    from hpo import reading
     from hpo.outlook import deliver
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    click.echo(deliver(spec, api.state_folder(spec, state), timeout))
+    click.echo(deliver(spec, reading.state_folder(spec, state), timeout))
 
 
 @cli.command()
@@ -299,11 +300,11 @@ def ui(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], port: int
 ) -> None:
     """Open MLflow on this study's store, on the loopback address."""
-    from hpo import api
+    from hpo import reading
     from hpo.outlook import serve_ui
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    sys.exit(serve_ui(spec, api.state_folder(spec, state), port))
+    sys.exit(serve_ui(spec, reading.state_folder(spec, state), port))
 
 
 winner_verbs.register(cli)

@@ -42,10 +42,10 @@ def read(study: Path, sets: Sequence[str], flags: Mapping[str, object], seed: in
 
     --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be compared.
     """
-    from hpo import api
+    from hpo import reading
 
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    spec = api.load(study, sets=[*sets, *given])
+    spec = reading.load(study, sets=[*sets, *given])
     return spec if seed is None else replace(spec, seed=seed)
 
 
@@ -53,8 +53,8 @@ def stored(
     study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None
 ) -> Result:
     """A study as its journal has it. Raises NoResult before its first run."""
-    from hpo import api
+    from hpo import reading
     from hpo.status import read_result
 
     spec = read(study, sets, flags, seed)
-    return read_result(spec, api.state_folder(spec, state))
+    return read_result(spec, reading.state_folder(spec, state))

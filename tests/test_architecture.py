@@ -20,7 +20,7 @@ LAYERS = [
     ["spec", "provenance"],
     ["training.failure", "execution.checkpoints", "journal"],
     ["training"],
-    ["execution"],
+    ["execution", "reading"],
     ["strategies"],
     ["pool", "search", "driver", "overhead"],
     ["tracking", *(f"comparison.{name}" for name in ("statistics", "curves", "compared", "verdicts", "confirmation"))],

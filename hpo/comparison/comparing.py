@@ -181,10 +181,10 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
 
 def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool) -> int:
     """What `hpo compare` prints; returns the exit code."""
-    from hpo import api
+    from hpo import reading
 
     terminal = Terminal()
-    place = api.state_folder(spec, state)
+    place = reading.state_folder(spec, state)
     with Watch(terminal, spec) as watch:
         visit = Visit(place, listeners=[watch.hear], environ=os.environ)
         found = compare_strategies(spec, visit, rescore)

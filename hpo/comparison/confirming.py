@@ -75,9 +75,9 @@ def size(result: Result, params: Params) -> int | None:
 
 def run_confirmation(spec: StudySpec, state: str | Path | None, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
-    from hpo import api
+    from hpo import reading
 
-    visit = Visit(api.state_folder(spec, state), environ=os.environ)
+    visit = Visit(reading.state_folder(spec, state), environ=os.environ)
     stored = read_result(spec, visit.state)
     result = replace(stored, dataset=load_data(spec, stored.folders))
     return lines(confirm_finalists(result, top, seeds, visit))

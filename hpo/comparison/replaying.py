@@ -164,9 +164,9 @@ def same_winner(one: Trial | None, other: Trial | None, goal: Goal) -> bool:
 
 def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: int) -> Iterator[str]:
     """What `hpo replay` prints."""
-    from hpo import api
+    from hpo import reading
 
-    place = Folders(api.state_folder(spec, state), spec.name, spec.strategy, spec.seed)
+    place = Folders(reading.state_folder(spec, state), spec.name, spec.strategy, spec.seed)
     curves = recorded(place.study)
     goal = spec.metric.as_goal()
     dataset = load_data(spec, place)

@@ -91,7 +91,7 @@ def extend(
     """Train TRIAL so many epochs further, as a new trial beside the study's target."""
     from rich.console import Console as Terminal
 
-    from hpo import api
+    from hpo import api, reading
     from hpo.closing import best_lines
     from hpo.running import Visit
     from hpo.winner import further
@@ -99,7 +99,7 @@ def extend(
     spec = read(study, sets, {"strategy": strategy, "workers": workers, "device": device}, seed)
     terminal = Terminal()
     with api.console_of(terminal, spec) as console:
-        visit = Visit(api.state_folder(spec, state), listeners=[console.hear], environ=os.environ)
+        visit = Visit(reading.state_folder(spec, state), listeners=[console.hear], environ=os.environ)
         found = further.extend(spec, trial, epochs, visit)
     for line in (*further.lines(found), *best_lines(found.result)):
         terminal.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -149,12 +149,12 @@ def predict(
     as_json: bool,
 ) -> None:
     """Say what the images in FOLDER show: file,class,confidence."""
-    from hpo import api
+    from hpo import reading
     from hpo.status import read_result
     from hpo.winner import predicting
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    place = api.state_folder(spec, state)
+    place = reading.state_folder(spec, state)
     if model is not None:
         asked = predicting.registered(spec, place, model, os.environ)
     else:
