@@ -104,6 +104,7 @@ class Stage:
 
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, more: Sequence[Path] = ()) -> None:
         self.folder, self.file = folder, compose(variables, more)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         for name in ("secrets", "studies", "mlflow"):
             (folder / name).mkdir(parents=True)
