@@ -26,7 +26,7 @@ import ray
 import hpo
 from hpo import provenance
 from hpo.core import Broke, Job, Message, Outcome, Reported, Train
-from hpo.errors import EnvironmentFailed, Mistake
+from hpo.errors import EnvironmentFailed, HpoError, Mistake
 from hpo.execution import checkpoints
 from hpo.execution.scratch import Scratch
 from hpo.execution.work import Bench, one_line
@@ -190,6 +190,8 @@ class RayWorker:
                     self._said.put(_told(ticket, own, message, shared))
         except MemoryError as error:
             self._said.put(Told(ticket, Broke(job.training, Outcome.OOM, one_line(error)), shared))
+        except (HpoError, OSError) as error:  # this node's disk is full: another node may have room
+            self._said.put(Told(ticket, Broke(job.training, Outcome.CRASHED, one_line(error), lost=True), shared))
 
     def _sees(self, folder: Path, token: str) -> bool:
         """Whether the driver's folder of checkpoints is this node's too."""
