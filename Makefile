@@ -12,7 +12,8 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not cluster and not slow" -n 3 --dist loadfile
+	# what failed side by side on a busy machine runs once more, alone
+	$(BIN)/python -m pytest -m "not cluster and not slow" -n 3 --dist loadfile || $(BIN)/python -m pytest -m "not cluster and not slow" --last-failed
 
 test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m cluster
