@@ -24,7 +24,7 @@ LAYERS = [
     ["strategies"],
     ["pool", "search", "driver", "overhead"],
     ["tracking", *(f"comparison.{name}" for name in ("statistics", "curves", "compared", "verdicts", "confirmation"))],
-    ["report", "check", "tracking.publish"],
+    ["report", "check", "tracking.publish", "tracking.registry"],
     [
         "result",
         "comparison",
@@ -42,8 +42,8 @@ LAYERS = [
     ["flags", "winner.verbs", "cli", "__main__", "__init__"],
 ]
 HEAVY = {
-    "torch": ("hpo.training.", "hpo.tracking.publish", "hpo.winner."),
-    "mlflow": ("hpo.tracking.publish", "hpo.tracking.store", "hpo.winner.predicting"),
+    "torch": ("hpo.training.", "hpo.tracking.publish", "hpo.tracking.registry", "hpo.winner."),
+    "mlflow": ("hpo.tracking.registry", "hpo.tracking.store", "hpo.winner.predicting"),
     "optuna": ("hpo.strategies.bayesian", "hpo.report.findings", "hpo.exporting"),
     "ray": ("hpo.execution.",),
 }

@@ -30,7 +30,7 @@ from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow among itself
-    from hpo.tracking import publish
+    from hpo.tracking import publish, registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export and mlflow warn about their own insides
 CNN: Params = {"blocks": 1, "channels": 4, "batch_norm": "before", "dropout": 0.2, "learning_rate": 0.02, "epochs": 2}
@@ -43,8 +43,8 @@ def _process_state(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in publishing.ENVIRONMENT.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.setattr(publish.mlflow, "set_tracking_uri", lambda uri: os.environ.update(MLFLOW_TRACKING_URI=uri))
-    monkeypatch.setattr(publish.mlflow, "set_registry_uri", lambda uri: os.environ.update(MLFLOW_REGISTRY_URI=uri))
+    monkeypatch.setattr(registry.mlflow, "set_tracking_uri", lambda uri: os.environ.update(MLFLOW_TRACKING_URI=uri))
+    monkeypatch.setattr(registry.mlflow, "set_registry_uri", lambda uri: os.environ.update(MLFLOW_REGISTRY_URI=uri))
 
 
 def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, loss: str = "cross_entropy") -> Order:
@@ -127,7 +127,7 @@ def test_publishing_again_makes_nothing_twice(tmp_path: Path) -> None:
 def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_path: Path) -> None:
     made = order(tmp_path, bars(tmp_path / "data"))
     published = publish.publish(made)
-    ask, about = publish.loaded(made.uri, "models:/digits-cnn@champion")
+    ask, about = registry.loaded(made.uri, "models:/digits-cnn@champion")
     data = Dataset.open(made.recipe.data)
     said = ask(np.array(data.images[data.test])).argmax(1)
     assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
@@ -144,13 +144,13 @@ def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_p
 def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = fresh_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with publish.mlflow.start_run():
-        model = publish.mlflow.pytorch.log_model(
+    with registry.mlflow.start_run():
+        model = registry.mlflow.pytorch.log_model(
             torch.nn.Flatten(), name="x", serialization_format="pickle", pip_requirements=[]
         )
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # as a person may have it
-    with pytest.raises(publish.MlflowException, match="pickle is disallowed"):
-        publish.loaded(uri, model.model_uri)
+    with pytest.raises(registry.MlflowException, match="pickle is disallowed"):
+        registry.loaded(uri, model.model_uri)
 
 
 def test_the_portrait_is_drawn_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ class Contest:
         """Register a version; the model behind it is empty."""
         one = replace(self.order, register=name, trial=trial, **changes)  # type: ignore[arg-type]
         published = Published(model=self.model, test={"test_accuracy": 0.5})
-        return publish.register(self.client, one, replace(self.data, digest=digest), published)
+        return registry.register(self.client, one, replace(self.data, digest=digest), published)
 
 
 @pytest.fixture(scope="module")

@@ -89,13 +89,13 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         rule = "must be the name of a model in MLflow"
         raise BadInput(Mistake("--model", rule, name, "write models:/NAME@champion or models:/NAME/VERSION"))
     uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
-    store, publish = (
+    store, registry = (
         import_module("hpo.tracking.store"),
-        import_module("hpo.tracking.publish"),
+        import_module("hpo.tracking.registry"),
     )  # 4 s of torch and mlflow
     try:
-        ask, about = publish.loaded(uri, name)
-    except (OSError, RuntimeError, publish.MlflowException) as error:
+        ask, about = registry.loaded(uri, name)
+    except (OSError, RuntimeError, registry.MlflowException) as error:
         unknown = getattr(error, "error_code", "") in UNKNOWN
         pickled = "pickle" in str(error)
         why = "a pickle, which could run anything" if pickled else store.reason(error)
