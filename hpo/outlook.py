@@ -6,8 +6,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,14 +72,16 @@ class Outlook:
         if not publish:
             self.published = [None] * len(self._studies)
             return
-        from hpo.report.showing import show  # matplotlib and pandas: 1 s that the training should not wait for
-
+        showing = (
+            "hpo.report.showing"  # matplotlib and pandas: 1 s, spent while a process of its own publishes the model
+        )
+        threading.Thread(target=import_module, args=(showing,), daemon=True).start()
         for (parts, folders, search, journal), source in zip(self._studies, self._feeds, strict=True):
             published = None
             if not driver.stopping and search.closing != "failing":
                 published = self._declare(parts, folders, search, driver, journal, source)
             self.published.append(published)
-            show(parts.spec, folders, search.study)
+            import_module(showing).show(parts.spec, folders, search.study)
         if self.tracker is not None:
             self.tracker.artifacts()
 

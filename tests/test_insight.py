@@ -12,11 +12,12 @@ from pictures import bars, slopes
 from torch import Tensor, nn
 
 from hpo.core import Params
-from hpo.report.portrait import Portrait, pictures
+from hpo.report.portrait import pictures
 from hpo.training import insight
 from hpo.training.data import Dataset
 from hpo.training.families import FAMILIES
 from hpo.training.network import build
+from hpo.training.portrait import Portrait
 from hpo.training.resident import resident
 
 torch.manual_seed(0)

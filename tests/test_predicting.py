@@ -19,11 +19,11 @@ from PIL import Image
 
 from hpo import api, assembly
 from hpo.errors import BadInput, NoResult
-from hpo.report.portrait import Portrait
 from hpo.running import load_data
 from hpo.status import read_result
 from hpo.training.data import Dataset
 from hpo.training.evaluation import predictions
+from hpo.training.portrait import Portrait
 from hpo.winner import predicting
 from hpo.winner import verbs as winner_verbs
 from hpo.winner.predicting import Model, Prediction

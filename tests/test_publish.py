@@ -20,12 +20,12 @@ from PIL import Image
 from hpo.core import Goal, Params
 from hpo.errors import EnvironmentFailed
 from hpo.execution import checkpoints
-from hpo.report.portrait import Portrait
 from hpo.tracking import publishing
 from hpo.tracking.publishing import Order, Published
 from hpo.tracking.runs import Run
 from hpo.training.data import Dataset
 from hpo.training.evaluation import score
+from hpo.training.portrait import Portrait
 from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():

@@ -33,10 +33,10 @@ from hpo.report.bounds import Hit, following, hits, next_study
 from hpo.report.document import ReportInput, document, pictures, write
 from hpo.report.drawing import DARK, LIGHT, Picture
 from hpo.report.page import escape, tag
-from hpo.report.portrait import Portrait
 from hpo.report.table import frame, write_csv
 from hpo.space.domains import Known
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.training.portrait import Portrait
 from hpo.wording import count, decimals, duration, gap, listed, number, written
 
 SPACE = Space(

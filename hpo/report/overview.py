@@ -14,9 +14,9 @@ from hpo.core import Event, Goal, Params, State, Study, Trial
 from hpo.report import bounds, figures, findings, portrait
 from hpo.report.drawing import Picture
 from hpo.report.figures import Reading
-from hpo.report.portrait import Portrait
 from hpo.space.domains import Known
 from hpo.space.space import Space
+from hpo.training.portrait import Portrait
 from hpo.wording import count
 
 MOST_CURVES = 8  # learning curves side by side

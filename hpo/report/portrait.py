@@ -1,7 +1,6 @@
 """The winner looked at: what its first filters and maps show, what it confuses, and where it errs most.
 
-Plain arrays in, figures out, so that only the process with the model needs torch: it makes a Portrait and saves it; the
-report opens it at any time. Empty arrays leave their figure out.
+Plain arrays in, figures out. Empty arrays leave their figure out.
 
     C channels, H x W pixels, K classes, F filters, n samples, m mistakes
 """
@@ -9,8 +8,6 @@ report opens it at any time. Empty arrays leave their figure out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,52 +19,11 @@ from numpy.typing import NDArray
 from hpo.core import Report
 from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, SMALL, Picture, canvas
 from hpo.report.figures import spread
+from hpo.training.portrait import Array, Portrait
 from hpo.wording import number
 
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
 ONE_LINE, MOST_LETTERS = 4, 12  # of a class's name over an image: with the confidence in its line, and at all
-Array = NDArray[np.generic]
-
-
-def _none() -> Array:
-    return np.zeros(0)
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """What there is to see of one trained model.
-
-    filters (F, C, h, w); samples (n, C, H, W) with maps (n, F, h, w), the first layer's output for them; confusion (K,
-    K) counts, rows are the truth; mistakes (m, C, H, W), worst first, with truth, guess, confidence (m,). classes:
-    names, empty for regression, where truth and guess are numbers and confidence stays empty; split: where all is from.
-    """
-
-    trial: int
-    classes: tuple[str, ...] = ()
-    split: str = "test"
-    filters: Array = field(default_factory=_none)
-    samples: Array = field(default_factory=_none)
-    maps: Array = field(default_factory=_none)
-    confusion: Array = field(default_factory=_none)
-    mistakes: Array = field(default_factory=_none)
-    truth: Array = field(default_factory=_none)
-    guess: Array = field(default_factory=_none)
-    confidence: Array = field(default_factory=_none)
-
-    def save(self, path: Path) -> None:
-        """One .npz without pickle; written, then renamed."""
-        part = path.with_name(f".{path.name}.part")
-        arrays: Any = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}  # its stub has no arrays
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays | {"classes": np.array(self.classes, dtype=np.str_)})
-        part.replace(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Portrait:
-        with np.load(path, allow_pickle=False) as arrays:
-            told = {name: arrays[name] for name in arrays.files}
-        classes = tuple(str(name) for name in told.pop("classes"))
-        return cls(int(told.pop("trial")), classes, str(told.pop("split", "test")), **told)
 
 
 def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:

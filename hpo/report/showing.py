@@ -8,12 +8,12 @@ from hpo.failpoints import hit
 from hpo.folders import Folders
 from hpo.journal import read_events
 from hpo.report.document import ReportInput, pictures, write
-from hpo.report.portrait import Portrait
 from hpo.report.table import frame, write_csv
 from hpo.spec.loading import StudySpec
 from hpo.tracking.uri import without_password
 from hpo.training import families
 from hpo.training.diagnosis import diagnose
+from hpo.training.portrait import Portrait
 
 
 def show(spec: StudySpec, folders: Folders, study: Study) -> None:

@@ -16,13 +16,13 @@ from torch import nn
 
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
-from hpo.report.portrait import Portrait
 from hpo.tracking.publishing import Order, Published
 from hpo.training import metrics
 from hpo.training.data import Dataset
 from hpo.training.evaluation import load_network
 from hpo.training.insight import portrayed, split
 from hpo.training.losses import loss
+from hpo.training.portrait import Portrait
 from hpo.training.raw import Pixels
 from hpo.training.resident import resident
 
