@@ -40,7 +40,7 @@ def trained(trial: int, values: Sequence[float], state: State = State.COMPLETE) 
 
 
 def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100) -> Curve:
-    return Curve(strategy, seed, tuple(Point(e, e * 0.5, i + 1, v) for i, (e, v) in enumerate(points)), epochs)
+    return Curve(strategy, seed, tuple(Point(e, e * 0.5, i + 1, v, i) for i, (e, v) in enumerate(points)), epochs)
 
 
 # -- best so far -------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
 
 def test_best_so_far_is_charged_in_epochs_seconds_and_trials() -> None:
     story = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8, 0.9])]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6), Point(3, 1.5, 2, 0.6), Point(6, 3.0, 3, 0.9)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6, 0), Point(3, 1.5, 2, 0.6, 0), Point(6, 3.0, 3, 0.9, 2)]
 
 
 def test_a_smaller_loss_is_better() -> None:
@@ -65,19 +65,19 @@ def test_trials_that_share_a_training_are_charged_once() -> None:
 
 def test_a_reused_epoch_is_charged_as_if_it_had_been_trained() -> None:
     story = [started(0, 2), reported("t0", 1, 0.5, True), reported("t0", 2, 0.6, True), Ended(0.0, 0, State.COMPLETE)]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.6, 0)]
 
 
 def test_only_complete_trials_are_candidates_but_all_are_charged() -> None:
     story = [*trained(0, [0.9], State.PRUNED), *trained(1, [0.95], State.FAILED), *trained(2, [0.5])]
-    assert best_so_far(story, GOAL) == [Point(3, 1.5, 3, 0.5)]
+    assert best_so_far(story, GOAL) == [Point(3, 1.5, 3, 0.5, 2)]
     assert best_so_far(story[:-3], GOAL) == []
 
 
 def test_a_paused_trial_counts_when_it_ends() -> None:
     story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
     story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.3), Point(3, 1.5, 2, 0.8)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.3, 1), Point(3, 1.5, 2, 0.8, 0)]
     assert spent_at_end(story) == {1: 2, 0: 3}
 
 
@@ -93,13 +93,22 @@ def test_a_record_never_gets_worse_and_ends_at_the_best(trials: int, seed: int) 
         assert points[-1].epochs <= study.epochs
 
 
-def test_a_curve_has_the_winner_s_test_score_and_no_other_trial_s() -> None:
-    story = events(10)
-    best = GOAL.best(Study(story).trials)
-    assert best is not None
-    assert curve("random", 3, scored(story, best.number, 0.97), GOAL, fresh=[0.96]).test == 0.97
-    other = (best.number + 1) % 10
-    assert curve("random", 3, scored(story, other, 0.97), GOAL).test is None
+def test_a_standing_has_the_test_score_of_its_winner_at_the_budget_and_no_other_trial_s() -> None:
+    story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8])]
+    story = [*scored(scored(story, 0, 0.61), 2, 0.97)]
+    one = curve("random", 3, story, GOAL, fresh={0: [0.55, 0.57], 2: [0.9]})
+    early, late = (compare([one], GOAL, budget=budget).standings[0] for budget in (3, 5))
+    assert (early.test, early.fresh) == (0.61, pytest.approx(0.56))
+    assert (late.test, late.fresh) == (0.97, 0.9)
+    other = curve("random", 3, scored(story[:5], 1, 0.97), GOAL)
+    assert compare([other], GOAL, budget=2).standings[0].test is None
+
+
+def test_what_a_person_asked_for_beside_the_search_is_no_candidate_and_free() -> None:
+    story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.9, 0.95, 0.99]), *trained(2, [0.7])]
+    found = curve("random", 3, story, GOAL, aside={1})
+    assert found.points == (Point(2, 1.0, 1, 0.6, 0), Point(3, 1.5, 2, 0.7, 2))
+    assert found.epochs == 3
 
 
 def test_a_curve_is_read_as_steps() -> None:
@@ -331,7 +340,15 @@ def test_the_rich_table_says_the_same_as_the_lines() -> None:
 
 def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
     one = [
-        Curve(c.strategy, c.seed, c.points, c.epochs, test=0.97, fresh=(0.96, 0.98)) for c in several("random", FAIR)
+        Curve(
+            c.strategy,
+            c.seed,
+            c.points,
+            c.epochs,
+            {p.best: 0.97 for p in c.points},
+            {p.best: (0.96, 0.98) for p in c.points},
+        )
+        for c in several("random", FAIR)
     ]
     header, rows = verdicts.strategy_rows(compare(one, GOAL))
     assert header[-2:] == ("test", "fresh seeds")

@@ -447,6 +447,6 @@ def test_a_report_and_a_comparison_show_the_winners_own_test_score() -> None:
         Scored(1_800_000_000.0, best.number, {"test_accuracy": 0.75}),
         Scored(1_800_000_001.0, best.number, REFIT),
     ]
-    assert curve("random", 0, both, GOAL).test == 0.75
+    assert curve("random", 0, both, GOAL).tests[best.number] == 0.75
     study = ReportInput("made-up", "random", 0, GOAL, Space(()), both)
     assert "The test split was read 3 times; there it has test_accuracy 0.7500." in document(study)

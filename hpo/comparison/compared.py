@@ -184,6 +184,7 @@ def _standing(name: str, curves: Sequence[Curve], goal: Goal, budget: int, targe
     low, median, high = band(values)
     reached = [epochs_to(c, target, goal, budget) for c in curves]
     ends = [point for c in curves if (point := c.at(budget))]
+    winners = [(c, point.best) for c in curves if (point := c.at(budget))]
     return Standing(
         strategy=name,
         seeds=tuple(c.seed for c in curves),
@@ -196,8 +197,8 @@ def _standing(name: str, curves: Sequence[Curve], goal: Goal, budget: int, targe
         reached=sum(epochs < math.inf for epochs in reached),
         seconds=float(np.median([point.seconds for point in ends])),
         trials=float(np.median([point.trials for point in ends])),
-        test=_mean([c.test for c in curves if c.test is not None]),
-        fresh=_mean([float(np.mean(c.fresh)) for c in curves if c.fresh]),
+        test=_mean([c.tests[number] for c, number in winners if number in c.tests]),
+        fresh=_mean([float(np.mean(c.fresh[number])) for c, number in winners if c.fresh.get(number)]),
     )
 
 

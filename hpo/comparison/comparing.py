@@ -5,6 +5,7 @@ Every study runs one trial at a time while the studies share the workers, so tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from hpo.comparison.curves import Curve, curve
 from hpo.comparison.watching import Watch
 from hpo.core import Event, Scored, Trial, epochs_of
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
-from hpo.journal import Journal, read_events
+from hpo.journal import Journal
 from hpo.outlook import deliver_all
 from hpo.report.document import ReportInput, pictures, write
 from hpo.result import Result
@@ -35,6 +36,8 @@ from hpo.spec.loading import Compare, StudySpec, grid_mistakes
 from hpo.strategies.points import point
 from hpo.training import scoring
 from hpo.training.families import known
+from hpo.winner import beyond
+from hpo.winner.declaring import is_of
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
@@ -57,10 +60,12 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     parallel = spec.compare.parallel
     results = run_all(specs, replace(visit, parallel=parallel, publish=False, group=group_title(spec)))
     stopped = any(result.stopped_by for result in results)
+    fresh: dict[str, dict[int, list[float]]] = {}
     if rescore and not stopped:
-        score_winners(results)
-    fresh = fresh_winners(spec, results, visit) if rescore and not stopped else {}
-    curves = [told(result, fresh.get(result.folders.run.name, [])) for result in results]
+        winning = winners(results, total_epochs(spec))
+        score_winners(winning)
+        fresh = fresh_winners(spec, winning, visit)
+    curves = [told(result, fresh.get(result.folders.run.name)) for result in results]
     said = Said(spec.data.source if spec.data else "these data", spec.training_seed or 0, spec.training_seed or 0)
     usable = [one for one in curves if one.points]
     if not usable:
@@ -103,30 +108,33 @@ def refuse(specs: Sequence[StudySpec]) -> None:
         raise BadInput(*dict.fromkeys(mistakes))
 
 
-def told(result: Result, fresh: Sequence[float]) -> Curve:
-    events: Sequence[Event] = read_events(result.folders.journal)
-    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
+def told(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> Curve:
+    with Journal.open(result.folders.journal, read_only=True) as journal:
+        events: Sequence[Event] = [event for _, event in journal.events()]
+        aside = beyond.aside(journal, result.study)
+    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh, aside)
 
 
-def winner(result: Result) -> Trial | None:
-    return result.spec.metric.as_goal().best(result.study.trials)
-
-
-def score_winners(results: Sequence[Result]) -> None:
-    """Read the test split once for each study's winner, all in one process, and record it."""
-    due = []
+def winners(results: Sequence[Result], budget: int) -> list[tuple[Result, Trial]]:
+    """Each study's best trial at the budget; of random, which goes on to twice as much, also that at its own end."""
+    found = []
     for result in results:
-        best = winner(result)
-        if (
-            best is not None
-            and result.dataset is not None
-            and not result.spec.train
-            and not any(s.trial == best.number for s in result.study.scores)
-        ):
-            try:
-                due.append((result, best, result.checkpoint(best)))
-            except NoResult:  # the checkpoint was pruned away: the comparison goes on without this test score
-                continue
+        so_far = told(result)
+        ends = (budget, 2 * budget) if result.spec.strategy == "random" else (budget,)
+        numbers = dict.fromkeys(point.best for end in ends if (point := so_far.at(end)))
+        found += [(result, result.study.trials[number]) for number in numbers]
+    return found
+
+
+def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
+    """Read the test split once for each winner, all in one process, and record it."""
+    due = []
+    for result, best in winning:
+        known = any(is_of(scored, best) for scored in result.study.scores)
+        if result.dataset is None or result.spec.train or known:
+            continue
+        with contextlib.suppress(NoResult):  # its checkpoint was pruned away: no test score, and no harm
+            due.append((result, best, result.checkpoint(best)))
     if not due:
         return
     recipe = assembly.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
@@ -146,13 +154,17 @@ def score_winners(results: Sequence[Result]) -> None:
             result.study.apply(event)
 
 
-def fresh_winners(spec: StudySpec, results: Sequence[Result], visit: Visit) -> dict[str, list[float]]:
-    """Each study's winner trained again with fresh seeds: what its lead owes to luck."""
-    winners = {result.folders.run.name: best.params for result in results if (best := winner(result)) is not None}
-    if not winners:
+def fresh_winners(
+    spec: StudySpec, winning: Sequence[tuple[Result, Trial]], visit: Visit
+) -> dict[str, dict[int, list[float]]]:
+    """Each winner trained again with fresh seeds, by study and trial: what its lead owes to luck."""
+    if not winning:
         return {}
-    values = fresh_values(spec, list(winners.values()), FRESH_SEEDS, replace(visit, listeners=()))
-    return {name: values[point(params)] for name, params in winners.items()}
+    values = fresh_values(spec, [best.params for _, best in winning], FRESH_SEEDS, replace(visit, listeners=()))
+    found: dict[str, dict[int, list[float]]] = {}
+    for result, best in winning:
+        found.setdefault(result.folders.run.name, {})[best.number] = values[point(best.params)]
+    return found
 
 
 def group_title(spec: StudySpec) -> str:

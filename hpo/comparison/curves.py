@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,49 +15,60 @@ from hpo.core import Ended, Event, Goal, Reported, State, Study
 
 
 class Point(NamedTuple):
-    """What a study had when a trial ended: spent epochs and seconds of training, ended trials, best value so far."""
+    """What a study had when a trial ended: spent epochs and seconds of training, ended trials, best value so far and whose."""
 
     epochs: int
     seconds: float
     trials: int
     value: float
+    best: int
 
 
-def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
+def best_so_far(events: Iterable[Event], goal: Goal, aside: Collection[int] = ()) -> list[Point]:
     """A point for each trial that ended, from the first complete one on.
 
     Epochs are those of distinct trainings, as `Study.epochs` counts them; an epoch that another study had trained is
-    charged all the same, with the seconds it took there. Only complete trials are candidates.
+    charged all the same, with the seconds it took there. Only complete trials are candidates. aside: trials that a
+    person asked for beside the search, as by `extend`: no candidates, and free of charge.
     """
-    study, seconds, ended, best = Study(), 0.0, 0, math.inf
+    study, epochs, seconds, ended, best, whose = Study(), 0, 0.0, 0, math.inf, -1
     points: list[Point] = []
     for event in events:
         study.apply(event)
-        if isinstance(event, Reported):
+        if isinstance(event, Reported) and is_charged(study, event, aside):
+            epochs += 1
             seconds += event.report.seconds
-        elif isinstance(event, Ended):
+        elif isinstance(event, Ended) and event.trial not in aside:
             ended += 1
             score = goal.score(study.trials[event.trial])[0]
-            if event.state is State.COMPLETE and math.isfinite(score):
-                best = min(best, score)
+            if event.state is State.COMPLETE and math.isfinite(score) and score < best:
+                best, whose = score, event.trial
             if best < math.inf:
-                points.append(Point(study.epochs, seconds, ended, -best if goal.maximize else best))
+                points.append(Point(epochs, seconds, ended, -best if goal.maximize else best, whose))
     return points
+
+
+def is_charged(study: Study, event: Reported, aside: Collection[int]) -> bool:
+    """Whether the search itself waited for this epoch."""
+    if not aside:
+        return True
+    readers = study.readers(event.training)
+    return any(trial.number not in aside and trial.state is State.RUNNING for trial in readers)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One study of a comparison. epochs is all it spent, also after its last complete trial; points may be empty.
 
-    test: the winner's score on the test split; fresh: the winner's values when trained again with other seeds.
+    tests: scores on the test split by trial; fresh: by trial, its values when trained again with other seeds.
     """
 
     strategy: str
     seed: int
     points: tuple[Point, ...]
     epochs: int
-    test: float | None = None
-    fresh: tuple[float, ...] = ()
+    tests: Mapping[int, float] = field(default_factory=dict)
+    fresh: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def at(self, epochs: float) -> Point | None:
         """The last point within so many epochs; None before the first complete trial."""
@@ -74,15 +85,22 @@ class Curve:
         return self.points[0].epochs if self.points else math.inf
 
 
-def curve(strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: Sequence[float] = ()) -> Curve:
-    """The curve of one journal, with the winner's test score if the journal has it."""
-    study = Study(events)
-    winner = goal.best(study.trials)
+def curve(
+    strategy: str,
+    seed: int,
+    events: Sequence[Event],
+    goal: Goal,
+    fresh: Mapping[int, Sequence[float]] | None = None,
+    aside: Collection[int] = (),
+) -> Curve:
+    """The curve of one journal, with the test scores it holds."""
+    study, epochs = Study(), 0
+    for event in events:
+        study.apply(event)
+        epochs += isinstance(event, Reported) and is_charged(study, event, aside)
     name = "test_" + goal.metric.removeprefix("val_")
-    scores = [score.metrics for score in study.scores if winner and score.trial == winner.number]
-    tests = [metrics[name] for metrics in scores if name in metrics]
-    points = tuple(best_so_far(events, goal))
-    return Curve(strategy, seed, points, study.epochs, test=tests[-1] if tests else None, fresh=tuple(fresh))
+    tests = {score.trial: score.metrics[name] for score in study.scores if name in score.metrics}
+    return Curve(strategy, seed, tuple(best_so_far(events, goal, aside)), epochs, tests, fresh or {})
 
 
 def on_grid(curves: Sequence[Curve], grid: Sequence[int] | Floats) -> Floats:

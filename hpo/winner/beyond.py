@@ -48,8 +48,8 @@ def enlarged(budget: Budget, journal: Journal, study: Study) -> Budget:
     made = wishes(journal)
     if not made:
         return budget
-    extra = [trial for trial in study.trials if any(wish.is_met_by(trial) for wish in made)]
-    epochs = _epochs(study, {trial.number for trial in extra})
+    extra = aside(journal, study)
+    epochs = _epochs(study, extra)
     return replace(
         budget,
         trials=_plus(budget.trials, len(extra)),
@@ -57,6 +57,12 @@ def enlarged(budget: Budget, journal: Journal, study: Study) -> Budget:
         patience=_plus(budget.patience, epochs),
         time=None if budget.time is None else budget.time + _seconds(journal, {wish.session for wish in made}),
     )
+
+
+def aside(journal: Journal, study: Study) -> set[int]:
+    """The trials that were asked for."""
+    made = wishes(journal)
+    return {trial.number for trial in study.trials if any(wish.is_met_by(trial) for wish in made)}
 
 
 def _plus(limit: int | None, extra: int) -> int | None:
