@@ -18,7 +18,7 @@ RUN case "$DEVICE" in \
     esac
 COPY pyproject.toml README.md LICENSE ./
 COPY hpo ./hpo
-RUN pip install --constraint constraints.txt ".[server]" "ray[default]==$(sed -n 's/^ray==//p' constraints.txt)"
+RUN pip install --constraint constraints.txt ".[server]"
 
 FROM python:${PYTHON}
 RUN useradd --uid 1000 --create-home hpo && install --directory --owner hpo --group hpo /srv/studies /srv/mlflow

@@ -187,6 +187,16 @@ def test_a_study_through_all_services_ends_with_a_model_that_another_process_loa
 
 
 @pytest.mark.cluster
+def test_a_study_can_be_sent_as_a_ray_job(up: Stage) -> None:
+    (up.folder / "studies" / "sent.yaml").write_text(STUDY.replace("name: digits", "name: sent"))
+    send = ["ray", "job", "submit", "--address=http://ray-head:8265", "--", "hpo", "run", "/srv/studies/sent.yaml"]
+    done = up.run("hpo", *send, plain=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sent: the budget is spent; 2 trials (2 complete)" in done.stdout
+    assert "succeeded" in done.stdout
+
+
+@pytest.mark.cluster
 def test_mlflow_answers_under_its_own_name_and_refuses_a_foreign_one(up: Stage) -> None:
     assert [ask(up, host, SEARCH) for host in ("mlflow:5000", "localhost:5000", "127.0.0.1:5000")] == ["200"] * 3
     assert ask(up, "evil.example:5000", SEARCH) == "403"

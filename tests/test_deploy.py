@@ -1,0 +1,106 @@
+"""docs/deploy.md: its commands, run as they stand there, as far as one machine without a GPU and without Docker allows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stage
+import yaml
+from stage import ROOT, Stage
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+STUDY = """
+name: digits
+strategy: random
+data: {source: digits, limit: 300}
+search_space: {learning_rate: [0.01, 0.02, 0.03], blocks: 1, channels: 8, batch_size: 64, epochs: 1}
+budget: {trials: 2}
+workers: 1
+tracking: false
+"""
+
+
+def commands(heading: str) -> list[str]:
+    """The indented lines under a heading, without comments; not those behind ◦, which this machine cannot run."""
+    section = re.split(rf"^##+ {re.escape(heading)}$", PAGE, flags=re.MULTILINE)[1].partition("\n##")[0]
+    found, runnable = [], True
+    for line in section.splitlines():
+        if not line.startswith("    "):
+            runnable = "◦" not in line if line.strip() else runnable
+        elif runnable and "◦" not in line:
+            found.append(line.partition("  #")[0].strip())
+    return found
+
+
+def test_the_page_has_commands_for_every_place() -> None:
+    assert commands("A laptop") == ["hpo run study.yaml", "hpo ui study.yaml"]
+    assert commands("One server with GPUs")[0].startswith("tmux new-session")
+    assert len(commands("A small cluster")) == 5
+    assert not any(line.startswith("docker") for line in commands("A service for a team"))
+
+
+def test_a_study_on_one_machine(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    lines = [*commands("A laptop"), *commands("One server with GPUs"), *commands("An existing MLflow server")]
+    lines = [line for line in lines if line.startswith("hpo") and " ui " not in line]  # that serves until Ctrl-C
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    said = {}
+    for line in lines:
+        done = subprocess.run(
+            line.replace(" --watch", ""), shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        said[line] = done.stdout
+    assert "2 trials (2 complete)" in said["hpo run study.yaml"]
+
+
+def test_a_team_s_preparations_are_what_the_compose_file_asks_for(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    for line in commands("A service for a team"):
+        subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    made = stage.compose()
+    for secret in made["secrets"].values():
+        path = tmp_path / secret["file"]
+        assert len(path.read_text().strip()) >= 48
+        assert path.parent.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "studies" / "digits.yaml").exists()
+
+
+def test_the_cluster_for_kubernetes_starts_like_that_of_compose() -> None:
+    (block,) = re.findall(r"```yaml\n(apiVersion: ray.io.*?)```", PAGE, re.DOTALL)
+    told = yaml.safe_load(block)["spec"]
+    (worker,) = told["workerGroupSpecs"]
+    head = told["headGroupSpec"]
+    pods = [group["template"]["spec"] for group in (head, worker)]
+    mounts = {mount["mountPath"] for pod in pods for one in pod["containers"] for mount in one["volumeMounts"]}
+    services = stage.compose()["services"]
+    assert mounts == {services["ray-worker"]["volumes"][0]["target"]}
+    flags = [f"--{name}={value}" for name, value in head["rayStartParams"].items()]
+    assert set(flags) <= set(services["ray-head"]["command"])
+
+
+@pytest.mark.cluster
+def test_a_small_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
+    if why := stage.missing():
+        pytest.skip(why)
+    made = Stage(tmp_path / "stage")
+    (made.folder / "study.yaml").write_text(STUDY.replace("workers: 1", "workers: 2"))
+    (made.folder / "studies" / "digits.yaml").write_text(STUDY.replace("name: digits", "name: sent"))
+    os.chown(made.folder, 1000, 1000)
+    try:
+        for line in commands("A small cluster"):
+            if line.startswith("pip"):
+                continue
+            line = line.replace("HEAD:6379", f"{os.uname().nodename}:6379")
+            done = made.run("hpo", "sh", "-c", f"unset RAY_ADDRESS; {line}", plain=True)
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+            if "hpo run" in line:
+                assert "2 trials (2 complete)" in done.stdout
+    finally:
+        made.close()
