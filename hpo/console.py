@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console as Terminal
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +24,7 @@ from hpo.wording import duration
 TICKS = "▁▂▃▄▅▆▇█"
 RECENT = 6  # finished trials shown under the running ones
 FIXED = 46  # columns that all but the metric's name and the params take
+REDRAWS = 4.0  # a second
 NARROW = 30  # columns below which params are left out
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
@@ -60,19 +62,16 @@ class Progress:
         return max(0.0, min(shares)) if shares else None
 
 
-class Console:
-    """Listens to one search. live: redraw a table; otherwise one line when something ended."""
+class Picture(ABC):
+    """A context in which a terminal shows what `_picture` returns, again and again; elsewhere `_live` is None."""
 
-    def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
-        self.terminal, self.goal, self.title = terminal, goal, title
-        self.progress = Progress(slots, constants)
-        self._search: Search | None = None
+    def __init__(self, terminal: Terminal, redraws: float) -> None:
+        self.terminal = terminal
         self._live = (
-            Live(console=terminal, refresh_per_second=4, transient=True, get_renderable=self._picture)
+            Live(console=terminal, refresh_per_second=redraws, transient=True, get_renderable=self._picture)
             if terminal.is_terminal
             else None
         )
-        self._best: int | None = None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -84,6 +83,19 @@ class Console:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    @abstractmethod
+    def _picture(self) -> RenderableType: ...
+
+
+class Console(Picture):
+    """Listens to one search: a live table, or a line when something ended."""
+
+    def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
+        self.goal, self.title = goal, title
+        self.progress = Progress(slots, constants)
+        self._search: Search | None = None
+        super().__init__(terminal, REDRAWS)  # looks at the picture at once
 
     def hear(self, search: Search, event: Event) -> None:
         self._search = search

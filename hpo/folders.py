@@ -59,11 +59,6 @@ class Folders:
         """Pictures and texts that go to MLflow as they are."""
         return self.run / "artifacts"
 
-    @property
-    def store(self) -> str:
-        """MLflow's own default, so that a plain `mlflow ui` typed in `state` shows everything."""
-        return f"sqlite:///{self.state / 'mlflow.db'}"
-
     def siblings(self) -> list[Path]:
         """Journals of the other studies of the same name."""
         return sorted(path for path in self.study.glob("*/journal.db") if path != self.journal)

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console as Terminal
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpo.console import number
+from hpo.console import Picture, number
 from hpo.core import Closed, Ended, Event, Reported
 from hpo.search import Search
 from hpo.spec.loading import StudySpec
 from hpo.wording import count, duration
 
-REDRAW = 2.0  # times a second
+REDRAWS = 2.0  # a second
 
 
-class Watch:
+class Watch(Picture):
     """Listens to the searches of a comparison. Epochs charged, not seconds, are its measure of progress."""
 
     def __init__(self, terminal: Terminal, spec: StudySpec) -> None:
-        self.terminal, self.spec = terminal, spec
+        self.spec = spec
         self._searches: dict[int, Search] = {}
         self._began = time.monotonic()
         self._trained = 0
-        self._live = (
-            Live(console=terminal, refresh_per_second=REDRAW, transient=True, get_renderable=self._picture)
-            if terminal.is_terminal
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        super().__init__(terminal, REDRAWS)
 
     def hear(self, search: Search, event: Event) -> None:
         self._searches[id(search)] = search
