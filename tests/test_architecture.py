@@ -38,6 +38,7 @@ LAYERS = [
         "closing",
         "api",
         "check.checking",
+        "check.own",
     ],
     ["flags", "winner.verbs", "cli", "__main__", "__init__"],
 ]

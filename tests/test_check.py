@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hpo.check.architectures import Findings, Input, Machine, check, lines
+from hpo.check.checking import check_study
 from hpo.check.findings import many, size, table
 from hpo.core import Params, Value
 from hpo.spec import loading as study_file
@@ -275,6 +276,23 @@ def test_of_a_users_own_model_only_the_space_is_known(tmp_path: Path) -> None:
     found = check(study(tmp_path, "\n  width: [1, 2, 3]\n  epochs: 2\n", "model: mine:net\n"), DIGITS)
     assert (found.size, found.looked, found.needs, found.hopeless) == (3, None, None, False)
     assert "architecture: your own code builds it, so nothing is known of its shapes before training" in lines(found)
+
+
+def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(params, shape, classes):\n"
+        "    if params['width'] == 3: raise ValueError('three is too many')\n"
+        "    hidden = nn.Linear(64, params['width'])\n"
+        "    return nn.Sequential(nn.Flatten(), hidden, nn.Linear(params['width'], classes + (params['width'] == 4)))\n"
+    )
+    spec = study(tmp_path, "\n  width: [1, 2, 3, 4]\n  epochs: 2\n", "model: mine:net\n")
+    first, *reasons = check_study(spec, trust=True)
+    assert first == "4 configurations tried: mine:net builds 2 networks of 85 to 160 parameters"
+    assert sorted(reasons) == [
+        "    1 fail: ValueError: three is too many (as with width=3)",
+        "    1 fail: mine:net: its network must turn (2, 1, 8, 8) into (2, 10), got (2, 11) (as with width=4)",
+    ]
 
 
 def test_the_layers_of_the_largest_network_are_shown_in_columns() -> None:

@@ -9,7 +9,7 @@ from hpo.check.architectures import Machine, check
 from hpo.check.findings import Input, lines
 from hpo.errors import BadInput, Mistake
 from hpo.spec.loading import StudySpec
-from hpo.training import data, families, user
+from hpo.training import data, user
 from hpo.training.sources.memory import available
 
 
@@ -22,8 +22,8 @@ def check_study(spec: StudySpec, trust: bool) -> list[str]:
         user.resolve(
             reference, spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
         )
-    if spec.data is None or own:
-        return [f"{', '.join(own)} imports; its architectures are known to it alone"]
+    if spec.data is None or spec.train:
+        return [f"{', '.join(own)} imports; what it trains is known to it alone"]
     dataset = data.load(spec.data, spec.training_seed or 0)
     if dataset.classes is None and spec.loss == "cross_entropy":
         raise BadInput(
@@ -34,6 +34,10 @@ def check_study(spec: StudySpec, trust: bool) -> list[str]:
                 "write loss: squared_error",
             )
         )
+    if own:
+        from hpo.check import own as theirs
+
+        return theirs.networks(spec, dataset)
     from hpo.training import prove  # torch: 2 s that a refused file should not wait for
 
     workers, free = len(assembly.placement(spec)), available()
@@ -41,8 +45,6 @@ def check_study(spec: StudySpec, trust: bool) -> list[str]:
         workers=workers,
         memory=None if free is None else free // workers,
         prove=prove.disagreement,
-        time_step=prove.time_step(spec.model, dataset.shape, dataset.outputs)
-        if spec.model in families.FAMILIES
-        else None,
+        time_step=prove.time_step(spec.model, dataset.shape, dataset.outputs),
     )
     return lines(check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine))
