@@ -91,7 +91,7 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
     stub("hpo.report.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
-    stub("hpo.report.portrait", Portrait=Portrait)
+    stub("hpo.training.portrait", Portrait=Portrait)
     stub(
         "hpo.report.document", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report")
     )
