@@ -331,6 +331,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt) as leaving:
+        if isinstance(leaving.__cause__, EOFError):  # click takes a file that ends too soon for a person's Ctrl-D
+            fail_by_bug(leaving.__cause__)
         for again in (signal.SIGINT, signal.SIGTERM):  # who presses Ctrl-C once more gets no traceback for it
             signal.signal(again, signal.SIG_IGN)
         cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
@@ -343,8 +345,12 @@ def main() -> None:
         place, why = error.filename or "the machine", error.strerror or type(error).__name__
         fail(str(Mistake(str(place), "must work", why, "mend that, then run the same command again")), ENVIRONMENT)
     except Exception as error:
-        place = keep_traceback(error)
-        fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
+        fail_by_bug(error)
+
+
+def fail_by_bug(error: Exception) -> None:
+    place = keep_traceback(error)
+    fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
 
 
 def keep_traceback(error: Exception) -> str:

@@ -376,17 +376,20 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
 BUG = """
 import sys
 from hpo import cli
-cli.read = lambda *_: 1 / 0
+cli.read = lambda *_: {raising}
 sys.argv = ["hpo", "status"]
 cli.main()
 """
 
 
-def test_a_bug_of_ours_is_one_line_that_names_a_file(tmp_path: Path) -> None:
-    with never_left(Process(["-c", BUG], tmp_path)) as process:
+@pytest.mark.parametrize(
+    ("raising", "name"), [("1 / 0", "ZeroDivisionError"), ("__import__('pickle').loads(b'')", "EOFError")]
+)
+def test_a_bug_of_ours_is_one_line_that_names_a_file(tmp_path: Path, raising: str, name: str) -> None:
+    with never_left(Process(["-c", BUG.format(raising=raising)], tmp_path)) as process:
         said = process.finish()
     (kept,) = (tmp_path / "tmp").iterdir()
-    assert said.error == f"{kept}: a bug of hpo, ZeroDivisionError; please report it with this file\n"
+    assert said.error.strip() == f"{kept}: a bug of hpo, {name}; please report it with this file"
     assert said.code == 1
     assert "Traceback" in kept.read_text()
 

@@ -377,9 +377,19 @@ def test_a_running_study_has_a_report() -> None:
 def test_a_portrait_survives_its_file(tmp_path: Path) -> None:
     seen(4).save(tmp_path / "winner.npz")
     back = Portrait.open(tmp_path / "winner.npz")
+    assert back is not None
     assert (back.trial, back.classes) == (4, ("kind <0>", "kind <1>", "kind <2>"))
     assert np.array_equal(back.maps, seen().maps)
     assert [p.name for p in tmp_path.iterdir()] == ["winner.npz"]
+
+
+@pytest.mark.parametrize("left", [0, 1, 100, 1_000])
+def test_a_torn_portrait_is_none(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "winner.npz"
+    assert Portrait.open(path) is None
+    seen(4).save(path)
+    path.write_bytes(path.read_bytes()[:left])
+    assert Portrait.open(path) is None
 
 
 def test_a_portrait_draws_what_it_has() -> None:

@@ -54,7 +54,7 @@ def report_input(spec: StudySpec, folders: Folders, sentences: dict[int, str]) -
         known=families.known(spec.model, spec.train),
         study_text=without_password(spec.text),
         space_text=spec.space_text or None,
-        portrait=Portrait.open(folders.portrait) if folders.portrait.exists() else None,
+        portrait=Portrait.open(folders.portrait),
     )
 
 

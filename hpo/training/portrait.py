@@ -5,6 +5,7 @@ C channels, H x W pixels, K classes, F filters, n samples, m mistakes
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ class Portrait:
         part.replace(path)
 
     @classmethod
-    def open(cls, path: Path) -> Portrait:
-        with np.load(path, allow_pickle=False) as arrays:
-            told = {name: arrays[name] for name in arrays.files}
+    def open(cls, path: Path) -> Portrait | None:
+        """None where there is none, or none that can be read: it costs the report its pictures of the winner only."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                told = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
         classes = tuple(str(name) for name in told.pop("classes"))
         return cls(int(told.pop("trial")), classes, str(told.pop("split", "test")), **told)
