@@ -26,13 +26,18 @@ from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, point, random_points
 
 NAME = "mirror"
+STARTUP = 10  # trials before TPE has anything to go by
 MOST_ASKS = 32  # times a known or infeasible point is asked again before a random one is taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Bayesian:
-    """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials."""
+    """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials.
+
+    TPE begins with random points; here they are those of random search at the same seed, so that the two share these
+    trainings, and a comparison is not decided by whose first points were luckier.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -42,7 +47,7 @@ class Bayesian:
     def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
         tried = self._stream.tried(study)
         number = len(study)
-        if number >= len(self._problem.start_with):
+        if number >= max(STARTUP, len(self._problem.start_with)):
             self._mirror.follow(study)
             for attempt in range(MOST_ASKS):
                 params = self._mirror.ask(number, attempt)
@@ -95,7 +100,9 @@ class _Mirror:
         seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
-            sampler = TPESampler(seed=seed, multivariate=True, group=self._conditional, constant_liar=True)
+            sampler = TPESampler(
+                n_startup_trials=STARTUP, seed=seed, multivariate=True, group=self._conditional, constant_liar=True
+            )
         blank = create_trial(state=TrialState.RUNNING)
         blank.number = blank._trial_id = 0
         self._storage.put(0, blank)
