@@ -355,6 +355,19 @@ def test_savings_are_those_of_the_replays_with_and_without_the_rule(place: Place
     assert str(found).startswith(f"asha would have saved {share} of the epochs and kept the winner in ")
 
 
+def test_what_is_recorded_can_be_replayed_without_the_rest(place: Place) -> None:
+    ran = place.run(budget={"trials": 7}).study
+    spec = place.spec(budget={"trials": 30}, early_stopping={"type": "asha", "reduction": 2})
+    curves, problem = recorded(place.folder / "studies/made-up"), assembly.parts(spec, None, ["cpu"]).problem()
+    plain = replace(spec, early_stopping=None)
+    orders = [replay(plain, curves, problem, seed, among=True).study for seed in range(3)]
+    for study in orders:
+        assert {point(trial.params) for trial in study.trials} == {point(trial.params) for trial in ran.trials}
+    assert len({tuple(point(trial.params) for trial in study.trials) for study in orders}) == 3
+    found = saving(spec, curves, problem, seeds=3, workers=1, among=True)
+    assert 0 < found.epochs_with < found.epochs_without == sum(study.epochs for study in orders)
+
+
 def test_no_recorded_curve_at_all_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(NoResult, match="no curve is recorded yet"):
         recorded(tmp_path)

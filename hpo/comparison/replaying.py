@@ -5,8 +5,9 @@ A point without a recorded curve is an error that names it, never a nearest neig
 
 from __future__ import annotations
 
+import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hpo.pool import Pool
 from hpo.running import load_data
 from hpo.search import Search
 from hpo.spec.loading import Budget, StudySpec
-from hpo.strategies.points import Problem, point
+from hpo.strategies.points import Point, Problem, point
 from hpo.training.failure import TrainingFailed
 from hpo.training.parameters import prefix_safe
 from hpo.wording import count, decimals
@@ -37,6 +38,7 @@ class Recorded:
         self._curves: dict[str, tuple[Report, ...]] = {}
         self._failures: dict[str, Trial] = {}
         self._points: set[str] = set()
+        self._tried: dict[Point, Params] = {}
         for study in studies:
             for trial in study.trials:
                 if trial.repeat == 0:
@@ -48,6 +50,7 @@ class Recorded:
     def _keep(self, trial: Trial, known: tuple[Report, ...]) -> None:
         longest, own = curve_name(trial.params, True), curve_name(trial.params, False)
         self._points.add(longest)
+        self._tried.setdefault(point(trial.params), trial.params)
         for name, reports in ((longest, known), (own, trial.reports)):
             if len(reports) >= len(self._curves.get(name, ())):
                 self._curves[name] = reports
@@ -66,6 +69,11 @@ class Recorded:
     def covers(self, name: str, epochs: int) -> bool:
         return len(self._curves.get(name, ())) >= epochs or name in self._failures
 
+    def shuffled(self, seed: int, safe: Callable[[Params], bool]) -> tuple[Params, ...]:
+        """Every point whose curve is there to its own end, in an order that the seed draws."""
+        whole = [p for p in self._tried.values() if self.covers(curve_name(p, safe(p)), epochs_of(p))]
+        return tuple(random.Random(f"{seed}/replay").sample(whole, len(whole)))
+
     def epochs(self, name: str) -> int:
         return len(self._curves.get(name, ()))
 
@@ -78,7 +86,7 @@ def curve_name(params: Params, prefix_safe: bool) -> str:
 def missing(params: Params, epochs: int) -> BadInput:
     said = ", ".join(f"{name}: {value}" for name, value in params.items())
     have = f"{epochs} of {epochs_of(params)} epochs of it are recorded" if epochs else "nothing of it is recorded"
-    remedy = "record the whole space first: hpo run --strategy grid"
+    remedy = "record the whole space first: hpo run --strategy grid; or replay what there is: hpo replay --recorded"
     return BadInput(Mistake("replay", "every point must be recorded", f"{{{said}}}: {have}", remedy))
 
 
@@ -120,28 +128,42 @@ def recorded(folder: Path) -> Recorded:
     return curves
 
 
-def replay(spec: StudySpec, curves: Recorded, problem: Problem, seed: int, workers: int = 1) -> Replayed:
-    """One study of this spec on recorded curves. Raises BadInput for a point that is missing."""
+def replay(
+    spec: StudySpec, curves: Recorded, problem: Problem, seed: int, workers: int = 1, among: bool = False
+) -> Replayed:
+    """One study of this spec on recorded curves. Raises BadInput for a point that is missing.
+
+    among: no strategy but a random order of the points that are recorded, so that none is missing.
+    """
     events: list[Event] = []
     goal = spec.metric.as_goal()
-    strategy = assembly.stopping(
-        spec.early_stopping, assembly.STRATEGIES[spec.strategy](replace(problem, seed=seed)), problem
-    )
+
+    def is_safe(params: Params) -> bool:
+        return bool(spec.prefix_safe) if spec.train else prefix_safe(params)
+
+    if among:
+        points = curves.shuffled(seed, is_safe)
+        inner = assembly.STRATEGIES["random"](replace(problem, start_with=points))
+        budget = replace(spec.budget, trials=min(spec.budget.trials or len(points), len(points)))
+    else:
+        inner, budget = assembly.STRATEGIES[spec.strategy](replace(problem, seed=seed)), spec.budget
+    strategy = assembly.stopping(spec.early_stopping, inner, problem)
 
     def identity(params: Params, repeat: int) -> tuple[str, int]:
-        safe = bool(spec.prefix_safe) if spec.train else prefix_safe(params)
-        name = curve_name(params, safe)
+        name = curve_name(params, is_safe(params))
         if not curves.covers(name, epochs_of(params)):
             raise missing(params, curves.epochs(name))
         return name, 0
 
-    search = Search(Study(), strategy, goal, spec.budget, identity, events.append)
+    search = Search(Study(), strategy, goal, budget, identity, events.append)
     executor = SimulatedExecutor(curves.train, workers)
     Driver([search], executor, Pool(Path("/nonexistent"), goal), clock=executor.clock).run()
     return Replayed(search.study, executor.clock(), goal.best(search.study.trials))
 
 
-def saving(spec: StudySpec, curves: Recorded, problem: Problem, seeds: int, workers: int) -> Saving:
+def saving(
+    spec: StudySpec, curves: Recorded, problem: Problem, seeds: int, workers: int, among: bool = False
+) -> Saving:
     """The rule of the spec against no rule: the same strategy, seed by seed, over the same number of trials."""
     assert spec.early_stopping is not None
     trials = spec.budget.trials or 20
@@ -149,7 +171,7 @@ def saving(spec: StudySpec, curves: Recorded, problem: Problem, seeds: int, work
     with_rule, without = replace(spec, budget=budget), replace(spec, budget=budget, early_stopping=None)
     spent = kept = plain = 0
     for seed in range(seeds):
-        cut, full = replay(with_rule, curves, problem, seed, workers), replay(without, curves, problem, seed, workers)
+        cut, full = (replay(one, curves, problem, seed, workers, among) for one in (with_rule, without))
         spent, plain = spent + cut.study.epochs, plain + full.study.epochs
         kept += same_winner(cut.best, full.best, spec.metric.as_goal())
     return Saving(spec.early_stopping.type, seeds, spent, plain, kept)
@@ -162,7 +184,7 @@ def same_winner(one: Trial | None, other: Trial | None, goal: Goal) -> bool:
     return point(one.params) == point(other.params) or goal.score(one) <= goal.score(other)
 
 
-def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: int) -> Iterator[str]:
+def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: int, among: bool) -> Iterator[str]:
     """What `hpo replay` prints."""
     from hpo import reading
 
@@ -171,15 +193,16 @@ def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: i
     goal = spec.metric.as_goal()
     dataset = load_data(spec, place)
     problem = assembly.parts(spec, dataset, ["cpu"]).problem()
-    replays = [replay(spec, curves, problem, spec.seed + offset, workers) for offset in range(seeds)]
+    replays = [replay(spec, curves, problem, spec.seed + offset, workers, among) for offset in range(seeds)]
     values = sorted(value for one in replays if one.best is not None and (value := goal.value(one.best)) is not None)
     if values:
         middle = statistics.median(values)
         rule = f" with {spec.early_stopping.type}" if spec.early_stopping else ""
         epochs = statistics.mean(one.study.epochs for one in replays)
+        name = f"the {len(replays[0].study)} recorded points in random order" if among else spec.strategy
         yield (
-            f"{spec.strategy}{rule}, {count(len(replays), 'replay')}: {goal.metric} {decimals(middle)} in the middle, "
+            f"{name}{rule}, {count(len(replays), 'replay')}: {goal.metric} {decimals(middle)} in the middle, "
             f"{decimals(values[0])} to {decimals(values[-1])}, {epochs:.0f} epochs each"
         )
     if spec.early_stopping is not None:
-        yield str(saving(spec, curves, problem, seeds, workers))
+        yield str(saving(spec, curves, problem, seeds, workers, among))
