@@ -381,7 +381,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     assert found.smallest is FINALISTS[1]
     assert confirmation.sentence(found) == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
-        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it was luck. Best on fresh "
+        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, and what is left could be luck too. Best on fresh "
         "seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
         "parameters against 412,000 parameters)."
     )
@@ -417,14 +417,15 @@ def test_a_tie_in_the_search_leaves_no_lead_to_explain() -> None:
     assert "it had no lead over trial 3" in confirmation.sentence(found)
 
 
-@pytest.mark.parametrize("fresh", [(0.95,), (0.95, 0.95)])
-def test_without_spread_nothing_is_told_apart(fresh: tuple[float, ...]) -> None:
-    other = tuple(value + 0.01 for value in fresh)
-    found = confirm([Finalist(1, 0.99, fresh, 10), Finalist(2, 0.98, other, 20)], GOAL)
-    assert len(found.tied) == 2
+@pytest.mark.parametrize("fresh", [((0.97,), (0.7,)), ((0.69, 0.69), (0.65, 0.65)), ((0.95,), (0.96,))])
+def test_too_few_seeds_are_said_and_nobody_is_called_tied(fresh: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    found = confirm([Finalist(0, 0.97, fresh[0], 5_000), Finalist(2, 0.7, fresh[1], 900)], GOAL)
+    assert (found.judged, found.tied, found.smallest) == (False, (found.best,), None)
     assert math.isinf(found.interval.high)
-    assert found.smallest is not None
-    assert found.smallest.trial == 1
+    told = "\n".join(confirmation.lines(found))
+    assert "too few seeds to say how much of it was luck" in told
+    assert "needs more seeds" in told
+    assert "tied" not in told
 
 
 def test_a_single_finalist_is_told_as_it_is() -> None:

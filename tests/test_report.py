@@ -518,6 +518,14 @@ def test_the_lower_edge_is_an_edge_too() -> None:
     assert (hit.upper, hit.wider) == (False, 3e-5)
 
 
+def test_a_best_trial_at_an_edge_is_said_also_where_chance_could_put_it_there() -> None:
+    mixed = [0.1, 0.001, 0.002, 0.003, 0.004, *HIGH[5:]]
+    story = lined_up(mixed)
+    assert hits(story, GOAL, SPACE) == []
+    edge = next(edge for edge in bounds.edges(story, GOAL, SPACE) if edge.name == "learning_rate")
+    assert str(edge) == "learning_rate at 0.1, the largest (1 of 5)"
+
+
 def test_best_trials_in_the_middle_hit_nothing() -> None:
     middle = [0.01 + 0.0001 * i for i in range(12)]
     assert hits(lined_up(middle), GOAL, SPACE) == []

@@ -40,8 +40,8 @@ class Confirmation:
     """finalists: in the order of the search, the winner first.
 
     lead, fresh_lead: of the winner over the runner-up, positive is better; luck: the share of the lead that is gone,
-    from 0 to 1, nan if there was none. best: first on fresh seeds; tied: the trials that cannot be told from it, best
-    included.
+    from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from difference. best: first
+    on fresh seeds; tied: the trials that cannot be told from it, best included, which alone is there if nothing is judged.
     """
 
     goal: Goal
@@ -50,6 +50,7 @@ class Confirmation:
     fresh_lead: float
     interval: Interval
     luck: float
+    judged: bool
     best: Finalist
     tied: tuple[Finalist, ...]
     smallest: Finalist | None
@@ -65,8 +66,8 @@ def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> 
     lead, fresh_lead = sign * (winner.value - second.value), sign * (winner.mean - second.mean)
     together = _Together(ranked, level)
     low, high = together.interval(winner, second) if winner is not second else (0.0, 0.0)
-    tied = tuple(f for f in ranked if f is best or together.tied(f, best))
-    sized = [f for f in tied if f.size is not None]
+    tied = tuple(f for f in ranked if f is best or (together.judges and together.tied(f, best)))
+    sized = [f for f in tied if f.size is not None and together.judges]
     return Confirmation(
         goal=goal,
         finalists=tuple(ranked),
@@ -74,6 +75,7 @@ def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> 
         fresh_lead=fresh_lead,
         interval=Interval(low, high) if goal.maximize else Interval(-high, -low),
         luck=min(max(1 - fresh_lead / lead, 0.0), 1.0) if lead > 0 else math.nan,
+        judged=together.judges,
         best=best,
         tied=tied,
         smallest=min(sized, key=lambda f: (f.size or 0, -sign * f.mean), default=None),
@@ -92,6 +94,10 @@ class _Together:
         self._between = stats.tukey_hsd(*groups).confidence_interval(level) if enough else None
         self._exact = len(groups) > 1 and not spread and min(map(len, groups)) >= ALIKE
         self._means = [f.mean for f in finalists]
+
+    @property
+    def judges(self) -> bool:
+        return self._between is not None or self._exact
 
     def interval(self, a: Finalist, b: Finalist) -> tuple[float, float]:
         i, j = self._place[a.trial], self._place[b.trial]
@@ -124,19 +130,23 @@ def _luck(confirmation: Confirmation) -> str:
         return f"Trial {winner.trial} has {moved}; it had no lead over trial {second.trial}."
     low, high = confirmation.interval.low, confirmation.interval.high
     between = f", {LEVEL * 100:.0f} % interval {gap(low)} to {gap(high)}" if math.isfinite(low) else ""
+    was, remains = gap(confirmation.lead), gap(confirmation.fresh_lead)
+    told = f"Trial {winner.trial} has {moved}. Its lead over trial {second.trial} was {was} and is {remains} on fresh seeds"
+    if not confirmation.judged:
+        return f"{told}: too few seeds to say how much of it was luck."
     luck = confirmation.luck
     share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
-    was, remains = gap(confirmation.lead), gap(confirmation.fresh_lead)
-    return (
-        f"Trial {winner.trial} has {moved}. Its lead over trial {second.trial} was {was} and is {remains} "
-        f"on fresh seeds{between}: {share} of it was luck."
-    )
+    if low <= 0 <= high and luck < 1:
+        return f"{told}{between}: {share} of it is gone, and what is left could be luck too."
+    return f"{told}{between}: {share} of it was luck."
 
 
 def _choice(confirmation: Confirmation) -> str:
     best, smallest = confirmation.best, confirmation.smallest
     others = [f"trial {f.trial}" for f in confirmation.tied if f is not best]
     told = f"Best on fresh seeds is trial {best.trial} ({decimals(best.mean)})"
+    if not confirmation.judged and len(confirmation.finalists) > 1:
+        return f"{told}; which of the others are as good needs more seeds (hpo confirm --seeds 5)."
     if not others:
         return f"{told}{', ahead of the rest beyond chance' if len(confirmation.finalists) > 1 else ''}."
     told = f"{told}; {listed(others)} cannot be told from it"
@@ -153,7 +163,7 @@ def _size(finalist: Finalist) -> str:
 
 def lines(confirmation: Confirmation) -> list[str]:
     """One line a finalist, then the sentence."""
-    tied = {f.trial for f in confirmation.tied}
+    tied = {f.trial for f in confirmation.tied if confirmation.judged}
     rows = [
         f"trial {f.trial}: {decimals(f.value)} then, {decimals(f.mean)} on fresh seeds ({decimals(min(f.fresh))} to "
         f"{decimals(max(f.fresh))}), {_size(f)}{', tied with the best' if f.trial in tied else ''}"

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from hpo.core import Goal, Params, State, Study, Value
+from hpo.core import Goal, State, Study, Value
 from hpo.report.findings import CHANCE, FEWEST, numeric, searched
 from hpo.space.domains import Choice, Known, Range, show
 from hpo.space.space import Space
@@ -41,6 +41,34 @@ def hits(study: Study, goal: Goal, space: Space, known: Mapping[str, Known] | No
 
     known: what a parameter may mean, so that no dropout is widened beyond 1.
     """
+    found = []
+    for edge in edges(study, goal, space):
+        if edge.at < 2 / 3 * edge.of or stats.binom.sf(edge.at - 1, edge.of, edge.share) >= CHANCE:
+            continue
+        limits = (known or {}).get(edge.name) or (known or {}).get(edge.name.partition(".")[2])
+        wider = _wider(space[edge.name].domain, _ordered(space[edge.name].domain), edge.bound, edge.upper, limits)
+        if wider != edge.bound:
+            found.append(Hit(edge.name, edge.upper, edge.bound, wider, edge.at, edge.of))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An edge of the space at which the best trial sits. share: of the parameter's values that count as this edge."""
+
+    name: str
+    upper: bool
+    bound: float
+    at: int  # so many of the best trials
+    of: int
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.name} at {written(self.bound)}, the {'largest' if self.upper else 'smallest'} ({self.at} of {self.of})"
+
+
+def edges(study: Study, goal: Goal, space: Space) -> list[Edge]:
+    """Where the best trial sits at an end of a number's values; two values have nothing but ends."""
     complete = sorted(study.with_state(State.COMPLETE), key=lambda t: (goal.score(t), t.number))
     if len(complete) < FEWEST:
         return []
@@ -48,25 +76,19 @@ def hits(study: Study, goal: Goal, space: Space, known: Mapping[str, Known] | No
     found = []
     for name in searched(space):
         domain = space[name].domain
-        active = [trial.params for trial in best if name in trial.params]
-        if not numeric(domain) or not active or name not in best[0].params:
+        active = [float(trial.params[name]) for trial in best if name in trial.params and numeric(domain)]
+        if not active or name not in best[0].params or not isinstance(domain, Choice | Range):
             continue
-        limits = (known or {}).get(name) or (known or {}).get(name.partition(".")[2])
-        found += [hit for upper in (True, False) if (hit := _hit(name, domain, active, upper, limits))]
+        levels = _ordered(domain)
+        if len(levels) == 2:
+            continue
+        for upper in (True, False):
+            bound = (levels[-1] if upper else levels[0]) if levels else (domain.high if upper else domain.low)  # type: ignore[union-attr]  # no levels: a Range
+            at_edge = [_at_edge(domain, value, bound, upper, levels) for value in active]
+            if at_edge[0]:
+                share = max(0.1, 1 / len(levels)) if levels else 0.1
+                found.append(Edge(name, upper, bound, sum(at_edge), len(active), share))
     return found
-
-
-def _hit(name: str, domain: Choice | Range, best: Sequence[Params], upper: bool, limits: Known | None) -> Hit | None:
-    levels = _ordered(domain)
-    bound = (levels[-1] if upper else levels[0]) if levels else (domain.high if upper else domain.low)  # type: ignore[union-attr]  # no levels: a Range
-    share = max(0.1, 1 / len(levels)) if levels else 0.1
-    at_edge = [_at_edge(domain, float(params[name]), bound, upper, levels) for params in best]
-    if len(levels) == 2 or not at_edge[0] or sum(at_edge) < 2 / 3 * len(best):
-        return None
-    if stats.binom.sf(sum(at_edge) - 1, len(best), share) >= CHANCE:
-        return None  # chance alone would do that
-    wider = _wider(domain, levels, bound, upper, limits)
-    return None if wider == bound else Hit(name, upper, bound, wider, sum(at_edge), len(best))
 
 
 def _ordered(domain: Choice | Range) -> list[int | float]:
@@ -80,7 +102,8 @@ def _ordered(domain: Choice | Range) -> list[int | float]:
 
 def _at_edge(domain: Choice | Range, value: float, bound: float, upper: bool, levels: Sequence[float]) -> bool:
     if levels or isinstance(domain, Choice):
-        return math.isclose(value, bound)
+        beyond = value > bound if upper else value < bound  # as after `extend`
+        return beyond or math.isclose(value, bound)
     place = domain.encode(value)
     return place >= 0.9 if upper else place <= 0.1
 

@@ -270,7 +270,11 @@ def _next(view: Overview) -> Html | None:
     if not view.hits:
         few = len(view.study.with_state(State.COMPLETE)) < findings.FEWEST
         why = "too few complete trials to tell" if few else "the best trials sit at no edge of the space"
-        return section("What to try next", paragraph(f"No bound was hit: {why}.", "quiet"))
+        edges = bounds.edges(view.study, view.goal, view.report.space)
+        if not edges:
+            return section("What to try next", paragraph(f"No bound was hit: {why}.", "quiet"))
+        told = "No bound was hit beyond chance. The best trial sits at an edge of these, in brackets how many of the best do:"
+        return section("What to try next", paragraph(told), bullets([str(edge) for edge in edges]))
     parts: list[Content] = [bullets([hit.sentence for hit in view.hits])]
     if view.report.study_text:
         text = bounds.next_study(view.report.study_text, view.hits, view.report.space_text)
