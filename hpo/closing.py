@@ -12,8 +12,10 @@ from hpo.core import State
 from hpo.errors import NoResult
 from hpo.overhead import Overhead
 from hpo.result import Result
+from hpo.training.data import Dataset
 from hpo.wording import count, decimals, duration
 
+FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 REASONS = {
     "budget": "the budget is spent",
     "time": "the time is up",
@@ -36,6 +38,8 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
     reason = REASONS.get(study.closed or "", study.closed or "")
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
+    if result.dataset is not None:
+        yield from (escape(line) for line in data_lines(result.dataset))
     yield from (f"[red]{escape(line)}[/red]" for line in failures(result))
     yield from (escape(line) for line in best_lines(result))
     if overhead.share is not None:
@@ -49,6 +53,13 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
         yield f"[yellow]MLflow has not got everything yet; deliver it later with `{later}`[/yellow]"
     if result.stopped_by or any(trial.state is State.PAUSED and trial.epoch < trial.until for trial in study.trials):
         yield f"go on:  {escape(again)}"
+
+
+def data_lines(dataset: Dataset) -> Iterator[str]:
+    yield f"data:   {dataset.described()}"
+    if dataset.classes is not None and len(dataset.val) < FEW_IMAGES:
+        step = 100 / max(1, len(dataset.val))
+        yield f"        so few to validate move the accuracy in steps of {step:.1f} %; `hpo confirm` says what of a lead is luck"
 
 
 def best_lines(result: Result) -> Iterator[str]:

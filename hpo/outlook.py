@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -174,6 +175,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
     if uri.startswith("http"):
         print(f"MLflow runs at {without_password(uri)}")
         return 0
+    refuse_a_busy(port)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -186,3 +188,16 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
         return subprocess.run(command, env=environment, check=False).returncode
     except KeyboardInterrupt:
         return 0
+
+
+def refuse_a_busy(port: int) -> None:
+    """MLflow would say so in three lines of its log, after our own that it serves. Raises EnvironmentFailed."""
+    with socket.socket() as listener:
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a server that has just ended leaves its port so
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            rule, remedy = "must be free for the server", f"hpo ui --port {port + 1}"
+            raise EnvironmentFailed(Mistake(f"127.0.0.1:{port}", rule, error.strerror or "busy", remedy)) from None

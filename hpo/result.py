@@ -15,13 +15,14 @@ from hpo.folders import Folders
 from hpo.spec.loading import StudySpec
 from hpo.tracking.publishing import Published
 from hpo.training.data import Dataset
+from hpo.wording import count, decimals
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A study after a run. `trials` is a DataFrame, `best` the best trial, `model()` its network with trained weights."""
 
@@ -33,6 +34,13 @@ class Result:
     published: Published | None = None
     undelivered: int = 0  # what MLflow has not got yet
     ui: str = ""  # the line that opens the UI on this study
+
+    def __repr__(self) -> str:
+        """Two lines, for a notebook."""
+        best = self.spec.metric.as_goal().best(self.study.trials)
+        head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
+        found = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
+        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {found}   (.best, .trials, .test, .model())"
 
     @property
     def best(self) -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
         True,
         False,
     ]
+
+
+def test_a_port_that_is_taken_is_one_line(study: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        done = hpo(study, "ui", "--port", str(port), code=4)
+    said = f"127.0.0.1:{port}: must be free for the server, got Address already in use; hpo ui --port {port + 1}\n"
+    assert (done.stdout, done.stderr) == ("", said)
+
+
+def test_a_space_in_which_nothing_can_be_trained_is_exit_2_for_check_as_for_run(tmp_path: Path) -> None:
+    space = "search_space: {blocks: 1, epochs: 1, learning_rate: [0.01, 0.1]}\nconstraints: ['model_parameters < 3']\n"
+    (tmp_path / "study.yaml").write_text(f"name: none\ndata: digits\n{space}")
+    done = hpo(tmp_path, "check", code=2)
+    assert "warning: nothing that is possible meets the constraints; loosen one of them" in done.stdout
+    assert "time:" not in done.stdout
+    assert "must hold at least one point that can be trained" in done.stderr
 
 
 def test_export_writes_what_optuna_can_read(study: Path) -> None:

@@ -162,7 +162,7 @@ def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
     assert verdicts.sentence(found) == (
         "At 100 epochs and 6 seeds, bayesian is better than random by 0.0093 in val_accuracy (95 % interval 0.0082 to "
         "0.010). Bayesian is better than grid by 0.029 in val_accuracy (95 % interval 0.028 to 0.031). Random is "
-        "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The notes' ranking (bayesian, "
+        "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The usual ranking (bayesian, "
         "random, grid) holds here. This is said for digits, split seed 4 and training seed 7; other splits and seeds "
         "may say otherwise."
     )
@@ -170,7 +170,7 @@ def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
 
 def test_a_ranking_turned_round_does_not_hold() -> None:
     assert verdicts.ranking(ranked(FAIR, GOOD, POOR)) == (
-        "The notes' ranking (bayesian, random, grid) does not hold here: random beats bayesian."
+        "The usual ranking (bayesian, random, grid) does not hold here: random beats bayesian."
     )
 
 
@@ -187,7 +187,7 @@ def test_a_ranking_that_holds_in_part_says_which() -> None:
     found = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
     assert found.pair("random", "grid").verdict is Verdict.EQUAL
     assert verdicts.ranking(found) == (
-        "The notes' ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
+        "The usual ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
         "grid, but nothing is shown for random over grid."
     )
     assert "Random and grid are practically equal (within 0.002; " in verdicts.sentence(found)
@@ -232,7 +232,7 @@ def test_one_seed_is_allowed_and_undecided() -> None:
     assert [pair.verdict for pair in found.pairs] == [Verdict.UNDECIDED]
     assert verdicts.sentence(found) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
-        "one seed says nothing about chance, take at least 5. The notes' ranking (bayesian, random) is not settled "
+        "one seed says nothing about chance, take at least 5. The usual ranking (bayesian, random) is not settled "
         "here: no pair bears it out. This is said for these data, split seed 0 and training seed 0; other splits and "
         "seeds may say otherwise."
     )

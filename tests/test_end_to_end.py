@@ -98,6 +98,8 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
     assert isinstance(network, torch.nn.Module)
     assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     assert set(result.trials["trial"]) == {0, 1}
+    assert repr(result).startswith("py (bayesian, seed 0): 2 trials, ")
+    assert len(repr(result).splitlines()) == 2
     again = hpo.run(spec, state=tmp_path, quiet=True)
     assert len(again.study.trials) == 2
 

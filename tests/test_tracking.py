@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -712,10 +713,19 @@ def test_a_password_is_never_shown() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_the_line_that_opens_the_ui() -> None:
+def test_the_line_that_opens_the_ui(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     view = "workflowType=machine_learning&viewStateShareKey=hpo-trials"
     assert ui_line("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
     assert ui_line("sqlite:////tmp/mlflow.db", "3") == (
         f"mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db, then open http://127.0.0.1:5000/#/experiments/3/runs?{view}"
     )
     assert ui_line("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"
+
+
+def test_a_program_the_shell_does_not_find_is_named_by_its_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(Path(sys.executable).parent.parent)
+    assert ui_line("sqlite:////tmp/mlflow.db", None).startswith("bin/mlflow ui --backend-store-uri")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from hpo import assembly
@@ -13,17 +14,19 @@ from hpo.training import data, user
 from hpo.training.sources.memory import available
 
 
-def check_study(spec: StudySpec, trust: bool) -> list[str]:
-    """Lines for a person. A user's own code is imported only where `trust` says so. Raises BadInput."""
+def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
+    """Lines for a person. A user's own code is imported only where `trust` says so. Raises BadInput, also at the end."""
     own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
     if own and not trust:
-        return [f"{', '.join(own)}: your own code, which check does not import; with --trust it does"]
+        yield f"{', '.join(own)}: your own code, which check does not import; with --trust it does"
+        return
     for reference in own:
         user.resolve(
             reference, spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
         )
     if spec.data is None or spec.train:
-        return [f"{', '.join(own)} imports; what it trains is known to it alone"]
+        yield f"{', '.join(own)} imports; what it trains is known to it alone"
+        return
     dataset = data.load(spec.data, spec.training_seed or 0)
     if dataset.classes is None and spec.loss == "cross_entropy":
         raise BadInput(
@@ -37,7 +40,8 @@ def check_study(spec: StudySpec, trust: bool) -> list[str]:
     if own:
         from hpo.check import own as theirs
 
-        return theirs.networks(spec, dataset)
+        yield from theirs.networks(spec, dataset)
+        return
     from hpo.training import prove  # torch: 2 s that a refused file should not wait for
 
     workers, free = len(assembly.placement(spec)), available()
@@ -47,4 +51,11 @@ def check_study(spec: StudySpec, trust: bool) -> list[str]:
         prove=prove.disagreement,
         time_step=prove.time_step(spec.model, dataset.shape, dataset.outputs),
     )
-    return lines(check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine))
+    found = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
+    yield from lines(found)
+    if found.hopeless:
+        rule, got = (
+            "must hold at least one point that can be trained",
+            f"none of {found.looked.tried if found.looked else 0:,}",
+        )
+        raise BadInput(Mistake(spec.place("search_space"), rule, got, "see above what is to blame"))

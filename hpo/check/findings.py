@@ -124,7 +124,8 @@ def lines(findings: Findings) -> list[str]:
 def _head(findings: Findings) -> Iterator[str]:
     data = findings.data
     images = f"{across(data.shape)} {'colour ' if data.shape[0] == 3 else ''}images"
-    yield f"{findings.name}: {findings.model} on {images}, {count(data.outputs, 'output')}"
+    split = f"{data.train:,} to train, {data.val:,} to validate"
+    yield f"{findings.name}: {findings.model} on {images}, {count(data.outputs, 'output')}; {split}"
     space = "continuous" if findings.size is None else many(findings.size, "configuration")
     grid = findings.grid if isinstance(findings.grid, str) else many(findings.grid, "point")
     yield f"search space: {space}; as a grid: {grid}"
@@ -165,7 +166,7 @@ def _costs(findings: Findings) -> Iterator[str]:
         if needs.over_memory and needs.machine is not None and findings.looked is not None:
             over = _of(needs.over_memory, findings.looked.tried)
             yield f"warning: {over} may need more than the {size(needs.machine)} a worker can have; lower batch_size"
-    if findings.estimate is not None:
+    if findings.estimate is not None and not findings.hopeless:
         yield _time(findings.estimate)
     if needs is not None:
         yield "the largest network, layer by layer:"

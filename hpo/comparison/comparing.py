@@ -205,9 +205,7 @@ def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool) -> 
     if terminal.is_terminal:
         terminal.print(verdicts.sentence(found.comparison), highlight=False, markup=False)
     deliver_all(spec, [result.folders for result in found.results], place)
-    trained = sum(result.study.epochs - result.study.reused_epochs for result in found.results)
-    charged = sum(result.study.epochs for result in found.results)
-    terminal.print(f"trained {trained} epochs for {charged} charged ({trained / max(1, charged):.0%})", highlight=False)
+    terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged", highlight=False)
     terminal.print(f"report: {found.report}", highlight=False, soft_wrap=True)
     stopped = max(result.stopped_by for result in found.results)
     return 128 + stopped if stopped else 0

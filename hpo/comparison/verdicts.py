@@ -16,7 +16,7 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
 
 def sentence(comparison: Comparison) -> str:
-    """What was found, whether the notes' ranking holds, and for what that is said."""
+    """What was found, whether the usual ranking holds, and for what that is said."""
     found = (f"{_capital(clause)}." for clause in _findings(comparison))
     return " ".join((*found, ranking(comparison), _scope(comparison)))
 
@@ -102,11 +102,11 @@ def _interval(low: float, high: float) -> str:
 
 
 def ranking(comparison: Comparison) -> str:
-    """Whether the notes' order holds for those of its strategies that ran."""
+    """Whether the order people put them in holds for those of its strategies that ran."""
     ranked = [s.strategy for s in comparison.standings if s.strategy in RANKING]
     if len(ranked) < 2:
-        return "The notes' ranking was not put to the test."
-    order = f"The notes' ranking ({', '.join(ranked)})"
+        return "The usual ranking was not put to the test."
+    order = f"The usual ranking ({', '.join(ranked)})"
     pairs = [pair for pair in comparison.pairs if pair.a in ranked and pair.b in ranked]
     against = [f"{pair.b} beats {pair.a}" for pair in pairs if pair.verdict is Verdict.WORSE]
     if against:

@@ -25,12 +25,14 @@ class Watch(Picture):
         self.spec = spec
         self._searches: dict[int, Search] = {}
         self._began = time.monotonic()
-        self._trained = 0
+        self.trained = self.charged = 0  # epochs of this visit
         super().__init__(terminal, REDRAWS)
 
     def hear(self, search: Search, event: Event) -> None:
         self._searches[id(search)] = search
-        self._trained += isinstance(event, Reported)
+        if isinstance(event, Reported):
+            self.charged += 1
+            self.trained += not event.reused
         if self._live is None and isinstance(event, Closed):
             self.terminal.print(self._line(search), highlight=False, soft_wrap=True)
         if self._live is None and isinstance(event, Ended) and self._due():
@@ -43,11 +45,11 @@ class Watch(Picture):
 
     def _head(self) -> Text:
         searches = list(self._searches.values())
-        charged = sum(search.study.epochs for search in searches)
+        charged = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
         budget = sum(search.budget.total_epochs or 0 for search in searches)
         text = Text(f"{self.spec.name}: {count(len(searches), 'study')}, {charged} of {budget} epochs")
-        if self._trained:
-            left = (budget - charged) * (time.monotonic() - self._began) / self._trained
+        if self.charged:
+            left = (budget - charged) * (time.monotonic() - self._began) / self.charged
             text.append(f", about {duration(left)} left")
         return text
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -49,6 +52,12 @@ def without_password(text: str) -> str:
     return re.sub(r"(?<=://)([^/@:\s]*):[^\s'\"]*@", r"\1:***@", text)
 
 
+def program(name: str) -> str:
+    """A program of this Python as a person must type it here: its name where the shell finds it, else its path."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
+
+
 def ui_line(uri: str, experiment: str | None, key: str = views.TRIALS) -> str:
     """The one line that opens the UI. experiment: its id, None while MLflow has not answered yet.
 
@@ -57,6 +66,6 @@ def ui_line(uri: str, experiment: str | None, key: str = views.TRIALS) -> str:
     local = not uri.startswith("http")
     base = views.LOCAL if local else without_password(uri)
     address = views.link(base, experiment, key) if experiment is not None else f"{base}/?workflowType=machine_learning"
-    return (
-        f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}" if local else address
-    )
+    if not local:
+        return address
+    return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}"

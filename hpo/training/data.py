@@ -71,6 +71,12 @@ class Dataset:
         counts = np.bincount(self.targets[self.train], minlength=len(self.classes))
         return (len(self.train) / (len(self.classes) * counts)).astype(np.float32)
 
+    def described(self) -> str:
+        """How many images there are, of which size, and who sees them."""
+        kind = f"in {len(self.classes)} classes" if self.classes is not None else "with numbers to predict"
+        split = f"{len(self.train):,} to train, {len(self.val):,} to validate, {len(self.test):,} to test"
+        return f"{len(self.images):,} images of {'x'.join(map(str, self.shape))} {kind}: {split}"
+
     def save(self, folder: Path) -> Dataset:
         """Write it there, all or nothing, and return it as a memory map. Processes may save at the same time.
 

@@ -18,7 +18,7 @@ TRAIN, VAL, TEST = 0, 1, 2
 PARTS = ("train", "val", "test")
 
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak nobody sees
-SHOWN = 20  # mistakes of one kind that a person is shown
+SHOWN = 5  # mistakes of one kind that a person is shown
 
 
 @dataclass(frozen=True, eq=False)
