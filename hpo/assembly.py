@@ -22,7 +22,7 @@ from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.strategies.repeats import Repeats
+from hpo.strategies.repeats import CONFIRM, Repeats
 from hpo.training import families, user
 from hpo.training.data import Dataset
 from hpo.training.layers import Impossible
@@ -37,7 +37,6 @@ STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
     "random": Random,
     "grid": Grid,
 }
-CONFIRM = "confirm"  # no strategy of the study file: it repeats given points
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
 Factory = Callable[[], Train]

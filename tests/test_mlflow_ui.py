@@ -14,6 +14,7 @@ from mlflow_fixtures import ListJournal, feed
 from mlflow_real import Server, mlflow_server, mlflow_store
 
 from hpo.core import Event
+from hpo.strategies.repeats import CONFIRM
 from hpo.tracking import views
 from hpo.tracking.courier import Courier
 from hpo.tracking.delivery import Delivery
@@ -65,7 +66,7 @@ def shown(mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "report.html").write_text("<!doctype html><h1>Nineteen trials searched</h1>")
     feeds = [
         feed(folder / name, name="ui", strategy=name, columns=COLUMNS, texts={"study.yaml": "name: ui\n"})
-        for name in ("bayesian", "random")
+        for name in ("bayesian", "random", CONFIRM)  # that one is no part of a search: both views leave it out
     ]
     deliveries = []
     for number, one in enumerate(feeds):

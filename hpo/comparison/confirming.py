@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpo.assembly import CONFIRM
 from hpo.comparison.confirmation import Confirmation, Finalist, confirm, lines
 from hpo.core import Params, State, Trial, digest
 from hpo.errors import NoResult
@@ -16,6 +15,7 @@ from hpo.running import Visit, load_data, run
 from hpo.spec.loading import Budget, StudySpec
 from hpo.status import read_result
 from hpo.strategies.points import Point, point
+from hpo.strategies.repeats import CONFIRM
 from hpo.training import families
 
 

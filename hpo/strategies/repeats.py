@@ -7,6 +7,8 @@ import itertools
 from hpo.core import Decision, Rest, Start, Study, epochs_of
 from hpo.strategies.points import Problem, point
 
+CONFIRM = "confirm"  # the strategy of a study that no study file can ask for
+
 
 class Repeats:
     """Every point once with each fresh seed (repeat 1, 2, ...), the points in turn, for as long as the budget goes."""

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from hpo.core import Goal
+from hpo.strategies.repeats import CONFIRM
 from hpo.tracking.runs import legal
 
 PREFIX = "mlflow.sharedViewState."
@@ -85,7 +86,7 @@ def unpacked(tag: str) -> Json:
 def view(kind: str, order: str, ascending: bool, shown: Sequence[str], charts: Mapping[str, Sequence[Json]]) -> Json:
     """Runs of one hpo.kind by one metric; charts by the name of their section."""
     return {
-        "searchFilter": f"tags.`hpo.kind` = '{kind}'",
+        "searchFilter": f"tags.`hpo.kind` = '{kind}' AND tags.`hpo.strategy` != '{CONFIRM}'",  # no part of a search
         "orderByKey": column("metrics", order),
         "orderByAsc": ascending,
         "startTime": "ALL",
