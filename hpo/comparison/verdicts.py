@@ -134,6 +134,18 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def glossary(comparison: Comparison) -> str:
+    """What the columns mean, for who sees them for the first time."""
+    metric = comparison.goal.metric
+    return (
+        f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. Average: the mean of "
+        "best so far over the whole budget. Difference: the mean over seeds of what the same seed gave both, so it need not "
+        "be the difference of the medians; above 0 the first is better. p (Holm): how often chance alone would show as "
+        "much, corrected for the number of pairs. A beats b: how often the first wins at a new seed. Test: the winners on "
+        "the test split; fresh seeds: the winners trained again."
+    )
+
+
 # -- tables ------------------------------------------------------------------------------------------------------
 
 

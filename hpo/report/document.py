@@ -297,6 +297,7 @@ def _compared(report: ReportInput) -> Html | None:
         table(verdicts.strategy_rows(found), "Strategies"),
         *([table(verdicts.pair_rows(found), "Pairs of strategies")] if found.pairs else []),
         *(paragraph(note, "quiet") for note in found.notes),
+        paragraph(verdicts.glossary(found), "quiet"),
     )
 
 

@@ -103,7 +103,7 @@ html {{ -webkit-text-size-adjust: 100%; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
-main {{ max-width: 50rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }}
+main {{ max-width: 58rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }}
 h1 {{ font-size: 1.05rem; font-weight: 600; margin: 0; color: var(--muted); }}
 h2 {{ font-size: 1.2rem; font-weight: 650; letter-spacing: -0.01em; margin: 3.2rem 0 0.6rem; padding-top: 1rem;
   border-top: 1px solid var(--rule); }}
