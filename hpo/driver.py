@@ -103,10 +103,14 @@ class Driver:
         for search in self.searches:
             for number in list(search.study.running):
                 self._record(search, Paused(self.clock(), number))
-            hit("close")
-            reason = search.closing or ("interrupted" if self.stopping else "budget")
-            self._record(search, Closed(self.clock(), reason))
+            if search.study.closed is None:
+                search.closing = search.closing or ("interrupted" if self.stopping else "budget")
+                self._end(search, search.closing)
         self._tidy()
+
+    def _end(self, search: Search, reason: str) -> None:
+        hit("close")
+        self._record(search, Closed(self.clock(), reason))
 
     def _patience(self) -> float:
         """How long only messages matter."""
@@ -121,6 +125,10 @@ class Driver:
             if search.closing is not None or self.stopping:
                 for number in list(search.study.running):
                     self._halt(search, search.study.trials[number])
+            elif not search.study.running and not search.affordable():
+                search.closing = "budget"
+            if search.closing is not None and not search.study.running and search.study.closed is None:
+                self._end(search, search.closing)  # its time is over, though others of a comparison go on
         if self.clock() - self._tidied > TIDY_SECONDS:
             self._tidy()
 

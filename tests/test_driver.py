@@ -277,6 +277,17 @@ def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
     assert (study.epochs, study.reused_epochs, executor.trained) == (30, 30, [])
 
 
+def test_the_time_of_a_search_ends_when_it_is_over_though_others_go_on(tmp_path: Path) -> None:
+    executor = Scripted()
+    (short, few), (long, many) = search(random(), Budget(trials=1)), search(random(4), Budget(trials=9))
+    Driver([short, long], executor, Pool(tmp_path, GOAL), clock=executor.clock).run()
+    assert [sum(isinstance(event, Closed) for event in events) for events in (few, many)] == [1, 1]
+    assert isinstance(few[-1], Closed)
+    assert (few[-1].reason, short.study.closed, long.study.closed) == ("budget", "budget", "budget")
+    assert few[-1].time < many[-1].time
+    assert short.study.active_seconds < long.study.active_seconds / 2
+
+
 def test_one_search_that_ends_does_not_stop_what_another_trains(tmp_path: Path) -> None:
     """Both read the same training; the first one's target is met while the second still wants epochs."""
     point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}

@@ -174,7 +174,7 @@ def test_a_study_without_complete_trials_says_what_it_shows_instead() -> None:
 
 def test_a_comparison_alone_has_a_page() -> None:
     text = plain(document(replace(made(story=[]), comparison=compared())))
-    assert "The notes' ranking (bayesian, random) " in text
+    assert "The usual ranking (bayesian, random) " in text
     assert "What was searched" not in text
     assert "random x2" in text
 
