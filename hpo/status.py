@@ -25,6 +25,16 @@ from hpo.spec.loading import StudySpec
 from hpo.training.diagnosis import diagnose
 from hpo.wording import decimals, duration
 
+STATES = {  # what ended a study, in a word or two
+    "budget": "done",
+    "time": "time is up",
+    "target": "target met",
+    "patience": "done, no gain",
+    "exhausted": "done, all tried",
+    "interrupted": "interrupted",
+    "failing": "failing",
+}
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -80,7 +90,7 @@ def status_table(spec: StudySpec, found: list[Standing]) -> Table:
     for one in found:
         best = goal.best(one.study.trials)
         value = "-" if best is None else f"{decimals(goal.value(best) or 0.0)} (trial {best.number})"
-        state = "running" if one.driver else one.study.closed or "interrupted"
+        state = "running" if one.driver else STATES.get(one.study.closed or "interrupted", "interrupted")
         trials = f"{len(one.study.trials)}"
         table.add_row(
             one.folders.run.name,

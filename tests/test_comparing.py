@@ -157,6 +157,13 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
         assert study.epochs == straight[name].epochs
 
 
+def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less(place: Place) -> None:
+    place.run(strategy="random", budget={"trials": 6}, workers=2, execution="local")
+    notes = compared(place).comparison.notes
+    assert "random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone." in notes
+    assert not any("bayesian" in note for note in notes)
+
+
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     found = compared(place, rescore=True)
     assert found.fresh

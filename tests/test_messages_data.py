@@ -494,7 +494,9 @@ CASES: list[tuple[Build, list[str]]] = [
     (enormous, ["@/cat/x.png: must have at most 67,108,864 pixels, got more than twice that; make it smaller"]),
     (
         sizes,
-        ["@: images must have one size, got 8x8 (0.png), 8x16 (wide.png); set data.resize, for example resize: [8, 8]"],
+        [
+            "@: images must have one size (height x width), got 8x8 (cat/0.png), 8x16 (cat/wide.png); set data.resize, for example resize: [8, 8]"
+        ],
     ),
     (
         deep,

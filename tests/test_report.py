@@ -253,7 +253,7 @@ def test_confirmation_start_points_and_diagnoses_are_told() -> None:
     whole = replace(made(story=story), start_with=[{"learning_rate": 1e-3}], diagnoses=sentences, confirmation=again)
     text = plain(document(whole))
     assert "The winner is 0.050 better than the best of your start_with points (trial 0, 0.9)." in text
-    assert "2 trials of 2 had something to say" in text
+    assert "What the curves and probes of 2 trials show" in text
     assert "too slow: trials 1 and 0; in trial 1: loss still falling 9 % an epoch" in text
     assert "The finalists, trained again" in text
 

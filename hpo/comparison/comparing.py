@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from hpo.comparison.compared import Comparison, Said, compare
 from hpo.comparison.confirming import fresh_values
 from hpo.comparison.curves import Curve, curve
 from hpo.comparison.watching import Watch
-from hpo.core import Event, Scored, Trial, epochs_of
+from hpo.core import Event, Scored, Study, Trial, epochs_of
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
-from hpo.journal import Journal
+from hpo.journal import Journal, read_events
 from hpo.outlook import deliver_all
 from hpo.report.document import ReportInput, pictures, write
 from hpo.result import Result
@@ -71,6 +71,7 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     if not usable:
         raise BadInput(Mistake(spec.place("budget"), "must leave room for one complete trial a study", "", "raise it"))
     found = compare(curves, spec.metric.as_goal(), margin=spec.compare.margin, budget=total_epochs(spec), said=said)
+    found = replace(found, notes=(*found.notes, *notes(results, parallel)))
     return Compared(found, results, write_report(spec, results[0], found), bool(fresh))
 
 
@@ -165,6 +166,18 @@ def fresh_winners(
     for result, best in winning:
         found.setdefault(result.folders.run.name, {})[best.number] = values[point(best.params)]
     return found
+
+
+def notes(results: Sequence[Result], parallel: int) -> Iterator[str]:
+    """Studies that an earlier `run` trained more trials of at a time than a comparison does."""
+    for result in results:
+        study, most = Study(), 0
+        for event in read_events(result.folders.journal):
+            study.apply(event)
+            most = max(most, len(study.running))
+        if most > parallel:
+            who = f"{result.spec.strategy}, seed {result.spec.seed}"
+            yield f"{who}: an earlier run had {most} trials at a time, so it knew less than it would have alone."
 
 
 def group_title(spec: StudySpec) -> str:

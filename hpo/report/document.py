@@ -162,7 +162,7 @@ def _searched(view: Overview) -> Html | None:
     constants = report.space.constants
     fixed = f"Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}." if constants else ""
     size = report.space.size()
-    points = "has no end of points" if size is None else f"has {count(size, 'point')}"
+    points = "is continuous" if size is None else f"has {count(size, 'point')}"
     words = f"The space {points}, {count(len(view.searched), 'parameter')} of it searched."
     conditional = any(parameter.when for parameter in report.space.parameters)
     header = ("parameter", "values", *(("exists when",) if conditional else ()), "best trial")
@@ -244,7 +244,7 @@ def _diagnoses(view: Overview) -> Html | None:
         f"{kind}: {_trials_named(numbers)}; in trial {numbers[0]}{diagnoses[numbers[0]].removeprefix(kind)}"
         for kind, numbers in sorted(kinds.items(), key=lambda item: -len(item[1]))
     ]
-    text = f"{count(len(diagnoses), 'trial')} of {len(view.study)} had something to say; the best of each kind first."
+    text = f"What the curves and probes of {count(len(diagnoses), 'trial')} show; the best trial of each kind first."
     return section("Diagnoses", paragraph(text), *_list(said, 12))
 
 

@@ -125,7 +125,9 @@ def mattered_pictures(view: Overview) -> list[Picture]:
         found.append(Picture("importances", "Parameter importances", draw))
     if len(view.valued) > 1 and len(view.searched) > 1:
         lines = partial(figures.parallel, view.valued, view.searched[:MOST_AXES], view.goal)
-        label = f"Parallel coordinates: parameters of every trial and its {view.goal.metric}"
+        left = len(view.searched) - MOST_AXES
+        most = f"the {MOST_AXES} most important of {len(view.searched)} parameters" if left > 0 else "parameters"
+        label = f"Parallel coordinates: {most} of every trial and its {view.goal.metric}"
         found.append(Picture("parallel-coordinates", label, lines))
     return found
 

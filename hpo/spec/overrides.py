@@ -48,7 +48,14 @@ def _put(node: Node, keys: Sequence[str], value: Node, done: tuple[str, ...]) ->
         return _put_item(node, keys, value, done)
     if node.mapping is None and node.value is not None:
         path = ".".join((*done, *keys))
-        raise BadInput(Mistake(f"{PLACE} {path}", f"{'.'.join(done)} must have keys", str(node), "set it as a whole"))
+        raise BadInput(
+            Mistake(
+                f"{PLACE} {path}",
+                f"{'.'.join(done)} must have keys",
+                str(node),
+                f"set it as a whole: --set '{'.'.join(done)}={{...}}'",
+            )
+        )
     mapping = dict(node.mapping or {})
     key, rest = _next(mapping, keys)
     child = mapping.get(key, Node({}, PLACE) if rest else value)

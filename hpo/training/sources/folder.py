@@ -148,10 +148,15 @@ def _shape(root: Path, headers: Sequence[Header], files: Sequence[Labelled], spe
     for index, head in enumerate(headers):
         sizes.setdefault((head.height, head.width), index)
     if len(sizes) > 1:
-        shown = [f"{height}x{width} ({files[index].path.name})" for (height, width), index in list(sizes.items())[:3]]
+        shown = [
+            f"{height}x{width} ({files[index].path.relative_to(root)})"
+            for (height, width), index in list(sizes.items())[:3]
+        ]
         rest = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
         remedy = "set data.resize, for example resize: [{}, {}]".format(*min(sizes, key=lambda size: size[0] * size[1]))
-        raise BadInput(Mistake(str(root), "images must have one size", ", ".join(shown) + rest, remedy))
+        raise BadInput(
+            Mistake(str(root), "images must have one size (height x width)", ", ".join(shown) + rest, remedy)
+        )
     return channels, headers[0].height, headers[0].width
 
 
