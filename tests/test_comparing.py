@@ -164,6 +164,19 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
     assert not any("bayesian" in note for note in notes)
 
 
+def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
+    found = compared(place, compare={**COMPARE, "seeds": 6})
+    winning = comparing.winners(found.results, 30)
+    both = 0
+    for result in found.results:
+        curve = comparing.told(result)
+        ends = (30, 60) if result.spec.strategy == "random" else (30,)
+        expected = {point.best for end in ends if (point := curve.at(end))}
+        assert {trial.number for one, trial in winning if one is result} == expected
+        both += len(expected) == 2
+    assert both, "some random search got better in its second half"
+
+
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     found = compared(place, rescore=True)
     assert found.fresh
