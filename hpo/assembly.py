@@ -180,7 +180,7 @@ def placement(spec: StudySpec) -> Sequence[str]:
         from hpo.execution import cluster
 
         return cluster.place(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
-    found = devices.place(spec.device, spec.workers)
+    found = devices.place(spec.device, spec.workers, spec.place)
     return found[:1] if own.engine == "inline" else found
 
 
