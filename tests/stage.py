@@ -32,6 +32,7 @@ ip link set lo up
 mount --bind {folder} /srv
 mount --bind /srv/hosts /etc/hosts
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=777 tmpfs /var/lib/postgresql
 mkdir /run/secrets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def check_folder(config: Config) -> None:
     assert left == [folder / "tmp"]
     assert list((folder / "tmp").iterdir()) == []
     workers = {str(pid) for _, _, pid in lines(config.witness)}
-    assert not [path for path in Path("/dev/shm").iterdir() if any(pid in path.name for pid in workers)]
+    assert not [path for path in Path("/dev/shm").iterdir() if workers & set(re.findall(r"\d+", path.name))]
 
 
 def phase(events: Sequence[Event]) -> str:
