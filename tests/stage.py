@@ -10,6 +10,7 @@ import atexit
 import functools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,9 @@ mount --make-rprivate /
 ip link set lo up
 mount --bind {folder} /srv
 mount --bind /srv/hosts /etc/hosts
+for path in {kept}; do mkdir -p /srv/kept$path; mount --bind $path /srv/kept$path; done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+for path in {kept}; do mkdir -p $path; mount --bind /srv/kept$path $path; done
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=777 tmpfs /var/lib/postgresql
@@ -119,7 +122,8 @@ class Stage:
         names = ["localhost", os.uname().nodename, *self.file["services"]]
         (folder / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in names))
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        script = ENTRANCE.format(folder=folder)
+        kept = [shlex.quote(str(path)) for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
+        script = ENTRANCE.format(folder=folder, kept=" ".join(kept))
         self._holder = subprocess.Popen([*command, "sh", "-c", script], stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "there\n"
