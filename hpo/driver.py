@@ -1,6 +1,7 @@
 """The loop: propose, submit, listen, record. One driver owns one study, or all studies of a comparison.
 
-Read `Driver.run` first. Searches share trainings through the pool; each is charged as if it had trained alone.
+Read `Driver.run` first. Searches share trainings through the pool, and each is charged as if it had trained alone
+(docs/design.md, 3).
 """
 
 from __future__ import annotations
@@ -63,9 +64,6 @@ class Driver:
         self.jobs: dict[str, Job] = {}  # trainings at work
         self.queue: dict[str, None] = {}  # trainings that wait for a worker, in order
         self.owners: dict[str, Search] = {}  # who asked first for the training that is at work or waits
-        self._new: dict[
-            tuple[str, int], Search
-        ] = {}  # epochs by the study that they were trained for, until it has them
         self.stopping = 0  # the signal number that asked for it, or 1
         self._halted: set[str] = set()  # trainings told to rest after their epoch
         self._tidied = 0.0
@@ -142,9 +140,7 @@ class Driver:
                 self._halted.add(key)
                 self.executor.stop(key)
             return
-        self._take(search, key)  # also what waits for its virtual time
-        if trial.number in search.study.running:
-            self._record(search, Paused(self.clock(), trial.number))
+        self._record(search, Paused(self.clock(), trial.number))
         search.release(key)
         if alone:
             self.queue.pop(key, None)
@@ -163,10 +159,11 @@ class Driver:
         """Ask every search that has room, in turn, until all workers are busy or nobody has a wish."""
         asking = [] if self.stopping else list(self.searches)
         while asking:
-            asking = [one for one in asking if (self._room(one) > 0 and self._ask(one)) or self._advance(one)]
+            asking = [search for search in asking if self._room(search) > 0 and self._ask(search)]
 
     def _room(self, search: Search) -> int:
-        return search.room(self.executor.slots - len(self.jobs) - len(self.queue))
+        free = self.executor.slots - len(self.jobs) - len(self.queue)
+        return free if search.parallel is None else min(free, search.parallel - len(search.study.running))
 
     def _ask(self, search: Search) -> bool:
         """Carry out what the search decides next; False if that is nothing now."""
@@ -184,27 +181,6 @@ class Driver:
             return self._continue(search, finalist, finalist.epochs)
         search.closing = "exhausted" if decisions is DONE else None
         return False
-
-    def _advance(self, search: Search) -> bool:
-        """In virtual time, record what comes next, as soon as nothing can come before it; False if there is no such thing."""
-        if search.time is None or search.closing is not None:
-            return False
-        due: list[tuple[float, str]] = []
-        for key in search.at_work():
-            known, reports = len(search.study.trainings[key].reports), self.pool[key].reports
-            if len(reports) > known:
-                due.append((search.time.due(key, reports[known].seconds), key))
-            elif self.pool.failure(key):
-                due.append((search.time.due(key, 0.0), key))
-            else:
-                return False
-        if not due:
-            return False
-        key = min(due)[1]
-        self._take(search, key)
-        for trial in search.running(key):
-            self._seat(search, key, trial.until)
-        return True
 
     def _carry_out(self, search: Search, decision: Decision) -> bool:
         match decision:
@@ -250,12 +226,10 @@ class Driver:
         self._catch_up(search, key)
         if key in self.jobs:
             return
-        if search.wanted(key) > len(self.pool[key].reports):
+        if self._wanted(search, key) > len(self.pool[key].reports):
             self.owners.setdefault(key, search)
             self.queue[key] = None
             return
-        if search.wanted(key) > len(search.study.trainings[key].reports):
-            return  # known, and its virtual time will come
         for trial in search.running(key):  # no epoch is left for it
             self._record(search, Paused(self.clock(), trial.number))
 
@@ -272,7 +246,7 @@ class Driver:
 
     def _job(self, key: str) -> Job | None:
         """What those who wait for a training may still train of it."""
-        until = max((search.wanted(key) for search in self.searches), default=0)
+        until = max((self._wanted(search, key) for search in self.searches), default=0)
         training = self.pool[key]
         known = len(training.reports)
         if until <= known:
@@ -305,11 +279,13 @@ class Driver:
 
     def _hand_on(self, key: str, epoch: int) -> None:
         """An epoch is trained for one study, the first that asked if it still wants it, and reused by the others."""
-        takers = [search for search in self._searches(key) if search.wanted(key) >= epoch]
+        takers = [search for search in self._searches(key) if self._wanted(search, key) >= epoch]
         if takers and self.owners.get(key) not in takers:
             self.owners[key] = takers[0]
-        if takers:
-            self._new[key, epoch] = self.owners[key]
+
+    def _wanted(self, search: Search, key: str) -> int:
+        """The epoch up to which this study wants a training now, and has paid for it."""
+        return max((min(trial.until, search.granted[key]) for trial in search.running(key)), default=0)
 
     def _leave(self, key: str) -> None:
         del self.jobs[key]
@@ -317,9 +293,6 @@ class Driver:
 
     def _rested(self, key: str, exhausted: bool) -> None:
         """Whoever wants more of it waits for a worker again; all others rest."""
-        for search in self._searches(key):
-            if exhausted or self.stopping or search.closing is not None:
-                self._take(search, key)
         for search, trial in list(self._readers(key)):
             if exhausted:
                 self._record(search, self._exhausted(trial))
@@ -334,7 +307,8 @@ class Driver:
     def _exhausted(self, trial: Trial) -> Ended:
         if trial.reports:
             return Ended(self.clock(), trial.number, State.COMPLETE)
-        return Ended(self.clock(), trial.number, State.FAILED, Outcome.INVALID, "the trainer ended without a report")
+        error = "the trainer ended without a report"
+        return Ended(self.clock(), trial.number, State.FAILED, Outcome.INVALID, error)
 
     def _broke(self, key: str, broke: Broke) -> None:
         """A process that died is another attempt while attempts make progress; anything else ends the training."""
@@ -352,23 +326,11 @@ class Driver:
         self.owners.pop(key, None)
 
     def _catch_up(self, search: Search, key: str) -> None:
-        """Take what is known of a training; in virtual time that must wait, but not who is where it was going."""
-        if search.time is None:
-            self._take(search, key)
-        else:
-            self._settle_all(search, key)
-
-    def _take(self, search: Search, key: str) -> None:
         """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""
         known = len(search.study.trainings[key].reports)
-        for report in self.pool[key].reports[known : search.wanted(key)]:
-            own = self._new.get((key, report.epoch)) is search
-            if own:
-                del self._new[key, report.epoch]
+        own = key in self.jobs and self.owners.get(key) is search
+        for report in self.pool[key].reports[known : self._wanted(search, key)]:
             self._record(search, Reported(key, report, reused=not own))
-        self._settle_all(search, key)
-
-    def _settle_all(self, search: Search, key: str) -> None:
         for trial in search.running(key):
             self._settle(search, trial)
 
@@ -378,9 +340,7 @@ class Driver:
             self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
         elif trial.epoch >= trial.until:
             self._record(search, Paused(self.clock(), trial.number))
-        elif (search.time is None or trial.epoch >= len(self.pool[trial.training].reports)) and (
-            failure := self.pool.failure(trial.training)
-        ):
+        elif failure := self.pool.failure(trial.training):
             self._record(search, Ended(self.clock(), trial.number, State.FAILED, failure.outcome, failure.error))
             search.release(trial.training)
 
