@@ -1,7 +1,6 @@
 """The loop: propose, submit, listen, record. One driver owns one study, or all studies of a comparison.
 
-Read `Driver.run` first. Searches share trainings through the pool, and each is charged as if it had trained alone
-(docs/design.md, 3).
+Read `Driver.run` first. Searches share trainings through the pool; each is charged as if it had trained alone.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class Driver:
         self.limits, self.clock, self.listeners = limits, clock, listeners
         self.jobs: dict[str, Job] = {}  # trainings at work
         self.queue: dict[str, None] = {}  # trainings that wait for a worker, in order
-        self.owners: dict[str, Search] = {}  # who asked first for the training that is at work or waits
         self.stopping = 0  # the signal number that asked for it, or 1
         self._halted: set[str] = set()  # trainings told to rest after their epoch
         self._tidied = 0.0
@@ -95,8 +93,9 @@ class Driver:
         hit("resume.opened")
         for search in self.searches:
             search.closing = search.ending(self.clock())
-            for trial in search.study.with_state(State.RUNNING):
-                if search.closing is None and trial.number in search.study.running:  # one seat can end another's trial
+            for number in list(search.study.running):
+                if search.closing is None and number in search.study.running:  # one seat can end another's trial
+                    trial = search.study.trials[number]
                     self._seat(search, trial.training, trial.until)
 
     def _close(self) -> None:
@@ -139,12 +138,11 @@ class Driver:
             if key not in self._halted:
                 self._halted.add(key)
                 self.executor.stop(key)
-            return
-        self._record(search, Paused(self.clock(), trial.number))
-        search.release(key)
-        if alone:
-            self.queue.pop(key, None)
-            self.owners.pop(key, None)
+        elif not self.stopping:  # then `_close` lets them rest, in the order in which they began
+            self._record(search, Paused(self.clock(), trial.number))
+            search.release(key)
+            if alone:
+                self.queue.pop(key, None)
 
     def _tidy(self) -> None:
         """Keep the checkpoints within their cap; those that are needed are never touched."""
@@ -159,11 +157,10 @@ class Driver:
         """Ask every search that has room, in turn, until all workers are busy or nobody has a wish."""
         asking = [] if self.stopping else list(self.searches)
         while asking:
-            asking = [search for search in asking if self._room(search) > 0 and self._ask(search)]
+            asking = [one for one in asking if (self._room(one) > 0 and self._ask(one)) or self._advance(one)]
 
     def _room(self, search: Search) -> int:
-        free = self.executor.slots - len(self.jobs) - len(self.queue)
-        return free if search.parallel is None else min(free, search.parallel - len(search.study.running))
+        return search.room(self.executor.slots - len(self.jobs) - len(self.queue))
 
     def _ask(self, search: Search) -> bool:
         """Carry out what the search decides next; False if that is nothing now."""
@@ -171,7 +168,8 @@ class Driver:
         if search.closing is not None or not search.affordable():
             return False
         if interrupted := search.interrupted():
-            return self._continue(search, interrupted[0], interrupted[0].until)
+            key = interrupted[0].training  # its readers go on together
+            return any([self._continue(search, one, one.until) for one in interrupted if one.training == key])  # noqa: C419 - all
         decisions = search.strategy.propose(search.study, self._room(search))
         if not isinstance(decisions, Rest) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True
@@ -181,6 +179,22 @@ class Driver:
             return self._continue(search, finalist, finalist.epochs)
         search.closing = "exhausted" if decisions is DONE else None
         return False
+
+    def _advance(self, search: Search) -> bool:
+        """In virtual time, take what comes next, once it is certain that nothing comes before it."""
+        if search.time is None or search.closing is not None:
+            return False
+        due: list[tuple[float, str]] = []
+        for key in search.at_work():
+            epoch, reports = len(search.study.trainings[key].reports), self.pool[key].reports
+            if epoch == len(reports) and self.pool.ended(key, epoch) is None:
+                return False  # a worker is at it
+            due.append((search.time.due(key, reports[epoch].seconds if epoch < len(reports) else 0.0), key))
+        if due:
+            key = min(due)[1]
+            self._take(search, key)
+            self._enqueue(search, key)
+        return bool(due)
 
     def _carry_out(self, search: Search, decision: Decision) -> bool:
         match decision:
@@ -224,19 +238,16 @@ class Driver:
         search.grant(key, until)
         self.pool.add(key, search.study.trainings[key])
         self._catch_up(search, key)
-        if key in self.jobs:
-            return
-        if self._wanted(search, key) > len(self.pool[key].reports):
-            self.owners.setdefault(key, search)
+        self._enqueue(search, key)
+
+    def _enqueue(self, search: Search, key: str) -> None:
+        if key not in self.jobs and search.wanted(key) > len(self.pool[key].reports):
             self.queue[key] = None
-            return
-        for trial in search.running(key):  # no epoch is left for it
-            self._record(search, Paused(self.clock(), trial.number))
 
     # -- submit
 
     def _submit(self) -> None:
-        while self.queue and len(self.jobs) < self.executor.slots:
+        while self.queue and not self.stopping and len(self.jobs) < self.executor.slots:
             key = next(iter(self.queue))
             del self.queue[key]
             if (job := self._job(key)) is not None:
@@ -246,7 +257,7 @@ class Driver:
 
     def _job(self, key: str) -> Job | None:
         """What those who wait for a training may still train of it."""
-        until = max((self._wanted(search, key) for search in self.searches), default=0)
+        until = max((search.wanted(key) for search in self.searches), default=0)
         training = self.pool[key]
         known = len(training.reports)
         if until <= known:
@@ -256,6 +267,8 @@ class Driver:
             left = limits.trial_seconds - sum(report.seconds for report in training.reports)
             limits = replace(limits, trial_seconds=max(0.001, left))
         start = self.pool.checkpoint(key)
+        if start < known:  # nothing is kept between jobs: in one go
+            until = max(search.reserved(key) for search in self._searches(key))
         longest = max((trial for _, trial in self._readers(key)), key=lambda trial: trial.epochs)
         return Job(key, longest.params, training.seed, start, until, known, self.pool.folder, limits)
 
@@ -266,49 +279,37 @@ class Driver:
         match message:
             case Reported(training=key, report=report):
                 if self.pool.extend(key, report):
-                    self._hand_on(key, report.epoch)
                     for search in self._searches(key):
                         self._catch_up(search, key)
-                    self.pool.recorded(key, report)
             case Rested(training=key, exhausted=exhausted):
                 self._leave(key)
-                self._rested(key, exhausted)
+                if exhausted:
+                    self._exhausted(key)
+                self._rested(key)
             case Broke(training=key):
                 self._leave(key)
                 self._broke(key, message)
-
-    def _hand_on(self, key: str, epoch: int) -> None:
-        """An epoch is trained for one study, the first that asked if it still wants it, and reused by the others."""
-        takers = [search for search in self._searches(key) if self._wanted(search, key) >= epoch]
-        if takers and self.owners.get(key) not in takers:
-            self.owners[key] = takers[0]
-
-    def _wanted(self, search: Search, key: str) -> int:
-        """The epoch up to which this study wants a training now, and has paid for it."""
-        return max((min(trial.until, search.granted[key]) for trial in search.running(key)), default=0)
 
     def _leave(self, key: str) -> None:
         del self.jobs[key]
         self._halted.discard(key)
 
-    def _rested(self, key: str, exhausted: bool) -> None:
-        """Whoever wants more of it waits for a worker again; all others rest."""
-        for search, trial in list(self._readers(key)):
-            if exhausted:
-                self._record(search, self._exhausted(trial))
-            elif search.granted[key] <= trial.epoch or self.stopping or search.closing is not None:
-                self._record(search, Paused(self.clock(), trial.number))
-            else:
-                self.queue[key] = None
-            search.release(key)
-        if key not in self.queue:
-            self.owners.pop(key, None)
+    def _rested(self, key: str) -> None:
+        """Whoever wants more of it waits for a worker again; where a study is over, its trials rest."""
+        for search in self._searches(key):
+            if search.closing is not None and not self.stopping:
+                for trial in search.running(key):
+                    self._record(search, Paused(self.clock(), trial.number))
+                search.release(key)
+            self._enqueue(search, key)
 
-    def _exhausted(self, trial: Trial) -> Ended:
-        if trial.reports:
-            return Ended(self.clock(), trial.number, State.COMPLETE)
-        error = "the trainer ended without a report"
-        return Ended(self.clock(), trial.number, State.FAILED, Outcome.INVALID, error)
+    def _exhausted(self, key: str) -> None:
+        if self.pool[key].reports:
+            self.pool.end(key, Outcome.OK, "")
+        else:
+            self.pool.end(key, Outcome.INVALID, "the trainer ended without a report")
+        for search in self._searches(key):
+            self._catch_up(search, key)
 
     def _broke(self, key: str, broke: Broke) -> None:
         """A process that died is another attempt while attempts make progress; anything else ends the training."""
@@ -320,29 +321,38 @@ class Driver:
             if not self.stopping:
                 self.queue[key] = None
             return
-        self.pool.fail(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
+        self.pool.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
         for search in searches:
             self._catch_up(search, key)
-        self.owners.pop(key, None)
 
     def _catch_up(self, search: Search, key: str) -> None:
+        """Take what is known of a training; in virtual time `_advance` does, when it is due."""
+        if search.time is None:
+            self._take(search, key)
+        else:
+            self._settle(search, key)
+
+    def _take(self, search: Search, key: str) -> None:
         """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""
         known = len(search.study.trainings[key].reports)
-        own = key in self.jobs and self.owners.get(key) is search
-        for report in self.pool[key].reports[known : self._wanted(search, key)]:
-            self._record(search, Reported(key, report, reused=not own))
-        for trial in search.running(key):
-            self._settle(search, trial)
+        for report in self.pool[key].reports[known : search.wanted(key)]:
+            new = self.pool.is_new(key, report.epoch)
+            self._record(search, Reported(key, report, reused=not new))
+            if new:
+                self.pool.recorded(key, report.epoch)
+        self._settle(search, key)
+        if (end := self.pool.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
+            for trial in search.running(key):
+                self._record(search, Ended(self.clock(), trial.number, end.state, end.outcome, end.error))
+            search.release(key)
 
-    def _settle(self, search: Search, trial: Trial) -> None:
-        """End or pause a trial that is where it was going, or can never get there."""
-        if trial.epoch >= trial.epochs:
-            self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
-        elif trial.epoch >= trial.until:
-            self._record(search, Paused(self.clock(), trial.number))
-        elif failure := self.pool.failure(trial.training):
-            self._record(search, Ended(self.clock(), trial.number, State.FAILED, failure.outcome, failure.error))
-            search.release(trial.training)
+    def _settle(self, search: Search, key: str) -> None:
+        """End or pause the trials that are where they were going, or as far as the budget takes them."""
+        for trial in search.running(key):
+            if trial.epoch >= trial.epochs:
+                self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
+            elif trial.epoch >= min(trial.until, search.granted[key]):
+                self._record(search, Paused(self.clock(), trial.number))
 
     # -- who reads a training
 

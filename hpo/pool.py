@@ -12,7 +12,10 @@ from hpo.failpoints import hit
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class End:
+    """Why a training goes no further."""
+
+    state: State
     outcome: Outcome
     error: str
 
@@ -26,7 +29,8 @@ class Pool:
     def __init__(self, folder: Path, goal: Goal = Goal(), cap: int = 2 * 2**30) -> None:
         self.folder, self.goal, self.cap = folder, goal, cap
         self._trainings: dict[str, Training] = {}
-        self._failures: dict[str, Failure] = {}
+        self._ends: dict[str, End] = {}
+        self._journaled: dict[str, int] = {}  # epochs that are in a journal
         self._attempts: dict[str, int] = {}  # since the last new epoch
 
     def __getitem__(self, key: str) -> Training:
@@ -39,9 +43,11 @@ class Pool:
         for trial in study.with_state(State.FAILED):
             told = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been mended since
             if told and trial.epoch == len(self._trainings[trial.training].reports):
-                self._failures[trial.training] = Failure(trial.outcome, trial.error)
+                self.end(trial.training, trial.outcome, trial.error)
 
     def add(self, key: str, training: Training) -> None:
+        """Take in what a journal says of a training."""
+        self._journaled[key] = max(self._journaled.get(key, 0), len(training.reports))
         known = self._trainings.get(key)
         if known is None or len(known.reports) < len(training.reports):
             self._trainings[key] = training
@@ -55,13 +61,19 @@ class Pool:
         self._attempts.pop(key, None)
         return True
 
-    def recorded(self, key: str, report: Report) -> None:
-        """The report is in a journal: no checkpoint before it is needed any more, unless it is the best epoch's."""
+    def is_new(self, key: str, epoch: int) -> bool:
+        """Whether no journal has it: who records it first is charged for a new epoch, all others reuse it."""
+        return epoch > self._journaled.get(key, 0)
+
+    def recorded(self, key: str, epoch: int) -> None:
+        """It is in a journal now: no checkpoint before it is needed any more, unless it is the best epoch's."""
         hit("forget")
-        best = min(self._trainings[key].reports, key=self.goal.cost).epoch if self.goal.at == "best" else report.epoch
-        for epoch in checkpoints.epochs(self.folder, key):
-            if epoch < report.epoch and epoch != best:
-                checkpoints.forget(self.folder, key, epoch)
+        self._journaled[key] = epoch
+        reports = self._trainings[key].reports[:epoch]
+        best = min(reports, key=self.goal.cost).epoch if self.goal.at == "best" else epoch
+        for earlier in checkpoints.epochs(self.folder, key):
+            if earlier < epoch and earlier != best:
+                checkpoints.forget(self.folder, key, earlier)
 
     def checkpoint(self, key: str) -> int:
         """The epoch from which this training can go on."""
@@ -71,11 +83,14 @@ class Pool:
         self._attempts[key] = self._attempts.get(key, 0) + 1
         return self._attempts[key]
 
-    def fail(self, key: str, outcome: Outcome, error: str) -> None:
-        self._failures[key] = Failure(outcome, error)
+    def end(self, key: str, outcome: Outcome, error: str) -> None:
+        """It goes no further: it failed, or (OK) its trainer wants no more epochs."""
+        state = State.COMPLETE if outcome is Outcome.OK else State.FAILED
+        self._ends[key] = End(state, outcome, error)
 
-    def failure(self, key: str) -> Failure | None:
-        return self._failures.get(key)
+    def ended(self, key: str, epoch: int) -> End | None:
+        """Why there is nothing after this epoch; None if there is, or may be."""
+        return self._ends.get(key) if epoch >= len(self._trainings[key].reports) else None
 
     def prune(self, wanted: Iterable[str]) -> int:
         """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use."""

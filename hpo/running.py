@@ -194,6 +194,7 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
         journal.append,
         visit.parallel,
         journal.path.parent.name,
+        history=(event for _, event in journal.events()),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
 from hpo.spec.loading import Budget
+from hpo.virtual import VirtualTime
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
 
@@ -17,8 +18,8 @@ class Search:
     """A study and what may still be spent on it.
 
     identity names the training of a point; journal writes an event before the study takes it in;
-    parallel: the most trials that may run at a time (None: as many as there are workers); resumes: whether what rests
-    goes on by itself.
+    parallel: the most trials that may run at a time (None: as many as there are workers), in virtual time if more than
+    one, which goes on from its history; resumes: whether what rests goes on by itself.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Search:
         parallel: int | None = None,
         name: str = "",
         resumes: bool = True,
+        history: Iterable[Event] = (),
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
         self.resumes = resumes
+        self.time = VirtualTime(history) if parallel is not None and parallel > 1 else None
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
@@ -49,6 +52,8 @@ class Search:
         """Journal first: what a person is shown is on disk."""
         self.journal(event)
         self.study.apply(event)
+        if self.time is not None:
+            self.time.take(event)
         if isinstance(event, Ended):
             trial = self.study.trials[event.trial]
             self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
@@ -57,6 +62,27 @@ class Search:
     def running(self, key: str) -> list[Trial]:
         """The running trials that read this training."""
         return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
+
+    def reserved(self, key: str) -> int:
+        """The epoch up to which running trials are to take a training, and have paid for it."""
+        return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
+
+    def wanted(self, key: str) -> int:
+        """The epoch up to which it wants to hear of a training now; in virtual time one epoch after the other."""
+        most = self.reserved(key)
+        return min(most, len(self.study.trainings[key].reports) + 1) if self.time is not None and most else most
+
+    def room(self, free: int) -> int:
+        """How many trials may start where so many workers are free; in virtual time it has workers of its own."""
+        if self.parallel is None:
+            return free
+        if self.time is not None:
+            return self.parallel - len(self.at_work())
+        return min(free, self.parallel - len(self.study.running))
+
+    def at_work(self) -> set[str]:
+        """The trainings that running trials read."""
+        return {self.study.trials[number].training for number in self.study.running}
 
     def interrupted(self) -> list[Trial]:
         """Trials that rest before the epoch they were to reach."""

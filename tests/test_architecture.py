@@ -22,7 +22,7 @@ LAYERS = [
     ["training"],
     ["execution", "reading"],
     ["strategies"],
-    ["pool", "search", "driver", "overhead"],
+    ["virtual", "pool", "search", "driver", "overhead"],
     ["tracking", *(f"comparison.{name}" for name in ("statistics", "curves", "compared", "verdicts", "confirmation"))],
     ["report", "check", "tracking.publish", "tracking.registry"],
     [

@@ -413,7 +413,7 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         "Ctrl-C again and again": signal.SIGINT,
         "SIGTERM again and again": signal.SIGTERM,
     }.items():
-        with never_left(whole(tmp_path, pause="0.5" if "again" in name else "0.1")) as process:
+        with never_left(whole(tmp_path, pause="1.5" if "again" in name else "0.1")) as process:
             under_way(process, tmp_path, 2)
             os.killpg(process.popen.pid, number)  # as a terminal does: to the workers too
             while "again" in name and process.running:

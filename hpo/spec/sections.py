@@ -150,9 +150,7 @@ class Compare:
     strategies: tuple[str, ...] = option(Several(_STRATEGY, 1, unique=True), STRATEGIES, "which strategies")
     seeds: int = option(Number(low=1, high=1000, whole=True), 10, "studies of each strategy")
     margin: float = option(Number(low=0), 0.002, "differences below are practically equal")
-    parallel: int = option(
-        _COUNT, 1, "trials at a time in each study; above 1 a strategy knows what ended first, so runs differ"
-    )
+    parallel: int = option(_COUNT, 1, "trials at a time in each study, in virtual time")
 
 
 @dataclass(frozen=True, kw_only=True)
