@@ -182,11 +182,11 @@ def test_a_trainer_that_leaks_files_hurts_its_own_trials_only(tmp_path: Path) ->
     executor = LocalExecutor(1)
     try:
         executor.begin([fakes.Fake(witness=tmp_path / "witness", mischief="files")])
+        pids = executor.pids()
         executor.submit(Job("a", {"learning_rate": 0.01, "epochs": 4}, 7, 0, 4, 0, tmp_path / "trainings"))
         broke = messages(executor)[-1]
         assert isinstance(broke, Broke)
         assert (broke.lost, "Too many open files" in broke.error) == (False, True)
-        pids = executor.pids()
         wait_until(lambda: not executor.wait(0.01) and executor.pids() != pids, "another worker stands in")
         executor.submit(Job("b", {"learning_rate": 0.1, "epochs": 1}, 7, 0, 1, 0, tmp_path / "trainings"))
         assert messages(executor)[-1] == Rested("b")
