@@ -100,7 +100,7 @@ class Driver:
 
     def _close(self) -> None:
         for search in self.searches:
-            for number in list(search.study.running):
+            for number in reversed(list(search.study.running)):  # who began first rests last, and goes on first
                 self._record(search, Paused(self.clock(), number))
             if search.study.closed is None:
                 search.closing = search.closing or ("interrupted" if self.stopping else "budget")
@@ -138,7 +138,7 @@ class Driver:
             if key not in self._halted:
                 self._halted.add(key)
                 self.executor.stop(key)
-        elif not self.stopping:  # then `_close` lets them rest, in the order in which they began
+        elif not self.stopping:  # then `_close` lets them rest
             self._record(search, Paused(self.clock(), trial.number))
             search.release(key)
             if alone:

@@ -85,8 +85,9 @@ class Search:
         return {self.study.trials[number].training for number in self.study.running}
 
     def interrupted(self) -> list[Trial]:
-        """Trials that rest before the epoch they were to reach."""
-        trials = [self.study.trials[number] for number in self.study.paused if self.resumes]
+        """Trials that rest before the epoch they were to reach, the last first: what ran when a driver ended goes before what
+        had no budget left."""
+        trials = [self.study.trials[number] for number in reversed(self.study.paused) if self.resumes]
         return [trial for trial in trials if trial.epoch < trial.until]
 
     def finalist(self) -> Trial | None:

@@ -13,15 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import END, LOST, NAN, Scripted
+from studied import Place
 from test_driver import GOAL, STRATEGIES, Listed, Made, every_strategy
 
+from hpo import assembly
 from hpo.core import Event, Job, Message, Outcome, Report, Reported, State, Strategy, Study, epochs_of
 from hpo.driver import Driver
 from hpo.execution.simulated import SimulatedExecutor
+from hpo.journal import Journal
 from hpo.pool import Pool
+from hpo.running import open_search, run_all
 from hpo.search import Search
 from hpo.spec.loading import Budget
 from hpo.training.failure import TrainingFailed
+from hpo.virtual import VirtualTime
 
 AT_A_TIME = 3
 SEEDS = (3, 4)
@@ -160,6 +165,7 @@ def joining(seed: int) -> Strategy:
 
 @given(
     name=st.sampled_from([*sorted(STRATEGIES), "joining"]),
+    budget=st.builds(Budget, trials=st.integers(1, 12)) | st.builds(Budget, total_epochs=st.integers(1, 40)),
     slots=st.integers(1, 4),
     cuts=st.lists(st.tuples(st.integers(1, 90), st.booleans()), max_size=4),
     wrong=st.dictionaries(
@@ -169,13 +175,14 @@ def joining(seed: int) -> Strategy:
 @settings(max_examples=60 * laws.MORE, deadline=None)
 def test_kills_stops_and_failures_change_nothing_of_that(
     name: str,
+    budget: Budget,
     slots: int,
     cuts: list[tuple[int, bool]],
     wrong: dict[tuple[int, int], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """A driver that dies or is stopped anywhere goes on at the same virtual moment, and hears the same."""
-    folder, make, budget = tmp_path_factory.mktemp("cut"), STRATEGIES.get(name, joining), Budget(trials=10)
+    folder, make = tmp_path_factory.mktemp("cut"), STRATEGIES.get(name, joining)
 
     def fate(key: str, epoch: int) -> str:
         return wrong.get((int(key, 16) % 5, epoch), "")
@@ -183,6 +190,8 @@ def test_kills_stops_and_failures_change_nothing_of_that(
     def script(key: str, epoch: int, before: int) -> str:
         return fate(key, epoch) if fate(key, epoch) != LOST or not before else ""
 
+    if budget.total_epochs is not None:  # what a failed trial gives back may go to another one after an interruption
+        wrong = {place: LOST for place in wrong}
     histories: list[list[Event]] = [[] for _ in SEEDS]
     for count, (cut, kill) in enumerate([*cuts, (None, True)]):
         visit(histories, make, budget, Uneven(slots, script, now=count * 1e5), folder / "together", cut, kill)
@@ -223,3 +232,15 @@ def test_no_checkpoint_is_forgotten_before_a_later_epoch_is_in_a_journal(tmp_pat
         visit(histories, STRATEGIES["random"], Budget(trials=6), second, folder)
         assert not recorded & set(second.trained)
         assert all(job.start == job.known for job in second.submitted)
+
+
+def test_a_study_on_disk_goes_on_at_its_virtual_moment(tmp_path: Path) -> None:
+    place = Place.made(tmp_path)
+    visit = replace(place.visit, parallel=2)
+    (result,) = run_all([place.spec(budget={"trials": 5})], visit)
+    with Journal.open(result.folders.journal) as journal:
+        events = [event for _, event in journal.events()]
+        search = open_search(assembly.parts(result.spec, None, ["cpu"]), journal, visit)
+    assert search.time is not None
+    heard_last = max(event.report.seconds for event in events if isinstance(event, Reported))
+    assert search.time.now == VirtualTime(events).now >= heard_last
