@@ -168,8 +168,7 @@ class Driver:
         if search.closing is not None or not search.affordable():
             return False
         if interrupted := search.interrupted():
-            key = interrupted[0].training  # its readers go on together
-            return any([self._continue(search, one, one.until) for one in interrupted if one.training == key])  # noqa: C419 - all
+            return self._continue(search, interrupted[0], interrupted[0].until)
         decisions = search.strategy.propose(search.study, self._room(search))
         if not isinstance(decisions, Rest) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True

@@ -10,14 +10,14 @@ from pathlib import Path
 import fakes
 import laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted import END, LOST, NAN, Scripted
 from studied import Place
 from test_driver import GOAL, STRATEGIES, Listed, Made, every_strategy
 
 from hpo import assembly
-from hpo.core import Event, Job, Message, Outcome, Report, Reported, State, Strategy, Study, epochs_of
+from hpo.core import Event, Job, Message, Outcome, Report, Reported, Started, State, Strategy, Study, epochs_of
 from hpo.driver import Driver
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal
@@ -172,6 +172,7 @@ def joining(seed: int) -> Strategy:
         st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN, END]), max_size=4
     ),
 )
+@example(name="grid", budget=Budget(trials=18), slots=2, cuts=[], wrong=dict.fromkeys([(i, 2) for i in range(5)], NAN))
 @settings(max_examples=60 * laws.MORE, deadline=None)
 def test_kills_stops_and_failures_change_nothing_of_that(
     name: str,
@@ -191,7 +192,7 @@ def test_kills_stops_and_failures_change_nothing_of_that(
         return fate(key, epoch) if fate(key, epoch) != LOST or not before else ""
 
     if budget.total_epochs is not None:  # what a failed trial gives back may go to another one after an interruption
-        wrong = {place: LOST for place in wrong}
+        wrong = dict.fromkeys(wrong, LOST)
     histories: list[list[Event]] = [[] for _ in SEEDS]
     for count, (cut, kill) in enumerate([*cuts, (None, True)]):
         visit(histories, make, budget, Uneven(slots, script, now=count * 1e5), folder / "together", cut, kill)
@@ -244,3 +245,12 @@ def test_a_study_on_disk_goes_on_at_its_virtual_moment(tmp_path: Path) -> None:
     assert search.time is not None
     heard_last = max(event.report.seconds for event in events if isinstance(event, Reported))
     assert search.time.now == VirtualTime(events).now >= heard_last
+
+
+def test_virtual_time_never_goes_back_whatever_the_order_in_which_a_run_of_several_workers_heard() -> None:
+    time = VirtualTime()
+    for number, key in enumerate("ab"):
+        time.take(Started(0.0, number, {}, 0, key, 0, 3))
+    for key, epoch, took, now in (("a", 1, 5.0, 5.0), ("b", 1, 1.0, 5.0), ("b", 2, 1.0, 6.0)):
+        time.take(Reported(key, Report(epoch, {}, took, 0.0)))
+        assert time.now == now
