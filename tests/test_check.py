@@ -300,8 +300,8 @@ def test_the_layers_of_the_largest_network_are_shown_in_columns() -> None:
     assert table(made) == [
         "input              1x8x8",
         "block1.conv        16x8x8    160 parameters  9,216 multiply-adds",
-        "block1.activation  16x8x8",
         "block1.pool        16x4x4",
+        "block1.activation  16x4x4",
         "flatten            256",
         "output             10      2,570 parameters  2,560 multiply-adds",
     ]

@@ -49,9 +49,21 @@ def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None
     assert shares == {"block1.dropout": 0.125, "dense1_dropout": 0.25}
 
 
-def test_a_block_is_convolution_activation_pooling_dropout() -> None:
-    made = names(blocks=1, dense_layers=0, conv_dropout=0.1)
-    assert made == ["block1.conv", "block1.activation", "block1.pool", "block1.dropout", "flatten", "output"]
+@pytest.mark.parametrize(
+    ("params", "order"),
+    [
+        ({"activation": "silu"}, ["conv", "activation", "pool", "dropout"]),
+        ({"activation": "tanh"}, ["conv", "pool", "activation", "dropout"]),
+        ({"activation": "tanh", "pool": "average"}, ["conv", "activation", "pool", "dropout"]),
+        ({"batch_norm": "before"}, ["conv", "norm", "pool", "activation", "dropout"]),
+        ({"batch_norm": "after"}, ["conv", "activation", "norm", "pool", "dropout"]),
+    ],
+)
+def test_a_block_is_convolution_activation_pooling_dropout_but_a_maximum_goes_before_what_only_rises(
+    params: dict[str, str], order: list[str]
+) -> None:
+    made = names(blocks=1, dense_layers=0, conv_dropout=0.1, **params)
+    assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
 
 
 @pytest.mark.parametrize(

@@ -323,3 +323,30 @@ def test_the_output_of_each_layer_is_the_row_of_the_summary() -> None:
     for row in made.rows:
         shape = output(row.layer, shape)
         assert shape == row.shape
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("batch_norm", ["off", "before", "after"])
+def test_where_the_pooling_stands_changes_neither_the_function_nor_its_gradients(
+    activation: str, batch_norm: str
+) -> None:
+    """Convolution, norm, activation, pooling is what a block means, whatever order is cheaper."""
+    given: dict[str, Value] = {"blocks": 1, "activation": activation, "batch_norm": batch_norm, "pool_size": 3}
+    layers = cnn.layers({**given, "dense_layers": 0}, (2, 9, 9), 3)
+    net = build(layers, (2, 9, 9), torch.Generator().manual_seed(1))
+    block = net.get_submodule("block1")
+    meant = {"off": ["activation"], "before": ["norm", "activation"], "after": ["activation", "norm"]}[batch_norm]
+    images = torch.randn(8, 2, 9, 9, generator=torch.Generator().manual_seed(2))
+    results = []
+    for run in (block, lambda x: _through(block, ["conv", *meant, "pool"], x)):
+        net.zero_grad()
+        made = run(images)
+        (made**2).sum().backward()
+        results.append([made.detach(), *(weight.grad.clone() for weight in block.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def _through(block: nn.Module, names: list[str], x: torch.Tensor) -> torch.Tensor:
+    for name in names:
+        x = block.get_submodule(name)(x)
+    return x

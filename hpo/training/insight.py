@@ -49,7 +49,7 @@ def first_layer(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, A
     if not isinstance(first, nn.Conv2d) or first.in_channels != channels or first.groups != 1:
         return {}
     samples = some(data, rows)
-    maps = _seen(network, _activation(network, first), data.pixels(samples))
+    maps = _maps(network, first, data.pixels(samples))
     if maps.ndim != 4 or len(maps) != len(samples):
         return {"filters": shrunk(first.weight[:FILTERS])}
     return {
@@ -63,10 +63,17 @@ def _weighs(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 
 
-def _activation(network: nn.Module, first: nn.Module) -> nn.Module:
-    """The first block's activation in a network of ours, for a feature map is what leaves that; else the layer."""
+def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:
+    """What leaves the first layer; in a network of ours its activation, whole though pooling goes before it."""
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    return modules.get("block1.activation", first) if modules.get("block1.conv") is first else first
+    maps = _seen(network, first, images)
+    if modules.get("block1.conv") is first:
+        for name, module in modules["block1"].named_children():
+            if name in ("norm", "activation"):
+                maps = module(maps)
+            if name == "activation":
+                break
+    return maps
 
 
 def _seen(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ INDEX_BYTES: Final = 8  # max pooling keeps an int64 for each output, to send th
 
 # Whether torch's backward reads an activation's result or its argument (derivatives.yaml of torch).
 SAVES_OUTPUT: Final = ("relu", "tanh", "sigmoid")
+RISING: Final = ("relu", "leaky_relu", "tanh", "sigmoid")  # a larger argument never gives a smaller result
 GATES: Final = {"rnn": 1, "lstm": 4, "gru": 3}
 # Numbers that a recurrent layer keeps for the backward pass at each step, for each feature that enters and for each of
 # its state; measured with saved_tensors_hooks on the CPU kernels of torch 2.13, those of the LSTM within a third.

@@ -100,11 +100,11 @@ def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Gen
 
 
 def _activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
-    """The activation that layer i feeds, through nothing but a norm."""
+    """The activation that layer i feeds, through nothing but a norm or a pooling."""
     for layer in layers[i + 1 :]:
         if isinstance(layer, plain.Activation):
             return layer
-        if not isinstance(layer, plain.Norm):
+        if not isinstance(layer, plain.Norm | plain.Pool):
             return None
     return None
 

@@ -155,11 +155,11 @@ def function_initialize(layers: Sequence[Layer]) -> str:
 
 
 def _activation_after(layers: Sequence[Layer], i: int) -> Activation | None:
-    """The activation that layer i feeds, through nothing but a norm."""
+    """The activation that layer i feeds, through nothing but a norm or a pooling."""
     for layer in layers[i + 1 :]:
         if isinstance(layer, Activation):
             return layer
-        if not isinstance(layer, Norm):
+        if not isinstance(layer, Norm | Pool):
             return None
     return None
 
