@@ -42,7 +42,13 @@ PARAMETERS: Final[dict[str, Known]] = {
     "batch_norm": Known(
         OFF, "choice", choices=(OFF, "before", "after"), per_block=True, doc="before or after the activation"
     ),
-    "pool": Known("max", "choice", choices=("max", "average", NONE), per_block=True, doc="pooling of the block"),
+    "pool": Known(
+        "max",
+        "choice",
+        choices=("max", "average", NONE),
+        per_block=True,
+        doc="pooling of the block, after the activation; max before one that only rises (the same function)",
+    ),
     "pool_size": Known(2, "int", low=1, per_block=True, when=_POOLED, doc="side of the pooling window"),
     "pool_stride": Known(None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"),
     "conv_dropout": Known(0.0, "float", low=0, high=1, open_high=True, per_block=True, doc="after the pooling"),
