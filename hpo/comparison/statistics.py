@@ -45,10 +45,6 @@ class Interval:
     def within(self, margin: float) -> bool:
         return -margin <= self.low and self.high <= margin
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:

@@ -19,7 +19,6 @@ class SimulatedExecutor:
 
     def __init__(self, train: Train, slots: int, start: float = 0.0) -> None:
         self.slots = slots
-        self.busy_seconds = 0.0
         self._train = train
         self._now = start
         self._due: list[tuple[float, int, Job, Message, Iterator[Report]]] = []
@@ -54,7 +53,6 @@ class SimulatedExecutor:
     def _deliver(self, job: Job, message: Message, reports: Iterator[Report]) -> list[Message]:
         if not isinstance(message, Reported):
             return [message]
-        self.busy_seconds += message.report.seconds
         if message.report.epoch >= job.until or job.training in self._stopped:
             return [message, Rested(job.training)]
         self._schedule(job, reports)

@@ -76,13 +76,6 @@ def packed(name: str, state: Json) -> str:
     return json.dumps({"name": name, "createdAt": CREATED, "updatedAt": CREATED, "state": f"deflate;{text}"})
 
 
-def unpacked(tag: str) -> Json:
-    """What packed() was given."""
-    state: str = json.loads(tag)["state"]
-    found: Json = json.loads(zlib.decompress(base64.b64decode(state.removeprefix("deflate;"))))
-    return found
-
-
 def view(kind: str, order: str, ascending: bool, shown: Sequence[str], charts: Mapping[str, Sequence[Json]]) -> Json:
     """Runs of one hpo.kind by one metric; charts by the name of their section."""
     return {
