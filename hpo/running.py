@@ -47,7 +47,8 @@ class Visit:
     """How studies are to be run this time.
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
-    parallel: the most trials of one study at a time; publish: log the winner's model and write a report for each study;
+    parallel: the most trials of one study at a time; milestone: epochs after which all of a study rests once;
+    publish: log the winner's model and write a report for each study;
     group: the title of the comparison these studies are part of; given: train these points and nothing else, beside
     the study's target.
     """
@@ -56,6 +57,7 @@ class Visit:
     fresh: bool = False
     trials: int | None = None
     parallel: int | None = None
+    milestone: int | None = None
     publish: bool = True
     group: str | None = None
     given: Sequence[Asked] = ()
@@ -195,6 +197,7 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
         visit.parallel,
         journal.path.parent.name,
         history=(event for _, event in journal.events()),
+        milestone=visit.milestone,
     )
 
 

@@ -19,7 +19,8 @@ class Search:
 
     identity names the training of a point; journal writes an event before the study takes it in;
     parallel: the most trials that may run at a time (None: as many as there are workers), in virtual time if more than
-    one, which goes on from its history; resumes: whether what rests goes on by itself.
+    one, which goes on from its history; resumes: whether what rests goes on by itself; milestone: epochs at which all
+    comes to rest before more are spent, so that the study is then what one with this budget is at its end.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class Search:
         name: str = "",
         resumes: bool = True,
         history: Iterable[Event] = (),
+        milestone: int | None = None,
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
-        self.resumes = resumes
+        self.resumes, self.milestone = resumes, milestone
         self.time = VirtualTime(history) if parallel is not None and parallel > 1 else None
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
@@ -101,8 +103,9 @@ class Search:
         """Reserve epochs of a training up to `until`, as far as the budget goes; returns the epoch it may reach."""
         have = self.granted.get(key, 0)
         wanted = max(0, until - have)
-        if self.budget.total_epochs is not None:
-            wanted = min(wanted, max(0, self.budget.total_epochs - self.total_granted))
+        most = self._most()
+        if most is not None:
+            wanted = min(wanted, max(0, most - self.total_granted))
         self.granted[key] = have + wanted
         self.total_granted += wanted
         return min(until, have + wanted)
@@ -119,8 +122,13 @@ class Search:
 
     def affordable(self) -> bool:
         """Whether the budget leaves anything to decide."""
-        epochs = self.budget.total_epochs is None or self.total_granted < self.budget.total_epochs
-        return epochs and (self.may_start() or bool(self.study.paused))
+        most = self._most()
+        return (most is None or self.total_granted < most) and (self.may_start() or bool(self.study.paused))
+
+    def _most(self) -> int | None:
+        """The epochs that may be spent by now."""
+        total, milestone = self.budget.total_epochs, self.milestone
+        return milestone if milestone is not None and self.study.epochs < milestone else total
 
     def ending(self, now: float) -> str | None:
         """Why this study is over although trials may be running; None if it is not."""

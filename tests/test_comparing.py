@@ -14,10 +14,10 @@ from hpo.comparison import comparing
 from hpo.comparison.comparing import Compared, compare_strategies, studies, total_epochs
 from hpo.comparison.confirming import confirm_finalists, fresh_values
 from hpo.comparison.replaying import Recorded, curve_name, recorded, replay, saving
-from hpo.core import Event, Job, Outcome, Reported, State, Study
-from hpo.errors import BadInput, NoResult
+from hpo.core import Ended, Event, Job, Outcome, Reported, State, Study
+from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
-from hpo.running import Visit
+from hpo.running import Visit, run_all
 from hpo.search import Search
 from hpo.spec.loading import Budget, StudySpec
 from hpo.status import read_result
@@ -147,9 +147,10 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
 
     monkeypatch.setattr(Driver, "_open", opening)
     spec = place.spec(compare=COMPARE, search_space=WIDE, budget={"total_epochs": 30})
-    stopped = compare_strategies(spec, replace(place.visit, listeners=[listener]), rescore=True)
-    assert {result.stopped_by for result in stopped.results} == {15}
-    assert not stopped.fresh
+    with pytest.raises(Stopped) as stopped:
+        compare_strategies(spec, replace(place.visit, listeners=[listener]), rescore=True)
+    assert stopped.value.number == 15
+    assert not list(place.folder.glob("studies/*/confirm-*"))
     done = named(compared(place))
     straight = named(compared(Place.made(tmp_path / "straight")))
     for name, study in done.items():
@@ -161,7 +162,7 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
     place.run(strategy="random", budget={"trials": 6}, workers=2, execution="local")
     notes = compared(place).comparison.notes
     assert "random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone." in notes
-    assert not any("bayesian" in note for note in notes)
+    assert not any("bayesian, seed" in note for note in notes)
 
 
 def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
@@ -219,14 +220,56 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
 
 
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_random_at_the_budget_is_what_it_would_be_with_no_more_of_it(
+    parallel: int, place: Place, tmp_path: Path
+) -> None:
+    """Nothing that random will only need for twice as much is begun before: what it has at the budget is at rest."""
+    both = compared(place, compare={**COMPARE, "parallel": parallel, "strategies": ["random"]}).results
+    other = Place.made(tmp_path / "other")
+    for result in both:
+        spec = replace(result.spec, path=other.folder / "study.yaml", budget=Budget(total_epochs=30))
+        (alone,) = run_all([spec], replace(other.visit, parallel=parallel))
+        study, ended = Study(), []
+        for event in read_events(result.folders.journal):
+            study.apply(event)
+            if isinstance(event, Ended) and study.epochs <= 30:
+                ended.append(event.trial)
+        assert ended == list(alone.study.spent)
+        assert (alone.study.epochs, result.study.epochs) == (30, 60)
+
+
+def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place) -> None:
+    """The first ten trials of bayesian search are random's own."""
+    short = compared(place, budget={"total_epochs": 16}).comparison
+    assert {(pair.a, pair.b) for pair in short.pairs} == {("bayesian", "grid"), ("random", "grid")}
+    assert any("the first 10 trials of bayesian are random's own" in note for note in short.notes)
+    longer = compared(Place.made(place.folder / "longer"), budget={"total_epochs": 90}).comparison
+    assert {(pair.a, pair.b) for pair in longer.pairs} >= {("bayesian", "random")}
+
+
+def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(place: Place, monkeypatch: Any) -> None:
+    from hpo.comparison import confirming
+
+    real = confirming.run
+    monkeypatch.setattr(confirming, "run", lambda *given: replace(real(*given), stopped_by=2))
+    with pytest.raises(Stopped):
+        compared(place, rescore=True)
+
+
+def test_what_of_a_budget_does_not_count_is_said(place: Place) -> None:
+    notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
+    assert "budget.time had no say: a comparison's budget is in epochs." in notes
+
+
 # -- what cannot be compared -----------------------------------------------------------------------------------------
 
 
-def test_a_budget_shorter_than_any_trial_is_refused(place: Place) -> None:
+def test_a_budget_in_which_some_trial_can_never_be_complete_is_refused(place: Place) -> None:
     spec = replace(place.spec(compare=COMPARE), budget=Budget(total_epochs=1))
     with pytest.raises(BadInput) as refused:
         compare_strategies(spec, place.visit)
-    assert "must be at least the 2 epochs of the shortest trial, to compare anything, got 1" in str(refused.value)
+    assert "must be at least the 8 epochs of the longest trial, to compare anything, got 1" in str(refused.value)
     assert not (place.folder / "studies").exists()
 
 

@@ -74,10 +74,10 @@ def test_only_complete_trials_are_candidates_but_all_are_charged() -> None:
     assert best_so_far(story[:-3], GOAL) == []
 
 
-def test_a_paused_trial_counts_when_it_ends() -> None:
+def test_a_paused_trial_is_a_candidate_when_it_ends() -> None:
     story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
     story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 1, 0.3, 1), Point(3, 1.5, 2, 0.8, 0)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 2, 0.3, 1), Point(3, 1.5, 2, 0.8, 0)]
     assert spent_at_end(story) == {1: 2, 0: 3}
 
 
@@ -238,10 +238,24 @@ def test_one_seed_is_allowed_and_undecided() -> None:
     )
 
 
+def test_each_pair_is_compared_at_the_seeds_that_both_of_its_two_have() -> None:
+    """Grid has seeds 4 and 5 only; that says nothing of bayesian against random at all six."""
+    found = compare([*several("bayesian", GOOD), *several("random", FAIR), *several("grid", POOR)[4:]], GOAL)
+    assert [pair.difference.seeds for pair in found.pairs] == [6, 2, 2]
+    alone = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL)
+    assert found.pairs[0].difference == alone.pairs[0].difference
+
+
+def test_a_pair_without_a_common_seed_is_named() -> None:
+    found = compare([*several("random", FAIR)[:2], *several("grid", POOR)[4:]], GOAL)
+    assert found.pairs == ()
+    assert "random and grid: there is no seed at which both have a complete trial." in found.notes
+
+
 def test_one_strategy_is_told_as_it_is() -> None:
     found = compare(several("grid", GOOD), GOAL)
     assert found.pairs == ()
-    assert "there is nothing to compare" in verdicts.sentence(found)
+    assert "there is no pair to compare" in verdicts.sentence(found)
     assert verdicts.lines(found)
 
 

@@ -276,6 +276,16 @@ def test_without_spread_there_is_no_advice(seeds: int) -> None:
     assert advise(paired([0.9] * seeds, [0.8] * seeds), 0.01) is None
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])
+def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    for _ in range(100):
+        noise = rng.normal(rng.choice([0.0, 0.5]), 1.0, seeds)
+        found = advise(paired(list(noise), [0.0] * seeds), margin=float(rng.choice([0.0, 0.3])), pairs=3)
+        assert (found is None) == (seeds < 5)
+        assert found is None or 1 <= found.low <= found.more <= found.high
+
+
 @given(st.floats(0.0, 2.2), st.floats(0.0, 2.2))
 def test_a_larger_difference_never_asks_for_more_seeds(t: float, u: float) -> None:
     small, large = sorted((t, u))
@@ -293,7 +303,13 @@ def test_a_band_is_quantiles_over_seeds_and_empty_where_a_seed_has_no_value() ->
 
 @pytest.mark.parametrize(
     ("times", "median"),
-    [([5, math.inf, 7], 7), ([5, math.inf, math.inf], math.inf), ([5, 7, 9, math.inf], 7), ([5], 5)],
+    [
+        ([5, math.inf, 7], 7),
+        ([5, math.inf, math.inf], math.inf),
+        ([5, 7, 9, math.inf], 8),
+        ([5, 7, math.inf, math.inf], 7),
+        ([5], 5),
+    ],
 )
 def test_what_was_never_reached_is_longer_than_everything(times: list[float], median: float) -> None:
     assert median_of_censored(times) == median

@@ -66,6 +66,9 @@ class Standing:
     test: float | None
     fresh: float | None
 
+    def at(self, seed: int) -> float:
+        return self.values[self.seeds.index(seed)]
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -120,10 +123,12 @@ def compare(
     budget: int | None = None,
     doubled: Sequence[Curve] = (),
     said: Said = Said(),
+    startup: int = 0,
 ) -> Comparison:
     """Compare at `budget` epochs; without one, at what the shortest study spent.
 
     doubled: random's studies with twice the budget; random's own curves serve where they go on that far.
+    startup: trials in which bayesian search is random search, so that fewer say nothing of the two.
     """
     common = budget if budget is not None else min((c.epochs for c in curves if c.epochs), default=0)
     used, notes = _usable(curves, common)
@@ -138,6 +143,15 @@ def compare(
         notes.extend(f"{name}: one seed says nothing about chance." for name in names if len(groups[name]) == 1)
     standings = tuple(_standing(name, groups[name], goal, common, target, start) for name in names)
     couples = list(itertools.combinations(standings, 2))
+    if _same(groups, common, startup):
+        couples = [both for both in couples if {one.strategy for one in both} != {"bayesian", "random"}]
+        notes.append(
+            f"bayesian and random: nothing to compare, because the first {startup} trials of bayesian are random's own "
+            "and it came no further; raise the budget."
+        )
+    for a, b in couples:
+        if not set(a.seeds) & set(b.seeds):
+            notes.append(f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial.")
     rivals = [(s, reference) for s in standings if s.strategy != "random"] if reference else []
     return Comparison(
         goal=goal,
@@ -152,6 +166,12 @@ def compare(
         said=said,
         notes=tuple(notes),
     )
+
+
+def _same(groups: dict[str, list[Curve]], budget: int, startup: int) -> bool:
+    """Whether bayesian search never got beyond what it shares with random search."""
+    ends = [point for c in groups.get("bayesian", ()) if (point := c.at(budget))]
+    return bool(ends) and "random" in groups and max(point.trials for point in ends) <= startup
 
 
 def _usable(curves: Sequence[Curve], budget: int) -> tuple[list[Curve], list[str]]:
@@ -209,18 +229,13 @@ def _mean(values: Sequence[float]) -> float | None:
 def _pairs(couples: Sequence[tuple[Standing, Standing]], goal: Goal, margin: float) -> tuple[Pair, ...]:
     sign = 1.0 if goal.maximize else -1.0
     shared = [sorted(set(a.seeds) & set(b.seeds)) for a, b in couples]
-    drawn = [
-        ([sign * dict(zip(s.seeds, s.values, strict=True))[seed] for seed in seeds] for s in couple)
-        for couple, seeds in zip(couples, shared, strict=True)
-        if seeds
-    ]
-    met = [(a.strategy, b.strategy) for (a, b), seeds in zip(couples, shared, strict=True) if seeds]
-    values = [tuple(both) for both in drawn]
+    met = [(a, b, seeds) for (a, b), seeds in zip(couples, shared, strict=True) if seeds]
+    values = [tuple([sign * s.at(seed) for seed in seeds] for s in (a, b)) for a, b, seeds in met]
     differences = [paired(a, b) for a, b in values]
     corrected = holm([d.p for d in differences])
     return tuple(
-        _pair(names, difference, float(p), wins(a, b), margin, len(met))
-        for names, difference, p, (a, b) in zip(met, differences, corrected, values, strict=True)
+        _pair((one.strategy, other.strategy), difference, float(p), wins(a, b), margin, len(met))
+        for (one, other, _), difference, p, (a, b) in zip(met, differences, corrected, values, strict=True)
     )
 
 

@@ -26,13 +26,14 @@ from hpo.comparison.confirming import fresh_values
 from hpo.comparison.curves import Curve, curve
 from hpo.comparison.watching import Watch
 from hpo.core import Event, Scored, Study, Trial, epochs_of
-from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult, Stopped
 from hpo.journal import Journal, read_events
 from hpo.outlook import deliver_all
 from hpo.report.document import ReportInput, pictures, write
 from hpo.result import Result
 from hpo.running import Visit, run_all
 from hpo.spec.loading import Compare, StudySpec, grid_mistakes
+from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
 from hpo.training import scoring
 from hpo.training.families import known
@@ -54,15 +55,21 @@ class Compared:
 
 
 def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> Compared:
-    """Run what is missing, then compare at equal epochs. Raises BadInput for what can never be compared."""
+    """Run what is missing, then compare at equal epochs.
+
+    Raises BadInput for what can never be compared, and Stopped: what is half done is no result.
+    """
     specs = studies(spec)
     refuse(specs)
-    parallel = spec.compare.parallel
-    results = run_all(specs, replace(visit, parallel=parallel, publish=False, group=group_title(spec)))
-    stopped = any(result.stopped_by for result in results)
+    parallel, budget = spec.compare.parallel, total_epochs(spec)
+    results = run_all(
+        specs, replace(visit, parallel=parallel, milestone=budget, publish=False, group=group_title(spec))
+    )
+    if stopped := max(result.stopped_by for result in results):
+        raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
-    if rescore and not stopped:
-        winning = winners(results, total_epochs(spec))
+    if rescore:
+        winning = winners(results, budget)
         score_winners(winning)
         fresh = fresh_winners(spec, winning, visit)
     curves = [told(result, fresh.get(result.folders.run.name)) for result in results]
@@ -70,8 +77,10 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     usable = [one for one in curves if one.points]
     if not usable:
         raise BadInput(Mistake(spec.place("budget"), "must leave room for one complete trial a study", "", "raise it"))
-    found = compare(curves, spec.metric.as_goal(), margin=spec.compare.margin, budget=total_epochs(spec), said=said)
-    found = replace(found, notes=(*found.notes, *notes(results, parallel)))
+    found = compare(
+        curves, spec.metric.as_goal(), margin=spec.compare.margin, budget=budget, said=said, startup=STARTUP
+    )
+    found = replace(found, notes=(*found.notes, *notes(spec, results)))
     return Compared(found, results, write_report(spec, results[0], found), bool(fresh))
 
 
@@ -101,9 +110,9 @@ def total_epochs(spec: StudySpec) -> int:
 def refuse(specs: Sequence[StudySpec]) -> None:
     mistakes = [mistake for spec in specs if spec.strategy == "grid" for mistake in grid_mistakes(spec)]
     budget = specs[0].budget.total_epochs or 0
-    shortest = min(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
-    if budget < shortest:
-        rule = f"must be at least the {shortest} epochs of the shortest trial, to compare anything"
+    longest = max(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
+    if budget < longest:
+        rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
         mistakes.append(Mistake(specs[0].place("budget.total_epochs"), rule, str(budget), "raise it"))
     if mistakes:
         raise BadInput(*dict.fromkeys(mistakes))
@@ -168,14 +177,17 @@ def fresh_winners(
     return found
 
 
-def notes(results: Sequence[Result], parallel: int) -> Iterator[str]:
-    """Studies that an earlier `run` trained more trials of at a time than a comparison does."""
+def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
+    """Studies that an earlier `run` trained more of at a time than a comparison does; what of the budget it left out."""
+    ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
+    if ignored:
+        yield f"budget.{' and budget.'.join(ignored)} had no say: a comparison's budget is in epochs."
     for result in results:
         study, most = Study(), 0
         for event in read_events(result.folders.journal):
             study.apply(event)
-            most = max(most, len(study.running))
-        if most > parallel:
+            most = max(most, len({study.trials[number].training for number in study.running}))
+        if most > spec.compare.parallel:
             who = f"{result.spec.strategy}, seed {result.spec.seed}"
             yield f"{who}: an earlier run had {most} trials at a time, so it knew less than it would have alone."
 
@@ -220,5 +232,4 @@ def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool) -> 
     deliver_all(spec, [result.folders for result in found.results], place)
     terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged", highlight=False)
     terminal.print(f"report: {found.report}", highlight=False, soft_wrap=True)
-    stopped = max(result.stopped_by for result in found.results)
-    return 128 + stopped if stopped else 0
+    return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpo.comparison.confirmation import Confirmation, Finalist, confirm, lines
 from hpo.core import Params, State, Trial, digest
-from hpo.errors import NoResult
+from hpo.errors import NoResult, Stopped
 from hpo.result import Result
 from hpo.running import Visit, load_data, run
 from hpo.spec.loading import Budget, StudySpec
@@ -32,7 +32,9 @@ def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: V
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
     )
-    result = run(again, replace(visit, trials=None, fresh=False, publish=False))
+    result = run(again, replace(visit, trials=None, milestone=None, fresh=False, publish=False))
+    if result.stopped_by:
+        raise Stopped(result.stopped_by)
     goal = spec.metric.as_goal()
     values: dict[Point, list[float]] = {point(params): [] for params in unique}
     for trial in result.study.with_state(State.COMPLETE):

@@ -15,7 +15,7 @@ from hpo.core import Ended, Event, Goal, Reported, State, Study
 
 
 class Point(NamedTuple):
-    """What a study had when a trial ended: spent epochs and seconds of training, ended trials, best value so far and whose."""
+    """What a study had when a trial ended: spent epochs and seconds of training, trials begun, best value so far and whose."""
 
     epochs: int
     seconds: float
@@ -31,7 +31,7 @@ def best_so_far(events: Iterable[Event], goal: Goal, aside: Collection[int] = ()
     charged all the same, with the seconds it took there. Only complete trials are candidates. aside: trials that a
     person asked for beside the search, as by `extend`: no candidates, and free of charge.
     """
-    study, epochs, seconds, ended, best, whose = Study(), 0, 0.0, 0, math.inf, -1
+    study, epochs, seconds, best, whose = Study(), 0, 0.0, math.inf, -1
     points: list[Point] = []
     for event in events:
         study.apply(event)
@@ -39,12 +39,12 @@ def best_so_far(events: Iterable[Event], goal: Goal, aside: Collection[int] = ()
             epochs += 1
             seconds += event.report.seconds
         elif isinstance(event, Ended) and event.trial not in aside:
-            ended += 1
+            begun = sum(trial.number not in aside for trial in study.trials)
             score = goal.score(study.trials[event.trial])[0]
             if event.state is State.COMPLETE and math.isfinite(score) and score < best:
                 best, whose = score, event.trial
             if best < math.inf:
-                points.append(Point(epochs, seconds, ended, -best if goal.maximize else best, whose))
+                points.append(Point(epochs, seconds, begun, -best if goal.maximize else best, whose))
     return points
 
 

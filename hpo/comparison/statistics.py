@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 POWER = 0.8  # "would be needed" means: enough to decide in four of five repetitions
 MOST_SEEDS = 10_000  # beyond this many no advice is a number
+ADVISABLE = 5  # seeds below which a spread is too uncertain to advise by
 ALIKE = 6  # seeds from which differences that are all alike say something: 2 ** (1 - 6) < 0.05
 
 
@@ -234,11 +235,11 @@ def more_seeds(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Float
 
 
 def advise(difference: Difference, margin: float, pairs: int = 1, level: float = LEVEL) -> Advice | None:
-    """What an undecided pair among `pairs` still needs, by the shorter way; None where there is no spread to go by.
+    """What an undecided pair among `pairs` still needs, by the shorter way; None where the spread is nothing to go by.
 
     An undecided pair has p above (1 - level) / pairs by Holm's rule: that is the alpha it is advised at.
     """
-    if difference.seeds < 2 or not difference.sd > 0:
+    if difference.seeds < ADVISABLE or not difference.sd > 0:
         return None
     apart = _until_apart(difference, (1 - level) / pairs)
     equal = _until_equal(difference, margin, level)
@@ -250,7 +251,7 @@ def _until_apart(difference: Difference, alpha: float) -> Advice:
     n = difference.seeds
     effect = difference.mean / difference.sd
     more, low, high = (float(more_seeds(effect * math.sqrt(n), n, alpha, chance)) for chance in (0.5, 0.1, 0.9))
-    return Advice(more, low, max(high, float(seeds_to_tell_apart(effect, alpha)) - n))
+    return Advice(more, min(low, more), max(more, high, float(seeds_to_tell_apart(effect, alpha)) - n))
 
 
 def _until_equal(difference: Difference, margin: float, level: float) -> Advice:
@@ -259,7 +260,7 @@ def _until_equal(difference: Difference, margin: float, level: float) -> Advice:
     mean = math.sqrt(max(difference.mean**2 - sd**2 / n, 0.0))
     spread = [sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.5, 0.9, 0.1)]
     needed = np.maximum(seeds_to_call_equal(mean, spread, margin, level) - n, 1.0)
-    return Advice(float(needed[0]), float(needed[1]), float(needed[2]), equal=True)
+    return Advice(float(needed[0]), float(needed.min()), float(needed.max()), equal=True)
 
 
 def _central(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
@@ -281,8 +282,11 @@ def band(values: ArrayLike, low: float = 0.1, high: float = 0.9) -> tuple[Floats
 
 
 def median_of_censored(values: Sequence[float]) -> float:
-    """Kaplan and Meier's median of times of which those never reached are infinite; all are censored at one budget.
+    """The median of times of which those never reached are infinite: the time by which half were reached.
 
-    The time by which half were reached; infinite when fewer were.
+    All are censored at one budget, so that it is Kaplan and Meier's, between two times the middle. Infinite when fewer
+    than half were reached.
     """
-    return sorted(values)[(len(values) + 1) // 2 - 1]
+    ordered, half = sorted(values), len(values) / 2
+    low, high = ordered[math.ceil(half) - 1], ordered[math.floor(half)]
+    return low if math.isinf(high) else (low + high) / 2

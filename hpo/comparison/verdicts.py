@@ -40,7 +40,7 @@ def tables(comparison: Comparison) -> list[Table]:
 def advice_text(advice: Advice | None, seeds: int) -> str:
     """ "about 9 more seeds would be needed (the advice ranges from 3 to 60)"."""
     if advice is None:
-        return ONE_SEED if seeds < 2 else "all seeds agree, and they are too few"
+        return ONE_SEED if seeds < 2 else "too few seeds to say how many would be enough"
     if math.isinf(advice.more):
         return f"no number of seeds within reason would be enough (the advice starts at {number(advice.low)})"
     purpose = " to call them practically equal" if advice.equal else ""
@@ -67,7 +67,7 @@ def _findings(comparison: Comparison) -> list[str]:
     budget = count(comparison.budget, "epoch")
     reached = [f"{s.strategy} reaches {decimals(s.median)}" for s in comparison.standings]
     if not comparison.pairs:
-        return [f"at {budget} {listed(reached)} in {comparison.goal.metric}; there is nothing to compare"]
+        return [f"at {budget} {listed(reached)} in {comparison.goal.metric}; there is no pair to compare"]
     if all(pair.difference.seeds < 2 for pair in comparison.pairs):
         return [f"at {budget} {listed(reached)} in {comparison.goal.metric}", f"every verdict is undecided: {ONE_SEED}"]
     where = f"at {budget} and {_seeds(comparison.pairs)}, "
