@@ -171,6 +171,7 @@ def check(
 @click.option("--margin", type=float, help="Differences below are practically equal [the file's].")
 @click.option("--workers", metavar="N", help="Trials at a time, or auto.")
 @click.option("--device", help="auto, cpu, cuda or cuda:1.")
+@click.option("--fresh", is_flag=True, help="Set what was run of these studies aside and begin anew.")
 @click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each winner.")
 def compare(
     study: Path,
@@ -183,6 +184,7 @@ def compare(
     margin: float | None,
     workers: str | None,
     device: str | None,
+    fresh: bool,
     no_rescore: bool,
 ) -> None:
     """Which strategy deserves its rank on these data: equal epochs, paired seeds, honest verdicts."""
@@ -197,7 +199,7 @@ def compare(
         "device": device,
     }
     spec = read(study, sets, flags, seed)
-    sys.exit(run_comparison(spec, state, not no_rescore))
+    sys.exit(run_comparison(spec, state, not no_rescore, fresh))
 
 
 @cli.command()
@@ -236,6 +238,8 @@ def replay(
     """Any strategy and early-stopping rule in virtual time, on curves recorded before."""
     from hpo.comparison.replaying import run_replay
 
+    if recorded and strategy is not None:
+        raise click.UsageError("--recorded takes recorded points in random order, no strategy: leave out --strategy")
     spec = read(study, sets, {"strategy": strategy, "early_stopping": rule}, seed)
     for line in run_replay(spec, state, seeds, workers, recorded):
         click.echo(line)

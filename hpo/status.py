@@ -76,7 +76,8 @@ def show_status(spec: StudySpec, state: Path, watch: bool, as_json: bool, termin
         if as_json:
             terminal.print_json(json.dumps([standing_json(spec, one) for one in found]))
         else:
-            terminal.print(status_table(spec, found))
+            table = status_table(spec, found)
+            terminal.print(table, soft_wrap=not terminal.is_terminal)
         if not watch or not any(one.driver for one in found):
             return
         time.sleep(2.0)

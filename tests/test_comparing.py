@@ -225,9 +225,9 @@ def test_random_at_the_budget_is_what_it_would_be_with_no_more_of_it(
     parallel: int, place: Place, tmp_path: Path
 ) -> None:
     """Nothing that random will only need for twice as much is begun before: what it has at the budget is at rest."""
-    both = compared(place, compare={**COMPARE, "parallel": parallel, "strategies": ["random"]}).results
+    both = compared(place, compare={**COMPARE, "parallel": parallel, "strategies": ["random", "grid"]}).results
     other = Place.made(tmp_path / "other")
-    for result in both:
+    for result in (one for one in both if one.spec.strategy == "random"):
         spec = replace(result.spec, path=other.folder / "study.yaml", budget=Budget(total_epochs=30))
         (alone,) = run_all([spec], replace(other.visit, parallel=parallel))
         study, ended = Study(), []
@@ -263,6 +263,11 @@ def test_what_of_a_budget_does_not_count_is_said(place: Place) -> None:
 
 
 # -- what cannot be compared -----------------------------------------------------------------------------------------
+
+
+def test_one_strategy_is_no_comparison(place: Place) -> None:
+    with pytest.raises(BadInput, match=r"compare.strategies: must be two or more, to compare anything, got random"):
+        compared(place, compare={**COMPARE, "strategies": ["random"]})
 
 
 def test_a_budget_in_which_some_trial_can_never_be_complete_is_refused(place: Place) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -343,13 +344,19 @@ def test_the_table_is_plain_text_in_columns() -> None:
     assert lines[-1] == verdicts.sentence(ranked(GOOD, WILD, POOR))
 
 
-def test_the_rich_table_says_the_same_as_the_lines() -> None:
-    found = ranked(GOOD, WILD, POOR)
+@pytest.mark.parametrize("width", [300, 100, 60])
+def test_a_terminal_of_any_width_shows_every_cell_whole(width: int) -> None:
+    found = replace(ranked(GOOD, WILD, POOR), notes=("a note.",))
     out = io.StringIO()
-    for table in verdicts.tables(found):
-        Console(file=out, width=300).print(table)
+    terminal = Console(file=out, width=width)
+    for part in verdicts.shown(found, terminal):
+        terminal.print(part, highlight=False, markup=False)
+    told = out.getvalue()
+    assert max(map(len, told.splitlines())) <= width
+    assert "a note." in told
     for row in (*verdicts.strategy_rows(found)[1], *verdicts.pair_rows(found)[1]):
-        assert all(cell in out.getvalue() for cell in row)
+        assert all(cell in told for cell in row[:-1])
+        assert all(word in told for word in row[-1].split())
 
 
 def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
@@ -395,8 +402,8 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     assert found.smallest is FINALISTS[1]
     assert confirmation.sentence(found) == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
-        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, and what is left could be luck too. Best on fresh "
-        "seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
+        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
+        "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
         "parameters against 412,000 parameters)."
     )
 

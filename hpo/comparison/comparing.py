@@ -108,7 +108,15 @@ def total_epochs(spec: StudySpec) -> int:
 
 
 def refuse(specs: Sequence[StudySpec]) -> None:
-    mistakes = [mistake for spec in specs if spec.strategy == "grid" for mistake in grid_mistakes(spec)]
+    mistakes = [
+        replace(mistake, remedy=f"{mistake.remedy}; or leave grid out: --strategies bayesian,random")
+        for spec in specs
+        if spec.strategy == "grid"
+        for mistake in grid_mistakes(spec)
+    ]
+    if len({spec.strategy for spec in specs}) < 2:
+        place, rule = specs[0].place("compare.strategies"), "must be two or more, to compare anything"
+        mistakes.append(Mistake(place, rule, specs[0].strategy, "write [bayesian, random]"))
     budget = specs[0].budget.total_epochs or 0
     longest = max(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
     if budget < longest:
@@ -216,20 +224,19 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
     return folder / "report.html"
 
 
-def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool) -> int:
+def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool, fresh: bool = False) -> int:
     """What `hpo compare` prints; returns the exit code."""
     from hpo import reading
 
     terminal = Terminal()
     place = reading.state_folder(spec, state)
     with Watch(terminal, spec) as watch:
-        visit = Visit(place, listeners=[watch.hear], environ=os.environ)
+        visit = Visit(place, fresh, listeners=[watch.hear], environ=os.environ)
         found = compare_strategies(spec, visit, rescore)
-    for shown in verdicts.tables(found.comparison) if terminal.is_terminal else verdicts.lines(found.comparison):
-        terminal.print(shown, highlight=False, soft_wrap=True, markup=False)
-    if terminal.is_terminal:
-        terminal.print(verdicts.sentence(found.comparison), highlight=False, markup=False)
+    tty = terminal.is_terminal
+    for part in verdicts.shown(found.comparison, terminal) if tty else verdicts.lines(found.comparison):
+        terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
     deliver_all(spec, [result.folders for result in found.results], place)
-    terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged", highlight=False)
-    terminal.print(f"report: {found.report}", highlight=False, soft_wrap=True)
+    terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged, this time", highlight=False)
+    terminal.print(f"report, and what the columns mean: {found.report}", highlight=False, soft_wrap=True)
     return 0

@@ -18,6 +18,7 @@ from hpo.comparison.statistics import LEVEL, Interval
 from hpo.core import Goal
 from hpo.wording import count, decimals, gap, listed
 
+SIZED = 3  # values each from which a smaller model may be called as good: with fewer nearly all are
 ALIKE = 4  # values each from which two constant finalists differ beyond chance: 2 / C(8, 4) < 0.05
 
 
@@ -67,7 +68,7 @@ def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> 
     together = _Together(ranked, level)
     low, high = together.interval(winner, second) if winner is not second else (0.0, 0.0)
     tied = tuple(f for f in ranked if f is best or (together.judges and together.tied(f, best)))
-    sized = [f for f in tied if f.size is not None and together.judges]
+    sized = [f for f in tied if f.size is not None and together.judges and len(f.fresh) >= SIZED]
     return Confirmation(
         goal=goal,
         finalists=tuple(ranked),
@@ -136,6 +137,9 @@ def _luck(confirmation: Confirmation) -> str:
         return f"{told}: too few seeds to say how much of it was luck."
     luck = confirmation.luck
     share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
+    if low <= min(0, confirmation.lead) and confirmation.lead <= high:
+        room = "that interval has room for the whole lead and for none: take more seeds"
+        return f"{told}{between}: {share} of it is gone, but {room}."
     if low <= 0 <= high and luck < 1:
         return f"{told}{between}: {share} of it is gone, and what is left could be luck too."
     return f"{told}{between}: {share} of it was luck."
@@ -161,12 +165,17 @@ def _size(finalist: Finalist) -> str:
     return "unknown size" if finalist.size is None else f"{finalist.size:,} parameters"
 
 
+def _place(finalist: Finalist, confirmation: Confirmation) -> str:
+    if not confirmation.judged or finalist not in confirmation.tied:
+        return ""
+    return ", the best" if finalist is confirmation.best else ", not told from the best"
+
+
 def lines(confirmation: Confirmation) -> list[str]:
     """One line a finalist, then the sentence."""
-    tied = {f.trial for f in confirmation.tied if confirmation.judged}
     rows = [
         f"trial {f.trial}: {decimals(f.value)} then, {decimals(f.mean)} on fresh seeds ({decimals(min(f.fresh))} to "
-        f"{decimals(max(f.fresh))}), {_size(f)}{', tied with the best' if f.trial in tied else ''}"
+        f"{decimals(max(f.fresh))}), {_size(f)}{_place(f, confirmation)}"
         for f in confirmation.finalists
     ]
     return [*rows, sentence(confirmation)]

@@ -199,7 +199,8 @@ def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: i
         middle = statistics.median(values)
         rule = f" with {spec.early_stopping.type}" if spec.early_stopping else ""
         epochs = statistics.mean(one.study.epochs for one in replays)
-        name = f"the {len(replays[0].study)} recorded points in random order" if among else spec.strategy
+        drawn = f"{len(replays[0].study)} recorded points, drawn anew each time"
+        name = drawn if among else spec.strategy
         yield (
             f"{name}{rule}, {count(len(replays), 'replay')}: {goal.metric} {decimals(middle)} in the middle, "
             f"{decimals(values[0])} to {decimals(values[-1])}, {epochs:.0f} epochs each"

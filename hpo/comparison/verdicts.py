@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from rich.console import Console as Terminal
+from rich.measure import Measurement
 from rich.table import Table
 
 from hpo.comparison.compared import RANKING, TWICE, Comparison, Pair, Standing
 from hpo.comparison.statistics import LEVEL, Advice, Verdict
 from hpo.wording import count, decimals, duration, gap, listed, number
 
+LAST = 18  # columns that a verdict needs at least: the width of its longest word and some air
+ENDLESS = 10_000  # columns: how wide a table is where nothing hems it in
 ONE_SEED = "one seed says nothing about chance, take at least 5"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
@@ -33,8 +37,13 @@ def lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def tables(comparison: Comparison) -> list[Table]:
-    return [_rich("Strategies", strategy_rows(comparison)), _rich("Pairs", pair_rows(comparison))]
+def shown(comparison: Comparison, terminal: Terminal) -> Iterator[Table | str]:
+    """The same for a terminal: a table that does not fit it is told row by row."""
+    for title, rows in (("Strategies", strategy_rows(comparison)), ("Pairs", pair_rows(comparison))):
+        table = _rich(title, rows)
+        fits = Measurement.get(terminal, terminal.options.update(max_width=ENDLESS), table).minimum <= terminal.width
+        yield from [table] if fits else _stacked(rows)
+    yield from (*comparison.notes, sentence(comparison))
 
 
 def advice_text(advice: Advice | None, seeds: int) -> str:
@@ -139,10 +148,13 @@ def glossary(comparison: Comparison) -> str:
     metric = comparison.goal.metric
     return (
         f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. Average: the mean of "
-        "best so far over the whole budget. Difference: the mean over seeds of what the same seed gave both, so it need not "
-        "be the difference of the medians; above 0 the first is better. p (Holm): how often chance alone would show as "
-        "much, corrected for the number of pairs. A beats b: how often the first wins at a new seed. Test: the winners on "
-        "the test split; fresh seeds: the winners trained again."
+        "best so far from the first epoch at which all have one. "
+        f"Epochs to {number(comparison.target)}: when half of the seeds had it, which is the metric's target or, without "
+        "one, what random search has at the budget; in brackets how many of the seeds ever did. Difference: the mean over "
+        "seeds of what the same seed gave both, so it need not be the difference of the medians; above 0 the first is "
+        "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. A beats b: how "
+        "often the first wins at a new seed. Test: the winners on the test split; fresh seeds: the winners trained again. "
+        "Trials and time are medians, average, test and fresh seeds means."
     )
 
 
@@ -189,12 +201,16 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
     chance, between = pair.probability.value, pair.probability.interval
     return (
         f"{pair.a} - {pair.b}",
-        f"{pair.difference.mean:+.4f}",
-        "none yet" if math.isinf(low) else f"{low:+.4f} to {high:+.4f}",
+        _signed(pair.difference.mean),
+        "none yet" if math.isinf(low) else f"{_signed(low)} to {_signed(high)}",
         "<0.001" if pair.corrected < 0.001 else f"{pair.corrected:.3f}",
         f"{chance * 100:.0f} % ({between.low * 100:.0f} to {between.high * 100:.0f})",
         _short(pair),
     )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # there is no -0.0000
 
 
 def _plain(rows: Rows) -> list[str]:
@@ -211,10 +227,23 @@ def _plain(rows: Rows) -> list[str]:
     ]
 
 
+def _stacked(rows: Rows) -> list[str]:
+    """Each row by itself, what it holds below its name."""
+    header, body = rows
+    return [
+        line
+        for name, *cells in body
+        for line in (name, *(f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell))
+    ]
+
+
 def _rich(title: str, rows: Rows) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if i in (0, len(rows[0]) - 1) else "right", overflow="fold")
-    for row in rows[1]:
+    header, body = rows
+    for i, name in enumerate(header):
+        whole = max(len(row[i]) for row in (header, *body))
+        least = whole if i < len(header) - 1 else min(whole, LAST)
+        table.add_column(name, justify="right" if 0 < i < len(header) - 1 else "left", min_width=least)
+    for row in body:
         table.add_row(*row)
     return table

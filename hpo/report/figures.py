@@ -140,8 +140,9 @@ def slice_of(parameter: Parameter, readings: Sequence[Reading], goal: Goal) -> F
     if ok:
         places = [_jittered(r, parameter) for r in ok], [min(max(r.value, low), high) for r in ok]
         axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0)
-        best = min(ok, key=lambda r: _cost(r, goal))
-        axes.scatter([_jittered(best, parameter)], [best.value], s=40, color=ACCENT, zorder=4, lw=0)
+        best = min((r for r in readings if math.isfinite(r.value) and not r.failed), key=lambda r: _cost(r, goal))
+        if best in ok:  # the winner may do without this parameter
+            axes.scatter([_jittered(best, parameter)], [best.value], s=40, color=ACCENT, zorder=4, lw=0)
     failed = [_jittered(r, parameter) for r in active if r.failed]
     edge = low if goal.maximize else high
     axes.scatter(failed, [edge] * len(failed), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)

@@ -38,10 +38,10 @@ search_space:
   channels: {{choices: [8, 16, 32], per: block}}
   kernel_size: [3, 5]
   activation: [relu, leaky_relu, tanh]
-  leaky_slope: {{min: 0.01, max: 0.3}}    # exists only with leaky_relu, as the model knows by itself
+  leaky_slope: {{min: 0.01, max: 0.3, count: 3}}    # exists only with leaky_relu, as the model knows by itself
   dropout: {{min: 0, max: 0.5, step: 0.1}}
   optimizer: [adam, sgd]
-  learning_rate: {{min: 1e-3, max: 1e-1, log: true}}
+  learning_rate: {{min: 1e-3, max: 1e-1, log: true, count: 5}}
   batch_size: [32, 64]
   epochs: [5, 10]
 
