@@ -108,12 +108,12 @@ def status(
     watch: bool,
     as_json: bool,
 ) -> None:
-    """What every study of this name has done so far, and who drives it now."""
+    """What every study of this name has done so far, and who drives it now; with --strategy or --seed, these."""
     from hpo import reading
     from hpo.status import show_status
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    show_status(spec, reading.state_folder(spec, state), watch, as_json)
+    show_status(spec, reading.state_folder(spec, state), watch, as_json, (strategy, seed))
 
 
 @cli.command()
@@ -173,6 +173,7 @@ def check(
 @click.option("--device", help="auto, cpu, cuda or cuda:1.")
 @click.option("--fresh", is_flag=True, help="Set what was run of these studies aside and begin anew.")
 @click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each winner.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def compare(
     study: Path,
     state: Path | None,
@@ -186,6 +187,7 @@ def compare(
     device: str | None,
     fresh: bool,
     no_rescore: bool,
+    as_json: bool,
 ) -> None:
     """Which strategy deserves its rank on these data: equal epochs, paired seeds, honest verdicts."""
     from hpo.comparison.comparing import run_comparison
@@ -199,7 +201,7 @@ def compare(
         "device": device,
     }
     spec = read(study, sets, flags, seed)
-    sys.exit(run_comparison(spec, state, not no_rescore, fresh))
+    run_comparison(spec, state, not no_rescore, fresh, as_json)
 
 
 @cli.command()

@@ -36,6 +36,9 @@ STATES = {  # what ended a study, in a word or two
 }
 
 
+Asked = tuple[str | None, int | None]  # strategy, seed
+
+
 @dataclass(frozen=True)
 class Standing:
     """One study of a name as it stands."""
@@ -46,11 +49,13 @@ class Standing:
     driver: str  # "pid 12 on host", "" for nobody
 
 
-def standings(spec: StudySpec, state: Path) -> list[Standing]:
-    """Every study of this name, by strategy and seed."""
+def standings(spec: StudySpec, state: Path, only: Asked = (None, None)) -> list[Standing]:
+    """Every study of this name, by strategy and seed; only: one strategy, or one seed."""
     found = []
     for journal in sorted((state / "studies" / spec.name).glob("*/journal.db")):
         strategy, _, seed = journal.parent.name.rpartition("-")
+        if any(asked not in (None, own) for asked, own in zip(only, (strategy, int(seed)), strict=True)):
+            continue
         folders = Folders(state, spec.name, strategy, int(seed))
         events = read_events(folders.journal)
         holder = holder_of(folders.lock)
@@ -67,12 +72,22 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     return Result(spec, folders, Study(read_events(folders.journal)), None)
 
 
-def show_status(spec: StudySpec, state: Path, watch: bool, as_json: bool, terminal: Terminal | None = None) -> None:
+def show_status(
+    spec: StudySpec,
+    state: Path,
+    watch: bool,
+    as_json: bool,
+    only: Asked = (None, None),
+    terminal: Terminal | None = None,
+) -> None:
     terminal = terminal or Terminal()
     while True:
-        found = standings(spec, state)
+        found = standings(spec, state, only)
         if not found:
-            raise NoResult(f"{state / 'studies' / spec.name}: no study of this name has been run; `hpo run` begins one")
+            which = " ".join(str(one) for one in only if one is not None)
+            raise NoResult(
+                f"{state / 'studies' / spec.name}: no study {which or 'of this name'} has been run; `hpo run` begins one"
+            )
         if as_json:
             terminal.print_json(json.dumps([standing_json(spec, one) for one in found]))
         else:

@@ -179,11 +179,19 @@ def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -
     assert int(trained) < int(charged)
     again = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
     assert again.stdout.splitlines()[-3] == done.stdout.splitlines()[-3]
+    told = json.loads(hpo(study, "compare", "--seeds", "1", *space, "--no-rescore", "--json").stdout)
+    assert told["said"] == done.stdout.splitlines()[-3]
+    rows = json.loads(hpo(study, "status", *space, "--strategy", "random", "--json").stdout)
+    assert [row["study"] for row in rows] == ["random-0"]
+    assert "no study bayesian 7" in hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3).stderr
+    anew = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore", "--fresh")
+    assert anew.stdout.splitlines()[-3:-1] == done.stdout.splitlines()[-3:-1]
 
 
 def test_compare_refuses_a_grid_over_a_range_and_offers_one(study: Path) -> None:
     done = hpo(study, "compare", "--seeds", "2", code=2)
     assert "count: 5" in done.stderr
+    assert "or leave grid out: --strategies bayesian,random" in done.stderr
     assert not (study / "studies").exists()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -342,6 +344,18 @@ def test_the_table_is_plain_text_in_columns() -> None:
     )
     assert grid == "bayesian - grid +0.0292 +0.0276 to +0.0307 <0.001 100 % (54 to 100) better"
     assert lines[-1] == verdicts.sentence(ranked(GOOD, WILD, POOR))
+
+
+def test_a_program_is_told_the_same() -> None:
+    found = ranked(GOOD, WILD, POOR)
+    told = json.loads(json.dumps(verdicts.as_json(found), allow_nan=False))
+    assert [row["strategy"] for row in told["strategies"]] == ["bayesian", "random", "grid"]
+    assert told["strategies"][0]["values"] == GOOD
+    assert told["strategies"][2]["to_target"] is None
+    pair = told["pairs"][1]
+    assert (pair["a"], pair["b"], pair["verdict"]) == ("bayesian", "grid", "better")
+    assert pair["difference"]["mean"] == pytest.approx(np.mean(np.subtract(GOOD, POOR)))
+    assert told["said"] == verdicts.sentence(found)
 
 
 @pytest.mark.parametrize("width", [300, 100, 60])

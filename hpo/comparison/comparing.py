@@ -224,19 +224,23 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
     return folder / "report.html"
 
 
-def run_comparison(spec: StudySpec, state: str | Path | None, rescore: bool, fresh: bool = False) -> int:
-    """What `hpo compare` prints; returns the exit code."""
+def run_comparison(
+    spec: StudySpec, state: str | Path | None, rescore: bool, fresh: bool = False, as_json: bool = False
+) -> None:
+    """What `hpo compare` prints; of JSON the progress goes to stderr."""
     from hpo import reading
 
-    terminal = Terminal()
+    terminal = Terminal(stderr=as_json)
     place = reading.state_folder(spec, state)
     with Watch(terminal, spec) as watch:
         visit = Visit(place, fresh, listeners=[watch.hear], environ=os.environ)
         found = compare_strategies(spec, visit, rescore)
+    deliver_all(spec, [result.folders for result in found.results], place)
+    if as_json:
+        print(json.dumps(verdicts.as_json(found.comparison) | {"report": str(found.report)}, indent=2))
+        return
     tty = terminal.is_terminal
     for part in verdicts.shown(found.comparison, terminal) if tty else verdicts.lines(found.comparison):
         terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
-    deliver_all(spec, [result.folders for result in found.results], place)
     terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged, this time", highlight=False)
     terminal.print(f"report, and what the columns mean: {found.report}", highlight=False, soft_wrap=True)
-    return 0

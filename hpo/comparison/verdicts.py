@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console as Terminal
 from rich.measure import Measurement
@@ -44,6 +46,29 @@ def shown(comparison: Comparison, terminal: Terminal) -> Iterator[Table | str]:
         fits = Measurement.get(terminal, terminal.options.update(max_width=ENDLESS), table).minimum <= terminal.width
         yield from [table] if fits else _stacked(rows)
     yield from (*comparison.notes, sentence(comparison))
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The result for programs. What is infinite, as the interval of one seed, is null: JSON has no word for it."""
+    everyone = (*comparison.standings, *((comparison.twice,) if comparison.twice else ()))
+    return {
+        "metric": comparison.goal.metric,
+        "budget": comparison.budget,
+        "margin": comparison.margin,
+        "target": comparison.target,
+        "strategies": [_finite(asdict(standing)) for standing in everyone],
+        "pairs": [_finite(asdict(pair)) for pair in (*comparison.pairs, *comparison.against_twice)],
+        "notes": list(comparison.notes),
+        "said": sentence(comparison),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def advice_text(advice: Advice | None, seeds: int) -> str:

@@ -43,6 +43,7 @@ from hpo.wording import count, decimals, duration, listed, number, written
 
 __all__ = ["ReportInput", "document", "pictures", "write"]
 
+FEW = 30  # trials below which importances are more of a guess
 ENDS = {
     "budget": "the budget was spent",
     "target": "the target was met",
@@ -209,7 +210,8 @@ def _mattered(view: Overview) -> Html | None:
         parts.append(paragraph(f"Importances are not shown: {view.importances.reason}.", "quiet"))
     else:
         first, share = next(iter(view.importances.shares.items()))
-        said = f"{first} decides most about whether a trial is among the best ({share * 100:.0f} %)."
+        said = f"{first} decides most about whether a trial is among the best ({share * 100:.0f} %)"
+        said += f", as far as {count(len(view.valued), 'trial')} can tell." if len(view.valued) < FEW else "."
         parts.append(paragraph(said))
     parts += [figure(picture) for picture in mattered_pictures(view)]
     parts.append(figure_grid(slices(view)))
