@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from hpo.comparison.statistics import (
     ALIKE,
@@ -274,6 +275,16 @@ def test_the_seeds_to_call_equal_do_so_in_four_of_five_studies() -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_without_spread_there_is_no_advice(seeds: int) -> None:
     assert advise(paired([0.9] * seeds, [0.8] * seeds), 0.01) is None
+
+
+@pytest.mark.parametrize("n", [5, 6, 8, 12, 20])
+def test_the_more_cautious_an_advice_the_more_seeds_whatever_scipy_cannot_say(n: int) -> None:
+    """scipy has no noncentral t far out in its tails; nothing of that may show."""
+    t = np.linspace(0.01, float(student.ppf(0.975, n - 1)) - 1e-4, 80)
+    bold, middle, cautious = (more_seeds(t, n, 0.05, chance) for chance in (0.1, 0.5, 0.9))
+    assert np.all(bold <= middle)
+    assert np.all(middle <= cautious)
+    assert np.all(np.diff(seeds_to_tell_apart(np.linspace(0.05, 8, 200), 0.05)) <= 0)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])

@@ -264,11 +264,16 @@ def _until_equal(difference: Difference, margin: float, level: float) -> Advice:
 
 
 def _central(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
-    """P(|T| <= bar) for noncentral t, delta >= 0. scipy gives nan where the left tail is too small to matter."""
-    freedom, shift, limit = (np.asarray(value, dtype=float) for value in (df, delta, bar))
-    left = special.nctdtr(freedom, shift, -limit)
-    right = special.nctdtr(freedom, shift, limit)
-    return np.asarray(right - np.nan_to_num(left), dtype=np.float64)
+    """P(|T| <= bar) for noncentral t, delta >= 0."""
+    return _below(df, delta, bar) - _below(df, delta, np.negative(bar))
+
+
+def _below(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
+    """P(T <= bar). Far out in a tail scipy gives nan: there the normal approximation is as good (Johnson & Welch 1940)."""
+    freedom, shift, limit = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (df, delta, bar)))
+    exact = special.nctdtr(freedom, shift, limit)
+    rough = special.ndtr((limit * (1 - 1 / (4 * freedom)) - shift) / np.sqrt(1 + limit**2 / (2 * freedom)))
+    return np.asarray(np.where(np.isnan(exact), rough, exact), dtype=np.float64)
 
 
 # -- many seeds at once ------------------------------------------------------------------------------------------

@@ -296,8 +296,8 @@ def _compared(report: ReportInput) -> Html | None:
         "Strategies compared",
         paragraph(verdicts.sentence(found)),
         figure(comparison_picture(found)),
-        table(verdicts.strategy_rows(found), "Strategies"),
-        *([table(verdicts.pair_rows(found), "Pairs of strategies")] if found.pairs else []),
+        table(verdicts.strategy_rows(found), "Strategies", "figures"),
+        *([table(rows, "Pairs of strategies")] if (rows := verdicts.pair_rows(found))[1] else []),
         *(paragraph(note, "quiet") for note in found.notes),
         paragraph(verdicts.glossary(found), "quiet"),
     )
