@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console as Terminal
-
 from hpo.console import Console
 from hpo.errors import HpoError
 from hpo.reading import load, state_folder
@@ -17,6 +15,7 @@ from hpo.result import Result
 from hpo.running import Visit
 from hpo.running import run as run_study
 from hpo.spec.loading import StudySpec
+from hpo.terminal import Terminal
 
 
 def run(

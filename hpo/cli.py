@@ -75,12 +75,11 @@ def run(
     flags = {"strategy": strategy, "budget.time": seconds, "workers": workers, "device": device}
     spec = read(study, sets, flags, seed)  # before all that is heavy: a bad file is refused at once
 
-    from rich.console import Console as Terminal
-
     from hpo import api, reading
     from hpo.closing import closing_lines, result_json
     from hpo.running import Visit
     from hpo.running import run as run_study
+    from hpo.terminal import Terminal
 
     terminal = Terminal(stderr=as_json)
     with api.console_of(terminal, spec) as console:

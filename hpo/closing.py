@@ -44,7 +44,8 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
     yield from (escape(line) for line in best_lines(result))
     if overhead.share is not None:
         reused = f"; {count(study.reused_epochs, 'epoch')} reused" if study.reused_epochs else ""
-        yield f"time: {duration(study.active_seconds)}, workers trained {overhead.share:.0%} of theirs{reused}"
+        busy = f"from the first epoch to the last workers trained {overhead.share:.0%} of the time"
+        yield f"time: {duration(study.active_seconds)}; {busy}{reused}"
     yield f"report: {escape(str(result.folders.report))}"
     if result.ui:
         yield f"look:   {escape(result.ui)}"

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -19,6 +18,7 @@ from rich.text import Text
 from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Retried, State, Trial
 from hpo.overhead import Overhead
 from hpo.search import Search
+from hpo.terminal import Terminal
 from hpo.wording import duration
 
 TICKS = "▁▂▃▄▅▆▇█"

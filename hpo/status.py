@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console as Terminal
 from rich.table import Table
 
 from hpo.closing import trial_json
@@ -22,6 +21,7 @@ from hpo.folders import Folders
 from hpo.journal import holder_of, read_events
 from hpo.result import Result
 from hpo.spec.loading import StudySpec
+from hpo.terminal import Terminal
 from hpo.training.diagnosis import diagnose
 from hpo.wording import decimals, duration
 
@@ -84,9 +84,10 @@ def show_status(
     while True:
         found = standings(spec, state, only)
         if not found:
-            which = " ".join(str(one) for one in only if one is not None)
+            asked = zip(("strategy", "seed"), only, strict=True)
+            which = " and ".join(f"{name} {one}" for name, one in asked if one is not None)
             raise NoResult(
-                f"{state / 'studies' / spec.name}: no study {which or 'of this name'} has been run; `hpo run` begins one"
+                f"{state / 'studies' / spec.name}: no study of {which or 'this name'} has been run; `hpo run` begins one"
             )
         if as_json:
             terminal.print_json(json.dumps([standing_json(spec, one) for one in found]))

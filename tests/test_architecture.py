@@ -15,7 +15,7 @@ import hpo
 ROOT = Path(hpo.__file__).parent
 # From the ground up. A module may import its own layer and those above it in this list; a folder counts as its modules.
 LAYERS = [
-    ["core", "errors", "failpoints", "folders", "wording"],
+    ["core", "errors", "failpoints", "folders", "wording", "terminal"],
     ["space"],
     ["spec", "provenance"],
     ["training.failure", "execution.checkpoints", "journal"],

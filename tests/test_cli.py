@@ -165,6 +165,22 @@ def test_help_names_the_strategies_in_their_order_and_imports_nothing_heavy(tmp_
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    "verb", [["run"], ["compare", "--strategies", "bayesian,random", "--seeds", "1", "--no-rescore"]]
+)
+def test_a_study_goes_on_when_nobody_reads_what_it_prints(study: Path, verb: list[str]) -> None:
+    """As behind `| head -1`: what is trained is worth more than a line nobody wants."""
+    command = [sys.executable, "-m", "hpo", *verb]
+    with subprocess.Popen(command, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert (process.wait(), said) == (0, "")
+    rows = json.loads(hpo(study, "status", "--json").stdout)
+    assert {row["state"] for row in rows} == {"budget"}
+
+
 def test_an_unknown_verb_or_flag_is_exit_2(tmp_path: Path) -> None:
     assert "No such command" in hpo(tmp_path, "rum", code=2).stderr
     assert "No such option" in hpo(tmp_path, "run", "--trails", "3", code=2).stderr
@@ -183,7 +199,10 @@ def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -
     assert told["said"] == done.stdout.splitlines()[-3]
     rows = json.loads(hpo(study, "status", *space, "--strategy", "random", "--json").stdout)
     assert [row["study"] for row in rows] == ["random-0"]
-    assert "no study bayesian 7" in hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3).stderr
+    assert (
+        "no study of strategy bayesian and seed 7"
+        in hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3).stderr
+    )
     anew = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore", "--fresh")
     assert anew.stdout.splitlines()[-3:-1] == done.stdout.splitlines()[-3:-1]
 

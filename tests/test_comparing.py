@@ -274,7 +274,7 @@ def test_a_budget_in_which_some_trial_can_never_be_complete_is_refused(place: Pl
     spec = replace(place.spec(compare=COMPARE), budget=Budget(total_epochs=1))
     with pytest.raises(BadInput) as refused:
         compare_strategies(spec, place.visit)
-    assert "must be at least the 8 epochs of the longest trial, to compare anything, got 1" in str(refused.value)
+    assert "must be at least the 8 epochs of the longest trial, to compare anything, got 1 epoch" in str(refused.value)
     assert not (place.folder / "studies").exists()
 
 

@@ -143,7 +143,8 @@ def compare(
         notes.extend(f"{name}: one seed says nothing about chance." for name in names if len(groups[name]) == 1)
     standings = tuple(_standing(name, groups[name], goal, common, target, start) for name in names)
     couples = list(itertools.combinations(standings, 2))
-    if _same(groups, common, startup):
+    same = _same(groups, common, startup)
+    if same:
         couples = [both for both in couples if {one.strategy for one in both} != {"bayesian", "random"}]
         notes.append(
             f"bayesian and random: nothing to compare, because the first {startup} trials of bayesian are random's own "
@@ -152,7 +153,8 @@ def compare(
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):
             notes.append(f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial.")
-    rivals = [(s, reference) for s in standings if s.strategy != "random"] if reference else []
+    unlike = ("random", "bayesian") if same else ("random",)
+    rivals = [(s, reference) for s in standings if s.strategy not in unlike] if reference else []
     return Comparison(
         goal=goal,
         budget=common,

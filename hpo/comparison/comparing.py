@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console as Terminal
-
 from hpo import assembly
 from hpo.comparison import verdicts
 from hpo.comparison.compared import Comparison, Said, compare
@@ -35,10 +33,12 @@ from hpo.running import Visit, run_all
 from hpo.spec.loading import Compare, StudySpec, grid_mistakes
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
+from hpo.terminal import Terminal
 from hpo.training import scoring
 from hpo.training.families import known
 from hpo.winner import beyond
 from hpo.winner.declaring import is_of
+from hpo.wording import count
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
@@ -121,7 +121,8 @@ def refuse(specs: Sequence[StudySpec]) -> None:
     longest = max(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
     if budget < longest:
         rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
-        mistakes.append(Mistake(specs[0].place("budget.total_epochs"), rule, str(budget), "raise it"))
+        key = "total_epochs" if "budget.total_epochs" in specs[0].places else "trials"
+        mistakes.append(Mistake(specs[0].place(f"budget.{key}"), rule, count(budget, "epoch"), "raise it"))
     if mistakes:
         raise BadInput(*dict.fromkeys(mistakes))
 
@@ -242,5 +243,6 @@ def run_comparison(
     tty = terminal.is_terminal
     for part in verdicts.shown(found.comparison, terminal) if tty else verdicts.lines(found.comparison):
         terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
-    terminal.print(f"trained {watch.trained} epochs for {watch.charged} charged, this time", highlight=False)
+    trained = f"trained {watch.trained} epochs for {watch.charged} charged, this time, without the fresh seeds"
+    terminal.print(trained, highlight=False, soft_wrap=True)
     terminal.print(f"report, and what the columns mean: {found.report}", highlight=False, soft_wrap=True)

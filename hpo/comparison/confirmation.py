@@ -138,8 +138,8 @@ def _luck(confirmation: Confirmation) -> str:
     luck = confirmation.luck
     share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
     if low <= min(0, confirmation.lead) and confirmation.lead <= high:
-        room = "that interval has room for the whole lead and for none: take more seeds"
-        return f"{told}{between}: {share} of it is gone, but {room}."
+        gone = f"{share} of it is gone" if luck else "it did not shrink"
+        return f"{told}{between}: {gone}, but that interval has room for the whole lead and for none: take more seeds."
     if low <= 0 <= high and luck < 1:
         return f"{told}{between}: {share} of it is gone, and what is left could be luck too."
     return f"{told}{between}: {share} of it was luck."

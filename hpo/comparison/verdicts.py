@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console as Terminal
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -39,7 +39,7 @@ def lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def shown(comparison: Comparison, terminal: Terminal) -> Iterator[Table | str]:
+def shown(comparison: Comparison, terminal: Console) -> Iterator[Table | str]:
     """The same for a terminal: a table that does not fit it is told row by row."""
     for title, rows in (("Strategies", strategy_rows(comparison)), ("Pairs", pair_rows(comparison))):
         table = _rich(title, rows)
@@ -179,7 +179,7 @@ def glossary(comparison: Comparison) -> str:
         "seeds of what the same seed gave both, so it need not be the difference of the medians; above 0 the first is "
         "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. A beats b: how "
         "often the first wins at a new seed. Test: the winners on the test split; fresh seeds: the winners trained again. "
-        "Trials and time are medians, average, test and fresh seeds means."
+        "Trials and time are medians, up to the last trial that ended within the budget; average, test and fresh seeds are means."
     )
 
 
@@ -258,7 +258,7 @@ def _stacked(rows: Rows) -> list[str]:
     return [
         line
         for name, *cells in body
-        for line in (name, *(f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell))
+        for line in (name, *(f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell), "")
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console as Terminal
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from hpo.console import Picture, number
 from hpo.core import Closed, Ended, Event, Reported
 from hpo.search import Search
 from hpo.spec.loading import StudySpec
+from hpo.terminal import Terminal
 from hpo.wording import count, duration
 
 REDRAWS = 2.0  # a second

@@ -89,11 +89,10 @@ def extend(
     device: str | None,
 ) -> None:
     """Train TRIAL so many epochs further, as a new trial beside the study's target."""
-    from rich.console import Console as Terminal
-
     from hpo import api, reading
     from hpo.closing import best_lines
     from hpo.running import Visit
+    from hpo.terminal import Terminal
     from hpo.winner import further
 
     spec = read(study, sets, {"strategy": strategy, "workers": workers, "device": device}, seed)
