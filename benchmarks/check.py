@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from hpo.spec import loading as study_file
-from hpo.training.families import FAMILIES, known
-from hpo.training.layers import Impossible, Layer, summary
+from hpo.models.families import FAMILIES, known
+from hpo.models.layers import Impossible, Layer, summary
+from hpo.models.shape_check import disagreement
+from hpo.study_file import reader as study_file
 from hpo.training.memory import peak
-from hpo.training.prove import disagreement
 
 ARCHITECTURES = 1_000
 TARGET_SECONDS = 20.0

@@ -29,12 +29,12 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Outcome, Params, Report, Train, Value
+from hpo.data.dataset import load
+from hpo.models.failure import TrainingFailed
+from hpo.models.families import feasible
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
-from hpo.spec.loading import DataSpec
-from hpo.training.data import load
+from hpo.study_file.reader import DataSpec
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
-from hpo.training.failure import TrainingFailed
-from hpo.training.families import feasible
 from hpo.training.recipe import Recipe
 
 RECOVERY = 0.05  # some two standard errors of a difference of accuracies on 270 images

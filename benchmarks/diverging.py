@@ -20,19 +20,19 @@ from pathlib import Path
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
-from hpo import assembly
+from hpo.commands.run import load_data
 from hpo.comparison.statistics import paired
 from hpo.core import Outcome, Strategy, Study
-from hpo.driver import Driver
+from hpo.engine import components as assembly
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.folders import Folders
-from hpo.pool import Pool
-from hpo.running import load_data
-from hpo.search import Search
-from hpo.spec.loading import Budget
+from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 
 SPACE = Path(__file__).with_name("diverging.yaml")
 STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random}

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpo.core import Goal, Job, Report, State, Study, training_key, training_seed
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
-from hpo.pool import Pool
-from hpo.search import Search
 from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.space import Space
-from hpo.spec.loading import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 from hpo.training.recipe import Recipe
 
 TRIALS, WORKERS = 10_000, 8

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Params
-from hpo.spec.loading import DataSpec
+from hpo.data.dataset import load
+from hpo.study_file.reader import DataSpec
 from hpo.training import loop, probes
-from hpo.training.data import load
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup, setup, streams
 

@@ -35,21 +35,21 @@ from scipy import stats
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
-from hpo import assembly
+from hpo.commands.run import load_data
 from hpo.comparison.curves import curve, epochs_to
 from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, epochs_of
-from hpo.driver import Driver
+from hpo.engine import components as assembly
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.folders import Folders
-from hpo.pool import Pool
-from hpo.running import load_data
-from hpo.search import Search
-from hpo.spec.loading import Budget
+from hpo.files import Folders
+from hpo.models.failure import TrainingFailed
 from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.training.failure import TrainingFailed
+from hpo.study_file.reader import Budget
 
 SPACE = Path(__file__).with_name("racing.yaml")
 HERO = "bayesian+asha"

@@ -21,17 +21,17 @@ from pathlib import Path
 
 from benchmarks.measuring import machine, say, spread
 from hpo.core import Goal, Job, Params, Report, Strategy, Study, epochs_of, training_key, training_seed
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.pool import Pool
-from hpo.search import Search
 from hpo.space.space import Choice, Parameter, Space
-from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Point, Problem, point
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 
 LONGEST = 20
 SPACE = Space(

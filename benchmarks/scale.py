@@ -35,19 +35,19 @@ from hpo.core import (
     training_key,
     training_seed,
 )
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal
-from hpo.pool import Pool
-from hpo.search import Search
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
-from hpo.spec.sections import Budget
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.sections import Budget
 
 EPOCHS = 6
 METRICS = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "train_skill", "spikes")

@@ -50,7 +50,7 @@ def first_report(folder: Path) -> tuple[float, float]:
     done.set()
     thread.join()
     spec = hpo.load(folder / "study.yaml")
-    from hpo.folders import Folders
+    from hpo.files import Folders
 
     events = read_events(Folders(folder, spec.name, spec.strategy, spec.seed).journal)
     return next(event.report.time for event in events if isinstance(event, Reported)) - began, largest

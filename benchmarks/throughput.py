@@ -16,8 +16,8 @@ from pathlib import Path
 import hpo
 from benchmarks.measuring import machine, say, spread
 from hpo.core import Reported
+from hpo.engine.utilization import Overhead
 from hpo.journal import read_events
-from hpo.overhead import Overhead
 from hpo.strategies.points import Problem, random_points
 
 ROOT = Path(__file__).parent.parent

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hpo.core import Job, Params
-from hpo.spec.loading import DataSpec
+from hpo.data.dataset import load
+from hpo.study_file.reader import DataSpec
 from hpo.training import loop
-from hpo.training.data import load
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup, setup, streams
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Params
-from hpo.training.layers import Impossible
+from hpo.models.layers import Impossible
 
 
 class Residual(nn.Module):

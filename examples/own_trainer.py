@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.core import Job, Report
-from hpo.execution import checkpoints
+from hpo.training import checkpoints
 
 TRUTH = np.array([1.5, 0.4, 2.0])  # amplitude, damping, frequency
 STEPS = 20  # of gradient descent an epoch

@@ -14,11 +14,16 @@ __all__ = ["Result", "StudySpec", "load", "run"]
 
 if TYPE_CHECKING:
     from hpo.api import run
-    from hpo.reading import load
-    from hpo.result import Result
-    from hpo.spec.loading import StudySpec
+    from hpo.engine.reading import load
+    from hpo.engine.result import Result
+    from hpo.study_file.reader import StudySpec
 
-_HOMES = {"run": "hpo.api", "load": "hpo.reading", "Result": "hpo.result", "StudySpec": "hpo.spec.loading"}
+_HOMES = {
+    "run": "hpo.api",
+    "load": "hpo.engine.reading",
+    "Result": "hpo.engine.result",
+    "StudySpec": "hpo.study_file.reader",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpo.console import Console
+from hpo.cli.console import Console
+from hpo.commands.run import Visit
+from hpo.commands.run import run as run_study
+from hpo.engine.reading import load, state_folder
+from hpo.engine.result import Result
 from hpo.errors import HpoError
-from hpo.reading import load, state_folder
-from hpo.result import Result
-from hpo.running import Visit
-from hpo.running import run as run_study
-from hpo.spec.loading import StudySpec
+from hpo.study_file.reader import StudySpec
 from hpo.terminal import Terminal
 
 
@@ -41,7 +41,7 @@ def run(
 
 
 def console_of(terminal: Terminal, spec: StudySpec) -> Console:
-    from hpo import assembly
+    from hpo.engine import components as assembly
 
     slots = len(assembly.placement(spec))
     return Console(terminal, spec.metric.as_goal(), slots, spec.space.constants, f"{spec.name} ({spec.strategy})")

@@ -16,7 +16,8 @@ import hpo
 from hpo.core import Value
 
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
-TRAINING_CODE = Path(__file__).parent / "training"
+HERE = Path(__file__).parent
+TRAINING_CODE = (HERE / "data", HERE / "models", HERE / "training")
 
 
 def numerics(data_digest: str, device: str, loss: str, class_weights: bool, code: str) -> dict[str, Value]:
@@ -63,7 +64,7 @@ def processor(told: Path = Path("/proc/cpuinfo")) -> str:
 @cache
 def training_code() -> str:
     """A digest of what trains here, so that a new version of it never reads an old one's trainings."""
-    return source_digest(*sorted(TRAINING_CODE.rglob("*.py")))
+    return source_digest(*(path for folder in TRAINING_CODE for path in sorted(folder.rglob("*.py"))))
 
 
 def source_digest(*files: Path) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.core import Job, Outcome, Report, Train
-from hpo.execution import checkpoints
+from hpo.models.failure import TrainingFailed
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
-from hpo.training.failure import TrainingFailed
+from hpo.training import checkpoints
 
 SPACE = Space(
     (

@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 
 from hpo.errors import BadInput
-from hpo.spec.loading import load
-from hpo.spec.template import template
-from hpo.training.families import known
+from hpo.models.families import known
+from hpo.study_file.reader import load
+from hpo.study_file.template import template
 
 HERE = Path(__file__).parent
 TOKENS = (

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hpo.core import Ended, Event, Params, Reported, Started, State, Study, training_key, training_seed
-from hpo.search import Identity
+from hpo.engine.search import Identity
 
 MORE = int(os.environ.get("CHAOS_FACTOR", "1"))  # how many times the usual number of cases `make chaos` wants
 

@@ -27,9 +27,9 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.tracking.courier import Courier
 from hpo.tracking.delivery import Delivery, Found, Gone, Outage
 from hpo.tracking.runs import Change, Feed, Point, Progress, Run, finite
+from hpo.tracking.sync import Courier
 
 GOAL = Goal("val_accuracy")
 ENVIRONMENT = {"commit": "0123abc", "host": "somewhere"}

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from hpo.core import Job, Params, Report
-from hpo.training.data import Dataset
-from hpo.training.moments import standards
+from hpo.data.dataset import Dataset
+from hpo.data.normalization import standards
 
 
 def dataset(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import fakes
 
 from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested
-from hpo.execution import checkpoints
+from hpo.training import checkpoints
 
 LOST, CRASH, NAN, END = "lost", "crash", "nan", "end"
 Script = Callable[

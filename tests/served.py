@@ -22,14 +22,14 @@ from mlflow_fixtures import check_delivered
 from mlflow_real import kept
 
 from hpo.core import Goal, Study
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
-from hpo.pool import Pool
-from hpo.search import Search
-from hpo.spec.sections import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.sections import Budget
 from hpo.tracking.tracker import ENVIRONMENT, Feed, Tracker
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from hpo import api
-from hpo.result import Result
-from hpo.running import Visit, run
-from hpo.spec.loading import StudySpec
+from hpo.commands.run import Visit, run
+from hpo.engine.result import Result
+from hpo.study_file.reader import StudySpec
 
 TRAINER = '''
 """A curve of the params and the seed, a state that is a sum, and a line in `witness` for every epoch."""
 import json, math, time
 from pathlib import Path
 from hpo.core import Outcome, Report
-from hpo.execution import checkpoints
-from hpo.training.failure import TrainingFailed
+from hpo.training import checkpoints
+from hpo.models.failure import TrainingFailed
 
 HERE = Path(__file__).parent
 

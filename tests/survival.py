@@ -22,12 +22,12 @@ import laws
 from victim import Config
 
 from hpo.core import Event, Goal, Opened, Params, Reported, State, Study
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal, holder_of
-from hpo.pool import Pool
-from hpo.search import Search
-from hpo.spec.loading import Budget
+from hpo.study_file.reader import Budget
 
 TESTS = Path(__file__).parent
 PATIENCE = 60.0  # seconds after which something hangs; nothing here takes more than a few

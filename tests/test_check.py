@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from hpo.check.architectures import Findings, Input, Machine, check, lines
-from hpo.check.checking import check_study
 from hpo.check.findings import many, size, table
+from hpo.commands.check import check_study
 from hpo.core import Params, Value
-from hpo.spec import loading as study_file
-from hpo.spec.loading import StudySpec
-from hpo.training.families import known, sizes
-from hpo.training.layers import Summary
+from hpo.models.families import known, sizes
+from hpo.models.layers import Summary
+from hpo.models.network import build
+from hpo.models.shape_check import disagreement, time_step
+from hpo.study_file import reader as study_file
+from hpo.study_file.reader import StudySpec
 from hpo.training.memory import optimizer_states, peak
-from hpo.training.network import build
 from hpo.training.optimizers import rule
-from hpo.training.prove import disagreement, time_step
 
 DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
 

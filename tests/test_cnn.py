@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.training import cnn
-from hpo.training.families import FAMILIES, feasible, known, sizes
-from hpo.training.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
-from hpo.training.parameters import TRAINING, prefix_safe
+from hpo.models import cnn
+from hpo.models.families import FAMILIES, feasible, known, sizes
+from hpo.models.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
+from hpo.models.parameters import TRAINING, prefix_safe
 
 DIGITS = (1, 8, 8)
 

@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 from studied import SPACE, Place
 
-from hpo import api, assembly
-from hpo.comparison import comparing
-from hpo.comparison.comparing import Compared, compare_strategies, studies, total_epochs
-from hpo.comparison.confirming import confirm_finalists, fresh_values
+from hpo import api
+from hpo.commands import compare as comparing
+from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
+from hpo.commands.confirm import confirm_finalists, fresh_values
+from hpo.commands.run import Visit, run_all
+from hpo.commands.status import read_result
 from hpo.comparison.replaying import Recorded, curve_name, recorded, replay, saving
 from hpo.core import Ended, Event, Job, Outcome, Reported, State, Study
+from hpo.engine import components as assembly
+from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
-from hpo.running import Visit, run_all
-from hpo.search import Search
-from hpo.spec.loading import Budget, StudySpec
-from hpo.status import read_result
 from hpo.strategies.points import Problem, point
+from hpo.study_file.reader import Budget, StudySpec
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}
@@ -130,7 +131,7 @@ def test_what_run_has_done_is_reused(place: Place) -> None:
 
 def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Path, monkeypatch: Any) -> None:
     """Stopped after 50 recorded epochs, as by a signal; nothing is scored or rescored then."""
-    from hpo.driver import Driver
+    from hpo.engine.driver import Driver
 
     heard: list[Event] = []
     drivers: list[Driver] = []
@@ -249,7 +250,7 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
 
 
 def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(place: Place, monkeypatch: Any) -> None:
-    from hpo.comparison import confirming
+    from hpo.commands import confirm as confirming
 
     real = confirming.run
     monkeypatch.setattr(confirming, "run", lambda *given: replace(real(*given), stopped_by=2))

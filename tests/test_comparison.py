@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from made_up import GOAL, events, scored
 from rich.console import Console
 
-from hpo.comparison import confirmation, verdicts
-from hpo.comparison.compared import RANKING, TWICE, Comparison, Said, compare
-from hpo.comparison.confirmation import Finalist, confirm
+from hpo.comparison import confirm as confirmation
+from hpo.comparison import text as verdicts
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Said, compare
+from hpo.comparison.confirm import Finalist, confirm
 from hpo.comparison.curves import Curve, Point, average, best_so_far, curve, epochs_to, on_grid, spent_at_end
 from hpo.comparison.statistics import Advice, Verdict
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study

@@ -10,16 +10,16 @@ import laws
 import pytest
 from rich.console import Console as Terminal
 
-from hpo.console import Console, settings, sparkline, trial_line
+from hpo.cli.console import Console, settings, sparkline, trial_line
 from hpo.core import Goal, Outcome, Report, State, Study, Trial
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
+from hpo.engine.utilization import Overhead
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.overhead import Overhead
-from hpo.pool import Pool
-from hpo.search import Search
-from hpo.spec.loading import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 
 GOAL = Goal()
 

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hpo.data import dataset as data
+from hpo.data import saving, splits
+from hpo.data.dataset import Dataset, load
+from hpo.data.normalization import EPSILON, standards
+from hpo.data.sources.contents import TEST, TRAIN, VAL
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.spec.sections import DataSpec, Split
-from hpo.training import data, saving, splits
-from hpo.training.data import Dataset, load
-from hpo.training.moments import EPSILON, standards
-from hpo.training.sources.contents import TEST, TRAIN, VAL
+from hpo.study_file.sections import DataSpec, Split
 
 DIGITS = DataSpec("digits")
 SHARES = (0.7, 0.15, 0.15)
@@ -177,7 +178,7 @@ def test_statistics_do_not_depend_on_how_images_are_cut_into_blocks(
 ) -> None:
     spec = some(tmp_path)
     whole = load(spec, 0)
-    monkeypatch.setattr("hpo.training.sources.contents.BLOCK_BYTES", 50)
+    monkeypatch.setattr("hpo.data.sources.contents.BLOCK_BYTES", 50)
     pieces = load(spec, 0)
     assert pieces.digest == whole.digest
     assert np.array_equal(pieces.mean, whole.mean)
@@ -291,8 +292,8 @@ def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Pa
     some(tmp_path)
     code = """
 import sys
-from hpo.spec.sections import DataSpec
-from hpo.training.data import load
+from hpo.study_file.sections import DataSpec
+from hpo.data.dataset import load
 load(DataSpec(sys.argv[1]), 0)
 print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if name in sys.modules])
 load(DataSpec("digits"), 0)
@@ -333,7 +334,7 @@ def test_workers_share_one_copy_of_the_images(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from hpo.training.data import Dataset
+from hpo.data.dataset import Dataset
 dataset = Dataset.open(Path(sys.argv[1]))
 dataset.images.sum()
 kinds = {line.split()[0]: int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.endswith("kB\\n")}

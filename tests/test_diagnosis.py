@@ -14,9 +14,9 @@ from pictures import digits, job
 from pictures import noise as noise_images
 
 from hpo.core import Outcome, Params, Report, Train
+from hpo.models.failure import TrainingFailed
+from hpo.models.families import known
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
-from hpo.training.failure import TrainingFailed
-from hpo.training.families import known
 from hpo.training.recipe import Recipe
 
 # -- provoked on digits ------------------------------------------------------------------------------------------

@@ -35,16 +35,16 @@ from hpo.core import (
     Strategy,
     Study,
 )
-from hpo.driver import Driver
-from hpo.execution import checkpoints
-from hpo.pool import Pool
-from hpo.search import Search
-from hpo.spec.loading import Budget
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
+from hpo.training import checkpoints
 
 GOAL = Goal()
 Made = Callable[[int], Strategy]  # of a seed

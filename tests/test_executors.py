@@ -16,11 +16,11 @@ import pytest
 
 from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested
 from hpo.errors import EnvironmentFailed
-from hpo.execution import checkpoints
 from hpo.execution.inline import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.training.failure import TrainingFailed
+from hpo.models.failure import TrainingFailed
+from hpo.training import checkpoints
 
 PARAMS = {"learning_rate": 0.01, "epochs": 8}
 

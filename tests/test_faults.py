@@ -36,11 +36,11 @@ from victim import Config
 from whole_victim import stored
 
 from hpo.core import Broke, Goal, Job, Message, Opened, Outcome, Rested, Retried, State, Study
-from hpo.execution import checkpoints
 from hpo.execution.local import LocalExecutor
 from hpo.failpoints import NAMES
 from hpo.journal import Journal
 from hpo.tracking.tracker import Feed
+from hpo.training import checkpoints
 
 SEED = int(os.environ.get("FAULT_SEED", "0"))
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", "20"))
@@ -375,7 +375,7 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
 
 BUG = """
 import sys
-from hpo import cli
+from hpo.cli import main as cli
 cli.read = lambda *_: {raising}
 sys.argv = ["hpo", "status"]
 cli.main()

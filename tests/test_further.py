@@ -15,6 +15,10 @@ from made_up import GOAL, draw, events, scored
 from pictures import digits
 
 from hpo import api
+from hpo.commands import refit as refitting
+from hpo.commands import reproduce as reproducing
+from hpo.commands.run import Visit, run
+from hpo.commands.status import read_result
 from hpo.comparison.curves import curve
 from hpo.core import (
     DONE,
@@ -34,21 +38,19 @@ from hpo.core import (
     State,
     Study,
 )
+from hpo.data.dataset import Dataset
+from hpo.engine.result import Result
 from hpo.errors import BadInput, Conflict
-from hpo.execution import checkpoints
 from hpo.journal import DriverLock, Journal
+from hpo.publishing import publish_best as winner
+from hpo.publishing.publisher import Order, Published
 from hpo.report.document import ReportInput, document
-from hpo.result import Result
-from hpo.running import Visit, run
 from hpo.space.space import Space
-from hpo.spec.loading import Budget, StudySpec
-from hpo.status import read_result
 from hpo.strategies.given import Given
-from hpo.tracking.publishing import Order, Published
-from hpo.training.data import Dataset
+from hpo.study_file.reader import Budget, StudySpec
+from hpo.training import checkpoints
 from hpo.training.evaluation import score
-from hpo.winner import beyond, further, refitting, reproducing
-from hpo.winner import declaring as winner
+from hpo.winner import beyond, further
 
 REFIT = {"refit_test_accuracy": 0.9}
 TRAINER = '''
@@ -56,8 +58,8 @@ TRAINER = '''
 import json, math, time
 from pathlib import Path
 from hpo.core import Outcome, Report
-from hpo.execution import checkpoints
-from hpo.training.failure import TrainingFailed
+from hpo.training import checkpoints
+from hpo.models.failure import TrainingFailed
 
 HERE = Path(__file__).parent
 

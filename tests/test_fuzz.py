@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpo.errors import BadInput
-from hpo.spec.loading import load
-from hpo.spec.sections import StudySpec
-from hpo.spec.space_schema import NAME
-from hpo.training.families import known
+from hpo.models.families import known
+from hpo.study_file.reader import load
+from hpo.study_file.sections import StudySpec
+from hpo.study_file.space_schema import NAME
 
 ROOT = Path(__file__).parent.parent
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))

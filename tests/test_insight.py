@@ -12,13 +12,13 @@ from pictures import bars, slopes
 from torch import Tensor, nn
 
 from hpo.core import Params
-from hpo.report.portrait import pictures
-from hpo.training import insight
-from hpo.training.data import Dataset
-from hpo.training.families import FAMILIES
-from hpo.training.network import build
+from hpo.data.dataset import Dataset
+from hpo.models.families import FAMILIES
+from hpo.models.network import build
+from hpo.report.model_figures import pictures
+from hpo.training import feature_maps as insight
+from hpo.training.device_data import resident
 from hpo.training.portrait import Portrait
-from hpo.training.resident import resident
 
 torch.manual_seed(0)
 

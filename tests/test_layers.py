@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.training.layers import (
+from hpo.models.layers import (
     Activation,
     Conv,
     Dense,
@@ -138,5 +138,5 @@ def test_what_an_image_keeps_for_the_backward_pass_is_counted_once() -> None:
 
 
 def test_feasibility_needs_no_torch() -> None:
-    code = "import sys, hpo.training.families as f; sys.exit('torch' in sys.modules)"
+    code = "import sys, hpo.models.families as f; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

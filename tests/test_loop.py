@@ -15,8 +15,7 @@ from pictures import bars, digits, job, numbers, slopes
 
 from hpo.core import Outcome, Params, Report, Train
 from hpo.errors import BadInput
-from hpo.execution import checkpoints
-from hpo.training import loop
+from hpo.training import checkpoints, loop
 from hpo.training.evaluation import load_network, predictions, score
 from hpo.training.loop import Recipe, TrainingFailed
 from hpo.training.setup import Setup

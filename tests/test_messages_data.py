@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hpo.data.dataset import load
 from hpo.errors import BadInput
-from hpo.spec.sections import DataSpec, Split
-from hpo.training.data import load
+from hpo.study_file.sections import DataSpec, Split
 
 Build = Callable[[Path], DataSpec]
 MANY = 4  # images a class, enough for train, val and test

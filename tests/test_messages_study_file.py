@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from hpo.errors import BadInput, Mistake
-from hpo.spec import yamlfile
-from hpo.spec.loading import load
-from hpo.training.families import known
+from hpo.models.families import known
+from hpo.study_file import yaml_nodes as yamlfile
+from hpo.study_file.reader import load
 
 TABLE = Path(__file__).with_name("bad_study_files.yaml")
 CASES: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))

@@ -21,9 +21,9 @@ from hpo.core import Ended, Outcome, Report, Reported, State
 from hpo.journal import Journal
 from hpo.tracking import tracker as tracking
 from hpo.tracking import views
-from hpo.tracking.courier import Courier
 from hpo.tracking.delivery import Delivery, Gone, Outage
 from hpo.tracking.runs import Change, Feed, Point, Run
+from hpo.tracking.sync import Courier
 
 __all__ = ["mlflow_server"]
 

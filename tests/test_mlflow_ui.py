@@ -16,8 +16,8 @@ from mlflow_real import Server, mlflow_server, mlflow_store
 from hpo.core import Event
 from hpo.strategies.repeats import CONFIRM
 from hpo.tracking import views
-from hpo.tracking.courier import Courier
 from hpo.tracking.delivery import Delivery
+from hpo.tracking.sync import Courier
 from hpo.tracking.uri import ui_line
 
 __all__ = ["mlflow_server"]

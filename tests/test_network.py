@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpo.core import Value
-from hpo.training import cnn
-from hpo.training.cnn import MODES
-from hpo.training.dense import ACTIVATIONS
-from hpo.training.families import FAMILIES, sizes
-from hpo.training.layers import Impossible, Shape, Summary, output, summary
-from hpo.training.network import build, construct, module, walk
-from hpo.training.prove import disagreement, time_step
+from hpo.models import cnn
+from hpo.models.cnn import MODES
+from hpo.models.dense import ACTIVATIONS
+from hpo.models.families import FAMILIES, sizes
+from hpo.models.layers import Impossible, Shape, Summary, output, summary
+from hpo.models.network import build, construct, module, walk
+from hpo.models.shape_check import disagreement, time_step
 
 ARCHITECTURES = 10_000
 PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each

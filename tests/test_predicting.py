@@ -17,16 +17,17 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from hpo import api, assembly
+from hpo import api
+from hpo.cli import model as winner_verbs
+from hpo.commands import predict as predicting
+from hpo.commands.predict import Model, Prediction
+from hpo.commands.run import load_data
+from hpo.commands.status import read_result
+from hpo.data.dataset import Dataset
+from hpo.engine import components as assembly
 from hpo.errors import BadInput, NoResult
-from hpo.running import load_data
-from hpo.status import read_result
-from hpo.training.data import Dataset
 from hpo.training.evaluation import predictions
 from hpo.training.portrait import Portrait
-from hpo.winner import predicting
-from hpo.winner import verbs as winner_verbs
-from hpo.winner.predicting import Model, Prediction
 
 CLASSES = ("column", "diagonal", "row")
 
@@ -63,7 +64,7 @@ class Place:
     def process(self, *words: str) -> list[str]:
         """The same in a process of its own, for what mlflow does to one."""
         program = (
-            "from hpo.winner.verbs import register; import click, sys; g = click.Group(); register(g); g(sys.argv[1:])"
+            "from hpo.cli.model import register; import click, sys; g = click.Group(); register(g); g(sys.argv[1:])"
         )
         done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -18,19 +18,19 @@ from pictures import bars, job, slopes
 from PIL import Image
 
 from hpo.core import Goal, Params
+from hpo.data.dataset import Dataset
 from hpo.errors import EnvironmentFailed
-from hpo.execution import checkpoints
-from hpo.tracking import publishing
-from hpo.tracking.publishing import Order, Published
+from hpo.publishing import publisher as publishing
+from hpo.publishing.publisher import Order, Published
 from hpo.tracking.runs import Run
-from hpo.training.data import Dataset
+from hpo.training import checkpoints
 from hpo.training.evaluation import score
 from hpo.training.portrait import Portrait
 from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow among itself
-    from hpo.tracking import publish, registry
+    from hpo.publishing import publish, registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.export and mlflow warn about their own insides
 CNN: Params = {"blocks": 1, "channels": 4, "batch_norm": "before", "dropout": 0.2, "learning_rate": 0.02, "epochs": 2}

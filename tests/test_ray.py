@@ -49,9 +49,13 @@ from test_executors import (  # noqa: E402, F401
 )
 
 import hpo.execution.ray  # noqa: E402
-from hpo import api, assembly  # noqa: E402
+from hpo import api  # noqa: E402
 from hpo.core import Event, Goal, Message, Reported, Retried, State, Strategy, Study, Train  # noqa: E402
-from hpo.driver import Driver  # noqa: E402
+from hpo.data import dataset as data  # noqa: E402
+from hpo.engine import components as assembly  # noqa: E402
+from hpo.engine.driver import Driver  # noqa: E402
+from hpo.engine.search import Search  # noqa: E402
+from hpo.engine.trainings import Pool  # noqa: E402
 from hpo.errors import BadInput, EnvironmentFailed  # noqa: E402
 from hpo.execution.cluster import (  # noqa: E402
     GONE_SECONDS,
@@ -68,14 +72,11 @@ from hpo.execution.cluster import (  # noqa: E402
 from hpo.execution.local import LocalExecutor  # noqa: E402
 from hpo.execution.ray import RayExecutor  # noqa: E402
 from hpo.journal import Journal  # noqa: E402
-from hpo.pool import Pool  # noqa: E402
-from hpo.search import Search  # noqa: E402
-from hpo.spec.sections import Budget, DataSpec  # noqa: E402
 from hpo.strategies.early_stopping import Asha  # noqa: E402
 from hpo.strategies.grid import Grid  # noqa: E402
 from hpo.strategies.points import Problem  # noqa: E402
 from hpo.strategies.random import Random  # noqa: E402
-from hpo.training import data  # noqa: E402
+from hpo.study_file.sections import Budget, DataSpec  # noqa: E402
 from hpo.training.recipe import Recipe  # noqa: E402
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings

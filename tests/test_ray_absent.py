@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from hpo import api, assembly
+from hpo import api
+from hpo.engine import components as assembly
 from hpo.errors import BadInput
 
 STUDY = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
@@ -24,6 +25,6 @@ def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: p
 
 
 def test_nothing_but_a_study_on_ray_imports_it() -> None:
-    script = "import sys, hpo.running, hpo.cli; assert 'ray' not in sys.modules"
+    script = "import sys, hpo.commands.run, hpo.cli.main; assert 'ray' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import hpo
-from hpo.cli import cli
+from hpo.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,12 +23,14 @@ from made_up import GOAL, events, scored
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hpo.comparison.compared import Said, compare
-from hpo.comparison.confirmation import Finalist, confirm
+from hpo.comparison.compare import Said, compare
+from hpo.comparison.confirm import Finalist, confirm
 from hpo.comparison.curves import curve
 from hpo.core import Closed, Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study
-from hpo.report import bounds, figures, findings, portrait
+from hpo.formatting import count, decimals, duration, gap, listed, number, written
+from hpo.report import bounds, figures, findings
 from hpo.report import document as report
+from hpo.report import model_figures as portrait
 from hpo.report.bounds import Hit, following, hits, next_study
 from hpo.report.document import ReportInput, document, pictures, write
 from hpo.report.drawing import DARK, LIGHT, Picture
@@ -37,7 +39,6 @@ from hpo.report.table import frame, write_csv
 from hpo.space.domains import Known
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
 from hpo.training.portrait import Portrait
-from hpo.wording import count, decimals, duration, gap, listed, number, written
 
 SPACE = Space(
     (

@@ -19,16 +19,16 @@ from survival import Process, Said, events_of, never_left, wait_until
 from test_driver import STRATEGIES, drive
 from test_faults import check_whole, journal_of
 
-from hpo import assembly
+from hpo.commands.run import load_data
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
-from hpo.execution import checkpoints
-from hpo.folders import Folders
+from hpo.engine import components as assembly
+from hpo.files import Folders
 from hpo.journal import decode
-from hpo.running import load_data
-from hpo.spec import loading as spec
-from hpo.spec.loading import Budget
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file import reader as spec
+from hpo.study_file.reader import Budget
+from hpo.training import checkpoints
 from hpo.training.evaluation import score
 
 # The first points of the streams for seed 3. A change here makes another study of every study that was begun.
@@ -72,7 +72,7 @@ import laws
 from hpo.core import Study
 from hpo.journal import decode, encode
 from test_driver import STRATEGIES, drive
-from hpo.spec.loading import Budget
+from hpo.study_file.reader import Budget
 name, trials, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 before = [decode(*pair) for pair in json.load(sys.stdin)]
 events = drive(folder, STRATEGIES[name](3), Budget(trials=trials), events=before)

@@ -10,11 +10,11 @@ import pytest
 from studied import SPACE, Place
 
 from hpo import api
+from hpo.commands.run import Visit, run, run_all
 from hpo.core import State, Study
-from hpo.execution import checkpoints
-from hpo.result import Result
-from hpo.running import Visit, run, run_all
+from hpo.engine.result import Result
 from hpo.strategies.points import point
+from hpo.training import checkpoints
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hpo.training import rnn
-from hpo.training.families import known, sizes
-from hpo.training.layers import Recurrent, Rows
+from hpo.models import rnn
+from hpo.models.families import known, sizes
+from hpo.models.layers import Recurrent, Rows
 
 
 def recurrent(**params) -> Recurrent:

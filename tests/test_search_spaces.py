@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpo.spec import loading as study_file
-from hpo.spec.loading import StudySpec
-from hpo.training import cnn, dense, rnn
-from hpo.training.families import FAMILIES, feasible, known
-from hpo.training.parameters import TRAINING
+from hpo.models import cnn, dense, rnn
+from hpo.models.families import FAMILIES, feasible, known
+from hpo.models.parameters import TRAINING
+from hpo.study_file import reader as study_file
+from hpo.study_file.reader import StudySpec
 from hpo.training.reference import page
 
 ROOT = Path(__file__).parent.parent

@@ -17,17 +17,17 @@ from click.testing import CliRunner
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
-from hpo.cli import cli
+from hpo.cli.main import cli
+from hpo.commands.report import report_input
+from hpo.commands.run import take_over
+from hpo.commands.run_listeners import feed, serve_ui
 from hpo.core import Job
-from hpo.execution import checkpoints
-from hpo.execution.work import Bench
-from hpo.folders import Folders
+from hpo.execution.job_runner import Bench
+from hpo.files import Folders
 from hpo.journal import Journal
-from hpo.outlook import feed, serve_ui
-from hpo.report.showing import report_input
-from hpo.running import take_over
-from hpo.spec import loading as spec
+from hpo.study_file import reader as spec
 from hpo.tracking.uri import without_password
+from hpo.training import checkpoints
 
 HPO = Path(__file__).parent.parent / "hpo"
 
@@ -55,7 +55,7 @@ def test_pickles_are_read_in_two_places_only() -> None:
     """CIFAR's own files, by an unpickler that builds arrays only; a factory that the driver has just sent to Ray."""
     readers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load", "cloudpickle.loads"}
     found = {(file, name) for file, name, _ in calls() if name in readers or name.endswith("_Unpickler")}
-    assert found == {("execution/ray_worker.py", "pickle.loads"), ("training/sources/cifar.py", "_Unpickler")}
+    assert found == {("execution/ray_worker.py", "pickle.loads"), ("data/sources/cifar.py", "_Unpickler")}
 
 
 def test_tensors_and_arrays_are_read_without_pickle() -> None:

@@ -21,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hpo.data.dataset import Dataset, load
+from hpo.data.sources import cifar, memory
+from hpo.data.sources.contents import chosen
+from hpo.data.sources.images import MOST_PIXELS, image_files, read_images
+from hpo.data.sources.pixels import resized, to_grey
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.spec.sections import DataSpec
-from hpo.training.data import Dataset, load
-from hpo.training.sources import cifar, memory
-from hpo.training.sources.contents import chosen
-from hpo.training.sources.images import MOST_PIXELS, image_files, read_images
-from hpo.training.sources.pixels import resized, to_grey
+from hpo.study_file.sections import DataSpec
 
 RANDOM = np.random.RandomState(0)
 
@@ -393,7 +393,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_what_its_header_says(tmp_path: Path)
 import resource, sys
 from pathlib import Path
 from hpo.errors import BadInput
-from hpo.training.sources import idx
+from hpo.data.sources import idx
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     list(idx._rows(idx.Idx(Path(sys.argv[1]), (20, 6, 5))))

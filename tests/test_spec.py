@@ -18,10 +18,11 @@ from test_yamlfile import plain
 
 from hpo.core import Goal
 from hpo.errors import BadInput
+from hpo.models.families import known
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
-from hpo.spec import schema, sections
-from hpo.spec.fields import WRONG, Bytes, Duration, Found, options
-from hpo.spec.loading import (
+from hpo.study_file import schema, sections
+from hpo.study_file.fields import WRONG, Bytes, Duration, Found, options
+from hpo.study_file.reader import (
     DEFAULT_EPOCHS,
     DEFAULT_TRIALS,
     Budget,
@@ -32,9 +33,8 @@ from hpo.spec.loading import (
     StudySpec,
     load,
 )
-from hpo.spec.template import template
-from hpo.spec.yamlfile import node_of, parse
-from hpo.training.families import known
+from hpo.study_file.template import template
+from hpo.study_file.yaml_nodes import node_of, parse
 
 ROOT = Path(__file__).parent.parent
 LEAST = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1, 0.2]}}
@@ -413,7 +413,7 @@ def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     written = schema.FILE.read_text(encoding="utf-8")
-    assert written == schema.text(), "run: python -m hpo.spec.schema > hpo/spec/study.schema.json"
+    assert written == schema.text(), "run: python -m hpo.study_file.schema > hpo/study_file/study.schema.json"
 
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
@@ -486,6 +486,6 @@ def test_the_schema_refuses_nothing_that_is_a_study(validator: Draft202012Valida
 
 def test_reading_a_study_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "sklearn", "pandas", "scipy", "numpy", "optuna", "pydantic", "matplotlib")
-    code = f"import sys, hpo.spec.loading, hpo.spec.schema, hpo.spec.template; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, hpo.study_file.reader, hpo.study_file.schema, hpo.study_file.template; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,14 +16,14 @@ import torch
 from pictures import bars, digits, job, slopes
 
 from hpo.core import Params
+from hpo.data.dataset import Dataset
 from hpo.errors import BadInput
-from hpo.spec.loading import load
-from hpo.training import families
-from hpo.training.data import Dataset
+from hpo.models import families
+from hpo.publishing import train_script as standalone
+from hpo.publishing.train_script import Winner
+from hpo.study_file.reader import load
 from hpo.training.evaluation import score
 from hpo.training.recipe import Recipe
-from hpo.winner import standalone
-from hpo.winner.standalone import Winner
 
 SPACES = Path(__file__).parent.parent / "search_spaces"
 TINY: Params = {"blocks": 1, "channels": 4, "dense_units": 8, "learning_rate": 0.02, "batch_size": 16, "epochs": 2}

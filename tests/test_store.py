@@ -20,14 +20,14 @@ from test_faults import check_whole, journal_of, whole
 from victim import Config
 
 from hpo import journal as journals
+from hpo.commands.run import refuse_changes, take_over
 from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
 from hpo.errors import Conflict, EnvironmentFailed
-from hpo.execution import checkpoints
-from hpo.folders import Folders
+from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
-from hpo.running import refuse_changes, take_over
-from hpo.spec import loading as spec
-from hpo.spec.loading import StudySpec
+from hpo.study_file import reader as spec
+from hpo.study_file.reader import StudySpec
+from hpo.training import checkpoints
 
 EVENTS: list[Event] = [
     Opened(0.0, {"host": "here"}),

@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.core import DONE, Event, Goal, Params, Rest, Start, State, Strategy, Study
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.pool import Pool
-from hpo.search import Search
 from hpo.space.space import Space
-from hpo.spec.loading import Budget
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
 from hpo.strategies.permutation import permutation
 from hpo.strategies.points import Problem, point
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 
 GOAL = Goal()
 PLAIN: dict[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random, "grid": Grid}

@@ -40,7 +40,7 @@ from hpo.core import (
 )
 from hpo.errors import BadInput
 from hpo.journal import Journal
-from hpo.tracking import courier as courier_module
+from hpo.tracking import sync as courier_module
 from hpo.tracking import tracker as tracking
 from hpo.tracking.delivery import Outage
 from hpo.tracking.runs import LONGEST_PARAM, Feed, Group, Progress, legal, note
@@ -226,7 +226,7 @@ def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str, status
     script.complete()
     script.close(reason)
     run = parent(delivered(tmp_path, script))
-    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "none")
+    assert (run.status, run.tags["hpo.state"], run.tags["hpo.engine.driver"]) == (status, reason, "none")
 
 
 def test_a_driver_that_vanished_leaves_the_parent_killed(tmp_path: Path) -> None:

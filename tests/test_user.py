@@ -12,10 +12,10 @@ from pictures import bars, job, numbers
 
 from hpo.core import Outcome, Params, Report
 from hpo.errors import BadInput
-from hpo.execution import checkpoints
-from hpo.spec.loading import load
-from hpo.training import user
-from hpo.training.failure import TrainingFailed
+from hpo.models import user
+from hpo.models.failure import TrainingFailed
+from hpo.study_file.reader import load
+from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

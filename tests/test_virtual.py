@@ -16,16 +16,16 @@ from scripted import END, LOST, NAN, Scripted
 from studied import Place
 from test_driver import GOAL, STRATEGIES, Listed, Made, every_strategy
 
-from hpo import assembly
+from hpo.commands.run import open_search, run_all
 from hpo.core import Event, Job, Message, Outcome, Report, Reported, Started, State, Strategy, Study, epochs_of
-from hpo.driver import Driver
+from hpo.engine import components as assembly
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal
-from hpo.pool import Pool
-from hpo.running import open_search, run_all
-from hpo.search import Search
-from hpo.spec.loading import Budget
-from hpo.training.failure import TrainingFailed
+from hpo.models.failure import TrainingFailed
+from hpo.study_file.reader import Budget
 from hpo.virtual import VirtualTime
 
 AT_A_TIME = 3

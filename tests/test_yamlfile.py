@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import BadInput
-from hpo.spec import yamlfile
-from hpo.spec.yamlfile import Node, node_of, parse, places, read, value_of
+from hpo.study_file import yaml_nodes as yamlfile
+from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read, value_of
 
 
 def plain(node: Node) -> Any:

@@ -16,17 +16,17 @@ import fakes
 import laws
 
 from hpo.core import Goal, Limits, Strategy
-from hpo.driver import Driver
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
 from hpo.journal import DriverLock, Journal
-from hpo.pool import Pool
-from hpo.search import Search
-from hpo.spec.loading import Budget
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
+from hpo.study_file.reader import Budget
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ import fakes
 import numpy as np
 from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
-from hpo import assembly, cli
+from hpo.cli import main as cli
+from hpo.engine import components as assembly
+from hpo.publishing import publish_best as winner
+from hpo.publishing.publisher import Order, Published
 from hpo.tracking import tracker as tracking
-from hpo.tracking.publishing import Order, Published
-from hpo.winner import declaring as winner
 
 REAL = "REAL" in os.environ  # train with torch after all
 STUDY = """\

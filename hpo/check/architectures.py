@@ -20,12 +20,12 @@ from typing import Final
 
 from hpo.check.findings import Blame, Estimate, Findings, Input, Looked, Needs, Proof, Share, Spread, lines
 from hpo.core import Params, Value, digest, epochs_of
+from hpo.models.families import FAMILIES, Family, feasible
+from hpo.models.layers import Impossible, Layer, Summary, summary
+from hpo.models.parameters import TRAINING, setting
 from hpo.space.space import Grid, GridImpossible, Space
-from hpo.spec.loading import StudySpec
-from hpo.training.families import FAMILIES, Family, feasible
-from hpo.training.layers import Impossible, Layer, Summary, summary
+from hpo.study_file.reader import StudySpec
 from hpo.training.memory import peak
-from hpo.training.parameters import TRAINING, setting
 
 __all__ = ["Findings", "Input", "Machine", "check", "lines"]
 
@@ -46,8 +46,8 @@ class Machine:
 
     workers: int = 1
     memory: int | None = None
-    prove: Callable[[Summary], str | None] | None = None  # hpo.training.prove.disagreement
-    time_step: Callable[[Params], float] | None = None  # hpo.training.prove.time_step(...)
+    prove: Callable[[Summary], str | None] | None = None  # hpo.models.shape_check.disagreement
+    time_step: Callable[[Params], float] | None = None  # hpo.models.shape_check.time_step(...)
 
 
 def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:

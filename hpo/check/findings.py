@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hpo.core import Value
-from hpo.training.layers import Row, Shape, Summary, across
+from hpo.formatting import count, duration, number, written
+from hpo.models.layers import Row, Shape, Summary, across
 from hpo.training.memory import TORCH_BYTES
-from hpo.wording import count, duration, number, written
 
 SHOWN = 5  # reasons, blamed values and disagreements a section names
 

@@ -7,16 +7,16 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from hpo import assembly
 from hpo.core import Params
-from hpo.execution.work import one_line
+from hpo.data.dataset import Dataset
+from hpo.engine import components as assembly
+from hpo.execution.job_runner import one_line
+from hpo.formatting import count
+from hpo.models.failure import TrainingFailed
 from hpo.space.space import Space
-from hpo.spec.loading import StudySpec
 from hpo.strategies.points import Problem, random_points
-from hpo.training.data import Dataset
-from hpo.training.failure import TrainingFailed
+from hpo.study_file.reader import StudySpec
 from hpo.training.setup import setup
-from hpo.wording import count
 
 TRIED = 50  # configurations, each different
 

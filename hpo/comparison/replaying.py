@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo import assembly
+from hpo.commands.run import load_data
 from hpo.core import EPOCHS, Event, Goal, Job, Outcome, Params, Report, State, Study, Trial, digest, epochs_of
-from hpo.driver import Driver
+from hpo.engine import components as assembly
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.execution.simulated import SimulatedExecutor
-from hpo.folders import Folders
+from hpo.files import Folders
+from hpo.formatting import count, decimals
 from hpo.journal import Journal
-from hpo.pool import Pool
-from hpo.running import load_data
-from hpo.search import Search
-from hpo.spec.loading import Budget, StudySpec
+from hpo.models.failure import TrainingFailed
+from hpo.models.parameters import prefix_safe
 from hpo.strategies.points import Point, Problem, point
-from hpo.training.failure import TrainingFailed
-from hpo.training.parameters import prefix_safe
-from hpo.wording import count, decimals
+from hpo.study_file.reader import Budget, StudySpec
 
 
 class Recorded:
@@ -186,7 +186,7 @@ def same_winner(one: Trial | None, other: Trial | None, goal: Goal) -> bool:
 
 def run_replay(spec: StudySpec, state: str | Path | None, seeds: int, workers: int, among: bool) -> Iterator[str]:
     """What `hpo replay` prints."""
-    from hpo import reading
+    from hpo.engine import reading
 
     place = Folders(reading.state_folder(spec, state), spec.name, spec.strategy, spec.seed)
     curves = recorded(place.study)

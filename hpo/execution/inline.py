@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from hpo.core import Job, Message, Reported, Train
-from hpo.execution.work import Bench
+from hpo.execution.job_runner import Bench
 
 
 class InlineExecutor:

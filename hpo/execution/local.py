@@ -21,7 +21,7 @@ from typing import Any
 
 from hpo.core import Broke, Job, Message, Outcome, Rested, Train
 from hpo.errors import EnvironmentFailed
-from hpo.execution.work import timed_out
+from hpo.execution.job_runner import timed_out
 from hpo.execution.worker import Begin, Halt, Prepare, Ready, Stranded
 
 HANG_SECONDS = 1800.0  # silence that counts as a hang where the study file sets no limit

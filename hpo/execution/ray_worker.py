@@ -26,13 +26,13 @@ import ray
 import hpo
 from hpo import provenance
 from hpo.core import Broke, Job, Message, Outcome, Reported, Train
+from hpo.data import saving
+from hpo.data.dataset import DESCRIPTION
 from hpo.errors import EnvironmentFailed, HpoError, Mistake
-from hpo.execution import checkpoints
+from hpo.execution.job_runner import Bench, one_line
 from hpo.execution.scratch import Scratch
-from hpo.execution.work import Bench, one_line
 from hpo.execution.worker import memory_limit
-from hpo.training import saving
-from hpo.training.data import DESCRIPTION
+from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 BACKLOG = 8  # messages, with their checkpoints, that wait for the driver before the trainer does

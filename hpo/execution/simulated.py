@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hpo.core import Job, Message, Report, Reported, Rested, Train
-from hpo.execution.work import broke
+from hpo.execution.job_runner import broke
 
 
 class SimulatedExecutor:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hpo.core import Broke, Job, Outcome, Train
 from hpo.errors import EnvironmentFailed
-from hpo.execution.work import Bench, one_line
+from hpo.execution.job_runner import Bench, one_line
 
 PR_SET_PDEATHSIG = 1
 MOST_LEAKED = 64  # file descriptors a job may leave open before its worker is replaced

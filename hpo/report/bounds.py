@@ -12,10 +12,10 @@ from scipy import stats
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hpo.core import Goal, State, Study, Value
+from hpo.formatting import written
 from hpo.report.findings import CHANCE, FEWEST, numeric, searched
 from hpo.space.domains import Choice, Known, Range, show
 from hpo.space.space import Space
-from hpo.wording import written
 
 
 @dataclass(frozen=True, slots=True)

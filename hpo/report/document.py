@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpo.comparison import confirmation, verdicts
+from hpo.comparison import confirm as confirmation
+from hpo.comparison import text as verdicts
 from hpo.core import State, Trial
+from hpo.formatting import count, decimals, duration, listed, number, written
 from hpo.report import bounds, findings
 from hpo.report.overview import (
     Overview,
@@ -39,7 +41,6 @@ from hpo.report.page import (
 )
 from hpo.report.page import figures as figure_grid
 from hpo.space.domains import Parameter
-from hpo.wording import count, decimals, duration, listed, number, written
 
 __all__ = ["ReportInput", "document", "pictures", "write"]
 

@@ -17,12 +17,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hpo.comparison.compared import TWICE, Comparison
+from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import Point
 from hpo.core import Goal, Params
+from hpo.formatting import decimals, number, written
 from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas
 from hpo.space.domains import Choice, Domain, Parameter
-from hpo.wording import decimals, number, written
 
 MOST_LINES = 300  # in parallel coordinates; the best ones are kept
 BEHIND = {"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.7}  # keeps text readable over lines

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial
+from hpo.formatting import count, gap, listed, number, written
 from hpo.space.domains import Choice, Range
 from hpo.space.space import Space
-from hpo.wording import count, gap, listed, number, written
 
 FEWEST = 10  # trials below which an importance or a hit bound is a guess
 CHANCE = 0.002  # a hit bound rarer than this is reported; a space has some dozens of edges

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from hpo.comparison.compared import Comparison
-from hpo.comparison.confirmation import Confirmation
+from hpo.comparison.compare import Comparison
+from hpo.comparison.confirm import Confirmation
 from hpo.comparison.curves import best_so_far, spent_at_end
 from hpo.core import Event, Goal, Params, State, Study, Trial
-from hpo.report import bounds, figures, findings, portrait
+from hpo.formatting import count
+from hpo.report import bounds, figures, findings
+from hpo.report import model_figures as portrait
 from hpo.report.drawing import Picture
 from hpo.report.figures import Reading
 from hpo.space.domains import Known
 from hpo.space.space import Space
 from hpo.training.portrait import Portrait
-from hpo.wording import count
 
 MOST_CURVES = 8  # learning curves side by side
 MOST_AXES = 9  # parallel coordinates

@@ -8,7 +8,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpo.comparison.verdicts import Rows
+from hpo.comparison.text import Rows
 from hpo.report.drawing import DARK, LIGHT, Picture
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 from hpo.core import Closed, Continued, Ended, Event, Opened, Paused, Reported, Retried, Scored, Started, Study, digest
-from hpo.tracking.ledger import PARENT, Ledger, Row
 from hpo.tracking.runs import (
     RUNNING,
     Change,
@@ -30,6 +29,7 @@ from hpo.tracking.runs import (
     trial_points,
     trial_run,
 )
+from hpo.tracking.sync_state import PARENT, Ledger, Row
 
 CHUNK = 50  # trials between two notes in the ledger
 

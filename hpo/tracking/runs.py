@@ -44,7 +44,7 @@ LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 INTERRUPTED = "interrupted"  # hpo.state of what stopped before its end; the other values are core.State's
-NOBODY = "none"  # hpo.driver of a study that no process drives
+NOBODY = "none"  # hpo.engine.driver of a study that no process drives
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
@@ -265,7 +265,7 @@ def study_run(feed: Feed, who: Identity, study: Study, progress: Progress, live:
     tags = {
         **common(feed, who, "study"),
         "hpo.state": state,
-        "hpo.driver": who.driver if going else NOBODY,
+        "hpo.engine.driver": who.driver if going else NOBODY,
         NOTE: note(feed, study, progress),
     }
     if progress.best is not None:
@@ -311,7 +311,7 @@ def group_run(feed: Feed, group: Group, who: Identity, statuses: Collection[str]
     tags = common(feed, replace(who, journal=group.journal), "comparison")
     tags = {name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")}
     tags["hpo.state"] = {RUNNING: str(State.RUNNING), KILLED: INTERRUPTED}.get(worst, worst.lower())
-    tags["hpo.driver"] = who.driver if worst == RUNNING else NOBODY
+    tags["hpo.engine.driver"] = who.driver if worst == RUNNING else NOBODY
     end = None if worst == RUNNING else milliseconds(ended)
     return Run(group.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
 

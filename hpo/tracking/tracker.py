@@ -22,10 +22,10 @@ from hpo.core import digest
 from hpo.errors import HpoError
 from hpo.journal import Journal
 from hpo.tracking import views
-from hpo.tracking.courier import Courier, Standing
 from hpo.tracking.delivery import Delivery, Reader, Store
-from hpo.tracking.ledger import PARENT
 from hpo.tracking.runs import Feed, Group
+from hpo.tracking.sync import Courier, Standing
+from hpo.tracking.sync_state import PARENT
 from hpo.tracking.uri import tracking_uri, ui_line
 
 __all__ = ["Feed", "Group", "Standing", "Tracker", "sync", "tracking_uri", "ui_line"]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from hpo.core import Params
-from hpo.training.parameters import TRAINING, setting
+from hpo.models.parameters import TRAINING, setting
 
 LONGEST = 2.0  # an erased rectangle is at most twice as long as it is wide (Zhong et al. 2017 take 3.3)
 

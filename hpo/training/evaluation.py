@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.training import metrics
+from hpo.training.device_data import Resident
 from hpo.training.losses import Loss
 from hpo.training.recipe import Recipe
-from hpo.training.resident import Resident
 from hpo.training.setup import Setup, flushed, setup
 
 MOST_ROWS = 1024

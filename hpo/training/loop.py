@@ -20,16 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Job, Outcome, Params, Report, Train, epochs_of
-from hpo.execution import checkpoints
-from hpo.training import probes
+from hpo.models.failure import TrainingFailed
+from hpo.models.parameters import TRAINING, setting
+from hpo.training import checkpoints, probes
 from hpo.training.augment import augmentation
+from hpo.training.device_data import Resident
 from hpo.training.evaluation import Predictions, evaluate, load_network, predictions, score
-from hpo.training.failure import TrainingFailed
 from hpo.training.losses import Loss
 from hpo.training.optimizers import Rule, rule
-from hpo.training.parameters import TRAINING, setting
 from hpo.training.recipe import Recipe
-from hpo.training.resident import Resident
 from hpo.training.setup import Setup, setup, streams
 
 __all__ = ["Predictions", "Recipe", "TrainingFailed", "load_network", "predictions", "prepare", "score"]

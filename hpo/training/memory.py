@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from hpo.core import Params
-from hpo.training.layers import FLOAT_BYTES, Summary
-from hpo.training.parameters import ADAM, ADAMW, RMSPROP, SGD, TRAINING, setting
+from hpo.models.layers import FLOAT_BYTES, Summary
+from hpo.models.parameters import ADAM, ADAMW, RMSPROP, SGD, TRAINING, setting
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 _STATES: Final = {SGD: 0, ADAM: 2, ADAMW: 2, RMSPROP: 1}  # running means a weight, besides the momentum

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Params, epochs_of
+from hpo.models.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
 from hpo.training.descent import Adam, Algorithm, Group, Optimizer, RmsProp, Sgd
-from hpo.training.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
 
 
 def _number(params: Params, name: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.core import Train
-from hpo.training import user
+from hpo.models import user
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpo.core import Value
+from hpo.formatting import number
+from hpo.models import dense
+from hpo.models.families import FAMILIES
+from hpo.models.parameters import TRAINING
 from hpo.space.space import Known
-from hpo.training import dense
-from hpo.training.families import FAMILIES
-from hpo.training.parameters import TRAINING
-from hpo.wording import number
 
 _HEAD = """# Every parameter
 

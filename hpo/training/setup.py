@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Outcome, Params, Value, digest
-from hpo.training import user
-from hpo.training.data import Dataset
-from hpo.training.failure import TrainingFailed
-from hpo.training.families import FAMILIES
-from hpo.training.layers import Impossible
+from hpo.data.dataset import Dataset
+from hpo.models import user
+from hpo.models.failure import TrainingFailed
+from hpo.models.families import FAMILIES
+from hpo.models.layers import Impossible
+from hpo.models.network import build
+from hpo.models.parameters import TRAINING, setting
+from hpo.training.device_data import Resident, resident
 from hpo.training.losses import Loss, loss
-from hpo.training.network import build
-from hpo.training.parameters import TRAINING, setting
 from hpo.training.recipe import Recipe
-from hpo.training.resident import Resident, resident
 
 
 class Rescale(nn.Module):

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 from hpo.core import Params, State, Study, Trial
 from hpo.journal import Journal
-from hpo.spec.loading import Budget
 from hpo.strategies.given import Asked
 from hpo.strategies.points import point
+from hpo.study_file.reader import Budget
 
 META = "beyond"
 

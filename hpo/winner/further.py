@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from hpo.commands.run import Visit, run
+from hpo.commands.status import read_result
 from hpo.core import EPOCHS, Closed, Event, Outcome, State, Trial
-from hpo.driver import Listener
+from hpo.engine.driver import Listener
+from hpo.engine.result import Result
+from hpo.engine.search import Search
 from hpo.errors import BadInput, Mistake
-from hpo.result import Result
-from hpo.running import Visit, run
-from hpo.search import Search
-from hpo.spec.loading import StudySpec
-from hpo.status import read_result
+from hpo.formatting import count, decimals
+from hpo.models.parameters import prefix_safe
 from hpo.strategies.given import standing
-from hpo.training.parameters import prefix_safe
-from hpo.wording import count, decimals
+from hpo.study_file.reader import StudySpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpo.training.layers import (
+from hpo.models.layers import (
     GATES,
     Activation,
     Conv,

@@ -14,8 +14,8 @@ from functools import cache
 
 from hpo import provenance
 from hpo.core import Params, Value
-from hpo.training.data import Dataset
-from hpo.training.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
+from hpo.data.dataset import Dataset
+from hpo.models.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, setting
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Winner:
 
 @cache
 def _parsed(module: str) -> tuple[str, Mapping[str, ast.stmt]]:
-    text = (provenance.TRAINING_CODE / f"{module}.py").read_text(encoding="utf-8")
+    text = next(file for folder in provenance.TRAINING_CODE for file in folder.glob(f"{module}.py")).read_text("utf-8")
     named: dict[str, ast.stmt] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -1,0 +1,201 @@
+"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere. Listens, decides nothing."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Retried, State, Trial
+from hpo.engine.search import Search
+from hpo.engine.utilization import Overhead
+from hpo.formatting import duration
+from hpo.terminal import Terminal
+
+TICKS = "▁▂▃▄▅▆▇█"
+RECENT = 6  # finished trials shown under the running ones
+FIXED = 46  # columns that all but the metric's name and the params take
+REDRAWS = 4.0  # a second
+NARROW = 30  # columns below which params are left out
+MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
+
+
+class Progress:
+    """What is shown of one search; plain data, so that it can be tested without a terminal."""
+
+    def __init__(self, slots: int, constants: Mapping[str, object]) -> None:
+        self.slots = slots
+        self.constants = constants
+        self.overhead = Overhead(slots)
+        self.recent: deque[int] = deque(maxlen=RECENT)
+        self.session_trials = 0  # trials ended since this driver came
+        self.began = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        self.overhead.take(event)
+        if isinstance(event, Ended):
+            self.recent.appendleft(event.trial)
+            self.session_trials += 1
+
+    def left(self, search: Search) -> float | None:
+        """Seconds to the end of the budget at the pace so far; None while there is none."""
+        budget, study = search.budget, search.study
+        elapsed = time.monotonic() - self.began
+        shares = []
+        if budget.trials:
+            done, begun = len(study.trials) - len(study.running), self.session_trials
+            if begun:
+                shares.append((budget.trials - done) * elapsed / begun)
+        if budget.total_epochs and self.overhead.epochs:
+            shares.append((budget.total_epochs - study.epochs) * elapsed / self.overhead.epochs)
+        if budget.time:
+            shares.append(budget.time - study.active_seconds)
+        return max(0.0, min(shares)) if shares else None
+
+
+class Picture(ABC):
+    """A context in which a terminal shows what `_picture` returns, again and again; elsewhere `_live` is None."""
+
+    def __init__(self, terminal: Terminal, redraws: float) -> None:
+        self.terminal = terminal
+        self._live = (
+            Live(console=terminal, refresh_per_second=redraws, transient=True, get_renderable=self._picture)
+            if terminal.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @abstractmethod
+    def _picture(self) -> RenderableType: ...
+
+
+class Console(Picture):
+    """Listens to one search: a live table, or a line when something ended."""
+
+    def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
+        self.goal, self.title = goal, title
+        self.progress = Progress(slots, constants)
+        self._search: Search | None = None
+        super().__init__(terminal, REDRAWS)  # looks at the picture at once
+
+    def hear(self, search: Search, event: Event) -> None:
+        self._search = search
+        self.progress.take(event)
+        if self._live is None:
+            self._say(search, event)
+        elif isinstance(event, Retried):
+            self.terminal.print(retry_line(event), style="yellow", highlight=False)
+
+    def _say(self, search: Search, event: Event) -> None:
+        match event:
+            case Ended(trial=number):
+                trial = search.study.trials[number]
+                new = search.best is not None and search.best.number == number
+                self.terminal.print(
+                    escape(trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")),
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            case Retried():
+                self.terminal.print(escape(retry_line(event)), highlight=False, soft_wrap=True)
+
+    # -- the live picture
+
+    def _picture(self) -> Group:
+        search = self._search
+        if search is None:
+            return Group(Text(f"{self.title}: starting {self.progress.slots} workers ...", style="dim"))
+        return Group(self._head(search), self._table(search))
+
+    def _head(self, search: Search) -> Text:
+        text = Text(self.title, style="bold")
+        text.append(f"   {spent(search)}", style="default")
+        left = self.progress.left(search)
+        if search.study.closed is not None:
+            text.append("   publishing the best model, writing the report ...", style="dim")
+        elif left is not None:
+            text.append(f"   about {duration(left)} left", style="dim")
+        if search.best is not None:
+            text.append(f"\nbest {self.goal.metric} {number(self.goal.value(search.best))}", style="bold green")
+            text.append(
+                f"  trial {search.best.number}  {settings(search.best.params, self.progress.constants)}", style="green"
+            )
+        return text
+
+    def _table(self, search: Search) -> Table:
+        room = self.terminal.width - FIXED - len(self.goal.metric)
+        table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        for name in ("trial", "state", "epoch", self.goal.metric, "curve", *(("params",) if room >= NARROW else ())):
+            table.add_column(name, justify="left" if name in ("state", "curve", "params") else "right", no_wrap=True)
+        numbers = [*search.study.running, *(n for n in self.progress.recent if n not in search.study.running)]
+        for trial in (search.study.trials[n] for n in numbers[: self.progress.slots + RECENT]):
+            table.add_row(*map(escape, self._row(trial, room)), style=MARKS.get(trial.state, "default"))
+        return table
+
+    def _row(self, trial: Trial, room: int) -> list[str]:
+        word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
+        value = number(self.goal.value(trial))
+        row = [str(trial.number), word, f"{trial.epoch}/{trial.epochs}", value, sparkline(trial, self.goal)]
+        shown = settings(trial.params, self.progress.constants)
+        return [*row, shown if len(shown) <= room else shown[: room - 1] + "…"] if room >= NARROW else row
+
+
+def spent(search: Search) -> str:
+    """What of the budget is used: "12/40 trials, 130 epochs"."""
+    study, budget = search.study, search.budget
+    trials = f"{len(study.trials)}{f'/{budget.trials}' if budget.trials else ''} trials"
+    epochs = f"{study.epochs}{f'/{budget.total_epochs}' if budget.total_epochs else ''} epochs"
+    return f"{trials}, {epochs}"
+
+
+def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str:
+    """One trial in one line, for logs."""
+    word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
+    seconds = sum(report.seconds for report in trial.reports)
+    value, cost = number(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
+    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {settings(trial.params, constants)}"
+    return f"{line}  {trial.error}" if trial.error else line
+
+
+def retry_line(event: Retried) -> str:
+    return f"attempt {event.attempt} of a training: {event.error}"
+
+
+def settings(params: Params, constants: Mapping[str, object]) -> str:
+    """The parameters that vary, in one line."""
+    shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
+    return " ".join(f"{name}={number(value) if isinstance(value, float) else value}" for name, value in shown.items())
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
+    """The metric over the epochs in one character each, the last `width` of them."""
+    values = [report.metrics[goal.metric] for report in trial.reports if goal.metric in report.metrics][-width:]
+    finite = [value for value in values if abs(value) < float("inf") and value == value]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = (len(TICKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(TICKS[int((value - low) * scale)] if value in finite else " " for value in values)

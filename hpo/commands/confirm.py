@@ -1,0 +1,85 @@
+"""Finalists trained again with fresh seeds: a study of its own, named by the points it repeats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpo.commands.run import Visit, load_data, run
+from hpo.commands.status import read_result
+from hpo.comparison.confirm import Confirmation, Finalist, confirm, lines
+from hpo.core import Params, State, Trial, digest
+from hpo.engine.result import Result
+from hpo.errors import NoResult, Stopped
+from hpo.models import families
+from hpo.strategies.points import Point, point
+from hpo.strategies.repeats import CONFIRM
+from hpo.study_file.reader import Budget, StudySpec
+
+
+def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: Visit) -> dict[Point, list[float]]:
+    """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out."""
+    unique = tuple({point(params): dict(params) for params in points}.values())
+    number = int(digest([sorted(params.items()) for params in unique])[:8], 16)
+    again = replace(
+        spec,
+        strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
+        start_with=unique,
+        seed=number,
+        early_stopping=None,
+        budget=Budget(trials=len(unique) * seeds),
+        metric=replace(spec.metric, target=None),
+    )
+    result = run(again, replace(visit, trials=None, milestone=None, fresh=False, publish=False))
+    if result.stopped_by:
+        raise Stopped(result.stopped_by)
+    goal = spec.metric.as_goal()
+    values: dict[Point, list[float]] = {point(params): [] for params in unique}
+    for trial in result.study.with_state(State.COMPLETE):
+        value = goal.value(trial)
+        if value is not None and trial.repeat <= seeds:
+            values[point(trial.params)].append(value)
+    return values
+
+
+def confirm_finalists(result: Result, top: int, seeds: int, visit: Visit) -> Confirmation:
+    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult without two complete trials."""
+    finalists = ranked(result)[:top]
+    if not finalists:
+        raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
+    goal = result.spec.metric.as_goal()
+    fresh = fresh_values(result.spec, [trial.params for trial in finalists], seeds, visit)
+    told = [
+        Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), size(result, trial.params))
+        for trial in finalists
+        if (values := fresh[point(trial.params)])
+    ]
+    if not told:
+        raise NoResult(f"{result.folders.run}: every repetition failed; `hpo status` says why")
+    return confirm(told, goal)
+
+
+def ranked(result: Result) -> list[Trial]:
+    """Complete trials, best first, each point once."""
+    goal = result.spec.metric.as_goal()
+    complete = result.study.with_state(State.COMPLETE)
+    return sorted(complete, key=lambda trial: (goal.score(trial), trial.number))
+
+
+def size(result: Result, params: Params) -> int | None:
+    """Parameters of the network; None for a user's own."""
+    if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
+        return None
+    return families.sizes(result.spec.model, params, result.dataset.shape, result.dataset.outputs).parameters
+
+
+def run_confirmation(spec: StudySpec, state: str | Path | None, top: int, seeds: int) -> list[str]:
+    """What `hpo confirm` prints."""
+    from hpo.engine import reading
+
+    visit = Visit(reading.state_folder(spec, state), environ=os.environ)
+    stored = read_result(spec, visit.state)
+    result = replace(stored, dataset=load_data(spec, stored.folders))
+    return lines(confirm_finalists(result, top, seeds, visit))

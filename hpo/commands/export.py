@@ -1,0 +1,60 @@
+"""`hpo export`: a study for other tools: a table, or a journal file that optuna-dashboard opens."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.core import State, Trial
+from hpo.engine.result import Result
+from hpo.errors import BadInput, Mistake
+from hpo.report.table import frame, write_csv
+from hpo.strategies.bayesian import Coordinate
+
+STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.PAUSED: TrialState.PRUNED}
+
+
+def export_csv(result: Result, path: Path) -> None:
+    write_csv(frame(result.study, result.spec.metric.as_goal()), path)
+
+
+def export_optuna(result: Result, path: Path) -> None:
+    """Write a new Optuna journal file. Raises BadInput for a file that exists: it would grow a second study."""
+    if path.exists():
+        raise BadInput(Mistake(str(path), "must not exist yet", "", "name another file, or delete it"))
+    goal = result.spec.metric.as_goal()
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(
+        study_name=result.folders.run.name, storage=storage, direction="maximize" if goal.maximize else "minimize"
+    )
+    study.add_trials([told for trial in result.study.trials if (told := frozen(result, trial)) is not None])
+
+
+def frozen(result: Result, trial: Trial) -> FrozenTrial | None:
+    """A trial as Optuna has it; one that still runs is left out."""
+    if trial.state is State.RUNNING:
+        return None
+    goal, space = result.spec.metric.as_goal(), result.spec.space
+    inside = {
+        name: value
+        for name, value in trial.params.items()
+        if name in space and space[name].domain.coerce(value) is not None
+    }
+    value = goal.value(trial)
+    complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
+    state = (
+        STATES.get(trial.state, TrialState.FAIL) if complete or trial.state is not State.COMPLETE else TrialState.FAIL
+    )
+    return create_trial(
+        state=state,
+        value=value if complete else None,
+        params=inside,
+        distributions={name: Coordinate(space[name].domain, plain=True).distribution for name in inside},
+        user_attrs={"hpo.outcome": str(trial.outcome), "hpo.error": trial.error, "hpo.training": trial.training},
+        intermediate_values={r.epoch: r.metrics[goal.metric] for r in trial.reports if goal.metric in r.metrics},
+    )

@@ -1,0 +1,142 @@
+"""`hpo reproduce`: a trial trained again from nothing, and every number of every epoch compared bit for bit."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo import provenance
+from hpo.commands import single_run as alone
+from hpo.commands.run import load_data
+from hpo.commands.single_run import Heard, Trained
+from hpo.core import Broke, Event, Job, Opened, Outcome, Report, Reported, State, Trial, Value
+from hpo.engine import components as assembly
+from hpo.engine.result import Result
+from hpo.errors import HpoError
+from hpo.formatting import count
+from hpo.journal import Journal
+from hpo.training import checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """difference: the first one in words, "" for none; changed: what is other now than when the trial was trained.
+
+    restored: the checkpoint had been pruned away and is back.
+    """
+
+    trial: Trial
+    epochs: int
+    numbers: int
+    difference: str
+    changed: Sequence[str]
+    restored: bool = False
+
+    @property
+    def identical(self) -> bool:
+        return not self.difference
+
+
+def reproduce(result: Result, number: int, heard: Heard = lambda report: None) -> Reproduced:
+    """Train a trial again, in a folder of its own, without what is known of it. Raises BadInput for a wrong number."""
+    spec, folders, trial = result.spec, result.folders, result.trial(number)
+    parts = assembly.parts(spec, load_data(spec, folders), [alone.device(spec)])
+    seed = result.study.trainings[trial.training].seed
+    failed = trial.state is State.FAILED
+    until = trial.epochs if failed else trial.epoch
+    with tempfile.TemporaryDirectory(prefix="reproduce-", dir=folders.run) as scratch:
+        job = Job(trial.training, trial.params, seed, 0, until, 0, Path(scratch) / "trainings", parts.limits())
+        trained = alone.train(parts.factories()[0], job, spec.execution.engine, heard)
+        difference = _difference(trial, trained)
+        same = parts.identity()(trial.params, trial.repeat) == (trial.training, seed)
+        restored = not difference and not failed and same and _restore(job, folders.trainings, until)
+    changed = provenance.differences(trained_in(result, trial), provenance.environment(parts.numerics))
+    numbers = len(trial.reports[0].metrics) if trial.reports else 0
+    return Reproduced(trial, len(trained.reports), numbers, difference, changed, restored)
+
+
+def _restore(job: Job, folder: Path, epoch: int) -> bool:
+    """Put the checkpoint where it was, if it is gone: the same training has the same state."""
+    place, made = (checkpoints.path(where, job.training, epoch) for where in (folder, job.folder))
+    if place.exists() or not made.exists():
+        return False
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made.replace(place)
+    return True
+
+
+# -- comparing -----------------------------------------------------------------------------------------------------
+
+
+def _difference(trial: Trial, trained: Trained) -> str:
+    """The first difference in a phrase, "" if there is none."""
+    for then, now in zip(trial.reports, trained.reports, strict=False):
+        if found := compare(then, now):
+            return found
+    short, there = len(trained.reports), len(trial.reports)
+    outcome = trained.end.outcome if isinstance(trained.end, Broke) else Outcome.OK
+    if outcome is not trial.outcome:
+        why = f": {trained.end.error}" if isinstance(trained.end, Broke) else ""
+        return f"after epoch {short} it ended as {outcome}{why}; then it was {trial.outcome}"
+    return "" if short == there else f"{count(short, 'epoch')} came of it; then it was {there}"
+
+
+def compare(then: Report, now: Report) -> str:
+    """The first metric that is not the same, bit for bit; seconds are no result."""
+    if then.metrics.keys() != now.metrics.keys():
+        other = ", ".join(sorted(then.metrics.keys() ^ now.metrics.keys()))
+        return f"epoch {then.epoch}: only one of them reports {other}"
+    apart = [name for name in then.metrics if _bits(then.metrics[name]) != _bits(now.metrics[name])]
+    if not apart:
+        return ""
+    name, more = apart[0], f" ({len(apart) - 1} more of that epoch differ)" if len(apart) > 1 else ""
+    return f"epoch {then.epoch}: {name} was {then.metrics[name]!r}, is {now.metrics[name]!r}{more}"
+
+
+def _bits(value: float) -> bytes:
+    return struct.pack(">d", value)
+
+
+# -- then and now ----------------------------------------------------------------------------------------------------
+
+
+def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
+    """What the session depended on that trained the trial's first epoch, in whichever study of this name that was."""
+    for path in sorted(result.folders.study.glob("*/journal.db"), key=lambda path: path != result.folders.journal):
+        try:
+            with Journal.open(path, read_only=True) as journal:
+                found = _session(trial.training, (event for _, event in journal.events()))
+        except HpoError:  # another study's journal is broken: this one may still be found
+            continue
+        if found is not None:
+            return found
+    return {}
+
+
+def _session(training: str, events: Iterator[Event]) -> Mapping[str, Value] | None:
+    environment: Mapping[str, Value] = {}
+    for event in events:
+        if isinstance(event, Opened):
+            environment = event.environment
+        elif isinstance(event, Reported) and event.training == training and not event.reused:
+            return environment
+    return None
+
+
+def lines(found: Reproduced) -> Iterator[str]:
+    """What a person is told."""
+    number = found.trial.number
+    if found.identical:
+        said = f"identical, {count(found.epochs, 'epoch')} of {count(found.numbers, 'number')} bit for bit"
+        yield f"trial {number}: {said}"
+    else:
+        yield f"trial {number}: different. {found.difference}"
+    if found.changed:
+        yield f"changed since: {', '.join(found.changed)}"
+    elif not found.identical:
+        yield "nothing has changed that is recorded: versions, processor, device, threads, data and code are the same"
+    if found.restored:
+        yield "its checkpoint had been pruned away and is back"

@@ -1,0 +1,260 @@
+"""One visit of a driver to a study, or to all studies of a comparison: take them over, bring them to their target.
+
+spec -> data, workers -> journal (the truth) -> driver.run -> the winner published, the report written
+                              |-> MLflow (one thread, never waited for)
+                              |-> whoever listens
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from hpo import provenance
+from hpo.commands.run_listeners import Outlook
+from hpo.core import Params, Paused, State, Study, Value, digest
+from hpo.data import dataset as data
+from hpo.data.dataset import Dataset
+from hpo.engine import components as assembly
+from hpo.engine.driver import Driver, Listener
+from hpo.engine.result import Result
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
+from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
+from hpo.failpoints import hit
+from hpo.files import Folders
+from hpo.journal import DriverLock, Journal
+from hpo.space.space import Space
+from hpo.strategies.given import Asked, Given
+from hpo.strategies.points import random_points
+from hpo.study_file.reader import Budget, StudySpec
+from hpo.tracking.uri import without_password
+from hpo.winner import beyond
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """How studies are to be run this time.
+
+    state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
+    parallel: the most trials of one study at a time; milestone: epochs after which all of a study rests once;
+    publish: log the winner's model and write a report for each study;
+    group: the title of the comparison these studies are part of; given: train these points and nothing else, beside
+    the study's target.
+    """
+
+    state: Path
+    fresh: bool = False
+    trials: int | None = None
+    parallel: int | None = None
+    milestone: int | None = None
+    publish: bool = True
+    group: str | None = None
+    given: Sequence[Asked] = ()
+    listeners: Sequence[Listener] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(spec: StudySpec, visit: Visit) -> Result:
+    """Bring one study to its target: a new one, or one that was begun. Raises HpoError."""
+    return run_all([spec], visit)[0]
+
+
+def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
+    """Studies that differ in strategy and seed only, by one driver on the same workers; they share their trainings."""
+    first = specs[0]
+    placement = assembly.placement(first)
+    folders = [Folders(visit.state, spec.name, spec.strategy, spec.seed) for spec in specs]
+    with ExitStack() as stack:
+        drivers = stack.enter_context(signals())
+        executor = assembly.executor(first, placement)  # before all else: a worker needs seconds to import torch
+        stack.callback(executor.close)
+        dataset = load_data(first, folders[0])
+        parts = [assembly.parts(spec, dataset, placement) for spec in specs]
+        refuse_impossible(parts[0])
+        journals = [take_over(spec, place, visit.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
+        executor.begin(parts[0].factories())
+        searches = [open_search(*pair, visit) for pair in zip(parts, journals, strict=True)]
+        pool = open_pool(first, folders[0], journals)
+        outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
+        driver = Driver(searches, executor, pool, parts[0].limits(), listeners=visit.listeners)
+        drivers.append(driver)
+        driver.run(environment(parts[0]))
+        outlook.conclude(driver, visit.publish)
+    return [
+        Result(spec, place, search.study, dataset, driver.stopping, published, outlook.undelivered, outlook.ui)
+        for spec, place, search, published in zip(specs, folders, searches, outlook.published, strict=True)
+    ]
+
+
+# -- what a visit needs
+
+
+def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
+    """The data as one memory map for all workers; None where a user's own trainer brings its own."""
+    return None if spec.data is None else data.load(spec.data, spec.training_seed or 0, folders.data)
+
+
+def refuse_impossible(parts: assembly.Parts) -> None:
+    """A space in which nothing can be trained is bad input, not an empty study."""
+    reasons: list[str] = []
+
+    def judge(params: Params) -> str | None:
+        reason = problem.feasible(params)
+        reasons.append(reason or "")
+        return reason
+
+    problem = parts.problem()
+    if next(random_points(replace(problem, feasible=judge)), None) is None:
+        place = parts.spec.place("search_space")
+        rule = "must hold at least one point that can be trained"
+        raise BadInput(
+            Mistake(
+                place, rule, reasons[0] if reasons else "an empty space", "widen it; `hpo check` says what is to blame"
+            )
+        )
+
+
+def environment(parts: assembly.Parts) -> Mapping[str, Value]:
+    """What to look at when two runs differ."""
+    spec = parts.spec
+    return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
+
+
+def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
+    """The study's journal, locked for this driver until the stack unwinds. Raises Conflict."""
+    lock = DriverLock(folders.lock)
+    if fresh and folders.journal.exists():
+        set_aside(folders)
+        hit("set-aside")
+        lock.release()
+        lock = DriverLock(folders.lock)
+    stack.callback(lock.release)
+    hit("lock.held")
+    journal = stack.enter_context(Journal.open(folders.journal))
+    refuse_changes(spec, folders, journal)
+    hit("journal.open")
+    journal.put("study", json.dumps(spec.fixed()))
+    journal.put("space", json.dumps(spec.space.record()))
+    journal.put("text", without_password(spec.text))
+    journal.put("space_text", spec.space_text)
+    journal.put("path", str(spec.path.absolute()) if spec.path is not None else "")
+    return journal
+
+
+def set_aside(folders: Folders) -> Path:
+    """Move a study out of the way; it can be looked at, and nothing reads its trainings again."""
+    place = folders.study / "set-aside" / f"{folders.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folders.run.rename(place)
+    return place
+
+
+def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
+    """What a study's trials depend on may not change under it, except that its space may widen."""
+    before = journal.get("study")
+    if before is None:
+        return
+    old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
+    changed = [
+        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
+        for key in new
+        if old.get(key) != new[key]
+    ]
+    space = journal.get("space")
+    narrowed = spec.space.widens(Space.from_record(json.loads(space))) if space is not None else []
+    if changed or narrowed:
+        remedy = "undo that, give the study another name, or set the old one aside with --fresh"
+        rule = f"cannot go on with {folders.run}, because the study has changed"
+        raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
+
+
+def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search:
+    """The study as its journal says it, ready to go on."""
+    study = journal.study()
+    if visit.given:
+        return open_aside(parts, journal, study, visit.given)
+    budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
+    budget = beyond.enlarged(budget, journal, study)
+    goal = parts.spec.metric.as_goal()
+    return Search(
+        study,
+        parts.strategy(),
+        goal,
+        budget,
+        parts.identity(),
+        journal.append,
+        visit.parallel,
+        journal.path.parent.name,
+        history=(event for _, event in journal.events()),
+        milestone=visit.milestone,
+    )
+
+
+def open_aside(parts: assembly.Parts, journal: Journal, study: Study, given: Sequence[Asked]) -> Search:
+    """The study with nothing to do but what was asked for; what was running rests until its own next run."""
+    beyond.note(journal, study, given)
+    goal, name = replace(parts.spec.metric.as_goal(), target=None), journal.path.parent.name
+    identity = parts.identity()
+    search = Search(study, Given(given), goal, Budget(), identity, journal.append, name=name, resumes=False)
+    for trial in study.with_state(State.RUNNING):
+        search.record(Paused(trial.reports[-1].time if trial.reports else trial.started, trial.number))
+    return search
+
+
+def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:
+    """--trials raises the target and is remembered; a file that asks for more wins over what is remembered."""
+    if asked is not None:
+        journal.put("trials", str(asked))
+        return asked
+    remembered = journal.get("trials")
+    if remembered is None or spec.budget.trials is None:
+        return spec.budget.trials
+    return max(spec.budget.trials, int(remembered))
+
+
+def open_pool(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Pool:
+    """What all studies of this name have trained so far."""
+    pool = Pool(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
+    ours = {journal.path for journal in own}
+    for path in folders.siblings():
+        if path in ours:
+            continue
+        try:
+            with Journal.open(path, read_only=True) as journal:
+                pool.learn(journal.study())
+        except HpoError as error:
+            log.warning("%s; its trainings are not shared", error)
+    return pool
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[Driver]]:
+    """The first Ctrl-C or SIGTERM lets the driver in the list finish its epochs; one before or after ends all."""
+    drivers: list[Driver] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not drivers or drivers[0].stopping:
+            raise Stopped(number)
+        drivers[0].stop(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield drivers
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield drivers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,322 @@
+"""A data set as the trainer wants it: all images as one array, split, with the statistics of its training split.
+
+Images stay uint8 where they were and are standardized on the fly: (x / 255 - mean) / std; float32 ones are not divided.
+On disk a data set is a folder of .npy files, opened as one memory map that all workers of a machine share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hpo.data import saving, splits
+from hpo.data.normalization import standards
+from hpo.data.sources import memory as machine
+from hpo.data.sources.contents import PARTS, TRAIN, Array, Contents, refuse_any, rows_a_block
+from hpo.data.sources.detect import find
+from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.study_file.sections import DATA_SETS, DataSpec
+
+MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
+LAYOUT = 1  # of a saved data set; another number is another folder in the cache
+DESCRIPTION = "dataset.json"
+ARRAYS = ("images", "targets", "train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and what they show.
+
+    images: (N, C, H, W) uint8 or float32; targets: (N,) int64 class numbers, or float32 where classes is None
+    (regression); train, val, test: ascending indices; mean, std: (C,) float32 of the training split, on the scale the
+    net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; folder: where it
+    is saved.
+    """
+
+    name: str
+    images: Array
+    targets: Array
+    classes: tuple[str, ...] | None
+    train: Array
+    val: Array
+    test: Array
+    mean: Array
+    std: Array
+    digest: str
+    resize: tuple[int, int] | None = None
+    folder: Path | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a net gives for an image."""
+        return 1 if self.classes is None else len(self.classes)
+
+    def class_weights(self) -> Array:
+        """(K,) float32, n / (K n_k) over the training split, so that classes weigh the same; no regression."""
+        assert self.classes is not None
+        counts = np.bincount(self.targets[self.train], minlength=len(self.classes))
+        return (len(self.train) / (len(self.classes) * counts)).astype(np.float32)
+
+    def described(self) -> str:
+        """How many images there are, of which size, and who sees them."""
+        kind = f"in {len(self.classes)} classes" if self.classes is not None else "with numbers to predict"
+        split = f"{len(self.train):,} to train, {len(self.val):,} to validate, {len(self.test):,} to test"
+        return f"{len(self.images):,} images of {'x'.join(map(str, self.shape))} {kind}: {split}"
+
+    def save(self, folder: Path) -> Dataset:
+        """Write it there, all or nothing, and return it as a memory map. Processes may save at the same time.
+
+        What is there with the same digest stays; another data set is replaced (open maps of it stay valid).
+        """
+        if _digest_at(folder) != self.digest:
+            try:
+                saving.put(folder, self._write, lambda there: _digest_at(there) == self.digest)
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                mistake = Mistake(str(folder), "cannot be written", why, "make room there or choose another --state")
+                raise EnvironmentFailed(mistake) from error
+        return Dataset.open(folder)
+
+    @staticmethod
+    def open(folder: Path) -> Dataset:
+        """A saved data set as read-only memory maps. Raises EnvironmentFailed if it is not there or damaged."""
+        try:
+            told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+            return Dataset(
+                name=told["name"],
+                classes=None if told["classes"] is None else tuple(told["classes"]),
+                mean=np.array(told["mean"], np.float32),
+                std=np.array(told["std"], np.float32),
+                digest=told["digest"],
+                resize=None if told["resize"] is None else (told["resize"][0], told["resize"][1]),
+                folder=folder,
+                **arrays,
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            mistake = Mistake(str(folder), "is no saved data set or is damaged", "", "delete the folder and run again")
+            raise EnvironmentFailed(mistake) from error
+
+    def _write(self, folder: Path) -> None:
+        arrays = (self.images, self.targets, self.train, self.val, self.test)
+        for name, array in zip(ARRAYS, arrays, strict=True):
+            with saving.synced(folder / f"{name}.npy") as file:
+                np.save(file, array, allow_pickle=False)
+        told = {
+            "name": self.name,
+            "classes": self.classes,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "digest": self.digest,
+            "resize": self.resize,
+        }
+        with saving.synced(folder / DESCRIPTION) as file:
+            file.write(json.dumps(told, indent=1).encode())
+
+
+def load(source: DataSpec, seed: int, cache: Path | None = None, *, memory: int | None = None) -> Dataset:
+    """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
+
+    seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,
+    unchanged, is loaded; memory: bytes that the decoded images may take, what the machine has if it is not given.
+    """
+    if cache is None:
+        return _load(source, seed, None, memory)
+    folder = cache / _fingerprint(source, seed)
+    if _digest_at(folder) is not None:
+        return Dataset.open(folder)
+    return _load(source, seed, cache, memory).save(folder)
+
+
+def _load(source: DataSpec, seed: int, scratch: Path | None, memory: int | None) -> Dataset:
+    available = machine.available() if memory is None else memory
+    contents = find(source, available)
+    _refuse_bad_targets(contents)
+    _refuse_small_classes(contents, splits.cut_from_train(contents.parts, _shares(source)))
+    chosen = _limited(contents, source, seed)
+    targets = np.ascontiguousarray(contents.targets[chosen])
+    parts = None if contents.parts is None else contents.parts[chosen]
+    train, val, test = _split(contents, targets, parts, source, seed)
+    remedy = "set data.resize or data.limit"
+    machine.refuse_above(contents.place, len(chosen) * contents.image_bytes, available, remedy)
+    images = _filled(contents, chosen, scratch)
+    mean, std = standards(images, train)
+    made = Dataset(
+        contents.name, images, targets, contents.classes, train, val, test, mean, std, "", _pair(source.resize)
+    )
+    return replace(made, digest=_digest(made))
+
+
+def _refuse_bad_targets(contents: Contents) -> None:
+    if contents.classes is None:
+        if len(contents.targets) and np.ptp(contents.targets) == 0:
+            got = f"{contents.targets[0]:g} for all {len(contents.targets)}"
+            raise BadInput(Mistake(contents.place, "must have targets that differ", got, "hand over other targets"))
+        return
+    counts = np.bincount(contents.targets, minlength=len(contents.classes))
+    mistakes = [
+        Mistake(contents.place, f"class {name!r} has no images", "", "add images or leave the class out")
+        for name, count in zip(contents.classes, counts, strict=True)
+        if not count
+    ]
+    if len(contents.classes) < 2:
+        got = f"only {contents.classes[0]!r}" if contents.classes else "none"
+        mistakes.append(Mistake(contents.place, "must have at least two classes", got, "add images of another class"))
+    doubled = [name for name, count in Counter(contents.classes).items() if count > 1]
+    mistakes += [Mistake(contents.place, "must name each class once", repr(name), "rename one") for name in doubled]
+    refuse_any(mistakes, contents.place)
+
+
+def _limited(contents: Contents, source: DataSpec, seed: int) -> Array:
+    """Indices of the images that are used: all, or data.limit of them."""
+    count = len(contents.targets)
+    if source.limit is None or source.limit >= count:
+        return np.arange(count)
+    groups = splits.strata(contents.targets, contents.classes is None)
+    least = len(splits.cut_from_train(contents.parts, _shares(source)))
+    try:
+        return splits.sample(groups, contents.parts, source.limit, least, seed)
+    except splits.TooFew as few:
+        rule = f"must be at least {few.least}, so that every class is in every part"
+        raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
+
+
+def _split(
+    contents: Contents, targets: Array, parts: Array | None, source: DataSpec, seed: int
+) -> tuple[Array, Array, Array]:
+    shares = _shares(source)
+    groups = splits.strata(targets, contents.classes is None)
+    try:
+        train, val, test = splits.split(groups, parts, shares, seed)
+    except splits.TooFew as few:
+        rule = f"must have at least {few.least} images to train, validate and test"
+        raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
+    return train, val, test
+
+
+def _refuse_small_classes(contents: Contents, cut: list[int]) -> None:
+    """Every class must be in train, and in each part that is cut from it."""
+    if contents.classes is None:
+        return
+    there = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
+    counts = np.bincount(there, minlength=len(contents.classes))
+    *first, last = [PARTS[part] for part in cut]
+    rule = f"at least {len(cut)} images to be in {', '.join(first)}{' and ' if first else ''}{last}"
+    where = "" if contents.parts is None else " in train"
+    mistakes = [
+        Mistake(contents.place, f"class {name!r} needs {rule}", f"{count}{where}", "add images or leave the class out")
+        for name, count in zip(contents.classes, counts, strict=True)
+        if count < len(cut)
+    ]
+    refuse_any(mistakes, contents.place)
+
+
+def _shares(source: DataSpec) -> tuple[float, float, float]:
+    return source.split.train, source.split.val, source.split.test
+
+
+def _pair(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _filled(contents: Contents, chosen: Array, scratch: Path | None) -> Array:
+    """All images as one array (N, C, H, W)."""
+    if len(chosen) * contents.image_bytes < MAPPED_BYTES:
+        return np.ascontiguousarray(np.concatenate(list(_checked(contents, chosen))))
+    folder = scratch if scratch is not None and scratch.is_dir() else Path(tempfile.gettempdir())
+    try:
+        return _mapped(contents, chosen, folder)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        needed = machine.shown(len(chosen) * contents.image_bytes)
+        raise EnvironmentFailed(
+            Mistake(str(folder), f"needs {needed} of disk", why, "make room or set TMPDIR")
+        ) from error
+
+
+def _mapped(contents: Contents, chosen: Array, folder: Path) -> Array:
+    """A map of a nameless file, which goes with the array. Written first: a disk full under a map is a bus error."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for block in _checked(contents, chosen):
+            file.write(np.ascontiguousarray(block).data)
+        file.flush()
+        return np.memmap(file, contents.dtype, "r+", shape=(len(chosen), *contents.shape))
+
+
+def _checked(contents: Contents, chosen: Array) -> Iterator[Array]:
+    start = 0
+    for block in contents.blocks(chosen):
+        assert block.dtype == contents.dtype and block.shape[1:] == contents.shape, (block.dtype, block.shape)
+        if block.dtype == np.float32:
+            _refuse_not_finite(contents, block, chosen[start : start + len(block)])
+        yield block
+        start += len(block)
+    assert start == len(chosen), (start, len(chosen))
+
+
+def _refuse_not_finite(contents: Contents, block: Array, indices: Array) -> None:
+    bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
+    if len(bad):
+        image = block[bad[0]]
+        got = f"{image[~np.isfinite(image)][0]} in image {indices[bad[0]]}"
+        raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or mend these images"))
+
+
+def _digest(dataset: Dataset) -> str:
+    """SHA-256 over arrays (little-endian), classes, split and resizing."""
+    seen = hashlib.sha256()
+    seen.update(json.dumps([LAYOUT, dataset.classes, dataset.resize]).encode())
+    arrays = [dataset.images, dataset.targets, dataset.train, dataset.val, dataset.test]
+    for array in arrays:
+        little = array.dtype.newbyteorder("<")
+        seen.update(json.dumps([little.str, list(array.shape)]).encode())
+        step = rows_a_block(array[:1].nbytes)
+        for start in range(0, len(array), step):
+            seen.update(np.ascontiguousarray(array[start : start + step], little).data)
+    return seen.hexdigest()[:32]
+
+
+def _fingerprint(source: DataSpec, seed: int) -> str:
+    """Names a source as it is now, without reading it: every file's name, size and time of change."""
+    files = [] if source.source in DATA_SETS else [_stamp(path) for path in _files(source.source)]
+    told = json.dumps([LAYOUT, asdict(source), seed, files], default=str, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _files(source: str) -> Iterator[Path]:
+    if not os.path.isdir(source):  # noqa: PTH112 - a name no disk can have is False and no error
+        yield Path(source)
+        return
+    for folder, names, file_names in os.walk(source):
+        names.sort()
+        yield from (Path(folder, name) for name in sorted(file_names))
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # find() says what is wrong with it
+        return str(path), -1, 0
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _digest_at(folder: Path) -> str | None:
+    """The digest of what is saved there; None if nothing sound is."""
+    try:
+        return Dataset.open(folder).digest
+    except EnvironmentFailed:
+        return None

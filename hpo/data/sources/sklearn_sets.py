@@ -1,0 +1,178 @@
+"""What scikit-learn brings or fetches: its digits, a harder set made from them, and three data sets of openml.org."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import fetch_openml, load_digits
+
+from hpo.data.sources import labels, memory
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, rows_a_block
+from hpo.data.sources.pixels import fitted, fitted_shape
+from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.study_file.sections import DataSpec
+
+HARD_SIZE = 16
+HARD_SEED = 1797
+SILENCE_SECONDS = 30.0  # a server that says nothing for so long is away
+
+
+@dataclass(frozen=True, slots=True)
+class Openml:
+    """One data set of openml.org; its last `test` images are the test set its authors chose."""
+
+    name: str
+    shape: Shape
+    images: int
+    test: int
+    classes: tuple[str, ...] | None = None
+
+
+OPENML = {
+    "mnist": Openml("mnist_784", (1, 28, 28), 70_000, 10_000),
+    "fashion-mnist": Openml(
+        "Fashion-MNIST",
+        (1, 28, 28),
+        70_000,
+        10_000,
+        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": Openml(
+        "CIFAR_10",
+        (3, 32, 32),
+        60_000,
+        10_000,
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+}
+
+
+def read(name: str, spec: DataSpec, available: int | None) -> Contents:
+    """name: digits, digits-hard or one of OPENML. Raises BadInput, or EnvironmentFailed without network and cache."""
+    if name in OPENML:
+        return _openml(name, OPENML[name], spec, available)
+    digits = load_digits()
+    images = digits.images.astype(np.uint8)[:, None]  # 0..16, as they were scanned
+    return _contents(name, harder(images) if name == "digits-hard" else images, digits.target, spec)
+
+
+def harder(digits: Array) -> Array:
+    """Digits (N, 1, 8, 8) of 0..16 -> (N, 1, 16, 16) of 0..255: shifted at random, of random contrast, under noise.
+
+    A small CNN reaches 0.2 to 0.9 after 15 epochs, depending on its parameters: room that digits do not leave.
+
+    Integers and a raw bit stream only, so that it is the same set on every machine and with every NumPy.
+    """
+    count = len(digits)
+    noise = _raw(HARD_SEED, (count, HARD_SIZE, HARD_SIZE))
+    rows, columns, contrast = _raw(HARD_SEED + 1, (3, count))
+    free = HARD_SIZE - digits.shape[2] + 1
+    canvas = (noise % 32 + (noise >> 32) % 32).astype(np.int64)  # triangular, mean 31
+    for image in range(count):
+        top, left = int(rows[image] % free), int(columns[image] % free)
+        strength = 6 + int(contrast[image] % 7)  # ink is at most 96 to 192 above the ground
+        canvas[image, top : top + 8, left : left + 8] += digits[image, 0].astype(np.int64) * strength
+    return np.minimum(canvas, 255).astype(np.uint8)[:, None]
+
+
+def _raw(seed: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    return np.random.PCG64(seed).random_raw(int(np.prod(shape))).reshape(shape)
+
+
+def _contents(name: str, images: Array, targets: Array, spec: DataSpec, known: Openml | None = None) -> Contents:
+    numbers, classes = labels.numbered(targets, name)
+    if known is not None and known.classes is not None and len(classes) == len(known.classes):
+        classes = known.classes
+    parts = np.full(len(images), TRAIN, np.int8)
+    if known is not None:
+        parts[len(images) - known.test :] = TEST
+
+    def blocks(indices: Array) -> Iterator[Array]:
+        step = rows_a_block(images[0].nbytes)
+        return (fitted(images[indices[at : at + step]], spec) for at in range(0, len(indices), step))
+
+    return Contents(
+        name=name,
+        place=name,
+        targets=numbers.astype(np.float32) if spec.regression else numbers,
+        classes=None if spec.regression else classes,
+        shape=fitted_shape(images.shape[1:], spec, name),
+        dtype=np.dtype(np.uint8),
+        blocks=blocks,
+        parts=parts if known is not None and len(images) == known.images else None,
+    )
+
+
+def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> Contents:
+    pixels = known.images * int(np.prod(known.shape))
+    # scikit-learn parses the text of the whole set into 4 bytes a pixel, twice for a moment
+    memory.refuse_above(name, 8 * pixels, available, "hand the data over as a folder of IDX files or CIFAR batches")
+    images, targets = _fetched(name, known)
+    width = int(np.prod(known.shape))
+    if images.ndim != 2 or images.shape[1] != width or not len(images) or images.min() < 0 or not images.max() <= 255:
+        remedy = f"delete {_home()}/openml to have it fetched again"
+        got = f"shape {images.shape}"
+        raise BadInput(Mistake(name, f"must be images of {width} pixels of 0 to 255", got, remedy))
+    return _contents(name, images.astype(np.uint8).reshape(-1, *known.shape), targets, spec, known)
+
+
+def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
+    try:
+        with _patience(), warnings.catch_warnings(), _nothing_left(_home()):
+            warnings.simplefilter("ignore")  # about retries; the end of them is told below
+            # The types are ours because scikit-learn 1.9's own break with pandas 3.1 (scikit-learn#34892).
+            width = int(np.prod(known.shape))
+            types = {**dict.fromkeys(range(width), np.float32), width: str}
+            bunch = fetch_openml(
+                known.name, version=1, as_frame=False, cache=True, n_retries=1, read_csv_kwargs={"dtype": types}
+            )
+    except MemoryError:
+        raise
+    except Exception as error:  # the network, the server, the cache and the parser all raise what they like
+        remedy = f"connect once, copy another machine's {_home()}/openml here, or set data to a folder of the files"
+        why = f"{type(error).__name__}: {error}"
+        rule = f"is not in the cache and cannot be fetched from openml.org ({known.name})"
+        raise EnvironmentFailed(Mistake(name, rule, why, remedy)) from error
+    return np.asarray(bunch.data), np.asarray(bunch.target).astype(str)
+
+
+def _home() -> Path:
+    """Where scikit-learn keeps what it fetched (sklearn.datasets.get_data_home would make the folder)."""
+    return Path(os.environ.get("SCIKIT_LEARN_DATA") or Path("~", "scikit_learn_data")).expanduser()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """scikit-learn sets no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _nothing_left(home: Path) -> Iterator[None]:
+    """scikit-learn makes the folders of a file before it fetches it; take those that stay empty away again."""
+    try:
+        yield
+    except BaseException:
+        for folder, _, _ in os.walk(home / "openml", topdown=False):
+            _remove_if_empty(Path(folder))
+        _remove_if_empty(home)
+        raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # not empty, not there or not ours
+        return

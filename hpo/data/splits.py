@@ -1,0 +1,107 @@
+"""Which images train, which validate and which test: stratified, and a function of (data, seed) alone.
+
+A stratum is a class or, for regression, a tenth of the images by rank of their target. Random order comes from the raw
+stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpo.data.sources.contents import TEST, TRAIN, VAL, Array
+
+DECILES = 10
+
+
+class TooFew(Exception):
+    """A stratum has fewer images than it must have."""
+
+    def __init__(self, stratum: int, least: int, got: int) -> None:
+        super().__init__(stratum, least, got)
+        self.stratum = stratum
+        self.least = least
+        self.got = got
+
+
+def strata(targets: Array, regression: bool) -> Array:
+    """(N,) int64: the class of each image, or the tenth its target ranks in."""
+    if not regression:
+        return targets
+    ranks = np.empty(len(targets), np.int64)
+    ranks[np.argsort(targets, kind="stable")] = np.arange(len(targets))
+    return ranks * max(1, min(DECILES, len(targets) // DECILES)) // max(1, len(targets))
+
+
+def split(strata: Array, parts: Array | None, shares: Sequence[float], seed: int) -> tuple[Array, Array, Array]:
+    """Ascending indices of train, val and test.
+
+    parts: where the source came split, the part of each image; these stay, and a part that is missing is cut from
+    train. shares: of train, val and test. Every stratum is in each part cut from train; raises TooFew where not.
+    """
+    given = np.full(len(strata), TRAIN, np.int8) if parts is None else parts
+    cut = cut_from_train(parts, shares)
+    weights = [shares[part] for part in cut]
+    made = given.copy()
+    carry = np.zeros(len(cut))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero((strata == stratum) & (given == TRAIN))
+        if len(members) < len(cut):
+            raise TooFew(int(stratum), len(cut), len(members))
+        counts, carry = allocate(len(members), weights, 1, carry)
+        made[members[order(len(members), seed, int(stratum))]] = np.repeat(cut, counts)
+    train, val, test = (np.flatnonzero(made == part) for part in (TRAIN, VAL, TEST))
+    return train, val, test
+
+
+def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[int]:
+    """TRAIN and the parts that have a share and did not come with the source."""
+    there = set() if parts is None else set(np.unique(parts).tolist())
+    return [TRAIN] + [part for part in (VAL, TEST) if part not in there and shares[part] > 0]
+
+
+def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int) -> Array:
+    """Ascending indices of `limit` images, each stratum of each part in proportion.
+
+    least: images of each stratum that train must keep. Raises TooFew, with what is needed in all, if limit is less.
+    """
+    groups = strata * 3 + (0 if parts is None else parts)
+    names, sizes = np.unique(groups, return_counts=True)
+    leasts = np.minimum(np.where(names % 3 == TRAIN, least, 1), sizes)
+    if limit < leasts.sum():
+        raise TooFew(-1, int(leasts.sum()), limit)
+    counts, _ = allocate(limit, sizes.tolist(), leasts)
+    picked = []
+    for name, count in zip(names, counts, strict=True):
+        members = np.flatnonzero(groups == name)
+        picked.append(members[order(len(members), seed, int(name))[:count]])
+    return np.sort(np.concatenate(picked))
+
+
+def allocate(
+    count: int, weights: Sequence[float], least: int | Array, carry: Array | None = None
+) -> tuple[Array, Array]:
+    """`count` things in proportion to the weights by largest remainder, at least `least` each; and what rounding left.
+
+    carry: what rounding left over before, so that the totals of many small strata keep the proportions too.
+    """
+    exact = count * np.array(weights, float) / sum(weights) if sum(weights) else np.zeros(len(weights))
+    wanted = np.maximum(exact + (0 if carry is None else carry), 0)
+    counts = np.floor(wanted + 1e-9).astype(np.int64)
+    while counts.sum() > count:
+        counts[np.argmax(counts)] -= 1
+    first = np.argsort(counts - wanted, kind="stable")
+    counts[first[: count - counts.sum()]] += 1
+    while counts.sum() < count:  # only where carries were cut at 0
+        counts[np.argmax(exact)] += 1
+    while (counts < least).any():
+        counts[np.argmax(counts - least)] -= 1
+        counts[np.argmax(least - counts)] += 1
+    left = exact + (0 if carry is None else carry) - counts
+    return counts, left
+
+
+def order(count: int, *entropy: int) -> Array:
+    """A random order of `count` things, the same in every NumPy."""
+    return np.argsort(np.random.PCG64(list(entropy)).random_raw(count), kind="stable")

@@ -1,0 +1,192 @@
+"""The composition root: the only place where the names in a study file become objects."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo import provenance
+from hpo.core import Feasible, Limits, Params, Strategy, Train, Value, training_key, training_seed
+from hpo.data.dataset import Dataset
+from hpo.engine.search import Identity
+from hpo.errors import BadInput, Mistake
+from hpo.execution import devices
+from hpo.execution.inline import InlineExecutor
+from hpo.execution.local import LocalExecutor
+from hpo.models import families, user
+from hpo.models.layers import Impossible
+from hpo.models.parameters import prefix_safe
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.early_stopping import Asha, Median
+from hpo.strategies.grid import Grid
+from hpo.strategies.points import Problem
+from hpo.strategies.random import Random
+from hpo.strategies.repeats import CONFIRM, Repeats
+from hpo.study_file.reader import EarlyStopping, StudySpec
+from hpo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hpo.execution.ray import RayExecutor
+
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
+    "bayesian": Bayesian,
+    "random": Random,
+    "grid": Grid,
+}
+HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
+
+Factory = Callable[[], Train]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a study is made of once its data are known. dataset is None where a user's own trainer needs none."""
+
+    spec: StudySpec
+    dataset: Dataset | None
+    placement: Sequence[str]  # the device of each worker
+    numerics: Mapping[str, Value]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        assert self.dataset is not None
+        return self.dataset.shape
+
+    def problem(self) -> Problem:
+        return Problem(
+            self.spec.space, self.spec.metric.as_goal(), self.spec.seed, self.feasible(), self.spec.start_with
+        )
+
+    def strategy(self) -> Strategy:
+        problem = self.problem()
+        if self.spec.strategy == CONFIRM:
+            return Repeats(problem)
+        inner = STRATEGIES[self.spec.strategy](problem)
+        return stopping(self.spec.early_stopping, inner, problem)
+
+    def feasible(self) -> Feasible:
+        """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
+        spec, dataset = self.spec, self.dataset
+        family = None if spec.train else families.FAMILIES.get(spec.model)
+
+        def judge(params: Params) -> str | None:
+            facts: dict[str, Value] = dict(params)
+            if family is not None and dataset is not None:
+                try:
+                    sizes = families.sizes(spec.model, params, dataset.shape, dataset.outputs)
+                except Impossible as impossible:
+                    return str(impossible)
+                facts |= {"model_parameters": sizes.parameters, "multiply_adds": sizes.multiply_adds}
+            broken = next((constraint for constraint in spec.constraints if not constraint.holds(facts)), None)
+            return None if broken is None else f"breaks the constraint {broken.text}"
+
+        return judge
+
+    def identity(self) -> Identity:
+        """Which training a point is a reading of."""
+        declared = self.spec.prefix_safe
+
+        def name(params: Params, repeat: int) -> tuple[str, int]:
+            seed = training_seed(self.spec.training_seed or 0, params, repeat)
+            safe = bool(declared) if self.spec.train else prefix_safe(params)
+            return training_key(params, seed, self.numerics, safe), seed
+
+        return name
+
+    def limits(self) -> Limits:
+        execution = self.spec.execution
+        return Limits(execution.report_timeout, execution.trial_timeout, execution.memory)
+
+    def factories(self) -> Sequence[Factory]:
+        """One trainer recipe a worker."""
+        return [recipe(self.spec, self.dataset, device) for device in self.placement]
+
+
+def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
+    folder = dataset.folder if dataset is not None else None
+    return Recipe(
+        model=spec.model,
+        loss=spec.loss,
+        data=folder if folder is not None else Path(),
+        device=device,
+        class_weights=spec.class_weights,
+        train=spec.train,
+        folder=spec.path.parent.resolve() if spec.path is not None else None,
+    )
+
+
+def parts(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Parts:
+    numerics = provenance.numerics(
+        data_digest=dataset.digest if dataset is not None else "none",
+        device=placement[0],
+        loss=spec.loss,
+        class_weights=spec.class_weights,
+        code=code_digest(spec),
+    )
+    return Parts(spec, dataset, placement, numerics)
+
+
+def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -> Strategy:
+    if rule is None:
+        return strategy
+    if rule.type == "median":
+        return Median(strategy, problem.goal, rule.min_epochs, rule.interval, rule.min_trials)
+    return Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)
+
+
+def code_digest(spec: StudySpec) -> str:
+    """What trains: our own code, and the file of a user's function."""
+    own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
+    return "+".join([provenance.training_code(), *(_module_digest(reference, spec) for reference in own)])
+
+
+def _module_digest(reference: str, spec: StudySpec) -> str:
+    function = user.resolve(reference, spec.path.parent if spec.path else None, f"{spec.path or 'study'}: {reference}")
+    found = importlib.util.find_spec(function.__module__)
+    return provenance.source_digest(Path(found.origin)) if found is not None and found.origin else function.__module__
+
+
+def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
+    """Workers that start at once; `begin` gives them their trainers when the data are there."""
+    modules = HEAVY if spec.train is None else ()
+    match spec.execution.engine:
+        case "inline":
+            return InlineExecutor()
+        case "ray":
+            return _ray(spec, placement, modules)
+        case _:
+            return LocalExecutor(len(placement), modules)
+
+
+def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> RayExecutor:
+    refuse_missing_ray(spec)
+    from hpo.execution.cluster import Share
+    from hpo.execution.ray import RayExecutor
+
+    own, most = spec.execution, None if spec.workers == "auto" else int(spec.workers)
+    share = Share(own.cpus, float(placement[0] != "cpu") if own.gpus is None else own.gpus)
+    return RayExecutor(share, most, modules, own.address, place=spec.place("execution.address"))
+
+
+def placement(spec: StudySpec) -> Sequence[str]:
+    """The device of each worker. Raises BadInput for a device that is not there."""
+    own = spec.execution
+    if own.engine == "ray":
+        refuse_missing_ray(spec)
+        from hpo.execution import cluster
+
+        return cluster.place(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
+    found = devices.place(spec.device, spec.workers, spec.place)
+    return found[:1] if own.engine == "inline" else found
+
+
+def refuse_missing_ray(spec: StudySpec) -> None:
+    """Ray is an extra, imported for a study that asks for it only. Raises BadInput where it is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        remedy = "pip install 'hpo[ray]'"
+        raise BadInput(Mistake(spec.place("execution.engine"), "needs the package ray", "none here", remedy))
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # read at import: what it prints is no line for a person

@@ -1,0 +1,101 @@
+"""What a study came to, for people who go on in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.core import Study, Trial
+from hpo.data.dataset import Dataset
+from hpo.errors import BadInput, Mistake, NoResult
+from hpo.files import Folders
+from hpo.formatting import count, decimals
+from hpo.publishing.publisher import Published
+from hpo.study_file.reader import StudySpec
+from hpo.training import checkpoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A study after a run. `trials` is a DataFrame, `best` the best trial, `model()` its network with trained weights."""
+
+    spec: StudySpec
+    folders: Folders
+    study: Study
+    dataset: Dataset | None
+    stopped_by: int = 0  # the signal that ended the run before its time
+    published: Published | None = None
+    undelivered: int = 0  # what MLflow has not got yet
+    ui: str = ""  # the line that opens the UI on this study
+
+    def __repr__(self) -> str:
+        """Two lines, for a notebook."""
+        best = self.spec.metric.as_goal().best(self.study.trials)
+        head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
+        found = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
+        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {found}   (.best, .trials, .test, .model())"
+
+    @property
+    def best(self) -> Trial:
+        """Raises NoResult where no trial has a score."""
+        best = self.spec.metric.as_goal().best(self.study.trials)
+        if best is None:
+            raise NoResult(
+                f"{self.folders.run}: no trial has a {self.spec.metric.name}; see `hpo status` for what went wrong"
+            )
+        return best
+
+    def trial(self, number: int) -> Trial:
+        """Raises BadInput for a number no trial has."""
+        trials = self.study.trials
+        if not 0 <= number < len(trials):
+            there = f"0 to {len(trials) - 1}" if trials else "none yet"
+            rule = "there must be a trial of that number"
+            raise BadInput(Mistake(str(self.folders.run), rule, str(number), f"trials: {there}"))
+        return trials[number]
+
+    @property
+    def test(self) -> Mapping[str, float]:
+        """What the best trial scored on the test split, if that was read for it."""
+        own = [one.metrics for one in self.study.scores if one.trial == self.best.number]
+        return {name: value for metrics in own for name, value in metrics.items() if name.startswith("test_")}
+
+    @property
+    def best_value(self) -> float:
+        value = self.spec.metric.as_goal().value(self.best)
+        assert value is not None
+        return value
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: its params, its state and outcome, its metrics."""
+        from hpo.report.table import frame  # pandas takes 0.4 s that a run should not wait for
+
+        return frame(self.study, self.spec.metric.as_goal())
+
+    def checkpoint(self, trial: Trial | None = None) -> Path:
+        """Where the state of a trial at the epoch that counts is. Raises NoResult where it has been pruned away."""
+        trial = trial or self.best
+        report = self.spec.metric.as_goal().reading(trial)
+        assert report is not None
+        path = checkpoints.path(self.folders.trainings, trial.training, report.epoch)
+        if not path.exists():
+            remedy = f"`hpo reproduce {trial.number}` trains it again and puts it back"
+            raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
+        return path
+
+    def model(self, trial: Trial | None = None) -> nn.Module:
+        """The network of a trial (the best by default) with its weights, in eval mode; it takes standardized images."""
+        from hpo.engine import components as assembly
+        from hpo.training import loop
+
+        trial = trial or self.best
+        recipe = assembly.recipe(self.spec, self.dataset, "cpu")
+        return loop.load_network(recipe, trial.params, self.checkpoint(trial)).eval()

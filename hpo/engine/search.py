@@ -1,0 +1,167 @@
+"""One study being driven: its trials, its strategy, its budget, its journal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
+from hpo.study_file.reader import Budget
+from hpo.virtual import VirtualTime
+
+FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
+
+Identity = Callable[[Params, int], tuple[str, int]]  # params, repeat -> training key, training seed
+
+
+class Search:
+    """A study and what may still be spent on it.
+
+    identity names the training of a point; journal writes an event before the study takes it in;
+    parallel: the most trials that may run at a time (None: as many as there are workers), in virtual time if more than
+    one, which goes on from its history; resumes: whether what rests goes on by itself; milestone: epochs at which all
+    comes to rest before more are spent, so that the study is then what one with this budget is at its end.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        strategy: Strategy,
+        goal: Goal,
+        budget: Budget,
+        identity: Identity,
+        journal: Callable[[Event], object] = lambda event: None,
+        parallel: int | None = None,
+        name: str = "",
+        resumes: bool = True,
+        history: Iterable[Event] = (),
+        milestone: int | None = None,
+    ) -> None:
+        self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
+        self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
+        self.resumes, self.milestone = resumes, milestone
+        self.time = VirtualTime(history) if parallel is not None and parallel > 1 else None
+        self.closing: str | None = None  # why it ends, once that is certain
+        self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
+        self.total_granted = sum(self.granted.values())
+        self.best: Trial | None = None
+        self.best_at = 0  # epochs spent when the best was found
+        for number in study.spent:
+            self._judge(study.trials[number])
+        self.errors: list[str] = []  # of the trials that end from now on, in that order; "" for one that did not crash
+
+    def record(self, event: Event) -> None:
+        """Journal first: what a person is shown is on disk."""
+        self.journal(event)
+        self.study.apply(event)
+        if self.time is not None:
+            self.time.take(event)
+        if isinstance(event, Ended):
+            trial = self.study.trials[event.trial]
+            self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
+            self._judge(trial)
+
+    def running(self, key: str) -> list[Trial]:
+        """The running trials that read this training."""
+        return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
+
+    def reserved(self, key: str) -> int:
+        """The epoch up to which running trials are to take a training, and have paid for it."""
+        return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
+
+    def wanted(self, key: str) -> int:
+        """The epoch up to which it wants to hear of a training now; in virtual time one epoch after the other."""
+        most = self.reserved(key)
+        return min(most, len(self.study.trainings[key].reports) + 1) if self.time is not None and most else most
+
+    def room(self, free: int) -> int:
+        """How many trials may start where so many workers are free; in virtual time it has workers of its own."""
+        if self.parallel is None:
+            return free
+        if self.time is not None:
+            return self.parallel - len(self.at_work())
+        return min(free, self.parallel - len(self.study.running))
+
+    def at_work(self) -> set[str]:
+        """The trainings that running trials read."""
+        return {self.study.trials[number].training for number in self.study.running}
+
+    def interrupted(self) -> list[Trial]:
+        """Trials that rest before the epoch they were to reach, the last first: what ran when a driver ended goes before what
+        had no budget left."""
+        trials = [self.study.trials[number] for number in reversed(self.study.paused) if self.resumes]
+        return [trial for trial in trials if trial.epoch < trial.until]
+
+    def finalist(self) -> Trial | None:
+        """The best resting trial, as long as none is complete: early stopping may have paused them all."""
+        resting = [self.study.trials[number] for number in self.study.paused if self.resumes]
+        return self.goal.best(resting) if self.best is None else None
+
+    # -- budget
+
+    def grant(self, key: str, until: int) -> int:
+        """Reserve epochs of a training up to `until`, as far as the budget goes; returns the epoch it may reach."""
+        have = self.granted.get(key, 0)
+        wanted = max(0, until - have)
+        most = self._most()
+        if most is not None:
+            wanted = min(wanted, max(0, most - self.total_granted))
+        self.granted[key] = have + wanted
+        self.total_granted += wanted
+        return min(until, have + wanted)
+
+    def release(self, key: str) -> None:
+        """Give back what was reserved and will not be trained now."""
+        used = len(self.study.trainings[key].reports)
+        keep = max([used, *(min(trial.until, self.granted[key]) for trial in self.running(key))])
+        self.total_granted -= self.granted[key] - keep
+        self.granted[key] = keep
+
+    def may_start(self) -> bool:
+        return self.budget.trials is None or len(self.study) < self.budget.trials
+
+    def affordable(self) -> bool:
+        """Whether the budget leaves anything to decide."""
+        most = self._most()
+        return (most is None or self.total_granted < most) and (self.may_start() or bool(self.study.paused))
+
+    def _most(self) -> int | None:
+        """The epochs that may be spent by now."""
+        total, milestone = self.budget.total_epochs, self.milestone
+        return milestone if milestone is not None and self.study.epochs < milestone else total
+
+    def ending(self, now: float) -> str | None:
+        """Why this study is over although trials may be running; None if it is not."""
+        if self.best is not None and self.goal.reached(self.best):
+            return "target"
+        if self._is_failing():
+            return "failing"
+        budget = self.budget
+        if budget.time is not None and self.study.active_seconds_at(now) >= budget.time:
+            return "time"
+        if (
+            budget.patience is not None
+            and self.best is not None
+            and self.study.epochs - self.best_at >= budget.patience
+        ):
+            return "patience"
+        return None
+
+    def _is_failing(self) -> bool:
+        first, last = self.errors[:FAILING_FIRST], self.errors[-FAILING_IN_A_ROW:]
+        return _all_the_same(first, FAILING_FIRST) or _all_the_same(last, FAILING_IN_A_ROW)
+
+    def _judge(self, trial: Trial) -> None:
+        """Whether it is the best now, and when it became so; a tie is the earlier trial's and no progress."""
+        score = self.goal.score(trial)
+        if trial.state is not State.COMPLETE or not math.isfinite(score[0]):
+            return
+        before = self.goal.score(self.best) if self.best is not None else (math.inf,)
+        if score < before:
+            self.best_at = self.study.spent[trial.number]
+        if self.best is None or (score, trial.number) < (before, self.best.number):
+            self.best = trial
+
+
+def _all_the_same(errors: list[str], count: int) -> bool:
+    return len(errors) == count and errors[0] != "" and len(set(errors)) == 1

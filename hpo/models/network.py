@@ -1,0 +1,202 @@
+"""Layers as plain data made into a torch module, with weights that fit the activation.
+
+Modules are named as their layers are: block1.conv, block1.norm, dense1, dense1_activation, recurrent, output; so
+`net.get_submodule(layer.name)` finds each. Input (batch, C, H, W), output (batch, outputs): logits, or numbers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpo.models import layers as plain
+from hpo.models.layers import GATES, Layer, Shape, shapes
+
+_MODES: Final[dict[str, Literal["zeros", "reflect", "replicate", "circular"]]] = {
+    "zeros": "zeros",
+    "replicate": "replicate",
+    "reflect": "reflect",
+    "circular": "circular",
+}
+_PADS: Final = {
+    "zeros": nn.ZeroPad2d,
+    "replicate": nn.ReplicationPad2d,
+    "reflect": nn.ReflectionPad2d,
+    "circular": nn.CircularPad2d,
+}
+_POOLS: Final[dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+_CELLS: Final[dict[str, type[nn.LSTM] | type[nn.GRU]]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+_ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+}
+_FORGET: Final = 1  # torch stacks the gates of an LSTM as input, forget, cell, output
+
+
+class Rows(nn.Module):
+    """(batch, C, H, W) -> (batch, H, C * W)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.transpose(1, 2).flatten(2)
+
+
+class Recurrent(nn.Module):
+    """(batch, T, F) -> (batch, directions * hidden): the final state of the last layer, both directions joined."""
+
+    def __init__(self, cells: nn.RNNBase) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, rows: Tensor) -> Tensor:
+        _, state = self.cells(rows)
+        last = state[0] if isinstance(self.cells, nn.LSTM) else state
+        return torch.cat((last[-2], last[-1]), dim=1) if self.cells.bidirectional else last[-1]
+
+
+def build(layers: Sequence[Layer], shape: Shape, generator: torch.Generator | None = None) -> nn.Sequential:
+    """The network on the CPU, initialized from the generator (or from torch's global one). Raises Impossible.
+
+    The same generator state gives the same weights, whatever device they go to afterwards.
+    """
+    net = construct(layers, shape, torch.device("meta"))
+    for part in net.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(torch.empty(weight.shape)))  # to_empty imports 0.3 s of Python for this
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    initialize(net, layers, generator)
+    return net
+
+
+def construct(layers: Sequence[Layer], shape: Shape, device: torch.device) -> nn.Sequential:
+    """The modules without sensible weights; on the meta device they take no memory at all."""
+    groups: OrderedDict[str, OrderedDict[str, nn.Module]] = OrderedDict()
+    for layer, inputs in zip(layers, (shape, *shapes(layers, shape)), strict=False):
+        group, _, name = layer.name.partition(".")
+        groups.setdefault(group, OrderedDict())[name] = module(layer, inputs, device)
+    return nn.Sequential(
+        OrderedDict((group, made[""] if "" in made else nn.Sequential(made)) for group, made in groups.items())
+    )
+
+
+def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Generator | None = None) -> None:
+    """Every parameter and buffer gets a value; weights such that signals neither fade nor grow at the start."""
+    for i, layer in enumerate(layers):
+        module = net.get_submodule(layer.name)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            _weights(module.weight, _activation_after(layers, i), generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()  # gamma 1, beta 0: nothing random
+        elif isinstance(layer, plain.Recurrent):
+            _recurrent_weights(module, layer, generator)
+
+
+def _activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
+    """The activation that layer i feeds, through nothing but a norm or a pooling."""
+    for layer in layers[i + 1 :]:
+        if isinstance(layer, plain.Activation):
+            return layer
+        if not isinstance(layer, plain.Norm | plain.Pool):
+            return None
+    return None
+
+
+def _weights(weight: Tensor, activation: plain.Activation | None, generator: torch.Generator | None) -> None:
+    """He et al. 2015 (eq. 10, 15) for the one-sided activations, Glorot & Bengio 2010 (eq. 12) for the others."""
+    if activation is None:
+        nn.init.xavier_normal_(weight, generator=generator)
+    elif activation.function in ("tanh", "sigmoid"):
+        gain = 5 / 3 if activation.function == "tanh" else 1.0  # torch's own nn.init.calculate_gain
+        nn.init.xavier_normal_(weight, gain=gain, generator=generator)
+    else:
+        slope = activation.slope if activation.function == "leaky_relu" else 0.0
+        nn.init.kaiming_normal_(weight, a=slope, nonlinearity="leaky_relu", generator=generator)
+
+
+@torch.no_grad()
+def _recurrent_weights(module: nn.Module, layer: plain.Recurrent, generator: torch.Generator | None) -> None:
+    """Orthogonal from state to state, gate by gate, so that a state neither fades nor grows over the rows.
+
+    Identity for relu (Le, Jaitly & Hinton 2015); the LSTM starts by not forgetting (Jozefowicz et al. 2015).
+    """
+    for name, parameter in module.named_parameters():
+        gates = parameter.chunk(GATES[layer.cell])
+        for gate in gates:
+            if "bias" in name:
+                nn.init.zeros_(gate)
+            elif "weight_ih" in name:
+                nn.init.xavier_uniform_(gate, generator=generator)
+            elif layer.cell == "rnn" and layer.nonlinearity == "relu":
+                nn.init.eye_(gate)
+            else:
+                nn.init.orthogonal_(gate, generator=generator)
+        if layer.cell == "lstm" and "bias_ih" in name:
+            nn.init.ones_(gates[_FORGET])
+
+
+def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
+    """One layer for inputs of this shape (without the batch)."""
+    match layer:
+        case plain.Pad(before=before, after=after, mode=mode):
+            return _PADS[mode]((before, after, before, after))
+        case plain.Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
+            how = _MODES[mode if padding else "zeros"]
+            return nn.Conv2d(shape[0], channels, k, stride, padding, bias=bias, padding_mode=how, device=device)
+        case plain.Norm():
+            return nn.BatchNorm2d(shape[0], device=device)
+        case plain.Activation(function="leaky_relu", slope=slope):
+            return nn.LeakyReLU(slope)
+        case plain.Activation(function=function):
+            return _ACTIVATIONS[function]()
+        case plain.Pool(function=function, size=size, stride=stride):
+            return _POOLS[function](size, stride)
+        case plain.Dropout(share=share):
+            return nn.Dropout(share)
+        case plain.Flatten():
+            return nn.Flatten()
+        case plain.Dense(units=units):
+            return nn.Linear(shape[0], units, device=device)
+        case plain.Rows():
+            return Rows()
+        case plain.Recurrent():
+            return Recurrent(_cells(layer, shape[1], device))
+
+
+def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RNNBase:
+    if layer.cell == "rnn":
+        return nn.RNN(
+            features,
+            layer.hidden,
+            layer.layers,
+            nonlinearity=layer.nonlinearity,
+            bias=layer.bias,
+            batch_first=True,
+            dropout=layer.dropout,
+            bidirectional=layer.bidirectional,
+            device=device,
+        )
+    return _CELLS[layer.cell](
+        features,
+        layer.hidden,
+        layer.layers,
+        bias=layer.bias,
+        batch_first=True,
+        dropout=layer.dropout,
+        bidirectional=layer.bidirectional,
+        device=device,
+    )
+
+
+def walk(net: nn.Sequential, layers: Sequence[Layer], batch: Tensor) -> Iterator[tuple[Layer, Tensor]]:
+    """What leaves each layer, in turn: for proofs, feature maps and probes."""
+    for layer in layers:
+        batch = net.get_submodule(layer.name)(batch)
+        yield layer, batch

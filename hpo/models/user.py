@@ -1,0 +1,116 @@
+"""A user's own functions: `model: package.module:function` and `train: package.module:function`.
+
+    def model(params, shape, classes): ...   # shape = (C, H, W) -> torch.nn.Module from (B, C, H, W) to (B, classes)
+    def train(job): ...                      # -> generator of hpo.core.Report or {metric: number}, one an epoch
+
+A trainer goes on after epoch `job.start`: checkpoints.path(job.folder, job.training, job.start) is what its Report.save
+wrote. One that yields plain mappings cannot be saved and always begins at epoch 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from importlib.machinery import PathFinder
+from numbers import Real
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from hpo.core import Job, Outcome, Report, Train
+from hpo.errors import BadInput, Mistake
+from hpo.models.failure import TrainingFailed
+
+Function = Callable[..., Any]
+
+
+def is_reference(text: str) -> bool:
+    """Whether this names a user's function rather than one of our own models."""
+    return ":" in text
+
+
+def resolve(reference: str, folder: Path | None, place: str) -> Function:
+    """The function that `package.module:function` names; modules are sought in `folder`, then in the current one.
+
+    place: what the message begins with, such as "study.yaml:5:8 model". Raises BadInput.
+    """
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name.isidentifier():
+        raise BadInput(
+            Mistake(place, "must be package.module:function", repr(reference), "name a function of a module")
+        )
+    _look_in(module_name, [str(path.resolve()) for path in (folder, Path.cwd()) if path is not None])
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        remedy = f"mend it or put it into {folder or 'the current folder'}"
+        raise BadInput(Mistake(place, f"module {module_name} does not import", why, remedy)) from error
+    function: object = vars(module).get(name)
+    if not callable(function):
+        there = ", ".join(key for key, value in vars(module).items() if isinstance(value, FunctionType)) or "none"
+        raise BadInput(Mistake(place, f"no function {name} in {module_name}", "", f"functions there: {there}"))
+    return function
+
+
+def _look_in(module_name: str, folders: list[str]) -> None:
+    """Put the folders first on the path, and forget a module of that name that came from elsewhere (another study)."""
+    sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+    top = module_name.partition(".")[0]
+    importlib.invalidate_caches()
+    found = PathFinder.find_spec(top, folders)
+    loaded = sys.modules.get(top)
+    if found is not None and found.origin is not None and loaded is not None and loaded.__file__ != found.origin:
+        for folder in reversed(folders):
+            sys.path.remove(folder)
+            sys.path.insert(0, folder)
+        for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+            del sys.modules[name]
+
+
+def trainer(reference: str, folder: Path | None, place: str = "train") -> Train:
+    """A user's generator of reports as a Train; what it yields is checked."""
+    function = resolve(reference, folder, place)
+
+    def train(job: Job) -> Iterator[Report]:
+        return _reports(function(job), job.start, reference)
+
+    return train
+
+
+def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
+    if not isinstance(yielded, Iterator):
+        raise TrainingFailed(
+            Outcome.INVALID, f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`"
+        )
+    began = time.perf_counter()
+    try:
+        for epoch, item in enumerate(yielded, start + 1):
+            yield _report(item, epoch, time.perf_counter() - began, reference)
+            began = time.perf_counter()
+    finally:
+        if isinstance(yielded, Generator):
+            yielded.close()
+
+
+def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
+    report = Report(epoch, item, seconds, time.time()) if isinstance(item, Mapping) else item
+    if not isinstance(report, Report):
+        raise TrainingFailed(
+            Outcome.INVALID, f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}"
+        )
+    if report.epoch != epoch:
+        raise TrainingFailed(
+            Outcome.INVALID, f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}"
+        )
+    for name, value in report.metrics.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
+            raise TrainingFailed(Outcome.INVALID, f"{reference} must report numbers by name, got {name!r}: {value!r}")
+    plain = {name: float(value) for name, value in report.metrics.items()}  # numpy's numbers cannot be sent as they are
+    return Report(report.epoch, plain, report.seconds, report.time, report.save)
+
+
+def _name(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

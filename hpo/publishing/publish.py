@@ -1,0 +1,85 @@
+"""Scores one model and has it logged: `python -m hpo.publishing.publish`, an Order as JSON on stdin, a Published on stdout.
+
+What is scored on the test split takes raw pixels. Where MLflow is on, it is the model as MLflow gives it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpo.data.dataset import Dataset
+from hpo.errors import HpoError
+from hpo.execution.worker import die_with_parent
+from hpo.publishing.publisher import Order, Published
+from hpo.publishing.raw_inputs import Pixels
+from hpo.training import metrics
+from hpo.training.device_data import resident
+from hpo.training.evaluation import load_network
+from hpo.training.feature_maps import portrayed, split
+from hpo.training.losses import loss
+from hpo.training.portrait import Portrait
+
+BATCH = 256
+LEAST = 1e-38  # probabilities below this are taken for it where a logarithm is due
+
+
+def publish(order: Order) -> Published:
+    """Score the model, draw its portrait, and have MLflow keep it. Raises HpoError, OSError, RuntimeError."""
+    data = Dataset.open(order.recipe.data)
+    network = load_network(replace(order.recipe, device="cpu"), order.params, order.checkpoint)
+    pixels = Pixels(network.to("cpu"), data).eval()
+    if order.portrait is not None:
+        seen = portrayed(network, data)
+        Portrait(order.trial, data.classes or (), split(data), **seen).save(order.portrait)
+    if order.run is None:
+        return Published(test=score(pixels, data, order.recipe.loss), said="the model was scored, not logged")
+    from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
+
+    return registry.keep(order, pixels, data, lambda model: score(model, data, order.recipe.loss))
+
+
+def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
+    """The test split's metrics of a model that takes raw pixels."""
+    if len(data.test) == 0:
+        return {}
+    pieces = np.array_split(data.test, -(-len(data.test) // BATCH))
+    with torch.inference_mode():
+        outputs = torch.cat([model(torch.from_numpy(np.array(data.images[rows]))) for rows in pieces])
+    held = resident(data, torch.device("cpu"))
+    targets, known = held.targets[held.splits["test"]], held.targets[held.splits["train"]]
+    found = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
+    logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
+    found["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
+    return {f"test_{name}": float(value) for name, value in found.items()}
+
+
+def answered(text: str) -> dict[str, object]:
+    """An order's answer, or {"error": one line}."""
+    try:
+        return asdict(publish(Order.from_json(text)))
+    except HpoError as error:
+        return {"error": str(error)}
+    except (OSError, RuntimeError) as error:
+        return {"error": (str(error).strip() or type(error).__name__).splitlines()[0]}
+
+
+def main() -> int:
+    """stdout belongs to the answer: what libraries print goes to stderr."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    die_with_parent()
+    told = answered(sys.stdin.read())
+    with answer:
+        answer.write(json.dumps(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The best model in MLflow: logged once in torch's pt2 format, registered, and the champion if it is better.
+
+It is loaded back without hpo's code and without pickle, and that is what is scored on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import nn
+
+from hpo.core import digest
+from hpo.data.dataset import Dataset
+from hpo.errors import EnvironmentFailed
+from hpo.publishing.publisher import CHAMPION, Order, Published
+from hpo.publishing.raw_inputs import Answer, Pixels, asked, largest_pixel
+from hpo.tracking.store import quiet, reason
+
+NAME = "best-model"
+EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
+
+
+def keep(order: Order, pixels: Pixels, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]) -> Published:
+    """Log the model on its study's run, score what MLflow gives back, and register it. Raises EnvironmentFailed."""
+    assert order.run is not None
+    quiet()
+    try:
+        client = MlflowClient(order.uri, order.uri)
+        mlflow.set_tracking_uri(order.uri)  # Model.log knows no other way; this process is ours alone
+        mlflow.set_registry_uri(order.uri)
+        model = logged(client, order.run, order) or log(client, order, pixels, data)
+        test = score(mlflow.pytorch.load_model(f"models:/{model}"))
+        published = Published(test=test, model=f"models:/{model}", said=f"the model is models:/{model}")
+        return published if order.register is None else register(client, order, data, published)
+    except (MlflowException, OSError, RuntimeError) as error:
+        raise EnvironmentFailed(reason(error)) from error
+
+
+# -- the model -----------------------------------------------------------------------------------------------------
+
+
+def winner(order: Order) -> str:
+    """The same for the same weights of the same study's run: publishing again finds what is there."""
+    return digest([order.run, order.trial, order.epoch, order.checkpoint.parent.name])
+
+
+def logged(client: MlflowClient, run: str, order: Order) -> str | None:
+    """The id of this model if an earlier process logged it; what one left half done is removed."""
+    experiment = client.get_run(run).info.experiment_id
+    for model in client.search_logged_models([experiment], f"tags.`hpo.winner` = '{winner(order)}'"):
+        if str(model.status) == "READY":
+            return str(model.model_id)
+        client.delete_logged_model(model.model_id)
+    return None
+
+
+def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> str:
+    """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
+    assert order.run is not None
+    about = {"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
+    params = {name: str(value) for name, value in order.params.items()}
+    experiment = client.get_run(order.run).info.experiment_id
+    name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
+    model = client.create_logged_model(experiment, name, order.run, about, params)
+    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+        Model.log(
+            artifact_path=None,
+            flavor=mlflow.pytorch,
+            run_id=order.run,
+            model_id=model.model_id,
+            pytorch_model=pixels,
+            serialization_format="pt2",
+            input_example=np.array(data.images[:EXAMPLES]),
+            signature=signature(data),
+            pip_requirements=requirements(),
+            extra_files=beside(Path(folder), order, pixels, data),
+            metadata={"hpo.study": order.study, "hpo.trial": order.trial, **described(data)},
+        )
+    return str(model.model_id)
+
+
+def signature(data: Dataset) -> ModelSignature:
+    """Any number of images; of any size if the model resizes them."""
+    channels, height, width = data.shape
+    size = (height, width) if data.resize is None else (-1, -1)
+    inputs = TensorSpec(data.images.dtype, (-1, channels, *size))
+    outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs))
+    return ModelSignature(Schema([inputs]), Schema([outputs]))
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """What a person who has the model alone must know of its images and answers."""
+    return {
+        "classes": list(data.classes or ()),
+        "shape": list(data.shape),
+        "dtype": str(data.images.dtype),
+        "resized": data.resize is not None,
+        "largest_pixel": largest_pixel(data),
+    }
+
+
+def requirements() -> list[str]:
+    """What loads the model: found by mlflow itself it would take 19 s."""
+    torch_version = version("torch").partition("+")[0]
+    return [f"mlflow=={version('mlflow')}", f"torch=={torch_version}", f"numpy=={version('numpy')}"]
+
+
+def beside(folder: Path, order: Order, pixels: Pixels, data: Dataset) -> list[str]:
+    """For further training: the network's weights as pure tensors, and everything that says what they are."""
+    torch.save(dict(pixels.network.state_dict()), folder / "state_dict.pt")
+    told = {
+        "model": order.recipe.model,
+        "params": dict(order.params),
+        "shape": data.shape,
+        "classes": data.classes,
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        "resize": data.resize,
+        "data_digest": data.digest,
+    }
+    (folder / "params.json").write_text(json.dumps(told, indent=1))
+    return [str(folder / "state_dict.pt"), str(folder / "params.json")]
+
+
+def loaded(uri: str, name: str) -> tuple[Answer, dict[str, Any]]:
+    """A model in MLflow (models:/digits-cnn@champion) as a function of raw images, and what `described` said of it."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whoever registered it, no code of theirs is run
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    about = mlflow.models.get_model_info(name).metadata or {}
+    return asked(mlflow.pytorch.load_model(name)), about
+
+
+# -- the registry --------------------------------------------------------------------------------------------------
+
+
+def register(client: MlflowClient, order: Order, data: Dataset, published: Published) -> Published:
+    """A version of the registered model; it becomes the champion if it is better on the same data and metric."""
+    name = str(order.register)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    mine = version_of(client, name, order)
+    if mine is None:
+        tags = {
+            "hpo.winner": winner(order),
+            "hpo.study": order.study,
+            "hpo.trial": str(order.trial),
+            "hpo.data": data.digest,
+            "hpo.metric": order.goal.metric,
+            "hpo.value": repr(order.value),
+            **{f"hpo.{metric}": repr(value) for metric, value in published.test.items()},
+        }
+        model = str(published.model)
+        mine = str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
+    holder = champion(client, name)
+    if order.alias != CHAMPION:
+        client.set_registered_model_alias(name, order.alias, mine)
+        return replace(published, version=mine, said=f"models:/{name}@{order.alias} is version {mine}")
+    if holder is None or better(holder.tags, order, data):
+        client.set_registered_model_alias(name, CHAMPION, mine)
+    elif str(holder.version) != mine:
+        said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {why(holder.tags, order, data)}"
+        return replace(published, version=mine, said=said)
+    return replace(published, version=mine, champion=True, said=f"models:/{name}@{CHAMPION} is version {mine}")
+
+
+def version_of(client: MlflowClient, name: str, order: Order) -> str | None:
+    """The version an earlier process made of this model."""
+    found = client.search_model_versions(f"tags.`hpo.winner` = '{winner(order)}'")
+    return next((str(version.version) for version in found if version.name == name), None)
+
+
+def champion(client: MlflowClient, name: str) -> Any | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        return None
+
+
+def comparable(tags: dict[str, str], order: Order, data: Dataset) -> bool:
+    return tags.get("hpo.data") == data.digest and tags.get("hpo.metric") == order.goal.metric
+
+
+def better(tags: dict[str, str], order: Order, data: Dataset) -> bool:
+    """By the metric that chose it, not by the test split: nothing that chooses reads that."""
+    if not comparable(tags, order, data):
+        return False
+    known = float(tags.get("hpo.value", "nan"))
+    return order.value > known if order.goal.maximize else order.value < known
+
+
+def why(tags: dict[str, str], order: Order, data: Dataset) -> str:
+    if not comparable(tags, order, data):
+        return "because it was chosen on other data or by another metric"
+    return f"because its {order.goal.metric} is {float(tags['hpo.value']):.4g} and this one's {order.value:.4g}"

@@ -1,0 +1,195 @@
+"""The winner looked at: what its first filters and maps show, what it confuses, and where it errs most.
+
+Plain arrays in, figures out. Empty arrays leave their figure out.
+
+    C channels, H x W pixels, K classes, F filters, n samples, m mistakes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hpo.core import Report
+from hpo.formatting import number
+from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, SMALL, Picture, canvas
+from hpo.report.figures import spread
+from hpo.training.portrait import Array, Portrait
+
+MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
+ONE_LINE, MOST_LETTERS = 4, 12  # of a class's name over an image: with the confidence in its line, and at all
+
+
+def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
+    """The figures there is something to draw of; reports: the winner's, for its learning curves."""
+    who, where = f"trial {portrait.trial}", f"on the {portrait.split} split"
+    drawn = [
+        Picture("winner-learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
+        Picture(
+            "winner-confusion",
+            f"Confusion matrix of {who} {where}",
+            lambda: confusion(portrait.confusion, portrait.classes),
+        ),
+        Picture("winner-mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(portrait)),
+        Picture("winner-filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
+        Picture("winner-maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, portrait.maps)),
+    ]
+    parts = (
+        len(reports) > 1,
+        portrait.confusion.size,
+        portrait.mistakes.size,
+        portrait.filters.size,
+        portrait.maps.size,
+    )
+    return [picture for picture, there in zip(drawn, parts, strict=True) if there]
+
+
+def learning(reports: Sequence[Report]) -> Figure:
+    """Losses on the left, the other validation metrics that lie in [0, 1] on the right."""
+    names = [name for name in reports[-1].metrics if all(name in report.metrics for report in reports)]
+    losses = [name for name in names if name.endswith("_loss")]
+    shares = [
+        n for n in names if n.startswith("val_") and n not in losses and all(0 <= r.metrics[n] <= 1 for r in reports)
+    ]
+    groups = [group for group in (losses, shares) if group]
+    figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+    for place, group in enumerate(groups):
+        axes = figure.add_subplot(1, len(groups), place + 1)
+        axes.tick_params(length=0)
+        _lines(axes, reports, group)
+    return figure
+
+
+def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
+    epochs = [report.epoch for report in reports]
+    lines = [[_finite(report.metrics[name]) for report in reports] for name in names]
+    colours = [SERIES[place % len(SERIES)] for place in range(len(names))]
+    for line, colour in zip(lines, colours, strict=True):
+        axes.plot(epochs, line, color=colour, lw=1.8)
+    low, high = axes.get_ylim()
+    ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
+    for name, end, colour in zip(names, spread(ends, (high - low) * 0.07, low, high), colours, strict=True):
+        where: Any = {
+            "textcoords": "offset points",
+            "annotation_clip": False,
+        }  # beside the axes, level with their top too
+        axes.annotate(name, (epochs[-1], end), (5, 0), color=colour, va="center", fontsize=SMALL, **where)
+    axes.set_xlabel("epoch")
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else np.nan
+
+
+def confusion(counts: Array, classes: Sequence[str]) -> Figure:
+    """Rows are the truth, columns what the model said; shade is the share of the row, mistakes stand out."""
+    table = np.asarray(counts, dtype=float)
+    size = len(table)
+    side = min(max(2.6, 0.36 * size + 0.9), 6.5)
+    figure, axes = canvas(side, side)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    right = np.eye(size, dtype=bool)
+    strength = np.where(right, shares * 0.85, np.minimum(shares * 3, 0.9))
+    tint = np.where(right[..., None], to_rgb(ACCENT), to_rgb(SERIES[1]))
+    axes.imshow(np.dstack([tint, strength]), interpolation="none")
+    for row, column in np.argwhere(table > 0) if size <= 20 else ():
+        ink = "#ffffff" if strength[row, column] > 0.5 else INK  # white in the dark too: tints are no variables
+        text = f"{table[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
+    marks = range(0, size, max(1, size // 25))
+    axes.set_xticks(marks, [classes[i] for i in marks], rotation=90 if max(map(len, classes), default=0) > 3 else 0)
+    axes.set_yticks(marks, [classes[i] for i in marks])
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="the model says", ylabel="truth", aspect="equal")
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    return figure
+
+
+def mistakes(portrait: Portrait) -> Figure:
+    """The images the model was most wrong about, with what they are and what it said."""
+    shown = range(min(len(portrait.mistakes), MOST_MISTAKES))
+    titles = [_mistake(portrait, i) for i in shown]
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    return _gallery([portrait.mistakes[i] for i in shown], titles, columns=8, room=0.12 + 0.18 * lines)
+
+
+def _mistake(portrait: Portrait, i: int) -> str:
+    truth, guess = portrait.truth[i], portrait.guess[i]
+    if not portrait.classes:
+        return f"is {number(float(truth))}\nsaid {number(float(guess))}"
+    names = [_short(portrait.classes[int(which)]) for which in (truth, guess)]
+    between = " " if max(map(len, portrait.classes)) <= ONE_LINE else "\n"
+    sure = f"{between}{float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
+    return f"is {names[0]}\nsaid {names[1]}{sure}"
+
+
+def _short(name: str) -> str:
+    """As much of a class's name as stands over a small image."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+
+
+def filters(weights: Array) -> Figure:
+    """Each filter of the first layer, averaged over its channels unless they are colours; grey is 0, white positive."""
+    some = np.asarray(weights, dtype=float)[:MOST_FILTERS]
+    if some.shape[1] != 3:
+        some = some.mean(axis=1, keepdims=True)
+    top = np.abs(some).max() or 1.0
+    numbers = [f"{i}" for i in range(len(some))]
+    return _gallery(list(some / top / 2 + 0.5), numbers, columns=16, room=0.36, limits=(0.0, 1.0))
+
+
+def feature_maps(samples: Array, maps: Array) -> Figure:
+    """One row a sample: the image, then what the first layers' filters make of it."""
+    rows = min(len(samples), 4)
+    columns = 1 + min(maps.shape[1], MOST_MAPS)
+    images, titles = [], []
+    for i in range(rows):
+        images += [samples[i], *(maps[i, j][None] for j in range(columns - 1))]
+        titles += [("image", *(f"{j}" for j in range(columns - 1)))[k] if i == 0 else "" for k in range(columns)]
+    return _gallery(images, titles, columns=columns, head=0.26)
+
+
+def _gallery(
+    images: Sequence[Array],
+    titles: Sequence[str],
+    columns: int,
+    room: float = 0.06,
+    head: float = 0.0,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Small images (C, h, w) side by side, pixels left sharp; each on its own scale unless limits are given.
+
+    room: above each row for its titles, in widths of an image; head: what the first row has more of it.
+    """
+    columns = min(columns, max(len(images), 1))
+    rows = -(-len(images) // columns)
+    shape = np.shape(images[0])
+    high, wide = shape[-2] / shape[-1], columns * 1.08
+    tall = room + high + 0.02
+    whole = rows * tall + head
+    figure = Figure(figsize=(width := min(7.6, 0.95 * columns), whole * width / wide))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for place, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left, top = place % columns * 1.08, head + room + place // columns * tall
+        least, most = limits or (None, None)
+        extent = (left, left + 1, top + high, top)
+        axes.imshow(_visible(image), cmap="gray", vmin=least, vmax=most, interpolation="none", extent=extent)
+        axes.text(left, top - 0.05, title, fontsize=7.5, color=MUTED, va="bottom")
+    axes.set(xlim=(-0.02, wide), ylim=(whole, 0), aspect="auto")
+    return figure
+
+
+def _visible(image: Array) -> NDArray[np.float64]:
+    """(C, h, w) as imshow wants it: colour scaled to [0, 1], anything else the mean of its channels."""
+    values = np.asarray(image, dtype=float)
+    if len(values) != 3:
+        return np.asarray(values.mean(axis=0))
+    low, high = values.min(), values.max()
+    return np.asarray(np.moveaxis((values - low) / ((high - low) or 1.0), 0, -1))

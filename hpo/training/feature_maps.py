@@ -1,0 +1,133 @@
+"""What there is to see of a trained network, as arrays: its first filters, its feature maps, and where it errs.
+
+hpo/training/portrait.py says what the arrays are, the report draws them; what a network does not have is left out. Read
+after training only: the split it looks at is the one a winner is scored on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpo.data.dataset import Dataset
+from hpo.training.device_data import Resident, resident
+from hpo.training.evaluation import outputs
+
+FILTERS, MAPS, SAMPLES, MISTAKES = 32, 8, 4, 16
+WIDEST = 96  # pixels; larger images are shrunk, a report is no archive
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def portrayed(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
+    """The arrays of a Portrait by name. network: in eval mode, on the CPU; it takes standardized images."""
+    data = resident(dataset, torch.device("cpu"))
+    rows = data.splits[split(dataset)]
+    with torch.inference_mode():
+        return {**first_layer(network, data, rows), **errors(network, data, rows)}
+
+
+def split(dataset: Dataset) -> str:
+    """Where it is looked at: test, as the score, if there is one."""
+    return "test" if len(dataset.test) else "val"
+
+
+# -- the first layer -----------------------------------------------------------------------------------------------
+
+
+def first_layer(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, Array]:
+    """Filters, and what a convolution makes of sample images; the weights of a dense layer are images too."""
+    channels, height, width = data.shape
+    first = next((module for module in network.modules() if _weighs(module)), None)
+    if isinstance(first, nn.Linear) and first.in_features == channels * height * width:
+        return {"filters": shrunk(first.weight[:FILTERS].view(-1, channels, height, width))}
+    if not isinstance(first, nn.Conv2d) or first.in_channels != channels or first.groups != 1:
+        return {}
+    samples = some(data, rows)
+    maps = _maps(network, first, data.pixels(samples))
+    if maps.ndim != 4 or len(maps) != len(samples):
+        return {"filters": shrunk(first.weight[:FILTERS])}
+    return {
+        "filters": shrunk(first.weight[:FILTERS]),
+        "samples": shrunk(data.images[samples].float()),
+        "maps": shrunk(maps[:, :MAPS]),
+    }
+
+
+def _weighs(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:
+    """What leaves the first layer; in a network of ours its activation, whole though pooling goes before it."""
+    modules: dict[str, nn.Module] = dict(network.named_modules())
+    maps = _seen(network, first, images)
+    if modules.get("block1.conv") is first:
+        for name, module in modules["block1"].named_children():
+            if name in ("norm", "activation"):
+                maps = module(maps)
+            if name == "activation":
+                break
+    return maps
+
+
+def _seen(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
+    """What leaves a module while these images pass the network."""
+    caught: list[Tensor] = []
+    handle = module.register_forward_hook(lambda module, inputs, result: caught.append(result))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    return caught[0] if caught and isinstance(caught[0], Tensor) else images.new_zeros(0)
+
+
+def some(data: Resident, rows: Tensor) -> Tensor:
+    """A few rows that differ: of different classes, or spread over the targets."""
+    targets = data.targets[rows]
+    if data.dataset.classes is None:
+        order = targets[:, 0].argsort()
+        return rows[order[torch.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).long()]]
+    classes = torch.unique(targets)
+    chosen = classes[torch.linspace(0, len(classes) - 1, min(SAMPLES, len(classes))).long()]
+    return torch.stack([rows[targets == one][0] for one in chosen])
+
+
+def shrunk(images: Tensor) -> Array:
+    """(N, C, H, W) as floats, no side above WIDEST."""
+    height, width = images.shape[-2:]
+    ratio = WIDEST / max(height, width)
+    if ratio < 1:
+        images = F.adaptive_avg_pool2d(images, (max(1, round(height * ratio)), max(1, round(width * ratio))))
+    found: Array = images.float().numpy()
+    return found
+
+
+# -- where it errs -------------------------------------------------------------------------------------------------
+
+
+def errors(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, Array]:
+    """Confusion matrix and worst mistakes of classes; the largest errors of numbers."""
+    given, targets = outputs(network, data, rows), data.targets[rows]
+    if data.dataset.classes is None:
+        worst = (given - targets).abs().sum(1).argsort(descending=True)[:MISTAKES]
+        return _mistakes(data, rows[worst], {"truth": targets[worst, 0], "guess": given[worst, 0]})
+    sure, said = given.softmax(1).max(1)
+    classes = len(data.dataset.classes)
+    counts = torch.bincount(targets * classes + said, minlength=classes**2).view(classes, classes)
+    wrong = torch.where(said != targets, sure, -1.0).argsort(descending=True, stable=True)
+    wrong = wrong[: min(MISTAKES, int((said != targets).sum()))]
+    found = {"truth": targets[wrong], "guess": said[wrong], "confidence": sure[wrong]}
+    return {"confusion": counts.numpy(), **_mistakes(data, rows[wrong], found)}
+
+
+def _mistakes(data: Resident, rows: Tensor, said: Mapping[str, Tensor]) -> dict[str, Array]:
+    if len(rows) == 0:
+        return {}
+    images = shrunk(data.images[rows].float())
+    return {"mistakes": images, **{name: values.numpy() for name, values in said.items()}}
