@@ -46,7 +46,6 @@ STILL_UP = {
     "commands.compare_progress -> cli.console",
     "commands.status -> cli.console",
     "commands.status -> cli.summary",
-    "comparison.replaying -> commands.run",
     "engine.result -> publishing.publisher",
     "engine.result -> report.table",
     "models.shape_check -> training.optimizers",

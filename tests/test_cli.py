@@ -214,19 +214,6 @@ def test_compare_refuses_a_grid_over_a_range_and_offers_one(study: Path) -> None
     assert not (study / "studies").exists()
 
 
-def test_replay_uses_recorded_curves_only_and_names_what_is_missing(study: Path) -> None:
-    space = ["--set", "search_space.learning_rate=[0.001, 0.01, 0.1]"]
-    hpo(study, "run", "--strategy", "grid", "--set", "budget.trials=5", *space)
-    assert (
-        "recorded; record the whole space first: hpo run --strategy grid"
-        in hpo(study, "replay", *space, "--seeds", "3", code=2).stderr
-    )
-    hpo(study, "run", "--strategy", "grid", "--trials", "100", *space)
-    done = hpo(study, "replay", *space, "--rule", "asha", "--seeds", "20")
-    assert "asha would have saved" in done.stdout
-    assert "20 replays" in done.stdout
-
-
 def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
     hpo(study, "run")
     done = hpo(study, "confirm", "--top", "2", "--seeds", "2")

@@ -1,4 +1,4 @@
-"""Compare, confirm and replay as whole studies: what is run, what is reused, what is refused."""
+"""Compare and confirm as whole studies: what is run, what is reused, what is refused."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from hpo.commands.compare import Compared, compare_strategies, studies, total_ep
 from hpo.commands.confirm import confirm_finalists, fresh_values
 from hpo.commands.run import Visit, run_all
 from hpo.commands.status import read_result
-from hpo.comparison.replaying import Recorded, curve_name, recorded, replay, saving
-from hpo.core import Ended, Event, Job, Outcome, Reported, State, Study
-from hpo.engine import components as assembly
+from hpo.core import Ended, Event, Outcome, Reported, State, Study
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
-from hpo.strategies.points import Problem, point
-from hpo.study_file.reader import Budget, StudySpec
+from hpo.strategies.points import point
+from hpo.study_file.reader import Budget
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}
@@ -335,108 +333,3 @@ def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:
     assert {trial.outcome for trial in result.study.trials} == {Outcome.DIVERGED}
     with pytest.raises(NoResult, match="no trial is complete, so there is nothing to confirm"):
         confirm_finalists(result, 3, 2, place.visit)
-
-
-# -- replay ----------------------------------------------------------------------------------------------------------
-
-
-def whole(place: Place, **changes: Any) -> tuple[StudySpec, Recorded, Problem]:
-    """The study with every point of its space recorded."""
-    result = place.run(**{"strategy": "grid", "budget": {"trials": 1000}, **changes})
-    spec = place.spec(**{**changes, "strategy": "bayesian", "budget": {"trials": 12}})
-    return spec, recorded(result.folders.study), assembly.parts(spec, None, ["cpu"]).problem()
-
-
-@pytest.mark.parametrize("rule", [None, {"type": "asha", "reduction": 2}, {"type": "median", "min_trials": 2}])
-@pytest.mark.parametrize("strategy", ["bayesian", "random"])
-def test_a_replay_is_the_study_that_would_have_been_run(strategy: str, rule: Any, place: Place, tmp_path: Path) -> None:
-    spec, curves, problem = whole(place)
-    spec = replace(spec, strategy=strategy, early_stopping=place.spec(early_stopping=rule).early_stopping)
-    replayed = replay(spec, curves, problem, seed=3)
-    other = Place.made(tmp_path / "other")
-    real = other.run(strategy=strategy, seed=3, training_seed=0, budget={"trials": 12}, early_stopping=rule).study
-    assert [trial.params for trial in replayed.study.trials] == [trial.params for trial in real.trials]
-    assert [trial.state for trial in replayed.study.trials] == [trial.state for trial in real.trials]
-    assert [[r.metrics for r in t.reports] for t in replayed.study.trials] == [
-        [r.metrics for r in t.reports] for t in real.trials
-    ]
-    assert replayed.study.epochs == real.epochs
-
-
-def test_virtual_time_is_the_recorded_time_shared_by_the_workers(place: Place) -> None:
-    spec, curves, problem = whole(place)
-    one, three = (replay(replace(spec, strategy="random"), curves, problem, 0, workers) for workers in (1, 3))
-    assert one.seconds == pytest.approx(one.study.epochs * 0.01)
-    assert one.seconds / 3 <= three.seconds < one.seconds / 1.5
-
-
-def test_a_point_that_is_missing_is_named_with_what_is_there(place: Place) -> None:
-    place.run(strategy="grid", search_space={**SPACE, "epochs": [2, 4]}, budget={"trials": 1000})
-    spec = place.spec(strategy="random", budget={"trials": 30})
-    curves = recorded(place.folder / "studies/made-up")
-    problem = assembly.parts(spec, None, ["cpu"]).problem()
-    with pytest.raises(BadInput) as refused:
-        replay(spec, curves, problem, 0)
-    assert "epochs: 8}: 4 of 8 epochs of it are recorded; record the whole space first" in str(refused.value)
-    with pytest.raises(BadInput, match="nothing of it is recorded"):
-        list(curves.train(Job("", {"rate": 9.0, "width": 1, "epochs": 2}, 0, 0, 2, 0, place.folder)))
-
-
-def test_fresh_seeds_are_no_part_of_what_is_recorded(place: Place) -> None:
-    result = place.run(strategy="grid", budget={"trials": 1000})
-    before = {t.training: t.reports for t in result.study.trials if t.epochs == 8}
-    confirm_finalists(result, 3, 2, place.visit)
-    curves = recorded(result.folders.study)
-    assert len(curves) == 12
-    for trial in result.study.trials:
-        if trial.training in before and trial.epochs == 8:
-            job = Job(curve_name(trial.params, True), trial.params, 0, 0, 8, 0, place.folder)
-            assert tuple(curves.train(job)) == before[trial.training]
-
-
-def test_a_point_that_diverged_is_recorded_too(place: Place) -> None:
-    """A failure is an answer: a space is covered when every point was tried, not when every point came out well."""
-    spec, curves, problem = whole(place, search_space={"rate": [0.1, 0.2, 1.5], "width": [1, 2, 3], "epochs": [2, 4]})
-    study = replay(replace(spec, strategy="random"), curves, problem, 0).study
-    assert {trial.outcome for trial in study.trials} == {Outcome.OK, Outcome.DIVERGED}
-    assert all(trial.params["rate"] == 1.5 for trial in study.trials if trial.outcome is Outcome.DIVERGED)
-
-
-def test_curves_that_depend_on_what_follows_are_told_apart(place: Place) -> None:
-    """Without prefix_safe a trial of 2 epochs is no reading of one of 8, and must not be replayed from it."""
-    place.run(strategy="grid", search_space={**SPACE, "epochs": 8}, budget={"trials": 1000}, prefix_safe=None)
-    spec = place.spec(strategy="random", budget={"trials": 5}, prefix_safe=None)
-    problem = assembly.parts(spec, None, ["cpu"]).problem()
-    with pytest.raises(BadInput, match="recorded"):
-        replay(spec, recorded(place.folder / "studies/made-up"), problem, 0)
-
-
-def test_savings_are_those_of_the_replays_with_and_without_the_rule(place: Place) -> None:
-    spec, curves, problem = whole(place)
-    spec = replace(spec, strategy="random", early_stopping=place.spec(early_stopping={"type": "asha"}).early_stopping)
-    found = saving(spec, curves, problem, seeds=4, workers=1)
-    plain = replace(spec, early_stopping=None)
-    assert found.epochs_with == sum(replay(spec, curves, problem, seed).study.epochs for seed in range(4))
-    assert found.epochs_without == sum(replay(plain, curves, problem, seed).study.epochs for seed in range(4))
-    assert found.epochs_with < found.epochs_without
-    assert 0 <= found.winners_kept <= found.seeds == 4
-    share = f"{1 - found.epochs_with / found.epochs_without:.0%}"
-    assert str(found).startswith(f"asha would have saved {share} of the epochs and kept the winner in ")
-
-
-def test_what_is_recorded_can_be_replayed_without_the_rest(place: Place) -> None:
-    ran = place.run(budget={"trials": 7}).study
-    spec = place.spec(budget={"trials": 30}, early_stopping={"type": "asha", "reduction": 2})
-    curves, problem = recorded(place.folder / "studies/made-up"), assembly.parts(spec, None, ["cpu"]).problem()
-    plain = replace(spec, early_stopping=None)
-    orders = [replay(plain, curves, problem, seed, among=True).study for seed in range(3)]
-    for study in orders:
-        assert {point(trial.params) for trial in study.trials} == {point(trial.params) for trial in ran.trials}
-    assert len({tuple(point(trial.params) for trial in study.trials) for study in orders}) == 3
-    found = saving(spec, curves, problem, seeds=3, workers=1, among=True)
-    assert 0 < found.epochs_with < found.epochs_without == sum(study.epochs for study in orders)
-
-
-def test_no_recorded_curve_at_all_is_no_result(tmp_path: Path) -> None:
-    with pytest.raises(NoResult, match="no curve is recorded yet"):
-        recorded(tmp_path)

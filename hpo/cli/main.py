@@ -222,34 +222,6 @@ def confirm(
 @cli.command()
 @STUDY
 @common
-@click.option("--rule", metavar="NAME", help="median or asha: how much it would have saved.")
-@click.option("--seeds", type=click.IntRange(min=1), default=100, show_default=True, help="Studies to replay.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--recorded", is_flag=True, help="The points that are recorded, in random order, instead of a strategy.")
-def replay(
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    rule: str | None,
-    seeds: int,
-    workers: int,
-    recorded: bool,
-) -> None:
-    """Any strategy and early-stopping rule in virtual time, on curves recorded before."""
-    from hpo.comparison.replaying import run_replay
-
-    if recorded and strategy is not None:
-        raise click.UsageError("--recorded takes recorded points in random order, no strategy: leave out --strategy")
-    spec = read(study, sets, {"strategy": strategy, "early_stopping": rule}, seed)
-    for line in run_replay(spec, state, seeds, workers, recorded):
-        click.echo(line)
-
-
-@cli.command()
-@STUDY
-@common
 def report(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
     """Write report.html and trials.csv of a study again."""
     from hpo.commands.report import show as write_report

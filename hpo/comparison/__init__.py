@@ -1,1 +1,1 @@
-"""Which strategy deserves its rank: curves, statistics, verdicts; compare, confirm and replay."""
+"""Which strategy is actually better: learning curves, statistics, verdicts as values, and their wording."""
