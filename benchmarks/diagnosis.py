@@ -33,7 +33,7 @@ from hpo.data.dataset import load
 from hpo.models.failure import TrainingFailed
 from hpo.models.families import feasible
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
-from hpo.study_file.reader import DataSpec
+from hpo.study_file.spec import DataSpec
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.recipe import Recipe
 

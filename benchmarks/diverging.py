@@ -32,7 +32,7 @@ from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("diverging.yaml")
 STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random}

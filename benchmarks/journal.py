@@ -23,7 +23,7 @@ from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.space import Space
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 from hpo.training.recipe import Recipe
 
 TRIALS, WORKERS = 10_000, 8

@@ -20,7 +20,7 @@ import torch
 
 from hpo.core import Job, Params
 from hpo.data.dataset import load
-from hpo.study_file.reader import DataSpec
+from hpo.study_file.spec import DataSpec
 from hpo.training import loop, probes
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup, setup, streams

@@ -49,7 +49,7 @@ from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("racing.yaml")
 HERO = "bayesian+asha"

@@ -31,7 +31,7 @@ from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Point, Problem, point
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 LONGEST = 20
 SPACE = Space(

@@ -47,7 +47,7 @@ from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.sections import Budget
+from hpo.study_file.spec import Budget
 
 EPOCHS = 6
 METRICS = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "train_skill", "spikes")

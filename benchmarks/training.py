@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hpo.core import Job, Params
 from hpo.data.dataset import load
-from hpo.study_file.reader import DataSpec
+from hpo.study_file.spec import DataSpec
 from hpo.training import loop
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup, setup, streams

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from hpo.api import run
     from hpo.engine.reading import load
     from hpo.engine.result import Result
-    from hpo.study_file.reader import StudySpec
+    from hpo.study_file.spec import StudySpec
 
 _HOMES = {
     "run": "hpo.api",
     "load": "hpo.engine.reading",
     "Result": "hpo.engine.result",
-    "StudySpec": "hpo.study_file.reader",
+    "StudySpec": "hpo.study_file.spec",
 }
 
 

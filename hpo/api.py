@@ -14,7 +14,7 @@ from hpo.commands.run import run as run_study
 from hpo.engine.reading import load, state_folder
 from hpo.engine.result import Result
 from hpo.errors import HpoError
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.terminal import Terminal
 
 

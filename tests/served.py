@@ -29,7 +29,7 @@ from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.sections import Budget
+from hpo.study_file.spec import Budget
 from hpo.tracking.tracker import ENVIRONMENT, Feed, Tracker
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hpo import api
 from hpo.commands.run import Visit, run
 from hpo.engine.result import Result
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 
 TRAINER = '''
 """A curve of the params and the seed, a state that is a sum, and a line in `witness` for every epoch."""

@@ -27,7 +27,7 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal, holder_of
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 TESTS = Path(__file__).parent
 PATIENCE = 60.0  # seconds after which something hangs; nothing here takes more than a few

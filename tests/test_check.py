@@ -17,7 +17,7 @@ from hpo.models.layers import Summary
 from hpo.models.network import build
 from hpo.models.shape_check import disagreement, time_step
 from hpo.study_file import reader as study_file
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training.memory import optimizer_states, peak
 from hpo.training.optimizers import rule
 

@@ -20,7 +20,7 @@ from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
 from hpo.strategies.points import point
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}

@@ -19,7 +19,7 @@ from hpo.engine.utilization import Overhead
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 GOAL = Goal()
 

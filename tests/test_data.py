@@ -24,7 +24,7 @@ from hpo.data.dataset import Dataset, load
 from hpo.data.normalization import EPSILON, standards
 from hpo.data.sources.contents import TEST, TRAIN, VAL
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.study_file.sections import DataSpec, Split
+from hpo.study_file.spec import DataSpec, Split
 
 DIGITS = DataSpec("digits")
 SHARES = (0.7, 0.15, 0.15)
@@ -292,7 +292,7 @@ def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Pa
     some(tmp_path)
     code = """
 import sys
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 from hpo.data.dataset import load
 load(DataSpec(sys.argv[1]), 0)
 print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if name in sys.modules])

@@ -47,7 +47,7 @@ from hpo.publishing.publisher import Order, Published
 from hpo.report.document import ReportInput, document
 from hpo.space.space import Space
 from hpo.strategies.given import Given
-from hpo.study_file.reader import Budget, StudySpec
+from hpo.study_file.spec import Budget, StudySpec
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
 from hpo.winner import beyond, further

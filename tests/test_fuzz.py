@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hpo.errors import BadInput
 from hpo.models.families import known
 from hpo.study_file.reader import load
-from hpo.study_file.sections import StudySpec
 from hpo.study_file.space_schema import NAME
+from hpo.study_file.spec import StudySpec
 
 ROOT = Path(__file__).parent.parent
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))

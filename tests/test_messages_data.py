@@ -19,7 +19,7 @@ from PIL import Image
 
 from hpo.data.dataset import load
 from hpo.errors import BadInput
-from hpo.study_file.sections import DataSpec, Split
+from hpo.study_file.spec import DataSpec, Split
 
 Build = Callable[[Path], DataSpec]
 MANY = 4  # images a class, enough for train, val and test

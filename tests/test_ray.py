@@ -76,7 +76,7 @@ from hpo.strategies.early_stopping import Asha  # noqa: E402
 from hpo.strategies.grid import Grid  # noqa: E402
 from hpo.strategies.points import Problem  # noqa: E402
 from hpo.strategies.random import Random  # noqa: E402
-from hpo.study_file.sections import Budget, DataSpec  # noqa: E402
+from hpo.study_file.spec import Budget, DataSpec  # noqa: E402
 from hpo.training.recipe import Recipe  # noqa: E402
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings

@@ -27,7 +27,7 @@ from hpo.journal import decode
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
 from hpo.study_file import reader as spec
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
 
@@ -72,7 +72,7 @@ import laws
 from hpo.core import Study
 from hpo.journal import decode, encode
 from test_driver import STRATEGIES, drive
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 name, trials, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 before = [decode(*pair) for pair in json.load(sys.stdin)]
 events = drive(folder, STRATEGIES[name](3), Budget(trials=trials), events=before)

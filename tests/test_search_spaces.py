@@ -10,7 +10,7 @@ from hpo.models import cnn, dense, rnn
 from hpo.models.families import FAMILIES, feasible, known
 from hpo.models.parameters import TRAINING
 from hpo.study_file import reader as study_file
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training.reference import page
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from hpo.data.sources.contents import chosen
 from hpo.data.sources.images import MOST_PIXELS, image_files, read_images
 from hpo.data.sources.pixels import resized, to_grey
 from hpo.errors import BadInput, EnvironmentFailed
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 RANDOM = np.random.RandomState(0)
 

@@ -20,19 +20,12 @@ from hpo.core import Goal
 from hpo.errors import BadInput
 from hpo.models.families import known
 from hpo.space.space import Choice, Condition, Parameter, Range, Space
-from hpo.study_file import schema, sections
+from hpo.study_file import schema
+from hpo.study_file import spec as sections
 from hpo.study_file.fields import WRONG, Bytes, Duration, Found, options
-from hpo.study_file.reader import (
-    DEFAULT_EPOCHS,
-    DEFAULT_TRIALS,
-    Budget,
-    DataSpec,
-    EarlyStopping,
-    Metric,
-    Split,
-    StudySpec,
-    load,
-)
+from hpo.study_file.reader import load
+from hpo.study_file.space_reader import DEFAULT_EPOCHS
+from hpo.study_file.spec import DEFAULT_TRIALS, Budget, DataSpec, EarlyStopping, Metric, Split, StudySpec
 from hpo.study_file.template import template
 from hpo.study_file.yaml_nodes import node_of, parse
 

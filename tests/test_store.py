@@ -26,7 +26,7 @@ from hpo.errors import Conflict, EnvironmentFailed
 from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
 from hpo.study_file import reader as spec
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
 EVENTS: list[Event] = [

@@ -27,7 +27,7 @@ from hpo.strategies.grid import Grid
 from hpo.strategies.permutation import permutation
 from hpo.strategies.points import Problem, point
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 GOAL = Goal()
 PLAIN: dict[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random, "grid": Grid}

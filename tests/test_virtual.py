@@ -25,7 +25,7 @@ from hpo.engine.trainings import Pool
 from hpo.execution.simulated import SimulatedExecutor
 from hpo.journal import Journal
 from hpo.models.failure import TrainingFailed
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 from hpo.virtual import VirtualTime
 
 AT_A_TIME = 3

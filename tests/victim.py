@@ -26,7 +26,7 @@ from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 
 @dataclass(frozen=True)

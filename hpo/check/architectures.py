@@ -24,7 +24,7 @@ from hpo.models.families import FAMILIES, Family, feasible
 from hpo.models.layers import Impossible, Layer, Summary, summary
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.space import Grid, GridImpossible, Space
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training.memory import peak
 
 __all__ = ["Findings", "Input", "Machine", "check", "lines"]

@@ -15,7 +15,7 @@ from hpo.formatting import count
 from hpo.models.failure import TrainingFailed
 from hpo.space.space import Space
 from hpo.strategies.points import Problem, random_points
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training.setup import setup
 
 TRIED = 50  # configurations, each different

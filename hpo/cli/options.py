@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from hpo.engine.result import Result
-    from hpo.study_file.reader import StudySpec
+    from hpo.study_file.spec import StudySpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")

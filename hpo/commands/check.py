@@ -12,7 +12,7 @@ from hpo.data.sources.memory import available
 from hpo.engine import components as assembly
 from hpo.errors import BadInput, Mistake
 from hpo.models import user
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 
 
 def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:

@@ -35,7 +35,8 @@ from hpo.publishing.publish_best import is_of
 from hpo.report.document import ReportInput, pictures, write
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
-from hpo.study_file.reader import Compare, StudySpec, grid_mistakes
+from hpo.study_file.rules import grid_mistakes
+from hpo.study_file.spec import Compare, StudySpec
 from hpo.terminal import Terminal
 from hpo.training import scoring
 from hpo.winner import beyond

@@ -12,7 +12,7 @@ from hpo.cli.console import Picture, number
 from hpo.core import Closed, Ended, Event, Reported
 from hpo.engine.search import Search
 from hpo.formatting import count, duration
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.terminal import Terminal
 
 REDRAWS = 2.0  # a second

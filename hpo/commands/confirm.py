@@ -16,7 +16,7 @@ from hpo.errors import NoResult, Stopped
 from hpo.models import families
 from hpo.strategies.points import Point, point
 from hpo.strategies.repeats import CONFIRM
-from hpo.study_file.reader import Budget, StudySpec
+from hpo.study_file.spec import Budget, StudySpec
 
 
 def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: Visit) -> dict[Point, list[float]]:

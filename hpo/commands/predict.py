@@ -22,7 +22,7 @@ from hpo.data.sources.images import image_files, read_images
 from hpo.engine import components as assembly
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.tracker import tracking_uri
 
 CHUNK_BYTES = 2**26  # of images that are in memory at a time

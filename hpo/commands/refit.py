@@ -32,7 +32,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import DriverLock, Journal
 from hpo.publishing.publish_best import PATIENCE
 from hpo.publishing.publisher import Order, Published, publish
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.tracker import Tracker, tracking_uri
 from hpo.training import checkpoints
 

@@ -10,7 +10,7 @@ from hpo.journal import read_events
 from hpo.models import families
 from hpo.report.document import ReportInput, pictures, write
 from hpo.report.table import frame, write_csv
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.uri import without_password
 from hpo.training.diagnosis import diagnose
 from hpo.training.portrait import Portrait

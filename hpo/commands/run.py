@@ -36,7 +36,7 @@ from hpo.journal import DriverLock, Journal
 from hpo.space.space import Space
 from hpo.strategies.given import Asked, Given
 from hpo.strategies.points import random_points
-from hpo.study_file.reader import Budget, StudySpec
+from hpo.study_file.spec import Budget, StudySpec
 from hpo.tracking.uri import without_password
 from hpo.winner import beyond
 

@@ -24,7 +24,7 @@ from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing import publish_best as winner
 from hpo.publishing.publisher import Published
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.tracker import Feed, Group, Tracker, sync, tracking_uri
 from hpo.tracking.uri import without_password
 from hpo.training.diagnosis import diagnose

@@ -10,7 +10,7 @@ from hpo.core import Broke, Executor, Job, Report, Reported, Rested
 from hpo.engine.components import HEAVY, Factory, placement
 from hpo.execution.inline import InlineExecutor
 from hpo.execution.local import LocalExecutor
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
 Heard = Callable[[Report], None]

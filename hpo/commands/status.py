@@ -21,7 +21,7 @@ from hpo.errors import BadInput, Conflict, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import decimals, duration
 from hpo.journal import holder_of, read_events
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.terminal import Terminal
 from hpo.training.diagnosis import diagnose
 

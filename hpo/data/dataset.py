@@ -23,7 +23,7 @@ from hpo.data.sources import memory as machine
 from hpo.data.sources.contents import PARTS, TRAIN, Array, Contents, refuse_any, rows_a_block
 from hpo.data.sources.detect import find
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.study_file.sections import DATA_SETS, DataSpec
+from hpo.study_file.spec import DATA_SETS, DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
 LAYOUT = 1  # of a saved data set; another number is another folder in the cache

@@ -26,7 +26,7 @@ from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
 from hpo.strategies.repeats import CONFIRM, Repeats
-from hpo.study_file.reader import EarlyStopping, StudySpec
+from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.models import families
-from hpo.study_file.reader import StudySpec
 from hpo.study_file.reader import load as read_study
+from hpo.study_file.spec import StudySpec
 
 
 def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> StudySpec:

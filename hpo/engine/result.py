@@ -14,7 +14,7 @@ from hpo.errors import BadInput, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
 from hpo.publishing.publisher import Published
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 from hpo.virtual import VirtualTime
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up

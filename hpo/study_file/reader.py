@@ -17,51 +17,21 @@ import yaml
 from hpo.core import Params
 from hpo.errors import BadInput, HpoError, Mistake
 from hpo.space.domains import Known
-from hpo.space.expressions import Constraint
 from hpo.space.space import Space
 from hpo.study_file import foreign
 from hpo.study_file.fields import Found, read_fields
 from hpo.study_file.overrides import Override
 from hpo.study_file.points_section import check_constraints, read_constraints, read_points
-from hpo.study_file.rules import METRICS, check, grid_mistakes, smaller_is_better
-from hpo.study_file.sections import (
+from hpo.study_file.rules import check, smaller_is_better
+from hpo.study_file.space_reader import SpaceSection
+from hpo.study_file.spec import (
     DATA_SETS,
-    DEFAULT_TRIALS,
-    FAMILIES,
-    STRATEGIES,
-    Budget,
-    Compare,
     DataSpec,
-    EarlyStopping,
-    Execution,
     Metric,
-    Split,
     StudySpec,
     Tracking,
 )
-from hpo.study_file.space_reader import DEFAULT_EPOCHS, SpaceSection
 from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read
-
-__all__ = [
-    "DATA_SETS",
-    "DEFAULT_EPOCHS",
-    "DEFAULT_TRIALS",
-    "FAMILIES",
-    "METRICS",
-    "STRATEGIES",
-    "Budget",
-    "Compare",
-    "Constraint",
-    "DataSpec",
-    "EarlyStopping",
-    "Execution",
-    "Metric",
-    "Split",
-    "StudySpec",
-    "Tracking",
-    "grid_mistakes",
-    "load",
-]
 
 KnownTo = Callable[[str, str | None], Mapping[str, Known]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)

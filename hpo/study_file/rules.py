@@ -13,7 +13,7 @@ from hpo.errors import Mistake
 from hpo.space.domains import Choice, Domain
 from hpo.space.space import GridImpossible, Space
 from hpo.study_file.fields import Found, nearest
-from hpo.study_file.sections import DATA_SETS, StudySpec
+from hpo.study_file.spec import DATA_SETS, StudySpec
 from hpo.study_file.yaml_nodes import clean
 
 LARGEST_GRID: Final = 1_000_000  # without a budget

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpo.study_file.fields import record_schema
-from hpo.study_file.sections import StudySpec
+from hpo.study_file.spec import StudySpec
 
 FILE: Final = Path(__file__).with_name("study.schema.json")
 

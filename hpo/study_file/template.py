@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hpo.study_file.sections import DEFAULT_TRIALS
+from hpo.study_file.spec import DEFAULT_TRIALS
 
 TEXT: Final = """\
 # A study of hpo. `hpo run study.yaml` searches, `hpo check study.yaml` looks before, `mlflow ui` shows what happened.

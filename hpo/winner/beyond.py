@@ -14,7 +14,7 @@ from hpo.core import Params, State, Study, Trial
 from hpo.journal import Journal
 from hpo.strategies.given import Asked
 from hpo.strategies.points import point
-from hpo.study_file.reader import Budget
+from hpo.study_file.spec import Budget
 
 META = "beyond"
 

@@ -15,7 +15,7 @@ from hpo.errors import BadInput, Mistake
 from hpo.formatting import count, decimals
 from hpo.models.parameters import prefix_safe
 from hpo.strategies.given import standing
-from hpo.study_file.reader import StudySpec
+from hpo.study_file.spec import StudySpec
 
 
 @dataclass(frozen=True, slots=True)

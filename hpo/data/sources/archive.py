@@ -22,7 +22,7 @@ from hpo.data.sources import labels, memory
 from hpo.data.sources.contents import Array, Contents, Shape, chosen, rows_a_block
 from hpo.data.sources.pixels import fitted, fitted_shape
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, OSError)
 HOW = "np.savez(path, X=images, y=labels)"

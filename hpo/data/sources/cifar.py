@@ -19,7 +19,7 @@ from hpo.data.sources import labels
 from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, chosen
 from hpo.data.sources.pixels import fitted, fitted_shape
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 SHAPE = (3, 32, 32)
 MOST_TUPLES = 64

@@ -10,7 +10,7 @@ from hpo.data.sources import archive, cifar, folder, idx
 from hpo.data.sources.contents import Contents, refuse_any
 from hpo.data.sources.images import leads_out
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DATA_SETS, DataSpec
+from hpo.study_file.spec import DATA_SETS, DataSpec
 
 KINDS = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
 

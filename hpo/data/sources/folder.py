@@ -24,7 +24,7 @@ from hpo.data.sources.contents import (
 )
 from hpo.data.sources.images import Header, decode, header, hidden, linked_folder, own, walk
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 PART_NAMES = {
     "train": TRAIN,

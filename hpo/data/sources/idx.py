@@ -23,7 +23,7 @@ from hpo.data.sources import labels, memory
 from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, chosen, refuse_any, rows_a_block
 from hpo.data.sources.pixels import fitted, fitted_shape
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 # also EMNIST's "emnist-letters-train-images-idx3-ubyte.gz"
 NAME = re.compile(

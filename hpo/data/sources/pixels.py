@@ -9,7 +9,7 @@ from PIL import Image
 
 from hpo.data.sources.contents import Array, Shape
 from hpo.errors import BadInput, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 LUMA = (
     19595,

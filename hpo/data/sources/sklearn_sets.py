@@ -17,7 +17,7 @@ from hpo.data.sources import labels, memory
 from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, rows_a_block
 from hpo.data.sources.pixels import fitted, fitted_shape
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.study_file.sections import DataSpec
+from hpo.study_file.spec import DataSpec
 
 HARD_SIZE = 16
 HARD_SEED = 1797
