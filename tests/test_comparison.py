@@ -108,13 +108,6 @@ def test_a_standing_has_the_test_score_of_its_winner_at_the_budget_and_no_other_
     assert compare([other], GOAL, budget=2).standings[0].test is None
 
 
-def test_what_a_person_asked_for_beside_the_search_is_no_candidate_and_free() -> None:
-    story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.9, 0.95, 0.99]), *trained(2, [0.7])]
-    found = curve("random", 3, story, GOAL, aside={1})
-    assert found.points == (Point(2, 1.0, 1, 0.6, 0), Point(3, 1.5, 2, 0.7, 2))
-    assert found.epochs == 3
-
-
 def test_a_curve_is_read_as_steps() -> None:
     one = made("random", 0, (10, 0.5), (20, 0.7))
     assert [one.value(e) for e in (10, 19, 20, 1000)] == [0.5, 0.5, 0.7, 0.7]

@@ -1,9 +1,8 @@
-"""Going on with a trial, fitting the winner again, and training a trial twice: with a trainer that needs no torch."""
+"""Going on with the best trial, fitting the winner again, and training a trial twice: with a trainer that needs no torch."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import GOAL, draw, events, scored
+from made_up import GOAL, events, scored
 from pictures import digits
 
 from hpo import api
@@ -21,36 +20,28 @@ from hpo.commands.run import Visit, run
 from hpo.commands.status import read_result
 from hpo.comparison.curves import curve
 from hpo.core import (
-    DONE,
-    WAIT,
-    Closed,
-    Continue,
     Ended,
     Event,
     Opened,
     Outcome,
-    Paused,
     Report,
     Reported,
     Scored,
-    Start,
     Started,
     State,
     Study,
 )
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Result
-from hpo.errors import BadInput, Conflict
-from hpo.journal import DriverLock, Journal
+from hpo.errors import BadInput
+from hpo.journal import Journal
 from hpo.publishing import publish_best as winner
 from hpo.publishing.publisher import Order, Published
 from hpo.report.document import ReportInput, document
 from hpo.space.space import Space
-from hpo.strategies.given import Given
-from hpo.study_file.spec import Budget, StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
-from hpo.winner import beyond, further
 
 REFIT = {"refit_test_accuracy": 0.9}
 TRAINER = '''
@@ -107,9 +98,6 @@ class Place:
     def visit(self) -> Visit:
         return Visit(self.folder, publish=False)
 
-    def extend(self, spec: StudySpec, trial: int, epochs: int) -> further.Extended:
-        return further.extend(spec, trial, epochs, self.visit)
-
     def witnessed(self) -> list[str]:
         return (self.folder / "witness").read_text().splitlines()
 
@@ -124,169 +112,32 @@ def params_of(result: Result, numbers: Sequence[int]) -> list[dict[str, object]]
     return [dict(result.study.trials[number].params) for number in numbers]
 
 
-# -- extend --------------------------------------------------------------------------------------------------------
-
-
-def test_a_trial_goes_on_from_its_checkpoint_beside_the_studys_target(place: Place) -> None:
-    """The budget was 2 trials; the extension is a third, and a budget of 3 later is three of the search's own."""
-    spec = place.spec()
-    first = place.run(spec)
-    seen = len(place.witnessed())
-    found = place.extend(spec, 0, 2)
-    key = first.study.trials[0].training
-    assert place.witnessed()[seen:] == [f"{key} 4", f"{key} 5"]
-    trial = found.trial
-    assert (trial.number, trial.state, trial.epoch, trial.training) == (2, State.COMPLETE, 5, key)
-    assert trial.reports[:3] == first.study.trials[0].reports
-    assert found.result.study.closed == first.study.closed == "budget"
-
-    later = place.run(place.spec(budget={"trials": 3}))
-    assert len(later.study.trials) == 4
-    reference = Place(place.folder).run(place.spec(name="reference", budget={"trials": 3}))
-    assert params_of(later, [0, 1, 3]) == params_of(reference, [0, 1, 2])
-
-
-def test_extending_twice_by_as_much_is_extending_once(place: Place) -> None:
-    spec = place.spec(budget={"trials": 1})
-    place.run(spec)
-    once, again = place.extend(spec, 0, 1), place.extend(spec, 0, 1)
-    assert (once.known, again.known, len(again.result.study.trials)) == (False, True, 2)
-    assert list(further.lines(again)) == [f"trial 1 is that already: {shown(again.trial.reports[-1])} after 4 epochs"]
-    further_on = place.extend(spec, 1, 2)
-    assert (further_on.trial.epoch, len(place.witnessed())) == (6, 6)
-
-
-def shown(report: Report) -> str:
-    return f"{report.metrics['val_accuracy']:.4g}"
-
-
-def test_what_was_interrupted_rests_until_the_studys_own_run(place: Place) -> None:
-    """A driver that was killed left trial 1 running, after one of its three epochs."""
-    spec = place.spec(budget={"trials": 1})
-    result = place.run(spec)
-    own = place.run(place.spec(name="reference", budget={"trials": 2})).study.trials[1]
-    clock = (result.study.trials[0].ended or 0.0) - 9_000
-    with Journal.open(result.folders.journal) as journal:
-        journal.append(Opened(clock, {}))
-        journal.append(Started(clock, 1, own.params, 0, own.training, result_seed(own.training, place), 3))
-        journal.append(Reported(own.training, replace(own.reports[0], time=clock + 5)))
-    found = place.extend(spec, 0, 1)
-    interrupted = found.result.study.trials[1]
-    assert (interrupted.state, interrupted.epoch) == (State.PAUSED, 1)
-    assert (found.trial.number, found.trial.state, found.result.study.closed) == (2, State.COMPLETE, "interrupted")
-    assert found.result.study.active_seconds < 1_000, "the time since the kill is nobody's"
-    resumed = place.run(place.spec(budget={"trials": 2})).study
-    assert [trial.state for trial in resumed.trials] == [State.COMPLETE] * 3
-    assert resumed.trials[1].params == own.params
-
-
-def result_seed(training: str, place: Place) -> int:
-    folders = read_result(place.spec(name="reference"), place.folder)
-    return folders.study.trainings[training].seed
-
-
-def test_a_budget_in_epochs_does_not_pay_for_an_extension(place: Place) -> None:
-    spec = place.spec(budget={"total_epochs": 6})
-    assert len(place.run(spec).study.trials) == 2
-    found = place.extend(spec, 1, 4)
-    assert found.result.study.epochs == 10
-    assert len(place.run(spec).study.trials) == 3
-    study = place.run(place.spec(budget={"total_epochs": 9})).study
-    assert (len(study.trials), study.epochs) == (4, 13)
-
-
-def test_where_epochs_depend_on_what_follows_all_are_trained_again(place: Place) -> None:
-    spec = place.spec(prefix_safe=False, budget={"trials": 1})
-    place.run(spec)
-    found = place.extend(spec, 0, 2)
-    assert len(place.witnessed()) == 3 + 5
-    assert not found.shared
-    assert next(further.lines(found)).startswith(
-        "trial 1 repeats trial 0 from its first epoch (what trains has changed since, or does not declare that an "
-        "epoch is the same whatever follows): val_accuracy "
-    )
-
-
-def test_a_failed_trial_cannot_be_extended(place: Place) -> None:
-    spec = place.spec(search_space={"rate": [0.95, 0.3], "epochs": 3}, strategy="grid")
-    failed = place.run(spec).study.with_state(State.FAILED)[0]
-    with pytest.raises(BadInput) as caught:
-        place.extend(spec, failed.number, 2)
-    assert str(caught.value) == (
-        f"{place.folder}/studies/made-up/grid-0: only a trial that came through its epochs can be extended, "
-        f"got trial {failed.number}: diverged; `hpo status` and `hpo best` name others"
-    )
-    with pytest.raises(BadInput, match="there must be a trial of that number, got 7; trials: 0 to 1"):
-        place.extend(spec, 7, 2)
-
-
-def test_nothing_is_extended_while_a_driver_has_the_study(place: Place) -> None:
-    spec = place.spec(budget={"trials": 1})
-    lock = DriverLock(place.run(spec).folders.lock)
-    try:
-        with pytest.raises(Conflict, match="one driver a study"):
-            place.extend(spec, 0, 2)
-    finally:
-        lock.release()
-
-
-# -- given points, and what they cost ------------------------------------------------------------------------------
-
-
 def begun(*states: State) -> Study:
-    """Trials of rate 0, 1, ...; a resting or running one has an epoch left."""
-    made: list[Event] = [Opened(0.0, {})]
+    """Trials of rate 0, 1, ... with one epoch each, ended in these states."""
+    events: list[Event] = [Opened(0.0, {})]
     for number, state in enumerate(states):
-        made.append(Started(1.0, number, {"rate": number, "epochs": 2}, 0, f"k{number}", 0, 2))
-        made.append(Reported(f"k{number}", Report(1, {"val_accuracy": 0.5}, 1.0, 2.0)))
-        if state is State.PAUSED:
-            made.append(Paused(3.0, number))
-        elif state is not State.RUNNING:
-            made.append(Ended(3.0, number, state))
-    return Study(made)
+        events.append(Started(1.0, number, {"rate": number, "epochs": 2}, 0, f"k{number}", 0, 2))
+        events.append(Reported(f"k{number}", Report(1, {"val_accuracy": 0.5}, 1.0, 2.0)))
+        events.append(Ended(3.0, number, state))
+    return Study(events)
 
 
-@pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        (State.PAUSED, [Continue(0, 2)]),
-        (State.RUNNING, WAIT),
-        (State.COMPLETE, DONE),
-        (State.FAILED, DONE),
-        (State.PRUNED, [Start({"rate": 0, "epochs": 2}, 2)]),
-    ],
-)
-def test_a_given_point_is_trained_once(state: State, expected: object) -> None:
-    assert Given([({"rate": 0, "epochs": 2}, 0)]).propose(begun(state), 1) == expected
+# -- going on with the best ----------------------------------------------------------------------------------------
 
 
-def test_another_repeat_is_another_point() -> None:
-    given = Given([({"rate": 0, "epochs": 2}, 1), ({"rate": 5, "epochs": 1}, 0)])
-    both = [Start({"rate": 0, "epochs": 2}, 2, 1), Start({"rate": 5, "epochs": 1}, 1)]
-    assert given.propose(begun(State.COMPLETE), 2) == both
-    assert given.propose(begun(State.COMPLETE), 1) == both[:1]
-
-
-def test_a_budget_grows_by_what_an_extension_cost_and_by_nothing_else(tmp_path: Path) -> None:
-    base = Budget(trials=5, total_epochs=50, time=100.0, patience=9)
-    with Journal.open(tmp_path / "journal.db") as journal:
-        for event in events(1, points=[{**draw(random.Random(0)), "learning_rate": 0.01, "epochs": 5}])[:-1]:
-            journal.append(event)
-        first = journal.study()
-        end = first.trials[0].reports[-1].time
-        journal.append(Closed(end, "budget"))
-        assert beyond.enlarged(base, journal, journal.study()) == base
-        longer = {**first.trials[0].params, "epochs": 7}
-        beyond.note(journal, first, [(longer, 0)])
-        key = first.trials[0].training
-        journal.append(Opened(end + 1_000, {}))
-        journal.append(Started(end + 1_002, 1, longer, 0, key, 0, 7))
-        for epoch in (6, 7):
-            journal.append(Reported(key, Report(epoch, {}, 1.0, end + 1_000 + epoch)))
-        journal.append(Ended(end + 1_010, 1, State.COMPLETE))
-        journal.append(Closed(end + 1_020, "budget"))
-        found = beyond.enlarged(base, journal, journal.study())
-    assert found == Budget(trials=6, total_epochs=52, time=pytest.approx(120.0), patience=11)
+@pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
+def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: Place, strategy: str) -> None:
+    rates = {"choices": [round(0.1 + 0.05 * step, 2) for step in range(15)]}
+    spec = place.spec(strategy=strategy, search_space={"rate": rates, "epochs": [2, 3]}, budget={"trials": 12})
+    best = place.run(spec).best
+    before = len(place.witnessed())
+    longer = {"strategy": strategy, "search_space": {"rate": rates, "epochs": [2, 3, 6]}, "budget": {"trials": 13}}
+    result = place.run(place.spec(**longer))
+    assert result.study.trials[12].params == {**best.params, "epochs": 6}
+    assert place.witnessed()[before:] == [f"{best.training} {epoch}" for epoch in range(best.epoch + 1, 7)]
+    again = place.run(place.spec(**{**longer, "budget": {"trials": 14}}))
+    assert again.study.trials[13].params != result.study.trials[12].params
+    assert again.study.trials[:13] == result.study.trials[:13]
 
 
 # -- reproduce -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The verbs about what a search has found: best, extend, reproduce, predict. `register` puts them into a group."""
+"""The verbs about what a search has found: best, reproduce, predict. `register` puts them into a group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIAL = click.argument("trial", type=int)
 
 
 def register(cli: click.Group) -> None:
-    for command in (best, extend, reproduce, predict):
+    for command in (best, reproduce, predict):
         cli.add_command(command)
 
 
@@ -68,44 +68,6 @@ def best(
         click.echo(json.dumps(result_json(result), indent=2))
     elif not (script or refit):
         show_trial(result, result.best.number, False)
-
-
-@click.command()
-@TRIAL
-@STUDY
-@common
-@click.option("--epochs", type=click.IntRange(min=1), required=True, metavar="N", help="How many more.")
-@click.option("--workers", metavar="N", default="1", show_default=True)
-@click.option("--device", help="auto, cpu, cuda or cuda:1.")
-def extend(
-    trial: int,
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    epochs: int,
-    workers: str,
-    device: str | None,
-) -> None:
-    """Train TRIAL so many epochs further, as a new trial beside the study's target."""
-    from hpo import api
-    from hpo.cli.summary import best_lines
-    from hpo.commands.run import Visit
-    from hpo.engine import reading
-    from hpo.terminal import Terminal
-    from hpo.winner import further
-
-    spec = read(study, sets, {"strategy": strategy, "workers": workers, "device": device}, seed)
-    terminal = Terminal()
-    with api.console_of(terminal, spec) as console:
-        visit = Visit(reading.state_folder(spec, state), listeners=[console.hear], environ=os.environ)
-        found = further.extend(spec, trial, epochs, visit)
-    for line in (*further.lines(found), *best_lines(found.result)):
-        terminal.print(line, highlight=False, soft_wrap=True, markup=False)
-    if found.result.stopped_by:
-        sys.exit(128 + found.result.stopped_by)
-    sys.exit(NoResult.exit_code if found.trial.error else 0)
 
 
 @click.command()

@@ -39,7 +39,6 @@ from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Compare, StudySpec
 from hpo.terminal import Terminal
 from hpo.training import scoring
-from hpo.winner import beyond
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
@@ -119,7 +118,7 @@ def refuse(specs: Sequence[StudySpec]) -> None:
         place, rule = specs[0].place("compare.strategies"), "must be two or more, to compare anything"
         mistakes.append(Mistake(place, rule, specs[0].strategy, "write [bayesian, random]"))
     budget = specs[0].budget.total_epochs or 0
-    longest = max(epochs_of(specs[0].space.sample(random.Random(seed))) for seed in range(100))
+    longest = specs[0].space.longest
     if budget < longest:
         rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
         key = "total_epochs" if "budget.total_epochs" in specs[0].places else "trials"
@@ -131,8 +130,7 @@ def refuse(specs: Sequence[StudySpec]) -> None:
 def told(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> Curve:
     with Journal.open(result.folders.journal, read_only=True) as journal:
         events: Sequence[Event] = [event for _, event in journal.events()]
-        aside = beyond.aside(journal, result.study)
-    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh, aside)
+    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
 
 
 def winners(results: Sequence[Result], budget: int) -> list[tuple[Result, Trial]]:

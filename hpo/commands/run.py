@@ -21,7 +21,7 @@ from types import FrameType
 
 from hpo import provenance
 from hpo.commands.run_listeners import Outlook
-from hpo.core import Params, Paused, State, Study, Value, digest
+from hpo.core import EPOCHS, Params, Value, digest
 from hpo.data import dataset as data
 from hpo.data.dataset import Dataset
 from hpo.engine import components as assembly
@@ -34,11 +34,9 @@ from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
 from hpo.space.space import Space
-from hpo.strategies.given import Asked, Given
 from hpo.strategies.points import random_points
-from hpo.study_file.spec import Budget, StudySpec
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.uri import without_password
-from hpo.winner import beyond
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +48,7 @@ class Visit:
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
     parallel: the most trials of one study at a time; milestone: epochs after which all of a study rests once;
     publish: log the winner's model and write a report for each study;
-    group: the title of the comparison these studies are part of; given: train these points and nothing else, beside
-    the study's target.
+    group: the title of the comparison these studies are part of.
     """
 
     state: Path
@@ -61,7 +58,6 @@ class Visit:
     milestone: int | None = None
     publish: bool = True
     group: str | None = None
-    given: Sequence[Asked] = ()
     listeners: Sequence[Listener] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,6 +140,8 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
     hit("lock.held")
     journal = stack.enter_context(Journal.open(folders.journal))
     refuse_changes(spec, folders, journal)
+    if (space := journal.get("space")) is not None:
+        lengthen(spec, Space.from_record(json.loads(space)), journal)
     hit("journal.open")
     journal.put("study", json.dumps(spec.fixed()))
     journal.put("space", json.dumps(spec.space.record()))
@@ -180,14 +178,27 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
 
 
+def lengthen(spec: StudySpec, before: Space, journal: Journal) -> None:
+    """Where `epochs` became longer, the best point at its new longest value comes next: it goes on from its checkpoint.
+
+    Kept in the journal, so that every later run has the same points.
+    """
+    best = spec.metric.as_goal().best(journal.study().trials)
+    if best is not None and spec.space.longest > before.longest:
+        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: spec.space.longest}]))
+
+
+def longer(journal: Journal) -> list[Params]:
+    points: list[Params] = json.loads(journal.get("longer") or "[]")
+    return points
+
+
 def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search:
     """The study as its journal says it, ready to go on."""
-    study = journal.study()
-    if visit.given:
-        return open_aside(parts, journal, study, visit.given)
-    budget = replace(parts.spec.budget, trials=target_trials(parts.spec, journal, visit.trials))
-    budget = beyond.enlarged(budget, journal, study)
-    goal = parts.spec.metric.as_goal()
+    study, spec = journal.study(), parts.spec
+    budget = replace(spec.budget, trials=target_trials(spec, journal, visit.trials))
+    parts = replace(parts, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
+    goal = spec.metric.as_goal()
     return Search(
         study,
         parts.strategy(),
@@ -200,17 +211,6 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
         history=(event for _, event in journal.events()),
         milestone=visit.milestone,
     )
-
-
-def open_aside(parts: assembly.Parts, journal: Journal, study: Study, given: Sequence[Asked]) -> Search:
-    """The study with nothing to do but what was asked for; what was running rests until its own next run."""
-    beyond.note(journal, study, given)
-    goal, name = replace(parts.spec.metric.as_goal(), target=None), journal.path.parent.name
-    identity = parts.identity()
-    search = Search(study, Given(given), goal, Budget(), identity, journal.append, name=name, resumes=False)
-    for trial in study.with_state(State.RUNNING):
-        search.record(Paused(trial.reports[-1].time if trial.reports else trial.started, trial.number))
-    return search
 
 
 def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:

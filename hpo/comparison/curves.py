@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,36 +24,26 @@ class Point(NamedTuple):
     best: int
 
 
-def best_so_far(events: Iterable[Event], goal: Goal, aside: Collection[int] = ()) -> list[Point]:
+def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
     """A point for each trial that ended, from the first complete one on.
 
     Epochs are those of distinct trainings, as `Study.epochs` counts them; an epoch that another study had trained is
-    charged all the same, with the seconds it took there. Only complete trials are candidates. aside: trials that a
-    person asked for beside the search, as by `extend`: no candidates, and free of charge.
+    charged all the same, with the seconds it took there. Only complete trials are candidates.
     """
     study, epochs, seconds, best, whose = Study(), 0, 0.0, math.inf, -1
     points: list[Point] = []
     for event in events:
         study.apply(event)
-        if isinstance(event, Reported) and is_charged(study, event, aside):
+        if isinstance(event, Reported):
             epochs += 1
             seconds += event.report.seconds
-        elif isinstance(event, Ended) and event.trial not in aside:
-            begun = sum(trial.number not in aside for trial in study.trials)
+        elif isinstance(event, Ended):
             score = goal.score(study.trials[event.trial])[0]
             if event.state is State.COMPLETE and math.isfinite(score) and score < best:
                 best, whose = score, event.trial
             if best < math.inf:
-                points.append(Point(epochs, seconds, begun, -best if goal.maximize else best, whose))
+                points.append(Point(epochs, seconds, len(study), -best if goal.maximize else best, whose))
     return points
-
-
-def is_charged(study: Study, event: Reported, aside: Collection[int]) -> bool:
-    """Whether the search itself waited for this epoch."""
-    if not aside:
-        return True
-    readers = study.readers(event.training)
-    return any(trial.number not in aside and trial.state is State.RUNNING for trial in readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +81,12 @@ def curve(
     events: Sequence[Event],
     goal: Goal,
     fresh: Mapping[int, Sequence[float]] | None = None,
-    aside: Collection[int] = (),
 ) -> Curve:
     """The curve of one journal, with the test scores it holds."""
-    study, epochs = Study(), 0
-    for event in events:
-        study.apply(event)
-        epochs += isinstance(event, Reported) and is_charged(study, event, aside)
+    study = Study(events)
     name = "test_" + goal.metric.removeprefix("val_")
     tests = {score.trial: score.metrics[name] for score in study.scores if name in score.metrics}
-    return Curve(strategy, seed, tuple(best_so_far(events, goal, aside)), epochs, tests, fresh or {})
+    return Curve(strategy, seed, tuple(best_so_far(events, goal)), study.epochs, tests, fresh or {})
 
 
 def on_grid(curves: Sequence[Curve], grid: Sequence[int] | Floats) -> Floats:

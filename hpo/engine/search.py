@@ -19,7 +19,7 @@ class Search:
 
     identity names the training of a point; journal writes an event before the study takes it in;
     parallel: the most trials that may run at a time (None: as many as there are workers), in virtual time if more than
-    one, which goes on from its history; resumes: whether what rests goes on by itself; milestone: epochs at which all
+    one, which goes on from its history; milestone: epochs at which all
     comes to rest before more are spent, so that the study is then what one with this budget is at its end.
     """
 
@@ -33,13 +33,12 @@ class Search:
         journal: Callable[[Event], object] = lambda event: None,
         parallel: int | None = None,
         name: str = "",
-        resumes: bool = True,
         history: Iterable[Event] = (),
         milestone: int | None = None,
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
-        self.resumes, self.milestone = resumes, milestone
+        self.milestone = milestone
         self.time = VirtualTime(history) if parallel is not None and parallel > 1 else None
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
@@ -89,12 +88,12 @@ class Search:
     def interrupted(self) -> list[Trial]:
         """Trials that rest before the epoch they were to reach, the last first: what ran when a driver ended goes before what
         had no budget left."""
-        trials = [self.study.trials[number] for number in reversed(self.study.paused) if self.resumes]
+        trials = [self.study.trials[number] for number in reversed(self.study.paused)]
         return [trial for trial in trials if trial.epoch < trial.until]
 
     def finalist(self) -> Trial | None:
         """The best resting trial, as long as none is complete: early stopping may have paused them all."""
-        resting = [self.study.trials[number] for number in self.study.paused if self.resumes]
+        resting = [self.study.trials[number] for number in self.study.paused]
         return self.goal.best(resting) if self.best is None else None
 
     # -- budget

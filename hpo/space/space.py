@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hpo.core import Params, Value
+from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Known, Parameter, Range, show
 from hpo.space.grid import Grid, GridImpossible
@@ -58,6 +58,12 @@ class Space:
             if all(c.name in certain and _always(c, certain[c.name]) for c in parameter.when):
                 certain[parameter.name] = parameter.domain
         return {name: domain.level(0) for name, domain in certain.items() if domain.levels == 1}
+
+    @property
+    def longest(self) -> int:
+        """The most epochs that a point of this space trains for."""
+        domain = self[EPOCHS].domain
+        return max(int(value) for value in domain.values) if isinstance(domain, Choice) else int(domain.high)
 
     # -- points ------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import Decision, Params, Rest, Start, State, Study, Trial, Value, digest, epochs_of
 from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
-from hpo.strategies.points import Problem, Stream, point, random_points
+from hpo.strategies.points import Problem, Stream, point, random_points, start_points
 
 NAME = "mirror"
 STARTUP = 10  # trials before TPE has anything to go by
@@ -41,13 +41,14 @@ class Bayesian:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
+        self._first = {point(params) for params in start_points(problem)}
         self._stream = Stream(lambda: random_points(problem))
         self._mirror = _Mirror(problem)
 
     def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
         tried = self._stream.tried(study)
         number = len(study)
-        if number >= max(STARTUP, len(self._problem.start_with)):
+        if number >= STARTUP and tried >= self._first:
             self._mirror.follow(study)
             for attempt in range(MOST_ASKS):
                 params = self._mirror.ask(number, attempt)
@@ -160,7 +161,7 @@ class Coordinate:
         return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)
 
     def coordinate(self, value: Value) -> Value | None:
-        """The value as told to Optuna; None for one outside the space, as after `extend`."""
+        """The value as told to Optuna; None for one outside the space."""
         return self.domain.index(value) if self._by_index else self.domain.coerce(value)
 
     def suggest(self, trial: optuna.Trial, parameter: Parameter) -> Value:
