@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import pickle
 import re
 import subprocess
@@ -19,11 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpo.data import dataset as data
-from hpo.data import saving, splits
+from hpo.data import splits
 from hpo.data.dataset import Dataset, load
 from hpo.data.normalization import EPSILON, standards
 from hpo.data.sources.contents import TEST, TRAIN, VAL
 from hpo.errors import BadInput, EnvironmentFailed
+from hpo.files import replace_folder
 from hpo.study_file.spec import DataSpec, Split
 
 DIGITS = DataSpec("digits")
@@ -423,7 +423,7 @@ def test_the_slower_of_two_that_save_the_same_leaves_the_faster_ones_files(tmp_p
         dataset.save(folder)
         written.append((folder / "images.npy").stat().st_ino)
 
-    saving.put(folder, slow, lambda there: data._digest_at(there) == dataset.digest)
+    replace_folder(folder, slow, lambda there: data._digest_at(there) == dataset.digest)
     assert [(folder / "images.npy").stat().st_ino] == written
 
 
@@ -436,20 +436,8 @@ def test_two_that_replace_the_same_folder_take_turns(tmp_path: Path) -> None:
         other._write(made)
         one.save(folder)  # somebody else puts something there meanwhile
 
-    saving.put(folder, slow, lambda there: data._digest_at(there) == other.digest)
+    replace_folder(folder, slow, lambda there: data._digest_at(there) == other.digest)
     assert same(Dataset.open(folder), other)
-
-
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    left, living = (tmp_path / f"{saving._mine()}{pid}-x" for pid in (int(dead.stdout), os.getpid()))
-    for folder in (left, living):
-        (folder / "new").mkdir(parents=True)
-    load(some(tmp_path), 0).save(tmp_path / "saved")
-    assert not left.exists()
-    assert living.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data import saving, splits
+from hpo.data import splits
 from hpo.data.normalization import standards
 from hpo.data.sources import memory as machine
 from hpo.data.sources.contents import PARTS, TRAIN, Array, Contents, refuse_any, rows_a_block
 from hpo.data.sources.detect import find
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.files import replace_folder
 from hpo.study_file.spec import DATA_SETS, DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
@@ -84,7 +85,7 @@ class Dataset:
         """
         if _digest_at(folder) != self.digest:
             try:
-                saving.put(folder, self._write, lambda there: _digest_at(there) == self.digest)
+                replace_folder(folder, self._write, lambda there: _digest_at(there) == self.digest)
             except OSError as error:
                 why = error.strerror or type(error).__name__
                 mistake = Mistake(str(folder), "cannot be written", why, "make room there or choose another --state")
@@ -114,8 +115,7 @@ class Dataset:
     def _write(self, folder: Path) -> None:
         arrays = (self.images, self.targets, self.train, self.val, self.test)
         for name, array in zip(ARRAYS, arrays, strict=True):
-            with saving.synced(folder / f"{name}.npy") as file:
-                np.save(file, array, allow_pickle=False)
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
         told = {
             "name": self.name,
             "classes": self.classes,
@@ -124,8 +124,7 @@ class Dataset:
             "digest": self.digest,
             "resize": self.resize,
         }
-        with saving.synced(folder / DESCRIPTION) as file:
-            file.write(json.dumps(told, indent=1).encode())
+        (folder / DESCRIPTION).write_text(json.dumps(told, indent=1), "utf-8")
 
 
 def load(source: DataSpec, seed: int, cache: Path | None = None, *, memory: int | None = None) -> Dataset:

@@ -26,12 +26,12 @@ import ray
 import hpo
 from hpo import provenance
 from hpo.core import Broke, Job, Message, Outcome, Reported, Train
-from hpo.data import saving
 from hpo.data.dataset import DESCRIPTION
 from hpo.errors import EnvironmentFailed, HpoError, Mistake
 from hpo.execution.job_runner import Bench, one_line
 from hpo.execution.scratch import Scratch
 from hpo.execution.worker import memory_limit
+from hpo.files import replace_folder
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
@@ -170,7 +170,7 @@ class RayWorker:
                 if _digest(place) != cargo.digest:
                     if cargo.files is None:
                         return None
-                    saving.put(place, lambda new: _unpack(cargo, new), lambda there: _digest(there) == cargo.digest)
+                    replace_folder(place, lambda new: _unpack(cargo, new), lambda there: _digest(there) == cargo.digest)
         except OSError as error:
             why = f"{cargo.folder}, and no copy can be kept in {error.filename}: {error.strerror}"
             raise EnvironmentFailed(
@@ -248,8 +248,7 @@ def pack(cargo: Cargo) -> Cargo:
 def _unpack(cargo: Cargo, folder: Path) -> None:
     assert cargo.files is not None
     for name, content in cargo.files.items():
-        with saving.synced(folder / name) as file:
-            file.write(memoryview(ray.get(content)))
+        (folder / name).write_bytes(memoryview(ray.get(content)))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,0 +1,89 @@
+"""Files and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hpo import files
+from hpo.files import alive, replace_file, replace_folder, sweep
+
+
+def dead() -> int:
+    """The pid of a process that is gone."""
+    command = [sys.executable, "-c", "import os; print(os.getpid())"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def filled(content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "a").write_text(content)
+
+    return write
+
+
+def test_a_file_is_replaced_at_the_end_of_the_block_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a.npz"
+    for content in ("first", "second"):
+        before = path.read_text() if path.exists() else None
+        with replace_file(path) as draft:
+            draft.write_text(content)
+            assert (path.read_text() if path.exists() else None) == before
+        assert path.read_text() == content
+    assert draft.suffix == ".npz"  # NumPy would add another
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_raises_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def write(content: Iterator[str]) -> None:
+        with replace_file(tmp_path / "a") as draft, draft.open("w") as file:
+            file.writelines(content)
+
+    with pytest.raises(ZeroDivisionError):
+        write(str(1 // number) for number in (1, 0))
+    assert (tmp_path / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_folder_is_replaced_unless_what_is_there_is_good(tmp_path: Path) -> None:
+    folder = tmp_path / "below" / "saved"
+    for content in ("first", "second"):
+        replace_folder(folder, filled(content), lambda _: False)
+        assert (folder / "a").read_text() == content
+    replace_folder(folder, filled("third"), lambda there: (there / "a").read_text() == "second")
+    assert (folder / "a").read_text() == "second"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    replace_folder(folder, filled("old"), lambda _: False)
+    with pytest.raises(IsADirectoryError):
+        replace_folder(folder, lambda new: new.write_text("in the way"), lambda _: False)  # type: ignore[arg-type, return-value]
+    assert (folder / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    left, living = (tmp_path / f"{files._draft_prefix()}{pid}-x" for pid in (dead(), os.getpid()))
+    for folder in (left, living):
+        (folder / "new").mkdir(parents=True)
+        folder.with_name(f"{folder.name}-file").touch()
+    (tmp_path / f"{files._draft_prefix()}who-x").touch()
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [living, living.with_name(f"{living.name}-file"), tmp_path / f"{files._draft_prefix()}who-x"]
+    )
+
+
+def test_a_process_is_alive_until_it_is_gone() -> None:
+    assert alive(os.getpid())
+    assert alive(os.getppid())
+    assert not alive(dead())
