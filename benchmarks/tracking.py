@@ -52,12 +52,14 @@ def events(trials: int, epochs: int, now: float = 1.7e9) -> Iterator[Event]:
     yield Closed(now, "budget")
 
 
-def written(folder: Path, trials: int, epochs: int) -> tracking.Feed:
+def written(folder: Path, trials: int, epochs: int) -> tracking.TrackedStudy:
     folder.mkdir(parents=True)
     with Journal.open(folder / "journal.db") as journal:
         for event in events(trials, epochs):
             journal.append(event)
-    return tracking.Feed(folder / "journal.db", "bench", "random", 0, Goal(), columns=("learning_rate", "width"))
+    return tracking.TrackedStudy(
+        folder / "journal.db", "bench", "random", 0, Goal(), columns=("learning_rate", "width")
+    )
 
 
 def tracked(folder: Path, uri: str, trials: int, epochs: int) -> tuple[float, float]:
@@ -93,7 +95,7 @@ def delayed(folder: Path, uri: str, epochs: int) -> tuple[float, float]:
         place = folder / f"delay-{live}"
         place.mkdir(parents=True)
         with Journal.open(place / "journal.db") as journal:
-            feed = tracking.Feed(place / "journal.db", "bench", "grid", int(live), Goal())
+            feed = tracking.TrackedStudy(place / "journal.db", "bench", "grid", int(live), Goal())
             tracker = tracking.Tracker([feed], uri)
             if live:
                 tracker.start()

@@ -28,7 +28,7 @@ from hpo.core import (
     Study,
 )
 from hpo.tracking.delivery import Delivery, Found, Gone, Outage
-from hpo.tracking.runs import Change, Feed, Point, Progress, Run, finite
+from hpo.tracking.runs import Change, Point, Progress, Run, TrackedStudy, finite
 from hpo.tracking.sync import Courier
 
 GOAL = Goal("val_accuracy")
@@ -245,14 +245,14 @@ studies = st.lists(st.integers(0, 1_000), max_size=40).map(scripted)
 # -- deliveries --------------------------------------------------------------------------------------------------
 
 
-def feed(folder: Path, **changes: object) -> Feed:
+def feed(folder: Path, **changes: object) -> TrackedStudy:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "journal.db").touch()
-    made = Feed(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
+    made = TrackedStudy(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def courier(server: FakeMlflow, one: Feed, events: list[Event], driver: str = "elsewhere:1") -> Courier:
+def courier(server: FakeMlflow, one: TrackedStudy, events: list[Event], driver: str = "elsewhere:1") -> Courier:
     delivery = Delivery(one, "target", "someone", driver, lambda path: ListJournal(events))
     return Courier([delivery], server.connect, lambda: 1_800_000_000.0)
 
@@ -269,7 +269,7 @@ def until_well(sender: Courier, live: bool, files: bool = False, most: int = 200
     raise AssertionError(f"still in trouble after {most} rounds: {sender.trouble}")
 
 
-def check_delivered(runs: Sequence[Kept], one: Feed, events: Sequence[Event], live: bool) -> None:
+def check_delivered(runs: Sequence[Kept], one: TrackedStudy, events: Sequence[Event], live: bool) -> None:
     """What MLflow holds is what the events say: nothing missing, nothing doubled, every status right."""
     study, progress, points = Study(), Progress(one.goal), []
     for event in events:

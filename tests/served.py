@@ -30,7 +30,8 @@ from hpo.journal import Journal
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
 from hpo.study_file.spec import Budget
-from hpo.tracking.tracker import ENVIRONMENT, Feed, Tracker
+from hpo.tracking.runs import TrackedStudy
+from hpo.tracking.tracker import ENVIRONMENT, Tracker
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
     uri = os.environ["MLFLOW_TRACKING_URI"]
     os.environ.update(ENVIRONMENT)
     told.folder.mkdir(parents=True)
-    feed = Feed(told.folder / "journal.db", told.folder.name, "random", 3, Goal())
+    feed = TrackedStudy(told.folder / "journal.db", told.folder.name, "random", 3, Goal())
     executor = LocalExecutor(told.slots)
     executor.begin([fakes.Fake(pause=told.pause, saves=False)])
     tracker = Tracker([feed], uri)

@@ -39,7 +39,7 @@ from hpo.core import Broke, Goal, Job, Message, Opened, Outcome, Rested, Retried
 from hpo.execution.local import LocalExecutor
 from hpo.failpoints import NAMES
 from hpo.journal import Journal
-from hpo.tracking.tracker import Feed
+from hpo.tracking.runs import TrackedStudy
 from hpo.training import checkpoints
 
 SEED = int(os.environ.get("FAULT_SEED", "0"))
@@ -340,7 +340,7 @@ def check_whole(folder: Path, said: Said, trials: int = 6) -> Study:
     orders = [line.split() for line in (folder / "published").read_text().splitlines()]
     assert all(order == [str(best.number), str(best.epoch), str(best.epoch)] for order in orders)
     runs = [run for run in stored(folder / "mlflow.pickle").values() if not run.deleted]
-    feed = Feed(journal_of(folder), "whole", "random", 0, Goal())
+    feed = TrackedStudy(journal_of(folder), "whole", "random", 0, Goal())
     check_delivered(runs, feed, events, live=False)
     assert {run.status for run in runs} == {"FINISHED"}
     run = journal_of(folder).parent

@@ -22,7 +22,7 @@ from hpo.journal import Journal
 from hpo.tracking import tracker as tracking
 from hpo.tracking import views
 from hpo.tracking.delivery import Delivery, Gone, Outage
-from hpo.tracking.runs import Change, Feed, Point, Run
+from hpo.tracking.runs import Change, Point, Run, TrackedStudy
 from hpo.tracking.sync import Courier
 
 __all__ = ["mlflow_server"]
@@ -35,7 +35,7 @@ def _mlflow_behaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
-def sender_to(uri: str, one: Feed, script: Script) -> Courier:
+def sender_to(uri: str, one: TrackedStudy, script: Script) -> Courier:
     delivery = Delivery(one, "target", "someone", "elsewhere:1", lambda path: ListJournal(script.events))
     tags = views.tags(one.goal, one.columns)
     return Courier([delivery], lambda: mlflow_store.connect(uri, one.experiment_name, tags), lambda: 1.8e9)

@@ -20,7 +20,8 @@ from test_faults import check_whole, journal_of, whole
 from hpo.cli.main import cli
 from hpo.commands.report import report_input
 from hpo.commands.run import take_over
-from hpo.commands.run_listeners import feed, serve_ui
+from hpo.commands.sync import tracked_study
+from hpo.commands.ui import serve_ui
 from hpo.core import Job
 from hpo.execution.job_runner import Bench
 from hpo.files import Folders
@@ -165,7 +166,7 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
         told = report_input(one, place, {})
         assert journal.get("text") == text.replace("hunter2", "***")
     assert "hunter2" not in repr(told)
-    assert "hunter2" not in repr(feed(one, place).texts)
+    assert "hunter2" not in repr(tracked_study(one, place).texts)
     assert all(b"hunter2" not in path.read_bytes() for path in place.study.rglob("*") if path.is_file())
 
 

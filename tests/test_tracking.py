@@ -43,7 +43,7 @@ from hpo.journal import Journal
 from hpo.tracking import sync as courier_module
 from hpo.tracking import tracker as tracking
 from hpo.tracking.delivery import Outage
-from hpo.tracking.runs import LONGEST_PARAM, Feed, Group, Progress, legal, note
+from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, Progress, TrackedStudy, legal, note
 from hpo.tracking.uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
@@ -57,7 +57,7 @@ def parent(server: FakeMlflow) -> Kept:
     return next(run for run in server.alive() if run.tags["hpo.kind"] == "study")
 
 
-def delivered(folder: Path, script: Script, live: bool = False, one: Feed | None = None) -> FakeMlflow:
+def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
     server = FakeMlflow()
     sender = courier(server, one or feed(folder), script.events)
     until_well(sender, live, files=True)
@@ -513,9 +513,9 @@ def fake_kill(pid: int, signal: int) -> None:
 
 
 def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None:
-    server, group = FakeMlflow(), Group("digits/random,grid/0", "comparison")
+    server, info = FakeMlflow(), ComparisonInfo("digits/random,grid/0", "comparison")
     scripts = [Script(), Script(now=1_700_001_000.0)]
-    feeds = [feed(tmp_path / name, strategy=name, group=group) for name in ("random", "grid")]
+    feeds = [feed(tmp_path / name, strategy=name, comparison=info) for name in ("random", "grid")]
     for again in (False, True):
         for script in scripts:
             script.add(Opened(script.tick(), {})) if again else None
@@ -537,7 +537,7 @@ def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None
     assert {server.runs[run.tags["mlflow.parentRunId"]].name for run in studies_of} == {"comparison"}
 
 
-def made(one: Feed, events: list[Event]) -> courier_module.Delivery:
+def made(one: TrackedStudy, events: list[Event]) -> courier_module.Delivery:
     return courier(FakeMlflow(), one, events).deliveries[0]
 
 
@@ -578,7 +578,7 @@ def test_a_text_cannot_leave_the_artifacts(tmp_path: Path) -> None:
 # -- the thread ----------------------------------------------------------------------------------------------------
 
 
-def journaled(folder: Path, script: Script) -> tuple[Feed, Journal]:
+def journaled(folder: Path, script: Script) -> tuple[TrackedStudy, Journal]:
     one = replace(feed(folder), journal=folder / "real" / "journal.db")
     journal = Journal.open(one.journal)
     for event in script.events:

@@ -239,11 +239,11 @@ def sync(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], timeout: float
 ) -> None:
     """Deliver to MLflow what it missed while it was away."""
-    from hpo.commands.run_listeners import deliver
+    from hpo.commands.sync import sync_all
     from hpo.engine import reading
 
     spec = read(study, sets, {"strategy": strategy}, seed)
-    click.echo(deliver(spec, reading.state_folder(spec, state), timeout))
+    click.echo(sync_all(spec, reading.state_folder(spec, state), timeout))
 
 
 @cli.command()
@@ -280,7 +280,7 @@ def ui(
     study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], port: int
 ) -> None:
     """Open MLflow on this study's store, on the loopback address."""
-    from hpo.commands.run_listeners import serve_ui
+    from hpo.commands.ui import serve_ui
     from hpo.engine import reading
 
     spec = read(study, sets, {"strategy": strategy}, seed)

@@ -20,7 +20,7 @@ from pathlib import Path
 from hpo.commands.compare_progress import Watch
 from hpo.commands.confirm import fresh_values
 from hpo.commands.run import Visit, run_all
-from hpo.commands.run_listeners import deliver_all
+from hpo.commands.sync import sync_these
 from hpo.comparison import text as verdicts
 from hpo.comparison.compare import Comparison, Said, compare
 from hpo.comparison.curves import Curve, curve
@@ -235,7 +235,7 @@ def run_comparison(
     with Watch(terminal, spec) as watch:
         visit = Visit(place, fresh, listeners=[watch.hear], environ=os.environ)
         found = compare_strategies(spec, visit, rescore)
-    deliver_all(spec, [result.folders for result in found.results], place)
+    sync_these(spec, [result.folders for result in found.results])
     if as_json:
         print(json.dumps(verdicts.as_json(found.comparison) | {"report": str(found.report)}, indent=2))
         return

@@ -19,8 +19,8 @@ import numpy as np
 
 from hpo.commands import single_run as alone
 from hpo.commands.run import load_data
-from hpo.commands.run_listeners import feed
 from hpo.commands.single_run import Heard
+from hpo.commands.sync import tracked_study
 from hpo.core import Broke, Job, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset
 from hpo.data.normalization import standards
@@ -33,7 +33,8 @@ from hpo.journal import DriverLock, Journal
 from hpo.publishing.publish_best import PATIENCE
 from hpo.publishing.publisher import Order, Published, publish
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.tracker import Tracker, tracking_uri
+from hpo.tracking.tracker import Tracker
+from hpo.tracking.uri import tracking_uri
 from hpo.training import checkpoints
 
 ALIAS = "refit"
@@ -145,7 +146,7 @@ def _publish(plan: _Plan, data: Dataset, environ: Mapping[str, str], stack: Exit
     spec, uri, run = plan.spec, "", None
     if spec.tracking.enabled:
         uri = tracking_uri(spec.tracking.uri, plan.folders.state, environ, spec.place("tracking.uri"))
-        source = feed(spec, plan.folders)
+        source = tracked_study(spec, plan.folders)
         tracker = Tracker([source], uri)
         tracker.start()
         stack.callback(tracker.close)

@@ -15,7 +15,8 @@ from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing.publisher import Order, Published, publish
-from hpo.tracking.tracker import Feed, Tracker
+from hpo.tracking.runs import TrackedStudy
+from hpo.tracking.tracker import Tracker
 from hpo.training import checkpoints
 
 PUBLISHED = "published"  # the journal's note of what was published last
@@ -28,7 +29,7 @@ def declare(
     search: Search,
     executor: Executor,
     journal: Journal,
-    outlet: tuple[Tracker, Feed] | None,
+    outlet: tuple[Tracker, TrackedStudy] | None,
 ) -> Published | None:
     """Publish the best trial's model if it is another than last time. None where there is nothing to publish."""
     best, goal = search.goal.best(search.study.trials), search.goal

@@ -18,11 +18,11 @@ from hpo.core import Closed, Continued, Ended, Event, Opened, Paused, Reported, 
 from hpo.tracking.runs import (
     RUNNING,
     Change,
-    Feed,
     Identity,
     Point,
     Progress,
     Run,
+    TrackedStudy,
     identity,
     score_points,
     study_run,
@@ -87,7 +87,7 @@ class Reader(Protocol):
 class Delivery:
     """One study on its way to one target. Used by one thread; `cursor` and `pending` may be read by others."""
 
-    def __init__(self, feed: Feed, target: str, user: str, driver: str, read: Callable[[Path], Reader]) -> None:
+    def __init__(self, feed: TrackedStudy, target: str, user: str, driver: str, read: Callable[[Path], Reader]) -> None:
         self.feed, self.target, self.user, self.driver, self._read = feed, target, user, driver, read
         self.who: Identity | None = None
         self.parent: str | None = None

@@ -52,7 +52,7 @@ Diagnose = Callable[[Sequence[Report], Params], tuple[str, str] | None]  # -> ta
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ComparisonInfo:
     """A comparison: the grandparent of its studies' runs. key: the same whenever this comparison is run again."""
 
     key: str
@@ -66,7 +66,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class TrackedStudy:
     """One study on its way to MLflow.
 
     journal: where its events are. artifacts: files, and folders whose content is meant; what is missing is passed over.
@@ -85,7 +85,7 @@ class Feed:
     source: str = "study.yaml"
     registered: str | None = None  # name the best model is registered under
     diagnose: Diagnose | None = None
-    group: Group | None = None
+    comparison: ComparisonInfo | None = None
 
     @property
     def experiment_name(self) -> str:
@@ -138,7 +138,7 @@ class Identity:
     driver: str = ""  # "host:pid", so that a later driver can tell whose RUNNING runs are nobody's
 
 
-def identity(feed: Feed, first: Event, user: str, driver: str) -> Identity:
+def identity(feed: TrackedStudy, first: Event, user: str, driver: str) -> Identity:
     """From the first event of a journal."""
     time = first.report.time if isinstance(first, Reported) else first.time
     return Identity(digest([feed.name, feed.strategy, feed.seed, time]), user, driver)
@@ -147,7 +147,7 @@ def identity(feed: Feed, first: Event, user: str, driver: str) -> Identity:
 # -- the child run of a trial ------------------------------------------------------------------------------------
 
 
-def trial_run(feed: Feed, who: Identity, study: Study, trial: Trial, live: bool, parent: str) -> Run:
+def trial_run(feed: TrackedStudy, who: Identity, study: Study, trial: Trial, live: bool, parent: str) -> Run:
     """live: a driver is at work, so that what the journal calls running does run."""
     state, status = standing(trial, study, live)
     tags = {
@@ -258,7 +258,9 @@ class Progress:
         return [Point(legal(f"best_{self.goal.metric}"), finite(value), milliseconds(time), study.epochs)]
 
 
-def study_run(feed: Feed, who: Identity, study: Study, progress: Progress, live: bool, parent: str | None) -> Run:
+def study_run(
+    feed: TrackedStudy, who: Identity, study: Study, progress: Progress, live: bool, parent: str | None
+) -> Run:
     """parent: the run of the comparison this study belongs to."""
     going = live and study.closed is None
     state = str(State.RUNNING) if going else study.closed or INTERRUPTED
@@ -284,7 +286,7 @@ def study_run(feed: Feed, who: Identity, study: Study, progress: Progress, live:
     )
 
 
-def note(feed: Feed, study: Study, progress: Progress) -> str:
+def note(feed: TrackedStudy, study: Study, progress: Progress) -> str:
     """Markdown for the parent run's page."""
     counts = {state: len(study.with_state(state)) for state in State}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -305,21 +307,23 @@ def note(feed: Feed, study: Study, progress: Progress) -> str:
     return "\n\n".join(lines)
 
 
-def group_run(feed: Feed, group: Group, who: Identity, statuses: Collection[str], started: float, ended: float) -> Run:
+def group_run(
+    feed: TrackedStudy, info: ComparisonInfo, who: Identity, statuses: Collection[str], started: float, ended: float
+) -> Run:
     """The grandparent; as bad as its worst study. Times in seconds."""
     worst = next((status for status in (RUNNING, KILLED, FAILED) if status in statuses), FINISHED)
-    tags = common(feed, replace(who, journal=group.journal), "comparison")
+    tags = common(feed, replace(who, journal=info.journal), "comparison")
     tags = {name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")}
     tags["hpo.state"] = {RUNNING: str(State.RUNNING), KILLED: INTERRUPTED}.get(worst, worst.lower())
     tags["hpo.engine.driver"] = who.driver if worst == RUNNING else NOBODY
     end = None if worst == RUNNING else milliseconds(ended)
-    return Run(group.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
+    return Run(info.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
 
 
 # -- small print -------------------------------------------------------------------------------------------------
 
 
-def common(feed: Feed, who: Identity, kind: str) -> dict[str, str]:
+def common(feed: TrackedStudy, who: Identity, kind: str) -> dict[str, str]:
     return {
         "hpo.kind": kind,
         "hpo.study": feed.name,

@@ -15,7 +15,18 @@ from hpo.core import digest
 from hpo.errors import HpoError
 from hpo.failpoints import hit
 from hpo.tracking.delivery import Delivery, Found, Gone, Outage, Store, files_in
-from hpo.tracking.runs import INTERRUPTED, KILLED, NOBODY, PARENT, RUNNING, Change, Group, Run, group_run, milliseconds
+from hpo.tracking.runs import (
+    INTERRUPTED,
+    KILLED,
+    NOBODY,
+    PARENT,
+    RUNNING,
+    Change,
+    ComparisonInfo,
+    Run,
+    group_run,
+    milliseconds,
+)
 from hpo.tracking.sync_state import Busy
 
 logger = logging.getLogger(__name__)
@@ -43,9 +54,9 @@ class Courier:
 
     def __init__(self, deliveries: Sequence[Delivery], connect: Callable[[], Store], now: Callable[[], float]) -> None:
         self.deliveries, self._connect, self._now = deliveries, connect, now
-        groups = dict.fromkeys(delivery.feed.group for delivery in deliveries)
+        groups = dict.fromkeys(delivery.feed.comparison for delivery in deliveries)
         self.comparisons = [
-            Comparison(group, [d for d in deliveries if d.feed.group == group]) for group in groups if group
+            Comparison(group, [d for d in deliveries if d.feed.comparison == group]) for group in groups if group
         ]
         self.store: Store | None = None
         self.experiment: str | None = None  # its id, once MLflow has answered
@@ -129,7 +140,7 @@ class Courier:
 class Comparison:
     """The grandparent run of the studies of a comparison."""
 
-    def __init__(self, group: Group, deliveries: Sequence[Delivery]) -> None:
+    def __init__(self, group: ComparisonInfo, deliveries: Sequence[Delivery]) -> None:
         self.group, self.deliveries = group, deliveries
         self.run: str | None = None
         self._sent = ""

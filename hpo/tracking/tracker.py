@@ -23,12 +23,12 @@ from hpo.errors import HpoError
 from hpo.journal import Journal
 from hpo.tracking import views
 from hpo.tracking.delivery import Delivery, Reader, Store
-from hpo.tracking.runs import Feed, Group
+from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import Courier, Standing
 from hpo.tracking.sync_state import PARENT
 from hpo.tracking.uri import tracking_uri, ui_line
 
-__all__ = ["Feed", "Group", "Standing", "Tracker", "sync", "tracking_uri", "ui_line"]
+__all__ = ["ComparisonInfo", "Standing", "TrackedStudy", "Tracker", "sync", "tracking_uri", "ui_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Tracker:
 
     def __init__(
         self,
-        feeds: Sequence[Feed],
+        feeds: Sequence[TrackedStudy],
         uri: str,
         *,
         connect: Connect | None = None,
@@ -99,11 +99,11 @@ class Tracker:
     def _undelivered(self) -> int:
         return sum(unsent(delivery) for delivery in self._courier.deliveries) or self._courier.pending
 
-    def parent(self, feed: Feed) -> str | None:
+    def parent(self, feed: TrackedStudy) -> str | None:
         """The id of a study's run, once MLflow has answered."""
         return self.run(feed, PARENT)
 
-    def run(self, feed: Feed, trial: int) -> str | None:
+    def run(self, feed: TrackedStudy, trial: int) -> str | None:
         """The id of a trial's run."""
         rows = next(delivery.rows for delivery in self._courier.deliveries if delivery.feed is feed)
         return rows[trial].run if trial in rows else None
@@ -158,7 +158,7 @@ class Tracker:
 
 
 def sync(
-    feeds: Sequence[Feed],
+    feeds: Sequence[TrackedStudy],
     uri: str,
     timeout: float = 60.0,
     *,
@@ -178,7 +178,7 @@ def sync(
         sender.close()
 
 
-def courier(feeds: Sequence[Feed], uri: str, connect: Connect, now: Callable[[], float]) -> Courier:
+def courier(feeds: Sequence[TrackedStudy], uri: str, connect: Connect, now: Callable[[], float]) -> Courier:
     first = feeds[0]
     assert len({feed.experiment_name for feed in feeds}) == 1, feeds
     driver = f"{os.uname().nodename}:{os.getpid()}"

@@ -1,0 +1,67 @@
+"""`hpo sync`: MLflow gets what it missed; and a study as the tracker needs it, made from its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpo.core import Params, Report
+from hpo.errors import EnvironmentFailed, Mistake, NoResult
+from hpo.files import Folders
+from hpo.study_file.spec import StudySpec
+from hpo.tracking.runs import ComparisonInfo, TrackedStudy
+from hpo.tracking.tracker import sync
+from hpo.tracking.uri import tracking_uri, without_password
+from hpo.training.diagnosis import diagnose
+
+
+def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
+    """Bring MLflow up to date with every study of this name. Raises NoResult, EnvironmentFailed; see `sync_these`."""
+    place = state / "studies" / spec.name
+    runs = [path.parent.name.rpartition("-") for path in sorted(place.glob("*/journal.db"))]
+    if not runs:
+        raise NoResult(f"{place}: no study of this name has been run")
+    return sync_these(spec, [Folders(state, spec.name, strategy, int(seed)) for strategy, _, seed in runs], timeout)
+
+
+def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.0) -> str:
+    """Deliver what MLflow has not got; returns a line for the user. Raises EnvironmentFailed if it does not answer."""
+    if not spec.tracking.enabled:
+        return "tracking is off in this study"
+    uri = tracking_uri(spec.tracking.uri, studies[0].state, os.environ, spec.place("tracking.uri"))
+    specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]  # type: ignore[arg-type]
+    status = sync([tracked_study(*pair) for pair in zip(specs, studies, strict=True)], uri, timeout)
+    if status.undelivered:
+        rule, remedy = "must answer to be brought up to date", "start it, then run `hpo sync` again"
+        raise EnvironmentFailed(Mistake(without_password(uri), rule, status.trouble, remedy))
+    return f"MLflow has everything of {', '.join(one.run.name for one in studies)}"
+
+
+def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo | None = None) -> TrackedStudy:
+    """What MLflow shows of a study beside its events."""
+    texts = {"study.yaml": without_password(spec.text), "search_space.yaml": spec.space_text}
+    fixed = spec.space.constants
+    return TrackedStudy(
+        journal=folders.journal,
+        name=spec.name,
+        strategy=spec.strategy,
+        seed=spec.seed,
+        goal=spec.metric.as_goal(),
+        texts={name: text for name, text in texts.items() if text},
+        artifacts=(folders.report, folders.trials_csv, folders.artifacts),
+        columns=tuple(one.name for one in spec.space.parameters if not one.when and one.name not in fixed),
+        experiment=spec.tracking.experiment,
+        source=str(spec.path or "study.yaml"),
+        registered=spec.tracking.register,
+        diagnose=tag_and_sentence,
+        comparison=comparison,
+    )
+
+
+def tag_and_sentence(reports: Sequence[Report], params: Params) -> tuple[str, str] | None:
+    if not reports:
+        return None
+    diagnosis = diagnose(reports, params)
+    return diagnosis.tag, diagnosis.sentence
