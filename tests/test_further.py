@@ -32,11 +32,10 @@ from hpo.core import (
     Study,
 )
 from hpo.data.dataset import Dataset
-from hpo.engine.result import Result
+from hpo.engine.result import Published, Result
 from hpo.errors import BadInput
 from hpo.journal import Journal
-from hpo.publishing import publish_best as winner
-from hpo.publishing.publisher import Order, Published
+from hpo.publishing.publish_best import Order, is_own_score
 from hpo.report.document import ReportInput, document
 from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
@@ -286,9 +285,9 @@ def test_a_trainer_of_ones_own_has_no_splits_to_join(place: Place) -> None:
 
 def test_the_winners_score_is_told_from_its_refits() -> None:
     trial = begun(State.COMPLETE).trials[0]
-    assert winner.is_of(Scored(9.0, 0, {"test_accuracy": 0.5}), trial)
-    assert not winner.is_of(Scored(9.5, 0, {"refit_test_accuracy": 0.75}), trial)
-    assert not winner.is_of(Scored(9.0, 1, {"test_accuracy": 0.5}), trial)
+    assert is_own_score(Scored(9.0, 0, {"test_accuracy": 0.5}), trial)
+    assert not is_own_score(Scored(9.5, 0, {"refit_test_accuracy": 0.75}), trial)
+    assert not is_own_score(Scored(9.0, 1, {"test_accuracy": 0.5}), trial)
 
 
 def test_a_report_and_a_comparison_show_the_winners_own_test_score() -> None:

@@ -19,9 +19,10 @@ from PIL import Image
 
 from hpo.core import Goal, Params
 from hpo.data.dataset import Dataset
+from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
-from hpo.publishing import publisher as publishing
-from hpo.publishing.publisher import Order, Published
+from hpo.publishing import publish_best
+from hpo.publishing.publish_best import Order
 from hpo.tracking.runs import Run
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
@@ -40,7 +41,7 @@ RNN: Params = {"hidden_size": 8, "cell": "lstm", "learning_rate": 0.02, "epochs"
 @pytest.fixture(autouse=True)
 def _process_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """publish() has a process to itself; here it must leave nothing behind."""
-    for name, text in publishing.ENVIRONMENT.items():
+    for name, text in publish_best.ENVIRONMENT.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setattr(registry.mlflow, "set_tracking_uri", lambda uri: os.environ.update(MLFLOW_TRACKING_URI=uri))
@@ -88,7 +89,7 @@ print(json.dumps({
 
 def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_path: Path) -> None:
     data = bars(tmp_path / "data", channels=3)
-    published = publishing.publish(ordered := order(tmp_path, data))
+    published = publish_best.publish(ordered := order(tmp_path, data))
     assert published.champion
     assert published.said == "models:/digits-cnn@champion is version 1"
     dataset = Dataset.open(data)
@@ -325,10 +326,10 @@ def test_whatever_becomes_of_the_process_is_one_line(
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\ncat >/dev/null\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(publishing.sys, "executable", str(program))
+    monkeypatch.setattr(publish_best.sys, "executable", str(program))
     made = Order(Recipe("cnn", "x", tmp_path, "cpu"), CNN, tmp_path, "uri", "e", None, Goal(), 0.5, "s", 1, 2)
     with pytest.raises(EnvironmentFailed) as caught:
-        publishing.publish(made)
+        publish_best.publish(made)
     assert str(caught.value) == (
-        f"the best model: could not be published, got {why}; mend it, then run the same command again"
+        f"the best model: could not be published, got {why}; fix it, then run the same command again"
     )

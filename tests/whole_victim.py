@@ -20,8 +20,9 @@ from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
 from hpo.cli import main as cli
 from hpo.engine import components as assembly
-from hpo.publishing import publish_best as winner
-from hpo.publishing.publisher import Order, Published
+from hpo.engine.result import Published
+from hpo.publishing import publish_best
+from hpo.publishing.publish_best import Order
 from hpo.tracking import tracker as tracking
 
 REAL = "REAL" in os.environ  # train with torch after all
@@ -109,7 +110,7 @@ def prepare(folder: Path) -> None:
         recipe = fakes.Fake(witness=folder / "witness", pause=float(os.environ.get("PAUSE", "0.01")))
         assembly.HEAVY = ()
         assembly.recipe = lambda *_: recipe  # type: ignore[assignment,return-value]
-    winner.publish = published  # type: ignore[assignment]
+    publish_best.publish = published  # type: ignore[assignment]
     tracking.real = connect
     tracking.PACE = 0.05
 

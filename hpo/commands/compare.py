@@ -31,7 +31,7 @@ from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult, Stopped
 from hpo.formatting import count
 from hpo.journal import Journal, read_events
 from hpo.models.families import known
-from hpo.publishing.publish_best import is_of
+from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import ReportInput, pictures, write
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
@@ -148,7 +148,7 @@ def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
     """Read the test split once for each winner, all in one process, and record it."""
     due = []
     for result, best in winning:
-        known = any(is_of(scored, best) for scored in result.study.scores)
+        known = any(is_own_score(scored, best) for scored in result.study.scores)
         if result.dataset is None or result.spec.train or known:
             continue
         with contextlib.suppress(NoResult):  # its checkpoint was pruned away: no test score, and no harm

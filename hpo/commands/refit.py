@@ -25,13 +25,12 @@ from hpo.core import Broke, Job, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset
 from hpo.data.normalization import standards
 from hpo.engine import components as assembly
-from hpo.engine.result import Result
+from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
 from hpo.journal import DriverLock, Journal
-from hpo.publishing.publish_best import PATIENCE
-from hpo.publishing.publisher import Order, Published, publish
+from hpo.publishing.publish_best import PATIENCE, Order, publish
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.tracker import Tracker
 from hpo.tracking.uri import tracking_uri

@@ -12,12 +12,12 @@ from typing import Self
 from hpo.commands.sync import tracked_study
 from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
+from hpo.engine.result import Published
 from hpo.engine.search import Search
 from hpo.errors import HpoError
 from hpo.files import Folders
 from hpo.journal import Journal
-from hpo.publishing import publish_best as winner
-from hpo.publishing.publisher import Published
+from hpo.publishing.publish_best import publish_best
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.tracker import Tracker
 from hpo.tracking.uri import tracking_uri
@@ -91,7 +91,7 @@ class Outlook:
         """A model that cannot be published costs a warning: the study and its checkpoint are there."""
         outlet = None if self.tracker is None else (self.tracker, source)
         try:
-            return winner.declare(parts, folders, search, driver.executor, journal, outlet)
+            return publish_best(parts, folders, search, driver.executor, journal, outlet)
         except HpoError as error:
             log.warning("%s", error)
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,23 @@ from hpo.data.dataset import Dataset
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
-from hpo.publishing.publisher import Published
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of the best model. test: metrics of the model as it is in MLflow, named test_*; said: a sentence."""
+
+    test: Mapping[str, float] = field(default_factory=dict)
+    model: str | None = None  # models:/m-...
+    version: str | None = None
+    champion: bool = False
+    said: str = ""
 
 
 @dataclass(frozen=True, repr=False)

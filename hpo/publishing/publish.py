@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from hpo.data.dataset import Dataset
+from hpo.engine.result import Published
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
-from hpo.publishing.publisher import Order, Published
+from hpo.publishing.publish_best import Order
 from hpo.publishing.raw_inputs import Pixels
 from hpo.training import metrics
 from hpo.training.device_data import resident

@@ -1,45 +1,143 @@
-"""The declared winner: its checkpoint made sure of, its model published, the test split read for it once."""
+"""A study's best model: its checkpoint made available, the model published, the test split read for it once.
+
+Publishing happens in a short-lived process of its own (publish.py), which imports torch and mlflow: the driver stays
+small, and a crash there cannot hurt it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from hpo.core import Executor, Job, Reported, Rested, Scored, Trial
-from hpo.engine import components as assembly
+from hpo.core import Executor, Goal, Job, Params, Reported, Rested, Scored, Trial
+from hpo.engine import components
+from hpo.engine.result import Published
 from hpo.engine.search import Search
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.journal import Journal
-from hpo.publishing.publisher import Order, Published, publish
 from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.tracker import Tracker
 from hpo.training import checkpoints
+from hpo.training.recipe import Recipe
 
+CHAMPION = "champion"
 PUBLISHED = "published"  # the journal's note of what was published last
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
+ENVIRONMENT = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
 
-def declare(
-    parts: assembly.Parts,
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to publish.
+
+    checkpoint: of the epoch that counts; run: the study's run in MLflow, None to score only; register: the name the
+    model is registered under, None to log it only; value: the goal's metric, by which a new champion must be better;
+    alias: any other than the champion's is given to this model unconditionally; portrait: the file its feature maps and
+    mistakes are written to.
+    """
+
+    recipe: Recipe
+    params: Params
+    checkpoint: Path
+    uri: str
+    experiment: str
+    run: str | None
+    goal: Goal
+    value: float
+    study: str
+    trial: int
+    epoch: int
+    register: str | None = None
+    alias: str = CHAMPION
+    portrait: Path | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        fields = json.loads(text)
+        recipe = fields["recipe"]
+        recipe |= {"data": Path(recipe["data"]), "folder": recipe["folder"] and Path(recipe["folder"])}
+        return cls(
+            **fields
+            | {
+                "recipe": Recipe(**recipe),
+                "goal": Goal(**fields["goal"]),
+                "checkpoint": Path(fields["checkpoint"]),
+                "portrait": fields["portrait"] and Path(fields["portrait"]),
+            }
+        )
+
+
+def publish(order: Order, timeout: float = 600.0) -> Published:
+    """Score the model on the test split, log it, register it. Repeating it creates nothing twice.
+
+    Raises EnvironmentFailed with one line.
+    """
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "hpo.publishing.publish"],
+            input=replace(order, checkpoint=order.checkpoint.absolute()).to_json(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
+    try:
+        answer: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        raise EnvironmentFailed(_failed(last[0][:300])) from None
+    if "error" in answer:
+        raise EnvironmentFailed(_failed(str(answer["error"])))
+    return Published(**answer)
+
+
+def _failed(why: str) -> Mistake:
+    return Mistake("the best model", "could not be published", why, "fix it, then run the same command again")
+
+
+# -- the best trial of a study -------------------------------------------------------------------------------------
+
+
+def publish_best(
+    parts: components.Parts,
     folders: Folders,
     search: Search,
     executor: Executor,
     journal: Journal,
     outlet: tuple[Tracker, TrackedStudy] | None,
 ) -> Published | None:
-    """Publish the best trial's model if it is another than last time. None where there is nothing to publish."""
+    """Publish the best trial's model unless it was the last one published. None where there is nothing to publish."""
     best, goal = search.goal.best(search.study.trials), search.goal
     report = goal.reading(best) if best is not None else None
     if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
         return None
     key = {"trial": best.number, "epoch": report.epoch, "run": outlet is not None}
-    if (known := remembered(journal)) is not None and known[0] == key and folders.portrait.exists():
-        return known[1]
-    path = restore(parts, folders, executor, best, report.epoch)
+    if (last := last_published(journal)) is not None and last[0] == key and folders.portrait.exists():
+        return last[1]
+    checkpoint = restore(parts, folders, executor, best, report.epoch)
     run = None
     if outlet is not None:
         tracker, feed = outlet
@@ -47,9 +145,9 @@ def declare(
         run = tracker.parent(feed)
     spec = parts.spec
     order = Order(
-        recipe=assembly.recipe(spec, parts.dataset, "cpu"),
+        recipe=components.recipe(spec, parts.dataset, "cpu"),
         params=best.params,
-        checkpoint=path,
+        checkpoint=checkpoint,
         uri=outlet[0].uri if outlet is not None else "",
         experiment=spec.tracking.experiment or spec.name,
         run=run,
@@ -64,7 +162,7 @@ def declare(
     hit("publish.begin")
     published = publish(order)
     hit("publish.done")
-    if not any(is_of(scored, best) for scored in search.study.scores):
+    if not any(is_own_score(scored, best) for scored in search.study.scores):
         search.record(Scored(time.time(), best.number, dict(published.test)))
     hit("publish.scored")
     if (run is not None) == (outlet is not None):
@@ -72,21 +170,21 @@ def declare(
     return published
 
 
-def is_of(scored: Scored, trial: Trial) -> bool:
-    """Whether this is the trial's own test score; that of a refit is another model's."""
+def is_own_score(scored: Scored, trial: Trial) -> bool:
+    """Whether this is the trial's own test score; a refit's score is another model's."""
     return scored.trial == trial.number and any(name.startswith("test_") for name in scored.metrics)
 
 
-def remembered(journal: Journal) -> tuple[dict[str, object], Published] | None:
-    """What was published last, and of which trial."""
+def last_published(journal: Journal) -> tuple[Mapping[str, Any], Published] | None:
+    """What was published last, and which trial, epoch and run it belongs to."""
     text = journal.get(PUBLISHED)
     if text is None:
         return None
-    key, told = json.loads(text)
-    return key, Published(**told)
+    key, published = json.loads(text)
+    return key, Published(**published)
 
 
-def restore(parts: assembly.Parts, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
+def restore(parts: components.Parts, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
     """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only."""
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if path.exists():

@@ -26,8 +26,9 @@ from torch import nn
 
 from hpo.core import digest
 from hpo.data.dataset import Dataset
+from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
-from hpo.publishing.publisher import CHAMPION, Order, Published
+from hpo.publishing.publish_best import CHAMPION, Order
 from hpo.publishing.raw_inputs import Answer, Pixels, asked, largest_pixel
 from hpo.tracking.store import quiet, reason
 
