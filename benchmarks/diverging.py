@@ -27,7 +27,7 @@ from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem

@@ -42,7 +42,7 @@ from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.models.failure import TrainingFailed
 from hpo.strategies.bayesian import Bayesian, Coordinate

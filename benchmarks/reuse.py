@@ -24,7 +24,7 @@ from hpo.core import Goal, Job, Params, Report, Strategy, Study, epochs_of, trai
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.space import Choice, Parameter, Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha

@@ -38,7 +38,7 @@ from hpo.core import (
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space

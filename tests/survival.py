@@ -25,7 +25,7 @@ from hpo.core import Event, Goal, Opened, Params, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal, holder_of
 from hpo.study_file.spec import Budget
 

@@ -16,9 +16,8 @@ import pytest
 
 from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested
 from hpo.errors import EnvironmentFailed
-from hpo.execution.inline import InlineExecutor
+from hpo.execution.in_process import InlineExecutor, SimulatedExecutor
 from hpo.execution.local import LocalExecutor
-from hpo.execution.simulated import SimulatedExecutor
 from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints
 

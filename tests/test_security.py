@@ -23,7 +23,7 @@ from hpo.commands.run import take_over
 from hpo.commands.sync import tracked_study
 from hpo.commands.ui import serve_ui
 from hpo.core import Job
-from hpo.execution.job_runner import Bench
+from hpo.execution.job_runner import JobRunner
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.study_file import reader as spec
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_a_pickle_in_disguise_runs_nothing(tmp_path: Path) 
         place = checkpoints.path(wanted.folder, wanted.training, 1)
         place.parent.mkdir(parents=True, exist_ok=True)
         write(Evil(marker), place)
-        assert list(Bench(train).run(wanted))
+        assert list(JobRunner(train).run(wanted))
         assert not marker.exists()
 
 

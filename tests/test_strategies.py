@@ -19,7 +19,7 @@ from hpo.core import DONE, Event, Goal, Params, Rest, Start, State, Strategy, St
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median

@@ -22,7 +22,7 @@ from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.execution.simulated import SimulatedExecutor
+from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal
 from hpo.models.failure import TrainingFailed
 from hpo.study_file.spec import Budget

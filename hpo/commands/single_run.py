@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hpo.core import Broke, Executor, Job, Report, Reported, Rested
 from hpo.engine.components import HEAVY, Factory, placement
-from hpo.execution.inline import InlineExecutor
+from hpo.execution.in_process import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints

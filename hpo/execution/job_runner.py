@@ -1,4 +1,4 @@
-"""What one worker does with a job, wherever it runs: pull reports, save, send."""
+"""What one worker does with a job, wherever it runs, and when a job in a worker is overdue."""
 
 from __future__ import annotations
 
@@ -14,40 +14,49 @@ from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUDA_ERROR_OUT_OF_MEMORY")
+HANG_SECONDS = 1800.0  # silence that counts as a hang where the study file sets no limit
+
+
+# -- in the worker
 
 
 @dataclass(slots=True)
-class _Held:
-    """A training that rests between two jobs, its state still in memory."""
+class _Paused:
+    """A training between two jobs, its state still in memory."""
 
     training: str
     epochs: int  # how far it can go
     reports: Iterator[Report]
 
 
-class Bench:
-    """Runs one job at a time and keeps the last training at hand, so that going on with it costs nothing."""
+class JobRunner:
+    """Runs one job at a time. It keeps the last training in memory, so that continuing it reads no checkpoint."""
 
     def __init__(self, train: Train) -> None:
         self._train = train
-        self._held: _Held | None = None
+        self._paused: _Paused | None = None
 
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
-        """Messages of one job, the last of them Rested or Broke. `stopped` is asked after every epoch."""
-        held, self._held = self._held, None
-        fits = held is not None and held.training == job.training and held.epochs >= job.until
-        said = False
-        try:
-            reports = held.reports if held is not None and fits else self._train(job)
-            for message in self._pull(job, reports, stopped):
-                said = True
-                yield message
-        except EnvironmentFailed:  # the machine's fault: no trial is to pay for it
-            raise
-        except Exception as error:  # whatever a trainer raises is told, not raised: the study goes on
-            yield broke(job, error) if said or fits or job.start == 0 else unreadable(job, error)
+        """Yield the messages of a job, the last of them Rested or Broke. `stopped` is called after every epoch.
 
-    def _pull(self, job: Job, reports: Iterator[Report], stopped: Callable[[], bool]) -> Iterator[Message]:
+        Raises EnvironmentFailed where the machine is at fault: no trial should pay for that.
+        """
+        paused, self._paused = self._paused, None
+        in_memory = paused is not None and paused.training == job.training and paused.epochs >= job.until
+        reported = False
+        try:
+            reports = paused.reports if paused is not None and in_memory else self._train(job)
+            for message in self._advance(job, reports, stopped):
+                reported = True
+                yield message
+        except EnvironmentFailed:
+            raise
+        except Exception as error:  # whatever a trainer raises becomes a message: the study goes on
+            from_checkpoint = job.start > 0 and not in_memory
+            yield resume_failed(job, error) if from_checkpoint and not reported else failed(job, error)
+
+    def _advance(self, job: Job, reports: Iterator[Report], stopped: Callable[[], bool]) -> Iterator[Message]:
+        """Train epoch by epoch; a report is sent only after its checkpoint is written."""
         spent = 0.0
         for report in reports:
             done = report.epoch >= job.until or stopped()
@@ -56,7 +65,7 @@ class Bench:
             yield Reported(job.training, replace(report, save=None))
             spent += report.seconds
             if done:
-                self._held = _Held(job.training, epochs_of(job.params), reports)
+                self._paused = _Paused(job.training, epochs_of(job.params), reports)
                 yield Rested(job.training)
                 return
             if job.limits.trial_seconds is not None and spent > job.limits.trial_seconds:
@@ -65,22 +74,7 @@ class Bench:
         yield Rested(job.training, exhausted=True)
 
 
-def timed_out(job: Job) -> Broke:
-    return Broke(
-        job.training, Outcome.TIMEOUT, f"longer than the time limit of {job.limits.trial_seconds:.3g} s left to it"
-    )
-
-
-def unreadable(job: Job, error: Exception) -> Broke:
-    """It could not go on from its checkpoint, which may be torn, or gone: to train it again costs time only."""
-    told = broke(job, error)
-    if told.outcome is Outcome.CRASHED:
-        checkpoints.forget(job.folder, job.training, job.start)
-        return replace(told, lost=True)
-    return told
-
-
-def broke(job: Job, error: Exception) -> Broke:
+def failed(job: Job, error: Exception) -> Broke:
     """What an exception of a trainer means."""
     if isinstance(error, TrainingFailed):
         return Broke(job.training, error.outcome, str(error))
@@ -89,7 +83,22 @@ def broke(job: Job, error: Exception) -> Broke:
         return Broke(job.training, Outcome.OOM, text)
     if isinstance(error, HpoError):
         return Broke(job.training, Outcome.CRASHED, text)
-    return Broke(job.training, Outcome.CRASHED, text, place=_keep_traceback(job.folder, error))
+    trace = "".join(traceback.format_exception(error))
+    return Broke(job.training, Outcome.CRASHED, text, place=keep_traceback(job.folder, trace))
+
+
+def resume_failed(job: Job, error: Exception) -> Broke:
+    """The checkpoint may be torn or gone: delete it, and let another attempt train from an earlier one."""
+    broke = failed(job, error)
+    if broke.outcome is not Outcome.CRASHED:
+        return broke
+    checkpoints.forget(job.folder, job.training, job.start)
+    return replace(broke, lost=True)
+
+
+def timed_out(job: Job) -> Broke:
+    limit = job.limits.trial_seconds
+    return Broke(job.training, Outcome.TIMEOUT, f"longer than the time limit of {limit:.3g} s left to it")
 
 
 def one_line(error: BaseException) -> str:
@@ -97,13 +106,52 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, HpoError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _keep_traceback(folder: Path, error: Exception) -> str:
-    """The whole traceback in a file named by its content, so that equal ones are one; "" if that fails."""
-    text = "".join(traceback.format_exception(error))
-    place = folder.parent / "errors" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
+def keep_traceback(folder: Path, trace: str) -> str:
+    """Write it to a file named by its content, so that equal ones share a file; returns the path, "" if that fails."""
+    path = folder.parent / "errors" / f"{hashlib.sha256(trace.encode()).hexdigest()[:12]}.txt"
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(trace)
     except OSError:
         return ""
-    return str(place)
+    return str(path)
+
+
+# -- in the driver
+
+
+@dataclass(slots=True)
+class RunningJob:
+    """A job that a worker has. since: when the worker began it; heard: its last message (seconds of one clock).
+
+    starting: how long the worker may take to become ready; None once it is.
+    """
+
+    job: Job
+    since: float
+    heard: float
+    starting: float | None = None
+
+    def worker_ready(self, now: float) -> None:
+        self.since, self.heard, self.starting = now, now, None
+
+    def deadline(self) -> float:
+        """When `overdue` must be called again."""
+        limit = self._limit()
+        return self.heard + self._silence() if limit is None else min(self.heard + self._silence(), self.since + limit)
+
+    def overdue(self, now: float) -> Broke | None:
+        """Why the worker must be killed: the job is over its time limit, or the worker hangs and the job is lost."""
+        limit = self._limit()
+        if limit is not None and now > self.since + limit:
+            return timed_out(self.job)
+        if now > self.heard + self._silence():
+            error = f"{'no report' if self.starting is None else 'not ready'} for {self._silence():.3g} s"
+            return Broke(self.job.training, Outcome.TIMEOUT, error, lost=True)
+        return None
+
+    def _silence(self) -> float:
+        return self.starting or self.job.limits.report_seconds or HANG_SECONDS
+
+    def _limit(self) -> float | None:
+        return self.job.limits.trial_seconds if self.starting is None else None

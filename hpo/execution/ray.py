@@ -26,8 +26,8 @@ from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution import cluster
 from hpo.execution.cluster import PATIENCE, Share, Watch
-from hpo.execution.job_runner import timed_out
-from hpo.execution.local import ENVIRONMENT, HANG_SECONDS
+from hpo.execution.job_runner import HANG_SECONDS, timed_out
+from hpo.execution.local import ENVIRONMENT
 from hpo.execution.ray_worker import Cargo, Greeting, Prepared, RayWorker, Told, Word, cargo_of, pack, versions
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe

@@ -28,7 +28,7 @@ from hpo import provenance
 from hpo.core import Broke, Job, Message, Outcome, Reported, Train
 from hpo.data.dataset import DESCRIPTION
 from hpo.errors import EnvironmentFailed, HpoError, Mistake
-from hpo.execution.job_runner import Bench, one_line
+from hpo.execution.job_runner import JobRunner, one_line
 from hpo.execution.scratch import Scratch
 from hpo.execution.worker import memory_limit
 from hpo.files import replace_folder
@@ -103,7 +103,7 @@ class RayWorker:
         self._said: queue.Queue[Word] = queue.Queue(BACKLOG)
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._halted: set[int] = set()
-        self._bench: Bench | None = None
+        self._runner: JobRunner | None = None
         self._own = Scratch(f"worker-{os.getpid()}")
         self._data: dict[str, Scratch] = {}  # by digest
         self._seen: dict[tuple[Path, str], bool] = {}
@@ -153,7 +153,7 @@ class RayWorker:
                 if place is None:
                     return Prepared(order, wants=True)
                 made = replace(made, data=place)
-            self._bench = Bench(made())
+            self._runner = JobRunner(made())
         except Exception as error:  # told to the driver, which decides
             return Prepared(order, one_line(error))
         return Prepared(order)
@@ -179,14 +179,14 @@ class RayWorker:
         return place
 
     def _work(self, ticket: int, job: Job, token: str, state: bytes | None) -> None:
-        assert self._bench is not None, "begin comes first"
+        assert self._runner is not None, "begin comes first"
         shared = self._sees(job.folder, token)
         own = job if shared else replace(job, folder=self._own.path / "trainings")
         if not shared and state is not None:
             _write(checkpoints.path(own.folder, job.training, job.start), state)
         try:
             with memory_limit(job.limits.memory_bytes):
-                for message in self._bench.run(own, lambda: ticket in self._halted):
+                for message in self._runner.run(own, lambda: ticket in self._halted):
                     self._said.put(_told(ticket, own, message, shared))
         except MemoryError as error:
             self._said.put(Told(ticket, Broke(job.training, Outcome.OOM, one_line(error)), shared))

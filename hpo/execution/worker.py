@@ -1,4 +1,4 @@
-"""A worker process: started by LocalExecutor with one end of a socket, dies with its driver.
+"""A worker process: started by LocalExecutor with one end of a socket; it dies with its driver.
 
 It is a plain subprocess, not a multiprocessing child, so that the driver's `__main__` is never imported again: a study
 can be run from a notebook or from a script without `if __name__ == "__main__"`.
@@ -16,24 +16,24 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hpo.core import Broke, Job, Outcome, Train
 from hpo.errors import EnvironmentFailed
-from hpo.execution.job_runner import Bench, one_line
+from hpo.execution.job_runner import JobRunner, one_line
 
 PR_SET_PDEATHSIG = 1
-MOST_LEAKED = 64  # file descriptors a job may leave open before its worker is replaced
+MAX_LEAKED_FILES = 64  # file descriptors a job may leave open before its worker is replaced
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Import these modules while the driver still reads the data."""
+    """Import these modules while the driver still reads the data. paths: the driver's sys.path."""
 
-    paths: tuple[str, ...]  # the driver's sys.path
+    paths: tuple[str, ...]
     modules: tuple[str, ...]
 
 
@@ -46,9 +46,12 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Finish the epoch of this training, then rest."""
+    """Finish the epoch of this training, then pause."""
 
     training: str
+
+
+Command = Prepare | Begin | Halt | Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranded:
+class MachineFailed:
     """The machine, not the trainer, is at fault (its disk is full): the driver must stop."""
 
     error: str
@@ -74,17 +77,17 @@ def main(descriptor: int) -> None:
 
 
 class _Worker:
-    """Commands come in on a thread of their own, so that `Halt` and the driver's death are seen in mid-epoch."""
+    """Commands arrive on a thread of their own, so that `Halt` and the driver's death are noticed during an epoch."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._jobs: queue.SimpleQueue[Begin | Prepare | Job] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Prepare | Begin | Job] = queue.SimpleQueue()
         self._halted: set[str] = set()
 
     def listen(self) -> None:
         while True:
             try:
-                command = self._pipe.recv()
+                command: Command = self._pipe.recv()
             except (EOFError, OSError):
                 os._exit(0)  # the driver closed the pipe, or is gone
             except Exception as error:  # a factory whose module does not import here
@@ -97,46 +100,46 @@ class _Worker:
                 sys.path[:] = list(dict.fromkeys([*command.paths, *sys.path]))
             if isinstance(command, Job):
                 self._halted.discard(command.training)
-            self._jobs.put(command)
+            self._commands.put(command)
 
     def serve(self) -> None:
-        bench: Bench | None = None
+        runner: JobRunner | None = None
         while True:
-            command = self._jobs.get()
-            if isinstance(command, Prepare):
-                _prepare(command)
-            elif isinstance(command, Begin):
-                bench = self._begin(command)
-            else:
-                assert bench is not None, "Begin comes first"
-                self._run(bench, command)
+            match self._commands.get():
+                case Prepare(modules=modules):
+                    import_early(modules)
+                case Begin(factory=factory):
+                    runner = self._begin(factory)
+                case job:
+                    assert runner is not None, "Begin comes first"
+                    self._run(runner, job)
 
-    def _begin(self, command: Begin) -> Bench | None:
+    def _begin(self, factory: Callable[[], Train]) -> JobRunner | None:
         try:
-            bench = Bench(command.factory())
-        except Exception as error:  # told to the driver, which decides
+            runner = JobRunner(factory())
+        except Exception as error:  # reported to the driver, which decides
             self._pipe.send(Ready(one_line(error)))
             return None
         self._pipe.send(Ready())
-        return bench
+        return runner
 
-    def _run(self, bench: Bench, job: Job) -> None:
-        before = _open_files()
+    def _run(self, runner: JobRunner, job: Job) -> None:
+        files = _open_files()
         try:
             with memory_limit(job.limits.memory_bytes):
-                for message in bench.run(job, lambda: job.training in self._halted):
+                for message in runner.run(job, lambda: job.training in self._halted):
                     self._pipe.send(message)
         except MemoryError as error:
             self._pipe.send(Broke(job.training, Outcome.OOM, one_line(error)))
         except EnvironmentFailed as error:
-            self._pipe.send(Stranded(str(error)))
-        if _open_files() > before + MOST_LEAKED:
-            os._exit(0)  # what a trainer leaks hurts its own trials only: another process stands in for this one
+            self._pipe.send(MachineFailed(str(error)))
+        if _open_files() > files + MAX_LEAKED_FILES:
+            os._exit(0)  # what a trainer leaks hurts only its own trials: the driver starts another process
 
 
-def _prepare(command: Prepare) -> None:
-    for module in command.modules:
-        with contextlib.suppress(ImportError):  # Begin will say it better
+def import_early(modules: Iterable[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(ImportError):  # making the trainer gives a better message
             importlib.import_module(module)
 
 
@@ -147,7 +150,7 @@ def die_with_parent() -> None:
 
 
 def leave_signals_to_the_driver() -> None:
-    """Ctrl-C, and a SIGTERM to a whole group of processes, let the epoch finish; what a trainer starts is as usual."""
+    """Ctrl-C, and a SIGTERM to the whole process group, let the epoch finish; a trainer's children behave as usual."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # no SIG_IGN, which a started program would inherit
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -161,13 +164,14 @@ def _open_files() -> int:
 
 
 @contextlib.contextmanager
-def memory_limit(limit: int | None):  # type: ignore[no-untyped-def]
-    """Let this process take `limit` bytes and no more; what is mapped but not used does not count."""
+def memory_limit(limit: int | None) -> Iterator[None]:
+    """Let this process use `limit` bytes and no more; what is mapped but not used does not count."""
     if limit is None:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + max(0, limit - _resident_bytes()), before[1]))
+    headroom = max(0, limit - _status_bytes("VmRSS:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (_status_bytes("VmData:") + headroom, before[1]))
     try:
         yield
     finally:
@@ -179,11 +183,3 @@ def _status_bytes(field: str) -> int:
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def _data_bytes() -> int:
-    return _status_bytes("VmData:")
-
-
-def _resident_bytes() -> int:
-    return _status_bytes("VmRSS:")

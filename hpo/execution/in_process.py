@@ -1,20 +1,53 @@
-"""Recorded or made-up curves on a virtual clock: the driver cannot tell it from the real thing."""
+"""Executors that start no process: one trains here, the other replays made-up or recorded curves on a virtual clock."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hpo.core import Job, Message, Report, Reported, Rested, Train
-from hpo.execution.job_runner import broke
+from hpo.execution.job_runner import JobRunner, failed
+
+
+class InlineExecutor:
+    """Trains one job at a time in this process, for tests, debuggers and notebooks: `wait` trains one epoch."""
+
+    slots = 1
+
+    def __init__(self, train: Train | None = None) -> None:
+        self._runner = None if train is None else JobRunner(train)
+        self._messages: Iterator[Message] | None = None
+        self._stopped = False
+
+    def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
+        self._runner = JobRunner(factories[0]())
+
+    def submit(self, job: Job) -> None:
+        assert self._runner is not None and self._messages is None, "one slot, after begin"
+        self._stopped = False
+        self._messages = self._runner.run(job, lambda: self._stopped)
+
+    def stop(self, training: str) -> None:
+        self._stopped = True
+
+    def wait(self, timeout: float | None) -> list[Message]:
+        if self._messages is None:
+            return []
+        message = next(self._messages)
+        if not isinstance(message, Reported):
+            self._messages = None
+        return [message]
+
+    def close(self) -> None:
+        self._messages = None
 
 
 class SimulatedExecutor:
     """Any number of workers that take no time: a report of `seconds` s arrives that much later on `clock()`.
 
-    train: as for a real executor, but its reports are made, not trained; `Report.time` is set to the virtual time, and
-    what the driver already knows of a training passes in no time, as from a checkpoint.
+    train: as for a real executor, but it makes up its reports; `Report.time` becomes the virtual time. Epochs the
+    driver already has reports of take no time, as if they came from a checkpoint.
     """
 
     def __init__(self, train: Train, slots: int, start: float = 0.0) -> None:
@@ -36,7 +69,7 @@ class SimulatedExecutor:
         self._stopped.add(training)
 
     def wait(self, timeout: float | None) -> list[Message]:
-        """All that is due at the next moment at which anything is."""
+        """Advance to the next moment at which something is due, and return all of it."""
         if not self._due or (timeout is not None and self._due[0][0] > self._now + timeout):
             self._now += timeout or 0.0
             return []
@@ -74,6 +107,6 @@ def _next_message(job: Job, reports: Iterator[Report]) -> Message:
         for report in reports:
             if report.epoch > job.known:
                 return Reported(job.training, report)
-    except Exception as error:  # as a real worker: told, not raised
-        return broke(job, error)
+    except Exception as error:  # becomes a message, as in a real worker
+        return failed(job, error)
     return Rested(job.training, exhausted=True)
