@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-FILES = ("test_faults", "test_store", "test_driver", "test_virtual", "test_journal", "test_reproducible", "test_fuzz")
+FILES = ("test_faults", "test_store", "test_driver", "test_journal", "test_reproducible", "test_fuzz")
 
 
 def main(arguments: list[str] | None = None) -> int:

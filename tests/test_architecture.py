@@ -18,7 +18,6 @@ ROOT = Path(hpo.__file__).parent
 RANKS = [
     "ground",  # the modules at the top of the package
     "terminal",
-    "virtual",
     "space",
     "study_file",
     "data",

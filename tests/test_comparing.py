@@ -13,9 +13,9 @@ from hpo import api
 from hpo.commands import compare as comparing
 from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
 from hpo.commands.confirm import confirm_finalists, fresh_values
-from hpo.commands.run import Visit, run_all
+from hpo.commands.run import Visit
 from hpo.commands.status import read_result
-from hpo.core import Ended, Event, Outcome, Reported, State, Study
+from hpo.core import Event, Outcome, Reported, State, Study
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
@@ -53,8 +53,8 @@ def test_a_comparison_is_one_study_a_strategy_and_seed_with_a_budget_in_epochs(p
     spec = place.spec(compare=COMPARE, seed=5, budget={"total_epochs": 30, "trials": 9, "time": "1h", "patience": 3})
     made = studies(spec)
     assert [(one.strategy, one.seed, one.budget.total_epochs) for one in made] == [
-        *(("bayesian", 5, 30), ("random", 5, 60), ("grid", 5, 30)),
-        *(("bayesian", 6, 30), ("random", 6, 60), ("grid", 6, 30)),
+        *(("bayesian", 5, 30), ("random", 5, 30), ("grid", 5, 30), ("random-x2", 5, 60)),
+        *(("bayesian", 6, 30), ("random", 6, 30), ("grid", 6, 30), ("random-x2", 6, 60)),
     ]
     assert {(one.budget.trials, one.budget.time, one.budget.patience) for one in made} == {(None, None, None)}
     assert len({one.training_seed for one in made}) == 1, "one for all, so that they share trainings"
@@ -71,9 +71,8 @@ def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Pl
 def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(place: Place) -> None:
     found = compared(place)
     charged = {name: study.epochs for name, study in named(found).items()}
-    assert charged == {
-        f"{name}-{seed}": 60 if name == "random" else 30 for seed in (0, 1) for name in COMPARE["strategies"]
-    }  # type: ignore[attr-defined]
+    budgets = {"bayesian": 30, "random": 30, "grid": 30, "random-x2": 60}
+    assert charged == {f"{name}-{seed}": epochs for seed in (0, 1) for name, epochs in budgets.items()}
     trained = sum(study.epochs - study.reused_epochs for study in named(found).values())
     assert len(place.trained()) == len(set(place.trained())) == trained < 240
     assert {standing.strategy: standing.seeds for standing in found.comparison.standings} == dict.fromkeys(
@@ -114,7 +113,7 @@ def test_more_seeds_keep_what_is_there(place: Place) -> None:
     first = named(compared(place, compare={**COMPARE, "seeds": 1}))
     more = named(compared(place))
     assert [trial.params for trial in more["grid-0"].trials] == [trial.params for trial in first["grid-0"].trials]
-    assert len(more) == 6
+    assert len(more) == 8
     assert len(place.trained()) == len(set(place.trained()))
 
 
@@ -167,14 +166,14 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
 def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
     found = compared(place, compare={**COMPARE, "seeds": 6})
     winning = comparing.winners(found.results, 30)
-    both = 0
     for result in found.results:
-        curve = comparing.told(result)
-        ends = (30, 60) if result.spec.strategy == "random" else (30,)
-        expected = {point.best for end in ends if (point := curve.at(end))}
-        assert {trial.number for one, trial in winning if one is result} == expected
-        both += len(expected) == 2
-    assert both, "some random search got better in its second half"
+        end = comparing.told(result).at(60 if result.spec.strategy == "random-x2" else 30)
+        assert end is not None
+        assert [trial.number for one, trial in winning if one is result] == [end.best]
+    winners = {(result.spec.strategy, result.spec.seed): trial.params for result, trial in winning}
+    assert any(winners["random", seed] != winners["random-x2", seed] for seed in range(6)), (
+        "the second half is some use"
+    )
 
 
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
@@ -209,9 +208,9 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     spec, visit = api.load(given), Visit(tmp_path, publish=False)
     first = compare_strategies(spec, visit)
     winners = [(result.spec.strategy, best.number) for result, best in comparing.winners(first.results, 1)]
-    assert {name for name, _ in winners} == {"random", "grid"}
+    assert {name for name, _ in winners} == {"random", "grid", "random-x2"}
     scores = [(r.spec.strategy, scored.trial) for r in first.results for scored in r.study.scores]
-    assert sorted(scores) == sorted(winners), "random's winners at the budget and at twice as much may be two"
+    assert sorted(scores) == sorted(winners)
     for scored in (scored for result in first.results for scored in result.study.scores):
         assert 0 <= scored.metrics["test_accuracy"] <= 1
     assert all(standing.test is not None for standing in first.comparison.standings)
@@ -219,23 +218,23 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
 
 
-@pytest.mark.parametrize("parallel", [1, 3])
-def test_random_at_the_budget_is_what_it_would_be_with_no_more_of_it(
-    parallel: int, place: Place, tmp_path: Path
-) -> None:
-    """Nothing that random will only need for twice as much is begun before: what it has at the budget is at rest."""
-    both = compared(place, compare={**COMPARE, "parallel": parallel, "strategies": ["random", "grid"]}).results
-    other = Place.made(tmp_path / "other")
-    for result in (one for one in both if one.spec.strategy == "random"):
-        spec = replace(result.spec, path=other.folder / "study.yaml", budget=Budget(total_epochs=30))
-        (alone,) = run_all([spec], replace(other.visit, parallel=parallel))
-        study, ended = Study(), []
-        for event in read_events(result.folders.journal):
-            study.apply(event)
-            if isinstance(event, Ended) and study.epochs <= 30:
-                ended.append(event.trial)
-        assert ended == list(alone.study.spent)
-        assert (alone.study.epochs, result.study.epochs) == (30, 60)
+def test_random_with_twice_the_budget_begins_as_random_and_costs_the_second_half_only(place: Place) -> None:
+    found = named(compared(place, compare={**COMPARE, "strategies": ["random", "grid"]}))
+    for seed in (0, 1):
+        once, twice = found[f"random-{seed}"], found[f"random-x2-{seed}"]
+        assert [trial.params for trial in twice.trials][: len(once.trials)] == [trial.params for trial in once.trials]
+        assert list(twice.spent.items())[: len(once.spent)] == list(once.spent.items())
+        assert (once.epochs, twice.epochs, twice.closed) == (30, 60, "budget")
+    assert sum(study.epochs - study.reused_epochs for study in found.values()) <= 2 * (30 + 30 + 30)
+
+
+def test_a_smaller_budget_than_before_reads_what_is_there_at_that_budget(place: Place, tmp_path: Path) -> None:
+    compared(place)
+    before = len(place.trained())
+    less = compared(place, budget={"total_epochs": 20}).comparison
+    assert len(place.trained()) == before
+    first = compared(Place.made(tmp_path / "other"), budget={"total_epochs": 20}).comparison
+    assert (less.budget, less.standings, less.twice) == (20, first.standings, first.twice)
 
 
 def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place) -> None:

@@ -97,7 +97,8 @@ def lined_up(rates: Sequence[float], best_high: bool = True) -> Study:
 def compared() -> report.Comparison:
     curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
     curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
-    return compare(curves, GOAL, margin=0.002, budget=250, said=Said("digits"))
+    doubled = [curve("random-x2", s, events(140, s + 50), GOAL) for s in range(4)]
+    return compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled, said=Said("digits"))
 
 
 def seen(trial: int = 0, classes: int = 3) -> Portrait:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import laws
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import LOST, NAN, Scripted
 from studied import SPACE, Place
+from test_driver import STRATEGIES, Made
 
 from hpo import api
 from hpo.commands.run import Visit, run, run_all
-from hpo.core import State, Study
+from hpo.core import Event, Goal, Reported, State, Study
+from hpo.engine.driver import Driver
 from hpo.engine.result import Result
+from hpo.engine.search import Search
+from hpo.engine.trainings import Pool
 from hpo.strategies.points import point
+from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
 
@@ -110,6 +122,91 @@ def test_strategies_and_seeds_share_trainings_and_each_is_charged_as_if_alone(
     fresh = sum(result.study.epochs - result.study.reused_epochs for result in results)
     assert len(together.trained()) == len(set(together.trained())) == fresh
     assert fresh < 6 * budget * 0.8
+
+
+class Killed(Exception):
+    pass
+
+
+NEVER = 10**9
+
+
+def drive(
+    histories: Mapping[int, list[Event]], make: Made, budget: Budget, executor: Scripted, folder: Path, cut: int = NEVER
+) -> None:
+    """One driver of a study for each seed, one trial at a time in each, that dies after `cut` events."""
+    written = itertools.count()
+
+    def journal(events: list[Event]) -> Callable[[Event], None]:
+        def append(event: Event) -> None:
+            if next(written) >= cut:
+                raise Killed
+            events.append(event)
+
+        return append
+
+    searches = [
+        Search(Study(events), make(seed), Goal(), budget, laws.identity(), journal(events), parallel=1)
+        for seed, events in histories.items()
+    ]
+    with contextlib.suppress(Killed):
+        Driver(searches, executor, Pool(folder), clock=executor.clock).run()
+
+
+def outline(events: Sequence[Event]) -> list[object]:
+    """What a strategy sees of a study, and the order in which it was reported."""
+    study = Study(events)
+    trials = [(trial.params, trial.state, trial.outcome, trial.epoch) for trial in study.trials]
+    reports = [(event.training, event.report.epoch) for event in events if isinstance(event, Reported)]
+    return [trials, reports, study.closed]
+
+
+@given(
+    name=st.sampled_from(sorted(STRATEGIES)),
+    budget=st.builds(Budget, trials=st.integers(1, 12)) | st.builds(Budget, total_epochs=st.integers(1, 40)),
+    slots=st.integers(1, 4),
+    cuts=st.lists(st.integers(1, 90), max_size=4),
+    wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
+)
+@settings(max_examples=60 * laws.MORE, deadline=None)
+def test_a_study_that_shares_its_workers_is_what_it_would_be_alone_whatever_dies(
+    name: str,
+    budget: Budget,
+    slots: int,
+    cuts: list[int],
+    wrong: dict[tuple[int, int], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("shared")
+    if budget.total_epochs is not None:  # what a failed trial gives back may go to another one after an interruption
+        wrong = dict.fromkeys(wrong, LOST)
+
+    def script(key: str, epoch: int, before: int) -> str:
+        fate = wrong.get((int(key, 16) % 5, epoch), "")
+        return "" if fate == LOST and before else fate
+
+    together: dict[int, list[Event]] = {3: [], 4: []}
+    for visit, cut in enumerate([*cuts, NEVER]):
+        drive(together, STRATEGIES[name], budget, Scripted(slots, script, now=visit * 1e5), folder / "together", cut)
+    for seed, events in together.items():
+        alone: list[Event] = []
+        drive({seed: alone}, STRATEGIES[name], budget, Scripted(1, script), folder / "alone")
+        laws.check(events)
+        assert outline(events) == outline(alone)
+
+
+def test_no_checkpoint_is_forgotten_before_a_later_epoch_is_in_a_journal(tmp_path: Path) -> None:
+    """What a driver is killed with in its hands is trained again from the epoch before, not from the first."""
+    for cut in range(10, 60, 7):
+        histories: dict[int, list[Event]] = {3: [], 4: []}
+        folder, second = tmp_path / str(cut), Scripted(2, now=1e5)
+        drive(histories, STRATEGIES["random"], Budget(trials=6), Scripted(2), folder, cut)
+        recorded = {
+            (e.training, e.report.epoch) for events in histories.values() for e in events if isinstance(e, Reported)
+        }
+        drive(histories, STRATEGIES["random"], Budget(trials=6), second, folder)
+        assert not recorded & set(second.trained)
+        assert all(job.start == job.known for job in second.submitted)
 
 
 def test_another_training_seed_is_another_training(place: Place) -> None:

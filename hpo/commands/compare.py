@@ -35,8 +35,9 @@ from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import ReportInput, pictures, write
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
+from hpo.strategies.random import RANDOM_X2
 from hpo.study_file.rules import grid_mistakes
-from hpo.study_file.spec import Compare, StudySpec
+from hpo.study_file.spec import Budget, Compare, StudySpec
 from hpo.terminal import Terminal
 from hpo.training import scoring
 
@@ -60,11 +61,9 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     Raises BadInput for what can never be compared, and Stopped: what is half done is no result.
     """
     specs = studies(spec)
-    refuse(specs)
-    parallel, budget = spec.compare.parallel, total_epochs(spec)
-    results = run_all(
-        specs, replace(visit, parallel=parallel, milestone=budget, publish=False, group=group_title(spec))
-    )
+    refuse(spec, specs)
+    budget = total_epochs(spec)
+    results = run_all(specs, replace(visit, parallel=1, publish=False, group=group_title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
@@ -72,30 +71,42 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
         winning = winners(results, budget)
         score_winners(winning)
         fresh = fresh_winners(spec, winning, visit)
-    curves = [told(result, fresh.get(result.folders.run.name)) for result in results]
+    every = [told(result, fresh.get(result.folders.run.name)) for result in results]
+    curves, doubled = ([one for one in every if (one.strategy == RANDOM_X2) is twice] for twice in (False, True))
     said = Said(spec.data.source if spec.data else "these data", spec.training_seed or 0, spec.training_seed or 0)
     usable = [one for one in curves if one.points]
     if not usable:
         raise BadInput(Mistake(spec.place("budget"), "must leave room for one complete trial a study", "", "raise it"))
     found = compare(
-        curves, spec.metric.as_goal(), margin=spec.compare.margin, budget=budget, said=said, startup=STARTUP
+        curves,
+        spec.metric.as_goal(),
+        margin=spec.compare.margin,
+        budget=budget,
+        doubled=doubled,
+        said=said,
+        startup=STARTUP,
     )
     found = replace(found, notes=(*found.notes, *notes(spec, results)))
     return Compared(found, results, write_report(spec, results[0], found), bool(fresh))
 
 
 def studies(spec: StudySpec) -> list[StudySpec]:
-    """One spec a strategy and seed. The budget is in epochs; random gets twice as many, its first half is what is compared."""
+    """One spec a strategy and seed, with the budget in epochs.
+
+    Beside random stands random with twice the budget: the two share their trainings, so that it costs the second half only.
+    """
     budget = total_epochs(spec)
-    made = []
-    for offset in range(spec.compare.seeds):
-        for strategy in spec.compare.strategies:
-            epochs = 2 * budget if strategy == "random" else budget
-            one = replace(spec.budget, trials=None, total_epochs=epochs, time=None, patience=None)
-            made.append(
-                replace(spec, strategy=strategy, seed=spec.seed + offset, budget=one)  # type: ignore[arg-type]
-            )
-    return made
+    names = [*spec.compare.strategies, *((RANDOM_X2,) if "random" in spec.compare.strategies else ())]
+    return [
+        replace(
+            spec,
+            strategy=name,
+            seed=spec.seed + offset,
+            budget=Budget(total_epochs=2 * budget if name == RANDOM_X2 else budget),
+        )
+        for offset in range(spec.compare.seeds)
+        for name in names
+    ]
 
 
 def total_epochs(spec: StudySpec) -> int:
@@ -107,22 +118,22 @@ def total_epochs(spec: StudySpec) -> int:
     return max(1, round((spec.budget.trials or 20) * length))
 
 
-def refuse(specs: Sequence[StudySpec]) -> None:
+def refuse(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
     mistakes = [
         replace(mistake, remedy=f"{mistake.remedy}; or leave grid out: --strategies bayesian,random")
-        for spec in specs
-        if spec.strategy == "grid"
-        for mistake in grid_mistakes(spec)
+        for one in specs
+        if one.strategy == "grid"
+        for mistake in grid_mistakes(one)
     ]
-    if len({spec.strategy for spec in specs}) < 2:
-        place, rule = specs[0].place("compare.strategies"), "must be two or more, to compare anything"
-        mistakes.append(Mistake(place, rule, specs[0].strategy, "write [bayesian, random]"))
-    budget = specs[0].budget.total_epochs or 0
-    longest = specs[0].space.longest
+    if len(spec.compare.strategies) < 2:
+        place, rule = spec.place("compare.strategies"), "must be two or more, to compare anything"
+        mistakes.append(Mistake(place, rule, spec.compare.strategies[0], "write [bayesian, random]"))
+    budget = total_epochs(spec)
+    longest = spec.space.longest
     if budget < longest:
         rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
-        key = "total_epochs" if "budget.total_epochs" in specs[0].places else "trials"
-        mistakes.append(Mistake(specs[0].place(f"budget.{key}"), rule, count(budget, "epoch"), "raise it"))
+        key = "total_epochs" if "budget.total_epochs" in spec.places else "trials"
+        mistakes.append(Mistake(spec.place(f"budget.{key}"), rule, count(budget, "epoch"), "raise it"))
     if mistakes:
         raise BadInput(*dict.fromkeys(mistakes))
 
@@ -134,13 +145,12 @@ def told(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> 
 
 
 def winners(results: Sequence[Result], budget: int) -> list[tuple[Result, Trial]]:
-    """Each study's best trial at the budget; of random, which goes on to twice as much, also that at its own end."""
+    """Each study's best trial at its budget, where a trial was complete by then."""
     found = []
     for result in results:
-        so_far = told(result)
-        ends = (budget, 2 * budget) if result.spec.strategy == "random" else (budget,)
-        numbers = dict.fromkeys(point.best for end in ends if (point := so_far.at(end)))
-        found += [(result, result.study.trials[number]) for number in numbers]
+        own = 2 * budget if result.spec.strategy == RANDOM_X2 else budget
+        if (end := told(result).at(own)) is not None:
+            found.append((result, result.study.trials[end.best]))
     return found
 
 
@@ -195,7 +205,7 @@ def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
         for event in read_events(result.folders.journal):
             study.apply(event)
             most = max(most, len({study.trials[number].training for number in study.running}))
-        if most > spec.compare.parallel:
+        if most > 1:
             who = f"{result.spec.strategy}, seed {result.spec.seed}"
             yield f"{who}: an earlier run had {most} trials at a time, so it knew less than it would have alone."
 

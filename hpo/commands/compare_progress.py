@@ -60,8 +60,7 @@ class Watch(Picture):
         return f"{found} after {count(study.epochs, 'epoch')}, {study.reused_epochs} of them reused"
 
     def _name(self, search: Search) -> str:
-        twice = search.milestone is not None and search.milestone < (search.budget.total_epochs or 0)
-        return f"{search.name or 'study'}{', twice the budget' if twice else ''}"
+        return search.name or "study"
 
     def _picture(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")

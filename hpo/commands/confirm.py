@@ -32,7 +32,7 @@ def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: V
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
     )
-    result = run(again, replace(visit, trials=None, milestone=None, fresh=False, publish=False))
+    result = run(again, replace(visit, trials=None, fresh=False, publish=False))
     if result.stopped_by:
         raise Stopped(result.stopped_by)
     goal = spec.metric.as_goal()

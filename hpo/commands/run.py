@@ -46,7 +46,7 @@ class Visit:
     """How studies are to be run this time.
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
-    parallel: the most trials of one study at a time; milestone: epochs after which all of a study rests once;
+    parallel: the most trials of one study at a time;
     publish: log the winner's model and write a report for each study;
     group: the title of the comparison these studies are part of.
     """
@@ -55,7 +55,6 @@ class Visit:
     fresh: bool = False
     trials: int | None = None
     parallel: int | None = None
-    milestone: int | None = None
     publish: bool = True
     group: str | None = None
     listeners: Sequence[Listener] = ()
@@ -208,8 +207,6 @@ def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search
         journal.append,
         visit.parallel,
         journal.path.parent.name,
-        history=(event for _, event in journal.events()),
-        milestone=visit.milestone,
     )
 
 

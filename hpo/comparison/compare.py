@@ -127,7 +127,7 @@ def compare(
 ) -> Comparison:
     """Compare at `budget` epochs; without one, at what the shortest study spent.
 
-    doubled: random's studies with twice the budget; random's own curves serve where they go on that far.
+    doubled: studies of random with twice the budget, shown beside the others where they spent all of it.
     startup: trials in which bayesian search is random search, so that fewer say nothing of the two.
     """
     common = budget if budget is not None else min((c.epochs for c in curves if c.epochs), default=0)
@@ -135,7 +135,7 @@ def compare(
     names = sorted({c.strategy for c in used}, key=lambda name: (_rank(name), [c.strategy for c in used].index(name)))
     groups = {name: sorted((c for c in used if c.strategy == name), key=lambda c: c.seed) for name in names}
     target, start = _target(goal, groups, common), max(c.first for c in used)
-    longer = doubled or [c for c in groups.get("random", ()) if c.epochs >= 2 * common]
+    longer = [c for c in doubled if c.epochs >= 2 * common]
     reference = _standing(TWICE, longer, goal, 2 * common, target, start) if longer else None
     if reference is None and "random" in groups:
         notes.append("random with twice the budget is missing: no study of random went on that far.")

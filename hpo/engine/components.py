@@ -24,7 +24,7 @@ from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
 from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.random import RANDOM_X2, Random
 from hpo.strategies.repeats import CONFIRM, Repeats
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
@@ -36,6 +36,7 @@ STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
     "bayesian": Bayesian,
     "random": Random,
     "grid": Grid,
+    RANDOM_X2: Random,
 }
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 

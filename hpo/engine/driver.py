@@ -157,7 +157,7 @@ class Driver:
         """Ask every search that has room, in turn, until all workers are busy or nobody has a wish."""
         asking = [] if self.stopping else list(self.searches)
         while asking:
-            asking = [one for one in asking if (self._room(one) > 0 and self._ask(one)) or self._advance(one)]
+            asking = [one for one in asking if self._room(one) > 0 and self._ask(one)]
 
     def _room(self, search: Search) -> int:
         return search.room(self.executor.slots - len(self.jobs) - len(self.queue))
@@ -178,22 +178,6 @@ class Driver:
             return self._continue(search, finalist, finalist.epochs)
         search.closing = "exhausted" if decisions is DONE else None
         return False
-
-    def _advance(self, search: Search) -> bool:
-        """In virtual time, take what comes next, once it is certain that nothing comes before it."""
-        if search.time is None or search.closing is not None:
-            return False
-        due: list[tuple[float, str]] = []
-        for key in search.at_work():
-            epoch, reports = len(search.study.trainings[key].reports), self.pool[key].reports
-            if epoch == len(reports) and self.pool.ended(key, epoch) is None:
-                return False  # a worker is at it
-            due.append((search.time.due(key, reports[epoch].seconds if epoch < len(reports) else 0.0), key))
-        if due:
-            key = min(due)[1]
-            self._take(search, key)
-            self._enqueue(search, key)
-        return bool(due)
 
     def _carry_out(self, search: Search, decision: Decision) -> bool:
         match decision:
@@ -236,7 +220,7 @@ class Driver:
         """Give a running trial what is known of its training, and a place in the queue for the rest."""
         search.grant(key, until)
         self.pool.add(key, search.study.trainings[key])
-        self._catch_up(search, key)
+        self._take(search, key)
         self._enqueue(search, key)
 
     def _enqueue(self, search: Search, key: str) -> None:
@@ -266,8 +250,6 @@ class Driver:
             left = limits.trial_seconds - sum(report.seconds for report in training.reports)
             limits = replace(limits, trial_seconds=max(0.001, left))
         start = self.pool.checkpoint(key)
-        if start < known:  # nothing is kept between jobs: in one go
-            until = max(search.reserved(key) for search in self._searches(key))
         longest = max((trial for _, trial in self._readers(key)), key=lambda trial: trial.epochs)
         return Job(key, longest.params, training.seed, start, until, known, self.pool.folder, limits)
 
@@ -279,7 +261,7 @@ class Driver:
             case Reported(training=key, report=report):
                 if self.pool.extend(key, report):
                     for search in self._searches(key):
-                        self._catch_up(search, key)
+                        self._take(search, key)
             case Rested(training=key, exhausted=exhausted):
                 self._leave(key)
                 if exhausted:
@@ -308,7 +290,7 @@ class Driver:
         else:
             self.pool.end(key, Outcome.INVALID, "the trainer ended without a report")
         for search in self._searches(key):
-            self._catch_up(search, key)
+            self._take(search, key)
 
     def _broke(self, key: str, broke: Broke) -> None:
         """A process that died is another attempt while attempts make progress; anything else ends the training."""
@@ -322,14 +304,7 @@ class Driver:
             return
         self.pool.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
         for search in searches:
-            self._catch_up(search, key)
-
-    def _catch_up(self, search: Search, key: str) -> None:
-        """Take what is known of a training; in virtual time `_advance` does, when it is due."""
-        if search.time is None:
             self._take(search, key)
-        else:
-            self._settle(search, key)
 
     def _take(self, search: Search, key: str) -> None:
         """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
 from hpo.study_file.spec import Budget
-from hpo.virtual import VirtualTime
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
 
@@ -18,9 +17,7 @@ class Search:
     """A study and what may still be spent on it.
 
     identity names the training of a point; journal writes an event before the study takes it in;
-    parallel: the most trials that may run at a time (None: as many as there are workers), in virtual time if more than
-    one, which goes on from its history; milestone: epochs at which all
-    comes to rest before more are spent, so that the study is then what one with this budget is at its end.
+    parallel: the most trials that may run at a time (None: as many as there are workers).
     """
 
     def __init__(
@@ -33,13 +30,9 @@ class Search:
         journal: Callable[[Event], object] = lambda event: None,
         parallel: int | None = None,
         name: str = "",
-        history: Iterable[Event] = (),
-        milestone: int | None = None,
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
-        self.milestone = milestone
-        self.time = VirtualTime(history) if parallel is not None and parallel > 1 else None
         self.closing: str | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
@@ -53,8 +46,6 @@ class Search:
         """Journal first: what a person is shown is on disk."""
         self.journal(event)
         self.study.apply(event)
-        if self.time is not None:
-            self.time.take(event)
         if isinstance(event, Ended):
             trial = self.study.trials[event.trial]
             self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
@@ -64,26 +55,13 @@ class Search:
         """The running trials that read this training."""
         return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
 
-    def reserved(self, key: str) -> int:
+    def wanted(self, key: str) -> int:
         """The epoch up to which running trials are to take a training, and have paid for it."""
         return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
 
-    def wanted(self, key: str) -> int:
-        """The epoch up to which it wants to hear of a training now; in virtual time one epoch after the other."""
-        most = self.reserved(key)
-        return min(most, len(self.study.trainings[key].reports) + 1) if self.time is not None and most else most
-
     def room(self, free: int) -> int:
-        """How many trials may start where so many workers are free; in virtual time it has workers of its own."""
-        if self.parallel is None:
-            return free
-        if self.time is not None:
-            return self.parallel - len(self.at_work())
-        return min(free, self.parallel - len(self.study.running))
-
-    def at_work(self) -> set[str]:
-        """The trainings that running trials read."""
-        return {self.study.trials[number].training for number in self.study.running}
+        """How many trials may start where so many workers are free."""
+        return free if self.parallel is None else min(free, self.parallel - len(self.study.running))
 
     def interrupted(self) -> list[Trial]:
         """Trials that rest before the epoch they were to reach, the last first: what ran when a driver ended goes before what
@@ -102,7 +80,7 @@ class Search:
         """Reserve epochs of a training up to `until`, as far as the budget goes; returns the epoch it may reach."""
         have = self.granted.get(key, 0)
         wanted = max(0, until - have)
-        most = self._most()
+        most = self.budget.total_epochs
         if most is not None:
             wanted = min(wanted, max(0, most - self.total_granted))
         self.granted[key] = have + wanted
@@ -121,13 +99,8 @@ class Search:
 
     def affordable(self) -> bool:
         """Whether the budget leaves anything to decide."""
-        most = self._most()
+        most = self.budget.total_epochs
         return (most is None or self.total_granted < most) and (self.may_start() or bool(self.study.paused))
-
-    def _most(self) -> int | None:
-        """The epochs that may be spent by now."""
-        total, milestone = self.budget.total_epochs, self.milestone
-        return milestone if milestone is not None and self.study.epochs < milestone else total
 
     def ending(self, now: float) -> str | None:
         """Why this study is over although trials may be running; None if it is not."""

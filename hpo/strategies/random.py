@@ -5,6 +5,8 @@ from __future__ import annotations
 from hpo.core import Decision, Rest, Study
 from hpo.strategies.points import Problem, Stream, random_points
 
+RANDOM_X2 = "random-x2"  # random with twice the budget of a comparison; a strategy that no study file can ask for
+
 
 class Random:
     """Any number of workers, any machine, after any crash: the same trials."""
