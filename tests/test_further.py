@@ -36,7 +36,7 @@ from hpo.engine.result import Published, Result
 from hpo.errors import BadInput
 from hpo.journal import Journal
 from hpo.publishing.publish_best import Order, is_own_score
-from hpo.report.document import ReportInput, document
+from hpo.report.document import StudyReport
 from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
@@ -300,5 +300,5 @@ def test_a_report_and_a_comparison_show_the_winners_own_test_score() -> None:
         Scored(1_800_000_001.0, best.number, REFIT),
     ]
     assert curve("random", 0, both, GOAL).tests[best.number] == 0.75
-    study = ReportInput("made-up", "random", 0, GOAL, Space(()), both)
-    assert "The test split was read 3 times; there it has test_accuracy 0.7500." in document(study)
+    study = StudyReport("made-up", "random", 0, GOAL, Space(()), both)
+    assert "The test split was evaluated 3 times; this trial scored test_accuracy 0.7500." in study.document()

@@ -18,7 +18,7 @@ from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
 from hpo.cli.main import cli
-from hpo.commands.report import report_input
+from hpo.commands.report import study_report
 from hpo.commands.run import take_over
 from hpo.commands.sync import tracked_study
 from hpo.commands.ui import serve_ui
@@ -163,7 +163,7 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
         journal = take_over(one, place, False, stack)
-        told = report_input(one, place, {})
+        told = study_report(one, place, {})
         assert journal.get("text") == text.replace("hunter2", "***")
     assert "hunter2" not in repr(told)
     assert "hunter2" not in repr(tracked_study(one, place).texts)

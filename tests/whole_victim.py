@@ -20,6 +20,7 @@ from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
 from hpo.cli import main as cli
 from hpo.engine import components as assembly
+from hpo.engine import result
 from hpo.engine.result import Published
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
@@ -86,17 +87,29 @@ class Portrait:
         """An empty one."""
 
 
+class Table:
+    def to_csv(self, path: Path, index: bool) -> None:
+        path.write_text("table")
+
+
+class StudyReport(dict[str, object]):
+    def document(self) -> str:
+        return "report"
+
+    def pictures(self) -> list[object]:
+        return []
+
+
 def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
     return Filed(Path("mlflow.pickle")).connect(uri, experiment, tags)
 
 
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
-    stub("hpo.report.table", frame=lambda *_: None, write_csv=lambda _, path: path.write_text("table"))
     stub("hpo.training.portrait", Portrait=Portrait)
-    stub(
-        "hpo.report.document", ReportInput=dict, pictures=lambda _: [], write=lambda _, path: path.write_text("report")
-    )
+    stub("hpo.report.document", StudyReport=StudyReport)
+    stub("hpo.report.drawing", save=lambda pictures, folder: None)
+    result.trials_table = lambda *_: Table()  # type: ignore[assignment,return-value]
 
 
 def prepare(folder: Path) -> None:

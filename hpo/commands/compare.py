@@ -28,11 +28,12 @@ from hpo.core import Event, Scored, Study, Trial, epochs_of
 from hpo.engine import components as assembly
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult, Stopped
+from hpo.files import replace_file
 from hpo.formatting import count
 from hpo.journal import Journal, read_events
-from hpo.models.families import known
 from hpo.publishing.publish_best import is_own_score
-from hpo.report.document import ReportInput, pictures, write
+from hpo.report.document import comparison_document, comparison_picture
+from hpo.report.drawing import save
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
 from hpo.strategies.random import RANDOM_X2
@@ -217,20 +218,9 @@ def group_title(spec: StudySpec) -> str:
 
 def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Path:
     folder = result.folders.study / "compare"
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    page = ReportInput(
-        name=spec.name,
-        strategy="compare",
-        seed=spec.seed,
-        goal=spec.metric.as_goal(),
-        space=spec.space,
-        events=(),
-        known=known(spec.model, spec.train),
-        comparison=comparison,
-    )
-    write(page, folder / "report.html")
-    for picture in pictures(page):
-        (folder / "plots" / f"{picture.name}.png").write_bytes(picture.png())
+    save([comparison_picture(comparison)], folder / "plots")
+    with replace_file(folder / "report.html") as draft:
+        draft.write_text(comparison_document(spec.name, comparison), encoding="utf-8")
     return folder / "report.html"
 
 

@@ -13,14 +13,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpo.core import State, Trial
 from hpo.engine.result import Result
 from hpo.errors import BadInput, Mistake
-from hpo.report.table import frame, write_csv
+from hpo.files import replace_file
 from hpo.strategies.bayesian import Coordinate
 
 STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.PAUSED: TrialState.PRUNED}
 
 
 def export_csv(result: Result, path: Path) -> None:
-    write_csv(frame(result.study, result.spec.metric.as_goal()), path)
+    with replace_file(path) as draft:
+        result.trials.to_csv(draft, index=False)
 
 
 def export_optuna(result: Result, path: Path) -> None:

@@ -1,349 +1,389 @@
-"""report.html: what a person looks at after a study, in the order in which they ask.
+"""report.html: one page about a study, or about a comparison of strategies.
 
-How good is it, what was searched, how did it get there, what mattered, what went wrong, what to try next, and every
-trial.
+How good is the best trial, what was searched, how did the search go, what mattered, what failed, what to try next, and
+every trial.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
-from hpo.comparison import confirm as confirmation
-from hpo.comparison import text as verdicts
-from hpo.core import State, Trial
-from hpo.formatting import count, decimals, duration, listed, number, written
-from hpo.report import bounds, findings
-from hpo.report.overview import (
-    Overview,
-    ReportInput,
-    comparison_picture,
-    course_pictures,
-    mattered_pictures,
-    pictures,
-    slices,
-    winner_pictures,
+from hpo.comparison import text as comparison_text
+from hpo.comparison.compare import Comparison
+from hpo.comparison.curves import best_so_far
+from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
+from hpo.formatting import count, decimals, duration, listed, written
+from hpo.report import figures, findings, model_figures
+from hpo.report.drawing import Picture
+from hpo.report.findings import Edge, Importances
+from hpo.report.html import Content, Html, bullets, facts, figure, join, page, scrolling, section, table, tag
+from hpo.report.next_study import next_study
+from hpo.space.domains import Known, Parameter
+from hpo.space.space import Space
+from hpo.training.portrait import Portrait
+
+FEW = 30  # trials below which importances are a rough estimate
+MOST_CURVES = 8  # learning curves in one figure
+MOST_AXES = 9  # of parallel coordinates
+MOST_SLICES = 18
+MOST_TRIALS = 8  # named one by one in a sentence
+LONGER = (
+    "For longer training no new study is needed: widen <code>epochs</code> in the study file and run it again; "
+    "the best trial continues from its checkpoint."
 )
-from hpo.report.page import (
-    Content,
-    Html,
-    bullets,
-    escape,
-    figure,
-    join,
-    page,
-    paragraph,
-    scrolling,
-    section,
-    table,
-    tag,
-)
-from hpo.report.page import figures as figure_grid
-from hpo.space.domains import Parameter
-
-__all__ = ["ReportInput", "document", "pictures", "write"]
-
-FEW = 30  # trials below which importances are more of a guess
-ENDS = {
-    "budget": "the budget was spent",
-    "target": "the target was met",
-    "patience": "it stopped improving",
-    "exhausted": "the space was used up",
-    "interrupted": "it was interrupted",
-    "failing": "too many trials failed alike",
+STATUS = {
+    None: "running",
+    "budget": "budget spent",
+    "target": "target reached",
+    "patience": "no more improvement",
+    "exhausted": "every point tried",
+    "interrupted": "interrupted",
+    "failing": "stopped: trials kept failing",
 }
 
 
-def write(report: ReportInput, path: Path) -> None:
-    """Write, then rename: nobody opens half a page."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(document(report), encoding="utf-8")
-    part.replace(path)
+@dataclass(frozen=True)
+class StudyReport:
+    """What the report of a study is made from, and what several parts of it need.
+
+    events: the whole journal; facts: data, model, budget and the like; diagnoses: a sentence a trial; known: what
+    parameters may mean, so that no bound is widened beyond; study_text, space_text: the files, for study-next.yaml.
+    """
+
+    name: str
+    strategy: str
+    seed: int
+    goal: Goal
+    space: Space
+    events: Sequence[Event]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    start_with: Sequence[Params] = ()
+    diagnoses: Mapping[int, str] = field(default_factory=dict)
+    known: Mapping[str, Known] = field(default_factory=dict)
+    study_text: str = ""
+    space_text: str | None = None
+    portrait: Portrait | None = None
+
+    @cached_property
+    def study(self) -> Study:
+        return Study(self.events)
+
+    @cached_property
+    def best(self) -> Trial | None:
+        return self.goal.best(self.study.trials)
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """The trials as points of the space as it is now."""
+        return findings.within(self.study, self.space)
+
+    @cached_property
+    def ranked(self) -> list[Trial]:
+        return findings.ranked(self.trials, self.goal)
+
+    @cached_property
+    def importances(self) -> Importances:
+        return findings.importances(self.trials, self.goal, self.space)
+
+    @cached_property
+    def searched(self) -> list[Parameter]:
+        """The parameters that are not constant, most important first."""
+        shares = self.importances.shares
+        return sorted(findings.searched(self.space), key=lambda parameter: -shares.get(parameter.name, 0.0))
+
+    @cached_property
+    def edges(self) -> list[Edge]:
+        return findings.edges(self.trials, self.goal, self.space, self.known)
+
+    def document(self) -> str:
+        """The page as text."""
+        sections = (_search_space, _history, _best_model, _importance, _outcomes, _diagnoses, _next, _trials)
+        parts = [_top(self), *(part for section_of in sections if (part := section_of(self)) is not None)]
+        return page(f"{self.name}: {self.strategy}", parts)
+
+    def pictures(self) -> list[Picture]:
+        """Every figure of the page, for MLflow: `picture.png()` under `picture.name`."""
+        return [*_course_pictures(self), *_model_pictures(self), *_parameter_pictures(self), *_slices(self)]
 
 
-def document(report: ReportInput) -> str:
-    """The page as text."""
-    view = Overview(report)
-    parts = [
-        _top(view),
-        _searched(view),
-        _course(view),
-        _winner(view),
-        _mattered(view),
-        _outcomes(view),
-        _diagnoses(view),
-        _next(view),
-        _compared(report),
-        _confirmed(report),
-        _trials(view),
-    ]
-    return page(f"{report.name}: {report.strategy}", join([part for part in parts if part is not None]))
+def comparison_document(name: str, comparison: Comparison) -> str:
+    """The page of a comparison of strategies."""
+    title = tag("h1", f"{name} · {listed([standing.strategy for standing in comparison.standings])}")
+    pairs = comparison_text.pair_rows(comparison)
+    strategies = section(
+        "Strategies compared",
+        tag("p", comparison_text.sentence(comparison)),
+        figure(comparison_picture(comparison)),
+        table(comparison_text.strategy_rows(comparison), "Strategies", "figures"),
+        *([table(pairs, "Pairs of strategies")] if pairs[1] else []),
+        *(tag("p", note, class_="quiet") for note in comparison.notes),
+        tag("p", comparison_text.glossary(comparison), class_="quiet"),
+    )
+    headline = tag("p", comparison_text.ranking(comparison), class_="headline")
+    return page(f"{name}: comparison", [tag("header", [title, headline]), strategies])
+
+
+def comparison_picture(comparison: Comparison) -> Picture:
+    label = f"Best {comparison.goal.metric} so far against epochs: median and 10 to 90 % of the seeds of each strategy"
+    return Picture("comparison", label, partial(figures.compared, comparison))
 
 
 # -- the top -----------------------------------------------------------------------------------------------------
 
 
-def _top(view: Overview) -> Html:
-    report, study = view.report, view.study
-    title = tag("h1", f"{report.name} · {report.strategy}, seed {report.seed}")
-    if not report.events and report.comparison is not None:
-        return tag("header", join([tag("h1", report.name), paragraph(verdicts.ranking(report.comparison), "headline")]))
-    parts: list[Content] = [title, paragraph(_headline(view), "headline")]
-    if view.best is not None:
-        names = [parameter.name for parameter in view.searched if parameter.name in view.best.params]
-        chips = [join([tag("span", name), written(view.best.params[name])]) for name in names]
-        parts += [tag("ul", join([tag("li", chip) for chip in chips]), class_="point"), paragraph(_tested(view))]
-    seconds = sum(r.seconds for training in study.trainings.values() for r in training.reports)
+def _top(report: StudyReport) -> Html:
+    study, best = report.study, report.best
+    parts: list[Content] = [tag("h1", f"{report.name} · {report.strategy}, seed {report.seed}")]
+    parts += [tag("p", _headline(report), class_="headline")]
+    if best is not None:
+        names = [parameter.name for parameter in report.searched if parameter.name in best.params]
+        chips = [tag("li", [tag("span", name), written(best.params[name])]) for name in names]
+        parts += [tag("ul", chips, class_="point"), tag("p", _tested(study, best))]
+    seconds = sum(one.seconds for training in study.trainings.values() for one in training.reports)
     reused = f" ({study.reused_epochs:,} reused)" if study.reused_epochs else ""
-    facts = {
+    numbers = {
         "Trials": f"{len(study):,}",
         "Epochs trained": f"{study.epochs:,}{reused}",
-        "Training": duration(seconds),
-        "Ended because": ENDS.get(
-            study.closed or "", "it is still running" if study.closed is None else str(study.closed)
-        ),
+        "Training time": duration(seconds),
+        "Status": STATUS.get(study.closed, str(study.closed)),
     }
-    return tag("header", join([*parts, _facts(facts)]))
+    return tag("header", [*parts, facts(numbers)])
 
 
-def _facts(facts: Mapping[str, str]) -> Html:
-    pairs = [tag("div", join([tag("dt", name), tag("dd", value)])) for name, value in facts.items()]
-    return tag("dl", join(pairs), class_="facts")
-
-
-def _headline(view: Overview) -> Html:
-    metric, trials = view.goal.metric, len(view.study)
+def _headline(report: StudyReport) -> Content:
+    best, trials = report.best, len(report.study)
     if not trials:
-        return Html("No trial has started yet.")
-    if view.best is None:
-        return Html(escape(f"No result yet from {findings.tally(view.study)}."))
-    value = view.goal.value(view.best)
-    assert value is not None, view.best
-    number_ = tag("b", decimals(value))
-    if view.best.state is State.COMPLETE:
-        return join([f"Trial {view.best.number} of {trials} is best: {metric} ", number_, "."], between="")
-    return join(
-        [
-            f"No trial of {trials} is complete; of the longest trained, trial {view.best.number} is best: {metric} ",
-            number_,
-            ".",
-        ],
-        between="",
+        return "No trial has started yet."
+    if best is None:
+        return f"No result yet. {findings.tally(report.study.trials)}."
+    value = report.goal.value(best)
+    assert value is not None, best
+    whole = best.state is State.COMPLETE
+    of = (
+        f"Best of {count(trials, 'trial')}: "
+        if whole
+        else "No trial is complete; of those trained longest, the best is "
     )
+    return join([f"{of}trial {best.number}, {report.goal.metric} ", tag("b", decimals(value))], between="")
 
 
-def _tested(view: Overview) -> str:
-    """The winner's test score, and how often anybody looked at the test split."""
-    assert view.best is not None
-    scores = view.study.scores
-    readings = (
-        f"The test split was read {('once', 'twice')[len(scores) - 1] if len(scores) < 3 else f'{len(scores)} times'}"
-    )
-    if not scores:
-        return "The test split has not been read."
-    own = [
-        score
-        for score in scores
-        if score.trial == view.best.number and any(n.startswith("test_") for n in score.metrics)
-    ]
-    if not own:
-        trials = listed([str(n) for n in sorted({score.trial for score in scores})])
-        return f"{readings}, for trial {trials}; not for this one."
-    metrics = [f"{name} {decimals(value)}" for name, value in own[-1].metrics.items()]
-    return f"{readings}; there it has {listed(metrics)}."
+def _tested(study: Study, best: Trial) -> str:
+    """The best trial's test score, and how often the test split was evaluated at all."""
+    if not study.scores:
+        return "The test split has not been evaluated."
+    times = ("once", "twice")[len(study.scores) - 1] if len(study.scores) < 3 else f"{len(study.scores)} times"
+    own = [score.metrics for score in study.scores if score.trial == best.number]
+    tests = [metrics for metrics in own if any(name.startswith("test_") for name in metrics)]
+    if not tests:
+        trials = _named(sorted({score.trial for score in study.scores}))
+        return f"The test split was evaluated {times}, for {trials}, but not for this trial."
+    metrics = listed([f"{name} {decimals(value)}" for name, value in tests[-1].items()])
+    return f"The test split was evaluated {times}; this trial scored {metrics}."
 
 
-# -- what was searched -------------------------------------------------------------------------------------------
+# -- the search --------------------------------------------------------------------------------------------------
 
 
-def _searched(view: Overview) -> Html | None:
-    report = view.report
-    if not report.events:
-        return None
-    constants = report.space.constants
-    fixed = f"Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}." if constants else ""
-    size = report.space.size()
+def _search_space(report: StudyReport) -> Html:
+    size, constants = report.space.size(), report.space.constants
     points = "is continuous" if size is None else f"has {count(size, 'point')}"
-    words = f"The space {points}, {count(len(view.searched), 'parameter')} of it searched."
+    words = f"The space {points}; the search varies {count(len(report.searched), 'parameter')}."
+    fixed = (
+        f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}." if constants else ""
+    )
     conditional = any(parameter.when for parameter in report.space.parameters)
     header = ("parameter", "values", *(("exists when",) if conditional else ()), "best trial")
-    rows = [_parameter_row(report.space[name], view.best, conditional) for name in findings.searched(report.space)]
-    parts: list[Content] = [paragraph(f"{words} {fixed}"), table((header, rows), "Search space", "words")]
-    if report.facts:
-        parts.insert(0, _facts(report.facts))
-    return section("What was searched", *parts)
+    rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
+    known = [facts(report.facts)] if report.facts else []
+    return section("Search space", *known, tag("p", words + fixed), table((header, rows), "Search space", "words"))
 
 
 def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) -> tuple[str, ...]:
     when = " and ".join(f"{c.name} is {listed([written(v) for v in c.allowed], 'or')}" for c in parameter.when)
-    scale = ", log" if getattr(parameter.domain, "log", False) else ""
+    scale = ", log scale" if getattr(parameter.domain, "log", False) else ""
     value = best.params.get(parameter.name) if best is not None else None
     exists = (when,) if conditional else ()
     return parameter.name, f"{parameter.domain}{scale}", *exists, "" if value is None else written(value)
 
 
-# -- how it got there --------------------------------------------------------------------------------------------
+def _history(report: StudyReport) -> Html | None:
+    drawn = _course_pictures(report)
+    return section("Optimization history", *map(figure, drawn)) if drawn else None
 
 
-def _course(view: Overview) -> Html | None:
-    drawn = course_pictures(view)
-    return section("How it got there", *(figure(picture) for picture in drawn)) if drawn else None
+def _course_pictures(report: StudyReport) -> list[Picture]:
+    goal, drawn = report.goal, []
+    if points := best_so_far(report.events, goal):
+        draw = partial(figures.best_so_far, points, report.study, goal)
+        drawn.append(Picture("best-so-far", f"Best {goal.metric} so far against epochs trained", draw))
+    shown = report.ranked[:MOST_CURVES][::-1]
+    if report.best is not None and any(len(trial.reports) > 1 for trial in shown):
+        label = f"{goal.metric} after each epoch of the best {count(len(shown), 'trial')}"
+        draw = partial(figures.learning_curves, shown, report.best.number, goal)
+        drawn.append(Picture("learning-curves", label, draw))
+    return drawn
 
 
-def _winner(view: Overview) -> Html | None:
-    drawn = winner_pictures(view)
-    gain = findings.against_start(view.study, view.goal, view.report.start_with)
+def _best_model(report: StudyReport) -> Html | None:
+    drawn = _model_pictures(report)
+    gain = findings.against_start(report.study.trials, report.goal, report.start_with)
     if not drawn and not gain:
         return None
-    shown = [join([tag("h3", picture.label), figure(picture)]) for picture in drawn]
-    return section("The winner", *([paragraph(gain)] if gain else []), *shown)
+    return section("Best trial", *([tag("p", gain)] if gain else []), *map(figure, drawn))
+
+
+def _model_pictures(report: StudyReport) -> list[Picture]:
+    portrait = report.portrait
+    if portrait is None and report.best is not None:
+        portrait = Portrait(report.best.number)
+    if portrait is None or not 0 <= portrait.trial < len(report.study):
+        return []
+    return model_figures.pictures(portrait, report.study.trials[portrait.trial].reports)
 
 
 # -- what mattered -----------------------------------------------------------------------------------------------
 
 
-def _mattered(view: Overview) -> Html | None:
-    if not view.valued or not view.searched:
+def _importance(report: StudyReport) -> Html | None:
+    if not report.ranked or not report.searched:
         return None
-    parts: list[Content] = []
-    if view.importances.reason:
-        parts.append(paragraph(f"Importances are not shown: {view.importances.reason}.", "quiet"))
+    if report.importances.reason:
+        first: Html = tag("p", f"Importances are not shown: {report.importances.reason}.", class_="quiet")
     else:
-        first, share = next(iter(view.importances.shares.items()))
-        said = f"{first} decides most about whether a trial is among the best ({share * 100:.0f} %)"
-        said += f", as far as {count(len(view.valued), 'trial')} can tell." if len(view.valued) < FEW else "."
-        parts.append(paragraph(said))
-    parts += [figure(picture) for picture in mattered_pictures(view)]
-    parts.append(figure_grid(slices(view)))
-    return section("What mattered", *parts)
+        name, share = next(iter(report.importances.shares.items()))
+        rough = f", a rough estimate from {count(len(report.ranked), 'trial')}" if len(report.ranked) < FEW else ""
+        first = tag("p", f"{name} matters most for being among the best trials ({share * 100:.0f} %{rough}).")
+    wide = [figure(picture) for picture in _parameter_pictures(report)]
+    return section("Parameter importance", first, *wide, tag("div", list(map(figure, _slices(report))), class_="grid"))
 
 
-# -- what went wrong, what next ----------------------------------------------------------------------------------
+def _parameter_pictures(report: StudyReport) -> list[Picture]:
+    drawn = []
+    if shares := report.importances.shares:
+        drawn.append(Picture("importances", "Parameter importances (PED-ANOVA)", partial(figures.importances, shares)))
+    if len(report.ranked) > 1 and len(report.searched) > 1:
+        draw = partial(figures.parallel, report.ranked, report.searched[:MOST_AXES], report.goal)
+        rest = len(report.searched) > MOST_AXES
+        which = f"the {MOST_AXES} most important of {len(report.searched)} parameters" if rest else "parameters"
+        label = f"Parallel coordinates: {which} and {report.goal.metric} of every trial"
+        drawn.append(Picture("parallel-coordinates", label, draw))
+    return drawn
 
 
-def _outcomes(view: Overview) -> Html | None:
-    if not view.study.trials:
+def _slices(report: StudyReport) -> list[Picture]:
+    shown = [p for p in report.searched if any(p.name in trial.params for trial in report.ranked)][:MOST_SLICES]
+    failed = [trial for trial in report.trials if trial.state is State.FAILED]
+    draws = [partial(figures.slice_of, parameter, report.ranked, failed, report.goal) for parameter in shown]
+    labels = [f"{report.goal.metric} against {parameter.name}" for parameter in shown]
+    return [Picture(f"slice-{i}", *pair, narrow=True) for i, pair in enumerate(zip(labels, draws, strict=True))]
+
+
+# -- what failed, what next --------------------------------------------------------------------------------------
+
+
+def _outcomes(report: StudyReport) -> Html | None:
+    if not report.trials:
         return None
     errors: dict[str, list[int]] = {}
-    for trial in view.study.with_state(State.FAILED):
-        errors.setdefault(f"{trial.outcome.value}: {trial.error or 'no message'}", []).append(trial.number)
-    said = [f"{error} ({_trials_named(numbers)})" for error, numbers in errors.items()]
-    common = findings.in_common(view.study, view.report.space)
-    first = findings.tally(view.study)
-    return section("Outcomes", paragraph(f"{first}."), *(paragraph(text) for text in common), *_list(said, 10))
+    for trial in report.study.with_state(State.FAILED):
+        errors.setdefault(f"{trial.outcome}: {trial.error or 'no message'}", []).append(trial.number)
+    sentences = [f"{findings.tally(report.trials)}.", *findings.in_common(report.trials, report.space)]
+    items = [f"{error} ({_named(numbers)})" for error, numbers in errors.items()]
+    return section("Outcomes", *(tag("p", sentence) for sentence in sentences), *_list(items, 10))
 
 
-def _diagnoses(view: Overview) -> Html | None:
-    diagnoses = {trial: sentence for trial, sentence in view.report.diagnoses.items() if sentence}
+def _diagnoses(report: StudyReport) -> Html | None:
+    diagnoses = {number: sentence for number, sentence in report.diagnoses.items() if sentence}
     if not diagnoses:
         return None
-    scores = {trial.number: view.goal.score(trial) for trial in view.study.trials}
-    ranked = sorted(diagnoses, key=lambda n: (scores.get(n, (math.inf,)), n))
+    scores = {trial.number: report.goal.score(trial) for trial in report.trials}
     kinds: dict[str, list[int]] = {}
-    for trial in ranked:
-        kinds.setdefault(diagnoses[trial].partition(":")[0], []).append(trial)
-    said = [
-        f"{kind}: {_trials_named(numbers)}; in trial {numbers[0]}{diagnoses[numbers[0]].removeprefix(kind)}"
+    for number in sorted(diagnoses, key=lambda n: (scores.get(n, (math.inf,)), n)):
+        kinds.setdefault(diagnoses[number].partition(":")[0], []).append(number)
+    items = [
+        f"{kind}: {_named(numbers)}; in trial {numbers[0]}{diagnoses[numbers[0]].removeprefix(kind)}"
         for kind, numbers in sorted(kinds.items(), key=lambda item: -len(item[1]))
     ]
-    text = f"What the curves and probes of {count(len(diagnoses), 'trial')} show; the best trial of each kind first."
-    return section("Diagnoses", paragraph(text), *_list(said, 12))
+    words = f"From the curves and probes of {count(len(diagnoses), 'trial')}; the best trial of each kind comes first."
+    return section("Diagnoses", tag("p", words), *_list(items, 12))
 
 
-def _trials_named(numbers: Sequence[int]) -> str:
-    return f"trial{'s' if len(numbers) > 1 else ''} {_some(numbers)}"
-
-
-def _some(numbers: Sequence[int], most: int = 8) -> str:
-    shown = [str(n) for n in numbers[:most]]
-    return listed(shown) if len(numbers) <= most else f"{', '.join(shown)} and {len(numbers) - most} more"
+def _named(numbers: Sequence[int]) -> str:
+    shown, rest = [str(number) for number in numbers[:MOST_TRIALS]], len(numbers) - MOST_TRIALS
+    names = listed(shown) if rest <= 0 else f"{', '.join(shown)} and {rest} more"
+    return f"trial{'s' if len(numbers) > 1 else ''} {names}"
 
 
 def _list(items: Sequence[str], most: int) -> list[Html]:
-    if not items:
-        return []
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
-    return [bullets([*items[:most], *rest])]
+    return [bullets([*items[:most], *rest])] if items else []
 
 
-def _next(view: Overview) -> Html | None:
-    if view.best is None:
+def _next(report: StudyReport) -> Html | None:
+    if report.best is None:
         return None
-    if not view.hits:
-        few = len(view.study.with_state(State.COMPLETE)) < findings.FEWEST
-        why = "too few complete trials to tell" if few else "the best trials sit at no edge of the space"
-        edges = bounds.edges(view.study, view.goal, view.report.space)
-        if not edges:
-            return section("What to try next", paragraph(f"No bound was hit: {why}.", "quiet"))
-        told = "No bound was hit beyond chance. The best trial sits at an edge of these, in brackets how many of the best do:"
-        return section("What to try next", paragraph(told), bullets([str(edge) for edge in edges]))
-    parts: list[Content] = [bullets([hit.sentence for hit in view.hits])]
-    if view.report.study_text:
-        text = bounds.next_study(view.report.study_text, view.hits, view.report.space_text)
-        parts += [paragraph(Html("The same study with these bounds moved, ready as <code>study-next.yaml</code>:"))]
-        parts += [tag("pre", text, tabindex="0")]
+    limiting = [edge for edge in report.edges if edge.limiting]
+    if not report.edges:
+        few = len(report.study.with_state(State.COMPLETE)) < findings.FEWEST
+        why = "too few complete trials to tell" if few else "the best trial is at no bound of the space"
+        parts: list[Content] = [tag("p", f"No bound limits the search: {why}.", class_="quiet")]
+    elif not limiting:
+        words = "No bound clearly limits the search, but the best trial is at these, which may be chance:"
+        parts = [tag("p", words), bullets([str(edge) for edge in report.edges])]
+    else:
+        parts = [tag("p", "These bounds limit the search:"), bullets([str(edge) for edge in limiting])]
+        if report.study_text:
+            words = "The same study with these bounds moved; save it as <code>study-next.yaml</code>:"
+            text = next_study(report.study_text, limiting, report.space_text)
+            parts += [tag("p", Html(words)), tag("pre", text, tabindex="0")]
+    if any(edge.name == EPOCHS and edge.upper for edge in report.edges):
+        parts.append(tag("p", Html(LONGER)))
     return section("What to try next", *parts)
-
-
-# -- comparison, confirmation ------------------------------------------------------------------------------------
-
-
-def _compared(report: ReportInput) -> Html | None:
-    if report.comparison is None:
-        return None
-    found = report.comparison
-    return section(
-        "Strategies compared",
-        paragraph(verdicts.sentence(found)),
-        figure(comparison_picture(found)),
-        table(verdicts.strategy_rows(found), "Strategies", "figures"),
-        *([table(rows, "Pairs of strategies")] if (rows := verdicts.pair_rows(found))[1] else []),
-        *(paragraph(note, "quiet") for note in found.notes),
-        paragraph(verdicts.glossary(found), "quiet"),
-    )
-
-
-def _confirmed(report: ReportInput) -> Html | None:
-    if report.confirmation is None:
-        return None
-    *rows, last = confirmation.lines(report.confirmation)
-    return section("The finalists, trained again", paragraph(last), bullets(rows))
 
 
 # -- every trial -------------------------------------------------------------------------------------------------
 
 
-def _trials(view: Overview) -> Html | None:
-    if not view.study.trials:
+def _trials(report: StudyReport) -> Html | None:
+    if not report.trials:
         return None
-    names = findings.searched(view.report.space)
-    better = "descending" if view.goal.maximize else "ascending"
+    searched = findings.searched(report.space)
     heads = [tag("th", "trial", scope="col", aria_sort="ascending"), tag("th", "state", scope="col", class_="word")]
-    heads += [tag("th", view.goal.metric, scope="col", data_first=better)]
-    heads += [tag("th", name, scope="col") for name in ("epochs", "seconds", *names)]
-    rows = [_trial_row(trial, view, names) for trial in view.study.trials]
-    whole = join([tag("thead", tag("tr", join(heads))), tag("tbody", join(rows))])
-    return section("Trials", scrolling(tag("table", whole, class_="sortable"), "All trials"))
+    better = "descending" if report.goal.maximize else "ascending"
+    heads += [tag("th", report.goal.metric, scope="col", data_first=better)]
+    heads += [tag("th", name, scope="col") for name in ("trained", "seconds")]
+    heads += [tag("th", p.name, scope="col", class_=_kind(p)) for p in searched]
+    rows = [_trial_row(trial, report, searched) for trial in report.study.trials]
+    whole = tag("table", [tag("thead", tag("tr", heads)), tag("tbody", rows)], class_="sortable")
+    return section("Trials", scrolling(whole, "All trials"))
 
 
-def _trial_row(trial: Trial, view: Overview, names: Sequence[str]) -> Html:
-    state = trial.state.value if trial.state is not State.FAILED else trial.outcome.value
-    value = view.goal.value(trial)
-    seconds = sum(report.seconds for report in trial.reports)
+def _trial_row(trial: Trial, report: StudyReport, searched: Sequence[Parameter]) -> Html:
+    failed, value = trial.state is State.FAILED, report.goal.value(trial)
+    seconds = sum(one.seconds for one in trial.reports)
     cells = [
         tag("th", str(trial.number), scope="row"),
-        tag("td", state, class_="word failed" if trial.state is State.FAILED else "word"),
+        tag("td", str(trial.outcome if failed else trial.state), class_="word failed" if failed else "word"),
         _cell("" if value is None else decimals(value), value),
         _cell(str(trial.epoch), trial.epoch),
-        _cell(number(seconds, 3), seconds),
-        *(_cell(written(trial.params[n]), trial.params[n]) if n in trial.params else tag("td", "") for n in names),
+        _cell(decimals(seconds, 1), seconds),
     ]
-    best = view.best is not None and trial.number == view.best.number
-    return tag("tr", join(cells), class_="best") if best else tag("tr", join(cells))
+    for parameter in searched:
+        own = trial.params.get(parameter.name)
+        cells.append(_cell("" if own is None else written(own), own, _kind(parameter)))
+    best = report.best is not None and trial.number == report.best.number
+    return tag("tr", cells, class_="best" if best else None)
 
 
-def _cell(text: str, value: object) -> Html:
+def _kind(parameter: Parameter) -> str | None:
+    """Numbers stand on the right of their column, words on its left."""
+    return None if findings.numeric(parameter.domain) else "word"
+
+
+def _cell(text: str, value: object, class_: str | None = None) -> Html:
     """Shown rounded, sorted by what it is."""
-    exact = isinstance(value, float) and repr(value) != text
-    return tag("td", text, data_v=repr(value)) if exact else tag("td", text)
+    exact = {"data_v": repr(value)} if isinstance(value, float) and repr(value) != text else {}
+    return tag("td", text, class_=class_, **exact)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -20,13 +21,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-PAPER, INK, MUTED, RULE = "#fefefe", "#1c2128", "#626c77", "#d8dde3"
+PAPER, INK, MUTED, RULE, SHADE = "#fefefe", "#1c2128", "#626c77", "#d8dde3", "#f1f4f7"
 SERIES = ("#0072b2", "#bf4f00", "#007d5c", "#a8508a", "#8a6d00")  # Okabe and Ito's, darkened to be read as text
 SCALE = ("#cfdce8", "#a3c1d9", "#6fa1c6", "#3a7db0", "#0b4f82")  # worst to best
 
-LIGHT = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE}
+LIGHT = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE, "shade": SHADE}
 LIGHT |= {f"series{i}": colour for i, colour in enumerate(SERIES)} | {f"scale{i}": c for i, c in enumerate(SCALE)}
-DARK = {"paper": "#14181d", "ink": "#e6eaef", "muted": "#9aa5b1", "rule": "#333b44"}
+DARK = {"paper": "#14181d", "ink": "#e6eaef", "muted": "#9aa5b1", "rule": "#333b44", "shade": "#1d232a"}
 DARK |= {"series0": "#56b4e9", "series1": "#f08a4b", "series2": "#3ecf9f", "series3": "#e39cc6", "series4": "#e0c050"}
 DARK |= {"scale0": "#26323d", "scale1": "#31506a", "scale2": "#3f769f", "scale3": "#5fa3d3", "scale4": "#b5defa"}
 
@@ -84,6 +85,13 @@ class Picture:
             return _printed(FigureCanvasAgg(figure).print_png)
 
 
+def save(pictures: Sequence[Picture], folder: Path) -> None:
+    """Each as a PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (folder / f"{picture.name}.png").write_bytes(picture.png())
+
+
 @contextmanager
 def styled(name: str) -> Iterator[None]:
     """The house look; the same figure gives the same bytes."""
@@ -98,6 +106,12 @@ def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Ax
     axes = figure.add_subplot()
     axes.tick_params(length=0)
     return figure, axes
+
+
+def label(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
+    """A text just right of a point, outside the axes if need be."""
+    look: dict[str, Any] = {"color": colour, "weight": weight, "va": "center", "fontsize": SMALL}
+    axes.annotate(text, (x, y), (5, 0), textcoords="offset points", annotation_clip=False, **look)
 
 
 def _svg(figure: Figure, label: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,9 +18,9 @@ from matplotlib.ticker import MaxNLocator
 
 from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import Point
-from hpo.core import Goal, Params
+from hpo.core import Goal, Params, State, Study, Trial
 from hpo.formatting import decimals, number, written
-from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas
+from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
 from hpo.space.domains import Choice, Domain, Parameter
 
 MOST_LINES = 300  # in parallel coordinates; the best ones are kept
@@ -30,56 +29,43 @@ ABSENT = -0.14  # where parallel coordinates put a parameter that did not exist
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One trial as the figures see it. value is nan where there is none; epochs: spent by the study at its end."""
-
-    trial: int
-    params: Params
-    value: float
-    complete: bool
-    failed: bool = False
-    epochs: float = math.nan
-
-
-def best_so_far(points: Sequence[Point], readings: Sequence[Reading], goal: Goal) -> Figure:
-    """The record as steps, all trials as dots; those far off are counted at the edge, not drawn."""
+def best_so_far(points: Sequence[Point], study: Study, goal: Goal) -> Figure:
+    """The best value as steps, all trials that ended as dots; those far off are counted at the edge, not drawn."""
     figure, axes = canvas(7.6, 3.3)
-    shown = [r for r in readings if math.isfinite(r.value) and math.isfinite(r.epochs)]
-    low, high = window([r.value for r in shown], goal)
+    shown = [t for t in study.trials if t.number in study.spent and math.isfinite(goal.score(t)[0])]
+    low, high = window([_value(trial, goal) for trial in shown], goal)
     for complete, face in ((False, PAPER), (True, MUTED)):
-        some = [r for r in shown if r.complete is complete]
-        places = [r.epochs for r in some], [r.value for r in some]
+        some = [trial for trial in shown if (trial.state is State.COMPLETE) is complete]
+        places = [study.spent[trial.number] for trial in some], [_value(trial, goal) for trial in some]
         axes.scatter(*places, s=15, color=face, edgecolor=MUTED, linewidth=0.8, alpha=0.75)
-    best, end = points[-1].value, max(r.epochs for r in shown)
+    best, end = points[-1].value, max(study.spent[trial.number] for trial in shown)
     first = next(point.epochs for point in points if point.value == best)
     steps = [*(p.epochs for p in points), end], [*(p.value for p in points), best]
     axes.step(*steps, where="post", color=ACCENT, lw=2.2)
     axes.scatter([first], [best], s=48, color=ACCENT, zorder=4)
-    _name(axes, end, best, decimals(best), ACCENT, weight="bold")
+    label(axes, end, best, decimals(best), ACCENT, weight="bold")
     if goal.target is not None and low <= goal.target <= high:
         axes.axhline(goal.target, color=SERIES[1], linewidth=0.9, linestyle=(0, (4, 3)))
         axes.text(0, goal.target, " target", color=SERIES[1], fontsize=SMALL, va="bottom")
-    _count_outside(axes, sum(not low <= r.value <= high for r in shown), goal)
+    _count_outside(axes, sum(not low <= _value(trial, goal) <= high for trial in shown), goal)
     axes.set(ylim=(low, high), xlim=(0, end * 1.01), xlabel="epochs trained", ylabel=goal.metric)
     return figure
 
 
-def learning_curves(curves: Mapping[int, Sequence[float]], best: int, goal: Goal) -> Figure:
+def learning_curves(trials: Sequence[Trial], best: int, goal: Goal) -> Figure:
     """The metric after each epoch of a few trials, the best in front; nan and infinity leave a gap."""
     figure, axes = canvas(7.6, 3.3)
-    curves = {trial: [v if math.isfinite(v) else math.nan for v in values] for trial, values in curves.items()}
-    late = [value for values in curves.values() for value in values[len(values) // 4 :] if math.isfinite(value)]
+    curves = [[_finite(report.metrics.get(goal.metric, math.nan)) for report in trial.reports] for trial in trials]
+    late = [value for values in curves for value in values[len(values) // 4 :] if math.isfinite(value)]
     low, high = window(late, goal)
-    ends = _ends(list(curves.values()), low, high)
-    for (trial, values), end in zip(curves.items(), ends, strict=True):
+    for trial, values, end in zip(trials, curves, _ends(curves, low, high), strict=True):
         epochs = range(1, len(values) + 1)
-        if trial == best:
+        if trial.number == best:
             axes.plot(epochs, values, color=ACCENT, lw=2.2, marker="o", ms=3, zorder=3)
-            _name(axes, len(values), end, f"trial {trial}", ACCENT, weight="bold")
+            label(axes, len(values), end, f"trial {trial.number}", ACCENT, weight="bold")
         else:
             axes.plot(epochs, values, color=MUTED, lw=1.1, alpha=0.65, marker="o", ms=2)
-            _name(axes, len(values), end, f"{trial}", MUTED)
+            label(axes, len(values), end, f"{trial.number}", MUTED)
     axes.set(ylim=(low, high), xlabel="epoch", ylabel=goal.metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
@@ -93,7 +79,7 @@ def importances(shares: Mapping[str, float]) -> Figure:
     colours = [ACCENT if value >= 0.1 else SCALE[1] for value in values]
     axes.barh(range(len(names)), values, color=colours, height=0.62)
     for place, value in enumerate(values):
-        _name(axes, value, place, f"{value:.0%}".replace("%", " %") if value >= 0.01 else "below 1 %", MUTED)
+        label(axes, value, place, f"{value:.0%}".replace("%", " %") if value >= 0.01 else "below 1 %", MUTED)
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(values) * 1.12)
@@ -103,20 +89,20 @@ def importances(shares: Mapping[str, float]) -> Figure:
     return figure
 
 
-def parallel(readings: Sequence[Reading], parameters: Sequence[Parameter], goal: Goal) -> Figure:
+def parallel(ranked: Sequence[Trial], parameters: Sequence[Parameter], goal: Goal) -> Figure:
     """One line a trial through its parameters to its value, darker if better; absent parameters are passed below."""
     figure, axes = canvas(7.6, 3.9)
-    ranked = sorted((r for r in readings if math.isfinite(r.value)), key=lambda r: _cost(r, goal))[:MOST_LINES][::-1]
-    low, high = window([r.value for r in ranked], goal)
+    trials = ranked[:MOST_LINES][::-1]
+    low, high = window([_value(trial, goal) for trial in trials], goal)
     last = len(parameters)
-    heights = [(min(max(r.value, low), high) - low) / (high - low) for r in ranked]
-    lines = [[*_path(r.params, parameters), (last, height)] for r, height in zip(ranked, heights, strict=True)]
+    heights = [(min(max(_value(trial, goal), low), high) - low) / (high - low) for trial in trials]
+    lines = [[*_path(trial.params, parameters), (last, height)] for trial, height in zip(trials, heights, strict=True)]
     shade = [SCALE[min(len(SCALE) * place // len(lines), len(SCALE) - 1)] for place in range(len(lines))]
     axes.add_collection(LineCollection(lines, colors=shade, linewidths=0.9, alpha=0.7))
     axes.add_collection(LineCollection(lines[-1:], colors=[SERIES[1]], linewidths=2.4, zorder=4))
-    _name(axes, last, heights[-1], decimals(ranked[-1].value), SERIES[1], weight="bold")
+    label(axes, last, heights[-1], decimals(_value(ranked[0], goal)), SERIES[1], weight="bold")
     for place, parameter in enumerate(parameters):
-        absent = [(ABSENT, "absent")] if any(parameter.name not in r.params for r in ranked) else []
+        absent = [(ABSENT, "absent")] if any(parameter.name not in trial.params for trial in trials) else []
         _axis(axes, place, [*absent, *ticks(parameter.domain)])
     inner = [value for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
     _axis(axes, last, [((value - low) / (high - low), number(value)) for value in inner])
@@ -129,23 +115,20 @@ def parallel(readings: Sequence[Reading], parameters: Sequence[Parameter], goal:
     return figure
 
 
-def slice_of(parameter: Parameter, readings: Sequence[Reading], goal: Goal) -> Figure:
+def slice_of(parameter: Parameter, ranked: Sequence[Trial], failed: Sequence[Trial], goal: Goal) -> Figure:
     """The value of every trial against one parameter; failed trials are crosses at the edge."""
     figure, axes = canvas(2.7, 2.15, fitted=False)
     figure.subplots_adjust(left=0.16, right=0.98, top=0.88, bottom=0.16)
-    domain = parameter.domain
-    active = [r for r in readings if parameter.name in r.params]
-    ok = [r for r in active if math.isfinite(r.value) and not r.failed]
-    low, high = window([r.value for r in readings if math.isfinite(r.value) and not r.failed], goal)
-    if ok:
-        places = [_jittered(r, parameter) for r in ok], [min(max(r.value, low), high) for r in ok]
-        axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0)
-        best = min((r for r in readings if math.isfinite(r.value) and not r.failed), key=lambda r: _cost(r, goal))
-        if best in ok:  # the winner may do without this parameter
-            axes.scatter([_jittered(best, parameter)], [best.value], s=40, color=ACCENT, zorder=4, lw=0)
-    failed = [_jittered(r, parameter) for r in active if r.failed]
+    domain, name = parameter.domain, parameter.name
+    low, high = window([_value(trial, goal) for trial in ranked], goal)
+    active = [trial for trial in ranked if name in trial.params]
+    places = [_jittered(t, parameter) for t in active], [min(max(_value(t, goal), low), high) for t in active]
+    axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0, clip_on=False)
+    if ranked[0] in active:  # the best trial may do without this parameter
+        axes.scatter([_jittered(ranked[0], parameter)], [_value(ranked[0], goal)], s=40, color=ACCENT, zorder=4, lw=0)
+    crosses = [_jittered(trial, parameter) for trial in failed if name in trial.params]
     edge = low if goal.maximize else high
-    axes.scatter(failed, [edge] * len(failed), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)
+    axes.scatter(crosses, [edge] * len(crosses), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)
     marks = ticks(domain, most=4)
     axes.set_xticks([at for at, _ in marks], [text for _, text in marks])
     if sum(len(text) for _, text in marks) > 30:
@@ -170,7 +153,7 @@ def compared(comparison: Comparison) -> Figure:
         colour = SERIES[place % len(SERIES)]
         axes.fill_between(b.epochs, b.low, b.high, step="post", color=colour, alpha=0.13, lw=0)
         axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=DASHES[place % len(DASHES)])
-        _name(axes, comparison.budget, end, name, colour, weight="bold")
+        label(axes, comparison.budget, end, name, colour, weight="bold")
     if comparison.twice is not None and low <= comparison.twice.median <= high:
         axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
         axes.text(0, comparison.twice.median, f" {TWICE}", color=MUTED, fontsize=SMALL, va="bottom")
@@ -240,31 +223,21 @@ def _path(params: Params, parameters: Sequence[Parameter]) -> list[tuple[float, 
     return [(i, p.domain.encode(params[p.name]) if p.name in params else ABSENT) for i, p in enumerate(parameters)]
 
 
-def _jittered(reading: Reading, parameter: Parameter) -> float:
+def _jittered(trial: Trial, parameter: Parameter) -> float:
     """Dots of one choice stand side by side, moved by the golden ratio times the trial's number: always the same."""
-    place = parameter.domain.encode(reading.params[parameter.name])
+    place = parameter.domain.encode(trial.params[parameter.name])
     if not isinstance(parameter.domain, Choice):
         return place
-    return place + ((reading.trial * 0.6180339887) % 1 - 0.5) * 0.45 / len(parameter.domain.values)
+    return place + ((trial.number * 0.6180339887) % 1 - 0.5) * 0.45 / len(parameter.domain.values)
 
 
-def _cost(reading: Reading, goal: Goal) -> tuple[bool, float, int]:
-    return not reading.complete, -reading.value if goal.maximize else reading.value, reading.trial
+def _value(trial: Trial, goal: Goal) -> float:
+    value = goal.value(trial)
+    return math.nan if value is None else value
 
 
-def _name(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
-    """A label just right of a point, outside the axes if need be."""
-    axes.annotate(
-        text,
-        (x, y),
-        (5, 0),
-        textcoords="offset points",
-        color=colour,
-        weight=weight,
-        va="center",
-        fontsize=SMALL,
-        annotation_clip=False,
-    )
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
 
 
 def _axis(axes: Axes, place: float, marks: Sequence[tuple[float, str]]) -> None:

@@ -1,4 +1,4 @@
-"""What the trials say: which parameters mattered, what failed trials have in common, what the search was worth."""
+"""What the trials show: which parameters mattered, what failed trials have in common, which bounds were in the way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import optuna
@@ -15,19 +15,41 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
-from hpo.core import Goal, Outcome, Params, State, Study, Trial
+from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Choice, Range
+from hpo.space.domains import Choice, Domain, Known, Parameter, Range
 from hpo.space.space import Space
 
-FEWEST = 10  # trials below which an importance or a hit bound is a guess
-CHANCE = 0.002  # a hit bound rarer than this is reported; a space has some dozens of edges
-COINCIDENCE = 0.005  # what failed trials share is said if chance shares it less often
+FEWEST = 10  # trials below which an importance or a limiting bound is a guess
+CHANCE = 0.002  # a limiting bound rarer than this is reported; a space has some dozens of edges
+COINCIDENCE = 0.005  # what failed trials share is reported if chance shares it less often
 
 
-def searched(space: Space) -> tuple[str, ...]:
-    """The parameters that are no constants, in the space's order."""
-    return tuple(parameter.name for parameter in space.parameters if parameter.domain.levels != 1)
+def searched(space: Space) -> list[Parameter]:
+    """The parameters that are not constant, in the space's order."""
+    return [parameter for parameter in space.parameters if parameter.domain.levels != 1]
+
+
+def numeric(domain: Domain) -> bool:
+    return isinstance(domain, Range) or all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values
+    )
+
+
+def within(study: Study, space: Space) -> list[Trial]:
+    """The trials with those of their params that the space still has: its file may have changed since."""
+    return [replace(trial, params=_inside(trial.params, space)) for trial in study.trials]
+
+
+def _inside(params: Params, space: Space) -> dict[str, Value]:
+    coerced = {name: space[name].domain.coerce(value) for name, value in params.items() if name in space}
+    return {name: value for name, value in coerced.items() if value is not None}
+
+
+def ranked(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
+    """Those with a score that did not fail, best first; complete trials come before all others."""
+    scored = [trial for trial in trials if math.isfinite(goal.score(trial)[0]) and trial.state is not State.FAILED]
+    return sorted(scored, key=lambda t: (t.state is not State.COMPLETE, goal.score(t), t.number))
 
 
 # -- importances -------------------------------------------------------------------------------------------------
@@ -41,42 +63,39 @@ class Importances:
     reason: str = ""
 
 
-def importances(study: Study, goal: Goal, space: Space) -> Importances:
+def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importances:
     """PED-ANOVA (Watanabe, Bansal, Hutter, IJCAI 2023): what decides whether a trial is among the best.
 
     Failed trials count as worst: a parameter that makes trials fail matters.
     """
-    told = [trial for trial in study.trials if trial.state in (State.COMPLETE, State.FAILED)]
-    finite = [score for trial in told if math.isfinite(score := _score(trial, goal))]
-    if len(told) < FEWEST:
-        return Importances(reason=f"{count(len(told), 'finished trial')} are too few; {FEWEST} are needed")
+    ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.FAILED)]
+    scores = [goal.score(trial)[0] if trial.state is State.COMPLETE else math.inf for trial in ended]
+    finite = [score for score in scores if math.isfinite(score)]
+    if len(ended) < FEWEST:
+        return Importances(reason=f"{count(len(ended), 'finished trial')} are too few; {FEWEST} are needed")
     if len(finite) < 2 or min(finite) == max(finite):
         return Importances(reason="all trials have the same value")
-    names = [name for name in searched(space) if len({str(t.params[name]) for t in told if name in t.params}) > 1]
-    if not names:
+    varied = [p for p in searched(space) if len({str(t.params[p.name]) for t in ended if p.name in t.params}) > 1]
+    if not varied:
         return Importances(reason="no parameter had two values")
+    distributions = {parameter.name: _distribution(parameter.domain) for parameter in varied}
     worst = max(finite) + (max(finite) - min(finite))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna warns of what is experimental; the versions are pinned
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         mirror = optuna.create_study()
-        mirror.add_trials([_told(trial, names, space, min(_score(trial, goal), worst)) for trial in told])
-        best = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(told))))
+        mirror.add_trials([_frozen(t, distributions, min(s, worst)) for t, s in zip(ended, scores, strict=True)])
+        best = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(ended))))
         shares = get_param_importances(mirror, evaluator=best)
     return Importances(dict(sorted(shares.items(), key=lambda item: -item[1])))
 
 
-def _score(trial: Trial, goal: Goal) -> float:
-    return goal.score(trial)[0] if trial.state is State.COMPLETE else math.inf
+def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution], score: float) -> FrozenTrial:
+    params = {name: trial.params[name] for name in distributions if name in trial.params}
+    return create_trial(params=params, distributions={name: distributions[name] for name in params}, value=score)
 
 
-def _told(trial: Trial, names: Sequence[str], space: Space, score: float) -> FrozenTrial:
-    kept = {name: space[name].domain.coerce(trial.params[name]) for name in names if name in trial.params}
-    params = {name: value for name, value in kept.items() if value is not None}  # the space may have changed since
-    return create_trial(params=params, distributions={n: _distribution(space[n].domain) for n in params}, value=score)
-
-
-def _distribution(domain: Choice | Range) -> BaseDistribution:
+def _distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, Choice):
         return CategoricalDistribution(domain.values)
     if domain.integer:
@@ -87,35 +106,30 @@ def _distribution(domain: Choice | Range) -> BaseDistribution:
 # -- outcomes ----------------------------------------------------------------------------------------------------
 
 
-def tally(study: Study) -> str:
+def tally(trials: Sequence[Trial]) -> str:
     """ "40 trials: 29 complete, 6 pruned and 5 failed (4 diverged, 1 oom)"."""
-    if not study.trials:
+    if not trials:
         return "no trials yet"
     parts = []
     for state in (State.COMPLETE, State.PRUNED, State.FAILED, State.PAUSED, State.RUNNING):
-        trials = study.with_state(state)
-        if trials:
-            why = _reasons(trials) if state is State.FAILED else ""
-            parts.append(f"{len(trials)} {state.value}{why}")
-    return f"{count(len(study.trials), 'trial')}: {listed(parts)}"
-
-
-def _reasons(trials: Sequence[Trial]) -> str:
-    counts = {outcome: sum(t.outcome is outcome for t in trials) for outcome in Outcome}
-    return f" ({', '.join(f'{n} {outcome.value}' for outcome, n in counts.items() if n and outcome is not Outcome.OK)})"
+        outcomes = [trial.outcome for trial in trials if trial.state is state]
+        if outcomes:
+            reasons = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes)
+            parts.append(f"{len(outcomes)} {state}" + (f" ({reasons})" if state is State.FAILED else ""))
+    return f"{count(len(trials), 'trial')}: {listed(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Something said of one parameter; covers is a mask over the trials."""
+    """A statement about one parameter; covers is a mask over the trials."""
 
     text: str
     covers: np.ndarray
 
 
-def in_common(study: Study, space: Space) -> list[str]:
+def in_common(trials: Sequence[Trial], space: Space) -> list[str]:
     """A sentence for each way in which two or more trials failed: what they share that the others do not."""
-    ended = [trial for trial in study.trials if trial.finished]
+    ended = [trial for trial in trials if trial.finished]
     sentences = []
     for outcome in Outcome:
         failed = np.array([t.outcome is outcome and t.state is State.FAILED for t in ended], dtype=bool)
@@ -126,37 +140,33 @@ def in_common(study: Study, space: Space) -> list[str]:
 
 def _common(outcome: str, failed: np.ndarray, trials: Sequence[Trial], space: Space) -> str:
     n, group = len(trials), int(failed.sum())
+    if n == group:
+        return f"All {n} trials ended as {outcome}, so there is nothing to compare them with."
     best, rarest = None, COINCIDENCE
     for rule in _rules(failed, trials, space):
-        inside, all_ = int((rule.covers & failed).sum()), int(rule.covers.sum())
-        if inside < 0.8 * group:
-            continue
-        chance = float(stats.hypergeom.sf(inside - 1, n, all_, group))
-        if chance < rarest:
+        inside, covered = int((rule.covers & failed).sum()), int(rule.covers.sum())
+        chance = float(stats.hypergeom.sf(inside - 1, n, covered, group))
+        if inside >= 0.8 * group and chance < rarest:
             best, rarest = rule, chance
-    if n == group:
-        return f"All {n} trials ended {outcome}: nothing sets these apart."
-    noun = f"{outcome} trial{'s' if group > 1 else ''}"
     if best is None:
-        return f"The {group} {noun} have no single parameter in common that the others have not."
+        return f"No single parameter sets the {group} {outcome} trials apart from the others."
     inside, others = int((best.covers & failed).sum()), int((best.covers & ~failed).sum())
     everyone = "Both" if group == 2 else f"All {group}"
-    who = f"{everyone} {noun}" if inside == group else f"{inside} of {group} {noun}"
-    rest = f"{others} of the {n - group} others" if others else f"none of the {n - group} others"
-    return f"{who} have {best.text}; {rest} {'have' if others > 1 else 'has'}."
+    who = f"{everyone if inside == group else f'{inside} of {group}'} {outcome} trials"
+    rest = f"{others or 'none'} of the {n - group} others {'do' if others > 1 else 'does'}"
+    return f"{who} have {best.text}; {rest}."
 
 
 def _rules(failed: np.ndarray, trials: Sequence[Trial], space: Space) -> Iterator[Rule]:
-    for name in searched(space):
-        domain = space[name].domain
+    for parameter in searched(space):
+        name = parameter.name
         values = [trial.params.get(name) for trial in trials]
-        present = np.array([value is not None for value in values])
-        if numeric(domain):
+        if numeric(parameter.domain):
             numbers = np.array([math.nan if value is None else float(value) for value in values])
             yield from _thresholds(name, numbers, failed)
         else:
             for value in {value for value, out in zip(values, failed, strict=True) if out and value is not None}:
-                yield Rule(f"{name} {written(value)}", np.array([one == value for one in values]) & present)
+                yield Rule(f"{name} {written(value)}", np.array([one == value for one in values]))
 
 
 def _thresholds(name: str, numbers: np.ndarray, failed: np.ndarray) -> Iterator[Rule]:
@@ -184,29 +194,131 @@ def shortest(low: float, high: float) -> float:
     return low
 
 
-def numeric(domain: Choice | Range) -> bool:
-    if isinstance(domain, Range):
-        return True
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values)
+# -- the user's own points ---------------------------------------------------------------------------------------
 
 
-# -- what people brought along -----------------------------------------------------------------------------------
-
-
-def against_start(study: Study, goal: Goal, start_with: Sequence[Params]) -> str:
-    """The winner against the best of the points the person had in mind; "" where none was tried to its end."""
+def against_start(trials: Sequence[Trial], goal: Goal, start_with: Sequence[Params]) -> str:
+    """The best trial against the best of the user's own start_with points; "" where none of those is complete."""
     own = [
         trial
-        for trial in study.trials[: len(start_with)]
-        if any(all(trial.params.get(name) == value for name, value in given.items()) for given in start_with)
+        for trial in trials[: len(start_with)]
+        if trial.state is State.COMPLETE
+        and any(all(trial.params.get(name) == value for name, value in point.items()) for point in start_with)
     ]
-    winner, mine = goal.best(study.trials), goal.best([t for t in own if t.state is State.COMPLETE])
-    if winner is None or mine is None:
+    best, mine = goal.best(trials), goal.best(own)
+    if best is None or mine is None:
         return ""
-    won, had = goal.value(winner), goal.value(mine)
-    assert won is not None and had is not None, (winner, mine)
-    if winner.number == mine.number:
-        return f"The winner is your own start_with point (trial {mine.number}): the search found nothing better."
-    lead = (won - had) if goal.maximize else (had - won)
-    best = f"trial {mine.number}, {number(had)}"
-    return f"The winner is {gap(lead)} better than the best of your start_with points ({best})."
+    if best.number == mine.number:
+        return f"It is your own start_with point (trial {mine.number}): the search found nothing better."
+    lead, value = goal.score(mine)[0] - goal.score(best)[0], goal.value(mine)
+    assert value is not None, mine
+    return f"It is {gap(lead)} better than the best of your start_with points (trial {mine.number}, {number(value)})."
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A bound of the space at which the best trial sits.
+
+    at, of: so many of so many best trials are there; share: how much of the parameter's values counts as this edge;
+    wider: a bound further out, None where the parameter has no meaning there.
+    """
+
+    name: str
+    upper: bool
+    bound: Value
+    at: int
+    of: int
+    share: float
+    wider: Value | None
+
+    @property
+    def limiting(self) -> bool:
+        """Whether there is room beyond and chance alone would seldom put so many of the best trials here."""
+        rare = stats.binom.sf(self.at - 1, self.of, self.share) < CHANCE
+        return self.wider is not None and self.at >= 2 / 3 * self.of and bool(rare)
+
+    def __str__(self) -> str:
+        edge = f"{self.name} at {written(self.bound)}, its {'upper' if self.upper else 'lower'} bound"
+        many = f"{self.at} of the {self.of} best trials are there"
+        return f"{edge}: {many}" + (f"; try {written(self.wider)}" if self.wider is not None and self.limiting else "")
+
+
+def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, Known] | None = None) -> list[Edge]:
+    """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
+    complete = [trial for trial in ranked(trials, goal) if trial.state is State.COMPLETE]
+    if len(complete) < FEWEST:
+        return []
+    best, known = complete[: max(5, len(complete) // 10)], known or {}
+    found = []
+    for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
+        levels = _levels(domain)
+        if name not in best[0].params or len(levels) == 2:  # two values are nothing but ends
+            continue
+        active = [float(trial.params[name]) for trial in best if name in trial.params]
+        limits = known.get(name) or known.get(name.partition(".")[2])
+        for upper in (True, False):
+            there = [_at_edge(domain, levels, value, upper) for value in active]
+            if there[0]:
+                bound, wider = _bound(domain, levels, upper), _wider(domain, levels, upper, limits)
+                share = max(0.1, 1 / len(levels)) if levels else 0.1
+                found.append(
+                    Edge(name, upper, bound, sum(there), len(active), share, None if wider == bound else wider)
+                )
+    return found
+
+
+def _levels(domain: Domain) -> list[int | float]:
+    """The numbers of a choice or of a short enumerated range, ascending; none where the range is all but continuous."""
+    if isinstance(domain, Choice):
+        return sorted(value for value in domain.values if not isinstance(value, str))
+    if domain.levels is None or domain.levels > 10:
+        return []
+    return [value for i in range(domain.levels) if not isinstance(value := domain.level(i), str)]
+
+
+def _bound(domain: Domain, levels: Sequence[int | float], upper: bool) -> int | float:
+    if isinstance(domain, Choice) or levels:
+        return levels[-1 if upper else 0]
+    return domain.high if upper else domain.low
+
+
+def _at_edge(domain: Domain, levels: Sequence[int | float], value: float, upper: bool) -> bool:
+    """At the last level, or in the outer tenth of a range."""
+    if levels:
+        return math.isclose(value, _bound(domain, levels, upper))
+    return domain.encode(value) >= 0.9 if upper else domain.encode(value) <= 0.1
+
+
+def _wider(domain: Domain, levels: Sequence[int | float], upper: bool, limits: Known | None) -> Value:
+    """Three times as far on a log scale, half the width further on a plain one; a choice gets one more of its kind."""
+    bound = _bound(domain, levels, upper)
+    if levels:
+        inner = levels[-2] if upper else levels[1]
+        geometric = min(levels) > 0 and max(levels) / min(levels) >= 4
+        value = bound * bound / inner if geometric else 2 * bound - inner
+    elif isinstance(domain, Range) and domain.log:
+        value = float(f"{bound * 3 if upper else bound / 3:.1g}")
+    else:
+        width = bound - _bound(domain, levels, not upper)
+        value = bound + width / 2
+    value = float(f"{value:.3g}")
+    return _meaningful(round(value) if isinstance(bound, int) else value, bound, limits)
+
+
+def _meaningful(value: float, bound: float, limits: Known | None) -> Value:
+    """As far as the parameter has a meaning; a number that is not negative stays so."""
+    if bound >= 0 > value:
+        value = type(bound)(0)
+    if bound >= 1 > value and isinstance(bound, int):
+        value = 1
+    if limits is None or limits.fault(value) is None:
+        return value
+    end = limits.high if value > bound else limits.low
+    if end is None:
+        return bound
+    middle = float(f"{(bound + end) / 2:.6g}")
+    candidates = [type(bound)(end), middle] if isinstance(bound, float) else [int(end)]
+    return next((one for one in candidates if limits.fault(one) is None), bound)

@@ -7,8 +7,7 @@ Plain arrays in, figures out. Empty arrays leave their figure out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpo.core import Report
 from hpo.formatting import number
-from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, SMALL, Picture, canvas
+from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
 from hpo.report.figures import spread
 from hpo.training.portrait import Array, Portrait
 
@@ -29,25 +28,20 @@ ONE_LINE, MOST_LETTERS = 4, 12  # of a class's name over an image: with the conf
 def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
     """The figures there is something to draw of; reports: the winner's, for its learning curves."""
     who, where = f"trial {portrait.trial}", f"on the {portrait.split} split"
-    drawn = [
-        Picture("winner-learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
-        Picture(
-            "winner-confusion",
+    confused, maps = portrait.confusion, portrait.maps
+    drawn: list[tuple[object, str, str, Callable[[], Figure]]] = [
+        (len(reports) > 1, "learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
+        (
+            confused.size,
+            "confusion",
             f"Confusion matrix of {who} {where}",
-            lambda: confusion(portrait.confusion, portrait.classes),
+            lambda: confusion(confused, portrait.classes),
         ),
-        Picture("winner-mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(portrait)),
-        Picture("winner-filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
-        Picture("winner-maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, portrait.maps)),
+        (portrait.mistakes.size, "mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(portrait)),
+        (portrait.filters.size, "filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
+        (maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, maps)),
     ]
-    parts = (
-        len(reports) > 1,
-        portrait.confusion.size,
-        portrait.mistakes.size,
-        portrait.filters.size,
-        portrait.maps.size,
-    )
-    return [picture for picture, there in zip(drawn, parts, strict=True) if there]
+    return [Picture(f"winner-{name}", caption, draw) for there, name, caption, draw in drawn if there]
 
 
 def learning(reports: Sequence[Report]) -> Figure:
@@ -75,11 +69,7 @@ def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     low, high = axes.get_ylim()
     ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
     for name, end, colour in zip(names, spread(ends, (high - low) * 0.07, low, high), colours, strict=True):
-        where: Any = {
-            "textcoords": "offset points",
-            "annotation_clip": False,
-        }  # beside the axes, level with their top too
-        axes.annotate(name, (epochs[-1], end), (5, 0), color=colour, va="center", fontsize=SMALL, **where)
+        label(axes, epochs[-1], end, name, colour)
     axes.set_xlabel("epoch")
 
 
