@@ -249,13 +249,13 @@ def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monke
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.new("RGB", (100, 50)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
     spec = DataSpec(str(tmp_path))
-    assert load(spec, 0, memory=8 * 3 * 100 * 50).shape == (3, 50, 100)
+    assert load(spec, 0, available=8 * 3 * 100 * 50).shape == (3, 50, 100)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadInput, match=r"needs 117 KiB of memory, got 117 KiB; set data\.resize or data\.limit"):
-        load(spec, 0, memory=8 * 3 * 100 * 50 - 1)
+        load(spec, 0, available=8 * 3 * 100 * 50 - 1)
     monkeypatch.undo()
-    assert load(replace(spec, resize=(5, 5)), 0, memory=1000).shape == (3, 5, 5)
-    assert len(load(replace(spec, limit=6), 0, memory=6 * 3 * 100 * 50).images) == 6
+    assert load(replace(spec, resize=(5, 5)), 0, available=1000).shape == (3, 5, 5)
+    assert len(load(replace(spec, limit=6), 0, available=6 * 3 * 100 * 50).images) == 6
 
 
 def test_large_data_are_decoded_into_a_file_that_leaves_with_them(

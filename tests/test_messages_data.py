@@ -197,6 +197,11 @@ def folder_link_inside(root: Path) -> DataSpec:
     return DataSpec(str(root))
 
 
+def link_to_itself(root: Path) -> DataSpec:
+    (classes(root) / "cat" / "x.png").symlink_to(root / "cat" / "x.png")
+    return DataSpec(str(root))
+
+
 def both_layouts(root: Path) -> DataSpec:
     classes(root / "train")
     return DataSpec(str(classes(root, "owl")))
@@ -352,6 +357,26 @@ def lying_header(root: Path) -> DataSpec:
     return DataSpec(str(root / "d.npz"))
 
 
+def claiming(path: Path, side: int) -> DataSpec:
+    """8 images of side x side, says the header of X, and so does the zip's directory; there are 8 of 4x4."""
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (8, side, side)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X.npy", array.getvalue() + bytes(128))
+        archive.getinfo("X.npy").file_size = len(array.getvalue()) + 8 * side**2
+        with archive.open("y.npy", "w") as stream:
+            np.save(stream, labels())
+    return DataSpec(str(path))
+
+
+def npz_claims_too_much(root: Path) -> DataSpec:
+    return claiming(root / "d.npz", 2**14)
+
+
+def npz_lies_twice(root: Path) -> DataSpec:
+    return claiming(root / "d.npz", 2**10)
+
+
 def negative_shape(root: Path) -> DataSpec:
     array = io.BytesIO()
     np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (-8, -16)})
@@ -435,6 +460,18 @@ def idx_claims_too_much(root: Path) -> DataSpec:
     return DataSpec(str(root))
 
 
+def gzipped_idx_claims_too_much(root: Path) -> DataSpec:
+    (mnist(root) / "train-images-idx3-ubyte").unlink()
+    head = bytes([0, 0, 8, 3]) + struct.pack(">3I", 8, 2**20, 2**20)
+    (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head))
+    return DataSpec(str(root))
+
+
+def idx_is_a_pipe(root: Path) -> DataSpec:
+    os.mkfifo(root / "train-images-idx3-ubyte")
+    return DataSpec(str(root))
+
+
 def cifar_evil(root: Path) -> DataSpec:
     return batch(root / "data_batch_1", {b"data": Evil(), b"labels": [0, 1]})
 
@@ -511,6 +548,7 @@ CASES: list[tuple[Build, list[str]]] = [
         folder_link_inside,
         ["@/again: must be no link to a folder, whose images would count twice, got a link to @/cat; remove it"],
     ),
+    (link_to_itself, ["@/cat/x.png: is damaged and cannot be decoded; replace or remove it"]),
     (
         both_layouts,
         [
@@ -589,7 +627,7 @@ CASES: list[tuple[Build, list[str]]] = [
             "remove data.resize and data.grey"
         ],
     ),
-    (grey_of_five, ["@/d.npz X: data.grey needs images of 1, 3 or 4 channels, got 5; remove data.grey"]),
+    (grey_of_five, ["@/d.npz: data.grey needs images of 1, 3 or 4 channels, got 5; remove data.grey"]),
     (cut_npz, [f"@/d.npz: is no .npz or is damaged; {SAVE}"]),
     (damaged_npz, [f"@/d.npz X: is damaged; {SAVE}"]),
     (lying_header, [f"@/d.npz X: is damaged, got 0 bytes for shape (1000000000, 1000000) of uint8; {SAVE}"]),
@@ -632,7 +670,14 @@ CASES: list[tuple[Build, list[str]]] = [
             "put each into a folder of its own"
         ],
     ),
-    (idx_claims_too_much, ["@: needs 8 TiB of memory, got 1 GiB; set data.resize or data.limit"]),
+    (idx_claims_too_much, ["@/train-images-idx3-ubyte: ends early; fetch the file again"]),
+    (
+        gzipped_idx_claims_too_much,
+        ["@/train-images-idx3-ubyte.gz: needs 8 TiB of memory, got 1 GiB; hand over fewer images"],
+    ),
+    (idx_is_a_pipe, ["@: holds no images in class folders, got train-images-idx3-ubyte; make one sub-folder a class"]),
+    (npz_claims_too_much, ["@/d.npz X: needs 2 GiB of memory, got 1 GiB; hand over fewer rows, or images as uint8"]),
+    (npz_lies_twice, [f"@/d.npz X: is damaged; {SAVE}"]),
     (
         cifar_evil,
         [
@@ -668,14 +713,14 @@ def test_bad_data_are_refused_in_one_line_a_mistake_and_leave_nothing_behind(
     folder.mkdir()
     spec = build(folder)
     with pytest.raises(BadInput) as caught:
-        load(spec, 0, cache, memory=2**30)
+        load(spec, 0, cache, available=2**30)
     assert str(caught.value).replace(str(folder), "@").splitlines() == lines
     assert not cache.exists()
 
 
 def test_an_npz_whose_images_are_more_than_the_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        load(large_npz(tmp_path), 0, memory=100)
+        load(large_npz(tmp_path), 0, available=100)
     assert str(caught.value).endswith("d.npz: needs 160 bytes of memory, got 100 bytes; set data.resize or data.limit")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.check.architectures import Machine, check
 from hpo.check.findings import Input, lines
 from hpo.data import dataset as data
-from hpo.data.sources.memory import available
+from hpo.data.memory import available
 from hpo.engine import components as assembly
 from hpo.errors import BadInput, Mistake
 from hpo.models import user

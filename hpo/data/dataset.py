@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data import splits
+from hpo.data import memory, splits
 from hpo.data.normalization import standards
-from hpo.data.sources import memory as machine
-from hpo.data.sources.contents import PARTS, TRAIN, Array, Contents, refuse_any, rows_a_block
-from hpo.data.sources.detect import find
+from hpo.data.sources import find
+from hpo.data.sources.contents import PARTS, SHOWN, TRAIN, Array, Contents, in_blocks, refuse, refuse_any
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
+from hpo.formatting import listed
 from hpo.study_file.spec import DATA_SETS, DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
@@ -96,15 +96,15 @@ class Dataset:
     def open(folder: Path) -> Dataset:
         """A saved data set as read-only memory maps. Raises EnvironmentFailed if it is not there or damaged."""
         try:
-            told = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+            saved = json.loads((folder / DESCRIPTION).read_text("utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
             return Dataset(
-                name=told["name"],
-                classes=None if told["classes"] is None else tuple(told["classes"]),
-                mean=np.array(told["mean"], np.float32),
-                std=np.array(told["std"], np.float32),
-                digest=told["digest"],
-                resize=None if told["resize"] is None else (told["resize"][0], told["resize"][1]),
+                name=saved["name"],
+                classes=None if saved["classes"] is None else tuple(saved["classes"]),
+                mean=np.array(saved["mean"], np.float32),
+                std=np.array(saved["std"], np.float32),
+                digest=saved["digest"],
+                resize=None if saved["resize"] is None else (saved["resize"][0], saved["resize"][1]),
                 folder=folder,
                 **arrays,
             )
@@ -113,51 +113,45 @@ class Dataset:
             raise EnvironmentFailed(mistake) from error
 
     def _write(self, folder: Path) -> None:
-        arrays = (self.images, self.targets, self.train, self.val, self.test)
-        for name, array in zip(ARRAYS, arrays, strict=True):
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        told = {
-            "name": self.name,
-            "classes": self.classes,
-            "mean": self.mean.tolist(),
-            "std": self.std.tolist(),
-            "digest": self.digest,
-            "resize": self.resize,
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(told, indent=1), "utf-8")
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        description = {name: getattr(self, name) for name in ("name", "classes", "digest", "resize")}
+        description |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
 
 
-def load(source: DataSpec, seed: int, cache: Path | None = None, *, memory: int | None = None) -> Dataset:
+def load(source: DataSpec, seed: int, cache: Path | None = None, *, available: int | None = None) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
     seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,
-    unchanged, is loaded; memory: bytes that the decoded images may take, what the machine has if it is not given.
+    unchanged, is loaded; available: bytes that the decoded images may take, what the machine has if it is not given.
     """
     if cache is None:
-        return _load(source, seed, None, memory)
+        return _load(source, seed, None, available)
     folder = cache / _fingerprint(source, seed)
     if _digest_at(folder) is not None:
         return Dataset.open(folder)
-    return _load(source, seed, cache, memory).save(folder)
+    return _load(source, seed, cache, available).save(folder)
 
 
-def _load(source: DataSpec, seed: int, scratch: Path | None, memory: int | None) -> Dataset:
-    available = machine.available() if memory is None else memory
+def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | None) -> Dataset:
+    available = memory.available() if available is None else available
     contents = find(source, available)
+    cut = splits.cut_from_train(contents.parts, _shares(source))
     _refuse_bad_targets(contents)
-    _refuse_small_classes(contents, splits.cut_from_train(contents.parts, _shares(source)))
-    chosen = _limited(contents, source, seed)
+    _refuse_small_classes(contents, cut)
+    chosen = _limited(contents, source, len(cut), seed)
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
     train, val, test = _split(contents, targets, parts, source, seed)
-    remedy = "set data.resize or data.limit"
-    machine.refuse_above(contents.place, len(chosen) * contents.image_bytes, available, remedy)
-    images = _filled(contents, chosen, scratch)
+    needed = len(chosen) * contents.image_bytes
+    memory.refuse_above(contents.place, needed, available, "set data.resize or data.limit")
+    images = _images(contents, chosen, scratch)
     mean, std = standards(images, train)
-    made = Dataset(
+    dataset = Dataset(
         contents.name, images, targets, contents.classes, train, val, test, mean, std, "", _pair(source.resize)
     )
-    return replace(made, digest=_digest(made))
+    return replace(dataset, digest=_digest(dataset))
 
 
 def _refuse_bad_targets(contents: Contents) -> None:
@@ -180,15 +174,30 @@ def _refuse_bad_targets(contents: Contents) -> None:
     refuse_any(mistakes, contents.place)
 
 
-def _limited(contents: Contents, source: DataSpec, seed: int) -> Array:
-    """Indices of the images that are used: all, or data.limit of them."""
+def _refuse_small_classes(contents: Contents, cut: list[int]) -> None:
+    """Every class must be in train, and in each part that is cut from it."""
+    if contents.classes is None:
+        return
+    there = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
+    counts = np.bincount(there, minlength=len(contents.classes))
+    rule = f"at least {len(cut)} images to be in {listed([PARTS[part] for part in cut])}"
+    where = "" if contents.parts is None else " in train"
+    mistakes = [
+        Mistake(contents.place, f"class {name!r} needs {rule}", f"{count}{where}", "add images or leave the class out")
+        for name, count in zip(contents.classes, counts, strict=True)
+        if count < len(cut)
+    ]
+    refuse_any(mistakes, contents.place)
+
+
+def _limited(contents: Contents, source: DataSpec, least: int, seed: int) -> Array:
+    """Indices of the images that are used: all, or data.limit of them, `least` of each class to train."""
     count = len(contents.targets)
     if source.limit is None or source.limit >= count:
         return np.arange(count)
-    groups = splits.strata(contents.targets, contents.classes is None)
-    least = len(splits.cut_from_train(contents.parts, _shares(source)))
     try:
-        return splits.sample(groups, contents.parts, source.limit, least, seed)
+        strata = splits.strata(contents.targets, contents.classes is None)
+        return splits.sample(strata, contents.parts, source.limit, least, seed)
     except splits.TooFew as few:
         rule = f"must be at least {few.least}, so that every class is in every part"
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
@@ -197,31 +206,11 @@ def _limited(contents: Contents, source: DataSpec, seed: int) -> Array:
 def _split(
     contents: Contents, targets: Array, parts: Array | None, source: DataSpec, seed: int
 ) -> tuple[Array, Array, Array]:
-    shares = _shares(source)
-    groups = splits.strata(targets, contents.classes is None)
     try:
-        train, val, test = splits.split(groups, parts, shares, seed)
+        return splits.split(splits.strata(targets, contents.classes is None), parts, _shares(source), seed)
     except splits.TooFew as few:
         rule = f"must have at least {few.least} images to train, validate and test"
         raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
-    return train, val, test
-
-
-def _refuse_small_classes(contents: Contents, cut: list[int]) -> None:
-    """Every class must be in train, and in each part that is cut from it."""
-    if contents.classes is None:
-        return
-    there = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
-    counts = np.bincount(there, minlength=len(contents.classes))
-    *first, last = [PARTS[part] for part in cut]
-    rule = f"at least {len(cut)} images to be in {', '.join(first)}{' and ' if first else ''}{last}"
-    where = "" if contents.parts is None else " in train"
-    mistakes = [
-        Mistake(contents.place, f"class {name!r} needs {rule}", f"{count}{where}", "add images or leave the class out")
-        for name, count in zip(contents.classes, counts, strict=True)
-        if count < len(cut)
-    ]
-    refuse_any(mistakes, contents.place)
 
 
 def _shares(source: DataSpec) -> tuple[float, float, float]:
@@ -232,68 +221,84 @@ def _pair(size: tuple[int, int] | None) -> tuple[int, int] | None:
     return None if size is None else (int(size[0]), int(size[1]))
 
 
-def _filled(contents: Contents, chosen: Array, scratch: Path | None) -> Array:
+# -- pixels ------------------------------------------------------------------------------------------------------
+
+
+def _images(contents: Contents, chosen: Array, scratch: Path | None) -> Array:
     """All images as one array (N, C, H, W)."""
-    if len(chosen) * contents.image_bytes < MAPPED_BYTES:
-        return np.ascontiguousarray(np.concatenate(list(_checked(contents, chosen))))
+    needed = len(chosen) * contents.image_bytes
+    if needed < MAPPED_BYTES:
+        return np.ascontiguousarray(np.concatenate(list(_blocks(contents, chosen))))
     folder = scratch if scratch is not None and scratch.is_dir() else Path(tempfile.gettempdir())
     try:
         return _mapped(contents, chosen, folder)
     except OSError as error:
         why = error.strerror or type(error).__name__
-        needed = machine.shown(len(chosen) * contents.image_bytes)
-        raise EnvironmentFailed(
-            Mistake(str(folder), f"needs {needed} of disk", why, "make room or set TMPDIR")
-        ) from error
+        mistake = Mistake(str(folder), f"needs {memory.shown(needed)} of disk", why, "make room or set TMPDIR")
+        raise EnvironmentFailed(mistake) from error
 
 
 def _mapped(contents: Contents, chosen: Array, folder: Path) -> Array:
     """A map of a nameless file, which goes with the array. Written first: a disk full under a map is a bus error."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        for block in _checked(contents, chosen):
+        for block in _blocks(contents, chosen):
             file.write(np.ascontiguousarray(block).data)
         file.flush()
         return np.memmap(file, contents.dtype, "r+", shape=(len(chosen), *contents.shape))
 
 
-def _checked(contents: Contents, chosen: Array) -> Iterator[Array]:
-    start = 0
-    for block in contents.blocks(chosen):
+def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
+    """The chosen images, block by block. Raises BadInput with all that are damaged, or with the first of very many."""
+    mistakes: list[Mistake | str] = []
+    for indices in in_blocks(chosen, contents.image_bytes):
+        try:
+            block = contents.pixels(indices)
+        except BadInput as bad:
+            mistakes += bad.mistakes
+            if len(mistakes) > SHOWN:
+                refuse(mistakes, contents.place)
+            continue
         assert block.dtype == contents.dtype and block.shape[1:] == contents.shape, (block.dtype, block.shape)
-        if block.dtype == np.float32:
-            _refuse_not_finite(contents, block, chosen[start : start + len(block)])
+        _refuse_not_finite(contents, block, indices)
         yield block
-        start += len(block)
-    assert start == len(chosen), (start, len(chosen))
+    refuse_any(mistakes, contents.place)
 
 
 def _refuse_not_finite(contents: Contents, block: Array, indices: Array) -> None:
-    bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
-    if len(bad):
-        image = block[bad[0]]
-        got = f"{image[~np.isfinite(image)][0]} in image {indices[bad[0]]}"
-        raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or mend these images"))
+    if block.dtype != np.float32 or np.isfinite(block).all():
+        return
+    row = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0]
+    got = f"{block[row][~np.isfinite(block[row])][0]} in image {indices[row]}"
+    raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or mend these images"))
+
+
+# -- identity ----------------------------------------------------------------------------------------------------
 
 
 def _digest(dataset: Dataset) -> str:
     """SHA-256 over arrays (little-endian), classes, split and resizing."""
-    seen = hashlib.sha256()
-    seen.update(json.dumps([LAYOUT, dataset.classes, dataset.resize]).encode())
-    arrays = [dataset.images, dataset.targets, dataset.train, dataset.val, dataset.test]
-    for array in arrays:
+    sha = hashlib.sha256(json.dumps([LAYOUT, dataset.classes, dataset.resize]).encode())
+    for array in (getattr(dataset, name) for name in ARRAYS):
         little = array.dtype.newbyteorder("<")
-        seen.update(json.dumps([little.str, list(array.shape)]).encode())
-        step = rows_a_block(array[:1].nbytes)
-        for start in range(0, len(array), step):
-            seen.update(np.ascontiguousarray(array[start : start + step], little).data)
-    return seen.hexdigest()[:32]
+        sha.update(json.dumps([little.str, list(array.shape)]).encode())
+        for indices in in_blocks(np.arange(len(array)), array[:1].nbytes):
+            sha.update(np.ascontiguousarray(array[indices], little).data)
+    return sha.hexdigest()[:32]
+
+
+def _digest_at(folder: Path) -> str | None:
+    """The digest of what is saved there; None if nothing sound is."""
+    try:
+        return Dataset.open(folder).digest
+    except EnvironmentFailed:
+        return None
 
 
 def _fingerprint(source: DataSpec, seed: int) -> str:
     """Names a source as it is now, without reading it: every file's name, size and time of change."""
     files = [] if source.source in DATA_SETS else [_stamp(path) for path in _files(source.source)]
-    told = json.dumps([LAYOUT, asdict(source), seed, files], default=str, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    identity = json.dumps([LAYOUT, asdict(source), seed, files], default=str, sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def _files(source: str) -> Iterator[Path]:
@@ -311,11 +316,3 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     except (OSError, ValueError):  # find() says what is wrong with it
         return str(path), -1, 0
     return str(path), stat.st_size, stat.st_mtime_ns
-
-
-def _digest_at(folder: Path) -> str | None:
-    """The digest of what is saved there; None if nothing sound is."""
-    try:
-        return Dataset.open(folder).digest
-    except EnvironmentFailed:
-        return None

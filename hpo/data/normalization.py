@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hpo.data.sources.contents import Array, rows_a_block
+from hpo.data.sources.contents import Array, in_blocks
 
 EPSILON = 1e-8  # under the root, so that what never varies is divided by 1e-4 and not by 0
 
@@ -17,14 +17,12 @@ def standards(images: Array, train: Array) -> tuple[Array, Array]:
 
     Of x / 255 where images are uint8, of x as it is where they are float32.
     """
-    moments = _of_bytes if images.dtype == np.uint8 else _of_floats
-    mean, variance = moments(images, train)
+    mean, variance = _of_bytes(images, train) if images.dtype == np.uint8 else _of_floats(images, train)
     return mean.astype(np.float32), np.sqrt(variance + EPSILON).astype(np.float32)
 
 
 def _blocks(images: Array, indices: Array) -> Iterator[Array]:
-    step = rows_a_block(images[:1].nbytes)
-    return (images[indices[at : at + step]] for at in range(0, len(indices), step))
+    return (images[rows] for rows in in_blocks(indices, images[:1].nbytes))
 
 
 def _of_bytes(images: Array, train: Array) -> tuple[Array, Array]:

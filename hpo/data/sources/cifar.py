@@ -9,23 +9,20 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpo.data.sources import labels
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, chosen
-from hpo.data.sources.pixels import fitted, fitted_shape
-from hpo.errors import BadInput, Mistake
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, damaged, labelled, locked, of_arrays
+from hpo.errors import BadInput
 from hpo.study_file.spec import DataSpec
 
 SHAPE = (3, 32, 32)
 MOST_TUPLES = 64
 MOST_BYTES = 2**29  # the largest real batch, CIFAR-100's train, has 155 MB
-# Everything a batch needs, in what Python 2 and 3 write. Nothing else is even parsed: no persistent ids, no extension
-# registry, no object construction other than the REDUCE of an array or its dtype.
+# Everything a batch needs, in what Python 2 and 3 write: no persistent ids, no extension registry, no object
+# construction other than the REDUCE of an array or its dtype.
 WORDS = """
     PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS
     BININT BININT1 BININT2 LONG1 NONE NEWTRUE NEWFALSE SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8
@@ -45,21 +42,12 @@ def holds_cifar(folder: Path) -> bool:
 
 def read(folder: Path, spec: DataSpec) -> Contents:
     """Raises BadInput for a batch that is damaged, or holds anything but arrays, texts, numbers, lists and dicts."""
-    batches = _batches(folder)
-    values = [_labels(path, _load(path)) for path, _ in batches]
-    joined = np.concatenate(values)
-    numbers, classes = labels.numbered(joined, str(folder), _names(folder))
-    parts = np.repeat([part for _, part in batches], [len(batch) for batch in values]).astype(np.int8)
-    return Contents(
-        name=folder.name,
-        place=str(folder),
-        targets=joined.astype(np.float32) if spec.regression else numbers,
-        classes=None if spec.regression else classes,
-        shape=fitted_shape(SHAPE, spec, str(folder)),
-        dtype=np.dtype(np.uint8),
-        blocks=lambda indices: (fitted(block, spec) for block in chosen(_images(batches), indices)),
-        parts=parts if TEST in parts else None,
-    )
+    batches = [(*_batch(path), part) for path, part in _batches(folder)]
+    labels = [numbers for _, numbers, _ in batches]
+    parts = np.repeat(np.array([part for _, _, part in batches], np.int8), [len(numbers) for numbers in labels])
+    targets = labelled(np.concatenate(labels), spec, str(folder), _names(folder))
+    images = [pixels for pixels, _, _ in batches]
+    return of_arrays(folder, images, targets, spec, parts if TEST in parts else None)
 
 
 def _batches(folder: Path) -> list[tuple[Path, int]]:
@@ -75,55 +63,46 @@ def _batches(folder: Path) -> list[tuple[Path, int]]:
 def _names(folder: Path) -> list[str] | None:
     for name, key in (("batches.meta", b"label_names"), ("meta", b"fine_label_names")):
         if (folder / name).is_file():
-            names = _load(folder / name).get(key)
-            if not isinstance(names, list) or not all(isinstance(item, bytes) for item in names):
-                raise _mistaken(folder / name, f"must hold a list {key.decode()}")
-            return [item.decode("utf-8", "replace") for item in names]
+            names = unpickled(folder / name).get(key)
+            if not isinstance(names, list) or not all(isinstance(item, bytes | str) for item in names):
+                raise _refused(folder / name, f"must hold a list {key.decode()}")
+            return [item if isinstance(item, str) else item.decode("utf-8", "replace") for item in names]
     return None
 
 
-def _labels(path: Path, batch: dict[bytes, Any]) -> Array:
-    values, images = batch.get(b"labels", batch.get(b"fine_labels")), batch.get(b"data")
-    if not isinstance(values, list) or not all(type(value) is int and abs(value) < 2**31 for value in values):
-        raise _mistaken(path, "must hold a list of numbers, labels or fine_labels")
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != (len(values), 3072):
-        got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise _mistaken(path, f"must hold data, uint8 ({len(values)}, 3072)", got)
-    return np.array(values, dtype=np.int64)
+def _batch(path: Path) -> tuple[Array, Array]:
+    """Images (n, 3, 32, 32) uint8 and labels (n,) int64."""
+    batch = unpickled(path)
+    labels, images = batch.get(b"labels", batch.get(b"fine_labels")), batch.get(b"data")
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
+        raise _refused(path, "must hold a list of numbers, labels or fine_labels")
+    array = images.array if isinstance(images, _Pixels) else None
+    if array is None or array.shape != (len(labels), 3072):
+        got = type(images).__name__ if array is None else f"{array.dtype} {array.shape}"
+        raise _refused(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
+    return array.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
 
 
-def _images(batches: list[tuple[Path, int]]) -> Iterator[Array]:
-    for path, _ in batches:
-        yield _load(path)[b"data"].reshape(-1, *SHAPE)
-
-
-def _load(path: Path) -> dict[bytes, Any]:
-    """A pickled dict; keys and texts are bytes, whichever Python wrote them."""
+def unpickled(path: Path) -> dict[bytes, Any]:
+    """A pickled dict; its keys are bytes, whichever Python wrote them."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _mistaken(path, f"must have at most {MOST_BYTES} bytes", str(path.stat().st_size))
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise _refused(path, f"must have at most {MOST_BYTES} bytes", str(size))
         data = path.read_bytes()
         _inspect(data)
-        loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except PermissionError as error:
-        raise BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions")) from error
+        raise locked(path) from error
     except Refused as error:
-        raise _mistaken(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
+        raise _refused(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
     except BadInput:
         raise
     except Exception as error:  # a damaged pickle raises anything at all
-        raise _mistaken(path, "is no pickled CIFAR batch or is damaged") from error
-    if not isinstance(loaded, dict):
-        raise _mistaken(path, "must hold a dict", type(loaded).__name__)
-    return {key.encode() if isinstance(key, str) else key: _plain(value) for key, value in loaded.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, _Pixels):
-        return value.array
-    if isinstance(value, list):
-        return [item.encode() if isinstance(item, str) else item for item in value]
-    return value
+        raise _refused(path, "is no pickled CIFAR batch or is damaged") from error
+    if not isinstance(value, dict):
+        raise _refused(path, "must hold a dict", type(value).__name__)
+    return {key.encode() if isinstance(key, str) else key: item for key, item in value.items()}
 
 
 def _inspect(data: bytes) -> None:
@@ -139,42 +118,17 @@ def _inspect(data: bytes) -> None:
             raise Refused(f"more than {MOST_TUPLES} tuples")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows four names, and stands in for each with one of ours: nothing of NumPy or Python is ever called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = STAND_INS.get((module, name))
-        if found is None:
-            raise Refused(f"{module}.{name}")
-        return found
-
-
-class _StandIn:
-    """A callable without attributes, so that the pickle's BUILD has nothing to change."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[..., object]) -> None:
-        self._make = make
-
-    def __call__(self, *arguments: object) -> object:
-        return self._make(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise Refused("a changed function")
-
-
 class _Pixels:
     """What the pickle builds in place of an array."""
 
-    __slots__ = ("array",)
+    array: Array = np.empty(0, np.uint8)
 
-    def __init__(self) -> None:
-        self.array: Array = np.empty(0, np.uint8)
+    def __init__(self, *_: object) -> None:
+        """Takes the arguments of numpy's _reconstruct: a type, a shape and a code that the state replaces."""
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, fortran, data = state
-        if not isinstance(kind, _Bytes) or fortran or not isinstance(data, bytes):
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Bytes) or fortran or not isinstance(data, bytes):
             raise Refused("an array of anything but bytes")
         self.array = np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -182,37 +136,31 @@ class _Pixels:
 class _Bytes:
     """What the pickle builds in place of the dtype uint8; its state (byte order, alignment) is nothing to bytes."""
 
-    __slots__ = ()
+    def __init__(self, code: object, *_: object) -> None:
+        if code not in (b"u1", "u1"):
+            raise Refused(f"an array of {code!r:.40}")
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
-def _dtype(code: object, *_: object) -> _Bytes:
-    if code not in (b"u1", "u1"):
-        raise Refused(f"an array of {code!r}")
-    return _Bytes()
-
-
-def _encode(text: object, encoding: object) -> bytes:
-    """How Python 3 writes bytes into a pickle that Python 2 shall read."""
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise Refused(f"an encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _array_type(*_: object) -> object:
-    raise Refused("a call of numpy.ndarray")
-
-
+# The names an array of bytes is pickled with. Nothing of NumPy's is called: numpy.dtype and numpy.ndarray trust the
+# state they are given, and with a forged one read memory that is not theirs.
 STAND_INS = {
-    ("numpy", "ndarray"): _StandIn(_array_type),
-    ("numpy", "dtype"): _StandIn(_dtype),
-    ("numpy.core.multiarray", "_reconstruct"): _StandIn(lambda *_: _Pixels()),
-    ("numpy._core.multiarray", "_reconstruct"): _StandIn(lambda *_: _Pixels()),
-    ("_codecs", "encode"): _StandIn(_encode),
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _Bytes,
+    ("numpy.core.multiarray", "_reconstruct"): _Pixels,
+    ("numpy._core.multiarray", "_reconstruct"): _Pixels,
+    ("_codecs", "encode"): str.encode,  # how Python 3 writes bytes for Python 2
 }
 
 
-def _mistaken(path: Path, rule: str, got: str = "") -> BadInput:
-    return BadInput(Mistake(str(path), rule, got, "fetch the data again"))
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in STAND_INS:
+            raise Refused(f"{module}.{name}"[:80])
+        return STAND_INS[module, name]
+
+
+def _refused(path: Path, rule: str, got: str = "") -> BadInput:
+    return damaged(path, rule, got, "fetch the data again")

@@ -1,15 +1,18 @@
-"""What is known of a data set before its pixels are read, so that it is refused or cut down before that costs."""
+"""What every kind of source gives: the targets, which part each image is of, and pixels on request."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from PIL import Image
 
 from hpo.errors import BadInput, Mistake
+from hpo.study_file.spec import DataSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
@@ -17,18 +20,20 @@ Shape = tuple[int, int, int]  # channels, height, width
 TRAIN, VAL, TEST = 0, 1, 2
 PARTS = ("train", "val", "test")
 
-BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak nobody sees
-SHOWN = 5  # mistakes of one kind that a person is shown
+BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
+# ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
+LUMA = (19595, 38470, 7471)
+SHOWN = 5  # mistakes of one kind that are shown
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """One source, described.
+    """One source, described before its pixels are read, so that it is refused or cut down before that costs.
 
     place: what messages begin with; targets: (N,) int64 class numbers, or float32 for regression; classes: their names,
     None for regression; parts: (N,) int8 of TRAIN, VAL, TEST where the source comes split, else None;
-    shape, dtype: of one image as `blocks` gives it, resized and grey as the study wants;
-    blocks(indices): these images in ascending order of index, as arrays (n, C, H, W). Raises BadInput.
+    shape, dtype: of one image as `pixels` gives it, resized and grey as the study wants, uint8 or float32;
+    pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one.
     """
 
     name: str
@@ -37,41 +42,158 @@ class Contents:
     classes: tuple[str, ...] | None
     shape: Shape
     dtype: np.dtype[Any]
-    blocks: Callable[[Array], Iterator[Array]]
+    pixels: Callable[[Array], Array]
     parts: Array | None = None
-
-    def __post_init__(self) -> None:
-        assert self.parts is None or len(self.parts) == len(self.targets)
-        assert self.dtype in (np.dtype(np.uint8), np.dtype(np.float32)), self.dtype
 
     @property
     def image_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-def rows_a_block(image_bytes: int) -> int:
-    """How many images make one block."""
-    return max(1, BLOCK_BYTES // max(1, image_bytes))
+# -- targets -----------------------------------------------------------------------------------------------------
 
 
-def chosen(stored: Iterator[Array], indices: Array) -> Iterator[Array]:
-    """Of blocks read one after the other, the images of these ascending indices."""
-    start = 0
-    for block in stored:
-        low, high = np.searchsorted(indices, [start, start + len(block)])
-        if high > low:
-            yield block[indices[low:high] - start]
-        start += len(block)
+def labelled(
+    values: Array, spec: DataSpec, place: str, names: Sequence[str] | None = None
+) -> tuple[Array, tuple[str, ...] | None]:
+    """Targets (N,) of a source -> class numbers (N,) int64 and class names, or numbers (N,) float32 and None.
+
+    names: of the classes 0, 1, ... where the source has them. Without them the labels that occur are the classes,
+    in order, and gaps are closed. Raises BadInput.
+    """
+    if spec.regression or values.dtype.kind == "f":
+        return _numbers(values, place), None
+    if values.dtype.kind in "iu":
+        _refuse_where(values < 0, values, place, "must be class numbers from 0 on", "remove or mend these rows")
+        if names is not None:
+            rule = f"must be below the number of class names ({len(names)})"
+            _refuse_where(values >= len(names), values, place, rule, "name every class or mend the labels")
+            return values.astype(np.int64), tuple(names)
+    elif values.dtype.kind not in "bUS":
+        raise BadInput(Mistake(place, "must be class numbers or names", f"{values.dtype}", "save integers or texts"))
+    labels, numbers = np.unique(values, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), tuple(_text(label) for label in labels.tolist())
 
 
-def refuse(mistakes: Sequence[Mistake], place: str | Path) -> NoReturn:
+def _numbers(values: Array, place: str) -> Array:
+    if values.dtype.kind not in "iufb":
+        raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", "remove data.regression"))
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    _refuse_where(~np.isfinite(numbers), values, place, "must hold finite numbers", "remove or mend these rows")
+    return numbers
+
+
+def _refuse_where(bad: Array, values: Array, place: str, rule: str, remedy: str) -> None:
+    indices = np.flatnonzero(bad)
+    if len(indices):
+        more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
+        raise BadInput(Mistake(place, rule, f"{values[indices[0]]} at index {indices[0]}{more}", remedy))
+
+
+def _text(label: object) -> str:
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------
+
+
+def of_arrays(
+    place: str | Path,
+    arrays: Sequence[Array],
+    targets: tuple[Array, tuple[str, ...] | None],
+    spec: DataSpec,
+    parts: Array | None = None,
+) -> Contents:
+    """Contents of images (N, C, H, W) in memory or memory maps, one array after the other.
+
+    targets: what `labelled` made of them.
+    """
+    place = Path(place)
+    shape = fitted_shape(arrays[0].shape[1:], spec, str(place))
+    dtype = np.result_type(*map(_kept, arrays))
+    starts = np.cumsum([0, *map(len, arrays)])
+
+    def pixels(indices: Array) -> Array:
+        cuts = np.searchsorted(indices, starts)
+        slices = zip(arrays, starts, cuts, cuts[1:], strict=False)
+        chosen = np.concatenate([array[indices[low:high] - start] for array, start, low, high in slices])
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and inf is refused with its index
+            return fitted(chosen.astype(dtype, copy=False), spec)
+
+    return Contents(place.name, str(place), *targets, shape, dtype, pixels, parts)
+
+
+def in_blocks(indices: Array, image_bytes: int) -> Iterator[Array]:
+    """The indices in pieces whose images take about BLOCK_BYTES."""
+    step = max(1, BLOCK_BYTES // max(1, image_bytes))
+    return (indices[start : start + step] for start in range(0, len(indices), step))
+
+
+def fitted_shape(shape: Shape, spec: DataSpec, place: str) -> Shape:
+    """What `fitted` makes of an image of this shape. Raises BadInput where grey has no meaning."""
+    channels, height, width = shape
+    if spec.grey and channels not in (1, 3, 4):
+        rule = "data.grey needs images of 1, 3 or 4 channels"
+        raise BadInput(Mistake(place, rule, str(channels), "remove data.grey"))
+    height, width = spec.resize or (height, width)
+    return 1 if spec.grey else channels, height, width
+
+
+def fitted(block: Array, spec: DataSpec) -> Array:
+    """(n, C, H, W) uint8 or float32 -> the same, grey and resized if the study wants it."""
+    grey = to_grey(block) if spec.grey and block.shape[1] > 1 else block
+    return resized(grey, spec.resize) if spec.resize and grey.shape[2:] != tuple(spec.resize) else grey
+
+
+def to_grey(block: Array) -> Array:
+    """The luma of the first three channels; a fourth, alpha, is left out."""
+    if block.dtype != np.uint8:
+        weights = np.array(LUMA, np.float32) / np.float32(65536)
+        grey: Array = np.einsum("nchw,c->nhw", block[:, :3], weights)
+        return grey[:, None].astype(np.float32)
+    luma: Array = np.einsum("nchw,c->nhw", block[:, :3].astype(np.uint32), np.array(LUMA, np.uint32))
+    return ((luma + 0x8000) >> 16).astype(np.uint8)[:, None]
+
+
+def resized(block: Array, size: tuple[int, int]) -> Array:
+    """Every channel by itself, bilinear with Pillow's antialiasing. size: (height, width)."""
+    out: Array = np.empty((*block.shape[:2], *size), block.dtype)
+    for index in np.ndindex(*block.shape[:2]):
+        plane = Image.fromarray(np.ascontiguousarray(block[index]))
+        out[index] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
+    return out
+
+
+def _kept(images: Array) -> np.dtype[Any]:
+    """uint8 as long as that loses nothing; integers beyond 0..255 and floats become float32."""
+    if images.dtype.kind == "b" or images.dtype == np.uint8:
+        return np.dtype(np.uint8)
+    inside = images.dtype.kind in "iu" and images.min() >= 0 and images.max() <= 255
+    return np.dtype(np.uint8 if inside else np.float32)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def refuse(mistakes: Sequence[Mistake | str], place: str | Path) -> NoReturn:
     """Raise the first of many mistakes, and say how many there are."""
     more = len(mistakes) - SHOWN
     rest = [Mistake(str(place), f"has {more} more mistakes like these")] if more > 0 else []
     raise BadInput(*mistakes[:SHOWN], *rest)
 
 
-def refuse_any(mistakes: Sequence[Mistake], place: str | Path) -> None:
+def refuse_any(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
     """Raise if there are any."""
     if mistakes:
         refuse(mistakes, place)
+
+
+def damaged(path: Path | str, rule: str, got: str = "", remedy: str = "fetch the file again") -> BadInput:
+    """What a file is refused with that was downloaded."""
+    return BadInput(Mistake(str(path), rule, got, remedy))
+
+
+def locked(path: Path | str) -> BadInput:
+    """What a file is refused with that this user may not read."""
+    return BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions"))

@@ -11,17 +11,12 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BufferedReader
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from hpo.data.sources import labels, memory
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, chosen, refuse_any, rows_a_block
-from hpo.data.sources.pixels import fitted, fitted_shape
+from hpo.data.memory import refuse_above
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, damaged, labelled, locked, of_arrays, refuse_any
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -29,51 +24,35 @@ from hpo.study_file.spec import DataSpec
 NAME = re.compile(
     r"(?P<family>.*?)(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx(?P<dimensions>[13])(-ubyte)?(\.gz)?"
 )
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError, struct.error)
 UNSIGNED_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Idx:
-    """One file, known by its header alone."""
-
-    path: Path
-    shape: tuple[int, ...]
 
 
 def holds_idx(folder: Path) -> bool:
     """Whether this folder holds IDX files."""
-    return any(NAME.fullmatch(path.name) for path in folder.iterdir())
+    return bool(_matches(folder))
 
 
 def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     """Raises BadInput for files that are missing, damaged or do not fit together."""
-    parts = _headers(_files(folder))
-    _refuse_misfits(folder, parts)
-    for _, marks in parts.values():
-        memory.refuse_above(str(marks.path), math.prod(marks.shape), available, "hand over fewer labels")
-    values = {part: np.concatenate(list(_rows(marks))) for part, (_, marks) in parts.items()}
-    joined = np.concatenate(list(values.values()))
-    numbers, classes = labels.numbered(joined, str(folder))
-    height, width = parts[TRAIN][0].shape[1:]
-    files = [images for images, _ in parts.values()]
-    return Contents(
-        name=folder.name,
-        place=str(folder),
-        targets=joined.astype(np.float32) if spec.regression else numbers,
-        classes=None if spec.regression else classes,
-        shape=fitted_shape((1, height, width), spec, str(folder)),
-        dtype=np.dtype(np.uint8),
-        blocks=lambda indices: (fitted(block[:, None], spec) for block in chosen(_all_rows(files), indices)),
-        parts=np.repeat(list(values), [len(part) for part in values.values()]).astype(np.int8)
-        if TEST in values
-        else None,
-    )
+    files = _files(folder)
+    arrays = _arrays(files, available)
+    _refuse_misfits(folder, files, arrays)
+    images = [arrays[kinds["images"]][:, None] for kinds in files.values()]
+    labels = [arrays[kinds["labels"]] for kinds in files.values()]
+    parts = np.repeat(np.array(list(files), np.int8), [len(part) for part in labels])
+    targets = labelled(np.concatenate(labels), spec, str(folder))
+    return of_arrays(folder, images, targets, spec, parts if TEST in files else None)
+
+
+def _matches(folder: Path) -> list[tuple[re.Match[str], Path]]:
+    """Files by name; what is no regular file is left out: a pipe would be waited for."""
+    paths = sorted(folder.iterdir())
+    return [(match, path) for path in paths if (match := NAME.fullmatch(path.name)) and path.is_file()]
 
 
 def _files(folder: Path) -> dict[int, dict[str, Path]]:
     """part -> kind -> file; a plain file goes before a gzipped one."""
-    matches = [(match, path) for path in sorted(folder.iterdir()) if (match := NAME.fullmatch(path.name))]
+    matches = _matches(folder)
     families = sorted({match["family"] for match, _ in matches})
     if len(families) > 1:
         got = ", ".join(family.strip("-") or "one without a name" for family in families)
@@ -86,81 +65,65 @@ def _files(folder: Path) -> dict[int, dict[str, Path]]:
             if kind not in kinds:
                 name = f"{families[0]}{('train', '', 't10k')[part]}-{kind}-idx{dimensions}-ubyte[.gz]"
                 raise BadInput(Mistake(str(folder), f"must hold {name}", "", "put the file there"))
-    return dict(sorted(files.items()))
+    return files
 
 
-def _headers(files: dict[int, dict[str, Path]]) -> dict[int, tuple[Idx, Idx]]:
-    read: dict[Path, Idx] = {}
-    mistakes: list[Mistake] = []
+def _arrays(files: dict[int, dict[str, Path]], available: int | None) -> dict[Path, Array]:
+    arrays: dict[Path, Array] = {}
+    mistakes: list[Mistake | str] = []
     for kinds in files.values():
         for kind, path in kinds.items():
             try:
-                read[path] = Idx(path, _shape(path, 3 if kind == "images" else 1))
+                arrays[path] = array_of(path, 3 if kind == "images" else 1, available)
             except BadInput as bad:
-                mistakes.extend(mistake for mistake in bad.mistakes if isinstance(mistake, Mistake))
+                mistakes += bad.mistakes
     refuse_any(mistakes, "IDX files")
-    return {part: (read[kinds["images"]], read[kinds["labels"]]) for part, kinds in files.items()}
+    return arrays
 
 
-def _shape(path: Path, dimensions: int) -> tuple[int, ...]:
+def array_of(path: Path, dimensions: int, available: int | None) -> Array:
+    """(N,) or (N, H, W) uint8: a memory map, or what a gzipped file holds, never unpacked beyond what its header says."""
     try:
-        with _opened(path) as stream:
-            magic = _exactly(stream, 4)
-            if magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            magic = stream.read(4)
+            if len(magic) == 4 and magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
                 rule = f"must begin with 00 00 08 {dimensions:02} (unsigned bytes in {dimensions}-d)"
-                raise BadInput(Mistake(str(path), rule, magic.hex(" "), "fetch the file again"))
-            return struct.unpack(f">{dimensions}I", _exactly(stream, 4 * dimensions))
+                raise damaged(path, rule, magic.hex(" "))
+            shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+            count = math.prod(shape)
+            if path.suffix == ".gz":
+                refuse_above(str(path), count, available, "hand over fewer images")
+                values = np.frombuffer(stream.read(count), np.uint8)
+                more = bool(stream.read(1))
+            else:
+                values = np.memmap(path, np.uint8, "r")[stream.tell() :]
+                more = len(values) > count
     except PermissionError as error:
-        raise BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions")) from error
-    except DAMAGED as error:
-        raise _damaged(path, "ends early" if isinstance(error, EOFError) else "is damaged") from error
+        raise locked(path) from error
+    except (EOFError, struct.error) as error:
+        raise damaged(path, "ends early") from error
+    except (zlib.error, OSError) as error:
+        raise damaged(path, "is damaged") from error
+    if len(values) < count:
+        raise damaged(path, "ends early")
+    if more:
+        raise damaged(path, f"holds more than the {shape[0]} of its header")
+    return values.reshape(shape)
 
 
-def _refuse_misfits(folder: Path, parts: dict[int, tuple[Idx, Idx]]) -> None:
+def _refuse_misfits(folder: Path, files: dict[int, dict[str, Path]], arrays: dict[Path, Array]) -> None:
     mistakes = []
-    for images, marks in parts.values():
-        if images.shape[0] != marks.shape[0]:
-            got = f"{marks.shape[0]} labels for {images.shape[0]} images"
-            mistakes.append(Mistake(str(marks.path), "must be as long as the images", got, "fetch the files again"))
+    sizes: dict[tuple[int, ...], Path] = {}
+    for kinds in files.values():
+        images, labels = arrays[kinds["images"]], arrays[kinds["labels"]]
+        sizes.setdefault(images.shape[1:], kinds["images"])
+        if len(images) != len(labels):
+            got = f"{len(labels)} labels for {len(images)} images"
+            rule = "must be as long as the images"
+            mistakes.append(Mistake(str(kinds["labels"]), rule, got, "fetch the files again"))
         if 0 in images.shape:
-            mistakes.append(Mistake(str(images.path), "is empty", f"shape {images.shape}", "fetch the file again"))
-    sizes = {images.shape[1:] for images, _ in parts.values()}
+            mistakes.append(Mistake(str(kinds["images"]), "is empty", f"shape {images.shape}", "fetch the file again"))
     if len(sizes) > 1:
-        got = " and ".join(f"{images.shape[1]}x{images.shape[2]} ({images.path.name})" for images, _ in parts.values())
+        got = " and ".join(f"{height}x{width} ({path.name})" for (height, width), path in sizes.items())
         mistakes.append(Mistake(str(folder), "images must have one size", got, "use files of one data set"))
     refuse_any(mistakes, folder)
-
-
-def _all_rows(files: list[Idx]) -> Iterator[Array]:
-    return chain.from_iterable(map(_rows, files))
-
-
-def _rows(idx: Idx) -> Iterator[Array]:
-    """The values in blocks, never more than the header says: what a gzip bomb holds beyond is not unpacked."""
-    count, row = idx.shape[0], math.prod(idx.shape[1:])
-    step = rows_a_block(row)
-    try:
-        with _opened(idx.path) as stream:
-            _exactly(stream, 4 + 4 * len(idx.shape))
-            for start in range(0, count, step):
-                rows = min(step, count - start)
-                yield np.frombuffer(_exactly(stream, rows * row), np.uint8).reshape(rows, *idx.shape[1:])
-            if stream.read(1):
-                raise _damaged(idx.path, f"holds more than the {count} of its header")
-    except DAMAGED as error:
-        raise _damaged(idx.path, "ends early" if isinstance(error, EOFError) else "is damaged") from error
-
-
-def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-def _exactly(stream: gzip.GzipFile | BufferedReader, count: int) -> bytes:
-    data = stream.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
-
-
-def _damaged(path: Path, rule: str) -> BadInput:
-    return BadInput(Mistake(str(path), rule, "", "fetch the file again"))

@@ -1,7 +1,8 @@
-"""What scikit-learn brings or fetches: its digits, a harder set made from them, and three data sets of openml.org."""
+"""The data sets known by name: scikit-learn's digits, a harder set made from them, and three of openml.org."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import warnings
@@ -13,15 +14,18 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from hpo.data.sources import labels, memory
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, rows_a_block
-from hpo.data.sources.pixels import fitted, fitted_shape
+from hpo.data.memory import refuse_above
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, labelled, of_arrays
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import DataSpec
 
 HARD_SIZE = 16
 HARD_SEED = 1797
 SILENCE_SECONDS = 30.0  # a server that says nothing for so long is away
+
+DIGITS = tuple("0123456789")
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +36,18 @@ class Openml:
     shape: Shape
     images: int
     test: int
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Of one image."""
+        return int(np.prod(self.shape))
 
 
 OPENML = {
-    "mnist": Openml("mnist_784", (1, 28, 28), 70_000, 10_000),
-    "fashion-mnist": Openml(
-        "Fashion-MNIST",
-        (1, 28, 28),
-        70_000,
-        10_000,
-        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-    ),
-    "cifar10": Openml(
-        "CIFAR_10",
-        (3, 32, 32),
-        60_000,
-        10_000,
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
+    "mnist": Openml("mnist_784", (1, 28, 28), 70_000, 10_000, DIGITS),
+    "fashion-mnist": Openml("Fashion-MNIST", (1, 28, 28), 70_000, 10_000, FASHION),
+    "cifar10": Openml("CIFAR_10", (3, 32, 32), 60_000, 10_000, CIFAR),
 }
 
 
@@ -60,7 +57,8 @@ def read(name: str, spec: DataSpec, available: int | None) -> Contents:
         return _openml(name, OPENML[name], spec, available)
     digits = load_digits()
     images = digits.images.astype(np.uint8)[:, None]  # 0..16, as they were scanned
-    return _contents(name, harder(images) if name == "digits-hard" else images, digits.target, spec)
+    targets = labelled(digits.target, spec, name)
+    return of_arrays(name, [harder(images) if name == "digits-hard" else images], targets, spec)
 
 
 def harder(digits: Array) -> Array:
@@ -86,53 +84,35 @@ def _raw(seed: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dt
     return np.random.PCG64(seed).random_raw(int(np.prod(shape))).reshape(shape)
 
 
-def _contents(name: str, images: Array, targets: Array, spec: DataSpec, known: Openml | None = None) -> Contents:
-    numbers, classes = labels.numbered(targets, name)
-    if known is not None and known.classes is not None and len(classes) == len(known.classes):
+def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> Contents:
+    # scikit-learn parses the text of the whole set into 4 bytes a pixel, twice for a moment
+    needed = 8 * known.images * known.pixels
+    refuse_above(name, needed, available, "hand the data over as a folder of IDX files or CIFAR batches")
+    images, labels = _fetched(name, known)
+    if images.shape[1:] != (known.pixels,) or not len(images) or images.min() < 0 or not images.max() <= 255:
+        remedy = f"delete {_home()}/openml to have it fetched again"
+        rule = f"must be images of {known.pixels} pixels of 0 to 255"
+        raise BadInput(Mistake(name, rule, f"shape {images.shape}", remedy))
+    numbers, classes = labelled(labels, spec, name)
+    if classes is not None and len(classes) == len(known.classes):
         classes = known.classes
     parts = np.full(len(images), TRAIN, np.int8)
-    if known is not None:
-        parts[len(images) - known.test :] = TEST
-
-    def blocks(indices: Array) -> Iterator[Array]:
-        step = rows_a_block(images[0].nbytes)
-        return (fitted(images[indices[at : at + step]], spec) for at in range(0, len(indices), step))
-
-    return Contents(
-        name=name,
-        place=name,
-        targets=numbers.astype(np.float32) if spec.regression else numbers,
-        classes=None if spec.regression else classes,
-        shape=fitted_shape(images.shape[1:], spec, name),
-        dtype=np.dtype(np.uint8),
-        blocks=blocks,
-        parts=parts if known is not None and len(images) == known.images else None,
-    )
-
-
-def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> Contents:
-    pixels = known.images * int(np.prod(known.shape))
-    # scikit-learn parses the text of the whole set into 4 bytes a pixel, twice for a moment
-    memory.refuse_above(name, 8 * pixels, available, "hand the data over as a folder of IDX files or CIFAR batches")
-    images, targets = _fetched(name, known)
-    width = int(np.prod(known.shape))
-    if images.ndim != 2 or images.shape[1] != width or not len(images) or images.min() < 0 or not images.max() <= 255:
-        remedy = f"delete {_home()}/openml to have it fetched again"
-        got = f"shape {images.shape}"
-        raise BadInput(Mistake(name, f"must be images of {width} pixels of 0 to 255", got, remedy))
-    return _contents(name, images.astype(np.uint8).reshape(-1, *known.shape), targets, spec, known)
+    parts[len(images) - known.test :] = TEST
+    pixels = images.astype(np.uint8).reshape(-1, *known.shape)
+    return of_arrays(name, [pixels], (numbers, classes), spec, parts if len(images) == known.images else None)
 
 
 def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
+    """Pixels (N, D) and class numbers (N,)."""
     try:
-        with _patience(), warnings.catch_warnings(), _nothing_left(_home()):
-            warnings.simplefilter("ignore")  # about retries; the end of them is told below
+        with _impatient(), warnings.catch_warnings(), _no_empty_folders():
+            warnings.simplefilter("ignore")  # about retries, whose end becomes the error below
             # The types are ours because scikit-learn 1.9's own break with pandas 3.1 (scikit-learn#34892).
-            width = int(np.prod(known.shape))
-            types = {**dict.fromkeys(range(width), np.float32), width: str}
+            types = {**dict.fromkeys(range(known.pixels), np.float32), known.pixels: str}
             bunch = fetch_openml(
                 known.name, version=1, as_frame=False, cache=True, n_retries=1, read_csv_kwargs={"dtype": types}
             )
+            return np.asarray(bunch.data), np.asarray(bunch.target).astype(np.int64)
     except MemoryError:
         raise
     except Exception as error:  # the network, the server, the cache and the parser all raise what they like
@@ -140,7 +120,6 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
         why = f"{type(error).__name__}: {error}"
         rule = f"is not in the cache and cannot be fetched from openml.org ({known.name})"
         raise EnvironmentFailed(Mistake(name, rule, why, remedy)) from error
-    return np.asarray(bunch.data), np.asarray(bunch.target).astype(str)
 
 
 def _home() -> Path:
@@ -149,7 +128,7 @@ def _home() -> Path:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _impatient() -> Iterator[None]:
     """scikit-learn sets no time limit of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_SECONDS)
@@ -160,19 +139,12 @@ def _patience() -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_left(home: Path) -> Iterator[None]:
-    """scikit-learn makes the folders of a file before it fetches it; take those that stay empty away again."""
+def _no_empty_folders() -> Iterator[None]:
+    """scikit-learn makes the folders of a file before it fetches it; after an error those that stayed empty go."""
     try:
         yield
     except BaseException:
-        for folder, _, _ in os.walk(home / "openml", topdown=False):
-            _remove_if_empty(Path(folder))
-        _remove_if_empty(home)
+        for folder in [*sorted((_home() / "openml").glob("**/"), reverse=True), _home()]:
+            with contextlib.suppress(OSError):  # not empty, not there or not ours
+                folder.rmdir()
         raise
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # not empty, not there or not ours
-        return
