@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 
-from hpo.models.families import FAMILIES, known
+from hpo.models.families import FAMILIES, known, peak_memory
 from hpo.models.layers import Impossible, Layer, summary
 from hpo.models.shape_check import disagreement
 from hpo.study_file import reader as study_file
-from hpo.training.memory import peak
 
 ARCHITECTURES = 1_000
 TARGET_SECONDS = 20.0
@@ -42,7 +41,7 @@ def main() -> int:
         if layers not in seen:
             seen.add(layers)
             made = summary(layers, SHAPE)
-            peak(made, params)
+            peak_memory(made, params)
             wrong += disagreement(made) is not None
     seconds = time.perf_counter() - began
     print(f"machine: {platform.processor() or platform.machine()}, one core, torch {torch.__version__}")

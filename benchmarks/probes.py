@@ -34,22 +34,22 @@ NETWORKS: dict[str, Params] = {
 BLIND = probes.Places({}, [])
 
 
-def learner(ready: Setup, params: Params, seeing: bool) -> loop.Learner:
+def new_state(ready: Setup, params: Params, seeing: bool) -> loop.TrainingState:
     job = Job(training="", params={"epochs": 1, **params}, seed=0, start=0, until=1, known=0, folder=Path())
-    made = loop._fresh(ready, job)
-    return made if seeing else replace(made, places=BLIND)
+    state = loop.new_state(ready, job)
+    return state if seeing else replace(state, places=BLIND)
 
 
-def seconds(ready: Setup, one: loop.Learner) -> float:
+def seconds(ready: Setup, one: loop.TrainingState) -> float:
     began = time.perf_counter()
     with streams(ready.data.device, 0, 1) as generator:
-        loop._epoch(one, ready.data, 1, generator)
+        loop.train_epoch(one, ready.data, generator)
     return time.perf_counter() - began
 
 
 def ratio(ready: Setup, params: Params, rounds: int) -> tuple[float, float]:
     """(median ratio, milliseconds of an epoch without probes)."""
-    pair = learner(ready, params, seeing=True), learner(ready, params, seeing=False)
+    pair = new_state(ready, params, seeing=True), new_state(ready, params, seeing=False)
     for one in pair:
         seconds(ready, one)  # warm
     taken = [[seconds(ready, one) for one in (pair if turn % 2 else pair[::-1])] for turn in range(rounds)]

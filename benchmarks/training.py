@@ -33,11 +33,11 @@ Epoch = Callable[[], None]
 
 def ours(ready: Setup) -> Epoch:
     job = Job(training="", params=PARAMS, seed=0, start=0, until=1, known=0, folder=Path())
-    learner = loop._fresh(ready, job)
+    state = loop.new_state(ready, job)
 
     def epoch() -> None:
         with streams(ready.data.device, 0, 1) as generator:
-            loop._epoch(learner, ready.data, 1, generator)
+            loop.train_epoch(state, ready.data, generator)
 
     return epoch
 

@@ -44,7 +44,6 @@ STILL_UP = {
     "commands.compare_progress -> cli.console",
     "commands.status -> cli.console",
     "commands.status -> cli.summary",
-    "models.shape_check -> training.optimizers",
     "publishing.train_script -> commands.run",
     "publishing.train_script -> winner.scriptlayers",
     "publishing.train_script -> winner.scriptparts",

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +14,15 @@ from hpo.check.architectures import Findings, Input, Machine, check, lines
 from hpo.check.findings import many, size, table
 from hpo.commands.check import check_study
 from hpo.core import Params, Value
-from hpo.models.families import known, sizes
+from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary
 from hpo.models.network import build
-from hpo.models.shape_check import disagreement, time_step
+from hpo.models.parameters import optimizer_states
+from hpo.models.shape_check import disagreement
 from hpo.study_file import reader as study_file
 from hpo.study_file.spec import StudySpec
-from hpo.training.memory import optimizer_states, peak
-from hpo.training.optimizers import rule
+from hpo.training.optimizers import Update
+from hpo.training.step_time import time_step
 
 DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
 
@@ -190,7 +193,7 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
     assert free.needs is not None
     assert tight.needs is not None
     possible = [params for params in three_blocks.space.grid() if fits(params)]
-    over = sum(peak(sizes("cnn", params, (1, 8, 8), 10), params) > 500_000 for params in possible)
+    over = sum(peak_memory(sizes("cnn", params, (1, 8, 8), 10), params) > 500_000 for params in possible)
     assert (free.needs.over_memory, tight.needs.over_memory) == (0, over)
     assert 0 < over < len(possible) and over != len(possible) / 2
     warnings = [line for line in lines(tight) if line.startswith("warning:")]
@@ -201,34 +204,34 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
 
 def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:
     made = sizes("cnn", {}, (1, 8, 8), 10)
-    small, large = (peak(made, {"batch_size": n, "optimizer": "sgd"}) for n in (32, 64))
+    small, large = (peak_memory(made, {"batch_size": n, "optimizer": "sgd"}) for n in (32, 64))
     assert large - small == 32 * (made.kept + 8 * made.widest)
     assert small == 32 * (made.kept + 8 * made.widest) + 2 * 4 * made.parameters  # weights and gradients
-    adam = peak(made, {"batch_size": 32, "optimizer": "adam"})
+    adam = peak_memory(made, {"batch_size": 32, "optimizer": "adam"})
     assert adam - small == 2 * 4 * made.parameters
 
 
 @pytest.mark.parametrize(
-    "params",
+    ("params", "torchs"),
     [
-        {"optimizer": "sgd"},
-        {"optimizer": "sgd", "momentum": 0.9},
-        {"optimizer": "adam"},
-        {"optimizer": "adamw"},
-        {"optimizer": "rmsprop"},
-        {"optimizer": "rmsprop", "momentum": 0.5},
+        ({"optimizer": "sgd"}, torch.optim.SGD),
+        ({"optimizer": "sgd", "momentum": 0.9}, partial(torch.optim.SGD, momentum=0.9)),
+        ({"optimizer": "adam"}, torch.optim.Adam),
+        ({"optimizer": "adamw"}, torch.optim.AdamW),
+        ({"optimizer": "rmsprop"}, torch.optim.RMSprop),
+        ({"optimizer": "rmsprop", "momentum": 0.5}, partial(torch.optim.RMSprop, momentum=0.5)),
     ],
 )
-def test_an_optimizer_keeps_as_many_numbers_a_weight_as_torchs_does(params: dict[str, Value]) -> None:
+def test_an_optimizer_keeps_as_many_numbers_a_weight_as_torchs_does(params: dict[str, Value], torchs: Any) -> None:
     layers = [row.layer for row in sizes("cnn", {}, (1, 8, 8), 10).rows]
     net = build(layers, (1, 8, 8))
-    update = rule(params, net)
+    optimizer, update = torchs(net.parameters()), Update.of({"epochs": 1, **params}, net)
     nn.functional.cross_entropy(net(torch.randn(4, 1, 8, 8)), torch.arange(4)).backward()
-    update.update(1.0)
-    kept = [tensor for group in update.optimizer.groups for moment in group.moments for tensor in moment]
-    numbers = sum(tensor.numel() for tensor in kept)
-    weights = sum(parameter.numel() for parameter in net.parameters())
-    assert numbers == optimizer_states(params) * weights
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    expected = optimizer_states(params) * sum(parameter.numel() for parameter in net.parameters())
+    assert sum(tensor.numel() for tensor in states if tensor is not None) == expected
+    assert sum(tensor.numel() for group in update.groups for mean in group.means for tensor in mean) == expected
 
 
 def estimated(spec: StudySpec, **machine: object) -> Findings:

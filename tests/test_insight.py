@@ -17,7 +17,7 @@ from hpo.models.families import FAMILIES
 from hpo.models.network import build
 from hpo.report.model_figures import pictures
 from hpo.training import feature_maps as insight
-from hpo.training.device_data import resident
+from hpo.training.device_data import to_device
 from hpo.training.portrait import Portrait
 
 torch.manual_seed(0)
@@ -33,7 +33,7 @@ class Oracle(nn.Module):
 
     def __init__(self, data: Dataset, wrong: dict[int, float]) -> None:
         super().__init__()
-        held = resident(data, torch.device("cpu"))
+        held = to_device(data, torch.device("cpu"))
         rows = held.splits["test"]
         self.images, targets = held.pixels(rows), held.targets[rows]
         share = torch.full((len(rows),), 0.9)
@@ -75,7 +75,7 @@ def test_a_feature_map_is_what_leaves_the_first_blocks_activation(tmp_path: Path
     first = net.get_submodule("block1")
     assert np.array_equal(found["filters"], first.get_submodule("conv").weight.detach().numpy())
     assert found["samples"].shape == (3, 3, 8, 8)
-    held = resident(data, torch.device("cpu"))
+    held = to_device(data, torch.device("cpu"))
     some = insight.some(held, held.splits["test"])
     assert sorted(held.targets[some].tolist()) == [0, 1, 2]
     with torch.no_grad():

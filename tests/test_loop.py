@@ -15,10 +15,13 @@ from pictures import bars, digits, job, numbers, slopes
 
 from hpo.core import Outcome, Params, Report, Train
 from hpo.errors import BadInput
+from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints, loop
 from hpo.training.evaluation import load_network, predictions, score
-from hpo.training.loop import Recipe, TrainingFailed
-from hpo.training.setup import Setup
+from hpo.training.loop import batch_sizes, batches, new_state
+from hpo.training.losses import Loss
+from hpo.training.recipe import Recipe
+from hpo.training.setup import Setup, setup
 
 EVERYTHING: Params = {
     "blocks": 2,
@@ -70,7 +73,7 @@ def trained(train: Train, params: Params, place: Path, start: int = 0, seed: int
     return reports
 
 
-def state(place: Path, epoch: int) -> dict[str, object]:
+def saved(place: Path, epoch: int) -> dict[str, object]:
     return torch.load(checkpoints.path(place, "made-up", epoch), weights_only=True)
 
 
@@ -104,7 +107,7 @@ def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(
         reports += trained(train, params, place, start=killed)
         assert [report.epoch for report in reports] == [1, 2, 3, 4, 5]
         assert [numbers(report) for report in reports] == [numbers(report) for report in whole]
-        assert same(state(place, 5), state(tmp_path / "whole", 5))
+        assert same(saved(place, 5), saved(tmp_path / "whole", 5))
     assert not caplog.records  # and no epoch was trained again
 
 
@@ -224,7 +227,7 @@ def test_a_loaded_network_takes_standardized_images(recipe: Recipe, train: Train
     path = checkpoints.path(tmp_path, "made-up", 5)
     network = load_network(recipe, EVERYTHING, path)
     assert not network.training
-    data = loop.setup(recipe).data.dataset
+    data = setup(recipe).data.dataset
     mean, std = data.mean[:, None, None], data.std[:, None, None]
     pixels = ((data.images[data.test] / 255 - mean) / std).astype(np.float32)
     with torch.inference_mode():
@@ -238,7 +241,7 @@ def test_a_loaded_network_takes_standardized_images(recipe: Recipe, train: Train
 @given(rows=st.integers(1, 500), batch_size=st.integers(1, 100))
 @settings(deadline=None)
 def test_batches_deal_out_every_row_and_leave_none_alone(rows: int, batch_size: int) -> None:
-    sizes = loop._sizes(rows, batch_size)
+    sizes = batch_sizes(rows, batch_size)
     assert sum(sizes) == rows
     assert max(sizes) <= batch_size + 1
     assert batch_size == 1 or rows == 1 or min(sizes) > 1
@@ -253,23 +256,23 @@ def test_a_last_batch_of_one_does_not_break_batch_norm(train: Train, tmp_path: P
 def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
     recipe: Recipe, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = loop.setup(recipe)
+    ready = setup(recipe)
     plain = {**EVERYTHING, "shift": 0, "erase": 0.0, "flip": False, "rotation": 0.0}
-    learner = loop._fresh(ready, job(plain, tmp_path))
+    state = new_state(ready, job(plain, tmp_path))
     orders = []
     for most in (1, 2**13, 2**30):
         monkeypatch.setattr(loop, "CHUNK_BYTES", most)
         generator = torch.Generator().manual_seed(4)
-        batches = list(loop._shuffled(learner, ready.data, loop._sizes(49, 16), generator))
-        assert [len(images) for images, _ in batches] == [16, 16, 17]
-        orders.append(torch.cat([images for images, _ in batches]))
+        dealt = list(batches(state, ready.data, batch_sizes(49, 16), generator))
+        assert [len(images) for images, _ in dealt] == [16, 16, 17]
+        orders.append(torch.cat([images for images, _ in dealt]))
     assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
     there = ready.data.pixels(ready.data.splits["train"]).flatten(1)
     assert sorted(map(tuple, orders[0].flatten(1).tolist())) == sorted(map(tuple, there.tolist()))
 
 
 def test_training_images_are_standardized(recipe: Recipe) -> None:
-    data = loop.setup(recipe).data
+    data = setup(recipe).data
     images = data.pixels(data.splits["train"])
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
@@ -375,18 +378,18 @@ def test_the_quadratic_cost_trains_classes_too(folder: Path, tmp_path: Path) -> 
 def test_class_weights_make_a_loss_of_each_class_alike(kind: str) -> None:
     targets = torch.tensor([0] * 9 + [1])
     weights = torch.tensor([10 / 18, 10 / 2])
-    weighted = loop.Loss(kind, 2, weights=weights)
+    weighted = Loss(kind, 2, weights=weights)
     outputs = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
-    each = [loop.Loss(kind, 2)(outputs[targets == k], targets[targets == k]) for k in (0, 1)]
+    each = [Loss(kind, 2)(outputs[targets == k], targets[targets == k]) for k in (0, 1)]
     torch.testing.assert_close(weighted(outputs, targets), torch.stack(each).mean())
-    torch.testing.assert_close(weighted.plain(outputs, targets), loop.Loss(kind, 2)(outputs, targets))
+    torch.testing.assert_close(weighted.plain(outputs, targets), Loss(kind, 2)(outputs, targets))
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
 def test_knowing_nothing_scores_the_chance_level(kind: str) -> None:
-    loss = loop.Loss(kind, 7)
+    loss = Loss(kind, 7)
     assert loss(torch.zeros(5, 7), torch.arange(5)).item() == pytest.approx(loss.chance)
-    numbers_ = loop.Loss("squared_error", 1, spread=torch.tensor([2.0]))
+    numbers_ = Loss("squared_error", 1, spread=torch.tensor([2.0]))
     assert numbers_(torch.zeros(2, 1), torch.tensor([[2.0], [-2.0]])).item() == pytest.approx(numbers_.chance)
 
 

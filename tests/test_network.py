@@ -2,11 +2,11 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpo.core import Value
@@ -14,14 +14,22 @@ from hpo.models import cnn
 from hpo.models.cnn import MODES
 from hpo.models.dense import ACTIVATIONS
 from hpo.models.families import FAMILIES, sizes
-from hpo.models.layers import Impossible, Shape, Summary, output, summary
-from hpo.models.network import build, construct, module, walk
-from hpo.models.shape_check import disagreement, time_step
+from hpo.models.layers import Impossible, Layer, Shape, Summary, output, summary
+from hpo.models.network import build, construct, module
+from hpo.models.shape_check import disagreement
+from hpo.training.step_time import time_step
 
 ARCHITECTURES = 10_000
 PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each
 META = torch.device("meta")
 IMAGES = [(4, 4), (5, 30), (8, 8), (9, 16), (12, 7), (21, 33), (28, 28), (32, 32)]
+
+
+def walk(net: nn.Sequential, layers: Sequence[Layer], batch: Tensor) -> Iterator[tuple[Layer, Tensor]]:
+    """What leaves each layer, in turn."""
+    for layer in layers:
+        batch = net.get_submodule(layer.name)(batch)
+        yield layer, batch
 
 
 def some_cnn(rng: random.Random) -> dict[str, Value]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pictures import bars
 from torch import Tensor, nn
 
-from hpo.training.optimizers import Rule, eta, rule, weights
+from hpo.training.optimizers import Update, eta, weights
 
 
 def network() -> nn.Sequential:
@@ -39,10 +39,10 @@ def moved(steps: int = 3, **params: Any) -> tuple[nn.Module, list[Tensor]]:
     """A network after some updates, and its parameters before."""
     net = network()
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    made = rule({"epochs": 10, **params}, net)
+    update = Update.of({"epochs": 10, **params}, net)
     for step in range(steps):
         gradients(net, step)
-        made.update(done=1.0)
+        update.step(done=1.0)
     return net, before
 
 
@@ -120,7 +120,7 @@ def test_rmsprop_divides_the_gradient_by_its_root_mean_square() -> None:
 def test_every_optimizer_agrees_with_torchs(optimizer: str, layout: torch.memory_format, momentum: float) -> None:
     ours, theirs = network().to(memory_format=layout), network().to(memory_format=layout)
     ours[1] = theirs[1] = nn.Identity()  # a bias before a norm has no gradient but rounding, which adam blows up
-    made = rule({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "momentum": momentum}, ours)
+    update = Update.of({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "momentum": momentum}, ours)
     reference: torch.optim.Optimizer = {
         "sgd": lambda: torch.optim.SGD(theirs.parameters(), 0.01, momentum),
         "adam": lambda: torch.optim.Adam(theirs.parameters(), 0.01),
@@ -131,7 +131,7 @@ def test_every_optimizer_agrees_with_torchs(optimizer: str, layout: torch.memory
     for _ in range(10):
         for net in (ours, theirs):
             (net(images) - 3).square().mean().backward()
-        made.update(1.0)
+        update.step(1.0)
         reference.step()
         reference.zero_grad()
     agree(ours, [parameter.detach() for parameter in theirs.parameters()])
@@ -139,15 +139,15 @@ def test_every_optimizer_agrees_with_torchs(optimizer: str, layout: torch.memory
 
 def test_a_parameter_that_gets_no_gradient_stands_still() -> None:
     net = network()
-    made = rule({"epochs": 1, "optimizer": "adam"}, net)
+    update = Update.of({"epochs": 1, "optimizer": "adam"}, net)
     before = net[0].weight.detach().clone()
     net[3].weight.grad = torch.ones_like(net[3].weight)
-    made.update(1.0)
+    update.step(1.0)
     assert torch.equal(net[0].weight, before)
 
 
 def test_the_state_of_another_optimizer_is_refused() -> None:
-    adam, sgd = (rule({"epochs": 1, "optimizer": name}, network()).optimizer for name in ("adam", "sgd"))
+    adam, sgd = (Update.of({"epochs": 1, "optimizer": name}, network()) for name in ("adam", "sgd"))
     with pytest.raises(ValueError, match=r"shorter|longer"):
         adam.load_state_dict(sgd.state_dict())
 
@@ -167,15 +167,15 @@ def test_a_worker_never_pays_for_torchs_compiler(tmp_path: Path) -> None:
 def test_l1_and_l2_are_the_gradients_of_their_sums_on_weights_alone(optimizer: str) -> None:
     l1, l2 = 0.03, 0.05
     plain, other = network(), network()
-    penalized = rule({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "l1": l1, "l2": l2}, plain)
-    written_out = rule({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01}, other)
+    penalized = Update.of({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "l1": l1, "l2": l2}, plain)
+    written_out = Update.of({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01}, other)
     for step in range(3):
         gradients(plain, step)
-        penalized.update(1.0)
+        penalized.step(1.0)
         gradients(other, step)
         penalty = sum((l1 * w.abs().sum() + l2 * w.square().sum() for w in weights(other)), torch.zeros(()))
         penalty.backward()
-        written_out.update(1.0)
+        written_out.step(1.0)
     agree(plain, [parameter.detach() for parameter in other.parameters()])
 
 
@@ -199,16 +199,15 @@ def test_the_rate_of_an_update_is_that_of_its_place_in_the_schedule() -> None:
     before = [parameter.detach().clone() for parameter in net.parameters()]
     found = gradients(net)
     params = {"epochs": 9, "optimizer": "sgd", "learning_rate": 0.4, "schedule": "step", "step_epochs": 2, "decay": 0.5}
-    rule(params, net).update(done=4.5)
+    Update.of(params, net).step(done=4.5)
     agree(net, [w - 0.1 * g for w, g in zip(before, found, strict=True)])
 
 
 def test_parameters_that_are_frozen_are_left_alone() -> None:
     net = network()
     net[0].weight.requires_grad_(False)
-    made = rule({"epochs": 1}, net)
-    assert isinstance(made, Rule)
-    assert all(parameter is not net[0].weight for parameter in made.parameters)
+    update = Update.of({"epochs": 1}, net)
+    assert all(parameter is not net[0].weight for parameter in update.parameters)
 
 
 SCHEDULES = {

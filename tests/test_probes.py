@@ -59,7 +59,7 @@ def test_gradient_norms_are_root_mean_squares_over_the_steps_looked_at() -> None
     for step in (1.0, 3.0):
         for parameter in net.parameters():
             parameter.grad = torch.full_like(parameter, step)
-        gradients.look()
+        gradients.add()
         norms.append(step * (4 * 9) ** 0.5)
     found = gradients.metrics()
     expected = ((norms[0] ** 2 + norms[1] ** 2) / 2) ** 0.5
@@ -72,7 +72,7 @@ def test_a_layer_that_received_no_gradient_has_none() -> None:
     net = network()
     gradients = Gradients(places(net, ours=True))
     net.get_parameter("output.weight").grad = torch.ones(2, 6)
-    gradients.look()
+    gradients.add()
     assert gradients.metrics()["gradient/dense1"].item() == 0
 
 

@@ -20,12 +20,11 @@ from typing import Final
 
 from hpo.check.findings import Blame, Estimate, Findings, Input, Looked, Needs, Proof, Share, Spread, lines
 from hpo.core import Params, Value, digest, epochs_of
-from hpo.models.families import FAMILIES, Family, feasible
+from hpo.models.families import FAMILIES, Family, feasible, peak_memory
 from hpo.models.layers import Impossible, Layer, Summary, summary
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.space import Grid, GridImpossible, Space
 from hpo.study_file.spec import StudySpec
-from hpo.training.memory import peak
 
 __all__ = ["Findings", "Input", "Machine", "check", "lines"]
 
@@ -47,7 +46,7 @@ class Machine:
     workers: int = 1
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.shape_check.disagreement
-    time_step: Callable[[Params], float] | None = None  # hpo.models.shape_check.time_step(...)
+    time_step: Callable[[Params], float] | None = None  # hpo.training.step_time.time_step(...)
 
 
 def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:
@@ -193,7 +192,7 @@ def _proof(networks: Sequence[Summary], machine: Machine, seed: int) -> Proof | 
 def _needs(feasible: Sequence[tuple[Params, Summary]], memory: int | None) -> Needs | None:
     if not feasible:
         return None
-    peaks = [peak(made, params) for params, made in feasible]
+    peaks = [peak_memory(made, params) for params, made in feasible]
     return Needs(
         parameters=_spread([made.parameters for _, made in feasible]),
         multiply_adds=_spread([made.multiply_adds for _, made in feasible]),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from hpo.core import Value
 from hpo.formatting import count, duration, number, written
+from hpo.models.families import TORCH_BYTES
 from hpo.models.layers import Row, Shape, Summary, across
-from hpo.training.memory import TORCH_BYTES
 
 SHOWN = 5  # reasons, blamed values and disagreements a section names
 

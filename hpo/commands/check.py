@@ -43,14 +43,15 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
 
         yield from theirs.networks(spec, dataset)
         return
-    from hpo.models import shape_check as prove  # torch: 2 s that a refused file should not wait for
+    from hpo.models.shape_check import disagreement  # torch: 2 s that a refused file should not wait for
+    from hpo.training.step_time import time_step
 
     workers, free = len(assembly.placement(spec)), available()
     machine = Machine(
         workers=workers,
         memory=None if free is None else free // workers,
-        prove=prove.disagreement,
-        time_step=prove.time_step(spec.model, dataset.shape, dataset.outputs),
+        prove=disagreement,
+        time_step=time_step(spec.model, dataset.shape, dataset.outputs),
     )
     found = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from lines(found)

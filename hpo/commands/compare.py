@@ -40,7 +40,7 @@ from hpo.strategies.random import RANDOM_X2
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, Compare, StudySpec
 from hpo.terminal import Terminal
-from hpo.training import scoring
+from hpo.training.recipe import ScoreRequest
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
@@ -167,9 +167,13 @@ def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
     if not due:
         return
     recipe = assembly.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
-    asked = scoring.request(recipe, [(best.params, path) for _, best, path in due])
+    request = ScoreRequest(recipe, [(best.params, path) for _, best, path in due])
     done = subprocess.run(
-        [sys.executable, "-m", "hpo.training.scoring"], input=asked, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hpo.training.evaluation"],
+        input=request.to_json(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]

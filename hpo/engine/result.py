@@ -104,11 +104,11 @@ class Result:
     def model(self, trial: Trial | None = None) -> nn.Module:
         """The network of a trial (the best by default) with its weights, in eval mode; it takes standardized images."""
         from hpo.engine import components as assembly
-        from hpo.training import loop
+        from hpo.training.evaluation import load_network
 
         trial = trial or self.best
         recipe = assembly.recipe(self.spec, self.dataset, "cpu")
-        return loop.load_network(recipe, trial.params, self.checkpoint(trial)).eval()
+        return load_network(recipe, trial.params, self.checkpoint(trial)).eval()
 
 
 def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None = None) -> pd.DataFrame:

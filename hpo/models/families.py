@@ -8,9 +8,11 @@ from typing import Final
 
 from hpo.core import Params
 from hpo.models import cnn, rnn
-from hpo.models.layers import Impossible, Layer, Shape, Summary, summary
-from hpo.models.parameters import TRAINING
+from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Shape, Summary, summary
+from hpo.models.parameters import TRAINING, optimizer_states, setting
 from hpo.space.space import Known
+
+TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
 Layers = Callable[[Params, Shape, int], list[Layer]]
 
@@ -51,3 +53,14 @@ def feasible(model: str, params: Params, shape: Shape, outputs: int) -> str | No
     except Impossible as impossible:
         return impossible.why
     return None
+
+
+def peak_memory(network: Summary, params: Params) -> int:
+    """Bytes at the height of a training step, by arithmetic: an estimate to show, on which nothing is decided.
+
+    Weights, gradients, optimizer state, what a batch keeps for the backward pass, and two more tensors as large as the
+    widest: the gradients that enter and leave a layer. Without torch itself and the work space of its kernels.
+    """
+    copies = 2 + optimizer_states(params)
+    batch_size = int(setting(params, TRAINING, "batch_size"))
+    return FLOAT_BYTES * copies * network.parameters + batch_size * (network.kept + 2 * FLOAT_BYTES * network.widest)

@@ -7,13 +7,15 @@ Modules are named as their layers are: block1.conv, block1.norm, dense1, dense1_
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hpo.core import Outcome
 from hpo.models import layers as plain
+from hpo.models.failure import TrainingFailed
 from hpo.models.layers import GATES, Layer, Shape, shapes
 
 _MODES: Final[dict[str, Literal["zeros", "reflect", "replicate", "circular"]]] = {
@@ -57,6 +59,17 @@ class Recurrent(nn.Module):
         _, state = self.cells(rows)
         last = state[0] if isinstance(self.cells, nn.LSTM) else state
         return torch.cat((last[-2], last[-1]), dim=1) if self.cells.bidirectional else last[-1]
+
+
+class Rescale(nn.Module):
+    """The last layer of a regression: what is learned is standardized, what comes out is in the targets' unit."""
+
+    def __init__(self, mean: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.mean, self.spread = nn.Buffer(mean), nn.Buffer(spread)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs * self.spread + self.mean
 
 
 def build(layers: Sequence[Layer], shape: Shape, generator: torch.Generator | None = None) -> nn.Sequential:
@@ -195,8 +208,24 @@ def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RN
     )
 
 
-def walk(net: nn.Sequential, layers: Sequence[Layer], batch: Tensor) -> Iterator[tuple[Layer, Tensor]]:
-    """What leaves each layer, in turn: for proofs, feature maps and probes."""
-    for layer in layers:
-        batch = net.get_submodule(layer.name)(batch)
-        yield layer, batch
+def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Module:
+    """What a user's function `model` returned, once two blank images pass it; lazy layers learn their shapes by that.
+
+    Raises TrainingFailed.
+    """
+    if not isinstance(network, nn.Module):
+        text = f"{model} must return a torch.nn.Module, got {type(network).__name__}"
+        raise TrainingFailed(Outcome.INVALID, text)
+    images, wanted = torch.zeros(2, *shape), (2, outputs)
+    try:
+        with torch.no_grad():
+            result = network.cpu().eval()(images)
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        text = f"{model}: its network does not take {tuple(images.shape)}: {why}"
+        raise TrainingFailed(Outcome.INVALID, text) from error
+    got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    if got != wanted:
+        text = f"{model}: its network must turn {tuple(images.shape)} into {wanted}, got {got}"
+        raise TrainingFailed(Outcome.INVALID, text)
+    return network

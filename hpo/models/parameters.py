@@ -17,6 +17,7 @@ ADAM: Final = "adam"
 ADAMW: Final = "adamw"
 RMSPROP: Final = "rmsprop"
 OPTIMIZERS: Final = (SGD, ADAM, ADAMW, RMSPROP)
+_MEANS: Final = {SGD: 0, ADAM: 2, ADAMW: 2, RMSPROP: 1}  # running means for each weight, besides the momentum
 
 CONSTANT: Final = "constant"
 STEP: Final = "step"
@@ -95,3 +96,10 @@ def setting(params: Params, table: Mapping[str, Known], name: str) -> Value:
 def prefix_safe(params: Params) -> bool:
     """Whether epoch e is the same however many epochs follow it (docs/design.md, 3: training identity)."""
     return setting(params, TRAINING, "schedule") != COSINE
+
+
+def optimizer_states(params: Params) -> int:
+    """How many numbers the optimizer keeps for each weight."""
+    name = str(setting(params, TRAINING, "optimizer"))
+    momentum = name in (SGD, RMSPROP) and float(setting(params, TRAINING, "momentum")) > 0
+    return _MEANS[name] + momentum

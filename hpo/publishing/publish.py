@@ -21,7 +21,7 @@ from hpo.execution.worker import die_with_parent
 from hpo.publishing.publish_best import Order
 from hpo.publishing.raw_inputs import Pixels
 from hpo.training import metrics
-from hpo.training.device_data import resident
+from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
 from hpo.training.feature_maps import portrayed, split
 from hpo.training.losses import loss
@@ -53,7 +53,7 @@ def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     pieces = np.array_split(data.test, -(-len(data.test) // BATCH))
     with torch.inference_mode():
         outputs = torch.cat([model(torch.from_numpy(np.array(data.images[rows]))) for rows in pieces])
-    held = resident(data, torch.device("cpu"))
+    held = to_device(data, torch.device("cpu"))
     targets, known = held.targets[held.splits["test"]], held.targets[held.splits["train"]]
     found = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()

@@ -74,12 +74,10 @@ class Order:
     @classmethod
     def from_json(cls, text: str) -> Order:
         fields = json.loads(text)
-        recipe = fields["recipe"]
-        recipe |= {"data": Path(recipe["data"]), "folder": recipe["folder"] and Path(recipe["folder"])}
         return cls(
             **fields
             | {
-                "recipe": Recipe(**recipe),
+                "recipe": Recipe.from_json(fields["recipe"]),
                 "goal": Goal(**fields["goal"]),
                 "checkpoint": Path(fields["checkpoint"]),
                 "portrait": fields["portrait"] and Path(fields["portrait"]),

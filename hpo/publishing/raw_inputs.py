@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.data.dataset import Dataset
-from hpo.training.device_data import resident
+from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
 from hpo.training.recipe import Recipe
 
@@ -33,7 +33,7 @@ class Pixels(nn.Module):
 
     def __init__(self, network: nn.Module, data: Dataset) -> None:
         super().__init__()
-        held = resident(data, torch.device("cpu"))
+        held = to_device(data, torch.device("cpu"))
         self.network = network
         self.scale, self.offset = nn.Buffer(held.scale), nn.Buffer(held.offset)
         self.size = data.resize

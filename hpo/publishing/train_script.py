@@ -264,7 +264,7 @@ def _network(winner: Winner) -> Iterator[str]:
         yield source("network", "Rows")
         yield source("network", "Recurrent")
     if data.classes is None:
-        yield source("setup", "Rescale")
+        yield source("network", "Rescale")
     yield class_network(layers, data.shape, regression=data.classes is None)
     yield function_initialize(layers)
 

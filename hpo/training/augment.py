@@ -6,7 +6,6 @@ images (N, C, H, W), standardized, so that 0 is the training split's mean. All r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +39,7 @@ class Augmentation:
         return images
 
 
-def augmentation(params: Params) -> Callable[[Tensor, Generator], Tensor] | None:
+def augmentation(params: Params) -> Augmentation | None:
     """What these params ask for; None where that is nothing."""
     asked = Augmentation(
         flip=bool(setting(params, TRAINING, "flip")),

@@ -1,4 +1,4 @@
-"""A data set on the device, as it is stored; batches are gathered by index and standardized on the way.
+"""A data set on the device as it is stored; batches are selected by index and standardized on the way.
 
 images (N, C, H, W) uint8 or float32; targets (N,) int64 classes, or (N, K) float32 numbers.
 """
@@ -19,8 +19,8 @@ SPARE = 2  # images go to a GPU when they leave at least half of its free memory
 
 
 @dataclass(frozen=True)
-class Resident:
-    """dataset and what of it is on the device. images may stay on the CPU where the device is too small for them."""
+class DeviceData:
+    """images may stay on the CPU where the device is too small for them."""
 
     dataset: Dataset
     device: torch.device
@@ -39,13 +39,13 @@ class Resident:
         return self.dataset.outputs
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Rows of the data as the network is fed with them: (len(rows), C, H, W) float32, channels last."""
+        """Rows as the network takes them: (len(rows), C, H, W) float32, channels last."""
         stored = self.images.index_select(0, rows.to(self.images.device)).to(self.device, non_blocking=True)
         floats = stored.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self.offset, floats, self.scale)
 
 
-def resident(dataset: Dataset, device: torch.device) -> Resident:
+def to_device(dataset: Dataset, device: torch.device) -> DeviceData:
     """On the CPU the images stay the memory map that all workers share."""
     mean, std = (torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std))
     unit = WIDEST if dataset.images.dtype == np.uint8 else 1.0
@@ -55,7 +55,7 @@ def resident(dataset: Dataset, device: torch.device) -> Resident:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything here write to it
         images = torch.from_numpy(dataset.images)
-    return Resident(
+    return DeviceData(
         dataset=dataset,
         device=device,
         images=images.to(device) if _fits(images, device) else images,

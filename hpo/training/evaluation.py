@@ -1,7 +1,13 @@
-"""What a network is worth on a split, without training it: in eval mode, in inference mode, in big batches."""
+"""What a network is worth on a split: in eval mode, in inference mode, in big batches.
+
+`python -m hpo.training.evaluation` is a short-lived process that scores checkpoints on the test split: a
+recipe.ScoreRequest as JSON on stdin, a list of metrics on stdout.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +18,10 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.training import metrics
-from hpo.training.device_data import Resident
+from hpo.training.device_data import DeviceData
 from hpo.training.losses import Loss
-from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, flushed, setup
+from hpo.training.recipe import Recipe, ScoreRequest
+from hpo.training.setup import Setup, denormals_flushed, setup
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
@@ -30,26 +36,32 @@ class Predictions:
     outputs: np.ndarray
 
 
-def outputs(network: nn.Module, data: Resident, rows: Tensor) -> Tensor:
+def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
     """(len(rows), K), as the network gives them, on the device."""
     with torch.inference_mode():
         return torch.cat(list(_batches(network.eval(), data, rows)))
 
 
-def _batches(network: nn.Module, data: Resident, rows: Tensor) -> Iterator[Tensor]:
+def _batches(network: nn.Module, data: DeviceData, rows: Tensor) -> Iterator[Tensor]:
     _, height, width = data.shape
-    for some in torch.split(rows, max(1, min(MOST_ROWS, MOST_PIXELS // (height * width)))):
-        yield network(data.pixels(some))
+    for batch in torch.split(rows, max(1, min(MOST_ROWS, MOST_PIXELS // (height * width)))):
+        yield network(data.pixels(batch))
 
 
-def evaluate(network: nn.Module, data: Resident, loss: Loss, split: str) -> dict[str, Tensor]:
+def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> dict[str, Tensor]:
     """The split's metrics by name (val_loss, val_accuracy, ...), on the device; none of an empty split."""
     rows = data.splits[split]
     if len(rows) == 0:
         return {}
-    given, targets = outputs(network, data, rows), data.targets[rows]
-    found = metrics.of_numbers(given, targets) if data.dataset.classes is None else metrics.of_classes(given, targets)
-    return {f"{split}_{name}": value for name, value in {"loss": loss.plain(given, targets), **found}.items()}
+    predicted, targets = outputs(network, data, rows), data.targets[rows]
+    of = metrics.of_numbers if data.dataset.classes is None else metrics.of_classes
+    return {
+        f"{split}_loss": loss.plain(predicted, targets),
+        **{f"{split}_{name}": value for name, value in of(predicted, targets).items()},
+    }
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 def load_network(recipe: Recipe, params: Params, checkpoint: Path) -> nn.Module:
@@ -60,20 +72,20 @@ def load_network(recipe: Recipe, params: Params, checkpoint: Path) -> nn.Module:
 def score(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> dict[str, float]:
     """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
     ready = setup(recipe)
-    with flushed():
-        found = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
-    return {name: float(value) for name, value in found.items()}
+    with denormals_flushed():
+        values = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
+    return {name: float(value) for name, value in values.items()}
 
 
 def predictions(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> Predictions:
-    """What a checkpoint says about each row of a split."""
+    """What a checkpoint predicts for each row of a split."""
     ready = setup(recipe)
     rows = ready.data.splits[split]
-    with flushed():
-        given = outputs(_load(ready, params, checkpoint), ready.data, rows)
+    with denormals_flushed():
+        predicted = outputs(_load(ready, params, checkpoint), ready.data, rows)
     if ready.data.dataset.classes is not None:
-        given = given.softmax(1)
-    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), given.cpu().numpy())
+        predicted = predicted.softmax(1)
+    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), predicted.cpu().numpy())
 
 
 def _load(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
@@ -81,3 +93,8 @@ def _load(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
     state = torch.load(checkpoint, map_location=ready.data.device, weights_only=True)
     network.load_state_dict(state["network"])
     return network.eval()
+
+
+if __name__ == "__main__":
+    request = ScoreRequest.from_json(sys.stdin.read())
+    print(json.dumps([score(request.recipe, params, path) for params, path in request.models]))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.data.dataset import Dataset
-from hpo.training.device_data import Resident, resident
+from hpo.training.device_data import DeviceData, to_device
 from hpo.training.evaluation import outputs
 
 FILTERS, MAPS, SAMPLES, MISTAKES = 32, 8, 4, 16
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def portrayed(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
     """The arrays of a Portrait by name. network: in eval mode, on the CPU; it takes standardized images."""
-    data = resident(dataset, torch.device("cpu"))
+    data = to_device(dataset, torch.device("cpu"))
     rows = data.splits[split(dataset)]
     with torch.inference_mode():
         return {**first_layer(network, data, rows), **errors(network, data, rows)}
@@ -40,7 +40,7 @@ def split(dataset: Dataset) -> str:
 # -- the first layer -----------------------------------------------------------------------------------------------
 
 
-def first_layer(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, Array]:
+def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
     """Filters, and what a convolution makes of sample images; the weights of a dense layer are images too."""
     channels, height, width = data.shape
     first = next((module for module in network.modules() if _weighs(module)), None)
@@ -87,7 +87,7 @@ def _seen(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
     return caught[0] if caught and isinstance(caught[0], Tensor) else images.new_zeros(0)
 
 
-def some(data: Resident, rows: Tensor) -> Tensor:
+def some(data: DeviceData, rows: Tensor) -> Tensor:
     """A few rows that differ: of different classes, or spread over the targets."""
     targets = data.targets[rows]
     if data.dataset.classes is None:
@@ -111,7 +111,7 @@ def shrunk(images: Tensor) -> Array:
 # -- where it errs -------------------------------------------------------------------------------------------------
 
 
-def errors(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, Array]:
+def errors(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
     """Confusion matrix and worst mistakes of classes; the largest errors of numbers."""
     given, targets = outputs(network, data, rows), data.targets[rows]
     if data.dataset.classes is None:
@@ -126,7 +126,7 @@ def errors(network: nn.Module, data: Resident, rows: Tensor) -> dict[str, Array]
     return {"confusion": counts.numpy(), **_mistakes(data, rows[wrong], found)}
 
 
-def _mistakes(data: Resident, rows: Tensor, said: Mapping[str, Tensor]) -> dict[str, Array]:
+def _mistakes(data: DeviceData, rows: Tensor, said: Mapping[str, Tensor]) -> dict[str, Array]:
     if len(rows) == 0:
         return {}
     images = shrunk(data.images[rows].float())

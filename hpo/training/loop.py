@@ -1,8 +1,8 @@
-"""The training loop: a generator of one report an epoch. Read `_epoch` first.
+"""The training loop: a generator of one report an epoch.
 
 Everything random in epoch e is drawn from streams named by (training seed, e). So a checkpoint holds no random state, a
 training that goes on from epoch 3 equals one that never stopped, and trainings that take turns in one process do not
-notice each other.
+affect each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gc
 import logging
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,50 +23,44 @@ from hpo.core import Job, Outcome, Params, Report, Train, epochs_of
 from hpo.models.failure import TrainingFailed
 from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
-from hpo.training.augment import augmentation
-from hpo.training.device_data import Resident
-from hpo.training.evaluation import Predictions, evaluate, load_network, predictions, score
+from hpo.training.augment import Augmentation, augmentation
+from hpo.training.device_data import DeviceData
+from hpo.training.evaluation import evaluate
 from hpo.training.losses import Loss
-from hpo.training.optimizers import Rule, rule
+from hpo.training.optimizers import Update
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup, setup, streams
 
-__all__ = ["Predictions", "Recipe", "TrainingFailed", "load_network", "predictions", "prepare", "score"]
-
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = (
-    8 * 2**20
-)  # of images made ready at once: as much as a core's cache holds, many batches of a small data set
+CHUNK_BYTES = 8 * 2**20  # of images prepared at once: they fit a core's cache, and are many batches of a small data set
 DIVERGED = 4.0  # times the loss of the first step, or of a predictor that knows nothing, whichever is higher ...
 DIVERGED_EPOCHS = 2  # ... for so many whole epochs in a row
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-
 
 @dataclass
-class Learner:
+class TrainingState:
     """One training in progress."""
 
     network: nn.Module
-    rule: Rule
+    update: Update
     loss: Loss
-    augment: Augment | None
+    augment: Augmentation | None
     places: probes.Places
     batch_size: int
     epoch: int = 0
-    start: float = 0.0  # the loss of the very first step
-    lost_epochs: int = 0  # so many in a row were above what DIVERGED allows
+    first_loss: float = 0.0  # of the very first step
+    high_epochs: int = 0  # so many in a row had a loss above what DIVERGED allows
 
     def save(self, epoch: int, path: Path) -> None:
-        assert epoch == self.epoch, "a report is saved before the next epoch is asked for"
+        assert epoch == self.epoch, "a report is saved before the next epoch is trained"
         torch.save(
             {
                 "epoch": epoch,
                 "network": self.network.state_dict(),
-                "optimizer": self.rule.optimizer.state_dict(),
-                "start": self.start,
-                "lost_epochs": self.lost_epochs,
+                "optimizer": self.update.state_dict(),
+                "first_loss": self.first_loss,
+                "high_epochs": self.high_epochs,
             },
             path,
         )
@@ -74,8 +68,8 @@ class Learner:
     def load(self, path: Path, device: torch.device) -> None:
         state = torch.load(path, map_location=device, weights_only=True)
         self.network.load_state_dict(state["network"])
-        self.rule.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.start, self.lost_epochs = state["epoch"], state["start"], state["lost_epochs"]
+        self.update.load_state_dict(state["optimizer"])
+        self.epoch, self.first_loss, self.high_epochs = state["epoch"], state["first_loss"], state["high_epochs"]
 
 
 def prepare(recipe: Recipe) -> Train:
@@ -83,78 +77,87 @@ def prepare(recipe: Recipe) -> Train:
     ready = setup(recipe)
 
     def train(job: Job) -> Iterator[Report]:
-        return _surviving(_reports(ready, job), ready.data.device)
+        return translate_errors(train_epochs(ready, job), ready.data.device)
 
     return train
 
 
-def _reports(ready: Setup, job: Job) -> Iterator[Report]:
-    learner = _learner(ready, job)
-    for epoch in range(learner.epoch + 1, epochs_of(job.params) + 1):
+def train_epochs(ready: Setup, job: Job) -> Iterator[Report]:
+    """From the checkpoint after epoch job.start to the last epoch."""
+    state = resume(ready, job)
+    for epoch in range(state.epoch + 1, epochs_of(job.params) + 1):
         began = time.perf_counter()
         with streams(ready.data.device, job.seed, epoch) as generator:
-            metrics = _epoch(learner, ready.data, epoch, generator)
-        learner.epoch = epoch
-        now = time.perf_counter()
+            metrics = train_epoch(state, ready.data, generator)
+        state.epoch = epoch
         if epoch > job.start:
-            yield Report(epoch, metrics, now - began, time.time(), partial(learner.save, epoch))
+            seconds = time.perf_counter() - began
+            yield Report(epoch, metrics, seconds, time.time(), partial(state.save, epoch))
 
 
-def _learner(ready: Setup, job: Job) -> Learner:
-    """As it was after epoch job.start. A checkpoint that cannot be read costs time, never a result: begin again."""
-    learner = _fresh(ready, job)
+def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generator) -> dict[str, float]:
+    """One pass over the training split, then validation. Nothing is read from the device before the end of both."""
+    network = state.network.train()
+    gradients = probes.Gradients(state.places)
+    sizes = batch_sizes(len(data.splits["train"]), state.batch_size)
+    losses: list[Tensor] = []
+    for images, targets in batches(state, data, sizes, generator):
+        loss = state.loss(network(images), targets)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it out
+        if gradients.due(len(losses), len(sizes)):
+            gradients.add()
+        losses.append(loss.detach())
+        state.update.step(state.epoch + len(losses) / len(sizes))
+    with probes.activations(state.places) as activity:
+        validation = evaluate(network, data, state.loss, "val")
+    metrics = read_metrics(state, torch.stack(losses), sizes, {**validation, **gradients.metrics(), **activity})
+    metrics["train_skill"] = 1 - metrics["train_loss"] / state.loss.chance
+    return metrics
+
+
+# -- the state at the start ----------------------------------------------------------------------------------------
+
+
+def resume(ready: Setup, job: Job) -> TrainingState:
+    """The state after epoch job.start. A checkpoint that cannot be read costs time, never a result: begin again."""
+    state = new_state(ready, job)
     if job.start == 0:
-        return learner
+        return state
     path = checkpoints.path(job.folder, job.training, job.start)
     try:
-        learner.load(path, ready.data.device)
+        state.load(path, ready.data.device)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         log.warning("%s cannot be read (%s): training epochs 1 to %d again", path, error, job.start)
-        return _fresh(ready, job)
-    return learner
+        return new_state(ready, job)
+    return state
 
 
-def _fresh(ready: Setup, job: Job) -> Learner:
-    _refuse_faults(job.params)
+def new_state(ready: Setup, job: Job) -> TrainingState:
+    refuse_invalid(job.params)
     network = ready.network(job.params, job.seed)
-    return Learner(
+    return TrainingState(
         network=network,
-        rule=rule(job.params, network),
-        loss=ready.criterion(job.params),
+        update=Update.of(job.params, network),
+        loss=ready.training_loss(job.params),
         augment=augmentation(job.params),
         places=probes.places(network, ready.ours),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
     )
 
 
-def _refuse_faults(params: Params) -> None:
-    """What `check` does for our own models: nobody has compared a user's search space with what the loop knows."""
+def refuse_invalid(params: Params) -> None:
+    """For a user's own model, whose search space `check` has not compared with what the loop accepts."""
     for name, known in TRAINING.items():
         fault = known.fault(params[name]) if name in params else None
         if fault is not None:
             raise TrainingFailed(Outcome.INVALID, f"{name} {fault}, got {params[name]}")
 
 
-def _epoch(learner: Learner, data: Resident, epoch: int, generator: torch.Generator) -> dict[str, float]:
-    """One pass over the training split, then validation. Nothing is read from the device before the end of both."""
-    network, loss, rule = learner.network.train(), learner.loss, learner.rule
-    gradients = probes.Gradients(learner.places)
-    sizes = _sizes(len(data.splits["train"]), learner.batch_size)
-    losses: list[Tensor] = []
-    for images, targets in _shuffled(learner, data, sizes, generator):
-        value = loss(network(images), targets)
-        value.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it out
-        if gradients.due(len(losses), len(sizes)):
-            gradients.look()
-        rule.update(epoch - 1 + (len(losses) + 1) / len(sizes))
-        losses.append(value.detach())
-    with probes.activations(learner.places) as activity:
-        validated = evaluate(network, data, loss, "val")
-    return _judged(learner, torch.stack(losses), sizes, {**validated, **gradients.metrics(), **activity})
+# -- batches -------------------------------------------------------------------------------------------------------
 
 
-def _sizes(rows: int, batch_size: int) -> list[int]:
-    """How the rows are dealt out. A single row left over joins the last batch: one image has no batch statistics."""
+def batch_sizes(rows: int, batch_size: int) -> list[int]:
+    """How the rows are split. A single row left over joins the last batch: one image has no batch statistics."""
     full, rest = divmod(rows, batch_size)
     sizes = [batch_size] * full
     if rest == 1 and full:
@@ -164,56 +167,65 @@ def _sizes(rows: int, batch_size: int) -> list[int]:
     return sizes
 
 
-def _shuffled(
-    learner: Learner, data: Resident, sizes: list[int], generator: torch.Generator
+def batches(
+    state: TrainingState, data: DeviceData, sizes: list[int], generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a new order: standardized, augmented, channels last. Many batches are made ready in one go."""
+    """Batches in a new order: standardized, augmented, channels last. Many batches are prepared at once."""
     order = torch.randperm(sum(sizes), generator=generator, device=data.device)
     rows = data.splits["train"][order]
     channels, height, width = data.shape
-    together = max(1, CHUNK_BYTES // (4 * channels * height * width * learner.batch_size))
-    for first in range(0, len(sizes), together):
-        some = sizes[first : first + together]
-        own = rows[sum(sizes[:first]) :][: sum(some)]
-        images = data.pixels(own)
-        if learner.augment is not None:
-            images = learner.augment(images, generator).contiguous(memory_format=torch.channels_last)
-        yield from zip(torch.split(images, some), torch.split(data.targets[own], some), strict=True)
+    chunk = max(1, CHUNK_BYTES // (4 * channels * height * width * state.batch_size))  # in batches
+    for first in range(0, len(sizes), chunk):
+        chunk_sizes = sizes[first : first + chunk]
+        chunk_rows = rows[sum(sizes[:first]) :][: sum(chunk_sizes)]
+        images = data.pixels(chunk_rows)
+        if state.augment is not None:
+            images = state.augment(images, generator).contiguous(memory_format=torch.channels_last)
+        yield from zip(
+            torch.split(images, chunk_sizes), torch.split(data.targets[chunk_rows], chunk_sizes), strict=True
+        )
 
 
-def _judged(learner: Learner, losses: Tensor, sizes: list[int], more: dict[str, Tensor]) -> dict[str, float]:
+# -- metrics and failures ------------------------------------------------------------------------------------------
+
+
+def read_metrics(state: TrainingState, losses: Tensor, sizes: list[int], others: dict[str, Tensor]) -> dict[str, float]:
     """The epoch's metrics as numbers, read from the device at once. Raises TrainingFailed: nan, diverged."""
     weighted = losses * torch.tensor(sizes, dtype=losses.dtype, device=losses.device) / sum(sizes)
-    norms = torch.stack(torch._foreach_norm(list[Tensor](learner.rule.parameters))).sum()
-    named = {"train_loss": weighted.sum(), "spikes": probes.spikes(losses, learner.loss.chance), **more}
-    *values, weights, first = torch.stack([value.double() for value in (*named.values(), norms, losses[0])]).tolist()
-    found = dict(zip(named, values, strict=True))
-    if learner.epoch == 0:
-        learner.start = first
-    _refuse_what_is_lost(learner, found, weights)
-    found["train_skill"] = 1 - found["train_loss"] / learner.loss.chance
-    return found
+    norms = torch.stack([parameter.detach().norm() for parameter in state.update.parameters]).sum()
+    tensors = {"train_loss": weighted.sum(), "spikes": probes.spikes(losses, state.loss.chance), **others}
+    values = torch.stack([value.double() for value in (*tensors.values(), norms, losses[0])]).tolist()
+    *values, weights, first_loss = values
+    metrics = dict(zip(tensors, values, strict=True))
+    if state.epoch == 0:
+        state.first_loss = first_loss
+    refuse_nan(state, {"train_loss": metrics["train_loss"], "the weights": weights, **metrics})
+    refuse_divergence(state, metrics["train_loss"])
+    return metrics
 
 
-def _refuse_what_is_lost(learner: Learner, found: dict[str, float], weights: float) -> None:
-    epoch, rate = learner.epoch + 1, setting(learner.rule.params, TRAINING, "learning_rate")
-    for name, value in (
-        ("train_loss", found["train_loss"]),
-        ("the weights", weights),
-        ("val_loss", found.get("val_loss", 0.0)),
-    ):
-        if not abs(value) < float("inf"):
-            verb = "are" if name.startswith("the") else "is"
-            raise TrainingFailed(Outcome.NAN, f"{name} {verb} not finite in epoch {epoch}, learning rate {rate:g}")
-    level = max(learner.loss.chance, learner.start)
-    learner.lost_epochs = learner.lost_epochs + 1 if found["train_loss"] > DIVERGED * level else 0
-    if learner.lost_epochs >= DIVERGED_EPOCHS:
-        text = f"loss {found['train_loss']:.3g} in epoch {epoch}, {found['train_loss'] / level:.1f} times its start"
-        raise TrainingFailed(Outcome.DIVERGED, f"{text}, for {learner.lost_epochs} epochs, learning rate {rate:g}")
+def refuse_nan(state: TrainingState, values: dict[str, float]) -> None:
+    for name in ("train_loss", "the weights", "val_loss"):
+        if not abs(values.get(name, 0.0)) < float("inf"):
+            verb = "are" if name == "the weights" else "is"
+            text = f"{name} {verb} not finite in epoch {state.epoch + 1}, {_rate(state)}"
+            raise TrainingFailed(Outcome.NAN, text)
 
 
-def _surviving(reports: Iterator[Report], device: torch.device) -> Iterator[Report]:
-    """What torch says of too little memory, or of a batch of one, as a TrainingFailed that leaves the worker sound."""
+def refuse_divergence(state: TrainingState, loss: float) -> None:
+    level = max(state.loss.chance, state.first_loss)
+    state.high_epochs = state.high_epochs + 1 if loss > DIVERGED * level else 0
+    if state.high_epochs >= DIVERGED_EPOCHS:
+        text = f"loss {loss:.3g} in epoch {state.epoch + 1}, {loss / level:.1f} times its start"
+        raise TrainingFailed(Outcome.DIVERGED, f"{text}, for {state.high_epochs} epochs, {_rate(state)}")
+
+
+def _rate(state: TrainingState) -> str:
+    return f"learning rate {setting(state.update.params, TRAINING, 'learning_rate'):g}"
+
+
+def translate_errors(reports: Iterator[Report], device: torch.device) -> Iterator[Report]:
+    """torch's errors about memory and batches of one become a TrainingFailed, after which the worker is sound."""
     try:
         yield from reports
         return
@@ -229,10 +241,10 @@ def _surviving(reports: Iterator[Report], device: torch.device) -> Iterator[Repo
 
 
 def _failure(error: Exception) -> TrainingFailed | None:
-    said = str(error).splitlines()[0] if str(error) else "no more memory"
+    message = str(error).splitlines()[0] if str(error) else "no more memory"
     short = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in short):
-        return TrainingFailed(Outcome.OOM, f"out of memory: {said}")
-    if "more than 1 value per channel" in said:
-        return TrainingFailed(Outcome.INVALID, f"batch norm at batch size 1: {said}")
+        return TrainingFailed(Outcome.OOM, f"out of memory: {message}")
+    if "more than 1 value per channel" in message:
+        return TrainingFailed(Outcome.INVALID, f"batch norm at batch size 1: {message}")
     return None

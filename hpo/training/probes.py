@@ -81,10 +81,11 @@ class Gradients:
         """Every EVERY-th step, from half-way through the first stretch; a shorter epoch shows its last step."""
         return bool(self.flat) and step % EVERY == min(EVERY // 2, steps - 1)
 
-    def look(self) -> None:
+    @torch.no_grad()
+    def add(self) -> None:
         """Add the gradients at hand."""
         gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in self.flat]
-        squares = torch.stack(torch._foreach_norm(gradients)).square_()
+        squares = _norms(gradients).square_()
         self.squares = squares if self.squares is None else self.squares + squares
         self.count += 1
 
@@ -94,7 +95,7 @@ class Gradients:
         if self.squares is None:
             return {}
         own = iter((self.squares / self.count).unbind())
-        norms = iter(torch.stack(torch._foreach_norm(self.flat)).square_().unbind())
+        norms = iter(_norms(self.flat).square_().unbind())
         found: dict[str, Tensor] = {}
         for name, held in self.places.weights.items():
             gradient = torch.stack([next(own) for _ in held]).sum().sqrt()
@@ -102,6 +103,10 @@ class Gradients:
             found[f"gradient/{name}"] = gradient
             found[f"ratio/{name}"] = gradient / weight.clamp(min=1e-12)
         return found
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors])
 
 
 @contextmanager

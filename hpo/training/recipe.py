@@ -1,11 +1,14 @@
-"""What a worker needs to become a trainer. Imports no torch: the driver makes recipes, workers follow them."""
+"""What a worker needs to become a trainer, as plain data: the driver makes it, without torch, and workers follow it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from hpo.core import Train
+from hpo.core import Params, Train
 from hpo.models import user
 
 
@@ -32,3 +35,25 @@ class Recipe:
         from hpo.training import loop  # 2 s and 200 MB of torch that only a worker should pay for
 
         return loop.prepare(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
+        """From `asdict` after a way through JSON."""
+        folder = fields["folder"] and Path(fields["folder"])
+        return cls(**{**fields, "data": Path(fields["data"]), "folder": folder})
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Checkpoints to score on the test split, all of one recipe; each with its params."""
+
+    recipe: Recipe
+    models: Sequence[tuple[Params, Path]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> ScoreRequest:
+        fields = json.loads(text)
+        return cls(Recipe.from_json(fields["recipe"]), [(params, Path(path)) for params, path in fields["models"]])

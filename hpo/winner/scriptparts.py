@@ -161,7 +161,7 @@ def metrics(winner: Winner) -> Iterator[str]:
 def training(winner: Winner) -> Iterator[str]:
     yield _rate(winner)
     yield _optimizer(winner)
-    yield source("loop", "_sizes").replace("def _sizes", "def sizes_of")
+    yield source("loop", "batch_sizes").replace("def batch_sizes", "def sizes_of")
     yield _batches(winner)
     yield _epoch(winner)
 
