@@ -1,14 +1,15 @@
 """What the values of a study file may be: each kind reads a node of the file and describes itself as JSON schema.
 
 A section of the file is a frozen dataclass whose fields are made by `option`; `Record` reads it. One declaration
-so gives the value's type, its checks, its message, its schema and its documentation.
+gives the value's type, its checks, its message, its schema, its documentation and the words of other tools for it.
+A kind reads a wrong value as None and notes the mistake; no good value is None.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Final, Protocol
@@ -17,56 +18,42 @@ from hpo.errors import BadInput, Mistake
 from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
 
 Schema = dict[str, Any]
-
-DURATION = re.compile(r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]+)?)s)?")
-BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B")
+Words = str | Mapping[str, str]  # other tools' words for a key, separated by spaces; or what to write -> such words
 
 
-class Wrong:
-    """What reading a wrong value gives; the mistake has been noted."""
-
-
-WRONG: Final = Wrong()
-
-
-class Found:
-    """The mistakes found so far."""
+class Mistakes:
+    """The mistakes of a study file so far."""
 
     def __init__(self) -> None:
-        self.mistakes: list[Mistake] = []
+        self.all: list[Mistake] = []
         self._paths: list[str] = []
 
-    def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "") -> Wrong:
+    def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "") -> None:
         """Note a mistake at a node, or at a place. Raises BadInput when there are too many to read."""
         place = node if isinstance(node, str) else node.place
-        mistake = Mistake(f"{place} {clean(path, 120)}".strip(), clean(rule, 600), clean(got, 200), clean(remedy, 1000))
-        if mistake not in self.mistakes:  # a parameter of each block is one line of the file
-            self.mistakes.append(mistake)
-            self._paths.append(path)
-        if len(self.mistakes) >= MOST_MISTAKES:
-            raise BadInput(*self.mistakes, Mistake(place, "has more mistakes than these", remedy="mend these first"))
-        return WRONG
+        at = f"{place} {clean(path, 120)}".strip()
+        self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=path)
+        if len(self.all) >= MOST_MISTAKES:
+            raise BadInput(*self.all, Mistake(place, "has more mistakes than these", remedy="mend these first"))
+
+    def add(self, *mistakes: Mistake | str, path: str = "") -> None:
+        for mistake in mistakes:
+            if isinstance(mistake, Mistake) and mistake not in self.all:  # a parameter of each block is one line
+                self.all.append(mistake)
+                self._paths.append(path)
 
     def within(self, *paths: str) -> bool:
         """Whether something is wrong at one of these paths or below: what follows from it need not be said."""
         return any(path == one or path.startswith(f"{one}.") for path in self._paths for one in paths)
 
 
-class Kind(Protocol):
-    def read(self, node: Node, path: str, found: Found) -> Any: ...
-
-    def schema(self) -> Schema: ...
-
-
-def option(kind: Kind, default: Any = MISSING, doc: str = "", key: str = "", example: str = "") -> Any:
-    """A field of a section; without default the file must give it. key: its name in the file, if not the field's."""
-    return field(default=default, metadata={"kind": kind, "doc": doc, "key": key, "example": example})
+# -- remedies ---------------------------------------------------------------------------------------------------------
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """The remedy for a word that is not among the known ones."""
     close = nearest(word, known)
-    return f"did you mean {close}?" if close else f"use {' or '.join(_enumerated(known))}"
+    return f"did you mean {close}?" if close else f"use {any_of(known)}"
 
 
 def instead(word: str, known: Collection[str], foreign: Mapping[str, str]) -> str:
@@ -83,105 +70,15 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     return close[0] if close else None
 
 
-def _enumerated(names: Collection[str]) -> list[str]:
+def any_of(names: Collection[str]) -> str:
     *first, last = names
-    return [", ".join(first), last] if first else [last]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
-def number_of(node: Node) -> int | float | None:
-    """The finite number a node holds."""
-    value = node.value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
-
-
-# -- kinds ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Text; with a pattern, text of one form, which `rule` says."""
-
-    pattern: str = ".+"
-    rule: str = "must be text"
-    example: str = ""
-    secret: bool = False  # a URI may hold a password: never shown
-
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        if isinstance(node.value, str) and re.fullmatch(self.pattern, node.value):
-            return node.value
-        got = "a value that is not shown" if self.secret and node.is_scalar and node.value is not None else str(node)
-        remedy = f"write {self.example}" if self.example else ""
-        if number_of(node) is not None and re.fullmatch(self.pattern, node.text):
-            remedy = f'write "{clean(node.text)}"'
-        return found.note(node, path, self.rule, got, remedy)
-
-    def schema(self) -> Schema:
-        return {"type": "string"} if self.pattern == ".+" else {"type": "string", "pattern": f"^(?:{self.pattern})$"}
-
-
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """One of some words. foreign: words of other tools and what is meant."""
-
-    words: tuple[str, ...]
-    foreign: Mapping[str, str] = field(default_factory=dict)
-
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        if node.value in self.words and isinstance(node.value, str):
-            return node.value
-        said = str(node).lower()
-        close = nearest(said, self.words)
-        remedy = f"did you mean {close}?" if close else ""
-        remedy = f"write {self.foreign[said]}" if said in self.foreign else remedy
-        return found.note(node, path, f"must be {' or '.join(_enumerated(self.words))}", str(node), remedy)
-
-    def schema(self) -> Schema:
-        return {"enum": list(self.words)}
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number within bounds, or one of some words."""
-
-    low: float | None = None
-    high: float | None = None
-    whole: bool = False
-    open_low: bool = False
-    words: tuple[str, ...] = ()
-
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        if isinstance(node.value, str) and node.value in self.words:
-            return node.value
-        number = number_of(node)
-        if number is None or not self._fits(number):
-            return found.note(node, path, self._rule(), str(node), self._remedy(node))
-        return int(number) if self.whole else number
-
-    def _fits(self, number: float) -> bool:
-        if self.whole and number != int(number):
-            return False
-        above = self.low is None or number > self.low or (number == self.low and not self.open_low)
-        return above and (self.high is None or number <= self.high)
-
-    def _rule(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        low = "" if self.low is None else f" {'above' if self.open_low else 'of at least'} {self.low:,}"
-        high = "" if self.high is None else f"{' and' if low else ' of'} at most {self.high:,}"
-        return f"must be {kind}{low}{high}" + "".join(f", or {word}" for word in self.words)
-
-    def _remedy(self, node: Node) -> str:
-        quoted = isinstance(node.value, str) and node.text.startswith('"') and node.value.replace(".", "", 1).isdigit()
-        return "leave the quotes out" if quoted else ""
-
-    def schema(self) -> Schema:
-        number: Schema = {"type": "integer" if self.whole else "number"}
-        if self.low is not None:
-            number["exclusiveMinimum" if self.open_low else "minimum"] = self.low
-        if self.high is not None:
-            number["maximum"] = self.high
-        return {"anyOf": [{"enum": list(self.words)}, number]} if self.words else number
+def meanings(words: Mapping[str, Words]) -> dict[str, str]:
+    """Another tool's word -> what to write instead, of the words of some keys."""
+    of_each = [{key: one} if isinstance(one, str) else one for key, one in words.items()]
+    return {word: meant for one in of_each for meant, texts in one.items() for word in texts.split()}
 
 
 _FLAGS: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
@@ -192,145 +89,256 @@ def flag_meant(node: Node) -> str:
     return f"write {_FLAGS[node.text.lower()]}" if node.text.lower() in _FLAGS else ""
 
 
+# -- scalars ----------------------------------------------------------------------------------------------------------
+
+
+class Kind(Protocol):
+    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any: ...
+
+    @property
+    def schema(self) -> Schema: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Plain:
+    """A value of one rule. value(node): what it means, None where it breaks the rule; remedy(node): for that case."""
+
+    rule: str
+    schema: Schema
+    value: Callable[[Node], Any]
+    remedy: Callable[[Node], str] = lambda node: ""
+    secret: bool = False  # an address may hold a password: never shown
+
+    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
+        value = self.value(node)
+        if value is None:
+            got = "a value that is not shown" if self.secret and node.scalar is not None else str(node)
+            mistakes.note(node, path, self.rule, got, self.remedy(node))
+        return value
+
+
+def anything(schema: Schema) -> Plain:
+    """A value that is read later: comes out as its node."""
+    return Plain("", schema, lambda node: node)
+
+
+def text(pattern: str = ".+", rule: str = "must be text", example: str = "", secret: bool = False) -> Plain:
+    """Text; with a pattern, text of one form, which `rule` states."""
+
+    def remedy(node: Node) -> str:
+        if number_of(node) is not None and re.fullmatch(pattern, node.text):
+            return f'write "{clean(node.text)}"'
+        return f"write {example}" if example else ""
+
+    def value(node: Node) -> str | None:
+        return node.value if isinstance(node.value, str) and re.fullmatch(pattern, node.value) else None
+
+    schema = {"type": "string"} if pattern == ".+" else {"type": "string", "pattern": f"^(?:{pattern})$"}
+    return Plain(rule, schema, value, remedy, secret)
+
+
+def one_of(remedies: Mapping[str, str] | None = None, /, **words: str) -> Plain:
+    """One of some words, each with what other tools call it; remedies: what to write -> words that mean it."""
+    foreign = meanings({**words, **(remedies or {})})
+
+    def remedy(node: Node) -> str:
+        written = str(node).lower()
+        close = nearest(written, words)
+        return f"write {foreign[written]}" if written in foreign else f"did you mean {close}?" if close else ""
+
+    def value(node: Node) -> str | None:
+        return node.value if isinstance(node.value, str) and node.value in words else None
+
+    return Plain(f"must be {any_of(words)}", {"enum": list(words)}, value, remedy)
+
+
+def number_of(node: Node) -> int | float | None:
+    """The finite number a node holds."""
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def number(
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    whole: bool = False,
+    above: float | None = None,
+    word: str = "",
+) -> Plain:
+    """A number within bounds, or a word that stands for one."""
+
+    def value(node: Node) -> int | float | str | None:
+        number = number_of(node)
+        if word and node.value == word:
+            return word
+        if number is None or (whole and number != int(number)) or (above is not None and number <= above):
+            return None
+        if (low is not None and number < low) or (high is not None and number > high):
+            return None
+        return int(number) if whole else number
+
+    def remedy(node: Node) -> str:
+        quoted = isinstance(node.value, str) and node.text.startswith('"') and node.value.replace(".", "", 1).isdigit()
+        return "leave the quotes out" if quoted else ""
+
+    bounds = [f"of at least {low:,}"] if low is not None else [f"above {above:,}"] if above is not None else []
+    bounds += [f"{'' if bounds else 'of '}at most {high:,}"] if high is not None else []
+    rule = f"must be a {'whole ' if whole else ''}number {' and '.join(bounds)}".strip() + (
+        f", or {word}" if word else ""
+    )
+    limits = {"minimum": low, "exclusiveMinimum": above, "maximum": high}
+    schema = {
+        "type": "integer" if whole else "number",
+        **{key: limit for key, limit in limits.items() if limit is not None},
+    }
+    return Plain(rule, {"anyOf": [{"enum": [word]}, schema]} if word else schema, value, remedy)
+
+
+def flag() -> Plain:
     """true or false, and nothing else: `no` is text in YAML 1.2."""
 
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        if isinstance(node.value, bool):
-            return node.value
-        return found.note(node, path, "must be true or false", str(node), flag_meant(node))
+    def value(node: Node) -> bool | None:
+        return node.value if isinstance(node.value, bool) else None
 
-    def schema(self) -> Schema:
-        return {"type": "boolean"}
+    return Plain("must be true or false", {"type": "boolean"}, value, flag_meant)
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
+DURATION: Final = r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]+)?)s)?"
+SIZE: Final = r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B"
+
+
+def duration() -> Plain:
     """Seconds as a float; written 90, 90s, 30m, 2h, 1h30m or 2d."""
 
-    def read(self, node: Node, path: str, found: Found) -> Any:
+    def value(node: Node) -> float | None:
         seconds = number_of(node)
-        match = DURATION.fullmatch(node.value) if isinstance(node.value, str) else None
+        match = re.fullmatch(DURATION, node.value) if isinstance(node.value, str) else None
         if match and any(match.groups()):
             parts = (float(part or 0) for part in match.groups())
             seconds = sum(part * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=True))
-        if seconds is None or not 0 < seconds < 1e10:
-            return found.note(node, path, "must be a time above 0", str(node), "write 30m, 90s, 2h, 1h30m or seconds")
-        return float(seconds)
+        return float(seconds) if seconds is not None and 0 < seconds < 1e10 else None
 
-    def schema(self) -> Schema:
-        text = {"type": "string", "pattern": f"^{DURATION.pattern}$", "examples": ["30m", "1h30m", "90s"]}
-        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, text]}
+    schema = _number_or_text({"type": "number"}, DURATION, ["30m", "1h30m", "90s"])
+    return Plain("must be a time above 0", schema, value, lambda node: "write 30m, 90s, 2h, 1h30m or seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+def size() -> Plain:
     """A number of bytes; written 2GiB, 500MB or as a whole number."""
 
-    def read(self, node: Node, path: str, found: Found) -> Any:
+    def value(node: Node) -> int | None:
         size = number_of(node)
-        match = BYTES.fullmatch(node.value) if isinstance(node.value, str) else None
+        match = re.fullmatch(SIZE, node.value) if isinstance(node.value, str) else None
         if match:
             unit = match[2] or ""
             power = " KMGT".index(unit[0].upper()) if unit else 0
             size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** power
-        if size is None or size != int(size) or not 0 < size < 1 << 63:
-            return found.note(node, path, "must be a number of bytes above 0", str(node), "write 2GiB or 500MB")
-        return int(size)
+        return int(size) if size is not None and size == int(size) and 0 < size < 1 << 63 else None
 
-    def schema(self) -> Schema:
-        text = {"type": "string", "pattern": f"^{BYTES.pattern}$", "examples": ["2GiB", "500MB"]}
-        return {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, text]}
+    schema = _number_or_text({"type": "integer"}, SIZE, ["2GiB", "500MB"])
+    return Plain("must be a number of bytes above 0", schema, value, lambda node: "write 2GiB or 500MB")
+
+
+def _number_or_text(number: Schema, pattern: str, examples: list[str]) -> Schema:
+    written = {"type": "string", "pattern": f"^{pattern}$", "examples": examples}
+    return {"anyOf": [{**number, "exclusiveMinimum": 0}, written]}
+
+
+# -- lists and sections -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """A list of one kind, as a tuple. unique: no value twice."""
+    """A list of one kind, as a tuple. unique: no value twice; broadcast: one value alone stands for `most` of it."""
 
     kind: Kind
     least: int = 0
     most: int | None = None
     unique: bool = False
+    broadcast: bool = False
 
-    def read(self, node: Node, path: str, found: Found) -> Any:
+    def read(self, node: Node, path: str, mistakes: Mistakes) -> tuple[Any, ...] | None:
         items = node.items
-        bounds = (
-            f" of {self.least} values" if self.most == self.least else f" of at least {self.least}" * (self.least > 0)
-        )
+        if self.broadcast and node.is_scalar:
+            value = self.kind.read(node, path, mistakes)
+            return None if value is None else (value,) * (self.most or 1)
         if items is None or len(items) < self.least or (self.most is not None and len(items) > self.most):
             got = f"{len(items)}" if items is not None else str(node)
-            return found.note(
-                node, path, f"must be a list{bounds}", got, f"write [{node}]" if self._alone(node) else ""
-            )
-        values = [self.kind.read(item, f"{path}.{index}", found) for index, item in enumerate(items)]
-        if WRONG in values:
-            return WRONG
+            remedy = f"write [{node}]" if self.least <= 1 and node.scalar is not None else ""
+            mistakes.note(node, path, f"must be a list{self._bounds()}", got, remedy)
+            return None
+        values = [self.kind.read(item, f"{path}.{index}", mistakes) for index, item in enumerate(items)]
+        if None in values:
+            return None
         for index, value in enumerate(values):
             if self.unique and value in values[:index]:
-                return found.note(items[index], f"{path}.{index}", "must differ", f"{items[index]} twice", "keep one")
+                mistakes.note(items[index], f"{path}.{index}", "must differ", f"{items[index]} twice", "keep one")
+                return None
         return tuple(values)
 
-    def _alone(self, node: Node) -> bool:
-        return self.least <= 1 and node.is_scalar and node.value is not None
+    def _bounds(self) -> str:
+        if self.most == self.least:
+            return f" of {self.least} values"
+        return f" of at least {self.least}" if self.least else ""
 
+    @property
     def schema(self) -> Schema:
-        schema: Schema = {"type": "array", "items": self.kind.schema(), "minItems": self.least}
-        if self.most is not None:
-            schema["maxItems"] = self.most
-        return {**schema, "uniqueItems": True} if self.unique else schema
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """A short form, or the long one. The short one is tried where its test says so."""
-
-    short: Kind
-    long: Kind
-    is_short: str  # "scalar" or "list"
-    made: Any = None  # what the short value becomes; None: itself
-
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        if node.is_scalar if self.is_short == "scalar" else node.items is not None:
-            value = self.short.read(node, path, found)
-            return value if self.made is None or value is WRONG else self.made(value)
-        return self.long.read(node, path, found)
-
-    def schema(self) -> Schema:
-        return {"anyOf": [self.short.schema(), self.long.schema()]}
-
-
-@dataclass(frozen=True, slots=True)
-class Anything:
-    """A value that somebody else reads; comes out as its node."""
-
-    described: Mapping[str, Any]
-
-    def read(self, node: Node, path: str, found: Found) -> Any:
-        return node
-
-    def schema(self) -> Schema:
-        return dict(self.described)
+        schema: Schema = {"type": "array", "items": self.kind.schema, "minItems": self.least}
+        schema |= {"maxItems": self.most} if self.most is not None else {}
+        schema |= {"uniqueItems": True} if self.unique else {}
+        return {"anyOf": [self.kind.schema, schema]} if self.broadcast else schema
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section: a mapping read into a dataclass. foreign: words of other tools and what to write instead."""
+    """A section: a mapping read into a dataclass, or a short form of it.
+
+    short: the field that a value alone stands for; listed: the kind of a list that stands for all fields in order;
+    gone: keys of earlier versions and the remedy for each.
+    """
 
     made: Any
     noun: str
-    foreign: Mapping[str, str] = field(default_factory=dict)
+    short: str = ""
+    listed: Several | None = None
+    gone: Mapping[str, str] = field(default_factory=dict)
 
-    def read(self, node: Node, path: str, found: Found) -> Any:
+    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
+        if self.short and node.is_scalar:
+            value = self._short_kind.read(node, path, mistakes)
+            return None if value is None else self.made(**{self.short: value})
+        if self.listed is not None and node.items is not None:
+            values = self.listed.read(node, path, mistakes)
+            return None if values is None else self.made(*values)
         if node.mapping is None:
             some = ", ".join(f"{key}: ..." for key in list(options(self.made))[:2])
-            return found.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
-        values = read_fields(self.made, node, path, found, self.foreign, self.noun)
-        missing = [one for one in options(self.made).values() if one.default is MISSING and one.name not in values]
-        return WRONG if missing else self.made(**values)
+            mistakes.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
+            return None
+        given = read_fields(self.made, node, path, mistakes, self.noun, self.gone)
+        missing = [one for one in options(self.made).values() if one.default is MISSING and one.name not in given]
+        return None if missing else self.made(**given)
 
+    @property
+    def _short_kind(self) -> Kind:
+        kind: Kind = options(self.made)[self.short].metadata["kind"]
+        return kind
+
+    @property
     def schema(self) -> Schema:
-        return record_schema(self.made)
+        short = [self._short_kind.schema] if self.short else [self.listed.schema] if self.listed else []
+        return {"anyOf": [*short, record_schema(self.made)]} if short else record_schema(self.made)
+
+
+def option(
+    kind: Kind, default: Any = MISSING, doc: str = "", words: Words = "", key: str = "", example: str = ""
+) -> Any:
+    """A field of a section; without default the file must give it.
+
+    words: what other tools call it; key: its name in the file, if not the field's; example: a value for the remedy.
+    """
+    return field(default=default, metadata={"kind": kind, "doc": doc, "words": words, "key": key, "example": example})
 
 
 def options(made: Any) -> dict[str, Any]:
@@ -338,39 +346,51 @@ def options(made: Any) -> dict[str, Any]:
     return {one.metadata["key"] or one.name: one for one in fields(made) if "kind" in one.metadata}
 
 
+def foreign_words(made: Any) -> dict[str, str]:
+    """Other tools' words for the keys of a section and, after them, all words for the keys of the sections in it."""
+    known = options(made)
+    words = meanings({key: one.metadata["words"] for key, one in known.items()})
+    for key, one in known.items():
+        if isinstance(one.metadata["kind"], Record):
+            inner = one.metadata["kind"].made
+            for word, meant in {**{name: name for name in options(inner)}, **foreign_words(inner)}.items():
+                words.setdefault(word, f"{key}.{meant}")
+    return words
+
+
 def read_fields(
-    made: Any, node: Node, path: str, found: Found, foreign: Mapping[str, str], noun: str
+    made: Any, node: Node, path: str, mistakes: Mistakes, noun: str, gone: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The good values of a mapping by field; an empty value counts as not given. Notes unknown and missing keys."""
-    known = options(made)
+    known, given = options(made), node.mapping or {}
     values: dict[str, Any] = {}
-    assert node.mapping is not None
-    for key, child in node.mapping.items():
+    for key, child in given.items():
         inner = f"{path}.{key}" if path else key
-        if key not in known:
-            place = node.keys.get(key, node.place)
-            found.note(place, inner, f"is no key of {noun}", "", instead(key, list(known), foreign))
+        if key in (gone or {}):
+            mistakes.note(node.key_place(key), inner, f"is no longer a key of {noun}", "", (gone or {})[key])
+        elif key not in known:
+            remedy = instead(key, list(known), foreign_words(made))
+            mistakes.note(node.key_place(key), inner, f"is no key of {noun}", "", remedy)
         elif child.value is not None:
-            value = known[key].metadata["kind"].read(child, inner, found)
-            if value is not WRONG:
+            value = known[key].metadata["kind"].read(child, inner, mistakes)
+            if value is not None:
                 values[known[key].name] = value
     for key, one in known.items():
-        if one.default is MISSING and getattr(node.mapping.get(key), "value", None) is None:
-            found.note(
-                node, f"{path}.{key}" if path else key, "is missing", "", f"add {key}: {one.metadata['example']}"
-            )
+        if one.default is MISSING and (key not in given or given[key].value is None):
+            inner = f"{path}.{key}" if path else key
+            mistakes.note(node, inner, "is missing", "", f"add {key}: {one.metadata['example']}")
     return values
 
 
-def record_schema(made: Any) -> Schema:
+def record_schema(made: Any) -> dict[str, Any]:
     """What `Record` reads; an empty value stands for the default."""
     properties = {}
     for key, one in options(made).items():
-        kind = one.metadata["kind"].schema()
+        kind = dict(one.metadata["kind"].schema)
         optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if one.default is not MISSING else kind
         properties[key] = {"description": one.metadata["doc"], **optional}
         if isinstance(one.default, bool | int | float | str):
             properties[key]["default"] = one.default
     required = [key for key, one in options(made).items() if one.default is MISSING]
-    schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return {**schema, "required": required} if required else schema

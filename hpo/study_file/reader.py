@@ -1,6 +1,6 @@
 """study.yaml -> frozen StudySpec, every mistake at once, each with file:line:column.
 
-Precedence: flag (`sets`), file, environment, default. The search space may stand in a file of its own.
+Precedence: flag (`--set key.path=value`), file, environment, default. The search space may stand in a file of its own.
 """
 
 from __future__ import annotations
@@ -8,34 +8,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from hpo.core import Params
-from hpo.errors import BadInput, HpoError, Mistake
+from hpo.errors import BadInput, Mistake
 from hpo.space.domains import Known
 from hpo.space.space import Space
-from hpo.study_file import foreign
-from hpo.study_file.fields import Found, read_fields
-from hpo.study_file.overrides import Override
-from hpo.study_file.points_section import check_constraints, read_constraints, read_points
-from hpo.study_file.rules import check, smaller_is_better
-from hpo.study_file.space_reader import SpaceSection
-from hpo.study_file.spec import (
-    DATA_SETS,
-    DataSpec,
-    Metric,
-    StudySpec,
-    Tracking,
-)
-from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read
+from hpo.study_file.fields import Mistakes, read_fields
+from hpo.study_file.rules import check, check_constraints, read_constraints, read_points, smaller_is_better
+from hpo.study_file.space_reader import SpaceReader
+from hpo.study_file.spec import DATA_SETS, Metric, StudySpec, Tracking
+from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read, value_of
 
 KnownTo = Callable[[str, str | None], Mapping[str, Known]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
 UNREAD: Final = Node({}, "")  # stands for a space file that could not be read: what follows from that is not said
+FLAG: Final = "--set"
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
@@ -54,19 +46,22 @@ def load(
 
     sets: `--set` values that win over the file; known(model, train): the parameters of a model, {} for no check.
     """
-    found = Found()
+    mistakes = Mistakes()
     if isinstance(source, Mapping):
         document = Document(node_of(source, "study"), (), _dumped(source))
         path, folder = None, Path()
     else:
         path = Path(source)
         document, folder = read(path), path.absolute().parent
-    found.mistakes.extend(document.mistakes)
-    root, space_text = _completed(document.root, sets, folder, found)
-    file = _File(root, folder, found, known, environ)
-    spec = file.spec(path=path, text=document.text, space_text=space_text, sets=tuple(sets))
-    if found.mistakes:
-        raise BadInput(*_in_order(found.mistakes))
+    mistakes.all += document.mistakes
+    root, space_text = _completed(document.root, sets, folder, mistakes)
+    values = _values(root, known, mistakes)
+    _complete(values, root, folder, environ)
+    about: dict[str, Any] = {"path": path, "text": document.text, "space_text": space_text, "sets": tuple(sets)}
+    spec = StudySpec(**values, **about, places={"": root.place, **dict(places(root))})
+    check(spec, mistakes)
+    if mistakes.all:
+        raise BadInput(*_in_order(mistakes.all))
     return spec
 
 
@@ -89,127 +84,165 @@ def _in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
     return sorted(mistakes, key=rank)
 
 
+# -- the values -------------------------------------------------------------------------------------------------------
+
+
+def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
+    """The fields of the spec that the file gives; the default in place of what is wrong."""
+    values = read_fields(StudySpec, root, "", mistakes, "the study file")
+    values.setdefault("name", "unnamed")  # its mistake is noted
+    model, train = values.get("model", "cnn"), values.get("train")
+    names = known(model, train) if not mistakes.within("model", "train") else {}
+    node = values.get("space", UNREAD)
+    space = None if node is UNREAD else SpaceReader(mistakes, names, model).read(node)
+    constraints = read_constraints(values.get("constraints"), mistakes)
+    start_with: tuple[Params, ...] = ()
+    if space is not None:
+        check_constraints(constraints, space, values.get("seed", 0), mistakes)
+        start_with = read_points(values.get("start_with"), space, [one for one, _ in constraints], mistakes)
+    return {
+        **values,
+        "space": space or Space(()),
+        "constraints": tuple(one for one, _ in constraints),
+        "start_with": start_with,
+    }
+
+
+def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping[str, str]) -> None:
+    """Defaults that depend on other values, and the environment's; paths start at the study file."""
+    data = values.get("data")
+    if data is not None and data.source not in DATA_SETS:
+        source = os.path.normpath(folder.absolute() / os.path.expanduser(data.source))  # noqa: PTH111 - may be any text
+        values["data"] = data = replace(data, source=source)
+    if data is not None and data.regression:
+        values.setdefault("loss", "squared_error")
+        values.setdefault("metric", Metric("val_mse"))
+    metric: Metric = values.get("metric", Metric())
+    goal = ((root.mapping or {}).get("metric", UNREAD).mapping or {}).get("goal", UNREAD)
+    if not goal.value and smaller_is_better(metric.name):
+        values["metric"] = replace(metric, goal="minimize")
+    uri = environ.get("MLFLOW_TRACKING_URI")
+    tracking: Tracking = values.get("tracking", Tracking())
+    if tracking.uri is None and uri:
+        values["tracking"] = replace(tracking, uri=uri)
+
+
 # -- the tree ---------------------------------------------------------------------------------------------------------
 
 
-def _completed(root: Node, sets: Sequence[str], folder: Path, found: Found) -> tuple[Node, str]:
+def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes) -> tuple[Node, str]:
     """The tree with the flags' values and the space's own file in it, and that file's text."""
     overrides = []
-    for text in sets:
+    for flag in sets:
         try:
-            overrides.append(Override.read(text))
+            overrides.append(Override.read(flag))
         except BadInput as error:
-            found.mistakes.extend(one for one in error.mistakes if isinstance(one, Mistake))
+            mistakes.add(*error.mistakes)
     within = [one for one in overrides if one.keys[0] == "search_space" and len(one.keys) > 1]
-    root = _applied(root, [one for one in overrides if one not in within], found)
-    root, text = _with_space_file(root, folder, found)
-    return _applied(root, within, found), text
+    root = _applied(root, [one for one in overrides if one not in within], mistakes)
+    root, text = _with_space_file(root, folder, mistakes)
+    return _applied(root, within, mistakes), text
 
 
-def _applied(root: Node, overrides: Sequence[Override], found: Found) -> Node:
-    for override in overrides:
-        try:
-            root = override.apply(root)
-        except BadInput as error:
-            found.mistakes.extend(one for one in error.mistakes if isinstance(one, Mistake))
-    return root
-
-
-def _with_space_file(root: Node, folder: Path, found: Found) -> tuple[Node, str]:
+def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node, str]:
     node = (root.mapping or {}).get("search_space")
     if node is None or not isinstance(node.value, str):
         return root, ""
+    space, text = UNREAD, ""
     if not SPACE_FILE.fullmatch(node.value):
         rule = "must be a mapping of parameters, or a .yaml file of them"
-        found.note(node, "search_space", rule, str(node), "write search_spaces/cnn-small.yaml")
-        return _with(root, UNREAD), ""
-    beside, here = folder / node.value, Path(node.value)
-    try:
-        document = read(_as_named(here if here.is_file() and not beside.is_file() else beside))
-    except BadInput as error:
-        _note_file(node, error, found)
-        return _with(root, UNREAD), ""
-    except OSError as error:
-        found.note(node, "search_space", "cannot be read", f"{clean(node.value)}: {error.strerror}", "check the path")
-        return _with(root, UNREAD), ""
-    found.mistakes.extend(document.mistakes)
-    return _with(root, document.root), document.text
+        mistakes.note(node, "search_space", rule, str(node), "write search_spaces/cnn-small.yaml")
+    else:
+        beside, here = folder / node.value, Path(node.value)
+        try:
+            document = read(_as_named(here if here.is_file() and not beside.is_file() else beside))
+            mistakes.all += document.mistakes
+            space, text = document.root, document.text
+        except BadInput as error:
+            _note_file(node, error, mistakes)
+        except OSError as error:
+            got = f"{clean(node.value)}: {error.strerror}"
+            mistakes.note(node, "search_space", "cannot be read", got, "check the path")
+    return replace(root, value={**(root.mapping or {}), "search_space": space}), text
 
 
 def _as_named(path: Path) -> Path:
-    """Short in messages: relative to where the person stands, if it lies below."""
+    """Short in messages: relative to the current folder, if it lies below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _note_file(node: Node, error: HpoError, found: Found) -> None:
+def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
     """A space file that cannot be read is a mistake of the line that names it; bad syntax in it has its own line."""
     for mistake in error.mistakes:
         assert isinstance(mistake, Mistake)
         if _PLACED.match(mistake.place):
-            found.mistakes.append(mistake)
+            mistakes.add(mistake, path="search_space")
         else:
             got = clean(str(node.value)) + (f": {mistake.got}" if mistake.got else "")
             remedy = "name the parameters in it" if mistake.rule == "is empty" else "check the path"
-            found.note(node, "search_space", f"names a file that {mistake.rule}", got, remedy)
+            mistakes.note(node, "search_space", f"names a file that {mistake.rule}", got, remedy)
 
 
-def _with(root: Node, space: Node) -> Node:
-    return replace(root, value={**(root.mapping or {}), "search_space": space})
+# -- flags ------------------------------------------------------------------------------------------------------------
 
 
-# -- the spec ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Override:
+    """keys: the path, split at dots; a parameter's own dots (block1.channels) are put together when it is applied."""
+
+    keys: tuple[str, ...]
+    value: Node
+
+    @classmethod
+    def read(cls, text: str) -> Override:
+        """Raises BadInput."""
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
+            raise BadInput(Mistake(f"{FLAG} {clean(text)}", "must be key.path=value", remedy="write budget.trials=40"))
+        try:
+            return cls(tuple(key.split(".")), value_of(value.strip(), FLAG))
+        except BadInput as error:
+            wrong = error.mistakes[0]
+            assert isinstance(wrong, Mistake)
+            below = wrong.place.removeprefix(f"{FLAG} value") if " " in wrong.place else ""  # the path within the value
+            raise BadInput(Mistake(f"{FLAG} {key}{below}", wrong.rule, clean(value.strip()))) from None
 
 
-class _File:
-    """One study file being read."""
+def _applied(root: Node, overrides: Sequence[Override], mistakes: Mistakes) -> Node:
+    """The tree with these values in it; notes a path that leads through a value that has no keys."""
+    for override in overrides:
+        try:
+            root = _put(root, override.keys, override.value, ())
+        except BadInput as error:
+            mistakes.add(*error.mistakes)
+    return root
 
-    def __init__(self, root: Node, folder: Path, found: Found, known: KnownTo, environ: Mapping[str, str]) -> None:
-        self.root, self.folder, self.found, self.known, self.environ = root, folder, found, known, environ
-        self.places = {"": root.place, **dict(places(root))}
 
-    def spec(self, **about: Any) -> StudySpec:
-        """The spec, with a default in place of what is wrong."""
-        found = self.found
-        values = read_fields(StudySpec, self.root, "", found, foreign.STUDY, "the study file")
-        model, train = values.get("model", "cnn"), values.get("train")
-        names = self.known(model, train) if not found.within("model", "train") else {}
-        node = values.pop("space", UNREAD)
-        space = None if node is UNREAD else SpaceSection(found, names, model).read(node)
-        constraints = read_constraints(values.pop("constraints", None), found)
-        points = values.pop("start_with", None)
-        start_with: tuple[Params, ...] = ()
-        if space is not None:
-            check_constraints(constraints, space, values.get("seed", 0), found)
-            start_with = read_points(points, space, [one for one, _ in constraints], found)
-        values.setdefault("name", "unnamed")  # its mistake is noted
-        self._complete(values)
-        spec = StudySpec(
-            **values,
-            space=space or Space(()),
-            constraints=tuple(one for one, _ in constraints),
-            start_with=start_with,
-            places=self.places,
-            **about,
-        )
-        check(spec, found, space is not None)
-        return spec
+def _put(node: Node, keys: Sequence[str], value: Node, done: tuple[str, ...]) -> Node:
+    if not keys:
+        return value
+    parent, place = ".".join(done), f"{FLAG} {'.'.join((*done, *keys))}"
+    if node.items is not None:
+        items = list(node.items)
+        if not keys[0].isdigit() or int(keys[0]) >= len(items):
+            raise BadInput(Mistake(place, f"{parent} is a list of {len(items)}", keys[0], "count from 0"))
+        items[int(keys[0])] = _put(items[int(keys[0])], keys[1:], value, (*done, keys[0]))
+        return replace(node, value=tuple(items))
+    if node.scalar is not None:
+        remedy = f"set it as a whole: {FLAG} '{parent}={{...}}'"
+        raise BadInput(Mistake(place, f"{parent} must have keys", str(node), remedy))
+    mapping = dict(node.mapping or {})
+    key, rest = _next(mapping, keys)
+    mapping[key] = _put(mapping.get(key, Node({}, FLAG)), rest, value, (*done, key))
+    return replace(node, value=mapping, keys={key: FLAG, **node.keys})
 
-    def _absolute(self, source: str) -> str:
-        return os.path.normpath(self.folder.absolute() / os.path.expanduser(source))  # noqa: PTH111 - may be any text
 
-    def _complete(self, values: dict[str, Any]) -> None:
-        """Defaults that depend on other values, and the environment's."""
-        data: DataSpec | None = values.get("data")
-        if data is not None and data.source not in DATA_SETS:
-            values["data"] = data = replace(data, source=self._absolute(data.source))
-        if data is not None and data.regression:
-            values.setdefault("loss", "squared_error")
-            values.setdefault("metric", Metric("val_mse"))
-        metric: Metric = values.get("metric", Metric())
-        if "metric.goal" not in self.places and smaller_is_better(metric.name):
-            values["metric"] = replace(metric, goal="minimize")
-        uri = self.environ.get("MLFLOW_TRACKING_URI")
-        tracking: Tracking = values.get("tracking", Tracking())
-        if tracking.uri is None and uri:
-            values["tracking"] = replace(tracking, uri=uri)
+def _next(mapping: Mapping[str, Node], keys: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The longest key that is there already; else one word, or two of a block's parameter."""
+    for count in range(len(keys), 0, -1):
+        if ".".join(keys[:count]) in mapping:
+            return ".".join(keys[:count]), keys[count:]
+    count = 2 if re.fullmatch("block[1-9][0-9]*", keys[0]) and len(keys) > 1 else 1
+    return ".".join(keys[:count]), keys[count:]

@@ -1,20 +1,24 @@
-"""What the sections of a study file must say together. Each rule looks at a whole spec and notes its mistakes."""
+"""What the parts of a study file must say together: rules between sections, constraints and points of the space."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from hpo.core import EPOCHS
+from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
-from hpo.space.domains import Choice, Domain
-from hpo.space.space import GridImpossible, Space
-from hpo.study_file.fields import Found, nearest
+from hpo.space.domains import Choice, show
+from hpo.space.expressions import MEASURES, Constraint, NoExpression
+from hpo.space.grid import GridImpossible
+from hpo.space.space import Space
+from hpo.study_file.fields import Mistakes, did_you_mean, nearest
 from hpo.study_file.spec import DATA_SETS, StudySpec
-from hpo.study_file.yaml_nodes import clean
+from hpo.study_file.yaml_nodes import Node, clean
 
 LARGEST_GRID: Final = 1_000_000  # without a budget
 
@@ -28,13 +32,19 @@ def smaller_is_better(metric: str) -> bool:
     return any(part in SMALLER for part in metric.lower().replace("/", "_").replace(".", "_").split("_"))
 
 
-def check(spec: StudySpec, found: Found, with_space: bool) -> None:
+# -- between sections -------------------------------------------------------------------------------------------------
+
+
+def check(spec: StudySpec, mistakes: Mistakes) -> None:
     """Note every mistake between sections, but none about a section that is wrong in itself."""
     for rule, sections in RULES.items():
-        if not found.within(*sections) and (with_space or "search_space" not in sections):
-            rule(spec, found)
-    if spec.strategy == "grid" and with_space and not found.within("strategy", "budget"):
-        found.mistakes.extend(grid_mistakes(spec))
+        if not mistakes.within(*sections):
+            rule(spec, mistakes)
+
+
+def _grid(spec: StudySpec, mistakes: Mistakes) -> None:
+    if spec.strategy == "grid":
+        mistakes.all += grid_mistakes(spec)
 
 
 def grid_mistakes(spec: StudySpec) -> list[Mistake]:
@@ -42,8 +52,8 @@ def grid_mistakes(spec: StudySpec) -> list[Mistake]:
     try:
         size = spec.space.grid().size
     except GridImpossible as impossible:
-        place = spec.place
-        mistakes = (Mistake(place(_path(spec, f.where)), f.rule, f.got, f.remedy) for f in impossible.faults)
+        places = (spec.place(_path(spec, fault.where)) for fault in impossible.faults)
+        mistakes = (Mistake(p, f.rule, f.got, f.remedy) for p, f in zip(places, impossible.faults, strict=True))
         return list(dict.fromkeys(mistakes))  # a parameter of each block is one line of the file
     budget = spec.budget
     if size <= LARGEST_GRID or budget.trials or budget.total_epochs or budget.time:
@@ -59,22 +69,21 @@ def _path(spec: StudySpec, name: str) -> str:
     return own if own in spec.places else f"search_space.{name.partition('.')[2] or name}"
 
 
-def _data(spec: StudySpec, found: Found) -> None:
+def _data(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.data is None:
         if spec.train is None:
-            found.note(spec.place(""), "data", "is missing", "", "add data: digits")
+            mistakes.note(spec.place(""), "data", "is missing", "", "add data: digits")
         return
     split = spec.data.split
     total = split.train + split.val + split.test
     if not math.isclose(total, 1, abs_tol=1e-6):
-        found.note(*_at(spec, "data.split"), "must add up to 1", f"{total:.6g}", "write [0.7, 0.15, 0.15]")
+        mistakes.note(*_at(spec, "data.split"), "must add up to 1", f"{total:.6g}", "write [0.7, 0.15, 0.15]")
     source = spec.data.source
     if source not in DATA_SETS and not _exists(source):
-        written = Path(source).name
-        close = nearest(written, DATA_SETS)
-        at = _at(spec, "data.source" if "data.source" in spec.places else "data")
+        close = nearest(Path(source).name, DATA_SETS)
         rule = f"must be {', '.join(DATA_SETS)} or the path of a folder or file"
-        found.note(*at, rule, clean(spec.source(spec.data)), f"did you mean {close}?" if close else "check the path")
+        remedy = f"did you mean {close}?" if close else "check the path"
+        mistakes.note(*_at(spec, "data", "source"), rule, clean(spec.source(spec.data)), remedy)
 
 
 def _exists(source: str) -> bool:
@@ -87,78 +96,79 @@ def _exists(source: str) -> bool:
     return True
 
 
-def _loss(spec: StudySpec, found: Found) -> None:
+def _loss(spec: StudySpec, mistakes: Mistakes) -> None:
     regression = spec.data is not None and spec.data.regression
     if spec.train is None and regression and spec.loss == "cross_entropy":
-        found.note(*_at(spec, "loss"), "must be squared_error where data.regression is true", spec.loss)
+        mistakes.note(*_at(spec, "loss"), "must be squared_error where data.regression is true", spec.loss)
     if regression and spec.class_weights:
-        found.note(*_at(spec, "class_weights"), "must be false where data.regression is true", "true", "drop it")
+        mistakes.note(*_at(spec, "class_weights"), "must be false where data.regression is true", "true", "drop it")
 
 
-def _metric(spec: StudySpec, found: Found) -> None:
+def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
     name, target = spec.metric.name, spec.metric.target
-    at = _at(spec, "metric.name" if "metric.name" in spec.places else "metric")
+    at = _at(spec, "metric", "name")
     if name.startswith("test"):
-        found.note(*at, "must not read the test split, which is for the winner", name, f"write val{name[4:]}")
-    elif spec.train is None and name not in METRICS:
+        rule = "must not read the test split, which is for the winner"
+        mistakes.note(*at, rule, name, f"write val{name[4:]}")
+    if spec.train is not None:
+        return
+    if name not in METRICS and not name.startswith("test"):
         close = f"val_{name}" if f"val_{name}" in METRICS else nearest(name, METRICS)
         remedy = f"did you mean {close}?" if close else ""
-        found.note(*at, f"must be one of {', '.join(METRICS)}", name, remedy)
+        mistakes.note(*at, f"must be one of {', '.join(METRICS)}", name, remedy)
     regression = spec.data is not None and spec.data.regression
-    if spec.train is None and regression and name in CLASSIFICATION:
-        found.note(*at, "must be val_mse, val_r2 or val_loss where data.regression is true", name)
-    if spec.train is None and spec.loss == "cross_entropy" and not regression and name in REGRESSION:
-        found.note(*at, "must be of classes, because loss is cross_entropy", name, "write val_accuracy")
-    if spec.train is None and name in CLASSIFICATION and target is not None and not 0 <= target <= 1:
+    if regression and name in CLASSIFICATION:
+        mistakes.note(*at, "must be val_mse, val_r2 or val_loss where data.regression is true", name)
+    if spec.loss == "cross_entropy" and not regression and name in REGRESSION:
+        mistakes.note(*at, "must be of classes, because loss is cross_entropy", name, "write val_accuracy")
+    if name in CLASSIFICATION and target is not None and not 0 <= target <= 1:
         remedy = f"write {target / 100:g}" if 1 < target <= 100 else ""
-        found.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
+        mistakes.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
 
 
-def _trainer(spec: StudySpec, found: Found) -> None:
+def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.prefix_safe is not None and spec.train is None:
         rule = "is said of a training of your own, and train is not given"
-        found.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
+        mistakes.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
 
 
-def _stopping(spec: StudySpec, found: Found) -> None:
-    if spec.early_stopping is None:
-        return
-    longest = max(_epochs(spec.space), default=1)
-    if spec.early_stopping.min_epochs >= longest:
+def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
+    longest = max(_epochs(spec.space))
+    if spec.early_stopping is not None and spec.early_stopping.min_epochs >= longest:
         rule = f"must be below the epochs of the longest trial ({longest})"
-        got = f"{spec.early_stopping.min_epochs}"
-        at = _at(spec, "early_stopping.min_epochs")
-        found.note(*at, rule, got, "lower it, or raise epochs, or drop early_stopping")
+        remedy = "lower it, or raise epochs, or drop early_stopping"
+        mistakes.note(*_at(spec, "early_stopping.min_epochs"), rule, f"{spec.early_stopping.min_epochs}", remedy)
 
 
-def _budget(spec: StudySpec, found: Found) -> None:
-    shortest = min(_epochs(spec.space), default=1)
-    total = spec.budget.total_epochs
+def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
+    shortest, total = min(_epochs(spec.space)), spec.budget.total_epochs
     if total is not None and total < shortest:
         rule = f"must be enough for one trial ({shortest} epochs)"
-        found.note(*_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
+        mistakes.note(*_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
 
 
-def _execution(spec: StudySpec, found: Found) -> None:
+def _execution(spec: StudySpec, mistakes: Mistakes) -> None:
     engine = spec.execution.engine
     if spec.execution.address is not None and engine != "ray":
-        found.note(*_at(spec, "execution.address"), f"is for engine ray, and engine is {engine}", "", "drop it")
+        mistakes.note(*_at(spec, "execution.address"), f"is for engine ray, and engine is {engine}", "", "drop it")
     if engine == "inline" and spec.workers not in ("auto", 1):
-        found.note(*_at(spec, "workers"), "must be 1 with engine inline", f"{spec.workers}", "write engine: local")
+        mistakes.note(*_at(spec, "workers"), "must be 1 with engine inline", f"{spec.workers}", "write engine: local")
 
 
-def _epochs(space: Space) -> Iterator[int]:
-    domain: Domain = space[EPOCHS].domain
-    ends = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-    return (int(end) for end in ends)
+def _epochs(space: Space) -> list[int]:
+    """Some values of epochs, the least and the largest among them."""
+    domain = space[EPOCHS].domain
+    return [int(end) for end in (domain.values if isinstance(domain, Choice) else (domain.low, domain.high))]
 
 
-def _at(spec: StudySpec, path: str) -> tuple[str, str]:
+def _at(spec: StudySpec, path: str, key: str = "") -> tuple[str, str]:
+    """(place, path) of a value; of a key in it, where the file gives that."""
+    path = f"{path}.{key}" if f"{path}.{key}" in spec.places else path
     place, _, _ = spec.place(path).rpartition(f" {path}")
     return place, path
 
 
-RULES: Final[Mapping[Callable[[StudySpec, Found], None], tuple[str, ...]]] = {  # rule -> the sections it reads
+RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = {  # rule -> the sections it reads
     _data: ("data", "train"),
     _loss: ("data", "loss", "train", "class_weights"),
     _metric: ("data", "loss", "train", "metric"),
@@ -166,4 +176,141 @@ RULES: Final[Mapping[Callable[[StudySpec, Found], None], tuple[str, ...]]] = {  
     _stopping: ("search_space", "early_stopping"),
     _budget: ("search_space", "budget"),
     _execution: ("execution", "workers"),
+    _grid: ("search_space", "strategy", "budget"),
 }
+
+
+# -- constraints ------------------------------------------------------------------------------------------------------
+
+Written = Sequence[tuple[Constraint, Node]]  # each constraint with the node it was written at
+SAMPLES: Final = 1_000
+ENUMERATED: Final = 2_000  # a space of so few points is looked through
+ENOUGH: Final = 100  # points after which a constraint that computes with text would have shown
+MOST_CONSTRAINTS: Final = 100
+MOST_POINTS: Final = 1_000
+
+
+def read_constraints(node: Node | None, mistakes: Mistakes) -> Written:
+    if node is None:
+        return ()
+    items = (node,) if isinstance(node.value, str) else node.items
+    if items is None or len(items) > MOST_CONSTRAINTS:
+        got = str(node) if items is None else f"{len(items):,}"
+        rule = f"must be a list of at most {MOST_CONSTRAINTS} conditions"
+        mistakes.note(node, "constraints", rule, got, 'write ["model_parameters <= 500_000"]')
+        return ()
+    read = []
+    for index, item in enumerate(items):
+        path = f"constraints.{index}"
+        if not isinstance(item.value, str):
+            mistakes.note(item, path, "must be a condition as text", str(item), 'write "channels <= 32"')
+            continue
+        try:
+            read.append((Constraint(item.value), item))
+        except NoExpression as error:
+            mistakes.note(item, path, error.rule, error.got, error.remedy)
+    return tuple(read)
+
+
+def check_constraints(constraints: Written, space: Space, seed: int, mistakes: Mistakes) -> None:
+    """Names that are none, text that is computed with, and conditions that nothing satisfies."""
+    for index, (constraint, node) in enumerate(constraints):
+        for name in constraint.names:
+            if name not in space and name not in MEASURES:
+                rule = f"names {name}, which the search space does not have"
+                remedy = _known_name(name, space, MEASURES)
+                mistakes.note(node, f"constraints.{index}", rule, "", remedy)
+    if not constraints or mistakes.within("constraints"):
+        return
+    held, together, tried = [False] * len(constraints), False, 0
+    for point in _points(space, seed):
+        now = [_holds(item, index, point, mistakes) for index, item in enumerate(constraints)]
+        if mistakes.within("constraints"):
+            return
+        held = [before or one for before, one in zip(held, now, strict=True)]
+        together, tried = together or all(now), tried + 1
+        if together and tried >= ENOUGH:
+            return
+    got = f"none of {'its' if space.size() == tried else 'a sample of'} {tried:,} points"
+    for index, (_, node) in enumerate(constraints):
+        if not held[index]:
+            rule = "must hold somewhere in the search space"
+            mistakes.note(node, f"constraints.{index}", rule, got, "loosen it, or widen the space")
+    if not together and all(held):
+        rule = "must all hold somewhere in the search space"
+        mistakes.note(constraints[0][1], "constraints", rule, got, "loosen one")
+
+
+def _holds(item: tuple[Constraint, Node], index: int, point: Params, mistakes: Mistakes) -> bool:
+    try:
+        return item[0].value(point)
+    except ArithmeticError:
+        return False
+    except TypeError as error:
+        rule = "must compare numbers with numbers"
+        mistakes.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
+        return False
+
+
+def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
+    """All points of a small space, else a seeded sample."""
+    size = space.size()
+    if size is not None and size <= ENUMERATED:
+        try:
+            return iter(space.grid())
+        except GridImpossible:
+            pass
+    rng = random.Random(f"constraints-{seed}")
+    return islice(iter(lambda: space.sample(rng), None), SAMPLES)
+
+
+def _known_name(name: str, space: Space, more: Sequence[str] = ()) -> str:
+    """The remedy for a name that is no parameter."""
+    of_blocks = [one for one in space.names if one.endswith(f".{name}")]
+    return f"write {' or '.join(of_blocks[:2])}" if of_blocks else did_you_mean(name, [*space.names, *more])
+
+
+# -- points to start with ---------------------------------------------------------------------------------------------
+
+
+def read_points(
+    node: Node | None, space: Space, constraints: Sequence[Constraint], mistakes: Mistakes
+) -> tuple[Params, ...]:
+    """The points to start with, in the space's own types."""
+    if node is None:
+        return ()
+    if node.items is None or len(node.items) > MOST_POINTS:
+        got = str(node) if node.items is None else f"{len(node.items):,}"
+        rule = f"must be a list of at most {MOST_POINTS:,} points"
+        mistakes.note(node, "start_with", rule, got, "write [{learning_rate: 1e-3}]")
+        return ()
+    points = []
+    for index, item in enumerate(node.items):
+        path = f"start_with.{index}"
+        if item.mapping is None:
+            mistakes.note(item, path, "must be a mapping of parameters", str(item), "write {learning_rate: 1e-3}")
+            continue
+        point = _point(item, path, space, mistakes)
+        points.append(point)
+        for constraint in constraints:
+            if not mistakes.within(path) and not constraint.holds(point):
+                got = ", ".join(f"{name}: {show(point[name])}" for name in constraint.names if name in point)
+                mistakes.note(item, path, f"must meet the constraint {constraint.text}", got)
+    return tuple(points)
+
+
+def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str, Value]:
+    point: dict[str, Value] = {}
+    for name, child in (node.mapping or {}).items():
+        if name not in space:
+            rule, remedy = "is no parameter of the search space", _known_name(name, space)
+            mistakes.note(node.key_place(name), f"{path}.{name}", rule, "", remedy)
+            continue
+        value = space[name].domain.coerce(child.scalar) if child.scalar is not None else None
+        if value is None:
+            mistakes.note(child, f"{path}.{name}", f"must be {space[name].domain}", str(child))
+        else:
+            point[name] = value
+    for clash in space.conflicts(point) if not mistakes.within(path) else ():
+        mistakes.note(node.key_place(clash.where), f"{path}.{clash.where}", clash.rule, clash.got, clash.remedy)
+    return point

@@ -1,6 +1,6 @@
-"""The sections of a study file as frozen dataclasses: types, defaults, checks and documentation in one place.
+"""The sections of a study file as frozen dataclasses: types, defaults, checks, documentation and foreign words in one place.
 
-`hpo.study_file.reader` reads a file into them; `hpo.study_file.schema` and `hpo.study_file.template` describe them.
+`reader` reads a file into them; `template` describes them.
 """
 
 # ruff: noqa: RUF009 - option() is dataclasses.field
@@ -13,26 +13,29 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpo.core import EPOCHS, Goal, Params
+from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
-from hpo.space.space import Choice, Parameter, Space
-from hpo.study_file import foreign
-from hpo.study_file.fields import Anything, Bytes, Duration, Either, Flag, Number, OneOf, Record, Several, Text, option
+from hpo.space.space import Space
+from hpo.study_file.domain_reader import CONSTRAINTS, SEARCH_SPACE, START_WITH
+from hpo.study_file.fields import Record, Several, anything, duration, flag, number, one_of, option, size, text
 from hpo.study_file.space_reader import DEFAULT_EPOCHS
-from hpo.study_file.space_schema import CONSTRAINTS, SEARCH_SPACE, START_WITH
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness, as the notes rank them
 FAMILIES: Final = ("cnn", "rnn")
 DATA_SETS: Final = ("digits", "digits-hard", "mnist", "fashion-mnist", "cifar10")
 DEFAULT_TRIALS: Final = 20  # where a bayesian or random study names no budget: minutes on digits, never for ever
 
-
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CODE: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
 
-_SHARE: Final = Number(low=0, high=1, open_low=True)
-_COUNT: Final = Number(low=1, whole=True)
-_SEED: Final = Number(low=0, high=2**53, whole=True)
-_STRATEGY: Final = OneOf(STRATEGIES, foreign.STRATEGIES)
+_SHARE: Final = number(above=0, high=1)
+_COUNT: Final = number(1, whole=True)
+_SEED: Final = number(0, 2**53, whole=True)
+_STRATEGY: Final = one_of(
+    bayesian="bayes tpe gp optuna bo bohb smac bayesian_optimization",
+    random="randomsearch random_search",
+    grid="gridsearch grid_search bruteforce",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +52,47 @@ class DataSpec:
     """Where the images are and how they are read. source: a known name or an absolute path."""
 
     source: str = option(
-        Text(rule="must be a known name or a path"),
+        text(rule="must be a known name or a path"),
         doc=f"{', '.join(DATA_SETS)}, a folder of images, file.npz, ...",
+        words="path name dataset folder file",
         example="digits",
     )
     resize: tuple[int, int] | None = option(
-        Either(
-            Number(low=1, high=4096, whole=True),
-            Several(Number(low=1, high=4096, whole=True), 2, 2),
-            "scalar",
-            lambda side: (side, side),
-        ),
+        Several(number(1, 4096, whole=True), 2, 2, broadcast=True),
         None,
         "height and width all images are brought to: 32 or [32, 48]",
+        "size shape image_size",
     )
     split: Split = option(
-        Either(Several(_SHARE, 3, 3), Record(Split, "split"), "list", lambda shares: Split(*shares)),
-        Split(),
-        "shares of train, val and test",
+        Record(Split, "split", listed=Several(_SHARE, 3, 3)), Split(), "shares of train, val and test"
     )
-    regression: bool = option(Flag(), False, "the targets are numbers, not classes")
-    grey: bool = option(Flag(), False, "read colour images as grey")
-    limit: int | None = option(_COUNT, None, "use at most so many images")
+    regression: bool = option(flag(), False, "the targets are numbers, not classes")
+    grey: bool = option(flag(), False, "read colour images as grey")
+    limit: int | None = option(_COUNT, None, "use at most so many images", "max_samples")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """What is wanted of a trial."""
 
-    name: str = option(Text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name"), "val_accuracy", "its name")
+    name: str = option(
+        text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name"),
+        "val_accuracy",
+        "its name",
+        "objective monitor score",
+    )
     goal: Literal["maximize", "minimize"] = option(
-        OneOf(("maximize", "minimize"), foreign.GOALS), "maximize", "which way is better; else the metric's own"
+        one_of(maximize="max maximise higher up", minimize="min minimise lower down"),
+        "maximize",
+        "which way is better; else the metric's own",
+        "direction mode maximize minimize",
     )
     at: Literal["last", "best"] = option(
-        OneOf(("last", "best")), "last", "which epoch of a trial counts: its last or its best"
+        one_of(last="", best=""), "last", "which epoch of a trial counts: its last or its best"
     )
-    target: float | None = option(Number(), None, "the study ends when a complete trial reaches it")
+    target: float | None = option(
+        number(), None, "the study ends when a complete trial reaches it", "threshold goal_value"
+    )
 
     def as_goal(self) -> Goal:
         return Goal(self.name, self.goal == "maximize", self.at, self.target)
@@ -94,21 +102,44 @@ class Metric:
 class Budget:
     """Totals of the study; whichever is reached first ends it. time in seconds, patience in epochs."""
 
-    trials: int | None = option(_COUNT, None, f"trials started; {DEFAULT_TRIALS} where no budget is named (grid: all)")
-    total_epochs: int | None = option(_COUNT, None, "epochs trained, over all trials")
-    time: float | None = option(Duration(), None, "active time, summed over resumes: 30m, 2h, 90s")
-    patience: int | None = option(_COUNT, None, "epochs trained without a new best")
+    trials: int | None = option(
+        _COUNT,
+        None,
+        f"trials started; {DEFAULT_TRIALS} where no budget is named (grid: all)",
+        "n_trials max_trials num_trials num_samples run_cap runs count n_iter",
+    )
+    total_epochs: int | None = option(_COUNT, None, "epochs trained, over all trials", "epochs max_epochs n_epochs")
+    time: float | None = option(
+        duration(),
+        None,
+        "active time, summed over resumes: 30m, 2h, 90s",
+        {"time": "timeout max_time seconds wall_time time_budget_s", "time: 2h": "hours", "time: 30m": "minutes"},
+    )
+    patience: int | None = option(_COUNT, None, "epochs trained without a new best", "early_stopping no_improvement")
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
     """Which trials are paused or stopped before their last epoch."""
 
-    type: Literal["median", "asha"] = option(OneOf(("median", "asha"), foreign.RULES), "median", "median or asha")
-    min_epochs: int = option(_COUNT, 1, "no trial is judged before")
-    reduction: int = option(Number(low=2, high=100, whole=True), 3, "asha: one of so many goes on at each rung")
-    interval: int = option(_COUNT, 1, "median: epochs between two judgements")
-    min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")
+    type: Literal["median", "asha"] = option(
+        one_of(
+            {"null, or leave it out": "none off false no"},
+            median="medianpruner median_stopping",
+            asha="hyperband sha successive_halving successivehalving",
+        ),
+        "median",
+        "median or asha",
+        "rule name method",
+    )
+    min_epochs: int = option(
+        _COUNT, 1, "no trial is judged before", "min_iter grace_period min_resource n_warmup_steps warmup min_t"
+    )
+    reduction: int = option(
+        number(2, 100, whole=True), 3, "asha: one of so many goes on at each rung", "eta reduction_factor"
+    )
+    interval: int = option(_COUNT, 1, "median: epochs between two judgements", "interval_steps every")
+    min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped", "n_startup_trials")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +147,22 @@ class Execution:
     """Where trials run and what each may use. Times in seconds, sizes in bytes."""
 
     engine: Literal["local", "inline", "ray"] = option(
-        OneOf(("local", "inline", "ray"), foreign.ENGINES),
+        one_of(local="process processes multiprocessing joblib", inline="thread sync serial", ray=""),
         "local",
         "local: worker processes; inline: this process; ray: a cluster",
+        "backend executor type name",
     )
-    address: str | None = option(Text(), None, "ray: the cluster, auto or ray://host:10001")
-    cpus: float = option(Number(low=0, open_low=True), 1, "cores a trial")
-    gpus: float | None = option(Number(low=0), None, "GPUs a trial; a fraction shares one")
-    memory: int | None = option(Bytes(), None, "most memory a worker may use: 2GiB; more ends the trial as oom")
-    report_timeout: float | None = option(Duration(), None, "silence after which a worker is replaced: 10m")
-    trial_timeout: float | None = option(Duration(), None, "longest time of one training: 1h")
-    checkpoints: int = option(Bytes(), 2 << 30, "most disk space for checkpoints")
+    address: str | None = option(text(), None, "ray: the cluster, auto or ray://host:10001")
+    cpus: float = option(number(above=0), 1, "cores a trial", "cpu num_cpus n_cpus cores")
+    gpus: float | None = option(number(0), None, "GPUs a trial; a fraction shares one", "gpu num_gpus n_gpus")
+    memory: int | None = option(
+        size(), None, "most memory a worker may use: 2GiB; more ends the trial as oom", "ram max_memory"
+    )
+    report_timeout: float | None = option(duration(), None, "silence after which a worker is replaced: 10m")
+    trial_timeout: float | None = option(
+        duration(), None, "longest time of one training: 1h", "timeout time_limit max_time"
+    )
+    checkpoints: int = option(size(), 2 << 30, "most disk space for checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +170,32 @@ class Tracking:
     """MLflow. uri None: mlflow.db beside the state; experiment None: the study's name."""
 
     uri: str | None = option(
-        Text(r"\S+", "must be the address of an MLflow store", secret=True), None, "else MLFLOW_TRACKING_URI, else here"
+        text(r"\S+", "must be the address of an MLflow store", secret=True),
+        None,
+        "else MLFLOW_TRACKING_URI, else here",
+        "url tracking_uri server store storage",
     )
-    experiment: str | None = option(Text(r"[^\n]{1,250}", "must be text of one line"), None, "else the study's name")
+    experiment: str | None = option(
+        text(r"[^\n]{1,250}", "must be text of one line"), None, "else the study's name", "experiment_name project"
+    )
     register: str | None = option(
-        Text(NAME, "must be letters, digits, . _ and -"), None, "name under which the best model is registered"
+        text(NAME, "must be letters, digits, . _ and -"),
+        None,
+        "name under which the best model is registered",
+        "registered_model_name model_name",
     )
-    enabled: bool = option(Flag(), True, "false: no MLflow at all")
+    enabled: bool = option(flag(), True, "false: no MLflow at all", "enable on")
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
     """What `hpo compare` compares."""
 
-    strategies: tuple[str, ...] = option(Several(_STRATEGY, 1, unique=True), STRATEGIES, "which strategies")
-    seeds: int = option(Number(low=1, high=1000, whole=True), 10, "studies of each strategy")
-    margin: float = option(Number(low=0), 0.002, "differences below are practically equal")
+    strategies: tuple[str, ...] = option(
+        Several(_STRATEGY, 1, unique=True), STRATEGIES, "which strategies", "methods samplers strategy"
+    )
+    seeds: int = option(number(1, 1000, whole=True), 10, "studies of each strategy", "repeats n_seeds runs")
+    margin: float = option(number(0), 0.002, "differences below are practically equal", "rope tolerance")
     parallel: int = option(_COUNT, 1, "trials at a time in each study, in virtual time")
 
 
@@ -158,111 +204,104 @@ class StudySpec:
     """A study as its file says it, with every default filled in."""
 
     name: str = option(
-        Text(NAME, "must be letters, digits, . _ and -", "digits-cnn"),
+        text(NAME, "must be letters, digits, . _ and -", "digits-cnn"),
         doc="names the study's folder and its MLflow experiment",
+        words="study study_name experiment_name title",
         example="digits-cnn",
     )
     strategy: Literal["bayesian", "random", "grid"] = option(
-        _STRATEGY, "bayesian", "who proposes: bayesian, random, grid (ordered by usefulness)"
+        _STRATEGY,
+        "bayesian",
+        "who proposes: bayesian, random, grid (ordered by usefulness)",
+        "method sampler search_algorithm search_alg algorithm algo tuner",
     )
     data: DataSpec | None = option(
-        Either(
-            Text(rule="must be a known name or a path"),
-            Record(DataSpec, "data", foreign.DATA),
-            "scalar",
-            lambda source: DataSpec(source),
-        ),
+        Record(DataSpec, "data", short="source"),
         None,
         f"{', '.join(DATA_SETS)}, a folder of images, file.npz, a folder of IDX files, or a mapping with source",
+        "dataset datasets input source",
     )
     model: str = option(
-        Text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function"),
+        text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function"),
         "cnn",
         "cnn, rnn, or package.module:function of your own (params, input shape, outputs) -> nn.Module",
+        "network architecture net",
     )
     train: str | None = option(
-        Text(CODE, "must be package.module:function"),
+        text(CODE, "must be package.module:function"),
         None,
         "your own generator of reports; replaces the whole training",
+        "program command entrypoint trainer",
     )
     prefix_safe: bool | None = option(
-        Flag(), None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
+        flag(), None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
     )
     loss: Literal["cross_entropy", "squared_error"] = option(
-        OneOf(
-            ("cross_entropy", "squared_error"),
-            foreign.LOSSES,
+        one_of(
+            cross_entropy="ce nll crossentropy categorical_crossentropy log_loss",
+            squared_error="mse mean_squared_error l2 quadratic",
         ),
         "cross_entropy",
         "what SGD minimizes; squared_error where data.regression is true",
+        "criterion loss_function",
     )
-    class_weights: bool = option(Flag(), False, "weigh rare classes up in the loss")
+    class_weights: bool = option(flag(), False, "weigh rare classes up in the loss")
     metric: Metric = option(
-        Either(
-            Text(rule="must be a metric's name"),
-            Record(Metric, "metric", foreign.METRIC),
-            "scalar",
-            lambda name: Metric(name),
-        ),
-        Metric(),
-        "what is wanted: a name, or {name, goal, at, target}",
+        Record(Metric, "metric", short="name"), Metric(), "what is wanted: a name, or {name, goal, at, target}"
     )
     space: Space = option(
-        Anything(SEARCH_SPACE),
+        anything(SEARCH_SPACE),
         doc="the parameters, or a .yaml file of them beside this file",
+        words={
+            "search_space": "parameters params space config param_space hyperparameters configspace",
+            "search_space.epochs": "epochs n_epochs num_epochs",
+            "search_space.learning_rate": "lr learning_rate",
+            "search_space.batch_size": "batch_size",
+            "search_space.optimizer": "optimizer",
+        },
         key="search_space",
         example="search_spaces/cnn-small.yaml",
     )
-    constraints: tuple[Constraint, ...] = option(Anything(CONSTRAINTS), (), "conditions that every point must meet")
-    start_with: tuple[Params, ...] = option(Anything(START_WITH), (), "points tried first; the rest of each is drawn")
-    budget: Budget = option(
-        Record(Budget, "budget", foreign.BUDGET),
-        Budget(),
-        "totals of the study; whichever is reached first",
+    constraints: tuple[Constraint, ...] = option(
+        anything(CONSTRAINTS), (), "conditions that every point must meet", "constraint"
     )
+    start_with: tuple[Params, ...] = option(
+        anything(START_WITH),
+        (),
+        "points tried first; the rest of each is drawn",
+        "enqueue initial points_to_evaluate initial_points warm_start",
+    )
+    budget: Budget = option(Record(Budget, "budget"), Budget(), "totals of the study; whichever is reached first")
     early_stopping: EarlyStopping | None = option(
-        Either(
-            OneOf(("median", "asha"), foreign.RULES),
-            Record(EarlyStopping, "early_stopping", foreign.EARLY_STOPPING),
-            "scalar",
-            lambda rule: EarlyStopping(rule),
-        ),
+        Record(EarlyStopping, "early_stopping", short="type"),
         None,
         "median or asha, or a mapping",
+        "early_terminate early_termination pruner scheduler earlystopping stopper",
     )
     workers: int | Literal["auto"] = option(
-        Number(low=1, high=10_000, whole=True, words=("auto",)), "auto", "trials at a time; auto: one a core, or a GPU"
+        number(1, 10_000, whole=True, word="auto"),
+        "auto",
+        "trials at a time; auto: one a core, or a GPU",
+        "n_jobs num_workers jobs parallelism max_concurrent concurrency",
     )
     device: str = option(
-        Text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1"), "auto", "auto, cpu, cuda, cuda:1"
+        text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1"),
+        "auto",
+        "auto, cpu, cuda, cuda:1",
+        "gpu cuda accelerator",
     )
     execution: Execution = option(
-        Either(
-            OneOf(("local", "inline", "ray"), foreign.ENGINES),
-            Record(Execution, "execution", foreign.EXECUTION),
-            "scalar",
-            lambda engine: Execution(engine),
-        ),
-        Execution(),
-        "where trials run",
+        Record(Execution, "execution", short="engine"), Execution(), "where trials run", "resources backend executor"
     )
-    seed: int = option(_SEED, 0, "of the search")
+    seed: int = option(_SEED, 0, "of the search", "random_state random_seed rng")
     training_seed: int = option(_SEED, None, "of SGD; else the seed")
     tracking: Tracking = option(
-        Either(
-            Flag(),
-            Record(Tracking, "tracking", foreign.TRACKING),
-            "scalar",
-            lambda enabled: Tracking(enabled=enabled),
-        ),
+        Record(Tracking, "tracking", short="enabled"),
         Tracking(),
         "where MLflow keeps what happened",
+        "mlflow wandb logging",
     )
-    compare: Compare = option(
-        Record(Compare, "compare", foreign.COMPARE),
-        Compare(),
-        "what `hpo compare` compares",
-    )
+    compare: Compare = option(Record(Compare, "compare"), Compare(), "what `hpo compare` compares")
 
     path: Path | None = field(default=None, compare=False)
     text: str = field(default="", compare=False, repr=False)  # the file as written

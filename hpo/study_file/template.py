@@ -1,10 +1,22 @@
-"""The study file that `hpo init` writes: it runs as it is, and every other key stands in it as a comment."""
+"""What helps to write a study file: the one that `hpo init` writes, and the JSON schema for editors.
+
+    python -m hpo.study_file.template > hpo/study_file/study.schema.json
+
+The template runs as it is, and every other key stands in it as a comment. The schema gives completion, hover text and
+red underlines; it knows the shape of a file, not what its parts mean together: `hpo check` does.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
 
-from hpo.study_file.spec import DEFAULT_TRIALS
+from hpo.study_file.fields import record_schema
+from hpo.study_file.spec import DEFAULT_TRIALS, StudySpec
+
+SCHEMA_FILE: Final = Path(__file__).with_name("study.schema.json")
 
 TEXT: Final = """\
 # A study of hpo. `hpo run study.yaml` searches, `hpo check study.yaml` looks before, `mlflow ui` shows what happened.
@@ -70,3 +82,22 @@ seed: 0
 def template(name: str = "digits-cnn") -> str:
     """The text of a study file of this name."""
     return TEXT.format(name=name, trials=DEFAULT_TRIALS)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema, draft 2020-12. A study has data, or a training of its own that needs none."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hpo study",
+        "description": "A hyperparameter study: what is searched, on which data, how and for how long",
+        **record_schema(StudySpec),
+        "anyOf": [{"required": ["data"]}, {"required": ["train"]}],
+    }
+
+
+def schema_text() -> str:
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -1,6 +1,6 @@
 """YAML 1.2 with a place for every value, safe against hostile files.
 
-PyYAML's parser gives events; the tree is built here without recursion, so that depth, size and aliases can be capped.
+PyYAML's parser gives events; the tree is built here from them, so that depth, size and aliases can be capped.
 Numbers and booleans are YAML 1.2's: `1e-4` is a number, `no` and `12:30` are text, `010` is 10; `500_000` is allowed.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,16 @@ class Node:
         return self.value if isinstance(self.value, tuple) else None
 
     @property
-    def scalar(self) -> Scalar:
-        assert not isinstance(self.value, Mapping | tuple), self
-        return self.value
+    def scalar(self) -> int | float | str | bool | None:
+        """The value, None where it is nothing, a list or a mapping."""
+        return None if isinstance(self.value, Mapping | tuple) else self.value
 
     @property
     def is_scalar(self) -> bool:
         return not isinstance(self.value, Mapping | tuple)
+
+    def key_place(self, key: str) -> str:
+        return self.keys.get(key, self.place)
 
     def __str__(self) -> str:
         """What a message says it got."""
@@ -99,32 +102,37 @@ def read(path: Path) -> Document:
 
 def parse(text: str, name: str) -> Document:
     """The document in a text; name stands in every place. Raises BadInput."""
-    bad = _UNPRINTABLE.search(text)
-    if bad:
-        place, got = _place(name, text, bad.start()), f"U+{ord(bad[0]):04X}"
-        raise BadInput(Mistake(place, "must not contain control characters", got, "delete it"))
-    builder = _Builder(name)
-    try:
-        for event in yaml.parse(text, _PARSER):
-            builder.take(event)
-    except yaml.MarkedYAMLError as error:
-        raise BadInput(*builder.mistakes, _syntax(error, name, text)) from None
-    except _Fatal as error:
-        raise BadInput(*builder.mistakes, error.mistake) from None
-    root = builder.root
+    root, mistakes = _loaded(text, name, lambda mark: f"{name}:{mark.line + 1}:{mark.column + 1}")
     if root is None or root.value is None:
         raise BadInput(Mistake(name, "is empty", remedy="see `hpo init` for a study file to start from"))
     if root.mapping is None:
         raise BadInput(Mistake(root.place, "must be a mapping, like name: digits-cnn", str(root)))
-    return Document(root, tuple(builder.mistakes), text)
+    return Document(root, tuple(mistakes), text)
 
 
 def value_of(text: str, place: str) -> Node:
     """One value as it stands behind a key, for instance of a flag. Raises BadInput."""
-    root = parse(f"value: {text}" if text.strip() else "value:", place).root.mapping
-    if root is None or list(root) != ["value"]:
+    root, mistakes = _loaded(f"value: {text}" if text.strip() else "value:", place, lambda mark: place)
+    if root is None or list(root.mapping or ()) != ["value"]:
         raise BadInput(Mistake(place, "must be one value", clean(text)))
-    return _moved(root["value"], place)
+    if mistakes:
+        raise BadInput(*mistakes)
+    return (root.mapping or {})["value"]
+
+
+def _loaded(text: str, name: str, place: Callable[[Any], str]) -> tuple[Node | None, Sequence[Mistake]]:
+    """The tree, None for an empty text, and the mistakes after which reading went on."""
+    bad = _UNPRINTABLE.search(text)
+    if bad:
+        position, got = _place(name, text, bad.start()), f"U+{ord(bad[0]):04X}"
+        raise BadInput(Mistake(position, "must not contain control characters", got, "delete it"))
+    loader = _Loader(text, place)
+    try:
+        return loader.root(), loader.mistakes
+    except yaml.MarkedYAMLError as error:
+        raise BadInput(*loader.mistakes, _syntax(error, name, text)) from None
+    except _Fatal as error:
+        raise BadInput(*loader.mistakes, error.mistake) from None
 
 
 def node_of(value: object, place: str) -> Node:
@@ -138,15 +146,6 @@ def node_of(value: object, place: str) -> Node:
     if isinstance(value, os.PathLike):
         return Node(os.fspath(value), place, str(value))
     raise BadInput(Mistake(place, "must be made of mappings, lists, text, numbers and booleans", type(value).__name__))
-
-
-def _moved(node: Node, place: str) -> Node:
-    if isinstance(node.value, Mapping):
-        moved = {key: _moved(one, place) for key, one in node.value.items()}
-        return Node(moved, place, "", dict.fromkeys(moved, place))
-    if isinstance(node.value, tuple):
-        return Node(tuple(_moved(one, place) for one in node.value), place)
-    return Node(node.value, place, node.text)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
@@ -224,148 +223,146 @@ class _Fatal(Exception):
         self.mistake = Mistake(place, rule, got, remedy)
 
 
-@dataclass(slots=True)
-class _Open:
-    """A collection whose end has not come yet."""
+class _Loader:
+    """Builds the tree from the parser's events, depth first; the caps keep recursion and memory small.
 
-    place: str
-    anchor: str | None
-    mapping: dict[str, Node] | None
-    items: list[Node]
-    keys: dict[str, str]
-    key: str | None = None
-    size: int = 1
-    height: int = 1
+    `_node` and what it calls return a node and its height: how many collections are nested in it.
+    """
 
-
-class _Builder:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.root: Node | None = None
+    def __init__(self, text: str, place: Callable[[Any], str]) -> None:
         self.mistakes: list[Mistake] = []
-        self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int, int]] = {}  # name -> node, size, height
-        self._documents = 0
+        self._events = yaml.parse(text, _PARSER)
+        self._place = place
+        self._path: list[str] = []  # the keys that lead to the current value
+        self._size = 0  # values so far, aliases written out
+        self._anchors: dict[str, tuple[Node, int, int] | None] = {}  # node, height, size; None while it is being read
 
-    def take(self, event: Any) -> None:
-        mark = event.start_mark
-        place = f"{self.name}:{mark.line + 1}:{mark.column + 1}"
-        match event:
-            case yaml.DocumentStartEvent():
-                self._documents += 1
-                if self._documents > 1:
-                    raise _Fatal(place, "must be one document", "a second one after ---", "delete the line ---")
-            case yaml.ScalarEvent():
-                self._refuse_tag(event, place)
-                self._scalar(event, place)
-            case yaml.AliasEvent():
-                self._alias(str(event.anchor), place)
-            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                self._refuse_tag(event, place)
-                self._begin(event, place)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self._end()
+    def root(self) -> Node | None:
+        root = None
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                place = self._place(event.start_mark)
+                raise _Fatal(place, "must be one document", "a second one after ---", "delete the line ---")
+            if isinstance(event, yaml.NodeEvent):
+                root, _ = self._node(event, 0)
+        return root
 
-    def _begin(self, event: Any, place: str) -> None:
-        if self._expects_key():
-            raise _Fatal(place, "a key must be a word", "a list or a mapping", "write key: value")
-        if len(self._open) >= DEEPEST:
+    def _node(self, event: Any, depth: int) -> tuple[Node, int]:
+        place = self._place(event.start_mark)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(str(event.anchor), place, depth)
+        _refuse(event, place)
+        self._count(1, place)
+        before = self._size
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            node, height = self._scalar(event, place), 0
+        elif depth >= DEEPEST:
             raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
-        mapping: dict[str, Node] | None = {} if isinstance(event, yaml.MappingStartEvent) else None
-        self._open.append(_Open(place, event.anchor, mapping, [], {}))
-
-    def _end(self) -> None:
-        done = self._open.pop()
-        value = tuple(done.items) if done.mapping is None else done.mapping
-        self._put(Node(value, done.place, "", done.keys), done.size, done.height, done.anchor)
-
-    def _scalar(self, event: Any, place: str) -> None:
-        if _HIDDEN.search(event.value):  # an escape such as "\e" in double quotes
-            raise _Fatal(place, "must not contain control characters", clean(event.value), "delete them")
-        if self._expects_key():
-            self._key(event.value, place)
-            return
-        if event.implicit[0]:
-            node = Node(self._resolved(event.value, place), place, event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node, height = self._sequence(place, depth + 1)
         else:
-            node = Node(event.value, place, f'"{event.value}"' if event.style in ("'", '"') else event.value)
-        self._put(node, 1, 0, event.anchor)
+            node, height = self._mapping(place, depth + 1)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node, height, self._size - before + 1
+        return node, height
 
-    def _key(self, key: str, place: str) -> None:
-        top = self._open[-1]
-        assert top.mapping is not None
-        if key in top.keys:
-            first = top.keys[key].removeprefix(f"{self.name}:").partition(":")[0]
-            place = f"{place} {self._path(key)}"
-            self.mistakes.append(Mistake(place, f"is given twice, first in line {first}", "", "keep one"))
-            if len(self.mistakes) >= MOST_MISTAKES:
-                raise _Fatal(place, "has more mistakes than these", "", "mend these first")
-        top.keys.setdefault(key, place)
-        top.key = key
+    def _count(self, size: int, place: str) -> None:
+        self._size += size
+        if self._size > MOST_VALUES:
+            raise _Fatal(place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more")
 
-    def _path(self, *more: str) -> str:
-        """The keys that lead to where the parser is."""
-        return ".".join(clean(key) for key in (*(one.key for one in self._open), *more) if key)
-
-    def _alias(self, anchor: str, place: str) -> None:
-        if any(one.anchor == anchor for one in self._open):
-            raise _Fatal(place, f"*{clean(anchor)} must not contain itself", remedy="write it out")
-        if anchor not in self._anchors:
-            raise _Fatal(place, f"*{clean(anchor)} has no anchor &{clean(anchor)} before it", remedy="write it out")
-        if self._expects_key():
-            raise _Fatal(place, "a key must be a word", f"*{clean(anchor)}", "write key: value")
-        node, size, height = self._anchors[anchor]
-        if len(self._open) + height > DEEPEST:
+    def _alias(self, anchor: str, place: str, depth: int) -> tuple[Node, int]:
+        anchored = self._anchors.get(anchor)
+        if anchored is None:
+            rule = "must not contain itself" if anchor in self._anchors else f"has no anchor &{clean(anchor)} before it"
+            raise _Fatal(place, f"*{clean(anchor)} {rule}", remedy="write it out")
+        node, height, size = anchored
+        if depth + height > DEEPEST:
             raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
-        self._put(replace(node, place=place), size, height, None)
+        self._count(size, place)
+        return replace(node, place=place), height
 
-    def _put(self, node: Node, size: int, height: int, anchor: str | None) -> None:
-        if anchor is not None:
-            self._anchors[anchor] = (node, size, height)
-        if not self._open:
-            self.root = node
-            return
-        top = self._open[-1]
-        top.size += size
-        top.height = max(top.height, height + 1)
-        if sum(one.size for one in self._open) > MOST_VALUES:
-            raise _Fatal(node.place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more")
-        if top.mapping is None:
-            top.items.append(node)
-        else:
-            assert top.key is not None
-            top.mapping.setdefault(top.key, node)
-            top.key = None
+    def _sequence(self, place: str, depth: int) -> tuple[Node, int]:
+        items, height = [], 0
+        for event in self._events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            item, below = self._node(event, depth)
+            items.append(item)
+            height = max(height, below)
+        return Node(tuple(items), place), height + 1
 
-    def _expects_key(self) -> bool:
-        return bool(self._open) and self._open[-1].mapping is not None and self._open[-1].key is None
+    def _mapping(self, place: str, depth: int) -> tuple[Node, int]:
+        values: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        keys: dict[str, str] = {}
+        height = 0
+        for event in self._events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event, lines)
+            keys.setdefault(key, self._place(event.start_mark))
+            self._path.append(key)
+            value, below = self._node(next(self._events), depth)
+            self._path.pop()
+            values.setdefault(key, value)
+            height = max(height, below)
+        return Node(values, place, "", keys), height + 1
 
-    def _refuse_tag(self, event: Any, place: str) -> None:
-        if event.tag is not None:
-            tag = clean(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
-            raise _Fatal(place, "must not have a tag", tag, "delete it; quote what is to be text")
+    def _key(self, event: Any, lines: dict[str, int]) -> str:
+        """The key of an event; lines: where each key of its mapping was first, in which it is entered."""
+        place, line = self._place(event.start_mark), event.start_mark.line + 1
+        if not isinstance(event, yaml.ScalarEvent):
+            got = f"*{clean(str(event.anchor))}" if isinstance(event, yaml.AliasEvent) else "a list or a mapping"
+            raise _Fatal(place, "a key must be a word", got, "write key: value")
+        _refuse(event, place)
+        key: str = event.value
+        if key in lines:
+            self._note(place, f"is given twice, first in line {lines[key]}", "", "keep one", key)
+        lines.setdefault(key, line)
+        return key
 
-    def _resolved(self, text: str, place: str) -> Scalar:
-        if text in _WORDS:
-            return _WORDS[text]
-        if _WHOLE.fullmatch(text) or _BASED.fullmatch(text):
-            digits = text.replace("_", "")
-            number = LARGEST_WHOLE + 1 if len(digits) > 30 else int(digits, 0 if _BASED.fullmatch(text) else 10)
-            if abs(number) > LARGEST_WHOLE:
-                self.mistakes.append(Mistake(f"{place} {self._path()}", "must be below 2^63", clean(text, 40)))
-                return 1
-            return number
-        return float(text.replace("_", "")) if _FLOAT.fullmatch(text) else text
+    def _note(self, place: str, rule: str, got: str, remedy: str, *key: str) -> None:
+        place = f"{place} {'.'.join(map(clean, (*self._path, *key)))}"
+        self.mistakes.append(Mistake(place, rule, got, remedy))
+        if len(self.mistakes) >= MOST_MISTAKES:
+            raise _Fatal(place, "has more mistakes than these", "", "mend these first")
+
+    def _scalar(self, event: Any, place: str) -> Node:
+        text: str = event.value
+        if not event.implicit[0]:
+            return Node(text, place, f'"{text}"' if event.style in ("'", '"') else text)
+        value = _resolved(text)
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            self._note(place, "must be below 2^63", clean(text, 40), "")
+            value = 1
+        return Node(value, place, text)
+
+
+def _refuse(event: Any, place: str) -> None:
+    if event.tag is not None:
+        tag = clean(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
+        raise _Fatal(place, "must not have a tag", tag, "delete it; quote what is to be text")
+    if isinstance(event, yaml.ScalarEvent) and _HIDDEN.search(event.value):  # an escape such as "\e" in double quotes
+        raise _Fatal(place, "must not contain control characters", clean(event.value), "delete them")
+
+
+def _resolved(text: str) -> Scalar:
+    """The value of plain text; a whole number of many digits as one that is too large."""
+    if text in _WORDS:
+        return _WORDS[text]
+    digits = text.replace("_", "")
+    if _WHOLE.fullmatch(text) or _BASED.fullmatch(text):
+        return LARGEST_WHOLE + 1 if len(digits) > 30 else int(digits, 0 if _BASED.fullmatch(text) else 10)
+    return float(digits) if _FLOAT.fullmatch(text) else text
 
 
 def places(node: Node, path: str = "") -> Iterator[tuple[str, str]]:
     """(path, place) of every value of a tree."""
     if path:
         yield path, node.place
-    children: Mapping[str, Node] = {}
-    if node.mapping is not None:
-        children = node.mapping
-    elif node.items is not None:
-        children = {str(index): one for index, one in enumerate(node.items)}
-    for key, child in children.items():
+    items = {str(index): item for index, item in enumerate(node.items or ())}
+    for key, child in (node.mapping or items).items():
         yield from places(child, f"{path}.{key}" if path else key)
