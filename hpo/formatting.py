@@ -49,9 +49,9 @@ def point(params: Params) -> str:
 
 
 def count(n: float, noun: str) -> str:
-    """ "1 seed", "3 seeds", "1,200 epochs"."""
+    """ "1 seed", "3 seeds", "1,200 epochs", and of what no float can hold "about 10^400 points"."""
     many = noun if n == 1 else noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
-    return f"{n:,.0f} {many}"
+    return f"{n:,.0f} {many}" if n < 10**12 else f"about 10^{len(str(int(n))) - 1} {many}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
@@ -71,3 +71,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def byte_size(amount: float) -> str:
+    """ "512 kB", "1.4 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if amount >= scale:
+            return f"{amount / scale:,.{1 if amount < 10 * scale else 0}f} {unit}"
+    return f"{amount:.0f} bytes"

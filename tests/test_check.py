@@ -1,4 +1,4 @@
-"""Proof before training: counted, blamed, proven, costed, and said."""
+"""Proof before training: counted, named, proven, costed, and said."""
 
 import subprocess
 import sys
@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.check.architectures import Findings, Input, Machine, check, lines
-from hpo.check.findings import many, size, table
+from hpo.check.findings import Findings, Input, layer_table
+from hpo.check.proof import Machine, check
 from hpo.commands.check import check_study
 from hpo.core import Params, Value
+from hpo.formatting import byte_size, count
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary
 from hpo.models.network import build
@@ -54,50 +55,52 @@ def test_every_configuration_of_a_small_space_is_looked_at_and_the_impossible_on
     """8 -> 4 -> 0 with kernel 5, 8 -> 6 -> 4 -> 2 with kernel 3: blocks 2 and 3 with 5 and no padding cannot be."""
     found = check(three_blocks, DIGITS)
     assert (found.size, found.grid) == (48, 48)
-    assert found.looked is not None
-    assert (found.looked.tried, found.looked.complete, found.looked.feasible) == (48, True, 40)
-    assert found.looked.architectures == 20
+    assert found.coverage is not None
+    assert (found.coverage.tried, found.coverage.complete, found.coverage.feasible) == (48, True, 40)
+    assert found.coverage.architectures == 20
     assert found.impossible == 8
-    assert [(share.what, share.count) for share in found.reasons] == [
-        ("kernel_size 5 without padding at block 2 on 8x8: map 0x0", 8)
-    ]
+    assert found.reasons == {"kernel_size 5 without padding at block 2 on 8x8: map 0x0": 8}
 
 
-def test_the_report_says_in_one_line_what_is_impossible_how_often_and_what_is_to_blame(three_blocks: StudySpec) -> None:
-    said = lines(check(three_blocks, DIGITS))
+def test_the_report_says_in_one_line_what_is_impossible_how_often_and_the_likely_cause(three_blocks: StudySpec) -> None:
+    said = check(three_blocks, DIGITS).lines()
     assert "impossible: 8 of 48 configurations, 17 %" in said
     assert "  kernel_size 5 without padding at block 2 on 8x8: map 0x0; 8 of 48 configurations, 17 %" in said
-    assert "  to blame: kernel_size 5: every impossible one has it; 8 of its 24 are impossible, 33 %" in said
-    assert "  to blame: padding valid: every impossible one has it; 8 of its 24 are impossible, 33 %" in said
+    assert (
+        "  likely cause: kernel_size 5: every impossible configuration has it; 8 of its 24 are impossible, 33 %" in said
+    )
+    assert (
+        "  likely cause: padding valid: every impossible configuration has it; 8 of its 24 are impossible, 33 %" in said
+    )
 
 
-def test_what_has_no_part_in_it_is_not_blamed(three_blocks: StudySpec) -> None:
-    blamed = {(blame.name, blame.value) for blame in check(three_blocks, DIGITS).blames}
-    assert blamed == {("kernel_size", 5), ("padding", "valid"), ("blocks", 2), ("blocks", 3)}  # one block always fits
+def test_what_has_no_part_in_it_is_not_named(three_blocks: StudySpec) -> None:
+    named = {(cause.name, cause.value) for cause in check(three_blocks, DIGITS).causes}
+    assert named == {("kernel_size", 5), ("padding", "valid"), ("blocks", 2), ("blocks", 3)}  # one block always fits
 
 
-def test_what_every_impossible_one_has_is_blamed_first_then_the_worst(tmp_path: Path) -> None:
+def test_what_every_impossible_one_has_is_named_first_then_the_worst(tmp_path: Path) -> None:
     """Without padding kernel 9 never fits, kernel 5 not into a second block and kernel 4 not into a third."""
     space = THREE_BLOCKS.replace("kernel_size: [3, 5]", "kernel_size: [3, 4, 5, 9]")
-    blames = check(study(tmp_path, space), DIGITS).blames
-    assert [(blame.name, blame.value, blame.impossible, blame.tried) for blame in blames] == [
+    causes = check(study(tmp_path, space), DIGITS).causes
+    assert [(cause.name, cause.value, cause.impossible, cause.tried) for cause in causes] == [
         ("padding", "valid", 24, 48),
         ("kernel_size", 9, 12, 24),
         ("blocks", 3, 12, 32),
         ("kernel_size", 5, 8, 24),
     ]
-    assert [blame.always for blame in blames] == [True, False, False, False]
+    assert [cause.always for cause in causes] == [True, False, False, False]
 
 
 def test_a_condition_on_something_else_does_not_keep_the_architectures_from_being_counted(tmp_path: Path) -> None:
     space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}")
     space += "  schedule: [constant, step]\n  dropout: {choices: [0.1, 0.2], when: {schedule: step}}\n"
     found = check(study(tmp_path, space), DIGITS)
-    assert found.looked is not None
-    assert (found.looked.tried, found.looked.complete) == (24 * (1 + 2), True)
+    assert found.coverage is not None
+    assert (found.coverage.tried, found.coverage.complete) == (24 * (1 + 2), True)
 
 
-def test_a_parameter_of_a_block_is_not_blamed_for_the_blocks_existence(tmp_path: Path) -> None:
+def test_a_parameter_of_a_block_is_not_named_for_the_blocks_existence(tmp_path: Path) -> None:
     space = """
   blocks: [1, 4]
   channels: {choices: [8, 16], per: block}
@@ -105,7 +108,7 @@ def test_a_parameter_of_a_block_is_not_blamed_for_the_blocks_existence(tmp_path:
   epochs: 5
 """
     found = check(study(tmp_path, space), DIGITS)
-    assert [(blame.name, blame.value, blame.always) for blame in found.blames] == [("blocks", 4, True)]
+    assert [(cause.name, cause.value, cause.always) for cause in found.causes] == [("blocks", 4, True)]
 
 
 def test_a_continuous_learning_rate_does_not_keep_the_architectures_from_being_counted(tmp_path: Path) -> None:
@@ -114,8 +117,8 @@ def test_a_continuous_learning_rate_does_not_keep_the_architectures_from_being_c
     assert found.size is None
     assert isinstance(found.grid, str)
     assert "learning_rate" in found.grid
-    assert found.looked is not None
-    assert (found.looked.tried, found.looked.complete, found.impossible) == (24, True, 4)
+    assert found.coverage is not None
+    assert (found.coverage.tried, found.coverage.complete, found.impossible) == (24, True, 4)
 
 
 def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_path: Path) -> None:
@@ -131,8 +134,8 @@ def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_pa
     spec = study(tmp_path, space)
     one, two = check(spec, DIGITS), check(spec, DIGITS)
     assert one == two
-    assert one.looked is not None
-    assert (one.looked.tried, one.looked.complete) == (2_000, False)
+    assert one.coverage is not None
+    assert (one.coverage.tried, one.coverage.complete) == (2_000, False)
     assert 0 < one.impossible < 2_000
 
 
@@ -140,10 +143,10 @@ def test_constraints_leave_out_what_they_say_and_are_no_impossibility(tmp_path: 
     spec = study(tmp_path, THREE_BLOCKS, "constraints: ['model_parameters <= 20_000', 'channels <= 16']\n")
     found = check(spec, DIGITS)
     over = [p for p in spec.space.grid() if fits(p) and sizes("cnn", p, (1, 8, 8), 10).parameters > 20_000]
-    assert [(share.what, share.count) for share in found.excluded] == [("model_parameters <= 20_000", len(over))]
+    assert found.excluded == {"model_parameters <= 20_000": len(over)}
     assert found.impossible == 8
-    assert found.looked is not None
-    assert found.looked.feasible == 40 - len(over)
+    assert found.coverage is not None
+    assert found.coverage.feasible == 40 - len(over)
     assert found.needs is not None
     assert found.needs.parameters.high <= 20_000
 
@@ -156,22 +159,22 @@ def test_a_space_in_which_nothing_can_be_trained_is_hopeless_and_says_so(tmp_pat
     found = check(study(tmp_path, "\n  kernel_size: [9, 11]\n  padding: valid\n  epochs: 5\n"), DIGITS)
     assert found.hopeless
     assert found.needs is None
-    assert any(line.startswith("warning: nothing of this can be trained") for line in lines(found))
-    assert found.blames == ()
+    assert any(line.startswith("warning: no configuration can be trained") for line in found.lines())
+    assert found.causes == ()
 
 
 def test_constraints_that_nothing_possible_meets_are_named_as_the_reason(tmp_path: Path) -> None:
     """No possible network is so small: the file alone cannot show that, so it is not refused when read."""
     found = check(study(tmp_path, THREE_BLOCKS, "constraints: ['model_parameters <= 10']\n"), DIGITS)
     assert found.hopeless
-    assert "warning: nothing that is possible meets the constraints; loosen one of them" in lines(found)
+    assert "warning: no possible configuration meets the constraints; relax one of them" in found.lines()
 
 
 def test_every_architecture_is_proven_on_the_meta_device(three_blocks: StudySpec) -> None:
     found = check(three_blocks, DIGITS, Machine(prove=disagreement))
     assert found.proof is not None
     assert (found.proof.networks, found.proof.disagreements) == (20, ())
-    assert any("20 built on torch's meta device, layer by layer; all agree" in line for line in lines(found))
+    assert any("20 built on torch's meta device, layer by layer; all agree" in line for line in found.lines())
 
 
 def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) -> None:
@@ -181,7 +184,7 @@ def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) ->
     found = check(three_blocks, DIGITS, Machine(prove=prove))
     assert found.proof is not None
     assert 0 < len(found.proof.disagreements) < found.proof.networks
-    said = lines(found)
+    said = found.lines()
     assert any("DISAGREE" in line for line in said)
     assert "  block3.conv: torch gives (16, 3, 3), the formula (16, 2, 2)" in said
 
@@ -189,17 +192,17 @@ def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) ->
 def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks: StudySpec) -> None:
     free, tight = check(three_blocks, DIGITS), check(three_blocks, DIGITS, Machine(memory=500_000))
     assert free.impossible == tight.impossible
-    assert free.looked == tight.looked
+    assert free.coverage == tight.coverage
     assert free.needs is not None
     assert tight.needs is not None
     possible = [params for params in three_blocks.space.grid() if fits(params)]
     over = sum(peak_memory(sizes("cnn", params, (1, 8, 8), 10), params) > 500_000 for params in possible)
     assert (free.needs.over_memory, tight.needs.over_memory) == (0, over)
     assert 0 < over < len(possible) and over != len(possible) / 2
-    warnings = [line for line in lines(tight) if line.startswith("warning:")]
+    warnings = [line for line in tight.lines() if line.startswith("warning:")]
     share = f"{tight.needs.over_memory} of 48 configurations, {100 * tight.needs.over_memory / 48:.0f} %"
-    assert warnings == [f"warning: {share} may need more than the 500 kB a worker can have; lower batch_size"]
-    assert not [line for line in lines(free) if line.startswith("warning:")]
+    assert warnings == [f"warning: {share} may need more than the 500 kB available to a worker; lower batch_size"]
+    assert not [line for line in free.lines() if line.startswith("warning:")]
 
 
 def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:
@@ -245,7 +248,7 @@ def test_the_time_is_trials_times_epochs_times_steps_over_workers(tmp_path: Path
     assert found.estimate is not None
     assert found.estimate.trial_seconds == pytest.approx(5 * 1_300 / 32 * 0.01)
     assert found.estimate.seconds == pytest.approx(40 / 2 * 5 * 1_300 / 32 * 0.01)
-    assert "time: at most about 41 s: 40 trials, 2.0 s a trial (10 to 10 ms a step), 2 workers" in lines(found)
+    assert "time: at most about 41 s (40 trials, 2.0 s each at 10 ms per step, 2 workers)" in found.lines()
 
 
 @pytest.mark.parametrize(
@@ -277,8 +280,8 @@ def test_real_steps_can_be_timed(tmp_path: Path) -> None:
 def test_of_a_users_own_model_only_the_space_is_known(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def net(params, shape, classes): ...\n", encoding="utf-8")
     found = check(study(tmp_path, "\n  width: [1, 2, 3]\n  epochs: 2\n", "model: mine:net\n"), DIGITS)
-    assert (found.size, found.looked, found.needs, found.hopeless) == (3, None, None, False)
-    assert "architecture: your own code builds it, so nothing is known of its shapes before training" in lines(found)
+    assert (found.size, found.coverage, found.needs, found.hopeless) == (3, None, None, False)
+    assert "architecture: built by your own code, so its shapes are unknown before training" in found.lines()
 
 
 def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_path: Path) -> None:
@@ -300,7 +303,7 @@ def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_p
 
 def test_the_layers_of_the_largest_network_are_shown_in_columns() -> None:
     made = sizes("cnn", {"blocks": 1, "dense_layers": 0}, (1, 8, 8), 10)
-    assert table(made) == [
+    assert layer_table(made) == [
         "input              1x8x8",
         "block1.conv        16x8x8    160 parameters  9,216 multiply-adds",
         "block1.pool        16x4x4",
@@ -311,18 +314,18 @@ def test_the_layers_of_the_largest_network_are_shown_in_columns() -> None:
 
 
 def test_sizes_are_written_as_people_write_them() -> None:
-    assert [size(n) for n in (12, 4_300, 512_000_000, 1_400_000_000, 64e9)] == [
+    assert [byte_size(n) for n in (12, 4_300, 512_000_000, 1_400_000_000, 64e9)] == [
         "12 bytes",
         "4.3 kB",
         "512 MB",
         "1.4 GB",
         "64 GB",
     ]
-    assert many(2_592, "configuration") == "2,592 configurations"
-    assert many(10**31, "point") == "about 10^31 points"
-    assert many(10**400, "point") == "about 10^400 points"
+    assert count(2_592, "configuration") == "2,592 configurations"
+    assert count(10**31, "point") == "about 10^31 points"
+    assert count(10**400, "point") == "about 10^400 points"
 
 
 def test_checking_imports_no_torch() -> None:
-    code = "import sys, hpo.check.architectures; sys.exit('torch' in sys.modules)"
+    code = "import sys, hpo.check.proof; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

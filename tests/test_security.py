@@ -132,7 +132,7 @@ def test_a_stranger_s_code_is_imported_by_run_and_by_who_trusts_it_only(verb: li
     assert not isinstance(done.exception, ImportError)
     assert (tmp_path / "imported").exists() is ("--trust" in verb)
     if verb == ["check"]:
-        assert "your own code, which check does not import; with --trust it does" in done.output
+        assert "your own code, which check imports only with --trust" in done.output
 
 
 # -- secrets --------------------------------------------------------------------------------------------------------

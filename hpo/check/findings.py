@@ -1,21 +1,22 @@
-"""What `hpo check` found, and how it is told."""
+"""What `hpo check` found, and the lines that report it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 from hpo.core import Value
-from hpo.formatting import count, duration, number, written
+from hpo.formatting import byte_size, count, duration, number, written
 from hpo.models.families import TORCH_BYTES
 from hpo.models.layers import Row, Shape, Summary, across
 
-SHOWN = 5  # reasons, blamed values and disagreements a section names
+SHOWN = 5  # reasons, causes and disagreements a section names
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the study's data are like; train and val are how many images of each split there are (0: not known)."""
+    """The study's data; train and val are how many images of each split there are (0: not known)."""
 
     shape: Shape  # (C, H, W)
     outputs: int
@@ -24,23 +25,19 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """So many of all, and what they have in common: a reason or a constraint."""
-
-    what: str
-    count: int
-    of: int
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """One value of a parameter: impossible of tried configurations; always: every impossible one has it."""
+class Cause:
+    """A value that makes configurations impossible: so many of those tried with it; always: every impossible one has it."""
 
     name: str
     value: Value
     impossible: int
     tried: int
     always: bool
+
+    def __str__(self) -> str:
+        always = "every impossible configuration has it; " if self.always else ""
+        share = f"{self.impossible:,} of its {self.tried:,} are impossible, {100 * self.impossible / self.tried:.0f} %"
+        return f"{self.name} {written(self.value)}: {always}{share}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,17 @@ class Spread:
     median: float
     high: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(min(values), median_low(values), max(values))
+
+    def text(self, write: Callable[[float], str]) -> str:
+        return f"{write(self.low)} to {write(self.high)}, median {write(self.median)}"
+
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """How many configurations were looked at, which ones, and how many distinct possible networks they describe."""
+class Coverage:
+    """How many configurations were tried, which ones, and how many distinct possible architectures they describe."""
 
     tried: int
     what: str
@@ -71,13 +75,13 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the feasible configurations cost; memory in bytes at their batch size, machine: what a worker may take."""
+    """What the feasible configurations cost; memory in bytes at their batch size, available: to one worker."""
 
     parameters: Spread
     multiply_adds: Spread
     memory: Spread
     over_memory: int
-    machine: int | None
+    available: int | None
     largest: Summary
 
 
@@ -91,144 +95,108 @@ class Estimate:
     workers: int
     seconds: float
 
+    def __str__(self) -> str:
+        low, high = (number(1e3 * step, 2) for step in (self.step_seconds.low, self.step_seconds.high))
+        steps = f"{low} ms" if low == high else f"{low} to {high} ms"
+        trial, workers = f"{duration(self.trial_seconds)} each at {steps} per step", count(self.workers, "worker")
+        if self.trials is None:
+            return f"time: not limited; trials take about {trial} on {workers}"
+        return f"time: at most about {duration(self.seconds)} ({count(self.trials, 'trial')}, {trial}, {workers})"
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """looked is None for a user's own model or trainer: nothing is known of its shapes."""
+    """coverage is None for a user's own model or trainer: its shapes are unknown."""
 
     name: str
     model: str
     data: Input
     size: int | None  # distinct configurations; None where a range is continuous
     grid: int | str  # its points, or why there is none
-    looked: Looked | None
+    coverage: Coverage | None
     impossible: int
-    reasons: tuple[Share, ...]  # most frequent first, as are the next two
-    blames: tuple[Blame, ...]
-    excluded: tuple[Share, ...]
+    reasons: Mapping[str, int]  # why, and how many configurations; most frequent first, as are the next two
+    causes: tuple[Cause, ...]
+    excluded: Mapping[str, int]  # by constraint
     proof: Proof | None
     needs: Needs | None  # None where nothing is feasible
     estimate: Estimate | None
 
     @property
     def hopeless(self) -> bool:
-        """Nothing of what was looked at can be trained."""
-        return self.looked is not None and self.looked.feasible == 0
+        """Nothing that was tried can be trained."""
+        return self.coverage is not None and self.coverage.feasible == 0
+
+    def lines(self) -> list[str]:
+        """The findings as plain text."""
+        return [*self._head(), *self._feasibility(), *self._costs()]
+
+    def _head(self) -> Iterator[str]:
+        data = self.data
+        images = f"{across(data.shape)} {'colour ' if data.shape[0] == 3 else ''}images"
+        split = f"{data.train:,} to train, {data.val:,} to validate"
+        yield f"{self.name}: {self.model} on {images}, {count(data.outputs, 'output')}; {split}"
+        space = "continuous" if self.size is None else count(self.size, "configuration")
+        grid = self.grid if isinstance(self.grid, str) else count(self.grid, "point")
+        yield f"search space: {space}; as a grid: {grid}"
+        if self.coverage is None:
+            yield "architecture: built by your own code, so its shapes are unknown before training"
+            return
+        architectures = count(self.coverage.architectures, "possible architecture")
+        yield f"checked: {self.coverage.what}, {self.coverage.tried:,}; {architectures}"
+
+    def _feasibility(self) -> Iterator[str]:
+        if self.proof is not None:
+            wrong = self.proof.disagreements
+            agrees = f"{len(wrong):,} DISAGREE with" if wrong else "all agree with"
+            yield f"proof: {self.proof.networks:,} built on torch's meta device, layer by layer; {agrees} the formulas"
+            yield from (f"  {text}" for text in wrong[:SHOWN])
+        if self.coverage is None:
+            return
+        yield f"impossible: {self._share(self.impossible)}" if self.impossible else "impossible: none"
+        reasons = list(self.reasons.items())
+        yield from (f"  {reason}; {self._share(n)}" for reason, n in reasons[:SHOWN])
+        if rest := reasons[SHOWN:]:
+            yield f"  and {count(len(rest), 'other reason')}; {self._share(sum(n for _, n in rest))}"
+        yield from (f"  likely cause: {cause}" for cause in self.causes[:SHOWN])
+        yield from (f"excluded by constraint {text}: {self._share(n)}" for text, n in self.excluded.items())
+        if self.hopeless and self.excluded:
+            yield "warning: no possible configuration meets the constraints; relax one of them"
+        elif self.hopeless:
+            yield "warning: no configuration can be trained; change the search space or the size of the images"
+
+    def _costs(self) -> Iterator[str]:
+        needs = self.needs
+        if needs is not None:
+            yield f"model parameters: {needs.parameters.text('{:,.0f}'.format)}"
+            yield f"multiply-adds per image: {needs.multiply_adds.text('{:,.0f}'.format)}"
+            torch = byte_size(TORCH_BYTES)
+            yield f"memory per worker at the batch size: {needs.memory.text(byte_size)}, plus {torch} for torch itself"
+            if needs.over_memory and needs.available is not None:
+                there = f"the {byte_size(needs.available)} available to a worker"
+                yield f"warning: {self._share(needs.over_memory)} may need more than {there}; lower batch_size"
+        if self.estimate is not None and not self.hopeless:
+            yield str(self.estimate)
+        if needs is not None:
+            yield "the largest network, layer by layer:"
+            yield from (f"  {line}" for line in layer_table(needs.largest))
+
+    def _share(self, some: int) -> str:
+        """ "312 of 2,592 configurations, 12 %"."""
+        assert self.coverage is not None
+        percent = 100 * some / self.coverage.tried
+        share = f"{percent:.0f} %" if percent >= 1 else "under 1 %"
+        return f"{some:,} of {count(self.coverage.tried, 'configuration')}, {share}"
 
 
-def lines(findings: Findings) -> list[str]:
-    """The findings as plain text, for people."""
-    return [*_head(findings), *_feasibility(findings), *_costs(findings)]
-
-
-def _head(findings: Findings) -> Iterator[str]:
-    data = findings.data
-    images = f"{across(data.shape)} {'colour ' if data.shape[0] == 3 else ''}images"
-    split = f"{data.train:,} to train, {data.val:,} to validate"
-    yield f"{findings.name}: {findings.model} on {images}, {count(data.outputs, 'output')}; {split}"
-    space = "continuous" if findings.size is None else many(findings.size, "configuration")
-    grid = findings.grid if isinstance(findings.grid, str) else many(findings.grid, "point")
-    yield f"search space: {space}; as a grid: {grid}"
-    if findings.looked is None:
-        yield "architecture: your own code builds it, so nothing is known of its shapes before training"
-        return
-    looked = findings.looked
-    yield f"looked at: {looked.what}, {looked.tried:,}; {count(looked.architectures, 'possible architecture')}"
-
-
-def _feasibility(findings: Findings) -> Iterator[str]:
-    if findings.proof is not None:
-        proof = findings.proof
-        agrees = f"{len(proof.disagreements):,} DISAGREE with" if proof.disagreements else "all agree with"
-        yield f"proof: {proof.networks:,} built on torch's meta device, layer by layer; {agrees} the formulas"
-        yield from (f"  {text}" for text in proof.disagreements[:SHOWN])
-    if findings.looked is None:
-        return
-    tried = findings.looked.tried
-    yield f"impossible: {_of(findings.impossible, tried)}" if findings.impossible else "impossible: none"
-    yield from (f"  {share.what}; {_of(share.count, share.of)}" for share in findings.reasons[:SHOWN])
-    yield from _rest(findings.reasons)
-    yield from (f"  to blame: {_blamed(blame)}" for blame in findings.blames[:SHOWN])
-    yield from (f"constraint {share.what} leaves out {_of(share.count, share.of)}" for share in findings.excluded)
-    if findings.hopeless and findings.excluded:
-        yield "warning: nothing that is possible meets the constraints; loosen one of them"
-    elif findings.hopeless:
-        yield "warning: nothing of this can be trained; change the search space or the size of the images"
-
-
-def _costs(findings: Findings) -> Iterator[str]:
-    needs = findings.needs
-    if needs is not None:
-        yield f"learned parameters: {_spread(needs.parameters, whole)}"
-        yield f"multiply-adds an image: {_spread(needs.multiply_adds, whole)}"
-        torch = size(TORCH_BYTES)
-        yield f"memory of a worker at the batch size: {_spread(needs.memory, size)}, besides {torch} of torch itself"
-        if needs.over_memory and needs.machine is not None and findings.looked is not None:
-            over = _of(needs.over_memory, findings.looked.tried)
-            yield f"warning: {over} may need more than the {size(needs.machine)} a worker can have; lower batch_size"
-    if findings.estimate is not None and not findings.hopeless:
-        yield _time(findings.estimate)
-    if needs is not None:
-        yield "the largest network, layer by layer:"
-        yield from (f"  {text}" for text in table(needs.largest))
-
-
-def table(made: Summary) -> list[str]:
-    """A network layer by layer, in columns: name, shape of what leaves it, learned parameters, multiply-adds."""
-    cells = [("input", "x".join(map(str, made.shape)), "", ""), *map(_cells, made.rows)]
+def layer_table(network: Summary) -> list[str]:
+    """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
+    cells = [("input", "x".join(map(str, network.shape)), "", ""), *map(_cells, network.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
     return [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in cells]
 
 
-def size(amount: float) -> str:
-    """Bytes as people write them: "512 kB", "1.4 GB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if amount >= scale:
-            return f"{amount / scale:,.{1 if amount < 10 * scale else 0}f} {unit}"
-    return f"{amount:.0f} bytes"
-
-
-def many(n: int, noun: str) -> str:
-    """Also what no float can hold: "2,592 configurations", "about 10^31 points"."""
-    return count(n, noun) if n < 10**12 else f"about 10^{len(str(n)) - 1} {noun}s"
-
-
-def whole(amount: float) -> str:
-    return f"{amount:,.0f}"
-
-
 def _cells(row: Row) -> tuple[str, str, str, str]:
-    learned = count(row.parameters, "parameter") if row.parameters else ""
+    parameters = count(row.parameters, "parameter") if row.parameters else ""
     work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
-    return row.name, "x".join(map(str, row.shape)), learned, work
-
-
-def _of(some: int, tried: int) -> str:
-    """As the messages say it: 312 of 2,592 configurations, 12 %."""
-    percent = 100 * some / tried
-    return f"{some:,} of {count(tried, 'configuration')}, " + (f"{percent:.0f} %" if percent >= 1 else "under 1 %")
-
-
-def _blamed(blame: Blame) -> str:
-    always = "every impossible one has it; " if blame.always else ""
-    share = f"{blame.impossible:,} of its {blame.tried:,} are impossible, {100 * blame.impossible / blame.tried:.0f} %"
-    return f"{blame.name} {written(blame.value)}: {always}{share}"
-
-
-def _rest(shares: tuple[Share, ...]) -> Iterator[str]:
-    if len(shares) > SHOWN:
-        more = sum(share.count for share in shares[SHOWN:])
-        yield f"  and {count(len(shares) - SHOWN, 'other reason')}; {_of(more, shares[0].of)}"
-
-
-def _spread(spread: Spread, write: Callable[[float], str]) -> str:
-    return f"{write(spread.low)} to {write(spread.high)}, median {write(spread.median)}"
-
-
-def _time(estimate: Estimate) -> str:
-    steps = f"{number(1e3 * estimate.step_seconds.low, 2)} to {number(1e3 * estimate.step_seconds.high, 2)} ms a step"
-    trial = f"{duration(estimate.trial_seconds)} a trial ({steps})"
-    workers = count(estimate.workers, "worker")
-    if estimate.trials is None:
-        return f"time: nothing limits it; about {trial} on each of {workers}"
-    return f"time: at most about {duration(estimate.seconds)}: {count(estimate.trials, 'trial')}, {trial}, {workers}"
+    return row.name, "x".join(map(str, row.shape)), parameters, work

@@ -116,7 +116,10 @@ def refuse_impossible(parts: assembly.Parts) -> None:
         rule = "must hold at least one point that can be trained"
         raise BadInput(
             Mistake(
-                place, rule, reasons[0] if reasons else "an empty space", "widen it; `hpo check` says what is to blame"
+                place,
+                rule,
+                reasons[0] if reasons else "an empty space",
+                "widen it; `hpo check` names the likely causes",
             )
         )
 

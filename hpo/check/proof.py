@@ -3,7 +3,7 @@
     configuration   a point of the search space; architecture: the network it describes, which several may share
     impossible      no network of that shape exists; excluded: a constraint of the study leaves it out
 
-Torch (`prove`), the clock (`time_step`) and the machine's memory are handed in: nothing here is slow to import, and
+Torch (`prove`), the clock (`time_step`) and the machine's memory are arguments: nothing here is slow to import, and
 what is feasible never depends on the machine.
 """
 
@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from statistics import fmean, median_low
+from statistics import fmean
 from typing import Final
 
-from hpo.check.findings import Blame, Estimate, Findings, Input, Looked, Needs, Proof, Share, Spread, lines
+from hpo.check.findings import Cause, Coverage, Estimate, Findings, Input, Needs, Proof, Spread
 from hpo.core import Params, Value, digest, epochs_of
 from hpo.models.families import FAMILIES, Family, feasible, peak_memory
 from hpo.models.layers import Impossible, Layer, Summary, summary
@@ -26,22 +26,20 @@ from hpo.models.parameters import TRAINING, setting
 from hpo.space.space import Grid, GridImpossible, Space
 from hpo.study_file.spec import StudySpec
 
-__all__ = ["Findings", "Input", "Machine", "check", "lines"]
-
-EVERY: Final = 20_000  # configurations that are all looked at; of more, a sample
+EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
 SAMPLE: Final = 2_000
 PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
 TIMED: Final = 5  # configurations whose steps are timed
 DRAWS: Final = 1_000  # to find those
-ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be blamed
+ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
 RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
 MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
-FORWARD: Final = 1 / 3  # the cost of looking at an image instead of learning from it: one pass of three
+FORWARD: Final = 1 / 3  # the cost of validating on an image, relative to training on it: one pass of three
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the check may use; None skips the warning, the proof, the timing. memory: bytes that one worker may take."""
+    """What the check may use; None skips the warning, the proof, the timing. memory: bytes available to one worker."""
 
     workers: int = 1
     memory: int | None = None
@@ -50,37 +48,37 @@ class Machine:
 
 
 def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:
-    """Look at every configuration, or at a seeded sample of them."""
+    """Try every configuration, or a seeded sample of them."""
     family = FAMILIES.get(spec.model) if spec.train is None else None
     size, grid = spec.space.size(), _grid(spec.space)
-    seen = _Seen() if family is None else _look(spec, family, data, size)
+    tried = _Tried() if family is None else _try(spec, family, data, size)
     return Findings(
         name=spec.name,
         model=spec.train or spec.model,
         data=data,
         size=size,
         grid=grid,
-        looked=None if family is None else seen.looked(),
-        impossible=len(seen.impossible),
-        reasons=_shares(seen.reasons, seen.tried),
-        blames=() if family is None else _blames(seen, family),
-        excluded=_shares(seen.excluded, seen.tried),
-        proof=_proof(list(seen.networks.values()), machine, spec.seed),
-        needs=_needs(seen.feasible, machine.memory),
+        coverage=None if family is None else tried.coverage(),
+        impossible=len(tried.impossible),
+        reasons=_frequent(tried.reasons),
+        causes=() if family is None else _causes(tried, family),
+        excluded=_frequent(tried.excluded),
+        proof=_proof(list(tried.networks.values()), machine, spec.seed),
+        needs=_needs(tried.feasible, machine.memory),
         estimate=_estimate(spec, data, machine, grid if spec.strategy == "grid" and isinstance(grid, int) else size),
     )
 
 
-# -- looking -----------------------------------------------------------------------------------------------------
+# -- trying ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Seen:
-    """What looking at configurations has shown so far."""
+class _Tried:
+    """The configurations tried so far and what became of them."""
 
     what: str = ""
     complete: bool = True
-    tried: int = 0
+    count: int = 0
     networks: dict[tuple[Layer, ...], Summary] = field(default_factory=dict)
     feasible: list[tuple[Params, Summary]] = field(default_factory=list)
     impossible: list[Params] = field(default_factory=list)
@@ -88,34 +86,29 @@ class _Seen:
     reasons: Counter[str] = field(default_factory=Counter)
     excluded: Counter[str] = field(default_factory=Counter)
 
-    def looked(self) -> Looked:
-        return Looked(self.tried, self.what, self.complete, len(self.networks), len(self.feasible))
+    def coverage(self) -> Coverage:
+        return Coverage(self.count, self.what, self.complete, len(self.networks), len(self.feasible))
 
 
-def _look(spec: StudySpec, family: Family, data: Input, size: int | None) -> _Seen:
+def _try(spec: StudySpec, family: Family, data: Input, size: int | None) -> _Tried:
     what, complete, points = _configurations(spec, family, size)
-    seen = _Seen(what, complete)
+    tried = _Tried(what, complete)
     for params in points:
-        seen.tried += 1
-        seen.values.update(params.items())
+        tried.count += 1
+        tried.values.update(params.items())
         try:
             layers = tuple(family.layers(params, data.shape, data.outputs))
         except Impossible as impossible:
-            seen.impossible.append(params)
-            seen.reasons[impossible.why] += 1
+            tried.impossible.append(params)
+            tried.reasons[impossible.why] += 1
             continue
-        made = seen.networks.get(layers) or seen.networks.setdefault(layers, summary(layers, data.shape))
-        broken = _broken(spec, params, made)
-        seen.excluded.update(broken)
+        network = tried.networks.get(layers) or tried.networks.setdefault(layers, summary(layers, data.shape))
+        values = {**params, "model_parameters": network.parameters, "multiply_adds": network.multiply_adds}
+        broken = [constraint.text for constraint in spec.constraints if not constraint.holds(values)]
+        tried.excluded.update(broken)
         if not broken:
-            seen.feasible.append((params, made))
-    return seen
-
-
-def _broken(spec: StudySpec, params: Params, made: Summary) -> list[str]:
-    """The constraints that leave this configuration out."""
-    values = {**params, "model_parameters": made.parameters, "multiply_adds": made.multiply_adds}
-    return [constraint.text for constraint in spec.constraints if not constraint.holds(values)]
+            tried.feasible.append((params, network))
+    return tried
 
 
 def _configurations(spec: StudySpec, family: Family, size: int | None) -> tuple[str, bool, Iterable[Params]]:
@@ -154,27 +147,27 @@ def _grid(space: Space) -> int | str:
 # -- concluding --------------------------------------------------------------------------------------------------
 
 
-def _shares(counts: Mapping[str, int], tried: int) -> tuple[Share, ...]:
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(Share(what, count, tried) for what, count in ordered)
+def _frequent(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent first; ties in the order of the alphabet."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _blames(seen: _Seen, family: Family) -> tuple[Blame, ...]:
+def _causes(tried: _Tried, family: Family) -> tuple[Cause, ...]:
     """Values that are impossible much more often than the parameter's values are on the whole."""
-    total = len(seen.impossible)
-    found = Counter(item for params in seen.impossible for item in params.items())
-    found_any = Counter(name for params in seen.impossible for name in params)
-    variety, tried_any = Counter(name for name, _ in seen.values), Counter[str]()
-    for (name, _), tried in seen.values.items():
-        tried_any[name] += tried
-    blames = []
-    for (name, value), impossible in found.items():
-        tried = seen.values[name, value]
+    total = len(tried.impossible)
+    with_value = Counter(item for params in tried.impossible for item in params.items())
+    with_name = Counter(name for params in tried.impossible for name in params)
+    variety, tried_with_name = Counter(name for name, _ in tried.values), Counter[str]()
+    for (name, _), times in tried.values.items():
+        tried_with_name[name] += times
+    causes = []
+    for (name, value), impossible in with_value.items():
+        times = tried.values[name, value]
         shapes = _bare(name) in family.parameters or name == "batch_size"
         telling = 1 < variety[name] <= MOST_VALUES and impossible > RARE * total
-        if shapes and telling and _odds(impossible, tried) > ODDS * _odds(found_any[name], tried_any[name]):
-            blames.append(Blame(name, value, impossible, tried, impossible == total))
-    return tuple(sorted(blames, key=lambda b: (not b.always, -b.impossible / b.tried, -b.impossible, b.name)))
+        if shapes and telling and _odds(impossible, times) > ODDS * _odds(with_name[name], tried_with_name[name]):
+            causes.append(Cause(name, value, impossible, times, impossible == total))
+    return tuple(sorted(causes, key=lambda c: (not c.always, -c.impossible / c.tried, -c.impossible, c.name)))
 
 
 def _odds(some: int, tried: int) -> float:
@@ -185,26 +178,22 @@ def _proof(networks: Sequence[Summary], machine: Machine, seed: int) -> Proof | 
     if machine.prove is None or not networks:
         return None
     some = random.Random(digest(["proof", seed])).sample(networks, min(PROVEN, len(networks)))
-    answers = [machine.prove(made) for made in some]
+    answers = [machine.prove(network) for network in some]
     return Proof(len(answers), tuple(answer for answer in answers if answer is not None))
 
 
 def _needs(feasible: Sequence[tuple[Params, Summary]], memory: int | None) -> Needs | None:
     if not feasible:
         return None
-    peaks = [peak_memory(made, params) for params, made in feasible]
+    peaks = [peak_memory(network, params) for params, network in feasible]
     return Needs(
-        parameters=_spread([made.parameters for _, made in feasible]),
-        multiply_adds=_spread([made.multiply_adds for _, made in feasible]),
-        memory=_spread(peaks),
+        parameters=Spread.of([network.parameters for _, network in feasible]),
+        multiply_adds=Spread.of([network.multiply_adds for _, network in feasible]),
+        memory=Spread.of(peaks),
         over_memory=0 if memory is None else sum(bytes_ > memory for bytes_ in peaks),
-        machine=memory,
-        largest=max((made for _, made in feasible), key=lambda made: made.parameters),
+        available=memory,
+        largest=max((network for _, network in feasible), key=lambda network: network.parameters),
     )
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(min(values), median_low(values), max(values))
 
 
 # -- timing ------------------------------------------------------------------------------------------------------
@@ -222,7 +211,7 @@ def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None
     whole = seconds * (trials or 0) / machine.workers
     if limit is not None and (trials is None or whole > limit):
         trials, whole = math.ceil(limit / seconds * machine.workers), limit
-    return Estimate(_spread(steps), seconds, trials, machine.workers, whole)
+    return Estimate(Spread.of(steps), seconds, trials, machine.workers, whole)
 
 
 def _timed(spec: StudySpec, data: Input) -> list[Params]:
