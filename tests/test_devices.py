@@ -13,35 +13,35 @@ def at(key: str) -> str:
 
 
 def test_workers_share_the_gpus_in_turn_and_there_may_be_more_of_them() -> None:
-    assert devices.place("auto", "auto", found=2) == ["cuda:0", "cuda:1"]
-    assert devices.place("cuda", 5, found=2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert devices.place("cuda:1", 2, found=2) == ["cuda:1", "cuda:1"]
+    assert devices.worker_devices("auto", "auto", count=2) == ["cuda:0", "cuda:1"]
+    assert devices.worker_devices("cuda", 5, count=2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert devices.worker_devices("cuda:1", 2, count=2) == ["cuda:1", "cuda:1"]
 
 
 def test_without_a_gpu_there_is_one_worker_a_core() -> None:
-    assert devices.place("auto", "auto", found=0) == ["cpu"] * devices.cores()
-    assert devices.place("cpu", 3) == ["cpu"] * 3
+    assert devices.worker_devices("auto", "auto", count=0) == ["cpu"] * devices.cores()
+    assert devices.worker_devices("cpu", 3) == ["cpu"] * 3
 
 
 @pytest.mark.parametrize(
-    ("device", "found", "got"),
+    ("device", "count", "got"),
     [
         ("cuda", 0, "cuda (no GPU that torch can use here)"),
         ("cuda:2", 1, "cuda:2 (1 GPU here)"),
         ("cuda:2", 2, "cuda:2 (2 GPUs here)"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_at_its_line(device: str, found: int, got: str) -> None:
+def test_a_device_that_is_not_there_is_refused_at_its_line(device: str, count: int, got: str) -> None:
     with pytest.raises(BadInput) as refused:
-        devices.place(device, "auto", at, found)
+        devices.worker_devices(device, "auto", at, count)
     remedy = "write cpu, auto, or a GPU that is there"
     assert str(refused.value) == f"study.yaml:3:1 device: must be there, got {got}; {remedy}"
 
 
 def test_so_many_workers_that_the_machine_would_choke_are_refused() -> None:
-    most = devices.MOST_A_CORE * devices.cores()
-    assert len(devices.place("cpu", most)) == most
+    most = devices.MAX_WORKERS_PER_CORE * devices.cores()
+    assert len(devices.worker_devices("cpu", most)) == most
     with pytest.raises(
         BadInput, match=rf"study.yaml:3:1 workers: must be at most 32 a core, got {most + 1} \(cores here: "
     ):
-        devices.place("cpu", most + 1, at)
+        devices.worker_devices("cpu", most + 1, at)

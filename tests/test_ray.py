@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,14 +58,14 @@ from hpo.engine.trainings import Pool  # noqa: E402
 from hpo.errors import BadInput, EnvironmentFailed  # noqa: E402
 from hpo.execution.cluster import (  # noqa: E402
     GONE_SECONDS,
+    Monitor,
     Node,
-    Share,
-    Watch,
+    Resources,
     capacity,
-    gcs,
-    reachable,
     refuse_too_much,
-    share_of,
+    refuse_unreachable,
+    refused,
+    resources_of,
     wait_for_nodes,
 )
 from hpo.execution.local import LocalExecutor  # noqa: E402
@@ -122,7 +121,7 @@ def ready(executor: RayExecutor, slots: int) -> RayExecutor:
 
 
 def started(fake: fakes.Fake, slots: int = 1, **more: object) -> RayExecutor:
-    executor = Patient(Share(), slots, **more)  # type: ignore[arg-type]
+    executor = Patient(Resources(), slots, **more)  # type: ignore[arg-type]
     executor.begin([fake])
     return ready(executor, slots)
 
@@ -134,7 +133,7 @@ def _local_is_ray(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["a shared path", "the object store"], scope="module")
 def lasting(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[RayExecutor]:
-    executor = RayExecutor(Share(0.1), 1, shared=request.param == "a shared path")
+    executor = RayExecutor(Resources(0.1), 1, shared=request.param == "a shared path")
     yield executor
     executor.close()
 
@@ -217,7 +216,7 @@ def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker
 def test_a_node_that_joins_is_used_and_when_it_is_killed_only_its_running_epoch_is_lost(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    executor = RayExecutor(Share(cpus=2.5), shared=False)  # as many as fit: one a node
+    executor = RayExecutor(Resources(cpus=2.5), shared=False)  # as many as fit: one a node
     executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.02)])
     ready(executor, 3)
     joined: list[Any] = []
@@ -262,7 +261,7 @@ def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
     cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = [cluster.add_node(num_cpus=0, num_gpus=2)]
-    executor = Rescued(Share(cpus=0, gpus=1))
+    executor = Rescued(Resources(cpus=0, gpus=1))
     executor.rescue = lambda: nodes.append(cluster.add_node(num_cpus=0, num_gpus=2))
     executor.said = lambda: any("no node of the Ray cluster" in text for text in caplog.messages)
     executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
@@ -283,7 +282,7 @@ def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4_and_can_go_on
     cluster: Cluster, tmp_path: Path
 ) -> None:
     node = cluster.add_node(num_cpus=0, num_gpus=1)
-    executor = RayExecutor(Share(cpus=0, gpus=1), patience=0.5)
+    executor = RayExecutor(Resources(cpus=0, gpus=1), patience=0.5)
     executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
     ready(executor, 1)
     try:
@@ -354,54 +353,58 @@ def test_a_stopped_study_rests_within_an_epoch(cluster: Cluster, tmp_path: Path)
 
 @dataclass(frozen=True)
 class Looking(Recipe):
-    """Trains nothing; its reports say where the data are."""
+    """Trains nothing; its reports say how the data came: as a folder, or as arrays in memory that nodes share."""
 
     def __call__(self) -> Train:
-        place = self.data.absolute()
-        assert data.Dataset.open(place).digest
-        note = {"node": float((place / "images.npy").stat().st_ino), "cwd": float(self.data.is_absolute())}
-        return lambda job: iter([fakes.Report(1, note, 0.001, 1.0)])
+        dataset = self.dataset or data.Dataset.open(self.data)
+        copied, sent = float(dataset.images.flags.owndata), float(self.dataset is not None)
+        metrics = {"sent": sent, "copied": copied, "sum": float(dataset.images.sum()), "labels": dataset.targets[7]}
+        return lambda job: iter([fakes.Report(1, metrics, 0.001, 1.0)])
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> data.Dataset:
+    return data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
+
+
+def looked_at(dataset: data.Dataset, sent: bool) -> dict[str, float]:
+    total, label = float(dataset.images.sum()), dataset.targets[7]
+    return {"sent": float(sent), "copied": 0.0, "sum": total, "labels": label}
 
 
 def test_data_a_node_does_not_see_are_sent_once_a_node(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
-    assert made.folder is not None
-    monkeypatch.chdir(made.folder.parent)
-    unseen = Path(made.folder.name)  # relative to a folder in which no worker is
-    executor = RayExecutor(Share(), 2)
+    assert digits.folder is not None
+    monkeypatch.chdir(digits.folder.parent)
+    unseen = Path(digits.folder.name)  # relative to a folder in which no worker is
+    executor = RayExecutor(Resources(), 2)
     try:
         executor.begin([Looking("cnn", "cross_entropy", unseen, "cpu")])
         ready(executor, 2)
         for key in ("a", "b"):
             executor.submit(job(tmp_path, key, until=1))
         reports = [message.report for message in listen(executor, ends=2) if isinstance(message, Reported)]
-        copies = list(Path(tempfile.gettempdir()).glob(f"hpo-{os.getuid()}-data-{made.digest}/data/images.npy"))
-        assert len(copies) == 1
-        assert {report.metrics["node"] for report in reports} == {float(copies[0].stat().st_ino)}
-        assert copies[0].read_bytes() == (made.folder / "images.npy").read_bytes()
     finally:
         executor.close()
-    assert not copies[0].exists()
+    assert [report.metrics for report in reports] == [looked_at(digits, sent=True)] * 2
     assert [text for text in caplog.messages if "get a copy of the data" in text] == [
         f"nodes that do not see {unseen} get a copy of the data through Ray's object store, once a node"
     ]
 
 
-def test_data_a_node_sees_stay_where_they_are(cluster: Cluster, tmp_path: Path) -> None:
-    made = data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
-    assert made.folder is not None
-    executor = RayExecutor(Share(), 1)
+def test_data_a_node_sees_stay_where_they_are(digits: data.Dataset, tmp_path: Path) -> None:
+    assert digits.folder is not None
+    executor = RayExecutor(Resources(), 1)
     try:
-        executor.begin([Looking("cnn", "cross_entropy", made.folder, "cpu")])
+        executor.begin([Looking("cnn", "cross_entropy", digits.folder, "cpu")])
         ready(executor, 1)
         executor.submit(job(tmp_path, until=1))
-        (report, _) = listen(executor)
-        assert isinstance(report, Reported)
-        assert report.report.metrics["node"] == float((made.folder / "images.npy").stat().st_ino)
+        (message, _) = listen(executor)
     finally:
         executor.close()
+    assert isinstance(message, Reported)
+    assert message.report.metrics == looked_at(digits, sent=False)
 
 
 # -- what is refused
@@ -421,22 +424,22 @@ def test_other_versions_on_a_node_are_refused_with_both_named(
 ) -> None:
     theirs = hpo.execution.ray.versions()
     monkeypatch.setattr(hpo.execution.ray, "versions", lambda: theirs | {"torch": "1.0"})
-    executor = RayExecutor(Share(), 1)
+    executor = RayExecutor(Resources(), 1)
     executor.begin([fakes.Fake()])
     try:
-        with pytest.raises(EnvironmentFailed) as refused:
+        with pytest.raises(EnvironmentFailed) as raised:
             ready(executor, 1)
     finally:
         executor.close()
     text = f"got torch {theirs['torch']} where the driver has 1.0; install the same there"
-    assert str(refused.value).startswith("node ")
-    assert str(refused.value).endswith(text)
+    assert str(raised.value).startswith("node ")
+    assert str(raised.value).endswith(text)
 
 
 def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    executor = RayExecutor(Share(), 1)
+    executor = RayExecutor(Resources(), 1)
     executor.begin([Recipe("cnn", "cross_entropy", tmp_path / "nothing", "cpu", train="not_there:train")])
     try:
         with pytest.raises(EnvironmentFailed) as failed:
@@ -448,55 +451,86 @@ def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node
     )
 
 
-def test_a_process_that_answers_nothing_is_no_cluster() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not reachable(f"127.0.0.1:{silent.getsockname()[1]}", 0.2)
-    assert not reachable("127.0.0.1:9", 0.2)
-    assert reachable(gcs(None), 10.0)
+def test_an_address_where_no_cluster_answers_is_one_line_in_a_bounded_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_unreachable(cluster.address, "here")
+    refuse_unreachable(cluster.address.replace(cluster.address.rpartition(":")[0], "localhost"), "here")
+    monkeypatch.setattr("hpo.execution.cluster.PROBE_SECONDS", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections for a process that hangs, too
+        for address in (f"127.0.0.1:{silent.getsockname()[1]}", "127.0.0.1:9", "ray://127.0.0.1:9"):
+            with pytest.raises(EnvironmentFailed) as raised:
+                refuse_unreachable(address, "here")
+            remedy = "start one with `ray start --head`, or name its address"
+            assert str(raised.value) == f"here: no Ray cluster answers, got {address}; {remedy}"
+
+
+@pytest.mark.parametrize("address", ["local", "head", ":6379", "head:port"])
+def test_an_address_without_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(EnvironmentFailed, match=f"here: must be auto, HOST:PORT or ray://HOST:PORT, got {address};"):
+        refuse_unreachable(address, "here")
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("error", "message"),
     [
         (
-            Share(1, 2),
+            "ConnectionError: Could not find any running Ray instance.",
+            "here: no Ray cluster runs here, got auto; start",
+        ),
+        (
+            "RuntimeError: Version mismatch: The cluster was started with:\n  Ray: 2.50.0",
+            "here: must run the driver's versions, got The cluster was started with: Ray: 2.50.0; install",
+        ),
+        ("OSError: no space", "here: cannot be joined, got auto (OSError: no space); start"),
+    ],
+)
+def test_what_ray_says_of_a_cluster_that_cannot_be_joined_is_one_line(error: str, message: str) -> None:
+    assert str(refused(error, "auto", "here")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (
+            Resources(1, 2),
             "execution.gpus: must fit on one node, got 2 (the most any node has is 1); "
             "lower it, or start a node with 2",
         ),
         (
-            Share(9, 0),
+            Resources(9, 0),
             "execution.cpus: must fit on one node, got 9 (the most any node has is 8); "
             "lower it, or start a node with 9",
         ),
         (
-            Share(8, 1),
+            Resources(8, 1),
             "execution: must fit together on one node, got 8 cpus and 1 gpus; lower them, or start a larger node",
         ),
     ],
 )
-def test_a_trial_that_fits_on_no_node_is_bad_input(share: Share, said: str) -> None:
-    with pytest.raises(BadInput) as refused:
-        refuse_too_much(share, [Node("1", "a", 8, 0), Node("2", "b", 2, 1)], str)
-    assert str(refused.value) == said
+def test_a_trial_that_fits_on_no_node_is_bad_input(resources: Resources, message: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        refuse_too_much(resources, [Node("1", "a", 8, 0), Node("2", "b", 2, 1)], str)
+    assert str(raised.value) == message
 
 
 def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
     nodes = [Node("1", "a", 8, 2), Node("2", "b", 2, 1)]
-    assert capacity(Share(1, 0.25), nodes) == 8 + 2
-    assert capacity(Share(0.1, 0.1), [Node("1", "a", 1, 1)]) == 10
-    assert share_of("auto", 1, None, nodes, str) == Share(1, 1)
-    assert share_of("cpu", 1, None, nodes, str) == Share(1, 0)
+    assert capacity(Resources(1, 0.25), nodes) == 8 + 2
+    assert capacity(Resources(0.1, 0.1), [Node("1", "a", 1, 1)]) == 10
+    assert resources_of("auto", 1, None, nodes, str) == Resources(1, 1)
+    assert resources_of("cpu", 1, None, nodes, str) == Resources(1, 0)
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cuda:1", None), ("cpu", 1.0), ("cuda", 0.0)])
 def test_a_device_that_contradicts_the_gpus_is_bad_input(device: str, gpus: float | None) -> None:
     with pytest.raises(BadInput):
-        share_of(device, 1, gpus, [Node("1", "a", 1, 1)], str)
+        resources_of(device, 1, gpus, [Node("1", "a", 1, 1)], str)
 
 
 def test_a_cluster_of_a_head_alone_is_waited_for_and_then_given_up(caplog: pytest.LogCaptureFixture) -> None:
     looks: list[list[Node]] = [[Node("1", "head", 0, 0)], [], [Node("1", "head", 0, 0), Node("2", "b", 2, 0)]]
-    assert [node.name for node in wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))] == ["b"]
+    assert [node.address for node in wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))] == ["b"]
     with pytest.raises(EnvironmentFailed, match="here: must have a node that can work, got none"):
         wait_for_nodes(3, "here", lambda seconds: None, lambda: [Node("1", "head", 0, 0)])
     assert caplog.messages[0] == "the Ray cluster has no node that can work; waiting 10 s for one"
@@ -504,12 +538,12 @@ def test_a_cluster_of_a_head_alone_is_waited_for_and_then_given_up(caplog: pytes
 
 def test_a_cluster_that_is_gone_is_waited_for_and_then_given_up(cluster: Cluster) -> None:
     now = [0.0]
-    watch = Watch("127.0.0.1:9", Share(), 300, lambda: now[0])
-    assert watch.room() is None
+    monitor = Monitor("127.0.0.1:9", Resources(), 300, lambda: now[0])
+    assert monitor.capacity() is None
     now[0] = GONE_SECONDS / 2
-    assert watch.room() is None
+    assert monitor.capacity() is None
     now[0] = GONE_SECONDS
     with pytest.raises(EnvironmentFailed) as gone:
-        watch.room()
+        monitor.capacity()
     text = "127.0.0.1:9: the Ray cluster is gone, got no answer for 20 s; start the cluster, then run"
     assert str(gone.value) == f"{text} the same command again"

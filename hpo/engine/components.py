@@ -165,12 +165,12 @@ def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | Inlin
 
 def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> RayExecutor:
     refuse_missing_ray(spec)
-    from hpo.execution.cluster import Share
+    from hpo.execution.cluster import Resources
     from hpo.execution.ray import RayExecutor
 
     own, most = spec.execution, None if spec.workers == "auto" else int(spec.workers)
-    share = Share(own.cpus, float(placement[0] != "cpu") if own.gpus is None else own.gpus)
-    return RayExecutor(share, most, modules, own.address, place=spec.place("execution.address"))
+    resources = Resources(own.cpus, float(placement[0] != "cpu") if own.gpus is None else own.gpus)
+    return RayExecutor(resources, most, modules, own.address, place=spec.place("execution.address"))
 
 
 def placement(spec: StudySpec) -> Sequence[str]:
@@ -180,8 +180,8 @@ def placement(spec: StudySpec) -> Sequence[str]:
         refuse_missing_ray(spec)
         from hpo.execution import cluster
 
-        return cluster.place(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
-    found = devices.place(spec.device, spec.workers, spec.place)
+        return cluster.worker_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
+    found = devices.worker_devices(spec.device, spec.workers, spec.place)
     return found[:1] if own.engine == "inline" else found
 
 

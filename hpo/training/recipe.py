@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.core import Params, Train
+from hpo.data.dataset import Dataset
 from hpo.models import user
 
 
@@ -16,7 +17,8 @@ from hpo.models import user
 class Recipe:
     """How to train: everything a trial does not choose.
 
-    data: the folder of a saved Dataset, opened as a memory map; folder: the study file's, for a user's own modules.
+    data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
+    folder: the study file's, for a user's own modules.
     """
 
     model: str
@@ -27,6 +29,7 @@ class Recipe:
     train: str | None = None
     folder: Path | None = None
     threads: int = 1
+    dataset: Dataset | None = None
 
     def __call__(self) -> Train:
         """Prepare this process, once. Raises BadInput for a user's module that does not import."""

@@ -72,7 +72,7 @@ def setup(recipe: Recipe) -> Setup:
     """Prepare this process for the recipe: threads, data, a user's module. Raises BadInput."""
     torch.set_num_threads(recipe.threads)
     function = None if recipe.model in FAMILIES else user.resolve(recipe.model, recipe.folder, "model")
-    data = to_device(Dataset.open(recipe.data), torch.device(recipe.device))
+    data = to_device(recipe.dataset or Dataset.open(recipe.data), torch.device(recipe.device))
     weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if recipe.class_weights else None
     targets = data.targets[data.splits["train"]]
     return Setup(recipe.model, function, data, loss(recipe.loss, data.outputs, targets, weights))
