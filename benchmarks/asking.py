@@ -40,7 +40,8 @@ from hpo.core import (
     digest,
     epochs_of,
 )
-from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid

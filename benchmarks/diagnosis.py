@@ -32,7 +32,8 @@ from hpo.core import Job, Outcome, Params, Report, Train, Value
 from hpo.data.dataset import load
 from hpo.models.failure import TrainingFailed
 from hpo.models.families import feasible
-from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.space import Space
 from hpo.study_file.spec import DataSpec
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.recipe import Recipe

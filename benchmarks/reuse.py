@@ -25,7 +25,8 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
 from hpo.execution.in_process import SimulatedExecutor
-from hpo.space.space import Choice, Parameter, Space
+from hpo.space.domains import Choice, Parameter
+from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.grid import Grid

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from hypothesis import strategies as st
 
 from hpo.core import Params, Value
-from hpo.space.space import Choice, Condition, Domain, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Domain, Parameter, Range
+from hpo.space.space import Space
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -34,8 +34,8 @@ from hpo.report.drawing import DARK, LIGHT, Picture
 from hpo.report.findings import Edge
 from hpo.report.html import escape, tag
 from hpo.report.next_study import following, next_study
-from hpo.space.domains import Known
-from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Parameter, ParameterSpec, Range
+from hpo.space.space import Space
 from hpo.training.portrait import Portrait
 
 SPACE = Space(
@@ -495,7 +495,7 @@ def test_a_winner_brought_along_is_told_as_such() -> None:
 # -- bounds ------------------------------------------------------------------------------------------------------
 
 
-def limiting(study: Study, space: Space = SPACE, known: dict[str, Known] | None = None) -> list[Edge]:
+def limiting(study: Study, space: Space = SPACE, known: dict[str, ParameterSpec] | None = None) -> list[Edge]:
     found = findings.edges(findings.within(study, space), GOAL, space, known)
     return [edge for edge in found if edge.limiting]
 
@@ -560,13 +560,13 @@ def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
 @pytest.mark.parametrize(
     ("known", "wider"),
     [
-        (Known(0.1, "float", low=0, high=1, open_high=True), 0.95),
-        (Known(0.1, "float", low=0, high=1), 1.0),
-        (Known(0.1, "float", low=0, high=0.9), None),
+        (ParameterSpec(0.1, "float", low=0, high=1, open_high=True), 0.95),
+        (ParameterSpec(0.1, "float", low=0, high=1), 1.0),
+        (ParameterSpec(0.1, "float", low=0, high=0.9), None),
         (None, 1.35),
     ],
 )
-def test_no_bound_is_widened_beyond_its_meaning(known: Known | None, wider: float | None) -> None:
+def test_no_bound_is_widened_beyond_its_meaning(known: ParameterSpec | None, wider: float | None) -> None:
     space = Space((Parameter("dropout", Range(0.0, 0.9, integer=False)),))
     story = [event for i in range(12) for event in ended(i, {"dropout": 0.9 - i / 100}, 1 - i / 100)]
     found = limiting(Study(story), space, {} if known is None else {"dropout": known})

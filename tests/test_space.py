@@ -13,7 +13,9 @@ from made_spaces import continuous, counted, discrete, frozen, levels, points, s
 
 from hpo.core import Params
 from hpo.errors import BadInput
-from hpo.space.space import Choice, Condition, Domain, GridImpossible, Known, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, Range
+from hpo.space.grid import GridImpossible
+from hpo.space.space import Space
 
 any_spaces = spaces(st.one_of(discrete, continuous))
 seeds = st.integers(0, 2**32).map(random.Random)
@@ -108,15 +110,15 @@ def test_an_impossible_range_cannot_be_made(low: float, high: float, more: dict[
 
 
 def test_what_is_known_of_a_parameter_says_what_breaks_it() -> None:
-    dropout = Known(0.0, "float", low=0, high=1, open_high=True)
+    dropout = ParameterSpec(0.0, "float", low=0, high=1, open_high=True)
     assert dropout.fault(0.5) is None
     assert dropout.fault(1.0) == "must be at least 0 and below 1"
     assert dropout.fault("x") == "must be a number of at least 0 and below 1"
-    assert Known(1, "int", low=1).fault(1.5) == "must be a whole number of at least 1"
-    assert Known(1, "int", low=1).coerce(2.0) == 2
-    assert Known(1.0, "float", low=0, open_low=True).fault(0) == "must be above 0"
-    assert Known("a", "choice", choices=("a", "b")).fault("c") == "must be one of a, b"
-    assert Known(True, "bool").fault(1) == "must be true or false"
+    assert ParameterSpec(1, "int", low=1).fault(1.5) == "must be a whole number of at least 1"
+    assert ParameterSpec(1, "int", low=1).coerce(2.0) == 2
+    assert ParameterSpec(1.0, "float", low=0, open_low=True).fault(0) == "must be above 0"
+    assert ParameterSpec("a", "choice", choices=("a", "b")).fault("c") == "must be one of a, b"
+    assert ParameterSpec(True, "bool").fault(1) == "must be true or false"
 
 
 # -- points

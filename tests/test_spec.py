@@ -19,7 +19,8 @@ from test_yamlfile import plain
 from hpo.core import Goal
 from hpo.errors import BadInput
 from hpo.models.families import known
-from hpo.space.space import Choice, Condition, Parameter, Range, Space
+from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.space import Space
 from hpo.study_file import spec as sections
 from hpo.study_file.fields import Mistakes, duration, options, size
 from hpo.study_file.reader import load

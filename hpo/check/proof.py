@@ -23,7 +23,8 @@ from hpo.core import Params, Value, digest, epochs_of
 from hpo.models.families import FAMILIES, Family, feasible, peak_memory
 from hpo.models.layers import Impossible, Layer, Summary, summary
 from hpo.models.parameters import TRAINING, setting
-from hpo.space.space import Grid, GridImpossible, Space
+from hpo.space.grid import Grid, GridImpossible
+from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
 
 EVERY: Final = 20_000  # configurations that are all tried; of more, a sample

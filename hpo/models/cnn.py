@@ -12,7 +12,7 @@ from hpo.core import Params, Value
 from hpo.models import dense
 from hpo.models.layers import RISING, Activation, Conv, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
 from hpo.models.parameters import TRAINING, setting
-from hpo.space.space import Condition, Known
+from hpo.space.domains import Condition, ParameterSpec
 
 VALID: Final = "valid"
 SAME: Final = "same"
@@ -23,35 +23,37 @@ NONE: Final = "none"
 
 _POOLED: Final = (Condition("pool", ("max", "average")),)
 
-PARAMETERS: Final[dict[str, Known]] = {
-    "blocks": Known(2, "int", low=0, high=100, doc="convolution blocks; none makes an MLP"),
-    "channels": Known(16, "int", low=1, per_block=True, doc="filters"),
-    "kernel_size": Known(3, "int", low=1, per_block=True, doc="k: side of the kernel"),
-    "stride": Known(1, "int", low=1, per_block=True, doc="S: of the block's first convolution"),
-    "padding": Known(
+PARAMETERS: Final[dict[str, ParameterSpec]] = {
+    "blocks": ParameterSpec(2, "int", low=0, high=100, doc="convolution blocks; none makes an MLP"),
+    "channels": ParameterSpec(16, "int", low=1, per_block=True, doc="filters"),
+    "kernel_size": ParameterSpec(3, "int", low=1, per_block=True, doc="k: side of the kernel"),
+    "stride": ParameterSpec(1, "int", low=1, per_block=True, doc="S: of the block's first convolution"),
+    "padding": ParameterSpec(
         SAME,
         "choice",
         choices=PADDINGS,
         per_block=True,
         doc="valid: none; same: as large as the input at stride 1; a number: P on each side",
     ),
-    "padding_mode": Known(
+    "padding_mode": ParameterSpec(
         "zeros", "choice", choices=MODES, per_block=True, doc="what is padded; replicate is the nearest pixel"
     ),
-    "convs_per_block": Known(1, "int", low=1, high=16, doc="convolutions before the pooling of each block"),
-    "batch_norm": Known(
+    "convs_per_block": ParameterSpec(1, "int", low=1, high=16, doc="convolutions before the pooling of each block"),
+    "batch_norm": ParameterSpec(
         OFF, "choice", choices=(OFF, "before", "after"), per_block=True, doc="before or after the activation"
     ),
-    "pool": Known(
+    "pool": ParameterSpec(
         "max",
         "choice",
         choices=("max", "average", NONE),
         per_block=True,
         doc="pooling of the block, after the activation; max before one that only rises (the same function)",
     ),
-    "pool_size": Known(2, "int", low=1, per_block=True, when=_POOLED, doc="side of the pooling window"),
-    "pool_stride": Known(None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"),
-    "conv_dropout": Known(0.0, "float", low=0, high=1, open_high=True, per_block=True, doc="after the pooling"),
+    "pool_size": ParameterSpec(2, "int", low=1, per_block=True, when=_POOLED, doc="side of the pooling window"),
+    "pool_stride": ParameterSpec(
+        None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"
+    ),
+    "conv_dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, per_block=True, doc="after the pooling"),
     **dense.PARAMETERS,
 }
 

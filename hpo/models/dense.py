@@ -7,19 +7,21 @@ from typing import Final
 from hpo.core import Params
 from hpo.models.layers import Activation, Dense, Dropout, Layer
 from hpo.models.parameters import setting
-from hpo.space.space import Condition, Known
+from hpo.space.domains import Condition, ParameterSpec
 
 LEAKY: Final = "leaky_relu"
 ACTIVATIONS: Final = ("relu", LEAKY, "tanh", "sigmoid", "silu")
 
-PARAMETERS: Final[dict[str, Known]] = {
-    "activation": Known("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
-    "leaky_slope": Known(
+PARAMETERS: Final[dict[str, ParameterSpec]] = {
+    "activation": ParameterSpec("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
+    "leaky_slope": ParameterSpec(
         0.01, "float", low=0.01, high=0.3, when=(Condition("activation", (LEAKY,)),), doc="slope below zero (alpha)"
     ),
-    "dense_layers": Known(1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"),
-    "dense_units": Known(64, "int", low=1, doc="width of each hidden dense layer"),
-    "dropout": Known(0.0, "float", low=0, high=1, open_high=True, doc="after each hidden dense layer"),
+    "dense_layers": ParameterSpec(
+        1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
+    ),
+    "dense_units": ParameterSpec(64, "int", low=1, doc="width of each hidden dense layer"),
+    "dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, doc="after each hidden dense layer"),
 }
 
 

@@ -10,7 +10,7 @@ from hpo.core import Params
 from hpo.models import cnn, rnn
 from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Shape, Summary, summary
 from hpo.models.parameters import TRAINING, optimizer_states, setting
-from hpo.space.space import Known
+from hpo.space.domains import ParameterSpec
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
@@ -22,7 +22,7 @@ class Family:
     """parameters: what it knows; layers: params, shape (C, H, W) and outputs to a network, or Impossible."""
 
     name: str
-    parameters: Mapping[str, Known]
+    parameters: Mapping[str, ParameterSpec]
     layers: Layers
 
 
@@ -32,7 +32,7 @@ FAMILIES: Final = {
 }
 
 
-def known(model: str, train: str | None = None) -> dict[str, Known]:
+def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:
     """Every parameter that a study of this model may name; empty where a user's own code decides that."""
     if train is not None or model not in FAMILIES:
         return {}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hpo.core import Params, Value
-from hpo.space.space import Condition, Known
+from hpo.space.domains import Condition, ParameterSpec
 
 SGD: Final = "sgd"
 ADAM: Final = "adam"
@@ -34,34 +34,34 @@ def _schedule(*names: Value) -> tuple[Condition, ...]:
     return (Condition("schedule", names),)
 
 
-TRAINING: Final[dict[str, Known]] = {
-    "optimizer": Known(ADAM, "choice", choices=OPTIMIZERS, doc="the rule that turns gradients into updates"),
-    "learning_rate": Known(1e-3, "float", low=0, open_low=True, doc="eta in w <- w - eta dL/dw"),
-    "momentum": Known(
+TRAINING: Final[dict[str, ParameterSpec]] = {
+    "optimizer": ParameterSpec(ADAM, "choice", choices=OPTIMIZERS, doc="the rule that turns gradients into updates"),
+    "learning_rate": ParameterSpec(1e-3, "float", low=0, open_low=True, doc="eta in w <- w - eta dL/dw"),
+    "momentum": ParameterSpec(
         0.0, "float", low=0, high=1, open_high=True, when=_optimizer(SGD, RMSPROP), doc="share of the last update kept"
     ),
-    "nesterov": Known(
+    "nesterov": ParameterSpec(
         False, "bool", when=_optimizer(SGD), doc="look ahead along the momentum; without effect at momentum 0"
     ),
-    "beta1": Known(
+    "beta1": ParameterSpec(
         0.9, "float", low=0, high=1, open_high=True, when=_optimizer(ADAM, ADAMW), doc="decay of the mean gradient"
     ),
-    "beta2": Known(
+    "beta2": ParameterSpec(
         0.999, "float", low=0, high=1, open_high=True, when=_optimizer(ADAM, ADAMW), doc="decay of the mean square"
     ),
-    "rms_decay": Known(
+    "rms_decay": ParameterSpec(
         0.99, "float", low=0, high=1, open_high=True, when=_optimizer(RMSPROP), doc="decay of the mean square"
     ),
-    "weight_decay": Known(
+    "weight_decay": ParameterSpec(
         0.0, "float", low=0, doc="the optimizer's own: decoupled from the gradient in adamw, added to it in the others"
     ),
-    "l1": Known(0.0, "float", low=0, doc="adds l1 * sum |w| to the loss"),
-    "l2": Known(0.0, "float", low=0, doc="adds l2 * sum w^2 to the loss"),
-    "batch_size": Known(32, "int", low=1, doc="images a step: memory against noise"),
-    "epochs": Known(10, "int", low=1, doc="passes over the training split: too few underfit, too many overfit"),
-    "schedule": Known(CONSTANT, "choice", choices=SCHEDULES, doc="how eta changes from epoch to epoch"),
-    "step_epochs": Known(5, "int", low=1, when=_schedule(STEP), doc="epochs between two steps"),
-    "decay": Known(
+    "l1": ParameterSpec(0.0, "float", low=0, doc="adds l1 * sum |w| to the loss"),
+    "l2": ParameterSpec(0.0, "float", low=0, doc="adds l2 * sum w^2 to the loss"),
+    "batch_size": ParameterSpec(32, "int", low=1, doc="images a step: memory against noise"),
+    "epochs": ParameterSpec(10, "int", low=1, doc="passes over the training split: too few underfit, too many overfit"),
+    "schedule": ParameterSpec(CONSTANT, "choice", choices=SCHEDULES, doc="how eta changes from epoch to epoch"),
+    "step_epochs": ParameterSpec(5, "int", low=1, when=_schedule(STEP), doc="epochs between two steps"),
+    "decay": ParameterSpec(
         0.9,
         "float",
         low=0,
@@ -70,21 +70,21 @@ TRAINING: Final[dict[str, Known]] = {
         when=_schedule(STEP, EXPONENTIAL),
         doc="factor on eta at each step; each epoch, if exponential",
     ),
-    "warmup": Known(0, "int", low=0, doc="epochs in which eta rises to its value"),
-    "clip": Known(0.0, "float", low=0, doc="largest norm of the whole gradient; 0 clips nothing"),
-    "label_smoothing": Known(
+    "warmup": ParameterSpec(0, "int", low=0, doc="epochs in which eta rises to its value"),
+    "clip": ParameterSpec(0.0, "float", low=0, doc="largest norm of the whole gradient; 0 clips nothing"),
+    "label_smoothing": ParameterSpec(
         0.0, "float", low=0, high=1, open_high=True, doc="share of the target spread over all classes (cross entropy)"
     ),
-    "shift": Known(0, "int", low=0, doc="augmentation: moved by up to so many pixels in each direction"),
-    "flip": Known(False, "bool", doc="augmentation: mirrored left to right, every other image"),
-    "rotation": Known(0.0, "float", low=0, high=180, doc="augmentation: turned by up to so many degrees"),
-    "erase": Known(
+    "shift": ParameterSpec(0, "int", low=0, doc="augmentation: moved by up to so many pixels in each direction"),
+    "flip": ParameterSpec(False, "bool", doc="augmentation: mirrored left to right, every other image"),
+    "rotation": ParameterSpec(0.0, "float", low=0, high=180, doc="augmentation: turned by up to so many degrees"),
+    "erase": ParameterSpec(
         0.0, "float", low=0, high=1, open_high=True, doc="augmentation: share of the area blanked as one rectangle"
     ),
 }
 
 
-def setting(params: Params, table: Mapping[str, Known], name: str) -> Value:
+def setting(params: Params, table: Mapping[str, ParameterSpec], name: str) -> Value:
     """The value of a parameter, or its default where the search space leaves it out."""
     if name in params:
         return params[name]

@@ -8,22 +8,24 @@ from hpo.core import Params
 from hpo.models import dense
 from hpo.models.layers import Layer, Recurrent, Rows, Shape
 from hpo.models.parameters import setting
-from hpo.space.space import Condition, Known
+from hpo.space.domains import Condition, ParameterSpec
 
 PLAIN: Final = "rnn"
 
-PARAMETERS: Final[dict[str, Known]] = {
-    "cell": Known("gru", "choice", choices=(PLAIN, "lstm", "gru"), doc="what carries the state from row to row"),
-    "hidden_size": Known(64, "int", low=1, doc="numbers in the state, in each direction"),
-    "rnn_layers": Known(1, "int", low=1, high=100, doc="recurrent layers on top of each other"),
-    "nonlinearity": Known(
+PARAMETERS: Final[dict[str, ParameterSpec]] = {
+    "cell": ParameterSpec(
+        "gru", "choice", choices=(PLAIN, "lstm", "gru"), doc="what carries the state from row to row"
+    ),
+    "hidden_size": ParameterSpec(64, "int", low=1, doc="numbers in the state, in each direction"),
+    "rnn_layers": ParameterSpec(1, "int", low=1, high=100, doc="recurrent layers on top of each other"),
+    "nonlinearity": ParameterSpec(
         "tanh", "choice", choices=("tanh", "relu"), when=(Condition("cell", (PLAIN,)),), doc="of the plain cell"
     ),
-    "bias": Known(True, "bool", doc="whether the recurrent layers learn one"),
-    "rnn_dropout": Known(
+    "bias": ParameterSpec(True, "bool", doc="whether the recurrent layers learn one"),
+    "rnn_dropout": ParameterSpec(
         0.0, "float", low=0, high=1, open_high=True, doc="between recurrent layers; without effect on a single one"
     ),
-    "bidirectional": Known(False, "bool", doc="also read from the last row to the first"),
+    "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
     **dense.PARAMETERS,
 }
 

@@ -21,7 +21,7 @@ from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
 from hpo.report.html import Content, Html, bullets, facts, figure, join, page, scrolling, section, table, tag
 from hpo.report.next_study import next_study
-from hpo.space.domains import Known, Parameter
+from hpo.space.domains import Parameter, ParameterSpec
 from hpo.space.space import Space
 from hpo.training.portrait import Portrait
 
@@ -62,7 +62,7 @@ class StudyReport:
     facts: Mapping[str, str] = field(default_factory=dict)
     start_with: Sequence[Params] = ()
     diagnoses: Mapping[int, str] = field(default_factory=dict)
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     study_text: str = ""
     space_text: str | None = None
     portrait: Portrait | None = None

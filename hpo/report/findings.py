@@ -17,7 +17,7 @@ from scipy import stats
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Choice, Domain, Known, Parameter, Range
+from hpo.space.domains import Choice, Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
@@ -246,7 +246,9 @@ class Edge:
         return f"{edge}: {many}" + (f"; try {written(self.wider)}" if self.wider is not None and self.limiting else "")
 
 
-def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, Known] | None = None) -> list[Edge]:
+def edges(
+    trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec] | None = None
+) -> list[Edge]:
     """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
     complete = [trial for trial in ranked(trials, goal) if trial.state is State.COMPLETE]
     if len(complete) < FEWEST:
@@ -292,7 +294,7 @@ def _at_edge(domain: Domain, levels: Sequence[int | float], value: float, upper:
     return domain.encode(value) >= 0.9 if upper else domain.encode(value) <= 0.1
 
 
-def _wider(domain: Domain, levels: Sequence[int | float], upper: bool, limits: Known | None) -> Value:
+def _wider(domain: Domain, levels: Sequence[int | float], upper: bool, limits: ParameterSpec | None) -> Value:
     """Three times as far on a log scale, half the width further on a plain one; a choice gets one more of its kind."""
     bound = _bound(domain, levels, upper)
     if levels:
@@ -308,7 +310,7 @@ def _wider(domain: Domain, levels: Sequence[int | float], upper: bool, limits: K
     return _meaningful(round(value) if isinstance(bound, int) else value, bound, limits)
 
 
-def _meaningful(value: float, bound: float, limits: Known | None) -> Value:
+def _meaningful(value: float, bound: float, limits: ParameterSpec | None) -> Value:
     """As far as the parameter has a meaning; a number that is not negative stays so."""
     if bound >= 0 > value:
         value = type(bound)(0)

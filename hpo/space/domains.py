@@ -283,7 +283,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ParameterSpec:
     """What a model family or the trainer says about one parameter it reads.
 
     kind: "int", "float", "choice" or "bool"; low and high belong to the meaning unless open_low, open_high say not.

@@ -14,10 +14,8 @@ from typing import Any
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
-from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Known, Parameter, Range, show
+from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Parameter, Range, show
 from hpo.space.grid import Grid, GridImpossible
-
-__all__ = ["Choice", "Condition", "Domain", "Grid", "GridImpossible", "Known", "Parameter", "Range", "Space"]
 
 MOST_PARAMETERS = 1_000
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hpo.core import Value
-from hpo.space.domains import LARGEST_COUNT, Choice, Domain, Fault, Known, Range, choice_faults, range_faults, show
+from hpo.space.domains import (
+    LARGEST_COUNT,
+    Choice,
+    Domain,
+    Fault,
+    ParameterSpec,
+    Range,
+    choice_faults,
+    range_faults,
+    show,
+)
 from hpo.study_file.fields import (
     Mistakes,
     anything,
@@ -114,7 +124,7 @@ class DomainReader:
 
     mistakes: Mistakes
     path: str
-    known: Known | None
+    known: ParameterSpec | None
 
     def read(self, node: Node) -> Domain | None:
         """The domain; None where something is wrong."""

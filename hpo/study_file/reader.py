@@ -16,7 +16,7 @@ import yaml
 
 from hpo.core import Params
 from hpo.errors import BadInput, Mistake
-from hpo.space.domains import Known
+from hpo.space.domains import ParameterSpec
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, read_fields
 from hpo.study_file.rules import check, check_constraints, read_constraints, read_points, smaller_is_better
@@ -24,14 +24,14 @@ from hpo.study_file.space_reader import SpaceReader
 from hpo.study_file.spec import DATA_SETS, Metric, StudySpec, Tracking
 from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read, value_of
 
-KnownTo = Callable[[str, str | None], Mapping[str, Known]]
+KnownTo = Callable[[str, str | None], Mapping[str, ParameterSpec]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
 UNREAD: Final = Node({}, "")  # stands for a space file that could not be read: what follows from that is not said
 FLAG: Final = "--set"
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
-def _nothing(model: str, train: str | None) -> Mapping[str, Known]:
+def _nothing(model: str, train: str | None) -> Mapping[str, ParameterSpec]:
     return {}
 
 

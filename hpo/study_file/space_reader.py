@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hpo.core import EPOCHS, Value
-from hpo.space.domains import Choice, Condition, Domain, Known, Parameter, show
+from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, show
 from hpo.space.expressions import MEASURES
 from hpo.space.space import Space, space_faults
 from hpo.study_file.domain_reader import NAME, DomainReader
@@ -23,7 +23,7 @@ from hpo.study_file.yaml_nodes import Node
 
 ROOT: Final = "search_space"
 DEFAULT_EPOCHS: Final = 10  # where the search space has no `epochs`
-EPOCHS_KNOWN: Final = Known(DEFAULT_EPOCHS, "int", low=1, high=1_000_000)
+EPOCHS_KNOWN: Final = ParameterSpec(DEFAULT_EPOCHS, "int", low=1, high=1_000_000)
 BLOCKS: Final = "blocks"
 MOST_BLOCKS: Final = 100
 OF_BLOCK: Final = re.compile(r"block([1-9][0-9]{0,3})\.(.+)")
@@ -77,7 +77,7 @@ def block_counts(entries: Mapping[str, Entry]) -> list[int]:
 class SpaceReader:
     """Reads one search space. known: what model and trainer know; empty where a user's own code decides that."""
 
-    def __init__(self, mistakes: Mistakes, known: Mapping[str, Known], model: str) -> None:
+    def __init__(self, mistakes: Mistakes, known: Mapping[str, ParameterSpec], model: str) -> None:
         self.mistakes, self.known, self.model = mistakes, known, model
         self.unread: set[str] = set()  # parameters with mistakes of their own, which explain enough
         self.written: dict[str, Entry] = {}  # every parameter by name, those of blocks written out
@@ -119,14 +119,14 @@ class SpaceReader:
             self.mistakes.note(place, path, "must exist in every trial", "", "drop `when` and `per`")
         return Entry(name, domain, when, per_block, place, path)
 
-    def _known(self, name: str) -> Known | None:
+    def _known(self, name: str) -> ParameterSpec | None:
         match = OF_BLOCK.fullmatch(name)
         if match is None:
             return self.known.get(name, EPOCHS_KNOWN if name == EPOCHS else None)
         known = self.known.get(match[2])
         return known if known is not None and known.per_block else None
 
-    def _check_name(self, name: str, place: str, path: str, known: Known | None) -> bool:
+    def _check_name(self, name: str, place: str, path: str, known: ParameterSpec | None) -> bool:
         if not re.fullmatch(NAME, name) or len(name) > 100:
             rule = "must be named by letters, digits and _, with dots between"
             self.mistakes.note(place, path, rule, "", "write it like learning_rate or block1.channels")
@@ -164,7 +164,7 @@ class SpaceReader:
 
     # -- blocks --------------------------------------------------------------------------------------------------------
 
-    def _per_block(self, node: Node, path: str, name: str, known: Known | None) -> bool:
+    def _per_block(self, node: Node, path: str, name: str, known: ParameterSpec | None) -> bool:
         per = (node.mapping or {}).get("per")
         if per is None or per.value is None:
             return False

@@ -11,7 +11,7 @@ from hpo.formatting import number
 from hpo.models import dense
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING
-from hpo.space.space import Known
+from hpo.space.domains import ParameterSpec
 
 _HEAD = """# Every parameter
 
@@ -38,7 +38,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _section(title: str, table: Mapping[str, Known]) -> str:
+def _section(title: str, table: Mapping[str, ParameterSpec]) -> str:
     rows = ["| parameter | values | default | only when | what it is |", "|---|---|---|---|---|"]
     for name, known in table.items():
         marked = f"`{name}`" + (" per block" if known.per_block else "")
@@ -51,7 +51,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _values(known: Known) -> str:
+def _values(known: ParameterSpec) -> str:
     if known.kind == "bool":
         return "`true`, `false`"
     if known.kind == "choice":
@@ -64,11 +64,11 @@ def _values(known: Known) -> str:
     return f"{kind}{low}{',' if low and high else ''}{high}"
 
 
-def _default(known: Known) -> str:
+def _default(known: ParameterSpec) -> str:
     return "" if known.default is None else _list([known.default])
 
 
-def _when(known: Known) -> str:
+def _when(known: ParameterSpec) -> str:
     return " and ".join(f"`{condition.name}` is {_list(condition.allowed)}" for condition in known.when)
 
 
