@@ -137,88 +137,62 @@ def load(source: DataSpec, seed: int, cache: Path | None = None, *, available: i
 def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | None) -> Dataset:
     available = memory.available() if available is None else available
     contents = find(source, available)
-    cut = splits.cut_from_train(contents.parts, _shares(source))
-    _refuse_bad_targets(contents)
-    _refuse_small_classes(contents, cut)
-    chosen = _limited(contents, source, len(cut), seed)
+    shares = source.split.train, source.split.val, source.split.test
+    cut = splits.cut_from_train(contents.parts, shares)
+    refuse_any([*_target_mistakes(contents, cut)], contents.place)
+    chosen = _limited(contents, source.limit, len(cut), seed)
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
-    train, val, test = _split(contents, targets, parts, source, seed)
+    try:
+        train, val, test = splits.split(splits.strata(targets, contents.classes is None), parts, shares, seed)
+    except splits.TooFew as few:
+        rule = f"must have at least {few.least} images to train, validate and test"
+        raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
     needed = len(chosen) * contents.image_bytes
     memory.refuse_above(contents.place, needed, available, "set data.resize or data.limit")
     images = _images(contents, chosen, scratch)
     mean, std = standards(images, train)
-    dataset = Dataset(
-        contents.name, images, targets, contents.classes, train, val, test, mean, std, "", _pair(source.resize)
-    )
+    dataset = Dataset(contents.name, images, targets, contents.classes, train, val, test, mean, std, "", source.resize)
     return replace(dataset, digest=_digest(dataset))
 
 
-def _refuse_bad_targets(contents: Contents) -> None:
+def _target_mistakes(contents: Contents, cut: list[int]) -> Iterator[Mistake]:
+    """Numbers must differ. Every class must be in train, and in each part that is cut from it."""
     if contents.classes is None:
         if len(contents.targets) and np.ptp(contents.targets) == 0:
             got = f"{contents.targets[0]:g} for all {len(contents.targets)}"
-            raise BadInput(Mistake(contents.place, "must have targets that differ", got, "hand over other targets"))
+            yield Mistake(contents.place, "must have targets that differ", got, "hand over other targets")
         return
     counts = np.bincount(contents.targets, minlength=len(contents.classes))
-    mistakes = [
-        Mistake(contents.place, f"class {name!r} has no images", "", "add images or leave the class out")
-        for name, count in zip(contents.classes, counts, strict=True)
-        if not count
-    ]
+    to_train = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
+    train_counts = np.bincount(to_train, minlength=len(contents.classes))
+    where, remedy = "" if contents.parts is None else " in train", "add images or leave the class out"
+    needs = f"needs at least {len(cut)} images to be in {listed([PARTS[part] for part in cut])}"
+    for name, count, in_train in zip(contents.classes, counts, train_counts, strict=True):
+        if not count:
+            yield Mistake(contents.place, f"class {name!r} has no images", "", remedy)
+        elif in_train < len(cut):
+            yield Mistake(contents.place, f"class {name!r} {needs}", f"{in_train}{where}", remedy)
     if len(contents.classes) < 2:
         got = f"only {contents.classes[0]!r}" if contents.classes else "none"
-        mistakes.append(Mistake(contents.place, "must have at least two classes", got, "add images of another class"))
-    doubled = [name for name, count in Counter(contents.classes).items() if count > 1]
-    mistakes += [Mistake(contents.place, "must name each class once", repr(name), "rename one") for name in doubled]
-    refuse_any(mistakes, contents.place)
+        yield Mistake(contents.place, "must have at least two classes", got, "add images of another class")
+    for name, count in Counter(contents.classes).items():
+        if count > 1:
+            yield Mistake(contents.place, "must name each class once", repr(name), "rename one")
 
 
-def _refuse_small_classes(contents: Contents, cut: list[int]) -> None:
-    """Every class must be in train, and in each part that is cut from it."""
-    if contents.classes is None:
-        return
-    there = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
-    counts = np.bincount(there, minlength=len(contents.classes))
-    rule = f"at least {len(cut)} images to be in {listed([PARTS[part] for part in cut])}"
-    where = "" if contents.parts is None else " in train"
-    mistakes = [
-        Mistake(contents.place, f"class {name!r} needs {rule}", f"{count}{where}", "add images or leave the class out")
-        for name, count in zip(contents.classes, counts, strict=True)
-        if count < len(cut)
-    ]
-    refuse_any(mistakes, contents.place)
-
-
-def _limited(contents: Contents, source: DataSpec, least: int, seed: int) -> Array:
+def _limited(contents: Contents, limit: int | None, least: int, seed: int) -> Array:
     """Indices of the images that are used: all, or data.limit of them, `least` of each class to train."""
     count = len(contents.targets)
-    if source.limit is None or source.limit >= count:
+    if limit is None or limit >= count:
         return np.arange(count)
     try:
-        strata = splits.strata(contents.targets, contents.classes is None)
-        return splits.sample(strata, contents.parts, source.limit, least, seed)
+        return splits.sample(
+            splits.strata(contents.targets, contents.classes is None), contents.parts, limit, least, seed
+        )
     except splits.TooFew as few:
         rule = f"must be at least {few.least}, so that every class is in every part"
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
-
-
-def _split(
-    contents: Contents, targets: Array, parts: Array | None, source: DataSpec, seed: int
-) -> tuple[Array, Array, Array]:
-    try:
-        return splits.split(splits.strata(targets, contents.classes is None), parts, _shares(source), seed)
-    except splits.TooFew as few:
-        rule = f"must have at least {few.least} images to train, validate and test"
-        raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
-
-
-def _shares(source: DataSpec) -> tuple[float, float, float]:
-    return source.split.train, source.split.val, source.split.test
-
-
-def _pair(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    return None if size is None else (int(size[0]), int(size[1]))
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------
@@ -301,13 +275,10 @@ def _fingerprint(source: DataSpec, seed: int) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def _files(source: str) -> Iterator[Path]:
+def _files(source: str) -> list[Path]:
     if not os.path.isdir(source):  # noqa: PTH112 - a name no disk can have is False and no error
-        yield Path(source)
-        return
-    for folder, names, file_names in os.walk(source):
-        names.sort()
-        yield from (Path(folder, name) for name in sorted(file_names))
+        return [Path(source)]
+    return [path for path in sorted(Path(source).rglob("*")) if not path.is_dir()]
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

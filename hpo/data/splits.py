@@ -18,9 +18,8 @@ DECILES = 10
 class TooFew(Exception):
     """A stratum has fewer images than it must have."""
 
-    def __init__(self, stratum: int, least: int, got: int) -> None:
-        super().__init__(stratum, least, got)
-        self.stratum = stratum
+    def __init__(self, least: int, got: int) -> None:
+        super().__init__(least, got)
         self.least = least
         self.got = got
 
@@ -48,7 +47,7 @@ def split(strata: Array, parts: Array | None, shares: Sequence[float], seed: int
     for stratum in np.unique(strata):
         members = np.flatnonzero((strata == stratum) & (given == TRAIN))
         if len(members) < len(cut):
-            raise TooFew(int(stratum), len(cut), len(members))
+            raise TooFew(len(cut), len(members))
         counts, carry = allocate(len(members), weights, 1, carry)
         made[members[order(len(members), seed, int(stratum))]] = np.repeat(cut, counts)
     train, val, test = (np.flatnonzero(made == part) for part in (TRAIN, VAL, TEST))
@@ -70,7 +69,7 @@ def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int
     names, sizes = np.unique(groups, return_counts=True)
     leasts = np.minimum(np.where(names % 3 == TRAIN, least, 1), sizes)
     if limit < leasts.sum():
-        raise TooFew(-1, int(leasts.sum()), limit)
+        raise TooFew(int(leasts.sum()), limit)
     counts, _ = allocate(limit, sizes.tolist(), leasts)
     picked = []
     for name, count in zip(names, counts, strict=True):
