@@ -36,7 +36,7 @@ import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from hpo.commands.run import load_data
-from hpo.comparison.curves import curve, epochs_to
+from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, epochs_of
 from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
@@ -105,9 +105,9 @@ def driven(make: Callable[[Problem, int], Strategy], on: Track, seed: int, targe
     executor = SimulatedExecutor(on.kept.train, 1)
     Driver([search], executor, Pool(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
-    found = curve("", seed, events, problem.goal)
-    reached = epochs_to(found, target, problem.goal, on.budget) if target is not None else float("inf")
-    return reached, found.value(on.budget)
+    course = curve("", seed, events, problem.goal)
+    reached = course.epochs_to(target, problem.goal, on.budget) if target is not None else float("inf")
+    return reached, course.value(on.budget)
 
 
 def by_the_book(on: Track, seed: int, target: float | None) -> Finish:

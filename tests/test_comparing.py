@@ -75,7 +75,7 @@ def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(pl
     assert charged == {f"{name}-{seed}": epochs for seed in (0, 1) for name, epochs in budgets.items()}
     trained = sum(study.epochs - study.reused_epochs for study in named(found).values())
     assert len(place.trained()) == len(set(place.trained())) == trained < 240
-    assert {standing.strategy: standing.seeds for standing in found.comparison.standings} == dict.fromkeys(
+    assert {standing.strategy: standing.seeds for standing in found.comparison.strategies} == dict.fromkeys(
         ("bayesian", "random", "grid"), (0, 1)
     )
     assert (found.comparison.budget, found.comparison.twice is not None) == (30, True)
@@ -105,7 +105,7 @@ def test_the_same_comparison_again_trains_nothing_and_says_the_same(place: Place
     before = len(place.trained())
     again = compared(place)
     assert len(place.trained()) == before
-    assert again.comparison.standings == first.comparison.standings
+    assert again.comparison.strategies == first.comparison.strategies
     assert again.comparison.pairs == first.comparison.pairs
 
 
@@ -167,7 +167,7 @@ def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: P
     found = compared(place, compare={**COMPARE, "seeds": 6})
     winning = comparing.winners(found.results, 30)
     for result in found.results:
-        end = comparing.told(result).at(60 if result.spec.strategy == "random-x2" else 30)
+        end = comparing.read_curve(result).at(60 if result.spec.strategy == "random-x2" else 30)
         assert end is not None
         assert [trial.number for one, trial in winning if one is result] == [end.best]
     winners = {(result.spec.strategy, result.spec.seed): trial.params for result, trial in winning}
@@ -178,7 +178,7 @@ def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: P
 
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     found = compared(place, rescore=True)
-    assert found.fresh
+    assert all(result.fresh is not None for result in found.comparison.strategies)
     winners = {point(best.params) for _, best in comparing.winners(found.results, found.comparison.budget)}
     confirmations = list((place.folder / "studies/made-up").glob("confirm-*/journal.db"))
     assert len(confirmations) == 1
@@ -187,7 +187,7 @@ def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     assert {(point(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
     seeds = {training.seed for result in found.results for training in result.study.trainings.values()}
     assert not seeds & {training.seed for training in study.trainings.values()}
-    assert all(standing.fresh is not None for standing in found.comparison.standings)
+    assert all(standing.fresh is not None for standing in found.comparison.strategies)
     before = len(place.trained())
     compared(place, rescore=True)
     assert len(place.trained()) == before
@@ -213,7 +213,7 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     assert sorted(scores) == sorted(winners)
     for scored in (scored for result in first.results for scored in result.study.scores):
         assert 0 <= scored.metrics["test_accuracy"] <= 1
-    assert all(standing.test is not None for standing in first.comparison.standings)
+    assert all(standing.test is not None for standing in first.comparison.strategies)
     again = compare_strategies(spec, visit, rescore=True)
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
 
@@ -234,7 +234,7 @@ def test_a_smaller_budget_than_before_reads_what_is_there_at_that_budget(place: 
     less = compared(place, budget={"total_epochs": 20}).comparison
     assert len(place.trained()) == before
     first = compared(Place.made(tmp_path / "other"), budget={"total_epochs": 20}).comparison
-    assert (less.budget, less.standings, less.twice) == (20, first.standings, first.twice)
+    assert (less.budget, less.strategies, less.twice) == (20, first.strategies, first.twice)
 
 
 def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place) -> None:
@@ -257,7 +257,7 @@ def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(p
 
 def test_what_of_a_budget_does_not_count_is_said(place: Place) -> None:
     notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
-    assert "budget.time had no say: a comparison's budget is in epochs." in notes
+    assert "budget.time ignored: a comparison's budget is in epochs." in notes
 
 
 # -- what cannot be compared -----------------------------------------------------------------------------------------
@@ -284,8 +284,8 @@ def test_a_comparison_in_which_nothing_is_ever_complete_names_the_remedy(place: 
 
 def test_an_unreached_target_is_censored_and_a_reached_one_is_told(place: Place) -> None:
     found = compared(place, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.999999})
-    assert {standing.reached for standing in found.comparison.standings} == {0}
-    assert {standing.to_target for standing in found.comparison.standings} == {float("inf")}
+    assert {standing.reached for standing in found.comparison.strategies} == {0}
+    assert {standing.to_target for standing in found.comparison.strategies} == {float("inf")}
 
 
 # -- confirm ---------------------------------------------------------------------------------------------------------

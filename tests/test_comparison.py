@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,9 @@ from hypothesis import strategies as st
 from made_up import GOAL, events, scored
 from rich.console import Console
 
-from hpo.comparison import confirm as confirmation
-from hpo.comparison import text as verdicts
-from hpo.comparison.compare import RANKING, TWICE, Comparison, Said, compare
-from hpo.comparison.confirm import Finalist, confirm
-from hpo.comparison.curves import Curve, Point, average, best_so_far, curve, epochs_to, on_grid, spent_at_end
+from hpo.comparison import text
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Scope, compare, confirm
+from hpo.comparison.curves import Curve, Point, best_so_far, curve, on_grid
 from hpo.comparison.statistics import Advice, Verdict
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
 from hpo.errors import BadInput
@@ -82,7 +81,7 @@ def test_a_paused_trial_is_a_candidate_when_it_ends() -> None:
     story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
     story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
     assert best_so_far(story, GOAL) == [Point(2, 1.0, 2, 0.3, 1), Point(3, 1.5, 2, 0.8, 0)]
-    assert spent_at_end(story) == {1: 2, 0: 3}
+    assert Study(story).spent == {1: 2, 0: 3}
 
 
 @given(st.integers(0, 30), st.integers(0, 20))
@@ -101,11 +100,11 @@ def test_a_standing_has_the_test_score_of_its_winner_at_the_budget_and_no_other_
     story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8])]
     story = [*scored(scored(story, 0, 0.61), 2, 0.97)]
     one = curve("random", 3, story, GOAL, fresh={0: [0.55, 0.57], 2: [0.9]})
-    early, late = (compare([one], GOAL, budget=budget).standings[0] for budget in (3, 5))
+    early, late = (compared([one], GOAL, budget=budget).strategies[0] for budget in (3, 5))
     assert (early.test, early.fresh) == (0.61, pytest.approx(0.56))
     assert (late.test, late.fresh) == (0.97, 0.9)
     other = curve("random", 3, scored(story[:5], 1, 0.97), GOAL)
-    assert compare([other], GOAL, budget=2).standings[0].test is None
+    assert compared([other], GOAL, budget=2).strategies[0].test is None
 
 
 def test_a_curve_is_read_as_steps() -> None:
@@ -117,17 +116,17 @@ def test_a_curve_is_read_as_steps() -> None:
 
 def test_the_average_is_the_area_under_the_steps() -> None:
     one = made("random", 0, (10, 0.5), (20, 0.7), (90, 0.9))
-    assert average(one, 10, 30) == pytest.approx((10 * 0.5 + 10 * 0.7) / 20)
-    assert average(one, 15, 25) == pytest.approx(0.6)
-    assert average(one, 20, 20) == 0.7
-    assert math.isnan(average(one, 5, 30))
+    assert one.average(10, 30) == pytest.approx((10 * 0.5 + 10 * 0.7) / 20)
+    assert one.average(15, 25) == pytest.approx(0.6)
+    assert one.average(20, 20) == 0.7
+    assert math.isnan(one.average(5, 30))
 
 
 def test_a_target_that_is_not_reached_within_the_budget_is_censored() -> None:
     one = made("random", 0, (10, 0.5), (20, 0.7), (90, 0.9))
-    assert epochs_to(one, 0.7, GOAL, 100) == 20
-    assert epochs_to(one, 0.9, GOAL, 80) == math.inf
-    assert epochs_to(made("random", 0, (10, 0.5), (20, 0.3)), 0.3, LOSS, 100) == 20
+    assert one.epochs_to(0.7, GOAL, 100) == 20
+    assert one.epochs_to(0.9, GOAL, 80) == math.inf
+    assert made("random", 0, (10, 0.5), (20, 0.3)).epochs_to(0.3, LOSS, 100) == 20
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------
@@ -143,20 +142,24 @@ POOR = [0.951, 0.957, 0.949, 0.953, 0.955, 0.952]
 WILD = [0.99, 0.94, 0.965, 0.98, 0.93, 0.985]
 
 
+def compared(curves: Sequence[Curve], goal: Goal = GOAL, budget: int = 100, **more: Any) -> Comparison:
+    return compare(curves, goal, budget, **more)
+
+
 def ranked(bayesian: Sequence[float], random: Sequence[float], grid: Sequence[float]) -> Comparison:
     studies = [*several("grid", grid), *several("random", random), *several("bayesian", bayesian)]
-    return compare(studies, GOAL, margin=0.002, budget=100, said=Said("digits", 4, 7))
+    return compared(studies, GOAL, margin=0.002, scope=Scope("digits", 4, 7))
 
 
 def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
     found = ranked(GOOD, FAIR, POOR)
-    assert [s.strategy for s in found.standings] == list(RANKING)
+    assert [s.strategy for s in found.strategies] == list(RANKING)
     assert [(p.a, p.b, p.verdict) for p in found.pairs] == [
         ("bayesian", "random", Verdict.BETTER),
         ("bayesian", "grid", Verdict.BETTER),
         ("random", "grid", Verdict.BETTER),
     ]
-    assert verdicts.sentence(found) == (
+    assert text.sentence(found) == (
         "At 100 epochs and 6 seeds, bayesian is better than random by 0.0093 in val_accuracy (95 % interval 0.0082 to "
         "0.010). Bayesian is better than grid by 0.029 in val_accuracy (95 % interval 0.028 to 0.031). Random is "
         "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The usual ranking (bayesian, "
@@ -166,33 +169,31 @@ def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
 
 
 def test_a_ranking_turned_round_does_not_hold() -> None:
-    assert verdicts.ranking(ranked(FAIR, GOOD, POOR)) == (
+    assert text.ranking(ranked(FAIR, GOOD, POOR)) == (
         "The usual ranking (bayesian, random, grid) does not hold here: random beats bayesian."
     )
 
 
 def test_the_interval_of_a_loser_is_told_from_the_winner_s_side() -> None:
     """Random minus grid is what was measured; grid over random is what is said."""
-    found = compare([*several("random", POOR), *several("grid", GOOD)], GOAL)
+    found = compared([*several("random", POOR), *several("grid", GOOD)], GOAL)
     assert found.pairs[0].difference.interval.high < 0
-    assert "grid is better than random by 0.029 in val_accuracy (95 % interval 0.028 to 0.031)" in verdicts.sentence(
-        found
-    )
+    assert "grid is better than random by 0.029 in val_accuracy (95 % interval 0.028 to 0.031)" in text.sentence(found)
 
 
 def test_a_ranking_that_holds_in_part_says_which() -> None:
     found = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
     assert found.pair("random", "grid").verdict is Verdict.EQUAL
-    assert verdicts.ranking(found) == (
+    assert text.ranking(found) == (
         "The usual ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
         "grid, but nothing is shown for random over grid."
     )
-    assert "Random and grid are practically equal (within 0.002; " in verdicts.sentence(found)
+    assert "Random and grid are practically equal (within 0.002; " in text.sentence(found)
 
 
 def test_a_ranking_that_makes_no_difference() -> None:
     nearly = [value + 0.0001 * (i % 2) for i, value in enumerate(FAIR)]
-    assert verdicts.ranking(ranked(FAIR, FAIR, nearly)).endswith("makes no difference here.")
+    assert text.ranking(ranked(FAIR, FAIR, nearly)).endswith("makes no difference here.")
 
 
 def test_an_undecided_pair_gets_advice_with_its_range() -> None:
@@ -201,8 +202,8 @@ def test_an_undecided_pair_gets_advice_with_its_range() -> None:
     assert pair.verdict is Verdict.UNDECIDED
     assert pair.advice is not None
     assert pair.advice.low <= pair.advice.more <= pair.advice.high
-    assert "Bayesian against random is undecided" in "x. " + verdicts.sentence(found).replace("seeds, b", "x. B")
-    assert "more seeds would be needed" in verdicts.sentence(found)
+    assert "Bayesian against random is undecided" in "x. " + text.sentence(found).replace("seeds, b", "x. B")
+    assert "more seeds would be needed" in text.sentence(found)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +222,13 @@ def test_an_undecided_pair_gets_advice_with_its_range() -> None:
     ],
 )
 def test_advice_in_words(advice: Advice, words: str) -> None:
-    assert verdicts.advice_text(advice, 10) == words
+    assert text.advice_text(advice, 10) == words
 
 
 def test_one_seed_is_allowed_and_undecided() -> None:
-    found = compare([*several("bayesian", GOOD[:1]), *several("random", FAIR[:1])], GOAL, margin=0.5)
+    found = compared([*several("bayesian", GOOD[:1]), *several("random", FAIR[:1])], GOAL, margin=0.5)
     assert [pair.verdict for pair in found.pairs] == [Verdict.UNDECIDED]
-    assert verdicts.sentence(found) == (
+    assert text.sentence(found) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
         "one seed says nothing about chance, take at least 5. The usual ranking (bayesian, random) is not settled "
         "here: no pair bears it out. This is said for these data, split seed 0 and training seed 0; other splits and "
@@ -237,27 +238,27 @@ def test_one_seed_is_allowed_and_undecided() -> None:
 
 def test_each_pair_is_compared_at_the_seeds_that_both_of_its_two_have() -> None:
     """Grid has seeds 4 and 5 only; that says nothing of bayesian against random at all six."""
-    found = compare([*several("bayesian", GOOD), *several("random", FAIR), *several("grid", POOR)[4:]], GOAL)
+    found = compared([*several("bayesian", GOOD), *several("random", FAIR), *several("grid", POOR)[4:]], GOAL)
     assert [pair.difference.seeds for pair in found.pairs] == [6, 2, 2]
-    alone = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL)
+    alone = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL)
     assert found.pairs[0].difference == alone.pairs[0].difference
 
 
 def test_a_pair_without_a_common_seed_is_named() -> None:
-    found = compare([*several("random", FAIR)[:2], *several("grid", POOR)[4:]], GOAL)
+    found = compared([*several("random", FAIR)[:2], *several("grid", POOR)[4:]], GOAL)
     assert found.pairs == ()
     assert "random and grid: there is no seed at which both have a complete trial." in found.notes
 
 
 def test_one_strategy_is_told_as_it_is() -> None:
-    found = compare(several("grid", GOOD), GOAL)
+    found = compared(several("grid", GOOD), GOAL)
     assert found.pairs == ()
-    assert "there is no pair to compare" in verdicts.sentence(found)
-    assert verdicts.lines(found)
+    assert "there is no pair to compare" in text.sentence(found)
+    assert text.lines(found)
 
 
 def test_pairs_are_made_of_the_seeds_both_have_run() -> None:
-    found = compare([*several("bayesian", GOOD), *several("random", FAIR[:4])], GOAL)
+    found = compared([*several("bayesian", GOOD), *several("random", FAIR[:4])], GOAL)
     assert found.pairs[0].difference.seeds == 4
     assert found.pairs[0].difference.mean == pytest.approx(sum(g - f for g, f in zip(GOOD, FAIR[:4], strict=False)) / 4)
 
@@ -265,17 +266,16 @@ def test_pairs_are_made_of_the_seeds_both_have_run() -> None:
 def test_a_loss_is_compared_the_other_way_round() -> None:
     low = several("bayesian", [1 - value for value in GOOD])
     high = several("random", [1 - value for value in FAIR])
-    found = compare([*low, *high], LOSS)
+    found = compared([*low, *high], LOSS)
     assert found.pairs[0].winner == "bayesian"
     assert found.pairs[0].difference.mean > 0
 
 
 def test_values_are_read_at_the_budget_and_not_later() -> None:
     late = [made("bayesian", s, (10, 0.5), (60, 0.99)) for s in range(6)]
-    found = compare([*late, *(made("random", s, (10, 0.6)) for s in range(6))], GOAL, budget=50)
-    assert found.standings[0].values == (0.5,) * 6
+    found = compared([*late, *(made("random", s, (10, 0.6)) for s in range(6))], GOAL, budget=50)
+    assert found.strategies[0].values == (0.5,) * 6
     assert found.pairs[0].winner == "random"
-    assert compare(late, GOAL).budget == 100
 
 
 def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
@@ -283,45 +283,45 @@ def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
         made("random-x2", s, (10, value - 0.1), (50, value), (150, value + 0.02), epochs=200)
         for s, value in enumerate(FAIR)
     ]
-    found = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, budget=100, doubled=longer)
+    found = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, doubled=longer)
     assert found.twice is not None
     assert found.twice.values == tuple(value + 0.02 for value in FAIR)
     assert [(p.a, p.b, p.winner) for p in found.against_twice] == [("bayesian", TWICE, TWICE)]
-    assert any(line.startswith(TWICE) for line in verdicts.lines(found))
+    assert any(line.startswith(TWICE) for line in text.lines(found))
 
 
 def test_a_missing_reference_is_said() -> None:
-    notes = compare([*several("bayesian", GOOD), *several("random", FAIR)], GOAL).notes
+    notes = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL).notes
     assert notes == ("random with twice the budget is missing: no study of random went on that far.",)
 
 
 def test_a_study_without_a_complete_trial_is_left_out_and_named() -> None:
-    found = compare([*several("random", FAIR), made("grid", 3), *several("grid", POOR)], GOAL, budget=100)
+    found = compared([*several("random", FAIR), made("grid", 3), *several("grid", POOR)], GOAL)
     assert "grid, seed 3: no complete trial within 100 epochs; left out." in found.notes
 
 
 def test_a_budget_too_small_to_compare_names_the_least() -> None:
     with pytest.raises(BadInput) as caught:
-        compare([*several("random", FAIR), *several("grid", POOR)], GOAL, budget=5)
+        compared([*several("random", FAIR), *several("grid", POOR)], GOAL, budget=5)
     assert str(caught.value) == (
         "compare: some trial must be complete within the budget, got 5 epochs; give it at least 10"
     )
     with pytest.raises(BadInput, match="look at the outcomes"):
-        compare([made("random", 0)], GOAL, budget=5)
+        compared([made("random", 0)], GOAL, budget=5)
 
 
 def test_the_target_is_the_goal_s_own_or_what_random_reaches() -> None:
     found = ranked(GOOD, FAIR, POOR)
     assert found.target == pytest.approx(0.972)
-    assert [s.reached for s in found.standings] == [6, 4, 0]
-    assert [s.to_target for s in found.standings] == [50, 50, math.inf]
-    own = compare(several("random", FAIR), Goal(target=0.999))
-    assert (own.target, own.standings[0].to_target) == (0.999, math.inf)
-    assert "over 100 (0 of 6)" in verdicts.strategy_rows(own)[1][0]
+    assert [s.reached for s in found.strategies] == [6, 4, 0]
+    assert [s.to_target for s in found.strategies] == [50, 50, math.inf]
+    own = compared(several("random", FAIR), Goal(target=0.999))
+    assert (own.target, own.strategies[0].to_target) == (0.999, math.inf)
+    assert "over 100 (0 of 6)" in text.strategy_rows(own)[1][0]
 
 
 def test_the_table_is_plain_text_in_columns() -> None:
-    lines = verdicts.lines(ranked(GOOD, WILD, POOR))
+    lines = text.lines(ranked(GOOD, WILD, POOR))
     assert lines[:5] == [
         "strategy  seeds  val_accuracy        10 to 90 %  average   epochs to 0.9725  trials  time",
         "bayesian      6        0.9815  0.9795 to 0.9850   0.9376        50 (6 of 6)       2  25 s",
@@ -335,19 +335,19 @@ def test_the_table_is_plain_text_in_columns() -> None:
         "undecided, about 21 more seeds (3 to any number)"
     )
     assert grid == "bayesian - grid +0.0292 +0.0276 to +0.0307 <0.001 100 % (54 to 100) better"
-    assert lines[-1] == verdicts.sentence(ranked(GOOD, WILD, POOR))
+    assert lines[-1] == text.sentence(ranked(GOOD, WILD, POOR))
 
 
 def test_a_program_is_told_the_same() -> None:
     found = ranked(GOOD, WILD, POOR)
-    told = json.loads(json.dumps(verdicts.as_json(found), allow_nan=False))
+    told = json.loads(json.dumps(text.as_json(found), allow_nan=False))
     assert [row["strategy"] for row in told["strategies"]] == ["bayesian", "random", "grid"]
     assert told["strategies"][0]["values"] == GOOD
     assert told["strategies"][2]["to_target"] is None
     pair = told["pairs"][1]
     assert (pair["a"], pair["b"], pair["verdict"]) == ("bayesian", "grid", "better")
     assert pair["difference"]["mean"] == pytest.approx(np.mean(np.subtract(GOOD, POOR)))
-    assert told["said"] == verdicts.sentence(found)
+    assert told["said"] == text.sentence(found)
 
 
 @pytest.mark.parametrize("width", [300, 100, 60])
@@ -355,12 +355,12 @@ def test_a_terminal_of_any_width_shows_every_cell_whole(width: int) -> None:
     found = replace(ranked(GOOD, WILD, POOR), notes=("a note.",))
     out = io.StringIO()
     terminal = Console(file=out, width=width)
-    for part in verdicts.shown(found, terminal):
+    for part in text.shown(found, terminal):
         terminal.print(part, highlight=False, markup=False)
     told = out.getvalue()
     assert max(map(len, told.splitlines())) <= width
     assert "a note." in told
-    for row in (*verdicts.strategy_rows(found)[1], *verdicts.pair_rows(found)[1]):
+    for row in (*text.strategy_rows(found)[1], *text.pair_rows(found)[1]):
         assert all(cell in told for cell in row[:-1])
         assert all(word in told for word in row[-1].split())
 
@@ -377,17 +377,17 @@ def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -
         )
         for c in several("random", FAIR)
     ]
-    header, rows = verdicts.strategy_rows(compare(one, GOAL))
+    header, rows = text.strategy_rows(compared(one, GOAL))
     assert header[-2:] == ("test", "fresh seeds")
     assert rows[0][-2:] == ("0.9700", "0.9700")
-    assert "test" not in verdicts.strategy_rows(compare(several("random", FAIR), GOAL))[0]
+    assert "test" not in text.strategy_rows(compared(several("random", FAIR), GOAL))[0]
 
 
 def test_made_up_studies_are_compared_whole() -> None:
     curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
     curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
     doubled = [curve("random-x2", s, events(140, s + 50), GOAL) for s in range(4)]
-    found = compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled)
+    found = compared(curves, GOAL, margin=0.002, budget=250, doubled=doubled)
     assert found.twice is not None
     assert set(found.bands) == {"bayesian", "random"}
     assert all((b.low <= b.high)[~(b.low != b.low)].all() for b in found.bands.values())
@@ -407,7 +407,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     assert found.luck == pytest.approx(1 - 0.0006 / 0.0037)
     assert [f.trial for f in found.tied] == [17, 4]
     assert found.smallest is FINALISTS[1]
-    assert confirmation.sentence(found) == (
+    assert text.confirmation_sentence(found) == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
         " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
         "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
@@ -419,14 +419,14 @@ def test_a_winner_that_loses_on_fresh_seeds_was_all_luck() -> None:
     found = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
     assert found.luck == 1.0
     assert found.best.trial == 2
-    assert "all of it was luck" in confirmation.sentence(found)
+    assert "all of it was luck" in text.confirmation_sentence(found)
 
 
 def test_a_lead_that_grows_was_no_luck() -> None:
     found = confirm([Finalist(1, 0.99, (0.99, 0.991)), Finalist(2, 0.98, (0.95, 0.951))], GOAL)
     assert found.luck == 0.0
-    assert "none of it was luck" in confirmation.sentence(found)
-    assert "ahead of the rest beyond chance" in confirmation.sentence(found)
+    assert "none of it was luck" in text.confirmation_sentence(found)
+    assert "ahead of the rest beyond chance" in text.confirmation_sentence(found)
 
 
 def test_of_a_loss_the_smaller_is_better_on_fresh_seeds_too() -> None:
@@ -442,7 +442,7 @@ def test_a_tie_in_the_search_leaves_no_lead_to_explain() -> None:
     found = confirm([Finalist(3, 0.98, (0.97, 0.96)), Finalist(1, 0.98, (0.97, 0.98))], GOAL)
     assert found.finalists[0].trial == 1
     assert math.isnan(found.luck)
-    assert "it had no lead over trial 3" in confirmation.sentence(found)
+    assert "it had no lead over trial 3" in text.confirmation_sentence(found)
 
 
 @pytest.mark.parametrize("fresh", [((0.97,), (0.7,)), ((0.69, 0.69), (0.65, 0.65)), ((0.95,), (0.96,))])
@@ -450,7 +450,7 @@ def test_too_few_seeds_are_said_and_nobody_is_called_tied(fresh: tuple[tuple[flo
     found = confirm([Finalist(0, 0.97, fresh[0], 5_000), Finalist(2, 0.7, fresh[1], 900)], GOAL)
     assert (found.judged, found.tied, found.smallest) == (False, (found.best,), None)
     assert math.isinf(found.interval.high)
-    told = "\n".join(confirmation.lines(found))
+    told = "\n".join(text.confirmation_lines(found))
     assert "too few seeds to say how much of it was luck" in told
     assert "needs more seeds" in told
     assert "tied" not in told
@@ -458,8 +458,8 @@ def test_too_few_seeds_are_said_and_nobody_is_called_tied(fresh: tuple[tuple[flo
 
 def test_a_single_finalist_is_told_as_it_is() -> None:
     found = confirm(FINALISTS[:1], GOAL)
-    assert "with no other finalist there is no lead to explain" in confirmation.sentence(found)
-    assert confirmation.lines(found)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
+    assert "with no other finalist there is no lead to explain" in text.confirmation_sentence(found)
+    assert text.confirmation_lines(found)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
 
 
 def test_infinity_is_no_record() -> None:

@@ -23,7 +23,7 @@ from made_up import GOAL, events, scored
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hpo.comparison.compare import Comparison, Said, compare
+from hpo.comparison.compare import Comparison, Scope, compare
 from hpo.comparison.curves import curve
 from hpo.core import Closed, Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study
 from hpo.engine.result import trials_table
@@ -96,7 +96,7 @@ def compared() -> Comparison:
     curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
     curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
     doubled = [curve("random-x2", s, events(140, s + 50), GOAL) for s in range(4)]
-    return compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled, said=Said("digits"))
+    return compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled, scope=Scope("digits"))
 
 
 def seen(trial: int = 0, classes: int = 3) -> Portrait:

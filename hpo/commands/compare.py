@@ -1,6 +1,6 @@
-"""`hpo compare`: strategies x seeds on the same data, one driver, shared trainings, each charged as if alone.
+"""`hpo compare`: strategies x seeds on the same data by one driver, sharing trainings, each charged as if alone.
 
-Every study runs one trial at a time while the studies share the workers, so that no strategy sees more than it would alone.
+Each study runs one trial at a time while the studies share the workers, so that no strategy knows more than it would alone.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.commands.compare_progress import Watch
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
 from hpo.commands.confirm import fresh_values
 from hpo.commands.run import Visit, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison import text as verdicts
-from hpo.comparison.compare import Comparison, Said, compare
+from hpo.comparison import text
+from hpo.comparison.compare import Comparison, Scope, compare
 from hpo.comparison.curves import Curve, curve
-from hpo.core import Event, Scored, Study, Trial, epochs_of
-from hpo.engine import components as assembly
+from hpo.core import Closed, Ended, Event, Reported, Scored, Study, Trial, epochs_of
+from hpo.engine import components
 from hpo.engine.result import Result
+from hpo.engine.search import Search
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult, Stopped
 from hpo.files import replace_file
-from hpo.formatting import count
+from hpo.formatting import count, decimals, duration
 from hpo.journal import Journal, read_events
 from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import comparison_document, comparison_picture
@@ -38,57 +43,55 @@ from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import point
 from hpo.strategies.random import RANDOM_X2
 from hpo.study_file.rules import grid_mistakes
-from hpo.study_file.spec import Budget, Compare, StudySpec
+from hpo.study_file.spec import Budget, StudySpec
 from hpo.terminal import Terminal
 from hpo.training.recipe import ScoreRequest
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
+REDRAWS = 2.0  # a second
+
+Winner = tuple[Result, Trial]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison came to, and where its page is."""
+    """A comparison, its studies, and where its page is."""
 
     comparison: Comparison
     results: Sequence[Result]
     report: Path
-    fresh: bool
 
 
 def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> Compared:
-    """Run what is missing, then compare at equal epochs.
+    """Run what is missing, then compare at equal epochs. rescore: also score the winners on the test split and fresh seeds.
 
-    Raises BadInput for what can never be compared, and Stopped: what is half done is no result.
+    Raises BadInput for what can never be compared, and Stopped: incomplete studies are no result.
     """
-    specs = studies(spec)
+    specs, budget = studies(spec), total_epochs(spec)
     refuse(spec, specs)
-    budget = total_epochs(spec)
-    results = run_all(specs, replace(visit, parallel=1, publish=False, group=group_title(spec)))
+    group = f"compare {', '.join(spec.compare.strategies)} over {spec.compare.seeds} seeds"
+    results = run_all(specs, replace(visit, parallel=1, publish=False, group=group))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
     if rescore:
-        winning = winners(results, budget)
-        score_winners(winning)
-        fresh = fresh_winners(spec, winning, visit)
-    every = [told(result, fresh.get(result.folders.run.name)) for result in results]
-    curves, doubled = ([one for one in every if (one.strategy == RANDOM_X2) is twice] for twice in (False, True))
-    said = Said(spec.data.source if spec.data else "these data", spec.training_seed or 0, spec.training_seed or 0)
-    usable = [one for one in curves if one.points]
-    if not usable:
-        raise BadInput(Mistake(spec.place("budget"), "must leave room for one complete trial a study", "", "raise it"))
-    found = compare(
-        curves,
+        best = winners(results, budget)
+        score_winners(best)
+        fresh = fresh_winners(spec, best, visit)
+    curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
+    seed = spec.training_seed or 0
+    comparison = compare(
+        [one for one in curves if one.strategy != RANDOM_X2],
         spec.metric.as_goal(),
-        margin=spec.compare.margin,
-        budget=budget,
-        doubled=doubled,
-        said=said,
+        budget,
+        spec.compare.margin,
+        doubled=[one for one in curves if one.strategy == RANDOM_X2],
+        scope=Scope(spec.data.source if spec.data else "these data", seed, seed),
         startup=STARTUP,
     )
-    found = replace(found, notes=(*found.notes, *notes(spec, results)))
-    return Compared(found, results, write_report(spec, results[0], found), bool(fresh))
+    comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
+    return Compared(comparison, results, write_report(spec, results[0], comparison))
 
 
 def studies(spec: StudySpec) -> list[StudySpec]:
@@ -139,26 +142,22 @@ def refuse(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         raise BadInput(*dict.fromkeys(mistakes))
 
 
-def told(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> Curve:
-    with Journal.open(result.folders.journal, read_only=True) as journal:
-        events: Sequence[Event] = [event for _, event in journal.events()]
+def read_curve(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> Curve:
+    events = read_events(result.folders.journal)
     return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
 
 
-def winners(results: Sequence[Result], budget: int) -> list[tuple[Result, Trial]]:
+def winners(results: Sequence[Result], budget: int) -> list[Winner]:
     """Each study's best trial at its budget, where a trial was complete by then."""
-    found = []
-    for result in results:
-        own = 2 * budget if result.spec.strategy == RANDOM_X2 else budget
-        if (end := told(result).at(own)) is not None:
-            found.append((result, result.study.trials[end.best]))
-    return found
+    budgets = [2 * budget if result.spec.strategy == RANDOM_X2 else budget for result in results]
+    ends = [read_curve(result).at(own) for result, own in zip(results, budgets, strict=True)]
+    return [(one, one.study.trials[end.best]) for one, end in zip(results, ends, strict=True) if end is not None]
 
 
-def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
+def score_winners(winners: Sequence[Winner]) -> None:
     """Read the test split once for each winner, all in one process, and record it."""
     due = []
-    for result, best in winning:
+    for result, best in winners:
         known = any(is_own_score(scored, best) for scored in result.study.scores)
         if result.dataset is None or result.spec.train or known:
             continue
@@ -166,15 +165,10 @@ def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
             due.append((result, best, result.checkpoint(best)))
     if not due:
         return
-    recipe = assembly.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
-    request = ScoreRequest(recipe, [(best.params, path) for _, best, path in due])
-    done = subprocess.run(
-        [sys.executable, "-m", "hpo.training.evaluation"],
-        input=request.to_json(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
+    request = ScoreRequest(recipe, [(best.params, path) for _, best, path in due]).to_json()
+    command = [sys.executable, "-m", "hpo.training.evaluation"]
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         raise EnvironmentFailed(
@@ -187,24 +181,19 @@ def score_winners(winning: Sequence[tuple[Result, Trial]]) -> None:
             result.study.apply(event)
 
 
-def fresh_winners(
-    spec: StudySpec, winning: Sequence[tuple[Result, Trial]], visit: Visit
-) -> dict[str, dict[int, list[float]]]:
-    """Each winner trained again with fresh seeds, by study and trial: what its lead owes to luck."""
-    if not winning:
+def fresh_winners(spec: StudySpec, winners: Sequence[Winner], visit: Visit) -> dict[str, dict[int, list[float]]]:
+    """The values of each winner trained again with fresh seeds, by study and trial."""
+    if not winners:
         return {}
-    values = fresh_values(spec, [best.params for _, best in winning], FRESH_SEEDS, replace(visit, listeners=()))
-    found: dict[str, dict[int, list[float]]] = {}
-    for result, best in winning:
-        found.setdefault(result.folders.run.name, {})[best.number] = values[point(best.params)]
-    return found
+    values = fresh_values(spec, [best.params for _, best in winners], FRESH_SEEDS, replace(visit, listeners=()))
+    return {result.folders.run.name: {best.number: values[point(best.params)]} for result, best in winners}
 
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
-    """Studies that an earlier `run` trained more of at a time than a comparison does; what of the budget it left out."""
+    """What of the budget was ignored, and the studies of which an earlier `run` trained several trials at a time."""
     ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
     if ignored:
-        yield f"budget.{' and budget.'.join(ignored)} had no say: a comparison's budget is in epochs."
+        yield f"budget.{' and budget.'.join(ignored)} ignored: a comparison's budget is in epochs."
     for result in results:
         study, most = Study(), 0
         for event in read_events(result.folders.journal):
@@ -215,17 +204,15 @@ def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
             yield f"{who}: an earlier run had {most} trials at a time, so it knew less than it would have alone."
 
 
-def group_title(spec: StudySpec) -> str:
-    compared: Compare = spec.compare
-    return f"compare {', '.join(compared.strategies)} over {compared.seeds} seeds"
-
-
 def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Path:
     folder = result.folders.study / "compare"
     save([comparison_picture(comparison)], folder / "plots")
     with replace_file(folder / "report.html") as draft:
         draft.write_text(comparison_document(spec.name, comparison), encoding="utf-8")
     return folder / "report.html"
+
+
+# -- the verb ----------------------------------------------------------------------------------------------------
 
 
 def run_comparison(
@@ -235,17 +222,79 @@ def run_comparison(
     from hpo.engine import reading
 
     terminal = Terminal(stderr=as_json)
-    place = reading.state_folder(spec, state)
-    with Watch(terminal, spec) as watch:
-        visit = Visit(place, fresh, listeners=[watch.hear], environ=os.environ)
-        found = compare_strategies(spec, visit, rescore)
-    sync_these(spec, [result.folders for result in found.results])
+    progress = Progress(spec, terminal)
+    visit = Visit(reading.state_folder(spec, state), fresh, listeners=[progress.hear], environ=os.environ)
+    with progress.shown():
+        compared = compare_strategies(spec, visit, rescore)
+    sync_these(spec, [result.folders for result in compared.results])
     if as_json:
-        print(json.dumps(verdicts.as_json(found.comparison) | {"report": str(found.report)}, indent=2))
+        print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
         return
     tty = terminal.is_terminal
-    for part in verdicts.shown(found.comparison, terminal) if tty else verdicts.lines(found.comparison):
+    for part in text.shown(compared.comparison, terminal) if tty else text.lines(compared.comparison):
         terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
-    trained = f"trained {watch.trained} epochs for {watch.charged} charged, this time, without the fresh seeds"
+    trained = f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
     terminal.print(trained, highlight=False, soft_wrap=True)
-    terminal.print(f"report, and what the columns mean: {found.report}", highlight=False, soft_wrap=True)
+    terminal.print(f"report, and what the columns mean: {compared.report}", highlight=False, soft_wrap=True)
+
+
+class Progress:
+    """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each study that ends.
+
+    Its measure is epochs charged, not seconds.
+    """
+
+    def __init__(self, spec: StudySpec, terminal: Console) -> None:
+        self.spec, self.terminal = spec, terminal
+        self.trained = self.charged = 0  # epochs of this run
+        self._ended = 0  # trials
+        self._began = time.monotonic()
+        self._searches: dict[str, Search] = {}
+
+    def shown(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which a terminal shows it."""
+        if not self.terminal.is_terminal:
+            return contextlib.nullcontext()
+        return Live(self, console=self.terminal, refresh_per_second=REDRAWS, transient=True)
+
+    def hear(self, search: Search, event: Event) -> None:
+        self._searches[search.name] = search
+        if isinstance(event, Reported):
+            self.charged += 1
+            self.trained += not event.reused
+        self._ended += isinstance(event, Ended)
+        if self.terminal.is_terminal:
+            return
+        if isinstance(event, Closed):
+            self.terminal.print(self._line(search), highlight=False, soft_wrap=True)
+        elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
+            self.terminal.print(self._head(), highlight=False, soft_wrap=True)
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("study", "trials", "epochs", f"best {self.spec.metric.name}"):
+            table.add_column(name, justify="left" if name == "study" else "right")
+        for search in self._searches.values():
+            epochs = f"{search.study.epochs}/{search.budget.total_epochs}"
+            table.add_row(search.name, str(len(search.study)), epochs, best_value(search))
+        return Group(self._head(), table)
+
+    def _head(self) -> Text:
+        searches = self._searches.values()
+        budget = sum(search.budget.total_epochs or 0 for search in searches)
+        done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
+        head = Text(f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs")
+        if self.charged:
+            left = (budget - done) * (time.monotonic() - self._began) / self.charged
+            head.append(f", about {duration(left)} left")
+        return head
+
+    def _line(self, search: Search) -> str:
+        value = f"{search.name}: {search.goal.metric} {best_value(search)}"
+        study = search.study
+        return f"{value} after {count(study.epochs, 'epoch')}, {study.reused_epochs} of them reused"
+
+
+def best_value(search: Search) -> str:
+    value = None if search.best is None else search.goal.value(search.best)
+    return "-" if value is None else decimals(value)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hpo.commands.run import Visit, load_data, run
 from hpo.commands.status import read_result
-from hpo.comparison.confirm import Confirmation, Finalist, confirm, lines
+from hpo.comparison.compare import Confirmation, Finalist, confirm
+from hpo.comparison.text import confirmation_lines
 from hpo.core import Params, State, Trial, digest
 from hpo.engine.result import Result
 from hpo.errors import NoResult, Stopped
@@ -82,4 +83,4 @@ def run_confirmation(spec: StudySpec, state: str | Path | None, top: int, seeds:
     visit = Visit(reading.state_folder(spec, state), environ=os.environ)
     stored = read_result(spec, visit.state)
     result = replace(stored, dataset=load_data(spec, stored.folders))
-    return lines(confirm_finalists(result, top, seeds, visit))
+    return confirmation_lines(confirm_finalists(result, top, seeds, visit))

@@ -1,9 +1,9 @@
-"""Finished studies of several strategies and seeds made into verdicts: which is better, by how much, how sure is that.
+"""Verdicts as values: which of several strategies is better and by how much; which of a study's finalists really is.
 
 Glossary
     budget      epochs trained, the same for all: trials of different length are no equal budget
-    value       best so far at the budget, in the metric's own unit
-    average     mean best so far between the first epoch at which all have a value and the budget (the normalised area)
+    value       best so far at the budget, in the unit of the metric
+    average     mean best so far between the first epoch at which all have a value and the budget (the normalized area)
     difference  a - b at the same seed, turned so that positive means that a is better
 """
 
@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.comparison.curves import Curve, average, epochs_to, on_grid
+from hpo.comparison.curves import Curve, on_grid
 from hpo.comparison.statistics import (
+    LEVEL,
     Advice,
     Difference,
     Floats,
+    Interval,
     Probability,
     Verdict,
     advise,
@@ -28,6 +30,7 @@ from hpo.comparison.statistics import (
     holm,
     median_of_censored,
     paired,
+    simultaneous,
     verdict,
     wins,
 )
@@ -35,13 +38,16 @@ from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 
-RANKING = ("bayesian", "random", "grid")  # the notes: "ordered by usefulness"
+RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, as is usually claimed
 TWICE = "random x2"  # random with twice the budget, always shown beside the others
+SIZED = 3  # fresh values of each from which a smaller model may be called as good: with fewer nearly all are
+
+Groups = Mapping[str, Sequence[Curve]]  # a strategy's curves, in the order of their seeds
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a verdict is said for, and nothing beyond it."""
+class Scope:
+    """What a verdict is valid for, and nothing beyond it."""
 
     data: str = "these data"
     split_seed: int = 0
@@ -49,7 +55,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StrategyResult:
     """One strategy at the budget. values: one a seed; to_target is infinite where most seeds never reached it."""
 
     strategy: str
@@ -99,17 +105,24 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """twice: random with twice the budget; notes: what was left out, and why."""
+
     goal: Goal
     budget: int
     margin: float
     target: float
-    standings: tuple[Standing, ...]
+    strategies: tuple[StrategyResult, ...]
     pairs: tuple[Pair, ...]
-    twice: Standing | None
+    twice: StrategyResult | None
     against_twice: tuple[Pair, ...]
     bands: dict[str, Bands]
-    said: Said
-    notes: tuple[str, ...] = field(default=())
+    scope: Scope
+    notes: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> tuple[StrategyResult, ...]:
+        """Those of all strategies, random with twice the budget last."""
+        return (*self.strategies, *((self.twice,) if self.twice else ()))
 
     def pair(self, a: str, b: str) -> Pair:
         return next(pair for pair in self.pairs if {pair.a, pair.b} == {a, b})
@@ -118,109 +131,119 @@ class Comparison:
 def compare(
     curves: Sequence[Curve],
     goal: Goal,
-    *,
+    budget: int,
     margin: float = 0.0,
-    budget: int | None = None,
     doubled: Sequence[Curve] = (),
-    said: Said = Said(),
+    scope: Scope = Scope(),
     startup: int = 0,
 ) -> Comparison:
-    """Compare at `budget` epochs; without one, at what the shortest study spent.
+    """Compare the strategies at `budget` epochs. Raises BadInput where no trial is complete by then.
 
     doubled: studies of random with twice the budget, shown beside the others where they spent all of it.
     startup: trials in which bayesian search is random search, so that fewer say nothing of the two.
     """
-    common = budget if budget is not None else min((c.epochs for c in curves if c.epochs), default=0)
-    used, notes = _usable(curves, common)
-    names = sorted({c.strategy for c in used}, key=lambda name: (_rank(name), [c.strategy for c in used].index(name)))
-    groups = {name: sorted((c for c in used if c.strategy == name), key=lambda c: c.seed) for name in names}
-    target, start = _target(goal, groups, common), max(c.first for c in used)
-    longer = [c for c in doubled if c.epochs >= 2 * common]
-    reference = _standing(TWICE, longer, goal, 2 * common, target, start) if longer else None
-    if reference is None and "random" in groups:
-        notes.append("random with twice the budget is missing: no study of random went on that far.")
+    groups = _groups(curves, budget)
+    target = _target(goal, groups, budget)
+    start = max(curve.first for group in groups.values() for curve in group)
+    results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
+    spent = [curve for curve in doubled if curve.epochs >= 2 * budget]
+    twice = _result(TWICE, spent, goal, 2 * budget, target, start) if spent else None
+    same = startup if _is_random_itself(groups, budget, startup) else 0
+    couples = [
+        (a, b)
+        for a, b in itertools.combinations(results, 2)
+        if not same or {a.strategy, b.strategy} != {"bayesian", "random"}
+    ]
+    rivals = [one for one in results if one.strategy not in ("random", *(("bayesian",) if same else ()))]
+    return Comparison(
+        goal=goal,
+        budget=budget,
+        margin=margin,
+        target=target,
+        strategies=tuple(results),
+        pairs=_pairs(couples, goal, margin),
+        twice=twice,
+        against_twice=_pairs([(one, twice) for one in rivals], goal, margin) if twice else (),
+        bands={name: _bands(group, budget) for name, group in groups.items()},
+        scope=scope,
+        notes=(*_left_out(curves, budget), *_notes(groups, couples, twice is None, same)),
+    )
+
+
+def _groups(curves: Sequence[Curve], budget: int) -> Groups:
+    """The curves that have a value within the budget, by strategy, in the order of the usual ranking."""
+    used = [curve for curve in curves if curve.first <= budget]
+    if not used:
+        needed = min((curve.first for curve in curves), default=math.inf)
+        remedy = f"give it at least {needed:.0f}" if needed < math.inf else "look at the outcomes with `hpo status`"
+        rule = "some trial must be complete within the budget"
+        raise BadInput(Mistake("compare", rule, count(budget, "epoch"), remedy))
+    names = [*RANKING, *(curve.strategy for curve in used)]
+    return {
+        name: sorted((curve for curve in used if curve.strategy == name), key=lambda curve: curve.seed)
+        for name in dict.fromkeys(names)
+        if any(curve.strategy == name for curve in used)
+    }
+
+
+def _left_out(curves: Sequence[Curve], budget: int) -> Iterator[str]:
+    for curve in curves:
+        if curve.first > budget:
+            why = f"no complete trial within {count(budget, 'epoch')}"
+            yield f"{curve.strategy}, seed {curve.seed}: {why}; left out."
+
+
+def _notes(
+    groups: Groups, couples: Sequence[tuple[StrategyResult, StrategyResult]], alone: bool, same: int
+) -> Iterator[str]:
+    """alone: random with twice the budget is missing; same: the trials that bayesian search shares with random."""
+    if alone and "random" in groups:
+        yield "random with twice the budget is missing: no study of random went on that far."
     if any(len(group) > 1 for group in groups.values()):
-        notes.extend(f"{name}: one seed says nothing about chance." for name in names if len(groups[name]) == 1)
-    standings = tuple(_standing(name, groups[name], goal, common, target, start) for name in names)
-    couples = list(itertools.combinations(standings, 2))
-    same = _same(groups, common, startup)
+        yield from (f"{name}: one seed says nothing about chance." for name, group in groups.items() if len(group) == 1)
     if same:
-        couples = [both for both in couples if {one.strategy for one in both} != {"bayesian", "random"}]
-        notes.append(
-            f"bayesian and random: nothing to compare, because the first {startup} trials of bayesian are random's own "
+        yield (
+            f"bayesian and random: nothing to compare, because the first {same} trials of bayesian are random's own "
             "and at most seeds it came no further; raise the budget."
         )
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):
-            notes.append(f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial.")
-    unlike = ("random", "bayesian") if same else ("random",)
-    rivals = [(s, reference) for s in standings if s.strategy not in unlike] if reference else []
-    return Comparison(
-        goal=goal,
-        budget=common,
-        margin=margin,
-        target=target,
-        standings=standings,
-        pairs=_pairs(couples, goal, margin),
-        twice=reference,
-        against_twice=_pairs(rivals, goal, margin),
-        bands={name: _bands(groups[name], common) for name in names},
-        said=said,
-        notes=tuple(notes),
-    )
+            yield f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial."
 
 
-def _same(groups: dict[str, list[Curve]], budget: int, startup: int) -> bool:
+def _is_random_itself(groups: Groups, budget: int, startup: int) -> bool:
     """Whether bayesian search mostly never got beyond what it shares with random search."""
-    ends = [point for c in groups.get("bayesian", ()) if (point := c.at(budget))]
-    return bool(ends) and "random" in groups and bool(np.median([point.trials for point in ends]) <= startup)
+    trials = [point.trials for curve in groups.get("bayesian", ()) if (point := curve.at(budget))]
+    return bool(trials) and "random" in groups and bool(np.median(trials) <= startup)
 
 
-def _usable(curves: Sequence[Curve], budget: int) -> tuple[list[Curve], list[str]]:
-    """The curves that have a value within the budget, and a note on each that has none."""
-    used = [c for c in curves if c.first <= budget]
-    notes = [
-        f"{c.strategy}, seed {c.seed}: no complete trial within {count(budget, 'epoch')}; left out."
-        for c in curves
-        if c.first > budget
-    ]
-    if not used:
-        needed = min((c.first for c in curves), default=math.inf)
-        remedy = f"give it at least {needed:.0f}" if needed < math.inf else "look at the outcomes with `hpo status`"
-        raise BadInput(
-            Mistake("compare", "some trial must be complete within the budget", count(budget, "epoch"), remedy)
-        )
-    return used, notes
-
-
-def _target(goal: Goal, groups: dict[str, list[Curve]], budget: int) -> float:
+def _target(goal: Goal, groups: Groups, budget: int) -> float:
     """The goal's own target, or what random (where it is missing, the last strategy) reaches with its whole budget."""
     if goal.target is not None:
         return goal.target
     base = groups.get("random") or list(groups.values())[-1]
-    return float(np.median([c.value(budget) for c in base]))
+    return float(np.median([curve.value(budget) for curve in base]))
 
 
-def _standing(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float, start: float) -> Standing:
-    values = [c.value(budget) for c in curves]
+def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float, start: float) -> StrategyResult:
+    values = [curve.value(budget) for curve in curves]
     low, median, high = band(values)
-    reached = [epochs_to(c, target, goal, budget) for c in curves]
-    ends = [point for c in curves if (point := c.at(budget))]
-    winners = [(c, point.best) for c in curves if (point := c.at(budget))]
-    return Standing(
+    reached = [curve.epochs_to(target, goal, budget) for curve in curves]
+    ends = [(curve, point) for curve in curves if (point := curve.at(budget))]
+    return StrategyResult(
         strategy=name,
-        seeds=tuple(c.seed for c in curves),
+        seeds=tuple(curve.seed for curve in curves),
         values=tuple(values),
         median=float(median),
         low=float(low),
         high=float(high),
-        average=float(np.mean([average(c, start, budget) for c in curves])),
+        average=float(np.mean([curve.average(start, budget) for curve in curves])),
         to_target=median_of_censored(reached),
         reached=sum(epochs < math.inf for epochs in reached),
-        seconds=float(np.median([point.seconds for point in ends])),
-        trials=float(np.median([point.trials for point in ends])),
-        test=_mean([c.tests[number] for c, number in winners if number in c.tests]),
-        fresh=_mean([float(np.mean(c.fresh[number])) for c, number in winners if c.fresh.get(number)]),
+        seconds=float(np.median([point.seconds for _, point in ends])),
+        trials=float(np.median([point.trials for _, point in ends])),
+        test=_mean([curve.tests[point.best] for curve, point in ends if point.best in curve.tests]),
+        fresh=_mean([float(np.mean(curve.fresh[point.best])) for curve, point in ends if curve.fresh.get(point.best)]),
     )
 
 
@@ -228,33 +251,97 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _pairs(couples: Sequence[tuple[Standing, Standing]], goal: Goal, margin: float) -> tuple[Pair, ...]:
+def _pairs(couples: Sequence[tuple[StrategyResult, StrategyResult]], goal: Goal, margin: float) -> tuple[Pair, ...]:
+    """The verdict of each couple that has a seed in common."""
     sign = 1.0 if goal.maximize else -1.0
-    shared = [sorted(set(a.seeds) & set(b.seeds)) for a, b in couples]
-    met = [(a, b, seeds) for (a, b), seeds in zip(couples, shared, strict=True) if seeds]
-    values = [tuple([sign * s.at(seed) for seed in seeds] for s in (a, b)) for a, b, seeds in met]
-    differences = [paired(a, b) for a, b in values]
-    corrected = holm([d.p for d in differences])
-    return tuple(
-        _pair((one.strategy, other.strategy), difference, float(p), wins(a, b), margin, len(met))
-        for (one, other, _), difference, p, (a, b) in zip(met, differences, corrected, values, strict=True)
-    )
-
-
-def _pair(
-    names: tuple[str, str], difference: Difference, corrected: float, won: Probability, margin: float, pairs: int
-) -> Pair:
-    judged = verdict(difference, corrected, margin)
-    advice = advise(difference, margin, pairs) if judged is Verdict.UNDECIDED else None
-    return Pair(*names, difference, corrected, won, judged, advice)
+    met = [(a, b, seeds) for a, b in couples if (seeds := sorted(set(a.seeds) & set(b.seeds)))]
+    values = [([sign * a.at(seed) for seed in seeds], [sign * b.at(seed) for seed in seeds]) for a, b, seeds in met]
+    differences = [paired(*both) for both in values]
+    pairs = []
+    corrected = holm([difference.p for difference in differences]).tolist()
+    for (a, b, _), both, difference, p in zip(met, values, differences, corrected, strict=True):
+        judged = verdict(difference, p, margin)
+        advice = advise(difference, margin, len(met)) if judged is Verdict.UNDECIDED else None
+        pairs.append(Pair(a.strategy, b.strategy, difference, p, wins(*both), judged, advice))
+    return tuple(pairs)
 
 
 def _bands(curves: Sequence[Curve], budget: int) -> Bands:
     """Steps at every epoch at which any curve moves: the figure is exact, whatever the budget."""
-    moves = {point.epochs for c in curves for point in c.points if point.epochs <= budget}
+    moves = {point.epochs for curve in curves for point in curve.points if point.epochs <= budget}
     grid = np.array(sorted(moves | {budget}), dtype=float)
     return Bands(grid, *band(on_grid(curves, grid)))
 
 
-def _rank(name: str) -> int:
-    return RANKING.index(name) if name in RANKING else len(RANKING)
+# -- the finalists of a study, trained again ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown."""
+
+    trial: int
+    value: float
+    fresh: tuple[float, ...]
+    size: int | None = None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.fresh))
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """finalists: in the order of the search, the winner first.
+
+    lead, fresh_lead: of the winner over the runner-up, positive is better; luck: the share of the lead that is gone,
+    from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from difference. best: first
+    on fresh seeds; tied: the trials that cannot be told from it, best included, which alone is there if nothing is judged.
+    """
+
+    goal: Goal
+    finalists: tuple[Finalist, ...]
+    lead: float
+    fresh_lead: float
+    interval: Interval
+    luck: float
+    judged: bool
+    best: Finalist
+    tied: tuple[Finalist, ...]
+    smallest: Finalist | None
+
+
+def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> Confirmation:
+    """What fresh seeds say of the finalists; each needs at least one fresh value.
+
+    The winner of a search was best *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
+    each other at once, because the best of them is itself chosen after looking.
+    """
+    assert finalists and all(finalist.fresh for finalist in finalists), finalists
+    sign = 1.0 if goal.maximize else -1.0
+    ranked = sorted(finalists, key=lambda finalist: (-sign * finalist.value, finalist.trial))
+    best = max(ranked, key=lambda finalist: sign * finalist.mean)
+    winner, second = ranked[0], ranked[min(1, len(ranked) - 1)]
+    lead, fresh_lead = sign * (winner.value - second.value), sign * (winner.mean - second.mean)
+    intervals = simultaneous([finalist.fresh for finalist in ranked], level)
+    tied, sized = [best], []
+    interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)
+    if intervals is not None:
+        lows, highs = intervals
+        j = ranked.index(best)
+        tied = [one for i, one in enumerate(ranked) if one is best or lows[i, j] <= 0 <= highs[i, j]]
+        sized = [one for one in tied if one.size is not None and len(one.fresh) >= SIZED]
+        low, high = sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1])))
+        interval = Interval(low, high)
+    return Confirmation(
+        goal=goal,
+        finalists=tuple(ranked),
+        lead=lead,
+        fresh_lead=fresh_lead,
+        interval=interval,
+        luck=min(max(1 - fresh_lead / lead, 0.0), 1.0) if lead > 0 else math.nan,
+        judged=intervals is not None,
+        best=best,
+        tied=tuple(tied),
+        smallest=min(sized, key=lambda one: (one.size or 0, -sign * one.mean), default=None),
+    )

@@ -1,4 +1,4 @@
-"""Best so far against what it cost: one curve a study, each charged as if it had trained alone."""
+"""Learning curves of whole studies: the best value so far against the epochs trained, one curve a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpo.core import Ended, Event, Goal, Reported, State, Study
 
 
 class Point(NamedTuple):
-    """What a study had when a trial ended: spent epochs and seconds of training, trials begun, best value so far and whose."""
+    """A study when a trial ended: epochs and seconds trained, trials started, the best value so far and its trial."""
 
     epochs: int
     seconds: float
@@ -25,32 +25,31 @@ class Point(NamedTuple):
 
 
 def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
-    """A point for each trial that ended, from the first complete one on.
+    """A point for each trial that ended, from the first complete one on; only complete trials count as best.
 
-    Epochs are those of distinct trainings, as `Study.epochs` counts them; an epoch that another study had trained is
-    charged all the same, with the seconds it took there. Only complete trials are candidates.
+    Epochs are those of distinct trainings (`Study.epochs`). An epoch reused from another study is charged like any
+    other, with the seconds it took there.
     """
-    study, epochs, seconds, best, whose = Study(), 0, 0.0, math.inf, -1
+    study, seconds, lowest, best = Study(), 0.0, math.inf, -1
     points: list[Point] = []
     for event in events:
         study.apply(event)
         if isinstance(event, Reported):
-            epochs += 1
             seconds += event.report.seconds
         elif isinstance(event, Ended):
-            score = goal.score(study.trials[event.trial])[0]
-            if event.state is State.COMPLETE and math.isfinite(score) and score < best:
-                best, whose = score, event.trial
-            if best < math.inf:
-                points.append(Point(epochs, seconds, len(study), -best if goal.maximize else best, whose))
+            cost = goal.score(study.trials[event.trial])[0]
+            if event.state is State.COMPLETE and math.isfinite(cost) and cost < lowest:
+                lowest, best = cost, event.trial
+            if lowest < math.inf:
+                points.append(Point(study.epochs, seconds, len(study), -lowest if goal.maximize else lowest, best))
     return points
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One study of a comparison. epochs is all it spent, also after its last complete trial; points may be empty.
+    """One study of a comparison. epochs: all that it trained, also after its last point; points may be empty.
 
-    tests: scores on the test split by trial; fresh: by trial, its values when trained again with other seeds.
+    tests: trial -> score on the test split; fresh: trial -> values when trained again with fresh seeds.
     """
 
     strategy: str
@@ -61,28 +60,45 @@ class Curve:
     fresh: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def at(self, epochs: float) -> Point | None:
-        """The last point within so many epochs; None before the first complete trial."""
-        place = bisect.bisect_right(self.points, epochs, key=lambda point: point.epochs)
-        return self.points[place - 1] if place else None
+        """The last point within `epochs`; None before the first complete trial."""
+        index = bisect.bisect_right(self.points, epochs, key=lambda point: point.epochs)
+        return self.points[index - 1] if index else None
 
     def value(self, epochs: float) -> float:
-        found = self.at(epochs)
-        return math.nan if found is None else found.value
+        """The best value within `epochs`; nan before the first complete trial."""
+        point = self.at(epochs)
+        return math.nan if point is None else point.value
 
     @property
     def first(self) -> float:
         """Epochs at which it has a value; infinite for a study without a complete trial."""
         return self.points[0].epochs if self.points else math.inf
 
+    def average(self, start: float, budget: float) -> float:
+        """The mean best so far between two numbers of epochs: the area under the steps over their distance.
+
+        In the unit of the metric; nan without a value at `start`.
+        """
+        if start >= budget:
+            return self.value(budget)
+        if self.first > start:
+            return math.nan
+        inside = [point for point in self.points if start < point.epochs < budget]
+        edges = np.array([start, *(point.epochs for point in inside), budget])
+        heights = np.array([self.value(start), *(point.value for point in inside)])
+        return float(np.diff(edges) @ heights / (budget - start))
+
+    def epochs_to(self, target: float, goal: Goal, budget: float) -> float:
+        """Epochs at which the target was first met; infinite (censored) if not within the budget."""
+        met = (p.epochs for p in self.points if (p.value >= target if goal.maximize else p.value <= target))
+        epochs = next(met, math.inf)
+        return epochs if epochs <= budget else math.inf
+
 
 def curve(
-    strategy: str,
-    seed: int,
-    events: Sequence[Event],
-    goal: Goal,
-    fresh: Mapping[int, Sequence[float]] | None = None,
+    strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: Mapping[int, Sequence[float]] | None = None
 ) -> Curve:
-    """The curve of one journal, with the test scores it holds."""
+    """The curve of one journal, with the test scores recorded in it."""
     study = Study(events)
     name = "test_" + goal.metric.removeprefix("val_")
     tests = {score.trial: score.metrics[name] for score in study.scores if name in score.metrics}
@@ -92,37 +108,3 @@ def curve(
 def on_grid(curves: Sequence[Curve], grid: Sequence[int] | Floats) -> Floats:
     """Best so far as steps, shape (curves, grid); nan before a curve's first complete trial."""
     return np.array([[curve.value(float(epochs)) for epochs in grid] for curve in curves], dtype=float)
-
-
-def average(curve: Curve, start: float, budget: float) -> float:
-    """The area under the steps between two numbers of epochs, divided by their distance: the mean best so far.
-
-    In the metric's own unit, so that a person can read it. nan if there is no value at `start`.
-    """
-    if curve.first > start or start >= budget:
-        return curve.value(budget) if start >= budget else math.nan
-    inside = [point for point in curve.points if start < point.epochs < budget]
-    edges = np.array([start, *(point.epochs for point in inside), budget])
-    heights = np.array([curve.value(start), *(point.value for point in inside)])
-    return float(np.diff(edges) @ heights / (budget - start))
-
-
-def epochs_to(curve: Curve, target: float, goal: Goal, budget: float) -> float:
-    """Epochs at which the target was first met; infinite (censored) if not within the budget."""
-    for point in curve.points:
-        if point.epochs > budget:
-            break
-        if point.value >= target if goal.maximize else point.value <= target:
-            return point.epochs
-    return math.inf
-
-
-def spent_at_end(events: Iterable[Event]) -> dict[int, int]:
-    """For each trial that ended: the epochs its study had spent by then."""
-    epochs, spent = 0, {}
-    for event in events:
-        if isinstance(event, Reported):
-            epochs += 1
-        elif isinstance(event, Ended):
-            spent[event.trial] = epochs
-    return spent

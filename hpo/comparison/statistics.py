@@ -1,12 +1,12 @@
-"""How sure one can be that one strategy beats another, from a handful of paired seeds.
+"""How certain it is that one strategy beats another, from a handful of paired seeds.
 
 Glossary
     n       seeds, each run by both strategies
     d       differences a - b, one a seed, shape (..., n); positive means that a is better
     t       mean(d) / (sd(d) / sqrt(n)), Student's t with n - 1 degrees of freedom under "no difference"
     delta   noncentrality of t: sqrt(n) * effect, where effect = true mean / true sd
-    alpha   the chance of a false "better" that one accepts for one pair
-    margin  the difference nobody would care about (`compare.margin`)
+    alpha   the accepted chance of a false "better" for one pair
+    margin  the largest difference that does not matter (`compare.margin`)
 
 Arrays keep their leading axes, so that a test simulates a thousand comparisons in one call.
 """
@@ -29,6 +29,7 @@ POWER = 0.8  # "would be needed" means: enough to decide in four of five repetit
 MOST_SEEDS = 10_000  # beyond this many no advice is a number
 ADVISABLE = 5  # seeds below which a spread is too uncertain to advise by
 ALIKE = 6  # seeds from which differences that are all alike say something: 2 ** (1 - 6) < 0.05
+CONSTANT = 4  # values each from which two constant groups differ beyond chance: 2 / C(8, 4) < 0.05
 
 
 class Verdict(StrEnum):
@@ -122,14 +123,8 @@ def paired_t(d: ArrayLike, level: float = LEVEL) -> PairedT:
 def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Difference:
     """The difference a - b over seeds that both have run."""
     assert len(a) == len(b) > 0, (len(a), len(b))
-    found = paired_t(np.subtract(a, b), level)
-    return Difference(
-        mean=float(found.mean),
-        sd=float(found.sd),
-        seeds=len(a),
-        p=float(found.p),
-        interval=Interval(float(found.low), float(found.high)),
-    )
+    t = paired_t(np.subtract(a, b), level)
+    return Difference(float(t.mean), float(t.sd), len(a), float(t.p), Interval(float(t.low), float(t.high)))
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -147,7 +142,7 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def wins(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Probability:
-    """How probable it is that a beats b at a fresh seed, ties counting half.
+    """The probability that a beats b at a fresh seed, ties counting half.
 
     The interval is Clopper and Pearson's on wins + ties / 2: never too narrow, and ties only make it wider than it need
     be.
@@ -163,7 +158,7 @@ def wins(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Probab
 def verdict(difference: Difference, corrected: float, margin: float, level: float = LEVEL) -> Verdict:
     """What may be said of a against b; corrected is Holm's p over all pairs of the comparison.
 
-    A difference nobody would care about is no victory, however sure it is.
+    A difference within the margin is no victory, however certain it is.
     """
     if difference.seeds < 2:
         return Verdict.UNDECIDED
@@ -276,14 +271,32 @@ def _below(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
     return np.asarray(np.where(np.isnan(exact), rough, exact), dtype=np.float64)
 
 
+# -- several groups ----------------------------------------------------------------------------------------------
+
+
+def simultaneous(groups: Sequence[Sequence[float]], level: float = LEVEL) -> tuple[Floats, Floats] | None:
+    """The intervals of all differences of the groups' means at once (Tukey's HSD): low and high, shape (groups, groups).
+
+    None where chance cannot be judged: a single group, single values, or fewer than CONSTANT values that are all alike.
+    """
+    fewest = min(map(len, groups))
+    if len(groups) < 2 or fewest < 2:
+        return None
+    if any(len(set(group)) > 1 for group in groups):
+        between = stats.tukey_hsd(*groups).confidence_interval(level)
+        return np.asarray(between.low), np.asarray(between.high)
+    values = np.array([group[0] for group in groups])
+    apart = values[:, None] - values
+    return (apart, apart) if fewest >= CONSTANT else None
+
+
 # -- many seeds at once ------------------------------------------------------------------------------------------
 
 
 def band(values: ArrayLike, low: float = 0.1, high: float = 0.9) -> tuple[Floats, Floats, Floats]:
     """Low quantile, median and high quantile over seeds, axis 0 of (seeds, grid); nan where a seed has none."""
-    array = np.asarray(values, dtype=float)
-    lower, middle, upper = np.quantile(array, [low, 0.5, high], axis=0)
-    return lower, middle, upper
+    lower, median, upper = np.quantile(np.asarray(values, dtype=float), [low, 0.5, high], axis=0)
+    return lower, median, upper
 
 
 def median_of_censored(values: Sequence[float]) -> float:

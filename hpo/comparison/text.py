@@ -1,9 +1,10 @@
-"""A comparison in words: a sentence, tables for a terminal, and plain lines for everything else."""
+"""Comparisons and confirmations in words: sentences, tables for a terminal and plain text, JSON."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,53 +12,56 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from hpo.comparison.compare import RANKING, TWICE, Comparison, Pair, Standing
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Confirmation, Finalist, Pair, StrategyResult
 from hpo.comparison.statistics import LEVEL, Advice, Verdict
 from hpo.formatting import count, decimals, duration, gap, listed, number
 
-LAST = 18  # columns that a verdict needs at least: the width of its longest word and some air
-ENDLESS = 10_000  # columns: how wide a table is where nothing hems it in
+VERDICT_WIDTH = 18  # columns that a verdict needs at least: its longest word and some air
+UNBOUNDED = 10_000  # columns: the width of a table that nothing limits
 ONE_SEED = "one seed says nothing about chance, take at least 5"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
 
 def sentence(comparison: Comparison) -> str:
     """What was found, whether the usual ranking holds, and for what that is said."""
-    found = (f"{_capital(clause)}." for clause in _findings(comparison))
-    return " ".join((*found, ranking(comparison), _scope(comparison)))
+    clauses = (f"{clause[:1].upper()}{clause[1:]}." for clause in _findings(comparison))
+    scope = comparison.scope
+    valid = f"{scope.data}, split seed {scope.split_seed} and training seed {scope.training_seed}"
+    return " ".join(
+        (*clauses, ranking(comparison), f"This is said for {valid}; other splits and seeds may say otherwise.")
+    )
 
 
 def lines(comparison: Comparison) -> list[str]:
-    """The whole result for what is no terminal: two tables in plain text, the notes, the sentence."""
-    return [
-        *_plain(strategy_rows(comparison)),
-        "",
-        *_plain(pair_rows(comparison)),
-        "",
-        *comparison.notes,
-        sentence(comparison),
-    ]
+    """The whole result as plain text: two tables, the notes, the sentence."""
+    plain = Console(file=io.StringIO(), width=UNBOUNDED)
+    with plain.capture() as capture:
+        for rows in (strategy_rows(comparison), pair_rows(comparison)):
+            plain.print(_table(rows), "")
+    tables = [line.rstrip() for line in capture.get().splitlines()]
+    return [*tables, *comparison.notes, sentence(comparison)]
 
 
 def shown(comparison: Comparison, terminal: Console) -> Iterator[Table | str]:
-    """The same for a terminal: a table that does not fit it is told row by row."""
+    """The same for a terminal: a table that does not fit it is printed row by row."""
     for title, rows in (("Strategies", strategy_rows(comparison)), ("Pairs", pair_rows(comparison))):
-        table = _rich(title, rows)
-        fits = Measurement.get(terminal, terminal.options.update(max_width=ENDLESS), table).minimum <= terminal.width
+        table = _table(rows, title)
+        wide = terminal.options.update(max_width=UNBOUNDED)
+        fits = Measurement.get(terminal, wide, table).minimum <= terminal.width
         yield from [table] if fits else _stacked(rows)
     yield from (*comparison.notes, sentence(comparison))
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The result for programs. What is infinite, as the interval of one seed, is null: JSON has no word for it."""
-    everyone = (*comparison.standings, *((comparison.twice,) if comparison.twice else ()))
+    """The result for programs. What is infinite, as the interval of one seed, is null, as JSON has no word for it."""
+    pairs = (*comparison.pairs, *comparison.against_twice)
     return {
         "metric": comparison.goal.metric,
         "budget": comparison.budget,
         "margin": comparison.margin,
         "target": comparison.target,
-        "strategies": [_finite(asdict(standing)) for standing in everyone],
-        "pairs": [_finite(asdict(pair)) for pair in (*comparison.pairs, *comparison.against_twice)],
+        "strategies": [_finite(asdict(result)) for result in comparison.results],
+        "pairs": [_finite(asdict(pair)) for pair in pairs],
         "notes": list(comparison.notes),
         "said": sentence(comparison),
     }
@@ -79,52 +83,37 @@ def advice_text(advice: Advice | None, seeds: int) -> str:
         return f"no number of seeds within reason would be enough (the advice starts at {number(advice.low)})"
     purpose = " to call them practically equal" if advice.equal else ""
     needed = f"about {count(advice.more, 'more seed')} would be needed{purpose}"
-    return f"{needed} (the advice ranges from {number(advice.low)} to {_seeds_at_most(advice)})"
+    return f"{needed} (the advice ranges from {_range(advice)})"
 
 
-def _seeds_at_most(advice: Advice) -> str:
-    return "any number" if math.isinf(advice.high) else number(advice.high)
-
-
-def _short(pair: Pair) -> str:
-    """A verdict for a cell of a table."""
-    advice = pair.advice
-    if pair.verdict is not Verdict.UNDECIDED or advice is None:
-        return pair.verdict.value
-    if math.isinf(advice.more):
-        return "undecided, and more seeds would not help"
-    return f"undecided, about {count(advice.more, 'more seed')} ({number(advice.low)} to {_seeds_at_most(advice)})"
+def _range(advice: Advice) -> str:
+    return f"{number(advice.low)} to {'any number' if math.isinf(advice.high) else number(advice.high)}"
 
 
 def _findings(comparison: Comparison) -> list[str]:
     """One clause a pair; the first says the budget and the seeds."""
-    budget = count(comparison.budget, "epoch")
-    reached = [f"{s.strategy} reaches {decimals(s.median)}" for s in comparison.standings]
+    budget, metric = count(comparison.budget, "epoch"), comparison.goal.metric
+    reached = listed([f"{result.strategy} reaches {decimals(result.median)}" for result in comparison.strategies])
     if not comparison.pairs:
-        return [f"at {budget} {listed(reached)} in {comparison.goal.metric}; there is no pair to compare"]
-    if all(pair.difference.seeds < 2 for pair in comparison.pairs):
-        return [f"at {budget} {listed(reached)} in {comparison.goal.metric}", f"every verdict is undecided: {ONE_SEED}"]
-    where = f"at {budget} and {_seeds(comparison.pairs)}, "
-    clauses = [_finding(pair, comparison) for pair in comparison.pairs]
-    return [where + clauses[0], *clauses[1:]]
-
-
-def _seeds(pairs: Sequence[Pair]) -> str:
-    least, most = (f(pair.difference.seeds for pair in pairs) for f in (min, max))
-    return count(most, "seed") if least == most else f"{least} to {count(most, 'seed')}"
+        return [f"at {budget} {reached} in {metric}; there is no pair to compare"]
+    seeds = [pair.difference.seeds for pair in comparison.pairs]
+    if max(seeds) < 2:
+        return [f"at {budget} {reached} in {metric}", f"every verdict is undecided: {ONE_SEED}"]
+    many = count(max(seeds), "seed") if min(seeds) == max(seeds) else f"{min(seeds)} to {count(max(seeds), 'seed')}"
+    first, *others = (_finding(pair, comparison) for pair in comparison.pairs)
+    return [f"at {budget} and {many}, {first}", *others]
 
 
 def _finding(pair: Pair, comparison: Comparison) -> str:
     low, high = pair.difference.interval.low, pair.difference.interval.high
     if pair.winner is not None:
-        first, second = (pair.a, pair.b) if pair.winner == pair.a else (pair.b, pair.a)
+        loser = pair.b if pair.winner == pair.a else pair.a
         low, high = (low, high) if pair.winner == pair.a else (-high, -low)
         size = f"{gap(abs(pair.difference.mean))} in {comparison.goal.metric}"
-        return f"{first} is better than {second} by {size} ({_interval(low, high)})"
+        return f"{pair.winner} is better than {loser} by {size} ({_interval(low, high)})"
     if pair.verdict is Verdict.EQUAL:
-        return (
-            f"{pair.a} and {pair.b} are practically equal (within {number(comparison.margin)}; {_interval(low, high)})"
-        )
+        within = f"within {number(comparison.margin)}; {_interval(low, high)}"
+        return f"{pair.a} and {pair.b} are practically equal ({within})"
     advice = advice_text(pair.advice, pair.difference.seeds)
     return f"{pair.a} against {pair.b} is undecided ({_interval(low, high)}): {advice}"
 
@@ -132,12 +121,12 @@ def _finding(pair: Pair, comparison: Comparison) -> str:
 def _interval(low: float, high: float) -> str:
     if math.isinf(low) or math.isinf(high):
         return "no interval yet"
-    return f"{LEVEL:.0%} interval {gap(low)} to {gap(high)}".replace("%", " %")
+    return f"{LEVEL * 100:.0f} % interval {gap(low)} to {gap(high)}"
 
 
 def ranking(comparison: Comparison) -> str:
-    """Whether the order people put them in holds for those of its strategies that ran."""
-    ranked = [s.strategy for s in comparison.standings if s.strategy in RANKING]
+    """Whether the usual order of the strategies holds for those that ran."""
+    ranked = [result.strategy for result in comparison.strategies if result.strategy in RANKING]
     if len(ranked) < 2:
         return "The usual ranking was not put to the test."
     order = f"The usual ranking ({', '.join(ranked)})"
@@ -156,20 +145,8 @@ def ranking(comparison: Comparison) -> str:
     return f"{order} is borne out in part: {listed(shown)}, but nothing is shown for {listed(rest)}."
 
 
-def _scope(comparison: Comparison) -> str:
-    said = comparison.said
-    return (
-        f"This is said for {said.data}, split seed {said.split_seed} and training seed {said.training_seed}; "
-        "other splits and seeds may say otherwise."
-    )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def glossary(comparison: Comparison) -> str:
-    """What the columns mean, for who sees them for the first time."""
+    """What the columns mean, for readers who see them for the first time."""
     metric = comparison.goal.metric
     return (
         f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. Average: the mean of "
@@ -188,31 +165,27 @@ def glossary(comparison: Comparison) -> str:
 
 def strategy_rows(comparison: Comparison) -> Rows:
     """One row a strategy, random with twice the budget last."""
-    everyone = (*comparison.standings, *((comparison.twice,) if comparison.twice else ()))
-    tested, retrained = (
-        any(v is not None for v in vs) for vs in ([s.test for s in everyone], [s.fresh for s in everyone])
-    )
-    extra = (*(("test",) if tested else ()), *(("fresh seeds",) if retrained else ()))
+    results = comparison.results
+    late = {"test": [one.test for one in results], "fresh seeds": [one.fresh for one in results]}
+    extra = {name: values for name, values in late.items() if any(value is not None for value in values)}
     target = f"epochs to {number(comparison.target)}"
     header = ("strategy", "seeds", comparison.goal.metric, "10 to 90 %", "average", target, "trials", "time", *extra)
-    return header, [_row(standing, comparison, extra) for standing in everyone]
+    cells = [["" if value is None else decimals(value) for value in values] for values in extra.values()]
+    return header, [(*_row(one, comparison), *(column[i] for column in cells)) for i, one in enumerate(results)]
 
 
-def _row(standing: Standing, comparison: Comparison, extra: Sequence[str]) -> tuple[str, ...]:
-    budget = comparison.budget * (2 if standing.strategy == TWICE else 1)
-    late = {"test": standing.test, "fresh seeds": standing.fresh}
-    reached = f"{standing.reached} of {len(standing.seeds)}"
-    to_target = f"over {budget}" if math.isinf(standing.to_target) else number(standing.to_target)
+def _row(result: StrategyResult, comparison: Comparison) -> tuple[str, ...]:
+    budget = comparison.budget * (2 if result.strategy == TWICE else 1)
+    to_target = f"over {budget}" if math.isinf(result.to_target) else number(result.to_target)
     return (
-        standing.strategy,
-        str(len(standing.seeds)),
-        decimals(standing.median),
-        f"{decimals(standing.low)} to {decimals(standing.high)}",
-        decimals(standing.average),
-        f"{to_target} ({reached})",
-        number(standing.trials),
-        duration(standing.seconds),
-        *("" if (value := late[name]) is None else decimals(value) for name in extra),
+        result.strategy,
+        str(len(result.seeds)),
+        decimals(result.median),
+        f"{decimals(result.low)} to {decimals(result.high)}",
+        decimals(result.average),
+        f"{to_target} ({result.reached} of {len(result.seeds)})",
+        number(result.trials),
+        duration(result.seconds),
     )
 
 
@@ -230,45 +203,110 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
         "none yet" if math.isinf(low) else f"{_signed(low)} to {_signed(high)}",
         "<0.001" if pair.corrected < 0.001 else f"{pair.corrected:.3f}",
         f"{chance * 100:.0f} % ({between.low * 100:.0f} to {between.high * 100:.0f})",
-        _short(pair),
+        _verdict(pair),
     )
+
+
+def _verdict(pair: Pair) -> str:
+    if pair.verdict is not Verdict.UNDECIDED or pair.advice is None:
+        return pair.verdict.value
+    if math.isinf(pair.advice.more):
+        return "undecided, and more seeds would not help"
+    return f"undecided, about {count(pair.advice.more, 'more seed')} ({_range(pair.advice)})"
 
 
 def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # there is no -0.0000
 
 
-def _plain(rows: Rows) -> list[str]:
-    """Columns two spaces apart, text left and the rest right."""
-    cells = [rows[0], *rows[1]]
-    last = len(rows[0]) - 1
-    widths = [max(len(row[i]) for row in cells) for i in range(last + 1)]
-    return [
-        "  ".join(
-            text.ljust(width) if i in (0, last) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-
-
-def _stacked(rows: Rows) -> list[str]:
-    """Each row by itself, what it holds below its name."""
-    header, body = rows
-    return [
-        line
-        for name, *cells in body
-        for line in (name, *(f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell), "")
-    ]
-
-
-def _rich(title: str, rows: Rows) -> Table:
+def _table(rows: Rows, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     header, body = rows
     for i, name in enumerate(header):
-        whole = max(len(row[i]) for row in (header, *body))
-        least = whole if i < len(header) - 1 else min(whole, LAST)
-        table.add_column(name, justify="right" if 0 < i < len(header) - 1 else "left", min_width=least)
+        width = max(len(row[i]) for row in (header, *body))
+        last = i == len(header) - 1
+        table.add_column(
+            name, justify="left" if i == 0 or last else "right", min_width=min(width, VERDICT_WIDTH) if last else width
+        )
     for row in body:
         table.add_row(*row)
     return table
+
+
+def _stacked(rows: Rows) -> Iterator[str]:
+    """Each row by itself, its cells below its name."""
+    header, body = rows
+    for name, *cells in body:
+        yield name
+        yield from (f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell)
+        yield ""
+
+
+# -- the finalists of a study, trained again ---------------------------------------------------------------------
+
+
+def confirmation_lines(confirmation: Confirmation) -> list[str]:
+    """One line a finalist; then how much of the lead was luck, and what to take."""
+    rows = [
+        f"trial {one.trial}: {decimals(one.value)} then, {decimals(one.mean)} on fresh seeds ({decimals(min(one.fresh))} to "
+        f"{decimals(max(one.fresh))}), {_size(one)}{_rank(one, confirmation)}"
+        for one in confirmation.finalists
+    ]
+    return [*rows, confirmation_sentence(confirmation)]
+
+
+def confirmation_sentence(confirmation: Confirmation) -> str:
+    return f"{_luck(confirmation)} {_choice(confirmation)}"
+
+
+def _luck(confirmation: Confirmation) -> str:
+    winner, *others = confirmation.finalists
+    seeds = count(len(winner.fresh), "fresh seed")
+    values = f"{decimals(winner.value)} on the seed that chose it and {decimals(winner.mean)} over {seeds}"
+    moved = f"Trial {winner.trial} has {values}"
+    if not others:
+        return f"{moved}; with no other finalist there is no lead to explain."
+    second = others[0].trial
+    if not confirmation.lead > 0:
+        return f"{moved}; it had no lead over trial {second}."
+    low, high = confirmation.interval.low, confirmation.interval.high
+    was, remains = gap(confirmation.lead), gap(confirmation.fresh_lead)
+    lead = f"{moved}. Its lead over trial {second} was {was} and is {remains} on fresh seeds"
+    if not confirmation.judged:
+        return f"{lead}: too few seeds to say how much of it was luck."
+    lead += f", {_interval(low, high)}" if math.isfinite(low) else ""
+    luck = confirmation.luck
+    share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
+    if low <= min(0, confirmation.lead) and confirmation.lead <= high:
+        gone = f"{share} of it is gone" if luck else "it did not shrink"
+        return f"{lead}: {gone}, but that interval has room for the whole lead and for none: take more seeds."
+    if low <= 0 <= high and luck < 1:
+        return f"{lead}: {share} of it is gone, and what is left could be luck too."
+    return f"{lead}: {share} of it was luck."
+
+
+def _choice(confirmation: Confirmation) -> str:
+    best, smallest = confirmation.best, confirmation.smallest
+    others = [f"trial {one.trial}" for one in confirmation.tied if one is not best]
+    first = f"Best on fresh seeds is trial {best.trial} ({decimals(best.mean)})"
+    single = len(confirmation.finalists) == 1
+    if not confirmation.judged and not single:
+        return f"{first}; which of the others are as good needs more seeds (hpo confirm --seeds 5)."
+    if not others:
+        return f"{first}{'' if single else ', ahead of the rest beyond chance'}."
+    first += f"; {listed(others)} cannot be told from it"
+    if smallest is None:
+        return f"{first}."
+    if smallest is best:
+        return f"{first}, and it is the smallest of them ({_size(best)})."
+    return f"{first}; the smallest of these is trial {smallest.trial} ({_size(smallest)} against {_size(best)})."
+
+
+def _size(finalist: Finalist) -> str:
+    return "unknown size" if finalist.size is None else f"{finalist.size:,} parameters"
+
+
+def _rank(finalist: Finalist, confirmation: Confirmation) -> str:
+    if not confirmation.judged or finalist not in confirmation.tied:
+        return ""
+    return ", the best" if finalist is confirmation.best else ", not told from the best"

@@ -111,7 +111,7 @@ class StudyReport:
 
 def comparison_document(name: str, comparison: Comparison) -> str:
     """The page of a comparison of strategies."""
-    title = tag("h1", f"{name} · {listed([standing.strategy for standing in comparison.standings])}")
+    title = tag("h1", f"{name} · {listed([result.strategy for result in comparison.strategies])}")
     pairs = comparison_text.pair_rows(comparison)
     strategies = section(
         "Strategies compared",
