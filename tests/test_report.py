@@ -392,15 +392,15 @@ def test_a_portrait_draws_what_it_has() -> None:
     assert "<image" in model_figures.pictures(only)[0].svg()
 
 
-def test_mistakes_say_what_it_is_and_what_the_model_said() -> None:
+def test_mistakes_name_the_true_and_the_predicted_class() -> None:
     drawn = texts(model_figures.mistakes(seen()))
-    assert "is kind <0>\nsaid kind <1>\n99 %" in drawn
+    assert "true kind <0>\npred. kind <1>\n99 %" in drawn
     short = replace(seen(), classes=("0", "1", "2"))
-    assert "is 0\nsaid 1 99 %" in texts(model_figures.mistakes(short))
+    assert "true 0\npred. 1 99 %" in texts(model_figures.mistakes(short))
     long = replace(seen(), classes=("striped pullover", "ankle boot", "2"))
-    assert "is striped pul…\nsaid ankle boot\n99 %" in texts(model_figures.mistakes(long))
+    assert "true striped pu…\npred. ankle boot\n99 %" in texts(model_figures.mistakes(long))
     numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
-    assert texts(model_figures.mistakes(numbers)) == ["is 3.2\nsaid 5.1"]
+    assert texts(model_figures.mistakes(numbers)) == ["true 3.2\npred. 5.1"]
 
 
 def test_a_confusion_matrix_shows_its_counts() -> None:

@@ -331,7 +331,7 @@ def _next(report: StudyReport) -> Html | None:
         why = "too few complete trials to tell" if few else "the best trial is at no bound of the space"
         parts: list[Content] = [tag("p", f"No bound limits the search: {why}.", class_="quiet")]
     elif not limiting:
-        words = "No bound clearly limits the search, but the best trial is at these, which may be chance:"
+        words = "No bound clearly limits the search. The best trial is at these bounds, which may be chance:"
         parts = [tag("p", words), bullets([str(edge) for edge in report.edges])]
     else:
         parts = [tag("p", "These bounds limit the search:"), bullets([str(edge) for edge in limiting])]

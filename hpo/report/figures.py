@@ -55,7 +55,7 @@ def best_so_far(points: Sequence[Point], study: Study, goal: Goal) -> Figure:
 def learning_curves(trials: Sequence[Trial], best: int, goal: Goal) -> Figure:
     """The metric after each epoch of a few trials, the best in front; nan and infinity leave a gap."""
     figure, axes = canvas(7.6, 3.3)
-    curves = [[_finite(report.metrics.get(goal.metric, math.nan)) for report in trial.reports] for trial in trials]
+    curves = [[finite(report.metrics.get(goal.metric, math.nan)) for report in trial.reports] for trial in trials]
     late = [value for values in curves for value in values[len(values) // 4 :] if math.isfinite(value)]
     low, high = window(late, goal)
     for trial, values, end in zip(trials, curves, _ends(curves, low, high), strict=True):
@@ -236,7 +236,8 @@ def _value(trial: Trial, goal: Goal) -> float:
     return math.nan if value is None else value
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
+    """nan for infinity, so that a line has a gap there."""
     return value if math.isfinite(value) else math.nan
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
@@ -19,6 +18,7 @@ from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
 from hpo.space.domains import Choice, Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
+from hpo.strategies.bayesian import Coordinate
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
 CHANCE = 0.002  # a limiting bound rarer than this is reported; a space has some dozens of edges
@@ -78,29 +78,21 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
     varied = [p for p in searched(space) if len({str(t.params[p.name]) for t in ended if p.name in t.params}) > 1]
     if not varied:
         return Importances(reason="no parameter had two values")
-    distributions = {parameter.name: _distribution(parameter.domain) for parameter in varied}
+    coordinates = {parameter.name: Coordinate(parameter.domain) for parameter in varied}
     worst = max(finite) + (max(finite) - min(finite))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna warns of what is experimental; the versions are pinned
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         mirror = optuna.create_study()
-        mirror.add_trials([_frozen(t, distributions, min(s, worst)) for t, s in zip(ended, scores, strict=True)])
+        mirror.add_trials([_frozen(t, coordinates, min(s, worst)) for t, s in zip(ended, scores, strict=True)])
         best = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(ended))))
         shares = get_param_importances(mirror, evaluator=best)
     return Importances(dict(sorted(shares.items(), key=lambda item: -item[1])))
 
 
-def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution], score: float) -> FrozenTrial:
-    params = {name: trial.params[name] for name in distributions if name in trial.params}
-    return create_trial(params=params, distributions={name: distributions[name] for name in params}, value=score)
-
-
-def _distribution(domain: Domain) -> BaseDistribution:
-    if isinstance(domain, Choice):
-        return CategoricalDistribution(domain.values)
-    if domain.integer:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
-    return FloatDistribution(domain.low, domain.high, log=domain.log)
+def _frozen(trial: Trial, coordinates: Mapping[str, Coordinate], score: float) -> FrozenTrial:
+    own = {name: one.coordinate(trial.params[name]) for name, one in coordinates.items() if name in trial.params}
+    return create_trial(params=own, distributions={name: coordinates[name].distribution for name in own}, value=score)
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------

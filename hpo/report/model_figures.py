@@ -1,4 +1,4 @@
-"""The winner looked at: what its first filters and maps show, what it confuses, and where it errs most.
+"""Figures of one trained model: learning curves, confusion matrix, worst mistakes, first-layer filters and feature maps.
 
 Plain arrays in, figures out. Empty arrays leave their figure out.
 
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from hpo.core import Report
 from hpo.formatting import number
 from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
-from hpo.report.figures import spread
+from hpo.report.figures import finite, spread
 from hpo.training.portrait import Array, Portrait
 
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
-ONE_LINE, MOST_LETTERS = 4, 12  # of a class's name over an image: with the confidence in its line, and at all
+ONE_LINE, MOST_LETTERS = 4, 11  # of a class's name over an image: with the confidence in its line, and at all
 
 
 def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
-    """The figures there is something to draw of; reports: the winner's, for its learning curves."""
+    """Those for which there is data; reports: the trial's, for its learning curves."""
     who, where = f"trial {portrait.trial}", f"on the {portrait.split} split"
     confused, maps = portrait.confusion, portrait.maps
     drawn: list[tuple[object, str, str, Callable[[], Figure]]] = [
@@ -62,7 +62,7 @@ def learning(reports: Sequence[Report]) -> Figure:
 
 def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     epochs = [report.epoch for report in reports]
-    lines = [[_finite(report.metrics[name]) for report in reports] for name in names]
+    lines = [[finite(report.metrics[name]) for report in reports] for name in names]
     colours = [SERIES[place % len(SERIES)] for place in range(len(names))]
     for line, colour in zip(lines, colours, strict=True):
         axes.plot(epochs, line, color=colour, lw=1.8)
@@ -73,12 +73,8 @@ def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     axes.set_xlabel("epoch")
 
 
-def _finite(value: float) -> float:
-    return value if np.isfinite(value) else np.nan
-
-
 def confusion(counts: Array, classes: Sequence[str]) -> Figure:
-    """Rows are the truth, columns what the model said; shade is the share of the row, mistakes stand out."""
+    """Rows are the true classes, columns the predicted ones; the shade is the share of the row, mistakes stand out."""
     table = np.asarray(counts, dtype=float)
     size = len(table)
     side = min(max(2.6, 0.36 * size + 0.9), 6.5)
@@ -95,14 +91,14 @@ def confusion(counts: Array, classes: Sequence[str]) -> Figure:
     marks = range(0, size, max(1, size // 25))
     axes.set_xticks(marks, [classes[i] for i in marks], rotation=90 if max(map(len, classes), default=0) > 3 else 0)
     axes.set_yticks(marks, [classes[i] for i in marks])
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="the model says", ylabel="truth", aspect="equal")
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true", aspect="equal")
     axes.spines[:].set_visible(False)
     axes.grid(False)
     return figure
 
 
 def mistakes(portrait: Portrait) -> Figure:
-    """The images the model was most wrong about, with what they are and what it said."""
+    """The images with the worst mistakes, each with its true and its predicted class or number."""
     shown = range(min(len(portrait.mistakes), MOST_MISTAKES))
     titles = [_mistake(portrait, i) for i in shown]
     lines = max((title.count("\n") + 1 for title in titles), default=0)
@@ -112,11 +108,11 @@ def mistakes(portrait: Portrait) -> Figure:
 def _mistake(portrait: Portrait, i: int) -> str:
     truth, guess = portrait.truth[i], portrait.guess[i]
     if not portrait.classes:
-        return f"is {number(float(truth))}\nsaid {number(float(guess))}"
+        return f"true {number(float(truth))}\npred. {number(float(guess))}"
     names = [_short(portrait.classes[int(which)]) for which in (truth, guess)]
     between = " " if max(map(len, portrait.classes)) <= ONE_LINE else "\n"
     sure = f"{between}{float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
-    return f"is {names[0]}\nsaid {names[1]}{sure}"
+    return f"true {names[0]}\npred. {names[1]}{sure}"
 
 
 def _short(name: str) -> str:
