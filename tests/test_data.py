@@ -30,14 +30,20 @@ DIGITS = DataSpec("digits")
 SHARES = (0.7, 0.15, 0.15)
 
 
-def npz(folder: Path, images: np.ndarray, targets: np.ndarray, **wishes: object) -> DataSpec:
+def npz(folder: Path, images: np.ndarray, targets: np.ndarray, **options: object) -> DataSpec:
     np.savez(folder / "d.npz", X=images, y=targets)
-    return replace(DataSpec(str(folder / "d.npz")), **wishes)  # type: ignore[arg-type]
+    return replace(DataSpec(str(folder / "d.npz")), **options)  # type: ignore[arg-type]
 
 
-def some(folder: Path, count: int = 60, **wishes: object) -> DataSpec:
+def some(folder: Path, count: int = 60, **options: object) -> DataSpec:
     images = np.random.RandomState(0).randint(0, 256, (count, 5, 4)).astype(np.uint8)
-    return npz(folder, images, np.arange(count) % 3, **wishes)
+    return npz(folder, images, np.arange(count) % 3, **options)
+
+
+def printed(code: str, *arguments: object) -> str:
+    """What a new Python prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
 
 
 def standardized(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
@@ -101,10 +107,7 @@ def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
 
 
 def test_the_random_order_is_the_same_with_every_numpy() -> None:
-    assert splits.order(10, 0, 1).tolist() == ORDER
-
-
-ORDER = [7, 4, 5, 1, 9, 8, 6, 2, 0, 3]
+    assert splits.order(10, 0, 1).tolist() == [7, 4, 5, 1, 9, 8, 6, 2, 0, 3]
 
 
 @given(
@@ -219,17 +222,21 @@ def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -
     images, targets = np.random.RandomState(0).randint(0, 256, (60, 6, 4)).astype(np.uint8), np.arange(60) % 3
     changed = images.copy()
     changed[59, 5, 3] ^= 1
+
+    def digest(images: np.ndarray, targets: np.ndarray, seed: int = 0, **options: object) -> str:
+        return load(npz(tmp_path, images, targets, **options), seed).digest
+
     digests = [
-        load(npz(tmp_path, images, targets), 0).digest,
-        load(npz(tmp_path, changed, targets), 0).digest,
-        load(npz(tmp_path, images, np.roll(targets, 1)), 0).digest,
-        load(npz(tmp_path, images, np.array(["a", "b", "c"])[targets]), 0).digest,
-        load(npz(tmp_path, images.astype(np.float32), targets), 0).digest,
-        load(npz(tmp_path, images.reshape(60, 4, 6), targets), 0).digest,
-        load(npz(tmp_path, images, targets, resize=(6, 4)), 0).digest,
-        load(npz(tmp_path, images, targets, split=Split(0.5, 0.25, 0.25)), 0).digest,
-        load(npz(tmp_path, images, targets, limit=59), 0).digest,
-        load(npz(tmp_path, images, targets), 1).digest,
+        digest(images, targets),
+        digest(changed, targets),
+        digest(images, np.roll(targets, 1)),
+        digest(images, np.array(["a", "b", "c"])[targets]),
+        digest(images.astype(np.float32), targets),
+        digest(images.reshape(60, 4, 6), targets),
+        digest(images, targets, resize=(6, 4)),
+        digest(images, targets, split=Split(0.5, 0.25, 0.25)),
+        digest(images, targets, limit=59),
+        digest(images, targets, 1),
     ]
     assert len(set(digests)) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
@@ -283,9 +290,8 @@ def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(EnvironmentFailed) as caught:
         load(spec, 0)
-    assert (
-        str(caught.value) == f"{tmp_path}: needs 1.17 KiB of disk, got No space left on device; make room or set TMPDIR"
-    )
+    line = "needs 1.17 KiB of disk, got No space left on device; make room or set TMPDIR"
+    assert str(caught.value) == f"{tmp_path}: {line}"
 
 
 def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Path) -> None:
@@ -299,9 +305,7 @@ print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if na
 load(DataSpec("digits"), 0)
 print([name for name in ("torch", "mlflow", "optuna") if name in sys.modules])
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "d.npz")]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    assert told.stdout == "[]\n[]\n"
+    assert printed(code, tmp_path / "d.npz") == "[]\n[]\n"
 
 
 # -- on disk ---------------------------------------------------------------------------------------------------------
@@ -315,9 +319,9 @@ def same(one: Dataset, other: Dataset) -> bool:
     )
 
 
-@pytest.mark.parametrize("wishes", [{}, {"resize": (2, 3)}, {"regression": True}, {"split": Split(0.8, 0.2, 0.0)}])
-def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(wishes: dict[str, object], tmp_path: Path) -> None:
-    dataset = load(some(tmp_path, **wishes), 3)
+@pytest.mark.parametrize("options", [{}, {"resize": (2, 3)}, {"regression": True}, {"split": Split(0.8, 0.2, 0.0)}])
+def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[str, object], tmp_path: Path) -> None:
+    dataset = load(some(tmp_path, **options), 3)
     opened = dataset.save(tmp_path / "below" / "saved")
     assert same(opened, dataset)
     assert same(Dataset.open(tmp_path / "below" / "saved"), dataset)
@@ -342,15 +346,8 @@ print(kinds["Private_Dirty:"] + kinds["Anonymous:"])
 """
     if not Path("/proc/self/smaps_rollup").exists():
         pytest.skip("only Linux tells private from shared memory")
-    command = [sys.executable, "-c", code]
-    sizes = [
-        int(
-            subprocess.run(
-                [*command, str(folder)], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
-            ).stdout
-        )
-        for folder in (load(DIGITS, 0).save(tmp_path / "small").folder, tmp_path / "saved")
-    ]
+    folders = load(DIGITS, 0).save(tmp_path / "small").folder, tmp_path / "saved"
+    sizes = [int(printed(code, folder)) for folder in folders]
     assert sizes[1] - sizes[0] < 10_000  # of 36,000 KB of images
 
 
@@ -413,31 +410,19 @@ def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path
     assert [path.name for path in folder.parent.iterdir()] == ["saved"]
 
 
-def test_the_slower_of_two_that_save_the_same_leaves_the_faster_ones_files(tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    dataset = load(some(tmp_path), 0)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_two_that_save_at_once_the_same_data_stay_and_other_data_are_replaced(seed: int, tmp_path: Path) -> None:
+    fast, slow, folder = load(some(tmp_path), 0), load(some(tmp_path), seed), tmp_path / "saved"
     written = []
 
-    def slow(made: Path) -> None:
-        dataset._write(made)
-        dataset.save(folder)
+    def write(draft: Path) -> None:
+        slow._write(draft)
+        fast.save(folder)
         written.append((folder / "images.npy").stat().st_ino)
 
-    replace_folder(folder, slow, lambda there: data._digest_at(there) == dataset.digest)
-    assert [(folder / "images.npy").stat().st_ino] == written
-
-
-def test_two_that_replace_the_same_folder_take_turns(tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    one, other = load(some(tmp_path), 0), load(some(tmp_path), 1)
-    one.save(folder)
-
-    def slow(made: Path) -> None:
-        other._write(made)
-        one.save(folder)  # somebody else puts something there meanwhile
-
-    replace_folder(folder, slow, lambda there: data._digest_at(there) == other.digest)
-    assert same(Dataset.open(folder), other)
+    replace_folder(folder, write, lambda there: data._digest_at(there) == slow.digest)
+    assert same(Dataset.open(folder), slow)
+    assert ((folder / "images.npy").stat().st_ino == written[0]) == (seed == 0)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -478,9 +463,9 @@ def test_a_damaged_cache_is_mended(tmp_path: Path) -> None:
 
 def test_what_is_saved_holds_no_path_of_this_machine(tmp_path: Path) -> None:
     load(some(tmp_path), 0).save(tmp_path / "saved")
-    told = (tmp_path / "saved" / "dataset.json").read_text()
-    assert str(tmp_path) not in told
-    assert set(json.loads(told)) == {"name", "classes", "mean", "std", "digest", "resize"}
+    description = (tmp_path / "saved" / "dataset.json").read_text()
+    assert str(tmp_path) not in description
+    assert set(json.loads(description)) == {"name", "classes", "mean", "std", "digest", "resize"}
 
 
 def test_a_data_set_of_small_arrays_can_be_sent_to_a_worker() -> None:
