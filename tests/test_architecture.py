@@ -29,7 +29,6 @@ RANKS = [
     "engine",
     "check",
     "publishing",
-    "winner",
     "comparison",
     "report",
     "commands",
@@ -43,9 +42,6 @@ STILL_UP = {
     "cli.main -> api",
     "commands.status -> cli.console",
     "commands.status -> cli.summary",
-    "publishing.train_script -> commands.run",
-    "publishing.train_script -> winner.scriptlayers",
-    "publishing.train_script -> winner.scriptparts",
 }
 STILL_A_CIRCLE = {"training.evaluation", "training.loop", "training.recipe", "training.setup"}
 GROUND = ("core", "errors", "failpoints", "files", "formatting", "journal", "provenance")

@@ -55,10 +55,10 @@ def best(
         raise click.UsageError("--to says where --script writes: name both")
     result = stored(study, state, sets, {"strategy": strategy}, seed)
     if script:
-        from hpo.publishing import train_script as standalone
+        from hpo.commands.best import DATA, write_script
 
-        path = standalone.write_best(result, to or result.folders.run / "winner")
-        click.echo(f"{path} is written, with {standalone.DATA} beside it; run: python {path}")
+        path = write_script(result, to or result.folders.run / "winner")
+        click.echo(f"{path} is written, with {DATA} beside it; run: python {path}")
     if refit:
         from hpo.commands import refit as refitting
 

@@ -1,317 +1,400 @@
-"""`hpo best --script`: the winner as one Python file that needs torch and numpy only, with its data beside it.
+"""Trains the best network of a hyperparameter search: one plain program, to be read from top to bottom.
 
-The network is written out layer by layer, and of the training only what the winner uses. Random streams, the order of
-the operations and, where it can be, the code itself are those of hpo.training: on the same machine with the same
-versions the script repeats a training on the CPU bit for bit, elsewhere it comes as far within the noise of a seed.
+Written by `hpo best --script`. Needs torch >= 2.10 and numpy, and data.npz beside it:
+
+    python train.py                  # trains, scores the test split, writes model.pt
+    python train.py --device cuda
+
+Every copy has the same code; what the search found stands in the block of settings below. The score comes out as the
+search reported it up to what another seed would change; on the same CPU with the same versions most trainings repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
-from hpo import __version__, provenance
-from hpo.commands.run import load_data
-from hpo.core import epochs_of
-from hpo.data.dataset import Dataset
-from hpo.engine.result import Result
-from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.models.families import FAMILIES
-from hpo.models.parameters import EXPONENTIAL, RMSPROP, SGD, STEP, TRAINING
-from hpo.winner.scriptlayers import class_network, function_initialize
-from hpo.winner.scriptparts import Winner, augmentation, loss, metrics, source, training
-
-__all__ = ["Winner", "script", "winner_of", "write", "write_best", "write_data"]
-
-SCRIPT, DATA = "train.py", "data.npz"
-MARK: Final = "Written by `hpo best --script`"
-CHUNK_BYTES: Final = 8 * 2**20  # as training/loop.py makes images ready
-MOST_ROWS, MOST_PIXELS = 1024, 2**18  # as training/evaluation.py looks at them
-
-
-def write_best(result: Result, folder: Path) -> Path:
-    """The best trial of a study as a script. Raises BadInput where hpo has no network to write down."""
-    spec = result.spec
-    refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
-    dataset = load_data(spec, result.folders)
-    assert dataset is not None, "a model of ours has data"
-    return write(winner_of(result, dataset), folder)
-
-
-def refuse_own(place: str, model: str) -> None:
-    if model not in FAMILIES:
-        rule = "a script can be written for cnn and rnn only"
-        raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
-
-
-def winner_of(result: Result, dataset: Dataset) -> Winner:
-    """The best trial of a study. Raises NoResult where there is none."""
-    spec, best, goal = result.spec, result.best, result.spec.metric.as_goal()
-    report = goal.reading(best)
-    assert report is not None
-    return Winner(
-        title=f"the study {spec.name} ({result.folders.run.name}), trial {best.number}",
-        params=best.params,
-        seed=result.study.trainings[best.training].seed,
-        epoch=report.epoch,
-        metric=goal.metric,
-        value=report.metrics[goal.metric],
-        model=spec.model,
-        loss=spec.loss,
-        class_weights=spec.class_weights,
-        dataset=dataset,
-    )
+# == settings: the only lines that differ from copy to copy ============================================================
+# the best of 40 trials on digits, as an example
+SEED = 0  # names every random stream: weights, order of the images, dropout, augmentation
+UNTIL = 5  # train to the end of this epoch
+LOSS = "cross_entropy"  # or squared_error
+CLASS_WEIGHTS = False  # weigh every class the same, however many images it has
+REGRESSION = False  # targets are numbers, not classes
+OPTIMIZER = "adam"  # the rule that turns gradients into updates
+LEARNING_RATE = 0.003
+MOMENTUM = 0.0
+NESTEROV = False
+BETA1 = 0.9
+BETA2 = 0.999
+RMS_DECAY = 0.99
+WEIGHT_DECAY = 0.0
+L1 = 0.0
+L2 = 0.0
+BATCH_SIZE = 32
+EPOCHS = 5
+SCHEDULE = "cosine"
+STEP_EPOCHS = 5
+DECAY = 0.9
+WARMUP = 1
+CLIP = 0.0
+LABEL_SMOOTHING = 0.0
+SHIFT = 1
+FLIP = False
+ROTATION = 0.0
+ERASE = 0.0
+LAYERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("block1.conv", "Conv", {"channels": 16, "kernel": 3, "stride": 1, "padding": 1, "mode": "zeros", "bias": True}),
+    ("block1.pool", "Pool", {"function": "max", "size": 2, "stride": 2}),
+    ("block1.activation", "Activation", {"function": "relu", "slope": 0.01}),
+    ("flatten", "Flatten", {}),
+    ("output", "Dense", {"units": 10}),
+]
+# == end of the settings ===============================================================================================
 
 
-def write(winner: Winner, folder: Path) -> Path:
-    """Write the script and its data into a folder; returns the script's path. Raises rather than touch a stranger's."""
-    path = folder / SCRIPT
-    text = script(winner)
-    try:
-        if path.exists() and MARK not in path.read_text(errors="replace")[:2000]:
-            rule = "must not be there yet, unless `hpo best --script` wrote it"
-            raise BadInput(Mistake(str(path), rule, "", "name another folder with --to"))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_data(winner.dataset, folder / DATA)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise EnvironmentFailed(
-            Mistake(str(folder), "must be writable", why, "name another folder with --to")
-        ) from error
-    return path
-
-
-def write_data(data: Dataset, path: Path) -> None:
-    """Everything of a data set in one .npz without pickle."""
-    arrays = {name: getattr(data, name) for name in ("images", "targets", "train", "val", "test", "mean", "std")}
-    if data.classes is not None:
-        arrays["classes"] = np.array(data.classes, dtype=np.str_)
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def script(winner: Winner) -> str:
-    """The text of train.py."""
-    assert winner.model in FAMILIES, winner.model
-    augment = list(augmentation(winner))
-    parts = [
-        _title("what the search found"),
-        _settings(winner),
-        _title("data"),
-        STREAM,
-        _data(winner),
-        _title("network"),
-        *_network(winner),
-        *([_title("augmentation")] if augment else []),
-        *augment,
-        _title("loss and metrics"),
-        *loss(winner),
-        *metrics(winner),
-        _title("training"),
-        *training(winner),
-        _title("the script"),
-        _main(winner),
-    ]
-    body = "\n\n\n".join(_together(parts))
-    return f"{_head(winner)}\n\n{_imports(body)}\n\n\n{body}\n"
-
-
-def _together(parts: Sequence[str]) -> Iterator[str]:
-    """A title stands over what follows it."""
-    above = ""
-    for part in (part.strip("\n") for part in parts):
-        if part.startswith("# -- "):
-            above = part + "\n\n"
-            continue
-        yield above + ("\n" if above and part.startswith(("def ", "class ", "@")) else "") + part
-        above = ""
-
-
-def _title(text: str) -> str:
-    return f"# -- {text} ".ljust(119, "-")
-
-
-# -- the head ------------------------------------------------------------------------------------------------------
-
-
-def _head(winner: Winner) -> str:
-    used = ", ".join(f"{name} {provenance.version(name)}" for name in ("torch", "numpy"))
-    lines = [
-        f'"""Trains the winner of {winner.title}: {winner.metric} {winner.value:.6g} after epoch {winner.epoch}.',
-        "",
-        f"{MARK} (hpo {__version__}). Needs torch >= 2.10 and numpy, and {DATA} beside it;",
-        f"{used} were used.",
-        "On the same machine with the same versions it repeats a training on the CPU bit for bit; elsewhere it comes",
-        "as far within the noise of a seed.",
-        "",
-        f"    python {SCRIPT}                  # trains, scores the test split, writes model.pt",
-        f"    python {SCRIPT} --device cuda",
-        '"""',
-    ]
-    return "\n".join(lines)
-
-
-def _imports(body: str) -> str:
-    """What the body uses."""
-    lines = ["from __future__ import annotations", "", "import argparse", "import hashlib", "import json"]
-    lines += ["import math"] if "math." in body else []
-    lines += ["from collections import OrderedDict"] if "OrderedDict(" in body else []
-    lines += [
-        "from collections.abc import Iterator",
-        "from pathlib import Path",
-        "",
-        "import numpy as np",
-        "import torch",
-    ]
-    lines += ["import torch.nn.functional as F"] if "F." in body else []
-    return "\n".join([*lines, "from torch import Generator, Tensor, nn"])
-
-
-def _settings(winner: Winner) -> str:
-    """Constants of what is used, with what they mean."""
-    channels, height, width = winner.dataset.shape
-    batch_size = int(winner.of("batch_size"))
-    together = max(1, CHUNK_BYTES // (4 * channels * height * width * batch_size))
-    lines = [
-        f"SEED = {winner.seed}  # names every random stream: weights, order of the images, dropout, augmentation",
-        *_epochs(winner),
-        f"BATCH_SIZE = {batch_size}",
-    ]
-    names = ["learning_rate", *_used(winner)]
-    lines += [f"{name.upper()} = {winner.of(name)!r}  # {TRAINING[name].doc}" for name in names]
-    lines += [
-        f"TOGETHER = {together}  # batches made ready in one go",
-        f"LOOK = {max(1, min(MOST_ROWS, MOST_PIXELS // (height * width)))}  # images in a batch of validation",
-    ]
-    return "\n".join(lines)
-
-
-def _epochs(winner: Winner) -> list[str]:
-    whole = epochs_of(winner.params)
-    if winner.epoch == whole:
-        return [f"EPOCHS = UNTIL = {whole}"]
-    return [f"EPOCHS = {whole}", f"UNTIL = {winner.epoch}  # the epoch that counts; the schedule is that of EPOCHS"]
-
-
-def _used(winner: Winner) -> list[str]:
-    """The training parameters that matter beside learning rate, batch size and epochs."""
-    optimizer, schedule = winner.of("optimizer"), winner.of("schedule")
-    own = {SGD: ["momentum"], RMSPROP: ["rms_decay", "momentum"]}.get(str(optimizer), ["beta1", "beta2"])
-    own += ["nesterov"] if optimizer == SGD and winner.number("momentum") > 0 else []
-    own += {STEP: ["step_epochs", "decay"], EXPONENTIAL: ["decay"]}.get(str(schedule), [])
-    others = ("weight_decay", "l1", "l2", "warmup", "clip", "label_smoothing", "shift", "rotation", "erase")
-    return own + [name for name in others if winner.number(name) > 0]
-
-
-# -- data ----------------------------------------------------------------------------------------------------------
-
-
-STREAM: Final = '''
 def stream(*name: int | str) -> int:
     """The seed of one named random stream."""
     text = json.dumps(["stream", SEED, *name], separators=(",", ":"))
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
-'''
-CLASS_DATA: Final = '''
+
+
 class Data:
-    """The data set on the device: images (N, C, H, W) as they are stored, {stored}, standardized on the way out."""
+    """data.npz on the device. images: (N, C, H, W) as stored; targets: (N,) class numbers, or (N, K) floats.
+
+    rows: "train", "val" and "test" to row numbers; mean and std, of the training split, standardize the images.
+    """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {{name: torch.from_numpy(file[name]) for name in file.files if name != "classes"}}
-        self.images, self.targets = arrays["images"].to(device), arrays["targets"].to(device)
-        self.rows = {{name: arrays[name].to(device) for name in ("train", "val", "test")}}
-        mean, std = (arrays[name].view(1, -1, 1, 1) for name in ("mean", "std"))  # of the training split
-        self.scale, self.offset = (1 / {std}).to(device), (-mean / std).to(device)
-{known}
-    def pixels(self, rows: Tensor) -> Tensor:
-        floats = self.images[rows].to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(self.offset, floats, self.scale)
-'''
-NUMBERS: Final = """
-        self.targets = self.targets.to(torch.float32).view(len(self.targets), -1)
-        known = self.targets[self.rows["train"]]
-        self.centre, self.spread = known.mean(0), known.std(0, correction=0).clamp(min=1e-12)
-"""
-WEIGHTS: Final = """
-        known = self.targets[self.rows["train"]].cpu().numpy()
-        weights = len(known) / ({classes} * np.bincount(known, minlength={classes}))  # so that classes weigh the same
-        self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
-"""
+            arrays = {name: torch.from_numpy(file[name]).to(device) for name in file.files if name != "classes"}
+        self.images, self.targets = arrays["images"], arrays["targets"]
+        self.rows = {split: arrays[split] for split in ("train", "val", "test")}
+        mean, std = arrays["mean"].view(1, -1, 1, 1), arrays["std"].view(1, -1, 1, 1)
+        largest = 255.0 if self.images.dtype == torch.uint8 else 1.0  # mean and std are those of images in 0..1
+        self.scale, self.offset = 1 / (std * largest), -mean / std
+        self.class_weights: Tensor | None = None
+        if REGRESSION:
+            self.targets = self.targets.to(torch.float32).view(len(self.targets), -1)
+            known = self.targets[self.rows["train"]]
+            self.target_mean, self.target_std = known.mean(0), known.std(0, correction=0).clamp(min=1e-12)
+        elif CLASS_WEIGHTS:
+            counts = torch.bincount(self.targets[self.rows["train"]])
+            self.class_weights = (counts.sum() / (len(counts) * counts.double())).float()
+
+    def standardized(self, rows: Tensor) -> Tensor:
+        """The images of these rows as the network takes them: (len(rows), C, H, W) float32."""
+        images = self.images[rows].to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(self.offset, images, self.scale)
 
 
-def _data(winner: Winner) -> str:
-    stored = winner.dataset.images.dtype
-    known = ""
-    if winner.dataset.classes is None:
-        known = NUMBERS.lstrip("\n")
-    elif winner.class_weights:
-        known = WEIGHTS.lstrip("\n").format(classes=winner.dataset.outputs)
-    std = "(std * 255.0)" if stored == np.uint8 else "std"
-    return CLASS_DATA.format(stored=stored, std=std, known=known)
+def augmented(images: Tensor, generator: Generator) -> Tensor:
+    """Standardized images, each mirrored, turned and moved by its own draw; the nearest pixel fills the border."""
+    count, _, height, width = images.shape
+    if FLIP:
+        mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
+    if ROTATION > 0 or SHIFT > 0:
+        angle = (torch.rand(count, generator=generator, device=images.device) * 2 - 1) * math.radians(ROTATION)
+        down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count), generator=generator, device=images.device)
+        sine, cosine, aspect = angle.sin(), angle.cos(), height / width
+        # affine_grid counts either side from -1 to 1, so a pixel is 2 / width or 2 / height
+        rows = [cosine, -sine * aspect, -2 * right / width, sine / aspect, cosine, -2 * down / height]
+        grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    if ERASE > 0:
+        images = erased(images, generator)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
-# -- network and augmentation --------------------------------------------------------------------------------------
+def erased(images: Tensor, generator: Generator) -> Tensor:
+    """A rectangle of the share ERASE of the area, at most twice as long as wide, set to 0, which is the mean."""
+    count, _, height, width = images.shape
+    draw = torch.rand(3, count, 1, generator=generator, device=images.device)
+    stretch = 2.0 ** ((draw[0] * 2 - 1) / 2)
+    tall = (stretch * math.sqrt(ERASE) * height).round().clamp(max(1, math.ceil(ERASE * height)), height)
+    wide = (ERASE * height * width / tall).round().clamp(1, width)
+    top, left = (draw[1] * (height - tall + 1)).floor(), (draw[2] * (width - wide + 1)).floor()
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)  # (N, H), (N, W)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
-def _network(winner: Winner) -> Iterator[str]:
-    data = winner.dataset
-    layers = FAMILIES[winner.model].layers(winner.params, data.shape, data.outputs)
-    if winner.model == "rnn":
-        yield source("network", "Rows")
-        yield source("network", "Recurrent")
-    if data.classes is None:
-        yield source("network", "Rescale")
-    yield class_network(layers, data.shape, regression=data.classes is None)
-    yield function_initialize(layers)
+# -- network -----------------------------------------------------------------------------------------------------------
+
+Modules = dict[str, Callable[..., nn.Module]]
+PADS: Modules = {
+    "zeros": nn.ZeroPad2d,
+    "replicate": nn.ReplicationPad2d,
+    "reflect": nn.ReflectionPad2d,
+    "circular": nn.CircularPad2d,
+}
+POOLS: Modules = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+ACTIVATIONS: Modules = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-# -- the script ----------------------------------------------------------------------------------------------------
+class Rows(nn.Module):
+    """An image as a sequence of its rows: (N, C, H, W) -> (N, H, C * W)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.transpose(1, 2).flatten(2)
 
 
-MAIN: Final = '''
-def train(data: Data, device: torch.device) -> Iterator[tuple[Network, dict[str, float]]]:
-    """The network after each epoch, and its metrics."""
-    network = Network({targets})
+class Recurrent(nn.Module):
+    """(N, T, F) -> the final state of the last layer, (N, hidden), or of both directions, (N, 2 * hidden)."""
+
+    def __init__(self, features: int, cell: str, hidden: int, layers: int, nonlinearity: str, **options: Any) -> None:
+        super().__init__()
+        if cell == "rnn":
+            options["nonlinearity"] = nonlinearity
+        self.cells = CELLS[cell](features, hidden, layers, batch_first=True, **options)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        _, state = self.cells(rows)
+        last = state[0] if self.cells.mode == "LSTM" else state
+        return torch.cat((last[-2], last[-1]), dim=1) if self.cells.bidirectional else last[-1]
+
+
+class Rescale(nn.Module):
+    """The last layer of a regression: what is learned is standardized, what comes out is in the targets' unit."""
+
+    def __init__(self, mean: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.mean, self.spread = nn.Buffer(mean), nn.Buffer(spread)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs * self.spread + self.mean
+
+
+def layer(kind: str, options: dict[str, Any], size: torch.Size) -> nn.Module:
+    """One layer for inputs of this size: (N, C, H, W), (N, T, F) or (N, F)."""
+    match kind:
+        case "Pad":
+            return PADS[options["mode"]]((options["before"], options["after"]) * 2)
+        case "Conv":
+            sizes = (options["channels"], options["kernel"], options["stride"], options["padding"])
+            return nn.Conv2d(size[1], *sizes, bias=options["bias"], padding_mode=options["mode"])
+        case "Norm":
+            return nn.BatchNorm2d(size[1])
+        case "Activation" if options["function"] == "leaky_relu":
+            return nn.LeakyReLU(options["slope"])
+        case "Activation":
+            return ACTIVATIONS[options["function"]]()
+        case "Pool":
+            return POOLS[options["function"]](options["size"], options["stride"])
+        case "Dropout":
+            return nn.Dropout(options["share"])
+        case "Flatten":
+            return nn.Flatten()
+        case "Dense":
+            return nn.Linear(size[1], options["units"])
+        case "Rows":
+            return Rows()
+        case "Recurrent":
+            return Recurrent(size[2], **options)
+    raise ValueError(f"a layer must be one of those above, got {kind}")
+
+
+def build(data: Data) -> nn.Sequential:
+    """The network on the CPU. A blank image goes through it as it grows and tells each layer the size of its input."""
+    network = nn.Sequential()
+    image = torch.zeros(1, *data.images.shape[1:])
+    for name, kind, options in LAYERS:
+        block, _, own = name.rpartition(".")  # block1.conv is `conv` in `block1`
+        if block and block not in dict(network.named_children()):
+            network.add_module(block, nn.Sequential())
+        module = layer(kind, options, image.size())
+        network.get_submodule(block).add_module(own, module)
+        image = module.eval()(image)
     initialize(network, Generator().manual_seed(stream("weights")))
-    network.to(device, memory_format=torch.channels_last)
-    optimizer = optimizer_of(network)
+    if REGRESSION:
+        network.add_module("rescale", Rescale(data.target_mean.cpu(), data.target_std.cpu()))
+    return network
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, generator: Generator) -> None:
+    """Weights such that signals neither fade nor grow at the start."""
+    for i, (name, _, _) in enumerate(LAYERS):
+        module = network.get_submodule(name)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            draw_weights(module.weight, i, generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Recurrent):
+            draw_recurrent_weights(module.cells, generator)
+
+
+def draw_weights(weight: Tensor, i: int, generator: Generator) -> None:
+    """For the activation behind layer i: He et al. 2015 for the one-sided ones, Glorot & Bengio 2010 otherwise."""
+    kind, options = next((layer[1:] for layer in LAYERS[i + 1 :] if layer[1] not in ("Norm", "Pool")), ("", {}))
+    function = options["function"] if kind == "Activation" else ""
+    if function in ("relu", "leaky_relu", "silu"):
+        slope = options["slope"] if function == "leaky_relu" else 0.0
+        nn.init.kaiming_normal_(weight, a=slope, nonlinearity="leaky_relu", generator=generator)
+    else:
+        nn.init.xavier_normal_(weight, gain=5 / 3 if function == "tanh" else 1.0, generator=generator)
+
+
+def draw_recurrent_weights(cells: nn.RNNBase, generator: Generator) -> None:
+    """Gate by gate; orthogonal from state to state, the identity for relu. An LSTM starts by not forgetting."""
+    for name, parameter in cells.named_parameters():
+        gates = parameter.chunk(len(parameter) // cells.hidden_size)
+        for gate in gates:
+            if "bias" in name:
+                nn.init.zeros_(gate)
+            elif "weight_ih" in name:
+                nn.init.xavier_uniform_(gate, generator=generator)
+            elif cells.mode == "RNN_RELU":
+                nn.init.eye_(gate)
+            else:
+                nn.init.orthogonal_(gate, generator=generator)
+        if cells.mode == "LSTM" and "bias_ih" in name:
+            nn.init.ones_(gates[1])  # input, forget, cell, output
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def loss(outputs: Tensor, targets: Tensor, data: Data, training: bool) -> Tensor:
+    """The mean of a batch; class weights and label smoothing count in training only."""
+    if REGRESSION:
+        return ((outputs - targets) / data.target_std).square().mean()
+    weights, smoothing = (data.class_weights, LABEL_SMOOTHING) if training else (None, 0.0)
+    if LOSS == "cross_entropy":
+        return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=smoothing)
+    classes = outputs.shape[1]
+    one_hot = F.one_hot(targets, classes).to(outputs.dtype) * (1 - smoothing) + smoothing / classes
+    errors = (outputs.softmax(1) - one_hot).square().sum(1)
+    weights = torch.ones_like(errors) if weights is None else weights[targets]
+    return (errors * weights).sum() / weights.sum()
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, data: Data, split: str) -> dict[str, float]:
+    """The metrics of a split by name: {"val_loss": ..., ...}; none of an empty one."""
+    network.eval()
+    rows = data.rows[split]
+    if len(rows) == 0:
+        return {}
+    outputs = torch.cat([network(data.standardized(some)) for some in torch.split(rows, 256)])
+    targets = data.targets[rows]
+    metrics = {"loss": loss(outputs, targets, data, training=False), **scores(outputs, targets)}
+    return {f"{split}_{name}": float(value) for name, value in metrics.items()}
+
+
+def scores(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    if REGRESSION:
+        errors, deviations = (outputs - targets).square(), (targets - targets.mean(0)).square()
+        return {"mse": errors.mean(), "r2": 1 - errors.sum() / deviations.sum()}
+    classes = outputs.shape[1]
+    pairs = torch.bincount(targets * classes + outputs.argmax(1), minlength=classes**2)
+    confusion = pairs.view(classes, classes).double()  # rows: the truth; columns: the prediction
+    hits, truth, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return {
+        "accuracy": hits.sum() / confusion.sum(),
+        "balanced_accuracy": (hits / truth.clamp(min=1)).sum() / (truth > 0).sum(),
+        "macro_f1": (2 * hits / (truth + predicted).clamp(min=1)).sum() / (truth + predicted > 0).sum(),
+    }
+
+
+def learning_rate(done: float) -> float:
+    """After `done` epochs, which may be half-way through one: a linear warm-up, then the schedule."""
+    if done < WARMUP:
+        return LEARNING_RATE * done / WARMUP
+    done -= WARMUP
+    match SCHEDULE:
+        case "cosine":
+            return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, done / max(1.0, EPOCHS - WARMUP))))
+        case "step":
+            return float(LEARNING_RATE * DECAY ** math.floor(done / STEP_EPOCHS))
+        case "exponential":
+            return float(LEARNING_RATE * DECAY ** math.floor(done))
+    return LEARNING_RATE
+
+
+def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Only the weights are regularized. L2 is weight decay, but for adamw, which decouples that from the gradient."""
+    decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else WEIGHT_DECAY + 2 * L2
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    match OPTIMIZER:
+        case "sgd":
+            nesterov = NESTEROV and MOMENTUM > 0
+            return torch.optim.SGD(groups, LEARNING_RATE, momentum=MOMENTUM, nesterov=nesterov, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, LEARNING_RATE, alpha=RMS_DECAY, momentum=MOMENTUM, foreach=True)
+        case "adam":
+            return torch.optim.Adam(groups, LEARNING_RATE, betas=(BETA1, BETA2), fused=True)
+    return torch.optim.AdamW(groups, LEARNING_RATE, betas=(BETA1, BETA2), fused=True)
+
+
+def penalized(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
+    """The loss of a batch and what is added to it beside the optimizer's own weight decay."""
+    if L1 > 0:
+        value = value + L1 * torch.stack([weight.abs().sum() for weight in weights]).sum()
+    if L2 > 0 and OPTIMIZER == "adamw":
+        value = value + L2 * torch.stack([weight.square().sum() for weight in weights]).sum()
+    return value
+
+
+def train(data: Data, device: torch.device) -> nn.Module:
+    """The network after epoch UNTIL; prints the metrics of every epoch."""
+    network = build(data)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+    weights = [parameter for parameter in network.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in network.parameters() if parameter.ndim < 2]  # biases, gamma and beta
+    optimizer = optimizer_of(weights, others)
     for epoch in range(1, UNTIL + 1):
-        mean_loss = train_epoch(network, optimizer, data, epoch)
-        yield network, {{"train_loss": mean_loss, **evaluate(network, data, "val")}}
+        torch.manual_seed(stream(epoch, "global"))  # dropout draws from it
+        generator = Generator(device).manual_seed(stream(epoch))
+        rows = data.rows["train"]
+        rows = rows[torch.randperm(len(rows), generator=generator, device=device)]
+        batches = list(torch.split(rows, BATCH_SIZE))
+        if len(batches) > 1 and len(batches[-1]) == 1:  # one image has no batch statistics: it joins the last batch
+            batches[-2:] = [torch.cat(batches[-2:])]
+        network.train()
+        total = torch.zeros((), device=device)
+        for done, batch in enumerate(batches, 1):
+            outputs = network(augmented(data.standardized(batch), generator))
+            value = loss(outputs, data.targets[batch], data, training=True)
+            optimizer.zero_grad()
+            torch.autograd.backward(penalized(value, weights))
+            if CLIP > 0:
+                nn.utils.clip_grad_norm_(weights + others, CLIP)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch - 1 + done / len(batches))
+            optimizer.step()
+            total += value.detach() * len(batch) / len(rows)
+        print_metrics(f"epoch {epoch}/{UNTIL}", {"train_loss": float(total), **evaluate(network, data, "val")})
+    return network
 
 
-def shown(metrics: dict[str, float]) -> str:
-    return " ".join(f"{{name}} {{value:.6g}}" for name, value in metrics.items())
+def print_metrics(title: str, metrics: dict[str, float]) -> None:
+    print(title, *(f"{name} {value:.6g}" for name, value in metrics.items()), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).parent
-    parser.add_argument("--data", type=Path, default=here / "{file}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, default=1, help="another number rounds differently [1]")
-    parser.add_argument("--out", type=Path, default=here / "model.pt", help="where the weights go")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    here, device = Path(__file__).parent, torch.device(parser.parse_args().device)
+    torch.set_num_threads(1)  # as the search did; another number rounds differently
     torch.set_flush_denormal(True)  # dying units breed denormal numbers, which are many times slower
-    device = torch.device(options.device)
-    data = Data(options.data, device)
-    for epoch, (network, metrics) in enumerate(train(data, device), 1):
-        print(f"epoch {{epoch}}/{{UNTIL}} {{shown(metrics)}}", flush=True)
-    print("test", shown(evaluate(network, data, "test")))
-    torch.save(network.state_dict(), options.out)
-    print(f"the weights are in {{options.out}}")
+    data = Data(here / "data.npz", device)
+    network = train(data, device)
+    print_metrics("test", evaluate(network, data, "test"))
+    torch.save(network.state_dict(), here / "model.pt")
 
 
 if __name__ == "__main__":
     main()
-'''
-
-
-def _main(winner: Winner) -> str:
-    numbers = winner.dataset.classes is None
-    return MAIN.format(targets="data.centre, data.spread" if numbers else "", file=DATA)
