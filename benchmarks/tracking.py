@@ -2,9 +2,8 @@
 
     python -m benchmarks.tracking [--trials 200] [--epochs 20]
 
-The same made-up study goes through the tracker (batches, one note of what was sent every 50 trials) and through the
-calls a script makes (`log_metric` one at a time, with a run id), to MLflow's SQLite store and to an MLflow server on
-the loopback. Ratios are of one run; a script's share is measured on its first trials and extrapolated to all.
+The same made-up study goes through the tracker (batches) and through the calls a script makes (`log_metric` one at a
+time, with a run id), to MLflow's SQLite store and to an MLflow server on the loopback. Ratios are of one run; a script's share is measured on its first trials and extrapolated to all.
 
     delay     how much longer an append to the journal takes while the writer thread is sending, as a share of an epoch
               of 50 ms: what training could at most be held up by, because the driver never waits for the thread
@@ -31,7 +30,8 @@ from mlflow import MlflowClient
 from benchmarks.measuring import machine
 from hpo.core import Closed, Ended, Event, Goal, Opened, Report, Reported, Started, State
 from hpo.journal import Journal
-from hpo.tracking import tracker as tracking
+from hpo.tracking import sync as tracking
+from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.store import connect
 from hpo.tracking.uri import sqlite_uri
 
@@ -52,22 +52,20 @@ def events(trials: int, epochs: int, now: float = 1.7e9) -> Iterator[Event]:
     yield Closed(now, "budget")
 
 
-def written(folder: Path, trials: int, epochs: int) -> tracking.TrackedStudy:
+def written(folder: Path, trials: int, epochs: int) -> TrackedStudy:
     folder.mkdir(parents=True)
     with Journal.open(folder / "journal.db") as journal:
         for event in events(trials, epochs):
             journal.append(event)
-    return tracking.TrackedStudy(
-        folder / "journal.db", "bench", "random", 0, Goal(), columns=("learning_rate", "width")
-    )
+    return TrackedStudy(folder / "journal.db", "bench", "random", 0, Goal(), columns=("learning_rate", "width"))
 
 
 def tracked(folder: Path, uri: str, trials: int, epochs: int) -> tuple[float, float]:
     """Wall and processor seconds of delivering a whole study."""
-    feed = written(folder / "tracked", trials, epochs)
+    study = written(folder / "tracked", trials, epochs)
     began, spent = time.perf_counter(), time.process_time()
-    standing = tracking.sync([feed], uri)
-    assert standing.undelivered == 0, standing
+    trouble = tracking.sync([study], uri)
+    assert not trouble, trouble
     return time.perf_counter() - began, time.process_time() - spent
 
 
@@ -95,8 +93,8 @@ def delayed(folder: Path, uri: str, epochs: int) -> tuple[float, float]:
         place = folder / f"delay-{live}"
         place.mkdir(parents=True)
         with Journal.open(place / "journal.db") as journal:
-            feed = tracking.TrackedStudy(place / "journal.db", "bench", "grid", int(live), Goal())
-            tracker = tracking.Tracker([feed], uri)
+            study = TrackedStudy(place / "journal.db", "bench", "grid", int(live), Goal())
+            tracker = tracking.Tracker([study], uri)
             if live:
                 tracker.start()
             costs = []

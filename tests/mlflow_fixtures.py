@@ -27,9 +27,9 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.tracking.delivery import Delivery, Found, Gone, Outage
-from hpo.tracking.runs import Change, Point, Progress, Run, TrackedStudy, finite
-from hpo.tracking.sync import Courier
+from hpo.tracking.runs import Change, History, MetricPoint, Run, Sender, StoredRun, TrackedStudy, finite
+from hpo.tracking.study_sync import Gone, Outage, StudySync
+from hpo.tracking.sync import Sync
 
 GOAL = Goal("val_accuracy")
 ENVIRONMENT = {"commit": "0123abc", "host": "somewhere"}
@@ -48,7 +48,7 @@ class Kept:
     status: str = "RUNNING"
     ended: int | None = None
     params: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
+    points: list[MetricPoint] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: bool = False
 
@@ -99,21 +99,21 @@ class FakeMlflow:
         return [run for run in self.runs.values() if not run.deleted]
 
 
-def same(one: Point, other: Point) -> bool:
+def same(one: MetricPoint, other: MetricPoint) -> bool:
     """NaN is itself, as in MLflow's tables."""
     return repr(one) == repr(other)
 
 
 class FakeStore:
-    """delivery.Store over a FakeMlflow."""
+    """study_sync.Store over a FakeMlflow."""
 
     def __init__(self, server: FakeMlflow) -> None:
-        self.server, self.experiment, self.refused = server, "1", 0
+        self.server, self.experiment = server, "1"
 
-    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[StoredRun]:
         self.server.call(lambda: None)
         wanted = [
-            Found(run, dict(kept.tags), kept.deleted)
+            StoredRun(run, dict(kept.tags), dict(kept.params), kept.status, kept.ended, kept.deleted)
             for run, kept in self.server.runs.items()
             if tags.items() <= kept.tags.items() and status in (None, kept.status)
         ]
@@ -245,16 +245,22 @@ studies = st.lists(st.integers(0, 1_000), max_size=40).map(scripted)
 # -- deliveries --------------------------------------------------------------------------------------------------
 
 
-def feed(folder: Path, **changes: object) -> TrackedStudy:
+def tracked_study(folder: Path, **changes: object) -> TrackedStudy:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "journal.db").touch()
     made = TrackedStudy(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def courier(server: FakeMlflow, one: TrackedStudy, events: list[Event], driver: str = "elsewhere:1") -> Courier:
-    delivery = Delivery(one, "target", "someone", driver, lambda path: ListJournal(events))
-    return Courier([delivery], server.connect, lambda: 1_800_000_000.0)
+def new_sync(server: FakeMlflow, one: TrackedStudy, events: list[Event], driver: str = "elsewhere:1") -> Sync:
+    sender = Sender("someone", driver)
+    return Sync([new_study_sync(one, events, sender)], sender, server.connect, lambda: 1_800_000_000.0)
+
+
+def new_study_sync(
+    one: TrackedStudy, events: list[Event], sender: Sender = Sender("someone", "elsewhere:1")
+) -> StudySync:
+    return StudySync(one, sender, lambda path: ListJournal(events))  # type: ignore[arg-type,return-value]
 
 
 def workspace() -> tempfile.TemporaryDirectory[str]:
@@ -262,19 +268,19 @@ def workspace() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
 
-def until_well(sender: Courier, live: bool, files: bool = False, most: int = 200) -> None:
+def until_well(sync: Sync, live: bool, artifacts: bool = False, most: int = 200) -> None:
     for _ in range(most):
-        if sender.round(live, files):
+        if sync.round(live, artifacts):
             return
-    raise AssertionError(f"still in trouble after {most} rounds: {sender.trouble}")
+    raise AssertionError(f"still in trouble after {most} rounds: {sync.trouble}")
 
 
 def check_delivered(runs: Sequence[Kept], one: TrackedStudy, events: Sequence[Event], live: bool) -> None:
     """What MLflow holds is what the events say: nothing missing, nothing doubled, every status right."""
-    study, progress, points = Study(), Progress(one.goal), []
+    history, points = History(one), list[MetricPoint]()
     for event in events:
-        study.apply(event)
-        points += progress.take(event, study)
+        points += history.apply(event)
+    study = history.study
     parents = [run for run in runs if run.tags["hpo.kind"] == "study"]
     children = {run.tags["hpo.trial"]: run for run in runs if run.tags["hpo.kind"] == "trial"}
     assert len(parents) == 1

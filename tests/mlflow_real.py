@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from mlflow_fixtures import Kept
 
-from hpo.tracking.runs import Point
+from hpo.tracking.runs import MetricPoint
 from hpo.tracking.uri import sqlite_uri
 
 with warnings.catch_warnings():
@@ -182,7 +182,7 @@ def kept(uri: str, experiment: str) -> list[Kept]:
     runs = []
     for run in client.search_runs([found.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1_000):
         history = [m for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name)]
-        points = [Point(m.key, m.value, m.timestamp, m.step) for m in history]
+        points = [MetricPoint(m.key, m.value, m.timestamp, m.step) for m in history]
         tags, params, info = dict(run.data.tags), dict(run.data.params), run.info
         runs.append(Kept(info.run_name, tags, info.start_time, info.status, info.end_time, params, points))
     return runs

@@ -31,7 +31,7 @@ from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
 from hpo.study_file.spec import Budget
 from hpo.tracking.runs import TrackedStudy
-from hpo.tracking.tracker import ENVIRONMENT, Tracker
+from hpo.tracking.sync import ENVIRONMENT, Tracker
 
 
 def main() -> int:

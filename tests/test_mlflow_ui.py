@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import made_up
 import pytest
 from chromium import BINARY, MISSING, Chromium
-from mlflow_fixtures import ListJournal, feed
+from mlflow_fixtures import new_study_sync, tracked_study
 from mlflow_real import Server, mlflow_server, mlflow_store
 
-from hpo.core import Event
 from hpo.strategies.repeats import CONFIRM
 from hpo.tracking import views
-from hpo.tracking.delivery import Delivery
-from hpo.tracking.sync import Courier
+from hpo.tracking.runs import Sender
+from hpo.tracking.sync import Sync
 from hpo.tracking.uri import ui_line
 
 __all__ = ["mlflow_server"]
 pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)
 COLUMNS = ("learning_rate", "batch_size", "activation", "dropout", "blocks", "batch_norm", "epochs")
-# MLflow's own: it asks for a user although nobody can log in, and its table is older than its table library.
+# MLflow's own: it asks for a user although no user can log in, its table is older than its table library, and on a busy
+# machine its layout takes more than a frame.
 DRAWN = "[...document.querySelectorAll('.js-plotly-plot path.js-line')].filter(e => e.getAttribute('d')).length"
-THEIRS = ("users/current", "AG Grid")
+THEIRS = ("users/current", "AG Grid", "ResizeObserver loop completed")
 
 
 @dataclass
@@ -62,25 +61,24 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    folder, events = tmp_path_factory.mktemp("ui"), dict[Path, list[Event]]()
+    folder, sender = tmp_path_factory.mktemp("ui"), Sender("someone", "elsewhere:1")
     (folder / "report.html").write_text("<!doctype html><h1>Nineteen trials searched</h1>")
     feeds = [
-        feed(folder / name, name="ui", strategy=name, columns=COLUMNS, texts={"study.yaml": "name: ui\n"})
+        tracked_study(folder / name, name="ui", strategy=name, columns=COLUMNS, texts={"study.yaml": "name: ui\n"})
         for name in ("bayesian", "random", CONFIRM)  # that one is no part of a search: both views leave it out
     ]
-    deliveries = []
+    syncs = []
     for number, one in enumerate(feeds):
-        events[one.journal] = made_up.events(12, seed=number)
-        one = feed(one.journal.parent, **{**vars_of(one), "artifacts": (folder / "report.html",)})
-        deliveries.append(Delivery(one, "ui", "someone", "elsewhere:1", lambda path: ListJournal(events[path])))
+        one = tracked_study(one.journal.parent, **{**vars_of(one), "artifacts": (folder / "report.html",)})
+        syncs.append(new_study_sync(one, made_up.events(12, seed=number)))
     tags = views.tags(feeds[0].goal, COLUMNS)
-    sender = Courier(deliveries, lambda: mlflow_store.connect(mlflow_server.url, "ui", tags), lambda: 0.0)
-    assert sender.round(live=False, files=True), sender.trouble
-    assert sender.store is not None
-    runs = {made.feed.strategy: str(made.parent) for made in deliveries}
+    sync = Sync(syncs, sender, lambda: mlflow_store.connect(mlflow_server.url, "ui", tags), lambda: 0.0)
+    assert sync.round(live=False, artifacts=True), sync.trouble
+    assert sync.store is not None
+    runs = {study.tracked.strategy: str(study.run()) for study in syncs}
     with Chromium(1700, 1100) as page:
-        yield Shown(page, mlflow_server.url, sender.store.experiment, runs)
-    sender.close()
+        yield Shown(page, mlflow_server.url, sync.store.experiment, runs)
+    sync.close()
 
 
 def vars_of(one: object) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from dataclasses import replace
@@ -18,13 +19,15 @@ from mlflow_fixtures import (
     Kept,
     Script,
     check_delivered,
-    courier,
-    feed,
+    new_study_sync,
+    new_sync,
     studies,
+    tracked_study,
     until_well,
     workspace,
 )
 
+from hpo.commands.sync import sync_these
 from hpo.core import (
     Continued,
     Event,
@@ -36,14 +39,15 @@ from hpo.core import (
     Reported,
     Scored,
     State,
-    Study,
 )
-from hpo.errors import BadInput
-from hpo.journal import Journal
-from hpo.tracking import sync as courier_module
-from hpo.tracking import tracker as tracking
-from hpo.tracking.delivery import Outage
-from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, Progress, TrackedStudy, legal, note
+from hpo.errors import BadInput, Conflict
+from hpo.files import Folders
+from hpo.journal import DriverLock, Journal
+from hpo.study_file import reader
+from hpo.tracking import sync as tracking
+from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, Sender, TrackedStudy, legal, note
+from hpo.tracking.study_sync import Outage
+from hpo.tracking.sync import Sync
 from hpo.tracking.uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
@@ -59,34 +63,32 @@ def parent(server: FakeMlflow) -> Kept:
 
 def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
     server = FakeMlflow()
-    sender = courier(server, one or feed(folder), script.events)
-    until_well(sender, live, files=True)
-    sender.close()
+    sync = new_sync(server, one or tracked_study(folder), script.events)
+    until_well(sync, live, artifacts=True)
+    sync.close()
     return server
 
 
 # -- the law: whatever happens, MLflow ends up with what the journal says ------------------------------------------
 
 
-@given(studies, faults, st.lists(st.integers(0, 40), max_size=4), st.booleans())
+@given(studies, faults, st.lists(st.integers(0, 40), max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
-    events: list[Event], troubles: list[str], cuts: list[int], lose: bool
+    events: list[Event], troubles: list[str], cuts: list[int]
 ) -> None:
     server = FakeMlflow(iter(troubles))
     with workspace() as name:
-        one = feed(Path(name))
+        one = tracked_study(Path(name))
         for cut in sorted(cuts):  # drivers that were killed after so many events, with whatever they had sent
-            sender = courier(server, one, events[:cut])
-            sender.round(live=True)
-            sender.round(live=True)
-            sender.close()
-            if lose:
-                (Path(name) / "tracking.db").unlink(missing_ok=True)
-        sender = courier(server, one, events)
-        until_well(sender, live=False)
-        until_well(sender, live=False)
-        sender.close()
+            sync = new_sync(server, one, events[:cut])
+            sync.round(live=True)
+            sync.round(live=True)
+            sync.close()
+        sync = new_sync(server, one, events)
+        until_well(sync, live=False)
+        until_well(sync, live=False)
+        sync.close()
         check_delivered(server.alive(), one, events, live=False)
 
 
@@ -98,12 +100,12 @@ def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(events: lis
         server = FakeMlflow()
         with workspace() as name:
             seen: list[Event] = []
-            sender = courier(server, feed(Path(name)), seen)
+            sync = new_sync(server, tracked_study(Path(name)), seen)
             for first in range(0, len(events), size):
                 seen += events[first : first + size]
-                assert sender.round(live=True)
-            assert sender.round(live=False)
-            sender.close()
+                assert sync.round(live=True)
+            assert sync.round(live=False)
+            sync.close()
         ends.append(
             [
                 (run.name, run.tags, run.params, run.status, run.ended, sorted(run.points, key=repr))
@@ -116,26 +118,26 @@ def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(events: lis
 def test_a_round_without_news_makes_no_call(tmp_path: Path) -> None:
     script, server = Script(), FakeMlflow()
     script.complete()
-    sender = courier(server, feed(tmp_path), script.events)
-    assert sender.round(live=True)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    assert sync.round(live=True)
     calls = server.calls
-    assert sender.round(live=True)
+    assert sync.round(live=True)
     assert server.calls == calls
-    sender.close()
+    sync.close()
 
 
 def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    script, server, one = Script(), FakeMlflow(), tracked_study(tmp_path)
     for _ in range(20):
         script.complete()
     script.close()
-    sender = courier(server, one, script.events)
-    until_well(sender, live=False)
-    sender.close()
+    sync = new_sync(server, one, script.events)
+    until_well(sync, live=False)
+    sync.close()
     calls = server.calls
-    sender = courier(server, one, script.events)
-    until_well(sender, live=False)
-    sender.close()
+    sync = new_sync(server, one, script.events)
+    until_well(sync, live=False)
+    sync.close()
     assert server.calls - calls <= 2  # what is RUNNING of dead drivers, and what there is of this study
 
 
@@ -204,17 +206,17 @@ def test_the_status_is_honest(tmp_path: Path, history: str, live: bool, state: s
 
 def test_a_continued_trial_runs_again_and_ends_finished(tmp_path: Path) -> None:
     script, server = Script(), FakeMlflow()
-    sender = courier(server, feed(tmp_path), script.events)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
     script.start()
     script.report(0)
     script.add(Paused(script.tick(), 0))
     said = []
     for act in (lambda: None, lambda: script.add(Continued(script.tick(), 0, 3)), lambda: script.report(0)):
         act()
-        sender.round(live=True)
+        sync.round(live=True)
         said.append((child(server, 0).status, child(server, 0).tags["hpo.state"]))
     assert said == [("FINISHED", "paused"), ("RUNNING", "running"), ("RUNNING", "running")]
-    sender.close()
+    sync.close()
 
 
 @pytest.mark.parametrize(
@@ -258,19 +260,18 @@ def test_the_best_of_a_metric_to_minimize_falls(tmp_path: Path) -> None:
         script.start()
         script.report(len(script.study) - 1, value)
         script.end(len(script.study) - 1)
-    one = feed(tmp_path, goal=Goal("val_accuracy", maximize=False))
+    one = tracked_study(tmp_path, goal=Goal("val_accuracy", maximize=False))
     assert [p.value for p in parent(delivered(tmp_path, script, one=one)).points] == [0.5, 0.2, 0.2]
 
 
 @given(studies)
 @settings(max_examples=60, deadline=None)
 def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event]) -> None:
-    study, progress = Study(), Progress(GOAL)
+    history = History(TrackedStudy(Path(), "digits", "random", 0, GOAL))
     for event in events:
-        study.apply(event)
-        progress.take(event, study)
-    if complete := study.with_state(State.COMPLETE):
-        assert progress.best == GOAL.best(complete)
+        history.apply(event)
+    if complete := history.study.with_state(State.COMPLETE):
+        assert history.best == GOAL.best(complete)
 
 
 def test_a_test_score_is_on_the_trial_and_on_the_study(tmp_path: Path) -> None:
@@ -286,7 +287,9 @@ def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(tmp_path: Path
     script = Script()
     script.complete()
     script.start()
-    one = feed(tmp_path, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs"))
+    one = tracked_study(
+        tmp_path, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs")
+    )
     server = delivered(tmp_path, script, live=True, one=one)
     assert child(server, 0).tags["hpo.diagnosis"] == "overfits"
     assert child(server, 0).tags["mlflow.note.content"] == "val loss rose after 3 epochs"
@@ -302,12 +305,10 @@ def test_the_note_names_the_best_trial(tmp_path: Path) -> None:
     script.end(1, State.FAILED, Outcome.OOM, "out of memory")
     script.add(Scored(script.tick(), 0, {"test_accuracy": 0.9}))
     script.close()
-    progress = Progress(GOAL)
-    study = Study()
+    history = History(tracked_study(tmp_path, registered="digits-cnn"))
     for event in script.events:
-        study.apply(event)
-        progress.take(event, study)
-    assert note(feed(tmp_path, registered="digits-cnn"), study, progress).splitlines() == [
+        history.apply(event)
+    assert note(history).splitlines() == [
         "2 trials (1 complete, 1 failed), 1 epochs. Stopped by: budget.",
         "",
         "**Best: trial 0**, val_accuracy **0.875** at epoch 1 (tested: test_accuracy 0.9)",
@@ -350,31 +351,29 @@ def test_mlflow_away_costs_nothing_but_waiting_longer_each_time(tmp_path: Path) 
     script, server = Script(), FakeMlflow()
     script.complete()
     server.away = True
-    sender = courier(server, feed(tmp_path), script.events)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
     waits = []
     for _ in range(9):
-        assert not sender.round(live=True)
-        waits.append(sender.wait)
+        assert not sync.round(live=True)
+        waits.append(sync.wait)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert sender.standing().undelivered == len(script.events)
-    assert sender.standing().trouble == "connection refused"
+    assert (sync.undelivered(), sync.trouble) == (len(script.events), "connection refused")
     server.away = False
-    assert sender.round(live=False)
-    assert sender.standing() == courier_module.Standing(0)
-    assert sender.wait == 1
-    sender.close()
-    check_delivered(server.alive(), feed(tmp_path), script.events, live=False)
+    assert sync.round(live=False)
+    assert (sync.undelivered(), sync.trouble, sync.wait) == (0, "", 1)
+    sync.close()
+    check_delivered(server.alive(), tracked_study(tmp_path), script.events, live=False)
 
 
 def test_an_outage_is_said_once_and_its_end_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     script, server = Script(), FakeMlflow()
     server.away = True
-    sender = courier(server, feed(tmp_path), script.events)
-    sender.round(live=True)
-    sender.round(live=True)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    sync.round(live=True)
+    sync.round(live=True)
     server.away = False
-    sender.round(live=True)
-    sender.close()
+    sync.round(live=True)
+    sync.close()
     assert [record.message for record in caplog.records] == [
         "MLflow cannot be reached (connection refused); the study goes on, and what is missing is sent later",
         "MLflow is back after 0 s; nothing is missing",
@@ -384,15 +383,15 @@ def test_an_outage_is_said_once_and_its_end_too(tmp_path: Path, caplog: pytest.L
 def test_a_run_created_long_after_its_request_was_given_up_is_removed(tmp_path: Path) -> None:
     script, server = Script(), FakeMlflow(iter(["", "", "", "before"]))
     script.complete()
-    sender = courier(server, feed(tmp_path), script.events)
-    assert not sender.round(live=True)
-    assert sender.round(live=True)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    assert not sync.round(live=True)
+    assert sync.round(live=True)
     late = next(run for run in server.runs.values() if run.tags.get("hpo.trial") == "0")
     server.runs["late"] = Kept(late.name, dict(late.tags), late.started)
-    until_well(sender, live=False)
-    sender.close()
+    until_well(sync, live=False)
+    sync.close()
     assert server.runs["late"].deleted
-    check_delivered(server.alive(), feed(tmp_path), script.events, live=False)
+    check_delivered(server.alive(), tracked_study(tmp_path), script.events, live=False)
 
 
 def test_a_run_whose_creation_was_not_answered_is_looked_for_first(tmp_path: Path) -> None:
@@ -400,10 +399,10 @@ def test_a_run_whose_creation_was_not_answered_is_looked_for_first(tmp_path: Pat
     script.complete()
     sweep, adopt, study_run = ["", "", ""]
     server = FakeMlflow(iter([sweep, adopt, study_run, "after"]))
-    sender = courier(server, feed(tmp_path), script.events)
-    assert not sender.round(live=True)
-    until_well(sender, live=True, most=1)
-    sender.close()
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    assert not sync.round(live=True)
+    until_well(sync, live=True, most=1)
+    sync.close()
     assert len(server.runs) == 2
 
 
@@ -412,60 +411,65 @@ def test_an_interruption_is_told_of_trials_that_were_sent_as_paused(tmp_path: Pa
     script.start()
     script.report(0)
     script.add(Paused(script.tick(), 0))
-    sender = courier(server, feed(tmp_path), script.events)
-    assert sender.round(live=True)
+    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    assert sync.round(live=True)
     assert child(server, 0).status == "FINISHED"
     script.close("interrupted")
-    assert sender.round(live=True)
+    assert sync.round(live=True)
     assert (child(server, 0).status, child(server, 0).tags["hpo.state"]) == ("KILLED", "interrupted")
-    sender.close()
+    sync.close()
 
 
 def test_runs_deleted_for_good_are_made_again(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+    script, server, one = Script(), FakeMlflow(), tracked_study(tmp_path)
     script.start()
     script.report(0)
     script.complete()
-    sender = courier(server, one, script.events)
-    assert sender.round(live=True)
+    sync = new_sync(server, one, script.events)
+    assert sync.round(live=True)
     server.runs = {name: run for name, run in server.runs.items() if run.tags.get("hpo.trial") != "0"}
     script.report(0)
-    assert sender.round(live=True)
+    assert sync.round(live=True)
     server.runs = {name: run for name, run in server.runs.items() if run.tags["hpo.kind"] != "study"}
     script.report(0)
     script.end(0)
-    until_well(sender, live=False)
+    until_well(sync, live=False)
     check_delivered(server.alive(), one, script.events, live=False)
     server.runs = {}  # somebody emptied the whole experiment
     script.complete()
-    until_well(sender, live=False)
-    sender.close()
+    until_well(sync, live=False)
+    sync.close()
     check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_a_lost_ledger_or_a_corrupt_one_doubles_nothing(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
+def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(tmp_path: Path) -> None:
+    """MLflow already had three trials of which the journal kept one; the second number went to another trial."""
+    server, one, lost = FakeMlflow(), tracked_study(tmp_path), Script()
+    for _ in range(3):
+        lost.complete()
+    sync = new_sync(server, one, lost.events)
+    assert sync.round(live=True)
+    sync.close()
+    script = Script()
     script.complete()
+    script.complete(act="tanh")
     script.close()
-    for damage in (lambda path: None, Path.unlink, lambda path: path.write_bytes(b"no database at all" * 100)):
-        damage(tmp_path / "tracking.db") if (tmp_path / "tracking.db").exists() else None
-        sender = courier(server, one, script.events)
-        until_well(sender, live=False)
-        sender.close()
-        assert len(server.runs) == 2
-        check_delivered(server.alive(), one, script.events, live=False)
+    sync = new_sync(server, one, script.events)
+    until_well(sync, live=False)
+    sync.close()
+    trials = [run for run in server.alive() if run.tags["hpo.kind"] == "trial"]
+    assert sorted((run.tags["hpo.trial"], run.params["act"]) for run in trials) == [("0", "relu"), ("1", "tanh")]
+    assert {run.status for run in server.alive()} == {"FINISHED"}
 
 
-def test_two_senders_of_one_study_do_not_mix(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), feed(tmp_path)
-    script.complete()
-    first, second = courier(server, one, script.events), courier(server, one, script.events)
-    assert first.round(live=True)
-    assert not second.round(live=False)
-    assert second.trouble == f"another process is sending {tmp_path.name}"
-    first.close()
-    assert second.round(live=False)
-    second.close()
+def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path) -> None:
+    place = Folders(tmp_path, "digits", "random", 0)
+    (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
+    spec = reader.load(tmp_path / "study.yaml", environ={})
+    lock = DriverLock(place.lock)
+    with pytest.raises(Conflict, match="one driver a study"):
+        sync_these(spec, [place])
+    lock.release()
 
 
 def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
@@ -473,10 +477,10 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
     for number in range(2):
         script = Script(now=1_700_000_000.0 + number * 1e6)
         script.complete()
-        one = feed(tmp_path / str(number))
-        sender = courier(server, one, script.events)
-        until_well(sender, live=False)
-        sender.close()
+        one = tracked_study(tmp_path / str(number))
+        sync = new_sync(server, one, script.events)
+        until_well(sync, live=False)
+        sync.close()
     assert len(server.alive()) == 4
 
 
@@ -489,18 +493,18 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
 def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, status: str
 ) -> None:
-    monkeypatch.setattr(courier_module.os, "kill", fake_kill)
-    monkeypatch.setattr(courier_module.os, "uname", lambda: type("Name", (), {"nodename": "here"}))
+    monkeypatch.setattr(os, "kill", fake_kill)
+    monkeypatch.setattr(os, "uname", lambda: type("Name", (), {"nodename": "here"}))
     server, script = FakeMlflow(), Script()
     script.start()
-    left = courier(server, feed(tmp_path / "a"), script.events, driver)
+    left = new_sync(server, tracked_study(tmp_path / "a"), script.events, driver)
     assert left.round(live=True)
     left.close()  # as a SIGKILL leaves it: no round with live=False
     other = Script(now=1_700_000_999.0)
     other.complete()
-    sender = courier(server, feed(tmp_path / "b"), other.events, "here:1")
-    until_well(sender, live=True)
-    sender.close()
+    sync = new_sync(server, tracked_study(tmp_path / "b"), other.events, "here:1")
+    until_well(sync, live=True)
+    sync.close()
     assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
 
 
@@ -515,30 +519,26 @@ def fake_kill(pid: int, signal: int) -> None:
 def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None:
     server, info = FakeMlflow(), ComparisonInfo("digits/random,grid/0", "comparison")
     scripts = [Script(), Script(now=1_700_001_000.0)]
-    feeds = [feed(tmp_path / name, strategy=name, comparison=info) for name in ("random", "grid")]
+    feeds = [tracked_study(tmp_path / name, strategy=name, comparison=info) for name in ("random", "grid")]
     for again in (False, True):
         for script in scripts:
             script.add(Opened(script.tick(), {})) if again else None
         journals = {one.journal: script.events for one, script in zip(feeds, scripts, strict=True)}
-        deliveries = [made(one, journals[one.journal]) for one in feeds]
-        sender = courier_module.Courier(deliveries, server.connect, lambda: 0.0)
-        until_well(sender, live=True)
+        syncs = [new_study_sync(one, journals[one.journal]) for one in feeds]
+        sync = Sync(syncs, Sender("someone", "elsewhere:1"), server.connect, lambda: 0.0)
+        until_well(sync, live=True)
         over = next(run for run in server.alive() if run.tags["hpo.kind"] == "comparison")
         assert over.status == "RUNNING"
         for script in scripts:
             script.complete()
             script.close("budget" if again else "interrupted")
-        until_well(sender, live=False)
-        sender.close()
+        until_well(sync, live=False)
+        sync.close()
         assert over.status == ("FINISHED" if again else "KILLED")
     kinds = [run.tags["hpo.kind"] for run in server.alive()]
     assert (kinds.count("comparison"), kinds.count("study"), kinds.count("trial")) == (1, 2, 4)
     studies_of = [run for run in server.alive() if run.tags["hpo.kind"] == "study"]
     assert {server.runs[run.tags["mlflow.parentRunId"]].name for run in studies_of} == {"comparison"}
-
-
-def made(one: TrackedStudy, events: list[Event]) -> courier_module.Delivery:
-    return courier(FakeMlflow(), one, events).deliveries[0]
 
 
 # -- artifacts -----------------------------------------------------------------------------------------------------
@@ -552,34 +552,36 @@ def test_artifacts_go_once_and_again_when_they_change(tmp_path: Path) -> None:
     (tmp_path / "plots" / "a.png").write_bytes(b"a")
     (tmp_path / "plots" / "deep" / "b.png").write_bytes(b"b")
     paths = (tmp_path / "report.html", tmp_path / "plots", tmp_path / "missing.csv")
-    one = feed(tmp_path, texts={"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, artifacts=paths)
-    sender = courier(server, one, script.events)
-    assert sender.round(live=True)
+    one = tracked_study(
+        tmp_path, texts={"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, artifacts=paths
+    )
+    sync = new_sync(server, one, script.events)
+    assert sync.round(live=True)
     assert set(parent(server).files) == {"study.yaml", "search_spaces/cnn.yaml"}
-    assert sender.round(live=False, files=True)
+    assert sync.round(live=False, artifacts=True)
     expected = {"study.yaml", "search_spaces/cnn.yaml", "report.html", "a.png", "deep/b.png"}
     assert set(parent(server).files) == expected
     calls = server.calls
-    assert sender.round(live=False, files=True)
+    assert sync.round(live=False, artifacts=True)
     assert server.calls == calls
     (tmp_path / "report.html").write_text("<p>two")
-    assert sender.round(live=False, files=True)
-    sender.close()
+    assert sync.round(live=False, artifacts=True)
+    sync.close()
     assert (server.calls, parent(server).files["report.html"]) == (calls + 1, b"<p>two")
 
 
 def test_a_text_cannot_leave_the_artifacts(tmp_path: Path) -> None:
-    sender = courier(FakeMlflow(), feed(tmp_path, texts={"../evil": "x"}), Script().events)
+    sync = new_sync(FakeMlflow(), tracked_study(tmp_path, texts={"../evil": "x"}), Script().events)
     with pytest.raises(AssertionError, match="evil"):
-        sender.round(live=True)
-    sender.close()
+        sync.round(live=True)
+    sync.close()
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------
 
 
 def journaled(folder: Path, script: Script) -> tuple[TrackedStudy, Journal]:
-    one = replace(feed(folder), journal=folder / "real" / "journal.db")
+    one = replace(tracked_study(folder), journal=folder / "real" / "journal.db")
     journal = Journal.open(one.journal)
     for event in script.events:
         journal.append(event)
@@ -589,7 +591,7 @@ def journaled(folder: Path, script: Script) -> tuple[TrackedStudy, Journal]:
 def test_the_thread_delivers_what_is_appended_while_it_runs(tmp_path: Path) -> None:
     script, server = Script(), FakeMlflow()
     one, journal = journaled(tmp_path, script)
-    tracker = tracking.Tracker([one], "http://fake", connect=server.connect, pace=0.01)
+    tracker = tracking.Tracker([one], "http://fake", connect=server.connect)
     tracker.start()
     for _ in range(5):
         before = len(script.events)
@@ -598,8 +600,6 @@ def test_the_thread_delivers_what_is_appended_while_it_runs(tmp_path: Path) -> N
             journal.append(event)
     assert tracker.drain(60) == 0
     assert tracker.parent(one) in server.runs
-    assert tracker.run(one, 4) in server.runs
-    assert tracker.run(one, 5) is None
     assert tracker.close(60) == 0
     journal.close()
     check_delivered(server.alive(), one, script.events, live=False)
@@ -614,13 +614,13 @@ def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(tmp_
         release.wait()
         raise Outage("timed out")
 
-    tracker = tracking.Tracker([one], "http://fake", connect=hang, pace=0.01)
+    tracker = tracking.Tracker([one], "http://fake", connect=hang)
     tracker.start()
     assert tracker.drain(0.01) == len(script.events)
     assert tracker.close(0.01) == len(script.events)
     release.set()
     tracker._thread.join()
-    assert tracking.sync([one], "http://fake", connect=server.connect).undelivered == 0
+    assert tracking.sync([one], "http://fake", connect=server.connect) == ""
     journal.close()
     check_delivered(server.alive(), one, script.events, live=False)
 
@@ -634,9 +634,9 @@ def test_sync_gives_up_after_its_time_and_says_what_is_missing(tmp_path: Path) -
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    standing = tracking.sync([one], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
+    trouble = tracking.sync([one], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
     journal.close()
-    assert (standing.undelivered, standing.trouble) == (len(script.events), "connection refused")
+    assert trouble == "connection refused"
     assert clock[0] == 31  # 1 + 2 + 4 + 8 + 16, and 32 more would be too late
 
 
@@ -650,7 +650,7 @@ def test_a_bug_in_the_delivery_is_said_and_tried_again(tmp_path: Path, caplog: p
             raise bug
         return FakeStore(server)
 
-    tracker = tracking.Tracker([one], "http://fake", connect=connect, pace=0.01)
+    tracker = tracking.Tracker([one], "http://fake", connect=connect)
     tracker.start()
     assert tracker.drain(60) == 0
     assert tracker.close(60) == 0

@@ -24,7 +24,7 @@ from hpo.engine import result
 from hpo.engine.result import Published
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
-from hpo.tracking import tracker as tracking
+from hpo.tracking import sync as tracking
 
 REAL = "REAL" in os.environ  # train with torch after all
 STUDY = """\
@@ -124,7 +124,7 @@ def prepare(folder: Path) -> None:
         assembly.HEAVY = ()
         assembly.recipe = lambda *_: recipe  # type: ignore[assignment,return-value]
     publish_best.publish = published  # type: ignore[assignment]
-    tracking.real = connect
+    tracking.connect_mlflow = connect
     tracking.PACE = 0.05
 
 

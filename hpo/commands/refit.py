@@ -32,7 +32,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import DriverLock, Journal
 from hpo.publishing.publish_best import PATIENCE, Order, publish
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.tracker import Tracker
+from hpo.tracking.sync import Tracker
 from hpo.tracking.uri import tracking_uri
 from hpo.training import checkpoints
 

@@ -19,7 +19,7 @@ from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing.publish_best import publish_best
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
-from hpo.tracking.tracker import Tracker
+from hpo.tracking.sync import Tracker
 from hpo.tracking.uri import tracking_uri
 
 log = logging.getLogger(__name__)

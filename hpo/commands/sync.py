@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from hpo.core import Params, Report
 from hpo.errors import EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
+from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
-from hpo.tracking.tracker import sync
+from hpo.tracking.sync import sync
 from hpo.tracking.uri import tracking_uri, without_password
 from hpo.training.diagnosis import diagnose
 
@@ -27,15 +29,21 @@ def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
 
 
 def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.0) -> str:
-    """Deliver what MLflow has not got; returns a line for the user. Raises EnvironmentFailed if it does not answer."""
+    """Deliver what MLflow has not got; returns a line for the user.
+
+    Raises EnvironmentFailed if it does not answer, Conflict while a driver runs one of them.
+    """
     if not spec.tracking.enabled:
         return "tracking is off in this study"
     uri = tracking_uri(spec.tracking.uri, studies[0].state, os.environ, spec.place("tracking.uri"))
     specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]  # type: ignore[arg-type]
-    status = sync([tracked_study(*pair) for pair in zip(specs, studies, strict=True)], uri, timeout)
-    if status.undelivered:
+    with ExitStack() as stack:
+        for one in studies:
+            stack.callback(DriverLock(one.lock).release)
+        trouble = sync([tracked_study(*pair) for pair in zip(specs, studies, strict=True)], uri, timeout)
+    if trouble:
         rule, remedy = "must answer to be brought up to date", "start it, then run `hpo sync` again"
-        raise EnvironmentFailed(Mistake(without_password(uri), rule, status.trouble, remedy))
+        raise EnvironmentFailed(Mistake(without_password(uri), rule, trouble, remedy))
     return f"MLflow has everything of {', '.join(one.run.name for one in studies)}"
 
 

@@ -25,7 +25,7 @@ from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.tracking.runs import TrackedStudy
-from hpo.tracking.tracker import Tracker
+from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 

@@ -1,1 +1,1 @@
-"""MLflow, fed from the journal by one thread that nobody waits for; and the process that publishes a model."""
+"""MLflow, brought up to date from the journal by one thread that training never waits for."""

@@ -14,37 +14,17 @@ import math
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpo.core import (
-    Closed,
-    Ended,
-    Event,
-    Goal,
-    Opened,
-    Params,
-    Report,
-    Reported,
-    Scored,
-    State,
-    Study,
-    Trial,
-    Value,
-    digest,
-)
+from hpo.core import Closed, Ended, Event, Goal, Params, Report, Reported, Scored, State, Study, Trial, digest
 
-MOST_METRICS, MOST_PARAMS, MOST_TAGS, MOST_ENTITIES = (
-    1_000,
-    100,
-    100,
-    1_000,
-)  # a log_batch call (mlflow/utils/validation.py)
-LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000
+LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 INTERRUPTED = "interrupted"  # hpo.state of what stopped before its end; the other values are core.State's
-NOBODY = "none"  # hpo.engine.driver of a study that no process drives
+NO_DRIVER = "none"  # hpo.engine.driver of a study that no process drives
+DRIVER = "hpo.engine.driver"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
@@ -67,9 +47,9 @@ class ComparisonInfo:
 
 @dataclass(frozen=True, slots=True)
 class TrackedStudy:
-    """One study on its way to MLflow.
+    """A study that is sent to MLflow.
 
-    journal: where its events are. artifacts: files, and folders whose content is meant; what is missing is passed over.
+    journal: where its events are. artifacts: files, and folders of files; missing ones are passed over.
     columns: parameters every trial has, for the saved views. texts: artifact name -> content, as study.yaml.
     """
 
@@ -97,7 +77,15 @@ class TrackedStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Sender:
+    """user: who runs hpo; driver: "host:pid" of this process, so that a later one can tell when it is gone."""
+
+    user: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
     """One value of a metric; the four together are its identity in MLflow."""
 
     name: str
@@ -119,39 +107,92 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as it is in MLflow. epochs: those whose metrics this process knows to be there."""
+
+    id: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    status: str = RUNNING
+    ended: int | None = None
+    deleted: bool = False
+    epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What brings a run up to date. status None leaves it."""
 
     params: Mapping[str, str] = field(default_factory=dict)
-    points: Sequence[Point] = ()
+    points: Sequence[MetricPoint] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     status: str | None = None
     ended: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What finds a study's runs again: hpo.journal is one for one journal, also after --fresh. user: who runs it."""
+def difference(stored: StoredRun, run: Run, points: Sequence[MetricPoint]) -> Change:
+    """What the stored run lacks; points are not compared, because MLflow takes each of them only once."""
+    same = stored.status == run.status and run.ended in (None, stored.ended)
+    return Change(
+        params=dict(run.params.items() - stored.params.items()),
+        points=points,
+        tags=dict(run.tags.items() - stored.tags.items()),
+        status=None if same else run.status,
+        ended=run.ended,
+    )
 
-    journal: str
-    user: str
-    driver: str = ""  # "host:pid", so that a later driver can tell whose RUNNING runs are nobody's
 
+class History:
+    """The events of a study so far, with what its runs show beside the study itself."""
 
-def identity(feed: TrackedStudy, first: Event, user: str, driver: str) -> Identity:
-    """From the first event of a journal."""
-    time = first.report.time if isinstance(first, Reported) else first.time
-    return Identity(digest([feed.name, feed.strategy, feed.seed, time]), user, driver)
+    def __init__(self, tracked: TrackedStudy) -> None:
+        self.tracked, self.study = tracked, Study()
+        self.journal = ""  # hpo.journal, which finds the runs again; another one after --fresh
+        self.started = self.latest = 0.0
+        self.best: Trial | None = None
+        self.scores: dict[int, list[MetricPoint]] = {}  # trial -> what the test split said
+        self._charted: tuple[float, int] | None = None
+
+    def apply(self, event: Event) -> list[MetricPoint]:
+        """Take in one event; returns the points that it adds to the study's own run."""
+        self.study.apply(event)
+        time, goal = event.report.time if isinstance(event, Reported) else event.time, self.tracked.goal
+        if not self.journal:
+            self.journal = digest([self.tracked.name, self.tracked.strategy, self.tracked.seed, time])
+            self.started = time
+        self.latest = max(self.latest, time)
+        match event:
+            case Scored(trial=number):
+                self.scores.setdefault(number, []).extend(score_points(event, self.study.trials[number].epoch))
+                return score_points(event, self.study.epochs)
+            case Ended(trial=number, state=State.COMPLETE):
+                known = [self.best] if self.best is not None else []
+                self.best = goal.best([*known, self.study.trials[number]])
+            case Closed():
+                self.best = goal.best(self.study.trials)
+            case Ended():
+                pass
+            case _:
+                return []
+        return self._best_points(time)
+
+    def _best_points(self, time: float) -> list[MetricPoint]:
+        epochs, goal = self.study.epochs, self.tracked.goal
+        if self.best is None or (value := goal.value(self.best)) is None or self._charted == (value, epochs):
+            return []
+        self._charted = value, epochs
+        return [MetricPoint(legal(f"best_{goal.metric}"), finite(value), milliseconds(time), epochs)]
 
 
 # -- the child run of a trial ------------------------------------------------------------------------------------
 
 
-def trial_run(feed: TrackedStudy, who: Identity, study: Study, trial: Trial, live: bool, parent: str) -> Run:
+def trial_run(history: History, sender: Sender, trial: Trial, live: bool, parent: str) -> Run:
     """live: a driver is at work, so that what the journal calls running does run."""
-    state, status = standing(trial, study, live)
+    tracked = history.tracked
+    state, status = trial_status(trial, history.study, live)
     tags = {
-        **common(feed, who, "trial"),
+        **common_tags(history, sender, "trial"),
         PARENT: parent,
         "hpo.trial": str(trial.number),
         "hpo.state": state,
@@ -160,24 +201,23 @@ def trial_run(feed: TrackedStudy, who: Identity, study: Study, trial: Trial, liv
     if trial.finished:
         tags["hpo.outcome"] = str(trial.outcome)
     notes = [trial.error] if trial.error else []
-    if state != State.RUNNING and feed.diagnose is not None and (finding := feed.diagnose(trial.reports, trial.params)):
+    if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial.reports, trial.params)):
         tags["hpo.diagnosis"] = finding[0]
         notes.append(finding[1])
     if notes:
         tags[NOTE] = "\n\n".join(notes)
-    tags.update(commit(study))
     return Run(
-        name=f"{feed.title} trial {trial.number}",
+        name=f"{tracked.title} trial {trial.number}",
         tags=trimmed(tags, LONGEST_TAG),
-        params=trimmed({legal(name): written(value) for name, value in trial.params.items()}, LONGEST_PARAM),
+        params=trimmed({legal(name): str(value) for name, value in trial.params.items()}, LONGEST_PARAM),
         status=status,
         started=milliseconds(trial.started),
-        ended=None if status == RUNNING else milliseconds(_last(trial)),
+        ended=None if status == RUNNING else milliseconds(_last_time(trial)),
     )
 
 
-def standing(trial: Trial, study: Study, live: bool) -> tuple[str, str]:
-    """(hpo.state, MLflow's status). Paused is a rest, unless it is where the driver was interrupted."""
+def trial_status(trial: Trial, study: Study, live: bool) -> tuple[str, str]:
+    """(hpo.state, MLflow's status). A paused trial is finished for MLflow, unless it was interrupted."""
     match trial.state:
         case State.RUNNING:
             return (str(State.RUNNING), RUNNING) if live and study.closed is None else (INTERRUPTED, KILLED)
@@ -189,157 +229,108 @@ def standing(trial: Trial, study: Study, live: bool) -> tuple[str, str]:
             return str(state), FINISHED
 
 
-def trial_points(trial: Trial, after: int) -> list[Point]:
+def trial_points(trial: Trial, after: int) -> list[MetricPoint]:
     """The metrics of its reports behind epoch `after`, a step an epoch."""
     return [
-        Point(legal(name), finite(value), milliseconds(report.time), report.epoch)
+        MetricPoint(legal(name), finite(value), milliseconds(report.time), report.epoch)
         for report in trial.reports[after:]
         for name, value in {**report.metrics, "seconds": report.seconds}.items()
     ]
 
 
-def score_points(scored: Scored, step: int) -> list[Point]:
-    """What the test split said."""
-    return [
-        Point(legal(name), finite(value), milliseconds(scored.time), step) for name, value in scored.metrics.items()
-    ]
+def score_points(scored: Scored, step: int) -> list[MetricPoint]:
+    """The metrics on the test split."""
+    time = milliseconds(scored.time)
+    return [MetricPoint(legal(name), finite(value), time, step) for name, value in scored.metrics.items()]
 
 
-def _last(trial: Trial) -> float:
+def _last_time(trial: Trial) -> float:
     if trial.ended is not None:
         return trial.ended
     return trial.reports[-1].time if trial.reports else trial.started
 
 
-# -- the parent run of a study -----------------------------------------------------------------------------------
+# -- the parent run of a study, and the grandparent of a comparison ----------------------------------------------
 
 
-class Progress:
-    """What the parent shows beside the study itself: best so far against epochs spent. Fed with every applied event."""
-
-    def __init__(self, goal: Goal) -> None:
-        self.goal = goal
-        self.opened: float | None = None
-        self.latest = 0.0
-        self.best: Trial | None = None
-        self._sent: tuple[float, int] | None = None
-
-    def take(self, event: Event, study: Study) -> list[Point]:
-        """Points this event adds to the parent run; the same ones whenever these events are read again."""
-        self.latest = max(self.latest, event.report.time if isinstance(event, Reported) else event.time)
-        match event:
-            case Opened(time=time) if self.opened is None:
-                self.opened = time
-            case Ended(time=time, trial=number):
-                self._judge(study.trials[number])
-                return self._points(time, study)
-            case Closed(time=time):
-                self.best = self.goal.best(study.trials)
-                return self._points(time, study)
-            case Scored():
-                return score_points(event, study.epochs)
-        return []
-
-    def _judge(self, trial: Trial) -> None:
-        """As Goal.best, one trial at a time."""
-        if trial.state is not State.COMPLETE or not math.isfinite(self.goal.score(trial)[0]):
-            return
-        best = self.best
-        if best is None or best.state is not State.COMPLETE or self._rank(trial) < self._rank(best):
-            self.best = trial
-
-    def _rank(self, trial: Trial) -> tuple[tuple[float, ...], int]:
-        return self.goal.score(trial), trial.number
-
-    def _points(self, time: float, study: Study) -> list[Point]:
-        if self.best is None or (value := self.goal.value(self.best)) is None or self._sent == (value, study.epochs):
-            return []
-        self._sent = value, study.epochs
-        return [Point(legal(f"best_{self.goal.metric}"), finite(value), milliseconds(time), study.epochs)]
-
-
-def study_run(
-    feed: TrackedStudy, who: Identity, study: Study, progress: Progress, live: bool, parent: str | None
-) -> Run:
-    """parent: the run of the comparison this study belongs to."""
-    going = live and study.closed is None
-    state = str(State.RUNNING) if going else study.closed or INTERRUPTED
+def study_run(history: History, sender: Sender, live: bool, comparison: str | None) -> Run:
+    """comparison: the run of the comparison this study belongs to."""
+    study = history.study
+    running = live and study.closed is None
+    state = str(State.RUNNING) if running else study.closed or INTERRUPTED
     tags = {
-        **common(feed, who, "study"),
+        **common_tags(history, sender, "study"),
         "hpo.state": state,
-        "hpo.engine.driver": who.driver if going else NOBODY,
-        NOTE: note(feed, study, progress),
+        DRIVER: sender.driver if running else NO_DRIVER,
+        NOTE: note(history),
     }
-    if progress.best is not None:
-        tags["hpo.best_trial"] = str(progress.best.number)
-    if parent is not None:
-        tags[PARENT] = parent
-    tags.update(commit(study))
-    started = progress.opened if progress.opened is not None else progress.latest
+    if history.best is not None:
+        tags["hpo.best_trial"] = str(history.best.number)
+    if comparison is not None:
+        tags[PARENT] = comparison
     return Run(
-        name=feed.title,
+        name=history.tracked.title,
         tags=trimmed(tags, LONGEST_TAG),
         params={},
-        status=RUNNING if going else {INTERRUPTED: KILLED, "failing": FAILED}.get(state, FINISHED),
-        started=milliseconds(started),
-        ended=None if going else milliseconds(progress.latest),
+        status=RUNNING if running else {INTERRUPTED: KILLED, "failing": FAILED}.get(state, FINISHED),
+        started=milliseconds(history.started),
+        ended=None if running else milliseconds(history.latest),
     )
 
 
-def note(feed: TrackedStudy, study: Study, progress: Progress) -> str:
-    """Markdown for the parent run's page."""
+def note(history: History) -> str:
+    """Markdown for the page of the study's run."""
+    study, goal, best = history.study, history.tracked.goal, history.best
     counts = {state: len(study.with_state(state)) for state in State}
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lines = [f"{len(study)} trials ({said or 'none yet'}), {study.epochs} epochs."]
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    lines = [f"{len(study)} trials ({states or 'none yet'}), {study.epochs} epochs."]
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
-    best = progress.best
-    if best is not None and (reading := feed.goal.reading(best)) is not None:
-        value = feed.goal.value(best)
+    if best is not None and (reading := goal.reading(best)) is not None:
         scores = [scored.metrics for scored in study.scores if scored.trial == best.number]
         test = [f"{name} {number:.4g}" for metrics in scores for name, number in metrics.items()]
-        lines.append(f"**Best: trial {best.number}**, {feed.goal.metric} **{value:.4g}** at epoch {reading.epoch}")
-        lines[-1] += f" (tested: {', '.join(test)})" if test else ""
-        rows = [f"| {name} | {cell(value)} |" for name, value in best.params.items()]
+        lines.append(
+            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch}"
+            + (f" (tested: {', '.join(test)})" if test else "")
+        )
+        rows = [f"| {name} | {table_cell(str(value))} |" for name, value in best.params.items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows]))
-    if feed.registered and study.scores:
-        lines.append(f"Best model: `models:/{feed.registered}@champion`")
+    if history.tracked.registered and study.scores:
+        lines.append(f"Best model: `models:/{history.tracked.registered}@champion`")
     return "\n\n".join(lines)
 
 
-def group_run(
-    feed: TrackedStudy, info: ComparisonInfo, who: Identity, statuses: Collection[str], started: float, ended: float
+def comparison_run(
+    info: ComparisonInfo, histories: Sequence[History], sender: Sender, statuses: Collection[str]
 ) -> Run:
-    """The grandparent; as bad as its worst study. Times in seconds."""
+    """Its status is the worst among its studies' statuses."""
     worst = next((status for status in (RUNNING, KILLED, FAILED) if status in statuses), FINISHED)
-    tags = common(feed, replace(who, journal=info.journal), "comparison")
+    tags = common_tags(histories[0], sender, "comparison")
     tags = {name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")}
+    tags["hpo.journal"] = info.journal
     tags["hpo.state"] = {RUNNING: str(State.RUNNING), KILLED: INTERRUPTED}.get(worst, worst.lower())
-    tags["hpo.engine.driver"] = who.driver if worst == RUNNING else NOBODY
+    tags[DRIVER] = sender.driver if worst == RUNNING else NO_DRIVER
+    started, ended = min(one.started for one in histories), max(one.latest for one in histories)
     end = None if worst == RUNNING else milliseconds(ended)
     return Run(info.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
 
 
-# -- small print -------------------------------------------------------------------------------------------------
+# -- conversions -------------------------------------------------------------------------------------------------
 
 
-def common(feed: TrackedStudy, who: Identity, kind: str) -> dict[str, str]:
+def common_tags(history: History, sender: Sender, kind: str) -> dict[str, str]:
+    tracked, environments = history.tracked, history.study.environments
+    commit = environments[-1].get("commit") if environments else None
     return {
         "hpo.kind": kind,
-        "hpo.study": feed.name,
-        "hpo.strategy": feed.strategy,
-        "hpo.seed": str(feed.seed),
-        "hpo.journal": who.journal,
-        "mlflow.user": who.user,
-        "mlflow.source.name": feed.source,
+        "hpo.study": tracked.name,
+        "hpo.strategy": tracked.strategy,
+        "hpo.seed": str(tracked.seed),
+        "hpo.journal": history.journal,
+        "mlflow.user": sender.user,
+        "mlflow.source.name": tracked.source,
         "mlflow.source.type": "LOCAL",
-    }
-
-
-def commit(study: Study) -> dict[str, str]:
-    """The commit the last driver ran from, where it is known."""
-    found = study.environments[-1].get("commit") if study.environments else None
-    return {"mlflow.source.git.commit": str(found)} if found else {}
+    } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
 
 
 def milliseconds(seconds: float) -> int:
@@ -352,29 +343,25 @@ def finite(value: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def written(value: Value) -> str:
-    return str(value)
-
-
-def cell(value: Value) -> str:
-    return written(value).replace("|", "\\|").replace("\n", " ")
+def table_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def legal(name: str) -> str:
     """A name MLflow takes for a param or metric; one that had to be changed ends in digits that keep it distinct."""
-    bad = re.sub(r"[^\w.\- :/]", "_", name)
-    if posixpath.normpath(bad) != bad or bad.startswith(("/", "..")) or bad == ".":
-        bad = re.sub(r"^\.*$|^\.+|/", "_", bad)
-    if bad == name and len(name) <= LONGEST_KEY:
+    legalized = re.sub(r"[^\w.\- :/]", "_", name)
+    if posixpath.normpath(legalized) != legalized or legalized.startswith(("/", "..")) or legalized == ".":
+        legalized = re.sub(r"^\.*$|^\.+|/", "_", legalized)
+    if legalized == name and len(name) <= LONGEST_KEY:
         return name
-    return f"{bad[: LONGEST_KEY - 8]}-{digest(name)[:6]}"
+    return f"{legalized[: LONGEST_KEY - 8]}-{digest(name)[:6]}"
 
 
 def trimmed(texts: Mapping[str, str], longest: int) -> dict[str, str]:
     """No text longer than MLflow keeps; one that was cut says so."""
-    return {name: text if len(text) <= longest else cut(text, longest) for name, text in texts.items()}
+    return {name: text if len(text) <= longest else _cut(text, longest) for name, text in texts.items()}
 
 
-def cut(text: str, longest: int) -> str:
+def _cut(text: str, longest: int) -> str:
     end = f" ... ({len(text)} characters)"
     return text[: longest - len(end)] + end

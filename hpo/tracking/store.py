@@ -1,13 +1,11 @@
-"""An experiment of MLflow as delivery.Store: explicit ids only, and MLflow's many exceptions made into three.
+"""An experiment of MLflow as study_sync.Store: explicit ids only, and MLflow's many exceptions made into three.
 
-Importing this takes 2 s and some 100 MB; the writer thread does it (tracking.py). MLflow's global state stays as it is.
+Importing this takes 2 s and some 100 MB; the writer thread does it (sync.py). MLflow's global state stays as it is.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +16,14 @@ from typing import TypeVar
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunTag, ViewType
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.tracking.delivery import Found, Gone, Outage
-from hpo.tracking.runs import MOST_ENTITIES, MOST_PARAMS, RUNNING, Change, Run
+from hpo.files import locked, replace_file, sweep
+from hpo.tracking.runs import RUNNING, Change, Run, StoredRun
+from hpo.tracking.study_sync import Gone, Outage
 from hpo.tracking.uri import SQLITE, sqlite_path, sqlite_uri, without_password
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ PHRASES = {
 }
 MISSING, EXISTS, INVALID = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"
 PAGE = 1_000  # runs a search answers at once
+MOST_PARAMS, MOST_ENTITIES = 100, 1_000  # a log_batch call (mlflow/utils/validation.py)
 
 
 class _Refused(Exception):
@@ -50,28 +51,27 @@ class _Deleted(Exception):
 
 
 class MlflowStore:
-    """Opened by `connect`. refused: parts MLflow would not take, each logged once."""
+    """Opened by `connect`. Parts that MLflow would not take are left out, and logged."""
 
     def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
-        self.experiment, self.refused = experiment, 0
+        self.experiment = experiment
         self._client, self._uri = client, uri
 
-    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Found]:
-        assert all(re.fullmatch(r"\w+", value) for value in tags.values()), (
-            tags
-        )  # MLflow's filter has no way to quote a quote
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[StoredRun]:
+        assert all(re.fullmatch(r"\w+", value) for value in tags.values()), tags  # MLflow cannot quote a quote
         texts = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         if status is not None:
             texts.append(f"attributes.status = '{status}'")
-        runs, token = [], None
+        runs: list[StoredRun] = []
+        token = None
         while True:
             with self._plain():
                 page = self._client.search_runs(
                     [self.experiment], " and ".join(texts), ViewType.ALL, PAGE, ["attributes.start_time ASC"], token
                 )
-            runs += [Found(run.info.run_id, run.data.tags, run.info.lifecycle_stage == "deleted") for run in page]
+            runs += map(stored_run, page)
             if not (token := page.token):
-                return sorted(runs, key=lambda found: found.deleted)
+                return sorted(runs, key=lambda run: run.deleted)
 
     def create(self, run: Run) -> str:
         with self._plain():
@@ -115,7 +115,6 @@ class MlflowStore:
         try:
             self._do(call, run)
         except _Refused as refused:
-            self.refused += 1
             logger.warning("MLflow refuses the %s of run %s: %s", what, run, refused)
 
     def _do(self, call: Callable[[], T], run: str | None = None) -> T:
@@ -141,6 +140,12 @@ class MlflowStore:
                 yield
         except (_Refused, _Deleted) as error:
             raise Outage(str(error)) from None
+
+
+def stored_run(run: MlflowRun) -> StoredRun:
+    info = run.info
+    deleted = info.lifecycle_stage == "deleted"
+    return StoredRun(info.run_id, run.data.tags, run.data.params, info.status, info.end_time, deleted)
 
 
 @contextmanager
@@ -252,31 +257,17 @@ def create_sqlite(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent):
+            sweep(path.parent)
             if not path.exists():
-                _make_sqlite(path)
+                with replace_file(path) as draft, kinds(sqlite_uri(path)):
+                    _make_sqlite(draft, path.parent / "mlruns")
     except OSError as error:
         raise Outage(f"{path}: {error.strerror or error}") from None
 
 
-def _make_sqlite(path: Path) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    for leftover in path.parent.glob(f"{draft.name}*"):  # of a process that was killed here
-        leftover.unlink()
-    with kinds(sqlite_uri(path)):
-        store = SqlAlchemyStore(sqlite_uri(draft), (path.parent / "mlruns").as_uri())  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-        database = sqlite3.connect(draft)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.close()
-        draft.replace(path)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The folder to oneself, among processes that ask in this way. Leaves no file behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _make_sqlite(path: Path, artifacts: Path) -> None:
+    store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.close()

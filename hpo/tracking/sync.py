@@ -1,208 +1,329 @@
-"""All studies of one driver on their way to MLflow: connects, sends, waits out outages, ends what dead drivers left.
+"""MLflow only listens: one writer thread follows the journals, and training never waits for it (docs/design.md, 7).
 
-No thread, no clock and no mlflow of its own: tracking.py calls `round` from its writer thread, tests call it at will.
+    tracker = Tracker(studies, uri); tracker.start() ... tracker.drain(5) ... tracker.close()
+
+The thread imports mlflow (2 s), so that importing this file costs nothing. What is not delivered when a process ends is
+delivered by the next driver of the study, or by `sync`.
 """
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 
-from hpo.core import digest
 from hpo.errors import HpoError
 from hpo.failpoints import hit
-from hpo.tracking.delivery import Delivery, Found, Gone, Outage, Store, files_in
+from hpo.files import alive
+from hpo.tracking import views
 from hpo.tracking.runs import (
+    DRIVER,
     INTERRUPTED,
     KILLED,
-    NOBODY,
+    NO_DRIVER,
     PARENT,
     RUNNING,
     Change,
-    ComparisonInfo,
     Run,
-    group_run,
+    Sender,
+    StoredRun,
+    TrackedStudy,
+    comparison_run,
+    difference,
     milliseconds,
 )
-from hpo.tracking.sync_state import Busy
+from hpo.tracking.study_sync import Gone, Outage, Store, StudySync, files_in
+from hpo.tracking.uri import ui_line
 
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries while MLflow is away
-TROUBLES = (Outage, Gone, Busy, HpoError, OSError, sqlite3.Error)
+PACE = 1.0  # seconds between two looks at the journals
+SHARE = 4.0  # and at least this many times what the last look cost: a core in five at most, however slow MLflow is
+LONGEST_PACE = 15.0
+IMPATIENT = 1.0  # seconds between tries while `drain` or `close` waits
+TROUBLES = (Outage, Gone, HpoError, OSError, sqlite3.Error)
+
+# Unless the user has set them. A call gives up after 20 s: nothing waits for it, and a slow server must get its chance.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+Connect = Callable[[str, str, Mapping[str, str]], Store]  # uri, experiment, its tags
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How the delivery stands.
+class Sync:
+    """All studies of one process on their way to one experiment. No thread and no clock of its own.
 
-    undelivered: events, or what is left of them as runs and files; trouble: in a phrase, "" if all is well; since:
-    Unix seconds; refused: parts MLflow will never take.
+    connect opens the experiment, or raises Outage; now gives Unix seconds.
     """
 
-    undelivered: int
-    trouble: str = ""
-    since: float | None = None
-    refused: int = 0
-
-
-class Courier:
-    """connect opens the experiment, or raises Outage; now gives Unix seconds."""
-
-    def __init__(self, deliveries: Sequence[Delivery], connect: Callable[[], Store], now: Callable[[], float]) -> None:
-        self.deliveries, self._connect, self._now = deliveries, connect, now
-        groups = dict.fromkeys(delivery.feed.comparison for delivery in deliveries)
-        self.comparisons = [
-            Comparison(group, [d for d in deliveries if d.feed.comparison == group]) for group in groups if group
-        ]
+    def __init__(
+        self, studies: Sequence[StudySync], sender: Sender, connect: Callable[[], Store], now: Callable[[], float]
+    ) -> None:
+        self.studies, self._sender, self._connect, self._now = studies, sender, connect, now
         self.store: Store | None = None
         self.experiment: str | None = None  # its id, once MLflow has answered
-        self.refused = 0
         self.trouble = ""
-        self.since: float | None = None
         self.wait = FIRST_WAIT
-        self._stumbled = self._swept = self._files = False
+        self._since = 0.0  # when the trouble began
+        self._comparison: StoredRun | None = None
+        self._swept = self._artifacts = False
 
-    def round(self, live: bool, files: bool = False) -> bool:
-        """Send everything there is; files: the report and the plots too, once. live: the driver is at work.
+    def round(self, live: bool, artifacts: bool = False) -> bool:
+        """Send everything there is; artifacts: the report and the pictures too, once. live: the driver is at work.
 
         False: there is trouble, and for `wait` seconds another try makes no sense.
         """
-        self._files |= files
+        self._artifacts |= artifacts
         try:
             self._round(live)
         except TROUBLES as error:
             self._fail(error)
             return False
-        finally:
-            self.refused = self.store.refused if self.store is not None else self.refused
-        self._recover()
+        if self.trouble:
+            logger.warning("MLflow is back after %.0f s; nothing is missing", self._now() - self._since)
+        self.trouble, self.wait = "", FIRST_WAIT
         return True
 
-    def standing(self) -> Standing:
-        behind = sum(delivery.behind for delivery in self.deliveries)
-        return Standing(behind or self.pending, self.trouble, self.since, self.refused)
-
-    @property
-    def pending(self) -> int:
-        """What was taken in and not sent; may be read by other threads."""
-        return sum(delivery.pending for delivery in self.deliveries) + self._files
+    def undelivered(self) -> int:
+        """Events, or what else is left to send."""
+        return sum(study.undelivered() for study in self.studies) or int(self._artifacts)
 
     def close(self) -> None:
-        for delivery in self.deliveries:
-            delivery.close()
+        for study in self.studies:
+            study.close()
         if self.store is not None:
             self.store.close()
         self.store = None
 
     def _round(self, live: bool) -> None:
-        for delivery in self.deliveries:
-            delivery.read()
+        for study in self.studies:
+            study.read()
         if self.store is None:
             self.store = self._connect()
             self.experiment = self.store.experiment
         if not self._swept:
-            sweep(self.store, {delivery.who.journal for delivery in self.deliveries if delivery.who}, self._now())
+            sweep(self.store, {study.history.journal for study in self.studies}, self._now())
             self._swept = True
-        over = {id(d): comparison.ensure(self.store) for comparison in self.comparisons for d in comparison.deliveries}
-        for delivery in self.deliveries:
-            delivery.send(self.store, live, over.get(id(delivery)))
-            delivery.upload(self.store, self._files)
-        for comparison in self.comparisons:
-            comparison.send(self.store, self._files)
-        self._files = False
-        if self._stumbled and not live:
-            for delivery in self.deliveries:
-                delivery.adopt(self.store)  # a request that was given up may have been carried out since
-            self._stumbled = False
+        comparison = self._comparison_run(self.store)
+        for study in self.studies:
+            study.send(self.store, live, comparison)
+            study.upload(self.store, self._artifacts)
+        self._send_comparison(self.store)
+        self._artifacts = False
+
+    def _comparison_run(self, store: Store) -> str | None:
+        """The id of the run above those of the studies; None before its first study has an event."""
+        if self._comparison is None and (run := self._comparison_now({RUNNING})) is not None:
+            known = store.find({"hpo.journal": run.tags["hpo.journal"]})
+            self._comparison = known[0] if known else StoredRun(store.create(run), run.tags)
+        return self._comparison.id if self._comparison is not None else None
+
+    def _comparison_now(self, statuses: Collection[str]) -> Run | None:
+        info = self.studies[0].tracked.comparison
+        histories = [study.history for study in self.studies if study.history.journal]
+        return comparison_run(info, histories, self._sender, statuses) if info is not None and histories else None
+
+    def _send_comparison(self, store: Store) -> None:
+        stored, run = self._comparison, self._comparison_now({study.status for study in self.studies})
+        info = self.studies[0].tracked.comparison
+        if stored is None or run is None or info is None:
+            return
+        change = difference(stored, run, ())
+        if change.tags or change.status:
+            store.write(stored.id, change)
+            self._comparison = replace(stored, tags={**stored.tags, **run.tags}, status=run.status, ended=run.ended)
+        for path, folder in files_in(info.artifacts if self._artifacts else ()):
+            store.upload(stored.id, path, folder)
 
     def _fail(self, error: Exception) -> None:
-        self._stumbled = True
         self.wait = min(LONGEST_WAIT, self.wait * 2) if self.trouble else FIRST_WAIT
         if not self.trouble:
-            self.since = self._now()
+            self._since = self._now()
             logger.warning("MLflow cannot be reached (%s); the study goes on, and what is missing is sent later", error)
         self.trouble = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Gone):
-            self.store = None
-            for comparison in self.comparisons:
-                comparison.run = None
-
-    def _recover(self) -> None:
-        if self.trouble and self.since is not None:
-            logger.warning("MLflow is back after %.0f s; nothing is missing", self._now() - self.since)
-        self.trouble, self.since, self.wait = "", None, FIRST_WAIT
-
-
-class Comparison:
-    """The grandparent run of the studies of a comparison."""
-
-    def __init__(self, group: ComparisonInfo, deliveries: Sequence[Delivery]) -> None:
-        self.group, self.deliveries = group, deliveries
-        self.run: str | None = None
-        self._sent = ""
-
-    def ensure(self, store: Store) -> str | None:
-        """Its run, found or made; None before its first study has an event."""
-        if self.run is None and (picture := self._picture({RUNNING})) is not None:
-            known = store.find({"hpo.journal": self.group.journal})
-            self.run, self._sent = known[0].run if known else store.create(picture), ""
-        return self.run
-
-    def send(self, store: Store, files: bool) -> None:
-        picture = self._picture({delivery.status for delivery in self.deliveries})
-        if self.run is None or picture is None:
-            return
-        if self._sent != (new := digest([dict(picture.tags), picture.status, picture.ended])):
-            store.write(self.run, Change(tags=picture.tags, status=picture.status, ended=picture.ended))
-            self._sent = new
-        if files:
-            for path, folder in files_in(self.group.artifacts):
-                store.upload(self.run, path, folder)
-
-    def _picture(self, statuses: Collection[str]) -> Run | None:
-        started = [delivery for delivery in self.deliveries if delivery.who is not None]
-        if not started or started[0].who is None:
-            return None
-        first = min(delivery.progress.opened or delivery.progress.latest for delivery in started)
-        last = max(delivery.progress.latest for delivery in started)
-        return group_run(started[0].feed, self.group, started[0].who, statuses, first, last)
+            self.store = self._comparison = None
 
 
 def sweep(store: Store, own: Collection[str], now: float) -> None:
     """Runs that drivers killed on this machine left RUNNING, of other journals than `own`, become KILLED.
 
-    Only a study's own run says who drives it; a trial whose study does not run is nobody's either.
+    Only a study's own run says which driver it has; a trial whose study does not run has none either.
     """
     hit("sweep")
-    running = {
-        found.run: found for found in store.find({}, status=RUNNING) if not found.deleted and "hpo.kind" in found.tags
-    }
-    for run, left in running.items():
-        if left.tags.get("hpo.journal") not in own and not driven(left, running):
-            change = Change(
-                tags={"hpo.state": INTERRUPTED, "hpo.engine.driver": NOBODY}, status=KILLED, ended=milliseconds(now)
-            )
-            store.write(run, change)
+    running = {run.id: run for run in store.find({}, status=RUNNING) if not run.deleted and "hpo.kind" in run.tags}
+    tags = {"hpo.state": INTERRUPTED, DRIVER: NO_DRIVER}
+    for run in running.values():
+        if run.tags.get("hpo.journal") not in own and not has_driver(run, running):
+            store.write(run.id, Change(tags=tags, status=KILLED, ended=milliseconds(now)))
 
 
-def driven(left: Found, running: dict[str, Found]) -> bool:
+def has_driver(run: StoredRun, running: Mapping[str, StoredRun]) -> bool:
     """Whether a driver may be at work on this run: only a process of this machine that is gone surely is not."""
-    over = left if "hpo.engine.driver" in left.tags else running.get(left.tags.get(PARENT, ""))
-    if over is None:
+    driven = run if DRIVER in run.tags else running.get(run.tags.get(PARENT, ""))
+    if driven is None:
         return False
-    host, _, pid = over.tags.get("hpo.engine.driver", "").rpartition(":")
+    host, _, pid = driven.tags.get(DRIVER, "").rpartition(":")
     return bool(host) and (host != os.uname().nodename or alive(int(pid)))
 
 
-def alive(pid: int) -> bool:
+# -- while the studies run, and afterwards -----------------------------------------------------------------------
+
+
+class Tracker:
+    """The writer thread. All studies go to one experiment of one MLflow."""
+
+    def __init__(
+        self,
+        studies: Sequence[TrackedStudy],
+        uri: str,
+        connect: Connect | None = None,
+    ) -> None:
+        self.uri = uri
+        self._sync = sync_of(studies, uri, connect or connect_mlflow, time.time)
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._wake = threading.Event()
+        self._waiting: set[threading.Event] = set()  # set once all there was when they came is delivered
+        self._closing = self._abandoned = self._artifacts = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def artifacts(self) -> None:
+        """The report and the pictures are there now: send them along with the next round."""
+        self._artifacts = True
+
+    def drain(self, timeout: float) -> int:
+        """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not."""
+        delivered = threading.Event()
+        self._waiting.add(delivered)
+        self._wake.set()
+        if self._thread.is_alive():
+            delivered.wait(timeout)
+        self._waiting.discard(delivered)
+        return self._sync.undelivered()
+
+    def close(self, timeout: float = 10.0) -> int:
+        """The driver has left: statuses and artifacts go out, then the thread ends. Returns what did not get there."""
+        self._closing = self._artifacts = True
+        undelivered = self.drain(timeout)
+        self._abandoned = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(IMPATIENT)
+        return undelivered
+
+    def parent(self, tracked: TrackedStudy) -> str | None:
+        """The id of a study's run, once MLflow has answered."""
+        return next(study.run() for study in self._sync.studies if study.tracked is tracked)
+
+    def ui_line(self, view: str = views.TRIALS) -> str:
+        """The line that opens the UI on this experiment; also after `close`."""
+        return ui_line(self.uri, self._sync.experiment, view)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            with environment():
+                while not self._abandoned:
+                    self._wake.clear()
+                    waiting, began = list(self._waiting), time.monotonic()
+                    well = self._round(live=not self._closing)
+                    for delivered in waiting if well else ():
+                        delivered.set()
+                    self._wake.wait(self._rest(well, time.monotonic() - began))
+        finally:
+            self._sync.close()
+            for delivered in list(self._waiting):
+                delivered.set()
+
+    def _round(self, live: bool) -> bool:
+        """A bug in here must not end the delivery, still less the study."""
+        artifacts, self._artifacts = self._artifacts, False
+        try:
+            return self._sync.round(live, artifacts)
+        except Exception as error:
+            self._sync.trouble = f"a bug of hpo: {type(error).__name__}: {error}"
+            logger.error("tracking failed by %s", self._sync.trouble)
+            logger.debug("where it failed", exc_info=True)
+            return False
+
+    def _rest(self, well: bool, cost: float) -> float:
+        """Seconds until it is time to look again."""
+        if well:
+            return min(LONGEST_PACE, max(PACE, SHARE * cost))
+        return min(IMPATIENT, self._sync.wait) if self._waiting else self._sync.wait
+
+
+def sync(
+    studies: Sequence[TrackedStudy],
+    uri: str,
+    timeout: float = 60.0,
+    *,
+    connect: Connect | None = None,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Deliver what is missing of studies that no driver runs now, artifacts included; tries for `timeout` seconds.
+
+    Returns in a phrase what is wrong with MLflow, "" if everything is there.
+    """
+    one = sync_of(studies, uri, connect or connect_mlflow, now)
+    end = now() + timeout
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with environment():
+            while not one.round(live=False, artifacts=True) and now() + one.wait <= end:
+                sleep(one.wait)
+        return one.trouble
+    finally:
+        one.close()
+
+
+def sync_of(studies: Sequence[TrackedStudy], uri: str, connect: Connect, now: Callable[[], float]) -> Sync:
+    first = studies[0]
+    assert len({study.experiment_name for study in studies}) == 1, studies
+    sender = Sender(user(), f"{os.uname().nodename}:{os.getpid()}")
+    tags = views.tags(first.goal, first.columns)
+    return Sync(
+        [StudySync(study, sender) for study in studies], sender, lambda: connect(uri, first.experiment_name, tags), now
+    )
+
+
+def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
+    """MLflow itself; here and not at the top, because importing it takes 2 s that must not delay the training."""
+    store: Store = import_module("hpo.tracking.store").connect(uri, experiment, tags)
+    return store
+
+
+def user() -> str:
+    """Who runs this; a container may know no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+@contextmanager
+def environment() -> Iterator[None]:
+    """Set what MLflow reads from environment variables alone; afterwards they are as they were."""
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    os.environ.update({name: ENVIRONMENT[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

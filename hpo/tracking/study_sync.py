@@ -1,0 +1,256 @@
+"""Brings MLflow up to what one study's journal says. Imports no mlflow: a Store is handed in.
+
+For every trial an event touched it works out how the run should look now and sends the difference to what MLflow has,
+so it does not matter how often, or after which accident, it does so. Whatever goes wrong is an exception after which the
+same call may be made again. One process at a time sends a study: the one that holds its DriverLock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from hpo.core import Closed, Event, Opened, Reported, Retried, Study
+from hpo.errors import HpoError
+from hpo.journal import Journal
+from hpo.tracking.runs import (
+    RUNNING,
+    Change,
+    History,
+    MetricPoint,
+    Run,
+    Sender,
+    StoredRun,
+    TrackedStudy,
+    difference,
+    study_run,
+    trial_points,
+    trial_run,
+)
+
+PARENT = -1  # the key of the study's own run among its trials' runs
+
+
+class Outage(Exception):
+    """MLflow does not answer, or not as MLflow does; the same call later may succeed. The text is for the user."""
+
+
+class Gone(Exception):
+    """The run or the experiment is no longer there, not even as a deleted one."""
+
+
+class Store(Protocol):
+    """One experiment in MLflow. Every method raises Outage or Gone; a run deleted in the UI is restored by `write`.
+
+    experiment: its id.
+    """
+
+    experiment: str
+
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[StoredRun]:
+        """Runs with all these tags: oldest first, and those deleted in the UI behind all others."""
+
+    def create(self, run: Run) -> str:
+        """A new run, RUNNING, without params and metrics; returns its id."""
+
+    def write(self, run: str, change: Change) -> None: ...
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        """Put a file into an artifact folder ("" is the root)."""
+
+    def remove(self, run: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_journal(path: Path) -> Journal:
+    return Journal.open(path, read_only=True)
+
+
+class StudySync:
+    """One study on its way to one experiment. Used by one thread; only `undelivered` and `run` by others too.
+
+    runs: its runs in MLflow by trial number, its own under PARENT.
+    """
+
+    def __init__(
+        self, tracked: TrackedStudy, sender: Sender, open_journal: Callable[[Path], Journal] = open_journal
+    ) -> None:
+        self.tracked, self._sender, self._open_journal = tracked, sender, open_journal
+        self._journal: Journal | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.history = History(self.tracked)
+        self.runs: dict[int, StoredRun] = {}
+        self._read = self._delivered = 0  # events
+        self._live: bool | None = None
+        self._comparison: str | None = None
+        self._due: set[int] = set()  # trials whose runs may look different
+        self._parent_due = True
+        self._points: list[MetricPoint] = []  # of the study's own run
+        self._must_look = True  # whether MLflow may hold runs that `runs` does not name
+        self._look_again = False  # at the end, because a request that was given up may be carried out late
+        self._uploaded: dict[tuple[str, str], str] = {}  # artifact -> digest
+
+    @property
+    def status(self) -> str:
+        """Of the study's own run."""
+        return self.runs[PARENT].status if PARENT in self.runs else ""
+
+    def run(self, trial: int = PARENT) -> str | None:
+        """The id of a trial's run, or of the study's, once it is known."""
+        return self.runs[trial].id if trial in self.runs else None
+
+    def undelivered(self) -> int:
+        """Events in the journal that are not known to have reached MLflow, or what else is left to send."""
+        events = 0
+        with suppress(HpoError):
+            if self.tracked.journal.exists():
+                with closing(self._open_journal(self.tracked.journal)) as journal:
+                    events = sum(1 for _ in journal.events(self._delivered))
+        return events or len(self._due) + len(self._points) + (self._parent_due and self._read > 0)
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        self._journal = None
+
+    def read(self) -> None:
+        """Take in what is new in the journal."""
+        if self._journal is None:
+            if not self.tracked.journal.exists():
+                return
+            self._journal = self._open_journal(self.tracked.journal)
+        for number, event in self._journal.events(self._read):
+            self._points += self.history.apply(event)
+            self._due |= touched(event, self.history.study)
+            self._parent_due |= not isinstance(event, Reported)
+            self._read = number
+
+    # -- send
+
+    def send(self, store: Store, live: bool, comparison: str | None = None) -> None:
+        """Bring MLflow up to what was read. live: the driver is at work; comparison: the id of the comparison's run."""
+        if self._read == 0:
+            return
+        self._comparison = comparison
+        if live != self._live:
+            self._live, self._parent_due = live, True
+            self._due |= set(self.history.study.running)
+        try:
+            self._send(store, live)
+        except Gone:  # everything again
+            self._reset()
+            raise
+        except Exception:
+            self._must_look = self._look_again = True
+            raise
+        self._delivered = self._read
+
+    def _send(self, store: Store, live: bool) -> None:
+        if self._must_look:
+            self._adopt(store)
+        if PARENT not in self.runs:
+            self._create(store, PARENT, self._parent_run())
+        elif live:
+            self._send_parent(store)  # before its trials run, so that no other driver takes them for abandoned
+        for number in sorted(self._due):
+            self._send_trial(store, number)
+            self._due.discard(number)
+        self._send_parent(store)
+        if self._look_again and not live:
+            self._adopt(store)
+            self._look_again = False
+
+    def _adopt(self, store: Store) -> None:
+        """Find the study's runs by their tags; doubles, and runs of trials the journal does not know, are removed."""
+        for found in store.find({"hpo.journal": self.history.journal}):
+            number = int(found.tags.get("hpo.trial", PARENT))
+            kept = self.runs.setdefault(number, found) if number < len(self.history.study) else None
+            if (kept is None or kept.id != found.id) and not found.deleted:
+                store.remove(found.id)
+        self._must_look = False
+
+    def _parent_run(self) -> Run:
+        return study_run(self.history, self._sender, bool(self._live), self._comparison)
+
+    def _send_parent(self, store: Store) -> None:
+        if self._parent_due or self._points:
+            self._write(store, PARENT, self._parent_run(), self._points)
+            self._points, self._parent_due = [], False
+
+    def _send_trial(self, store: Store, number: int) -> None:
+        trial, scores = self.history.study.trials[number], self.history.scores.get(number, [])
+        run = trial_run(self.history, self._sender, trial, bool(self._live), self.runs[PARENT].id)
+        stored = self.runs.get(number)
+        if stored is not None and not stored.params.items() <= run.params.items():
+            store.remove(stored.id)  # the journal lost its end in a power cut, and the number went to another trial
+            del self.runs[number]
+        try:
+            if number not in self.runs:
+                self._create(store, number, run)
+            self._write(store, number, run, trial_points(trial, self.runs[number].epochs), scores)
+        except Gone:  # only this run; if it is the experiment, this raises Gone too
+            self._create(store, number, run)
+            self._write(store, number, run, trial_points(trial, 0), scores)
+        self.runs[number] = replace(self.runs[number], epochs=trial.epoch)
+
+    def _create(self, store: Store, number: int, run: Run) -> None:
+        self.runs[number] = StoredRun(store.create(run), run.tags)
+
+    def _write(
+        self, store: Store, number: int, run: Run, points: Sequence[MetricPoint], scores: Sequence[MetricPoint] = ()
+    ) -> None:
+        """A run that has come to rest and looks as it should has its points too: a Store writes them first."""
+        stored = self.runs[number]
+        change = difference(stored, run, [*points, *scores])
+        if change.params or change.tags or change.status or run.status == RUNNING or scores:
+            store.write(stored.id, change)
+        tags = {**stored.tags, **run.tags}
+        self.runs[number] = replace(stored, tags=tags, params=run.params, status=run.status, ended=run.ended)
+
+    # -- artifacts
+
+    def upload(self, store: Store, artifacts: bool) -> None:
+        """study.yaml and the like; artifacts: the report and the pictures too. Only what changed."""
+        if PARENT not in self.runs or (self._uploaded and not artifacts):
+            return
+        with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+            for name, text in self.tracked.texts.items():
+                path = Path(folder, name)
+                assert path.resolve().is_relative_to(Path(folder).resolve()), name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            for path, place in files_in([Path(folder), *(self.tracked.artifacts if artifacts else ())]):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                if self._uploaded.get((place, path.name)) != content:
+                    store.upload(self.runs[PARENT].id, path, place)
+                    self._uploaded[place, path.name] = content
+
+
+def touched(event: Event, study: Study) -> set[int]:
+    """Trials whose runs may look different after this event."""
+    match event:
+        case Reported(training=key) | Retried(training=key):
+            return {trial.number for trial in study.readers(key)}
+        case Opened() | Closed():
+            return {*study.running, *study.paused}
+        case _:
+            return {event.trial}
+
+
+def files_in(artifacts: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """(file, artifact folder) of every file that is there."""
+    for artifact in artifacts:
+        if artifact.is_file():
+            yield artifact, ""
+        for path in sorted(artifact.rglob("*")) if artifact.is_dir() else ():
+            if path.is_file() and not path.is_symlink():
+                inner = path.parent.relative_to(artifact).as_posix()
+                yield path, "" if inner == "." else inner
