@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import chromium
 import numpy as np
@@ -25,7 +26,20 @@ from PIL import Image
 
 from hpo.comparison.compare import Comparison, Scope, compare
 from hpo.comparison.curves import curve
-from hpo.core import Closed, Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study
+from hpo.core import (
+    Closed,
+    Ended,
+    Event,
+    Goal,
+    Outcome,
+    Params,
+    Report,
+    Reported,
+    Started,
+    State,
+    Study,
+    without_epochs,
+)
 from hpo.engine.result import trials_table
 from hpo.formatting import count, decimals, duration, gap, listed, number, written
 from hpo.report import figures, findings, model_figures
@@ -83,12 +97,14 @@ def ended(number: int, params: Params, value: float, state: State = State.COMPLE
     return [start, report_, Ended(0.0, number, state, outcome, error)]
 
 
+def listing(*rows: Any) -> list[Event]:
+    """Trials of one epoch each; a row is what `ended` takes besides the number."""
+    return [event for number, row in enumerate(rows) for event in ended(number, *row)]
+
+
 def lined_up(rates: Sequence[float], best_high: bool = True) -> Study:
     """Trials that differ in learning_rate only; the higher, the better."""
-    story: list[Event] = []
-    for i, rate in enumerate(rates):
-        story += ended(i, {"learning_rate": rate}, rate if best_high else -rate)
-    return Study(story)
+    return Study(listing(*(({"learning_rate": rate}, rate if best_high else -rate) for rate in rates)))
 
 
 @cache
@@ -126,11 +142,13 @@ def test_any_number_of_trials_has_a_report(trials: int) -> None:
     assert text.count("<tr") >= trials
 
 
-@pytest.mark.parametrize("text", [replace(made(5), portrait=seen()).document(), comparison_document("a", compared())])
-def test_a_page_requests_nothing(text: str) -> None:
-    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
-    assert "http" not in text.replace("http-equiv", "")
-    assert "@import" not in text
+def test_a_page_requests_nothing() -> None:
+    study = replace(made(5), portrait=seen()).document()
+    assert "finished trials are too few; 10 are needed." in plain(study)
+    for text in (study, comparison_document("digits", compared())):
+        assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+        assert "http" not in text.replace("http-equiv", "")
+        assert "@import" not in text
 
 
 def test_the_top_says_the_winner_its_point_and_how_often_the_test_split_was_read() -> None:
@@ -155,15 +173,14 @@ def test_a_test_score_of_another_trial_is_not_shown_as_the_winner_s() -> None:
 
 
 def test_a_study_of_failures_says_so_and_draws_nothing() -> None:
-    story = [event for i in range(5) for event in ended(i, {"learning_rate": 0.05}, 0.1, State.FAILED, "loss 3e+08")]
-    text = made(story=story).document()
+    text = made(story=listing(*[({"learning_rate": 0.05}, 0.1, State.FAILED, "loss 3e+08")] * 5)).document()
     assert "No result yet. 5 trials: 5 failed (5 diverged)." in plain(text)
     assert "diverged: loss 3e+08 (trials 0, 1, 2, 3 and 4)" in plain(text)
     assert "<svg" not in text
 
 
 def test_a_study_without_complete_trials_says_what_it_shows_instead() -> None:
-    story = [event for i in range(3) for event in ended(i, {"learning_rate": 0.05}, 0.1 * i, State.PRUNED)]
+    story = listing(*(({"learning_rate": 0.05}, 0.1 * i, State.PRUNED) for i in range(3)))
     text = plain(made(story=story).document())
     assert "No trial is complete; of those trained longest, the best is trial 2, val_accuracy 0.2000" in text
 
@@ -197,22 +214,10 @@ def test_names_with_html_in_them_are_shown_and_never_run() -> None:
     space = Space(
         (Parameter(NASTY, Choice((NASTY, "b", "<img src=x onerror=alert(1)>"))), Parameter("epochs", Choice((5, 6))))
     )
-    story: list[Event] = []
-    for i in range(12):
-        state = State.FAILED if i % 3 == 0 else State.COMPLETE
-        story += ended(i, {NASTY: (NASTY, "b")[i % 2]}, i / 20, state, NASTY)
-    whole = StudyReport(
-        NASTY,
-        NASTY,
-        0,
-        Goal(metric="val_accuracy"),
-        space,
-        story,
-        facts={NASTY: NASTY},
-        diagnoses={1: NASTY},
-        study_text=f"name: a  # {NASTY}\n",
-    )
-    text = whole.document()
+    states = (State.FAILED, State.COMPLETE, State.COMPLETE)
+    rows = [({NASTY: (NASTY, "b")[i % 2]}, i / 20, states[i % 3], NASTY) for i in range(12)]
+    texts = {"facts": {NASTY: NASTY}, "diagnoses": {1: NASTY}, "study_text": f"name: a  # {NASTY}\n"}
+    text = StudyReport(NASTY, NASTY, 0, GOAL, space, listing(*rows), **texts).document()
     assert text.count("<script>") == 1
     assert "<img src=x" not in text
     assert "<b>" not in re.sub(r"<b>[\d.]+</b>", "", text)
@@ -243,7 +248,7 @@ def test_the_same_study_gives_the_same_page() -> None:
 
 
 def test_start_points_and_diagnoses_are_reported() -> None:
-    story = [*ended(0, {"learning_rate": 0.001}, 0.9), *ended(1, {"learning_rate": 0.01}, 0.95)]
+    story = listing(({"learning_rate": 0.001}, 0.9), ({"learning_rate": 0.01}, 0.95))
     sentences = {2: "", 0: "too slow: loss still falling 4 % an epoch", 1: "too slow: loss still falling 9 % an epoch"}
     whole = replace(made(story=story), start_with=[{"learning_rate": 1e-3}], diagnoses=sentences)
     text = plain(whole.document())
@@ -444,33 +449,28 @@ def test_without_importances_there_is_a_reason(study: Study, reason: str) -> Non
 
 
 def test_what_diverged_trials_have_in_common_is_said_with_a_round_number() -> None:
-    story: list[Event] = []
-    for i, rate in enumerate([0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]):
-        story += ended(i, {"learning_rate": rate}, 0.5, State.FAILED if rate > 0.05 else State.COMPLETE)
-    assert findings.in_common(Study(story).trials, SPACE) == [
-        "All 4 diverged trials have learning_rate above 0.05; none of the 8 others does."
-    ]
+    rates = [0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]
+    rows = (({"learning_rate": rate}, 0.5, State.FAILED if rate > 0.05 else State.COMPLETE) for rate in rates)
+    assert in_common(*rows) == ["All 4 diverged trials have learning_rate above 0.05; none of the 8 others does."]
 
 
 def test_failures_of_one_choice_are_named_with_it() -> None:
-    story: list[Event] = []
-    for i in range(30):
-        activation = ("relu", "tanh", "sigmoid")[i % 3]
-        state = State.FAILED if activation == "sigmoid" and i != 2 else State.COMPLETE
-        story += ended(i, {"activation": activation, "learning_rate": 0.01 + 0.001 * (i % 7)}, 0.5, state)
-    assert findings.in_common(Study(story).trials, SPACE) == [
-        "All 9 diverged trials have activation sigmoid; 1 of the 21 others does."
-    ]
+    kinds = [("relu", "tanh", "sigmoid")[i % 3] for i in range(30)]
+    states = [State.FAILED if kind == "sigmoid" and i != 2 else State.COMPLETE for i, kind in enumerate(kinds)]
+    points = [{"activation": kind, "learning_rate": 0.01 + 0.001 * (i % 7)} for i, kind in enumerate(kinds)]
+    rows = zip(points, [0.5] * 30, states, strict=True)
+    assert in_common(*rows) == ["All 9 diverged trials have activation sigmoid; 1 of the 21 others does."]
 
 
 def test_a_coincidence_is_not_reported() -> None:
     """Two failures among twelve, both with a high rate, is nothing: 1 in 66 for each of some dozen rules."""
-    story: list[Event] = []
-    for i in range(12):
-        story += ended(i, {"learning_rate": 0.001 * (i + 1)}, 0.5, State.FAILED if i > 9 else State.COMPLETE)
-    assert findings.in_common(Study(story).trials, SPACE) == [
-        "No single parameter sets the 2 diverged trials apart from the others."
-    ]
+    states = [State.COMPLETE] * 10 + [State.FAILED] * 2
+    rows = [({"learning_rate": 0.001 * (i + 1)}, 0.5, state) for i, state in enumerate(states)]
+    assert in_common(*rows) == ["No single parameter sets the 2 diverged trials apart from the others."]
+
+
+def in_common(*rows: Any) -> list[str]:
+    return findings.in_common(Study(listing(*rows)).trials, SPACE)
 
 
 def test_the_tally_names_states_and_reasons() -> None:
@@ -485,11 +485,11 @@ def test_the_shortest_number_lies_in_its_gap(low: float, factor: float) -> None:
 
 
 def test_a_winner_brought_along_is_told_as_such() -> None:
-    study = Study([*ended(0, {"learning_rate": 0.01}, 0.9), *ended(1, {"learning_rate": 0.02}, 0.8)])
+    trials = Study(listing(({"learning_rate": 0.01}, 0.9), ({"learning_rate": 0.02}, 0.8))).trials
     own = [{"learning_rate": 0.01}]
-    assert "is your own start_with point (trial 0)" in findings.against_start(study.trials, GOAL, own)
-    assert findings.against_start(study.trials, GOAL, []) == ""
-    assert findings.against_start(study.trials, GOAL, [{"learning_rate": 0.5}]) == ""
+    assert "is your own start_with point (trial 0)" in findings.against_start(trials, GOAL, own)
+    assert findings.against_start(trials, GOAL, []) == ""
+    assert findings.against_start(trials, GOAL, [{"learning_rate": 0.5}]) == ""
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------
@@ -540,19 +540,14 @@ def test_random_trials_hit_nothing() -> None:
     found = 0
     for seed in range(20):
         rng = random.Random(seed)
-        story: list[Event] = []
-        for i in range(40):
-            params = {k: v for k, v in SPACE.sample(rng).items() if k != "epochs"}
-            story += ended(i, params, rng.random())
-        found += len(limiting(Study(story)))
+        found += len(limiting(Study(listing(*((without_epochs(SPACE.sample(rng)), rng.random()) for _ in range(40))))))
     assert found <= 2, found
 
 
 def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
     space = Space((Parameter("batch_size", Choice((16, 32, 64, 128))), Parameter("depth", Choice((1, 2, 3, 4)))))
-    story: list[Event] = []
-    for i in range(60):
-        story += ended(i, {"batch_size": 128 if i < 12 else 32, "depth": 1 if i < 12 else 2}, 1 - i / 100)
+    points = [{"batch_size": 128, "depth": 1}] * 12 + [{"batch_size": 32, "depth": 2}] * 48
+    story = listing(*((params, 1 - i / 100) for i, params in enumerate(points)))
     found = {edge.name: edge.wider for edge in limiting(Study(story), space)}
     assert found == {"batch_size": 256}  # depth would be 0, which is no depth
 
@@ -568,7 +563,7 @@ def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
 )
 def test_no_bound_is_widened_beyond_its_meaning(known: ParameterSpec | None, wider: float | None) -> None:
     space = Space((Parameter("dropout", Range(0.0, 0.9, integer=False)),))
-    story = [event for i in range(12) for event in ended(i, {"dropout": 0.9 - i / 100}, 1 - i / 100)]
+    story = listing(*(({"dropout": 0.9 - i / 100}, 1 - i / 100) for i in range(12)))
     found = limiting(Study(story), space, {} if known is None else {"dropout": known})
     assert [edge.wider for edge in found] == ([] if wider is None else [wider])
 
@@ -599,17 +594,14 @@ def test_a_space_in_its_own_file_moves_into_the_next_study() -> None:
     text = next_study(study, found, space)
     assert text.startswith("name: a-10\nsearch_space:  # beside\n  # the space\n  learning_rate:\n")
     assert yaml.safe_load(text)["search_space"] == {
-        "learning_rate": {
-            "min": "3e-05",
-            "max": "1e-1",
-        },  # text to YAML 1.1 only
+        "learning_rate": {"min": "3e-05", "max": "1e-1"},  # text to YAML 1.1 only
         "channels": {"choices": [16, 32, 64], "per": "block"},
         "sizes": [4, 8, 16],
     }
 
 
 def test_the_report_offers_the_next_study_ready_to_save() -> None:
-    story = [event for i, rate in enumerate(HIGH) for event in ended(i, {"learning_rate": rate}, rate)]
+    story = listing(*(({"learning_rate": rate}, rate) for rate in HIGH))
     text = made(story=story).document()
     (offered,) = re.findall(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
     assert html.unescape(offered) == next_study(STUDY, limiting(Study(story)))
@@ -619,6 +611,19 @@ def test_the_report_offers_the_next_study_ready_to_save() -> None:
 @pytest.mark.parametrize(("name", "after"), [("digits", "digits-2"), ("digits-2", "digits-3"), ("a-b", "a-b-2")])
 def test_a_changed_space_is_another_study(name: str, after: str) -> None:
     assert following(name) == after
+
+
+def test_a_best_trial_at_the_longest_epochs_can_train_on_in_the_same_study() -> None:
+    curve = [Reported("long", Report(epoch, {"val_accuracy": 0.9}, 0.1, 0.0)) for epoch in (1, 2)]
+    story = listing(*[({"learning_rate": 0.01}, 0.1 * (i % 3)) for i in range(10)])
+    params = {"learning_rate": 0.01, "epochs": 20}
+    story += [Started(0.0, 10, params, 0, "long", 0, 20), *curve, Ended(0.0, 10, State.COMPLETE)]
+    assert "widen epochs in the study file and run it again" in plain(made(story=story).document())
+
+
+def test_a_space_of_more_points_than_a_float_can_hold_is_counted() -> None:
+    space = Space(tuple(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(400)))
+    assert "The space has about 10^400 points" in plain(made(0, space=space).document())
 
 
 # -- the trials as a table ---------------------------------------------------------------------------------------
@@ -639,7 +644,7 @@ def test_a_row_a_trial_with_params_and_metrics_as_mlflow_names_them(tmp_path: Pa
 
 
 def test_a_whole_number_stays_one_where_other_trials_have_none() -> None:
-    study = Study([*ended(0, {"depth": 3}, 0.5), *ended(1, {"norm": True}, 0.6), *ended(2, {"rate": 1.0}, 0.7)])
+    study = Study(listing(({"depth": 3}, 0.5), ({"norm": True}, 0.6), ({"rate": 1.0}, 0.7)))
     table = trials_table(study, GOAL)
     assert str(table["params.depth"].dtype) == "Int64"
     assert str(table["params.norm"].dtype) == "boolean"

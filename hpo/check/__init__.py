@@ -1,1 +1,1 @@
-"""Proof before training: shapes, sizes, memory, time, and what is to blame for what is impossible."""
+"""Proof before training: shapes, sizes, memory, time, and why some configurations are impossible."""

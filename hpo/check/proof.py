@@ -125,7 +125,7 @@ def _configurations(spec: StudySpec, family: Family, size: int | None) -> tuple[
 
 
 def _shaping(space: Space, family: Family) -> Space:
-    """The part of the space on which shapes and memory depend, with what its conditions ask about."""
+    """The part of the space on which shapes and memory depend, with the parameters its conditions depend on."""
     kept = {name for name in space.names if _bare(name) in family.parameters or name in ("batch_size", "optimizer")}
     for parameter in reversed(space.parameters):  # parents stand before children
         if parameter.name in kept:

@@ -1,1 +1,1 @@
-"""report.html, its figures and trials.csv: what a person looks at after a study."""
+"""report.html and its figures: the results of a study or of a comparison on one page."""

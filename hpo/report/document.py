@@ -195,7 +195,7 @@ def _search_space(report: StudyReport) -> Html:
         f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}." if constants else ""
     )
     conditional = any(parameter.when for parameter in report.space.parameters)
-    header = ("parameter", "values", *(("exists when",) if conditional else ()), "best trial")
+    header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
     rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
     known = [facts(report.facts)] if report.facts else []
     return section("Search space", *known, tag("p", words + fixed), table((header, rows), "Search space", "words"))
@@ -205,8 +205,8 @@ def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) 
     when = " and ".join(f"{c.name} is {listed([written(v) for v in c.allowed], 'or')}" for c in parameter.when)
     scale = ", log scale" if getattr(parameter.domain, "log", False) else ""
     value = best.params.get(parameter.name) if best is not None else None
-    exists = (when,) if conditional else ()
-    return parameter.name, f"{parameter.domain}{scale}", *exists, "" if value is None else written(value)
+    condition = (when,) if conditional else ()
+    return parameter.name, f"{parameter.domain}{scale}", *condition, "" if value is None else written(value)
 
 
 def _history(report: StudyReport) -> Html | None:
@@ -276,9 +276,11 @@ def _parameter_pictures(report: StudyReport) -> list[Picture]:
 def _slices(report: StudyReport) -> list[Picture]:
     shown = [p for p in report.searched if any(p.name in trial.params for trial in report.ranked)][:MOST_SLICES]
     failed = [trial for trial in report.trials if trial.state is State.FAILED]
-    draws = [partial(figures.slice_of, parameter, report.ranked, failed, report.goal) for parameter in shown]
-    labels = [f"{report.goal.metric} against {parameter.name}" for parameter in shown]
-    return [Picture(f"slice-{i}", *pair, narrow=True) for i, pair in enumerate(zip(labels, draws, strict=True))]
+    drawn = []
+    for i, parameter in enumerate(shown):
+        draw = partial(figures.slice_of, parameter, report.ranked, failed, report.goal)
+        drawn.append(Picture(f"slice-{i}", f"{report.goal.metric} against {parameter.name}", draw, narrow=True))
+    return drawn
 
 
 # -- what failed, what next --------------------------------------------------------------------------------------
@@ -354,7 +356,7 @@ def _trials(report: StudyReport) -> Html | None:
     heads = [tag("th", "trial", scope="col", aria_sort="ascending"), tag("th", "state", scope="col", class_="word")]
     better = "descending" if report.goal.maximize else "ascending"
     heads += [tag("th", report.goal.metric, scope="col", data_first=better)]
-    heads += [tag("th", name, scope="col") for name in ("trained", "seconds")]
+    heads += [tag("th", name, scope="col") for name in ("epochs trained", "seconds")]
     heads += [tag("th", p.name, scope="col", class_=_kind(p)) for p in searched]
     rows = [_trial_row(trial, report, searched) for trial in report.study.trials]
     whole = tag("table", [tag("thead", tag("tr", heads)), tag("tbody", rows)], class_="sortable")

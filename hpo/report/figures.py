@@ -1,6 +1,6 @@
 """The figures of a study and of a comparison. Every function draws plain values on a new figure and gives it back.
 
-Lines are named where they end rather than in a legend, so that nobody has to match colours. Parameters are placed on
+Lines are named where they end rather than in a legend, so that no colours have to be matched. Parameters are placed on
 [0, 1] by their domain (`encode`: logarithms where the search had them) and get ticks in their own numbers.
 """
 
@@ -191,7 +191,7 @@ def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: fl
 
 
 def ticks(domain: Domain, most: int = 5) -> list[tuple[float, str]]:
-    """Places in [0, 1] with the numbers people know: decades on a log scale, ends where they are not crowded."""
+    """Places in [0, 1] with their numbers: decades on a log scale, ends where they are not crowded."""
     if isinstance(domain, Choice):
         every = max(1, math.ceil(len(domain.values) / (most + 2)))
         return [(domain.encode(value), written(value)) for value in domain.values[::every]]

@@ -44,8 +44,8 @@ def _rest_of_line(text: str, node: Node) -> tuple[int, int, str]:
 
 def following(name: str) -> str:
     """digits -> digits-2 -> digits-3: a changed space is another study."""
-    found = re.fullmatch(r"(.*)-(\d+)", name)
-    return f"{found[1]}-{int(found[2]) + 1}" if found else f"{name}-2"
+    numbered = re.fullmatch(r"(.*)-(\d+)", name)
+    return f"{numbered[1]}-{int(numbered[2]) + 1}" if numbered else f"{name}-2"
 
 
 def _widened(space: Node | None, edges: Sequence[Edge]) -> list[tuple[int, int, str]]:
