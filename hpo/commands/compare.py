@@ -20,7 +20,6 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from hpo.commands.confirm import fresh_values
 from hpo.commands.run import Visit, run_all
@@ -158,11 +157,10 @@ def score_winners(winners: Sequence[Winner]) -> None:
     """Read the test split once for each winner, all in one process, and record it."""
     due = []
     for result, best in winners:
-        known = any(is_own_score(scored, best) for scored in result.study.scores)
-        if result.dataset is None or result.spec.train or known:
-            continue
-        with contextlib.suppress(NoResult):  # its checkpoint was pruned away: no test score, and no harm
-            due.append((result, best, result.checkpoint(best)))
+        scored = any(is_own_score(score, best) for score in result.study.scores)
+        if result.dataset is not None and not result.spec.train and not scored:
+            with contextlib.suppress(NoResult):  # its checkpoint was pruned: no test score
+                due.append((result, best, result.checkpoint(best)))
     if not due:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
@@ -171,13 +169,11 @@ def score_winners(winners: Sequence[Winner]) -> None:
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise EnvironmentFailed(
-            Mistake("the winners", "could not be scored on the test split", last, "run the same command again")
-        )
+        rule = "could not be scored on the test split"
+        raise EnvironmentFailed(Mistake("the winners", rule, last, "run the same command again"))
     for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):
         with Journal.open(result.folders.journal) as journal:
-            event = Scored(time.time(), best.number, metrics)
-            journal.append(event)
+            journal.append(event := Scored(time.time(), best.number, metrics))
             result.study.apply(event)
 
 
@@ -233,9 +229,10 @@ def run_comparison(
     tty = terminal.is_terminal
     for part in text.shown(compared.comparison, terminal) if tty else text.lines(compared.comparison):
         terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
-    trained = f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
-    terminal.print(trained, highlight=False, soft_wrap=True)
-    terminal.print(f"report, and what the columns mean: {compared.report}", highlight=False, soft_wrap=True)
+    progress.say(
+        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
+    )
+    progress.say(f"report, and what the columns mean: {compared.report}")
 
 
 class Progress:
@@ -266,9 +263,12 @@ class Progress:
         if self.terminal.is_terminal:
             return
         if isinstance(event, Closed):
-            self.terminal.print(self._line(search), highlight=False, soft_wrap=True)
+            self.say(self._line(search))
         elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
-            self.terminal.print(self._head(), highlight=False, soft_wrap=True)
+            self.say(self._head())
+
+    def say(self, line: str) -> None:
+        self.terminal.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -276,25 +276,24 @@ class Progress:
             table.add_column(name, justify="left" if name == "study" else "right")
         for search in self._searches.values():
             epochs = f"{search.study.epochs}/{search.budget.total_epochs}"
-            table.add_row(search.name, str(len(search.study)), epochs, best_value(search))
+            table.add_row(search.name, str(len(search.study)), epochs, _best(search))
         return Group(self._head(), table)
 
-    def _head(self) -> Text:
+    def _head(self) -> str:
         searches = self._searches.values()
         budget = sum(search.budget.total_epochs or 0 for search in searches)
         done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
-        head = Text(f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs")
-        if self.charged:
-            left = (budget - done) * (time.monotonic() - self._began) / self.charged
-            head.append(f", about {duration(left)} left")
-        return head
+        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs"
+        if not self.charged:
+            return head
+        left = (budget - done) * (time.monotonic() - self._began) / self.charged
+        return f"{head}, about {duration(left)} left"
 
     def _line(self, search: Search) -> str:
-        value = f"{search.name}: {search.goal.metric} {best_value(search)}"
-        study = search.study
-        return f"{value} after {count(study.epochs, 'epoch')}, {study.reused_epochs} of them reused"
+        epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
+        return f"{search.name}: {search.goal.metric} {_best(search)} after {epochs}"
 
 
-def best_value(search: Search) -> str:
+def _best(search: Search) -> str:
     value = None if search.best is None else search.goal.value(search.best)
     return "-" if value is None else decimals(value)
