@@ -23,7 +23,7 @@ from benchmarks.measuring import machine
 from hpo.commands.run import load_data
 from hpo.comparison.statistics import paired
 from hpo.core import Outcome, Strategy, Study
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
@@ -39,7 +39,7 @@ STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian,
 LOST = (Outcome.DIVERGED, Outcome.NAN)
 
 
-def outcomes(parts: assembly.Parts, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
+def outcomes(parts: components.Parts, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
     problem = replace(parts.problem(), seed=seed)
     search = Search(
         Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), parts.identity(), parallel=1
@@ -61,8 +61,8 @@ def main() -> int:
         folder = Path(name)
         spec = hpo.load(SPACE)
         dataset = load_data(spec, Folders(folder, "diverging", "random", 0))
-        parts = assembly.parts(spec, dataset, ["cpu"])
-        kept = KeptCurves(assembly.recipe(spec, dataset, "cpu"), folder / "curves")
+        parts = components.parts(spec, dataset, ["cpu"])
+        kept = KeptCurves(components.recipe(spec, dataset, "cpu"), folder / "curves")
         for seed in range(told.seeds):
             for strategy, found in shares.items():
                 counted = outcomes(parts, kept, strategy, seed, told.trials)

@@ -38,7 +38,7 @@ from benchmarks.measuring import machine
 from hpo.commands.run import load_data
 from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, epochs_of
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
@@ -73,7 +73,7 @@ class OneEpochFirst:
 class Track:
     """One data set, ready: what a study needs, the curves kept of it, and the budget in epochs."""
 
-    parts: assembly.Parts
+    parts: components.Parts
     kept: KeptCurves
     budget: int
 
@@ -87,9 +87,9 @@ class Track:
 def track(data: str, trials: int, folder: Path) -> Track:
     spec = hpo.load(SPACE, sets=[f"data={data}"])
     dataset = load_data(spec, Folders(folder, data, "race", 0))
-    recipe = assembly.recipe(spec, dataset, "cpu")
+    recipe = components.recipe(spec, dataset, "cpu")
     budget = trials * epochs_of(spec.space.constants)
-    return Track(assembly.parts(spec, dataset, ["cpu"]), KeptCurves(recipe, folder / "curves"), budget)
+    return Track(components.parts(spec, dataset, ["cpu"]), KeptCurves(recipe, folder / "curves"), budget)
 
 
 # -- methods: (track, seed, target) -> epochs until the target, and the best value within the budget ----------------

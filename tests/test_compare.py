@@ -10,7 +10,7 @@ import pytest
 from studied import SPACE, Place
 
 from hpo import api
-from hpo.commands import compare as comparing
+from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
 from hpo.commands.confirm import confirm_finalists, fresh_values
 from hpo.commands.run import Visit
@@ -34,16 +34,16 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture(autouse=True)
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """test_report.py looks at the page; here it would cost seconds of drawing."""
-    monkeypatch.setattr(comparing, "write_report", lambda spec, result, found: Path("report.html"))
+    monkeypatch.setattr(compare_command, "write_report", lambda spec, result, comparison: Path("report.html"))
 
 
 def compared(place: Place, rescore: bool = False, **changes: Any) -> Compared:
-    given = {"compare": COMPARE, "search_space": WIDE, "budget": {"total_epochs": 30}, **changes}
-    return compare_strategies(place.spec(**given), place.visit, rescore)
+    study = {"compare": COMPARE, "search_space": WIDE, "budget": {"total_epochs": 30}, **changes}
+    return compare_strategies(place.spec(**study), place.visit, rescore)
 
 
-def named(found: Compared) -> dict[str, Study]:
-    return {result.folders.run.name: result.study for result in found.results}
+def by_name(comparison: Compared) -> dict[str, Study]:
+    return {result.folders.run.name: result.study for result in comparison.results}
 
 
 # -- which studies ---------------------------------------------------------------------------------------------------
@@ -70,10 +70,10 @@ def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Pl
 
 def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(place: Place) -> None:
     found = compared(place)
-    charged = {name: study.epochs for name, study in named(found).items()}
+    charged = {name: study.epochs for name, study in by_name(found).items()}
     budgets = {"bayesian": 30, "random": 30, "grid": 30, "random-x2": 60}
     assert charged == {f"{name}-{seed}": epochs for seed in (0, 1) for name, epochs in budgets.items()}
-    trained = sum(study.epochs - study.reused_epochs for study in named(found).values())
+    trained = sum(study.epochs - study.reused_epochs for study in by_name(found).values())
     assert len(place.trained()) == len(set(place.trained())) == trained < 240
     assert {standing.strategy: standing.seeds for standing in found.comparison.strategies} == dict.fromkeys(
         ("bayesian", "random", "grid"), (0, 1)
@@ -93,7 +93,7 @@ def test_each_study_runs_one_trial_at_a_time_although_there_are_more_workers(pla
 
 
 def test_a_strategy_decides_what_it_would_decide_alone(place: Place, tmp_path: Path) -> None:
-    together = named(compared(place))
+    together = by_name(compared(place))
     other = Place.made(tmp_path / "other")
     alone = other.run(strategy="bayesian", seed=1, training_seed=0, search_space=WIDE, budget={"total_epochs": 30})
     assert [trial.params for trial in together["bayesian-1"].trials] == [trial.params for trial in alone.study.trials]
@@ -110,8 +110,8 @@ def test_the_same_comparison_again_trains_nothing_and_says_the_same(place: Place
 
 
 def test_more_seeds_keep_what_is_there(place: Place) -> None:
-    first = named(compared(place, compare={**COMPARE, "seeds": 1}))
-    more = named(compared(place))
+    first = by_name(compared(place, compare={**COMPARE, "seeds": 1}))
+    more = by_name(compared(place))
     assert [trial.params for trial in more["grid-0"].trials] == [trial.params for trial in first["grid-0"].trials]
     assert len(more) == 8
     assert len(place.trained()) == len(set(place.trained()))
@@ -120,7 +120,7 @@ def test_more_seeds_keep_what_is_there(place: Place) -> None:
 def test_what_run_has_done_is_reused(place: Place) -> None:
     mine = place.run(strategy="bayesian", search_space=WIDE, budget={"trials": 3}).study
     before = len(place.trained())
-    found = named(compared(place))["bayesian-0"]
+    found = by_name(compared(place))["bayesian-0"]
     assert [trial.params for trial in found.trials[:3]] == [trial.params for trial in mine.trials]
     assert found.epochs == 30
     assert len(place.trained()) == len(set(place.trained())) > before
@@ -149,8 +149,8 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
         compare_strategies(spec, replace(place.visit, listeners=[listener]), rescore=True)
     assert stopped.value.number == 15
     assert not list(place.folder.glob("studies/*/confirm-*"))
-    done = named(compared(place))
-    straight = named(compared(Place.made(tmp_path / "straight")))
+    done = by_name(compared(place))
+    straight = by_name(compared(Place.made(tmp_path / "straight")))
     for name, study in done.items():
         assert [trial.params for trial in study.trials] == [trial.params for trial in straight[name].trials], name
         assert study.epochs == straight[name].epochs
@@ -165,9 +165,9 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
 
 def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
     found = compared(place, compare={**COMPARE, "seeds": 6})
-    winning = comparing.winners(found.results, 30)
+    winning = compare_command.winners(found.results, 30)
     for result in found.results:
-        end = comparing.read_curve(result).at(60 if result.spec.strategy == "random-x2" else 30)
+        end = compare_command.read_curve(result).at(60 if result.spec.strategy == "random-x2" else 30)
         assert end is not None
         assert [trial.number for one, trial in winning if one is result] == [end.best]
     winners = {(result.spec.strategy, result.spec.seed): trial.params for result, trial in winning}
@@ -179,7 +179,7 @@ def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: P
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     found = compared(place, rescore=True)
     assert all(result.fresh is not None for result in found.comparison.strategies)
-    winners = {point(best.params) for _, best in comparing.winners(found.results, found.comparison.budget)}
+    winners = {point(best.params) for _, best in compare_command.winners(found.results, found.comparison.budget)}
     confirmations = list((place.folder / "studies/made-up").glob("confirm-*/journal.db"))
     assert len(confirmations) == 1
     with Journal.open(confirmations[0], read_only=True) as journal:
@@ -207,7 +207,7 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     }
     spec, visit = api.load(given), Visit(tmp_path, publish=False)
     first = compare_strategies(spec, visit)
-    winners = [(result.spec.strategy, best.number) for result, best in comparing.winners(first.results, 1)]
+    winners = [(result.spec.strategy, best.number) for result, best in compare_command.winners(first.results, 1)]
     assert {name for name, _ in winners} == {"random", "grid", "random-x2"}
     scores = [(r.spec.strategy, scored.trial) for r in first.results for scored in r.study.scores]
     assert sorted(scores) == sorted(winners)
@@ -219,7 +219,7 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
 
 
 def test_random_with_twice_the_budget_begins_as_random_and_costs_the_second_half_only(place: Place) -> None:
-    found = named(compared(place, compare={**COMPARE, "strategies": ["random", "grid"]}))
+    found = by_name(compared(place, compare={**COMPARE, "strategies": ["random", "grid"]}))
     for seed in (0, 1):
         once, twice = found[f"random-{seed}"], found[f"random-x2-{seed}"]
         assert [trial.params for trial in twice.trials][: len(once.trials)] == [trial.params for trial in once.trials]
@@ -228,13 +228,15 @@ def test_random_with_twice_the_budget_begins_as_random_and_costs_the_second_half
     assert sum(study.epochs - study.reused_epochs for study in found.values()) <= 2 * (30 + 30 + 30)
 
 
-def test_a_smaller_budget_than_before_reads_what_is_there_at_that_budget(place: Place, tmp_path: Path) -> None:
-    compared(place)
-    before = len(place.trained())
-    less = compared(place, budget={"total_epochs": 20}).comparison
-    assert len(place.trained()) == before
-    first = compared(Place.made(tmp_path / "other"), budget={"total_epochs": 20}).comparison
-    assert (less.budget, less.strategies, less.twice) == (20, first.strategies, first.twice)
+def test_another_budget_before_changes_nothing_at_this_one(place: Place, tmp_path: Path) -> None:
+    for budget in (20, 30):
+        compared(place, budget={"total_epochs": budget})
+    trained = len(place.trained())
+    for budget in (30, 20):
+        again = compared(place, budget={"total_epochs": budget}).comparison
+        straight = compared(Place.made(tmp_path / str(budget)), budget={"total_epochs": budget}).comparison
+        assert (again.strategies, again.twice) == (straight.strategies, straight.twice)
+    assert len(place.trained()) == trained
 
 
 def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place) -> None:
@@ -247,10 +249,10 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
 
 
 def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(place: Place, monkeypatch: Any) -> None:
-    from hpo.commands import confirm as confirming
+    from hpo.commands import confirm as confirm_command
 
-    real = confirming.run
-    monkeypatch.setattr(confirming, "run", lambda *given: replace(real(*given), stopped_by=2))
+    real = confirm_command.run
+    monkeypatch.setattr(confirm_command, "run", lambda *args: replace(real(*args), stopped_by=2))
     with pytest.raises(Stopped):
         compared(place, rescore=True)
 
