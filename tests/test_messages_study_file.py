@@ -1,4 +1,4 @@
-"""The words a person gets for a bad study file, exactly: tests/bad_study_files.yaml, and here what bytes can do."""
+"""The messages a user gets for a bad study file, exactly: tests/bad_study_files.yaml, and here what bytes can do."""
 
 import os
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_a_thousand_mistakes_are_not_all_listed() -> None:
     Path("study.yaml").write_text("".join(f"key{i}: 1\n" for i in range(1000)), encoding="utf-8")
     lines = said().splitlines()
     assert len(lines) == 101
-    assert lines[-1] == "study.yaml:100:1: has more mistakes than these; mend these first"
+    assert lines[-1] == "study.yaml:100:1: has more mistakes than these; fix these first"
 
 
 def test_a_password_in_an_address_is_never_shown() -> None:

@@ -457,7 +457,7 @@ def test_every_key_is_documented() -> None:
             assert all(one.metadata["example"] for one in wanting), section
 
 
-SHAPES = ("an unknown key", "workers below one", "yes instead of true", "a strategy nobody has", "step beside count")
+SHAPES = ("an unknown key", "workers below one", "yes instead of true", "an unknown strategy", "step beside count")
 SHAPES += ("no choices, written out", "a budget that is a number", "values, of W&B", "low and high, of Optuna")
 SHAPES += ("a registered name with a slash", "a name with a space", "everything is missing", "min without max")
 

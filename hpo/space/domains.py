@@ -1,6 +1,7 @@
 """What one parameter may be: a choice or a range, when it exists, and what the trainer knows about it.
 
-Words: a *level* is one of the values a domain enumerates; `levels` is None where there is no end of them.
+Words: a *level* is one of the values a domain enumerates; `levels` is None where they are endless. A fault is a
+Mistake whose line is not known yet: its place is the name of a parameter, or the key of a choice or range.
 """
 
 from __future__ import annotations
@@ -11,22 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hpo.core import Params, Value
+from hpo.errors import Mistake
 
 SIGNIFICANT = 6  # digits of a sampled float: enough to search with, short enough to read
 LARGEST_COUNT = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A mistake before anybody knows its line: where is a parameter's name, or a key of a range."""
-
-    where: str
-    rule: str
-    got: str = ""
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.where} {self.rule}" + (f", got {self.got}" if self.got else "")
 
 
 def show(value: object) -> str:
@@ -206,28 +195,28 @@ def _spaced(range_: Range) -> tuple[int | float, ...]:
     return tuple(sorted({min(max(rounded(number), range_.low), range_.high) for number in numbers}))
 
 
-def choice_faults(values: tuple[Value, ...]) -> list[Fault]:
+def choice_faults(values: tuple[Value, ...]) -> list[Mistake]:
     if not values:
-        return [Fault("choices", "must name at least one value", "[]", "write them as a list, like [16, 32, 64]")]
+        return [Mistake("choices", "must name at least one value", "[]", "write them as a list, like [16, 32, 64]")]
     faults = []
     seen: dict[Value, Value] = {}  # 1 and true are equal here: a choice between them is a slip
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            faults.append(Fault("choices", "must be finite", show(value), "write a plain number"))
+            faults.append(Mistake("choices", "must be finite", show(value), "write a plain number"))
         if value in seen:
             twice = seen[value] is value or show(seen[value]) == show(value)
             got = f"{show(value)} twice" if twice else f"{show(seen[value])} and {show(value)}"
-            faults.append(Fault("choices", "must differ", got, "keep one of them"))
+            faults.append(Mistake("choices", "must differ", got, "keep one of them"))
         seen.setdefault(value, value)
     return faults
 
 
 def range_faults(
     low: float, high: float, integer: bool, log: bool = False, step: float | None = None, count: int | None = None
-) -> list[Fault]:
-    """Every rule the numbers of a range break; where is the key to mend."""
+) -> list[Mistake]:
+    """Every rule the numbers of a range break, with the key to fix as its place."""
     faults = [
-        Fault(key, "must be finite", show(number), "write a plain number")
+        Mistake(key, "must be finite", show(number), "write a plain number")
         for key, number in (("min", low), ("max", high), ("step", step))
         if number is not None and not math.isfinite(number)
     ]
@@ -235,24 +224,24 @@ def range_faults(
         return faults
     if integer:
         faults += [
-            Fault(key, "must be a whole number", show(number), "round it")
+            Mistake(key, "must be a whole number", show(number), "round it")
             for key, number in (("min", low), ("max", high), ("step", step))
             if number is not None and number != int(number)
         ]
     if low > high:
-        faults.append(Fault("min", f"must not be above max ({show(high)})", show(low), "swap them"))
+        faults.append(Mistake("min", f"must not be above max ({show(high)})", show(low), "swap them"))
     if log and low <= 0:
-        faults.append(Fault("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
+        faults.append(Mistake("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
     if step is not None and step <= 0:
-        faults.append(Fault("step", "must be above 0", show(step)))
+        faults.append(Mistake("step", "must be above 0", show(step)))
     if step is not None and count is not None:
-        faults.append(Fault("count", "cannot stand beside step", show(count), "keep one of them"))
+        faults.append(Mistake("count", "cannot be combined with step", show(count), "keep one of them"))
     if step is not None and log:
-        faults.append(Fault("step", "cannot stand beside log", show(step), "use count, or choices"))
+        faults.append(Mistake("step", "cannot be combined with log", show(step), "use count, or choices"))
     if step is not None and 0 < high - low < step:
-        faults.append(Fault("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
+        faults.append(Mistake("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
     if count is not None and not 2 <= count <= LARGEST_COUNT:
-        faults.append(Fault("count", f"must be from 2 to {LARGEST_COUNT:,}", show(count)))
+        faults.append(Mistake("count", f"must be from 2 to {LARGEST_COUNT:,}", show(count)))
     return faults
 
 
@@ -305,15 +294,22 @@ class ParameterSpec:
         """The rule that value breaks, or None."""
         if self.kind == "choice":
             fits = any(_key(value) == _key(one) for one in self.choices)
-            return (
-                None if fits else f"must be {'one of ' * (len(self.choices) > 1)}{', '.join(map(show, self.choices))}"
-            )
+        elif self.kind == "bool" or isinstance(value, bool | str) or not math.isfinite(value):
+            fits = self.kind == "bool" and isinstance(value, bool)
+        else:
+            fits = self._inside(value) and (self.kind == "float" or value == int(value))
+        return None if fits else self.rule
+
+    @property
+    def rule(self) -> str:
+        if self.kind == "choice":
+            return f"must be {'one of ' * (len(self.choices) > 1)}{', '.join(map(show, self.choices))}"
         if self.kind == "bool":
-            return None if isinstance(value, bool) else "must be true or false"
-        whole = self.kind == "int"
-        if isinstance(value, bool | str) or not math.isfinite(value) or (whole and value != int(value)):
-            return f"must be {'a whole number' if whole else 'a number'}{self._bounds('of ')}"
-        return None if self._inside(value) else f"must be{self._bounds('')}"
+            return "must be true or false"
+        ends = [f"{'above' if self.open_low else 'of at least'} {self.low:,}"] if self.low is not None else []
+        if self.high is not None:
+            ends.append(f"{'below' if self.open_high else 'at most' if ends else 'of at most'} {self.high:,}")
+        return f"must be a {'whole ' * (self.kind == 'int')}number {' and '.join(ends)}".strip()
 
     def coerce(self, value: Value) -> Value:
         """A value without fault in this parameter's own type, so that 1 and 1.0 are one training."""
@@ -326,10 +322,3 @@ class ParameterSpec:
     def _inside(self, number: float) -> bool:
         above = self.low is None or (number > self.low if self.open_low else number >= self.low)
         return above and (self.high is None or (number < self.high if self.open_high else number <= self.high))
-
-    def _bounds(self, before: str) -> str:
-        low = "" if self.low is None else f"{'above' if self.open_low else before + 'at least'} {show(self.low)}"
-        before = "" if low else before
-        high = "" if self.high is None else f"{'below' if self.open_high else before + 'at most'} {show(self.high)}"
-        text = " and ".join(part for part in (low, high) if part)
-        return f" {text}" if text else ""

@@ -43,7 +43,7 @@ _LEGAL: Final = "comparisons, + - * / // % **, and, or, not, in, min, max, abs"
 
 
 class NoExpression(ValueError):
-    """The text is no constraint; says the rule that it breaks."""
+    """The text is not a constraint; says the rule that it breaks."""
 
     def __init__(self, rule: str, got: str = "", remedy: str = "") -> None:
         self.rule, self.got, self.remedy = rule, got, remedy
@@ -86,13 +86,6 @@ class Constraint:
 
     def __str__(self) -> str:
         return self.text
-
-    def __getstate__(self) -> str:
-        return self.text
-
-    def __setstate__(self, text: str) -> None:
-        object.__setattr__(self, "text", text)
-        self.__post_init__()
 
 
 def _parsed(text: str) -> ast.expr:
@@ -214,7 +207,7 @@ def _compared(left: ast.expr, ops: list[ast.cmpop], right_sides: list[ast.expr],
 def _number(node: ast.expr, values: Mapping[str, Value]) -> int | float:
     value = _value(node, values)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{_shown(value)} is no number")
+        raise TypeError(f"{_shown(value)} is not a number")
     return value
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hpo.core import Value
-from hpo.space.domains import Condition, Fault, Parameter
+from hpo.errors import Mistake
+from hpo.space.domains import Condition, Parameter
 
 MOST_WORK = 300_000  # states times parameters that ask about them: about a second
 Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still asks about
@@ -20,7 +21,7 @@ Holding = frozenset[Condition]  # the conditions that hold and that a later para
 class GridImpossible(ValueError):
     """The space cannot be enumerated; faults names each parameter in the way, with the remedy."""
 
-    def __init__(self, *faults: Fault) -> None:
+    def __init__(self, *faults: Mistake) -> None:
         self.faults = faults
         super().__init__("; ".join(map(str, faults)))
 
@@ -101,7 +102,7 @@ class Grid:
             work += len(states[-1]) * (1 + len(self._asking[position]))
             if work > MOST_WORK:
                 name = self.parameters[position].name
-                raise GridImpossible(Fault(name, "has conditions too entangled to count", remedy="drop some `when`"))
+                raise GridImpossible(Mistake(name, "has conditions too entangled to count", remedy="drop some `when`"))
         paths: list[dict[Holding, int]] = [dict.fromkeys(states[-1], 1)]
         for position in reversed(range(len(self.parameters))):
             after = paths[-1]

@@ -6,15 +6,14 @@ comes after those that its conditions ask about.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
-from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Fault, Parameter, Range, show
+from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, show
 from hpo.space.grid import Grid, GridImpossible
 
 MOST_PARAMETERS = 1_000
@@ -30,7 +29,7 @@ class Space:
     def __post_init__(self) -> None:
         faults = space_faults(self.parameters)
         if faults:
-            raise BadInput(*(Mistake(f"search_space.{f.where}", f.rule, f.got, f.remedy) for f in faults))
+            raise BadInput(*(replace(fault, place=f"search_space.{fault.place}") for fault in faults))
         ordered, _ = _ordered(self.parameters)
         object.__setattr__(self, "parameters", tuple(ordered))
         object.__setattr__(self, "_by_name", {parameter.name: parameter for parameter in ordered})
@@ -93,7 +92,7 @@ class Space:
 
     def faults(self, params: Params) -> list[str]:
         """Why params are no point of this space; [] if they are."""
-        faults = [f"{name} is no parameter of the space" for name in params if name not in self]
+        faults = [f"{name} is not in the space" for name in params if name not in self]
         for parameter in self.parameters:
             name, given = parameter.name, parameter.name in params
             if parameter.active(params) != given:
@@ -102,15 +101,15 @@ class Space:
                 faults.append(f"{name} must be {parameter.domain}, got {show(params[name])}")
         return faults
 
-    def conflicts(self, partial: Params) -> list[Fault]:
+    def conflicts(self, partial: Params) -> list[Mistake]:
         """Why no point of this space has these values; [] if one has."""
-        faults = [Fault(name, "is no parameter of the search space") for name in partial if name not in self]
+        faults = [Mistake(name, "is not in the search space") for name in partial if name not in self]
         for name, value in partial.items():
             if name in self and self[name].domain.coerce(value) is None:
-                faults.append(Fault(name, f"must be {self[name].domain}", show(value)))
+                faults.append(Mistake(name, f"must be {self[name].domain}", show(value)))
         return faults + self._forced(partial)[1]
 
-    def _forced(self, partial: Params) -> tuple[dict[str, tuple[Value, ...]], list[Fault]]:
+    def _forced(self, partial: Params) -> tuple[dict[str, tuple[Value, ...]], list[Mistake]]:
         """What the parents of the given parameters must be for these to exist, and where they cannot."""
         forced: dict[str, tuple[Value, ...]] = {}
         clashes = []
@@ -125,12 +124,8 @@ class Space:
                 if given or not forced[name]:
                     got = f"{name}: {show(partial[name])}" if given else ""
                     rule = f"exists only when {name} is {_any_of(condition.allowed)}"
-                    clashes.append(Fault(parameter.name, rule, got, "leave one of them out"))
+                    clashes.append(Mistake(parameter.name, rule, got, "leave one of them out"))
         return forced, clashes
-
-    def encode(self, params: Params) -> list[float]:
-        """One number a parameter in [0, 1], log respected; nan where it is inactive."""
-        return [p.domain.encode(params[p.name]) if p.name in params else math.nan for p in self.parameters]
 
     # -- all points --------------------------------------------------------------------------------------------------
 
@@ -146,7 +141,7 @@ class Space:
     def grid(self) -> Grid:
         """Every point; GridImpossible names the ranges without step or count and offers some."""
         faults = [
-            Fault(
+            Mistake(
                 parameter.name,
                 "must have step or count, because a grid tries every value",
                 remedy=f"write {_written(parameter.domain.discretized())} (it would try {_levels(parameter.domain)})",
@@ -202,16 +197,16 @@ class Space:
         )
 
 
-def space_faults(parameters: Sequence[Parameter]) -> list[Fault]:
+def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
     """Every rule the parameters break together."""
     if len(parameters) > MOST_PARAMETERS:
         rule = f"must be at most {MOST_PARAMETERS:,} parameters"
-        return [Fault(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
+        return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
     domains: dict[str, Domain] = {}
     faults = []
     for parameter in parameters:
         if parameter.name in domains:
-            faults.append(Fault(parameter.name, "is given twice", remedy="keep one"))
+            faults.append(Mistake(parameter.name, "is given twice", remedy="keep one"))
         domains[parameter.name] = parameter.domain
     for parameter in parameters:
         for condition in parameter.when:
@@ -221,18 +216,18 @@ def space_faults(parameters: Sequence[Parameter]) -> list[Fault]:
     return faults
 
 
-def _condition_faults(name: str, condition: Condition, domains: Mapping[str, Domain]) -> list[Fault]:
+def _condition_faults(name: str, condition: Condition, domains: Mapping[str, Domain]) -> list[Mistake]:
     where = f"{name}.when.{condition.name}"
     if condition.name not in domains:
-        return [Fault(where, "is no parameter of the search space")]
+        return [Mistake(where, "is not in the search space")]
     if not condition.allowed:
-        return [Fault(where, "must name at least one value")]
+        return [Mistake(where, "must name at least one value")]
     domain = domains[condition.name]
     impossible = [value for value in condition.allowed if domain.coerce(value) is None]
-    return [Fault(where, f"can never be: {condition.name} is {domain}", show(value)) for value in impossible]
+    return [Mistake(where, f"can never be: {condition.name} is {domain}", show(value)) for value in impossible]
 
 
-def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Fault]]:
+def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:
     """Parents before children, else as written; and the circle that prevents it."""
     ordered: list[Parameter] = []
     placed: set[str] = set()
@@ -250,14 +245,14 @@ def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Fau
     return ordered, []
 
 
-def _circle(rest: Mapping[str, Parameter]) -> Fault:
+def _circle(rest: Mapping[str, Parameter]) -> Mistake:
     path = [next(iter(rest))]
     while True:
         name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
         if name in path:
             circle = [*path[path.index(name) :], name]
             shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
-            return Fault(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
+            return Mistake(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
         path.append(name)
 
 

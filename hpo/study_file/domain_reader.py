@@ -10,17 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hpo.core import Value
-from hpo.space.domains import (
-    LARGEST_COUNT,
-    Choice,
-    Domain,
-    Fault,
-    ParameterSpec,
-    Range,
-    choice_faults,
-    range_faults,
-    show,
-)
+from hpo.errors import Mistake
+from hpo.space.domains import LARGEST_COUNT, Choice, Domain, ParameterSpec, Range, choice_faults, range_faults, show
 from hpo.study_file.fields import (
     Mistakes,
     anything,
@@ -137,7 +128,7 @@ class DomainReader:
         if "choices" not in written:
             return self._range(node, written, before)
         for key in written.keys() & {"min", "max", "log", "step", "count"}:
-            self._note(node.key_place(key), key, "cannot stand beside choices", "", "drop it")
+            self._note(node.key_place(key), key, "cannot be combined with choices", "", "drop it")
         choices: Node = written["choices"]
         if choices.items is None:
             self._note(choices, "choices", "must be a list", str(choices), "write choices: [16, 32, 64]")
@@ -200,7 +191,7 @@ class DomainReader:
         numbers = (low, high, whole, written.get("log", False), step, written.get("count"))
         faults = self._meaning(low, high) or range_faults(*numbers)
         for fault in faults:
-            self._note((node.mapping or {})[fault.where], fault.where, fault.rule, fault.got, fault.remedy)
+            self._note((node.mapping or {})[fault.place], fault.place, fault.rule, fault.got, fault.remedy)
         return None if faults else Range(*numbers)
 
     def _check_ends(self, node: Node, before: int) -> None:
@@ -211,7 +202,7 @@ class DomainReader:
         if missing and not re.search("min|max|choices", remedies):
             self._note(node, "", f"must have {missing[0]}", "", "write {min: ..., max: ...} or {choices: [...]}")
 
-    def _meaning(self, low: float, high: float) -> list[Fault]:
+    def _meaning(self, low: float, high: float) -> list[Mistake]:
         """Ends that lie outside of what the parameter can mean."""
         rules = [(key, end, self.known.fault(end)) for key, end in (("min", low), ("max", high)) if self.known]
-        return [Fault(key, rule, show(end)) for key, end, rule in rules if rule is not None]
+        return [Mistake(key, rule, show(end)) for key, end, rule in rules if rule is not None]

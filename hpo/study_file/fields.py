@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Protocol
 
 from hpo.errors import BadInput, Mistake
+from hpo.space.domains import ParameterSpec
 from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
 
 Schema = dict[str, Any]
@@ -34,7 +35,7 @@ class Mistakes:
         at = f"{place} {clean(path, 120)}".strip()
         self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=path)
         if len(self.all) >= MOST_MISTAKES:
-            raise BadInput(*self.all, Mistake(place, "has more mistakes than these", remedy="mend these first"))
+            raise BadInput(*self.all, Mistake(place, "has more mistakes than these", remedy="fix these first"))
 
     def add(self, *mistakes: Mistake | str, path: str = "") -> None:
         for mistake in mistakes:
@@ -169,32 +170,27 @@ def number(
     word: str = "",
 ) -> Plain:
     """A number within bounds, or a word that stands for one."""
+    lowest, open_low = (low, False) if above is None else (above, True)
+    spec = ParameterSpec(None, "int" if whole else "float", lowest, high, open_low)
 
     def value(node: Node) -> int | float | str | None:
         number = number_of(node)
         if word and node.value == word:
             return word
-        if number is None or (whole and number != int(number)) or (above is not None and number <= above):
-            return None
-        if (low is not None and number < low) or (high is not None and number > high):
+        if number is None or spec.fault(number) is not None:
             return None
         return int(number) if whole else number
 
     def remedy(node: Node) -> str:
         quoted = isinstance(node.value, str) and node.text.startswith('"') and node.value.replace(".", "", 1).isdigit()
-        return "leave the quotes out" if quoted else ""
+        return "remove the quotes" if quoted else ""
 
-    bounds = [f"of at least {low:,}"] if low is not None else [f"above {above:,}"] if above is not None else []
-    bounds += [f"{'' if bounds else 'of '}at most {high:,}"] if high is not None else []
-    rule = f"must be a {'whole ' if whole else ''}number {' and '.join(bounds)}".strip() + (
-        f", or {word}" if word else ""
-    )
     limits = {"minimum": low, "exclusiveMinimum": above, "maximum": high}
-    schema = {
-        "type": "integer" if whole else "number",
-        **{key: limit for key, limit in limits.items() if limit is not None},
-    }
-    return Plain(rule, {"anyOf": [{"enum": [word]}, schema]} if word else schema, value, remedy)
+    given = {key: limit for key, limit in limits.items() if limit is not None}
+    schema = {"type": "integer" if whole else "number", **given}
+    if word:
+        return Plain(f"{spec.rule}, or {word}", {"anyOf": [{"enum": [word]}, schema]}, value, remedy)
+    return Plain(spec.rule, schema, value, remedy)
 
 
 def flag() -> Plain:
@@ -370,7 +366,7 @@ def read_fields(
             mistakes.note(node.key_place(key), inner, f"is no longer a key of {noun}", "", (gone or {})[key])
         elif key not in known:
             remedy = instead(key, list(known), foreign_words(made))
-            mistakes.note(node.key_place(key), inner, f"is no key of {noun}", "", remedy)
+            mistakes.note(node.key_place(key), inner, f"is not a key of {noun}", "", remedy)
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
             if value is not None:

@@ -6,6 +6,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -52,8 +53,7 @@ def grid_mistakes(spec: StudySpec) -> list[Mistake]:
     try:
         size = spec.space.grid().size
     except GridImpossible as impossible:
-        places = (spec.place(_path(spec, fault.where)) for fault in impossible.faults)
-        mistakes = (Mistake(p, f.rule, f.got, f.remedy) for p, f in zip(places, impossible.faults, strict=True))
+        mistakes = (replace(fault, place=spec.place(_path(spec, fault.place))) for fault in impossible.faults)
         return list(dict.fromkeys(mistakes))  # a parameter of each block is one line of the file
     budget = spec.budget
     if size <= LARGEST_GRID or budget.trials or budget.total_epochs or budget.time:
@@ -120,7 +120,7 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
     if regression and name in CLASSIFICATION:
         mistakes.note(*at, "must be val_mse, val_r2 or val_loss where data.regression is true", name)
     if spec.loss == "cross_entropy" and not regression and name in REGRESSION:
-        mistakes.note(*at, "must be of classes, because loss is cross_entropy", name, "write val_accuracy")
+        mistakes.note(*at, "must be a classification metric, because loss is cross_entropy", name, "write val_accuracy")
     if name in CLASSIFICATION and target is not None and not 0 <= target <= 1:
         remedy = f"write {target / 100:g}" if 1 < target <= 100 else ""
         mistakes.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
@@ -128,7 +128,7 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
 
 def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.prefix_safe is not None and spec.train is None:
-        rule = "is said of a training of your own, and train is not given"
+        rule = "is for a training function of your own, and train is not given"
         mistakes.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
 
 
@@ -303,7 +303,7 @@ def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str,
     point: dict[str, Value] = {}
     for name, child in (node.mapping or {}).items():
         if name not in space:
-            rule, remedy = "is no parameter of the search space", _known_name(name, space)
+            rule, remedy = "is not in the search space", _known_name(name, space)
             mistakes.note(node.key_place(name), f"{path}.{name}", rule, "", remedy)
             continue
         value = space[name].domain.coerce(child.scalar) if child.scalar is not None else None
@@ -312,5 +312,5 @@ def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str,
         else:
             point[name] = value
     for clash in space.conflicts(point) if not mistakes.within(path) else ():
-        mistakes.note(node.key_place(clash.where), f"{path}.{clash.where}", clash.rule, clash.got, clash.remedy)
+        mistakes.note(node.key_place(clash.place), f"{path}.{clash.place}", clash.rule, clash.got, clash.remedy)
     return point

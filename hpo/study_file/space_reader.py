@@ -102,7 +102,7 @@ class SpaceReader:
 
     def _check_together(self, parameters: Sequence[Parameter]) -> None:
         for fault in space_faults(parameters):
-            name, when, rest = fault.where.partition(".when")
+            name, when, rest = fault.place.partition(".when")
             entry = self.written[name]
             self.mistakes.note(entry.place, f"{entry.path}{when}{rest}", fault.rule, fault.got, fault.remedy)
 
@@ -142,15 +142,15 @@ class SpaceReader:
         match = OF_BLOCK.fullmatch(name)
         short = match[2] if match else name
         if match and short in self.known:
-            rule = f"is no parameter of a block: {short} is one for the whole network"
+            rule = f"is not a parameter of a block: {short} applies to the whole network"
             self.mistakes.note(place, path, rule, "", f"write {short}")
             return
         names = sorted(one for one, known in self.known.items() if known.per_block or not match)
         alias = PARAMETERS.get(short.lower())
         close = alias if alias in names else nearest(short, names)
         guess = f"did you mean {close}? " if close else ""
-        knows = f"{'a block' if match else self.model} knows {', '.join(names)}"
-        self.mistakes.note(place, path, f"is no parameter that {self.model} knows", "", guess + knows)
+        knows = f"{'a block' if match else self.model} has {', '.join(names)}"
+        self.mistakes.note(place, path, f"is not a parameter of {self.model}", "", guess + knows)
 
     def _when(self, node: Node, path: str) -> tuple[tuple[str, Sequence[Node]], ...]:
         when = (node.mapping or {}).get("when")
@@ -169,9 +169,9 @@ class SpaceReader:
         if per is None or per.value is None:
             return False
         if OF_BLOCK.fullmatch(name) or name == BLOCKS:
-            self.mistakes.note(per, f"{path}.per", "cannot stand here", "", "drop it")
+            self.mistakes.note(per, f"{path}.per", "cannot be given here", "", "drop it")
         elif known is not None and not known.per_block:
-            rule = f"cannot stand here: {name} is one for the whole network"
+            rule = f"cannot be given here: {name} applies to the whole network"
             self.mistakes.note(per, f"{path}.per", rule, "", "drop it")
         return True
 
@@ -223,7 +223,7 @@ class SpaceReader:
         if parent is None:
             if name not in self.unread:
                 place = nodes[0].place if nodes else entry.place
-                self.mistakes.note(place, path, "is no parameter of the search space", "", self._remedy(name))
+                self.mistakes.note(place, path, "is not in the search space", "", self._remedy(name))
             return
         domain, allowed = self.written[parent].domain, []
         if not nodes:
@@ -261,7 +261,7 @@ class SpaceReader:
         before = conditions.get(parent)
         both = [value for value in before if value in allowed] if before is not None else list(allowed)
         if before and allowed and not both:
-            self.mistakes.note(entry.place, f"{entry.path}.when", f"can never hold: {why}", "", "mend the condition")
+            self.mistakes.note(entry.place, f"{entry.path}.when", f"can never hold: {why}", "", "fix the condition")
         conditions[parent] = both
 
     def _parent(self, entry: Entry, name: str) -> str | None:

@@ -185,7 +185,7 @@ def _place(name: str, text: str, offset: int) -> str:
 
 # -- syntax -----------------------------------------------------------------------------------------------------------
 
-_SYNTAX = (  # in the parser's words, either implementation's -> what a person did -> what to do -> where it began
+_SYNTAX = (  # in the parser's words, either implementation's -> what the user did -> what to do -> where it began
     ("escape", ("has an unknown escape after \\", "double the \\, or use single quotes", True)),
     ("mapping values are not allowed", ("has a second `: ` in one line", "quote the text, or start a new line", False)),
     ("quoted scalar", ("has a quote that never closes", "close it", True)),
@@ -202,7 +202,7 @@ _SYNTAX = (  # in the parser's words, either implementation's -> what a person d
 
 def _syntax(error: yaml.MarkedYAMLError, name: str, text: str) -> Mistake:
     said = f"{error.problem} {error.context}"
-    unknown = (f"is no valid YAML: {clean(str(error.problem), 100)}", "", False)
+    unknown = (f"is not valid YAML: {clean(str(error.problem), 100)}", "", False)
     rule, remedy, began = next((known for words, known in _SYNTAX if words in said), unknown)
     mark = (error.context_mark if began else None) or error.problem_mark or error.context_mark
     if mark is None:
@@ -328,7 +328,7 @@ class _Loader:
         place = f"{place} {'.'.join(map(clean, (*self._path, *key)))}"
         self.mistakes.append(Mistake(place, rule, got, remedy))
         if len(self.mistakes) >= MOST_MISTAKES:
-            raise _Fatal(place, "has more mistakes than these", "", "mend these first")
+            raise _Fatal(place, "has more mistakes than these", "", "fix these first")
 
     def _scalar(self, event: Any, place: str) -> Node:
         text: str = event.value
