@@ -14,6 +14,7 @@ from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUDA_ERROR_OUT_OF_MEMORY")
+START_SECONDS = 600.0  # a worker that is not ready by then never will be
 HANG_SECONDS = 1800.0  # silence that counts as a hang where the study file sets no limit
 
 
@@ -122,18 +123,18 @@ def keep_traceback(folder: Path, trace: str) -> str:
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that a worker has. since: when the worker began it; heard: its last message (seconds of one clock).
+    """A job that a worker has. since: when it was begun; heard: its last message (seconds of the executor's clock).
 
-    starting: how long the worker may take to become ready; None once it is.
+    ready: whether the worker has its trainer; a job may be submitted while it still imports torch.
     """
 
     job: Job
     since: float
     heard: float
-    starting: float | None = None
+    ready: bool = True
 
     def worker_ready(self, now: float) -> None:
-        self.since, self.heard, self.starting = now, now, None
+        self.since, self.heard, self.ready = now, now, True
 
     def deadline(self) -> float:
         """When `overdue` must be called again."""
@@ -146,12 +147,12 @@ class RunningJob:
         if limit is not None and now > self.since + limit:
             return timed_out(self.job)
         if now > self.heard + self._silence():
-            error = f"{'no report' if self.starting is None else 'not ready'} for {self._silence():.3g} s"
+            error = f"{'no report' if self.ready else 'not ready'} for {self._silence():.3g} s"
             return Broke(self.job.training, Outcome.TIMEOUT, error, lost=True)
         return None
 
     def _silence(self) -> float:
-        return self.starting or self.job.limits.report_seconds or HANG_SECONDS
+        return self.job.limits.report_seconds or HANG_SECONDS if self.ready else START_SECONDS
 
     def _limit(self) -> float | None:
-        return self.job.limits.trial_seconds if self.starting is None else None
+        return self.job.limits.trial_seconds if self.ready else None

@@ -14,15 +14,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import connection
 
-from hpo.core import Broke, Job, Message, Outcome, Rested, Train
+from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import RunningJob
-from hpo.execution.worker import Begin, Command, Halt, MachineFailed, Prepare, Ready
+from hpo.execution.worker import Begin, Command, Halt, MachineFailed, Ready, Sent
 
-START_SECONDS = 600.0  # a worker that is not ready by then never will be
 OUTPUT_BYTES = 4096  # of a chunk of a worker's output that are kept
 MAX_FAILED_STARTS = 3
 
@@ -41,22 +40,13 @@ ENVIRONMENT = {
 class LocalExecutor:
     """`slots` worker processes. They start at once and import `modules`; `begin` gives them their trainers.
 
-    clock is used for hangs and time limits only, never in a result; starting: seconds a worker has to become ready.
+    clock is used for hangs and time limits only, never in a result.
     """
 
-    def __init__(
-        self,
-        slots: int,
-        modules: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        starting: float = START_SECONDS,
-    ) -> None:
+    def __init__(self, slots: int, modules: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.slots = slots
         self._modules = tuple(modules)
-        self._environment = {**os.environ, **ENVIRONMENT, **(environment or {})}
         self._clock = clock
-        self._starting = starting
         self._factories: Sequence[Callable[[], Train]] = ()
         self._failed_starts = 0
         self._workers = [self._start(index) for index in range(slots)]
@@ -75,7 +65,7 @@ class LocalExecutor:
         idle = [worker for worker in self._workers if worker.running is None]
         worker = max(idle, key=lambda worker: (worker.last == job.training, worker.ready))
         now = self._clock()
-        worker.running = RunningJob(job, now, now, None if worker.ready else self._starting)
+        worker.running = RunningJob(job, now, now, worker.ready)
         worker.last = job.training
         worker.send(job)
 
@@ -115,22 +105,21 @@ class LocalExecutor:
                 messages.append(Broke(worker.running.job.training, Outcome.CRASHED, error, lost=True))
         return messages
 
-    def _understand(self, worker: _Worker, sent: Ready | MachineFailed | Message) -> list[Message]:
+    def _understand(self, worker: _Worker, sent: Sent) -> list[Message]:
         match sent:
             case MachineFailed(error=error):
                 raise EnvironmentFailed(error)
-            case Ready(error=""):
+            case Ready():
                 self._failed_starts = 0
                 worker.ready = True
                 if worker.running:
                     worker.running.worker_ready(self._clock())
                 return []
-            case Ready(error=error):
-                raise EnvironmentFailed(f"a worker could not start: {error}")
-        if isinstance(sent, Rested | Broke):
-            worker.running = None
-        elif worker.running:
-            worker.running.heard = self._clock()
+            case Reported():
+                if worker.running:
+                    worker.running.heard = self._clock()
+            case Rested() | Broke():
+                worker.running = None
         return [sent]
 
     def _seconds_to_wait(self, end: float | None) -> float | None:
@@ -152,8 +141,7 @@ class LocalExecutor:
     # -- starting and replacing
 
     def _start(self, index: int) -> _Worker:
-        worker = _Worker(self._environment)
-        worker.send(Prepare(tuple(sys.path), self._modules))
+        worker = _Worker(self._modules)
         if self._factories:
             worker.send(Begin(self._factories[index % len(self._factories)]))
         return worker
@@ -175,12 +163,14 @@ class LocalExecutor:
 class _Worker:
     """A worker process and the driver's end of its pipe."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, modules: tuple[str, ...]) -> None:
         ours, theirs = socket.socketpair()
+        code = f"from hpo.execution.worker import main; main({theirs.fileno()}, {modules!r})"
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from hpo.execution.worker import main; main({theirs.fileno()})"],
+            [sys.executable, "-P", "-c", code],  # -P: the driver's sys.path, not the current folder before it
             pass_fds=[theirs.fileno()],
-            env={**environment, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -198,7 +188,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # a dead worker is noticed by its sentinel
             self.pipe.send(command)
 
-    def received(self) -> Iterator[Ready | MachineFailed | Message]:
+    def received(self) -> Iterator[Sent]:
         with contextlib.suppress(EOFError, OSError):
             while self.pipe.poll():
                 yield self.pipe.recv()

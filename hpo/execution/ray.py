@@ -13,7 +13,7 @@ import pickle
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,14 +91,12 @@ class RayExecutor:
         *,
         place: str = "execution.address",
         patience: float = PATIENCE,
-        environment: Mapping[str, str] | None = None,
         shared: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connected_here = not ray.is_initialized()
         self._monitor = Monitor(connect(address, place), resources, patience, clock)
         self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), clock
-        self._environment = {**ENVIRONMENT, **(environment or {})}
         self._token = f".ray-{uuid.uuid4().hex}" if shared else ""
         self._marked: set[Path] = set()  # folders with a file of that name
         self._order = 0  # calls of `begin`
@@ -199,7 +197,7 @@ class RayExecutor:
             num_gpus=self._resources.gpus,
             max_concurrency=CONCURRENT_CALLS,
             max_restarts=0,
-            runtime_env={"env_vars": self._environment},
+            runtime_env={"env_vars": ENVIRONMENT},
         ).remote(self._modules, [path or os.getcwd() for path in sys.path])
         return _Worker(actor, actor.next_messages.remote())
 

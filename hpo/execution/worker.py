@@ -21,20 +21,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpo.core import Broke, Job, Outcome, Train
+from hpo.core import Broke, Job, Message, Outcome, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, one_line
 
 PR_SET_PDEATHSIG = 1
 MAX_LEAKED_FILES = 64  # file descriptors a job may leave open before its worker is replaced
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Import these modules while the driver still reads the data. paths: the driver's sys.path."""
-
-    paths: tuple[str, ...]
-    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +43,31 @@ class Halt:
     training: str
 
 
-Command = Prepare | Begin | Halt | Job
+Command = Begin | Halt | Job
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The trainer is made. error: why it could not be."""
-
-    error: str = ""
+    """The trainer is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineFailed:
-    """The machine, not the trainer, is at fault (its disk is full): the driver must stop."""
+    """No trial is at fault (the trainer cannot be made, the disk is full): the driver must stop."""
 
     error: str
 
 
-def main(descriptor: int) -> None:
+Sent = Ready | MachineFailed | Message
+
+
+def main(descriptor: int, modules: Iterable[str]) -> None:
+    """modules: imported while the driver still reads the data."""
     die_with_parent()
     leave_signals_to_the_driver()
     worker = _Worker(Connection(descriptor))
     threading.Thread(target=worker.listen, daemon=True).start()
+    import_early(modules)
     worker.serve()
 
 
@@ -81,7 +76,7 @@ class _Worker:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._commands: queue.SimpleQueue[Prepare | Begin | Job] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Begin | Job] = queue.SimpleQueue()
         self._halted: set[str] = set()
 
     def listen(self) -> None:
@@ -91,23 +86,21 @@ class _Worker:
             except (EOFError, OSError):
                 os._exit(0)  # the driver closed the pipe, or is gone
             except Exception as error:  # a factory whose module does not import here
-                self._pipe.send(Ready(one_line(error)))
+                self._pipe.send(start_failed(error))
                 continue
-            if isinstance(command, Halt):
-                self._halted.add(command.training)
-                continue
-            if isinstance(command, Prepare):  # here, because the next command is unpickled by this thread
-                sys.path[:] = list(dict.fromkeys([*command.paths, *sys.path]))
-            if isinstance(command, Job):
-                self._halted.discard(command.training)
-            self._commands.put(command)
+            match command:
+                case Halt(training=training):
+                    self._halted.add(training)
+                case Job(training=training):
+                    self._halted.discard(training)
+                    self._commands.put(command)
+                case Begin():
+                    self._commands.put(command)
 
     def serve(self) -> None:
         runner: JobRunner | None = None
         while True:
             match self._commands.get():
-                case Prepare(modules=modules):
-                    import_early(modules)
                 case Begin(factory=factory):
                     runner = self._begin(factory)
                 case job:
@@ -118,7 +111,7 @@ class _Worker:
         try:
             runner = JobRunner(factory())
         except Exception as error:  # reported to the driver, which decides
-            self._pipe.send(Ready(one_line(error)))
+            self._pipe.send(start_failed(error))
             return None
         self._pipe.send(Ready())
         return runner
@@ -135,6 +128,10 @@ class _Worker:
             self._pipe.send(MachineFailed(str(error)))
         if _open_files() > files + MAX_LEAKED_FILES:
             os._exit(0)  # what a trainer leaks hurts only its own trials: the driver starts another process
+
+
+def start_failed(error: Exception) -> MachineFailed:
+    return MachineFailed(f"a worker could not start: {one_line(error)}")
 
 
 def import_early(modules: Iterable[str]) -> None:
