@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import statistics
@@ -31,7 +32,7 @@ from hpo.core import Closed, Ended, Event, Reported, Scored, Study, Trial, epoch
 from hpo.engine import components
 from hpo.engine.result import Result
 from hpo.engine.search import Search
-from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult, Stopped
+from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
 from hpo.formatting import count, decimals, duration
 from hpo.journal import Journal, read_events
@@ -49,6 +50,9 @@ from hpo.training.recipe import ScoreRequest
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
 REDRAWS = 2.0  # a second
+DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison is shown
+
+log = logging.getLogger(__name__)
 
 Winner = tuple[Result, Trial]
 
@@ -69,8 +73,7 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse(spec, specs)
-    group = f"compare {', '.join(spec.compare.strategies)} over {spec.compare.seeds} seeds"
-    results = run_all(specs, replace(visit, parallel=1, publish=False, group=group))
+    results = run_all(specs, replace(visit, parallel=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
@@ -91,6 +94,11 @@ def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> C
     )
     comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
     return Compared(comparison, results, write_report(spec, results[0], comparison))
+
+
+def title(spec: StudySpec) -> str:
+    """Of the comparison's run in MLflow."""
+    return f"compare {', '.join(spec.compare.strategies)} over {spec.compare.seeds} seeds"
 
 
 def studies(spec: StudySpec) -> list[StudySpec]:
@@ -222,7 +230,10 @@ def run_comparison(
     visit = Visit(reading.state_folder(spec, state), fresh, listeners=[progress.hear], environ=os.environ)
     with progress.shown():
         compared = compare_strategies(spec, visit, rescore)
-    sync_these(spec, [result.folders for result in compared.results])
+    try:
+        sync_these(spec, [result.folders for result in compared.results], DELIVERY_SECONDS, title(spec))
+    except HpoError as error:  # the comparison is there, whatever MLflow does
+        log.warning("%s", error)
     if as_json:
         print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
         return

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Self
 
-from hpo.commands.sync import tracked_study
+from hpo.commands.sync import comparison_info, tracked_study
 from hpo.engine import components as assembly
 from hpo.engine.driver import Driver
 from hpo.engine.result import Published
@@ -18,7 +18,7 @@ from hpo.errors import HpoError
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing.publish_best import publish_best
-from hpo.tracking.runs import ComparisonInfo, TrackedStudy
+from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.sync import Tracker
 from hpo.tracking.uri import tracking_uri
 
@@ -43,7 +43,7 @@ class Outlook:
         self.published: list[Published | None] = []
         spec = parts[0].spec
         self.tracker: Tracker | None = None
-        together = None if group is None else compared(folders[0], group)
+        together = None if group is None else comparison_info(folders[0], group)
         self._feeds = [tracked_study(one.spec, place, together) for one, place in zip(parts, folders, strict=True)]
         if spec.tracking.enabled:
             uri = tracking_uri(spec.tracking.uri, folders[0].state, environ, spec.place("tracking.uri"))
@@ -95,9 +95,3 @@ class Outlook:
         except HpoError as error:
             log.warning("%s", error)
             return None
-
-
-def compared(folders: Folders, title: str) -> ComparisonInfo:
-    """The comparison a study is part of: its parent in MLflow."""
-    place = folders.study / "compare"
-    return ComparisonInfo(key=f"{place}", title=title, artifacts=(place / "report.html", place / "plots"))

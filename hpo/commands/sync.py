@@ -28,8 +28,10 @@ def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
     return sync_these(spec, [Folders(state, spec.name, strategy, int(seed)) for strategy, _, seed in runs], timeout)
 
 
-def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.0) -> str:
-    """Deliver what MLflow has not got; returns a line for the user.
+def sync_these(
+    spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.0, comparison: str | None = None
+) -> str:
+    """Deliver what MLflow has not got; returns a line for the user. comparison: the title of the one they belong to.
 
     Raises EnvironmentFailed if it does not answer, Conflict while a driver runs one of them.
     """
@@ -40,11 +42,18 @@ def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.
     with ExitStack() as stack:
         for one in studies:
             stack.callback(DriverLock(one.lock).release)
-        trouble = sync([tracked_study(*pair) for pair in zip(specs, studies, strict=True)], uri, timeout)
+        info = comparison_info(studies[0], comparison) if comparison is not None else None
+        trouble = sync([tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)], uri, timeout)
     if trouble:
         rule, remedy = "must answer to be brought up to date", "start it, then run `hpo sync` again"
         raise EnvironmentFailed(Mistake(without_password(uri), rule, trouble, remedy))
     return f"MLflow has everything of {', '.join(one.run.name for one in studies)}"
+
+
+def comparison_info(folders: Folders, title: str) -> ComparisonInfo:
+    """The comparison that a study is part of, with its report."""
+    place = folders.study / "compare"
+    return ComparisonInfo(key=f"{place}", title=title, artifacts=(place / "report.html", place / "plots"))
 
 
 def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo | None = None) -> TrackedStudy:

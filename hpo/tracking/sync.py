@@ -186,12 +186,7 @@ def has_driver(run: StoredRun, running: Mapping[str, StoredRun]) -> bool:
 class Tracker:
     """The writer thread. All studies go to one experiment of one MLflow."""
 
-    def __init__(
-        self,
-        studies: Sequence[TrackedStudy],
-        uri: str,
-        connect: Connect | None = None,
-    ) -> None:
+    def __init__(self, studies: Sequence[TrackedStudy], uri: str, connect: Connect | None = None) -> None:
         self.uri = uri
         self._sync = sync_of(studies, uri, connect or connect_mlflow, time.time)
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
@@ -240,12 +235,12 @@ class Tracker:
         try:
             with environment():
                 while not self._abandoned:
-                    self._wake.clear()
                     waiting, began = list(self._waiting), time.monotonic()
                     well = self._round(live=not self._closing)
                     for delivered in waiting if well else ():
                         delivered.set()
                     self._wake.wait(self._rest(well, time.monotonic() - began))
+                    self._wake.clear()
         finally:
             self._sync.close()
             for delivered in list(self._waiting):
