@@ -15,8 +15,8 @@ from pathlib import Path
 
 import hpo
 from benchmarks.measuring import machine, say, spread
+from hpo.cli.console import Utilization
 from hpo.core import Reported
-from hpo.engine.utilization import Overhead
 from hpo.journal import read_events
 from hpo.strategies.points import Problem, random_points
 
@@ -33,13 +33,13 @@ def configurations() -> list[dict[str, object]]:
     return [dict(params) for params, _ in zip(points, range(TRIALS), strict=False)]
 
 
-def ours(folder: Path) -> tuple[float, Overhead, list[float]]:
+def ours(folder: Path) -> tuple[float, Utilization, list[float]]:
     """Trial-epochs a second from the first epoch's start to the last report, with MLflow on."""
     sets = ["strategy=random", f"budget={{trials: {TRIALS}}}", f"workers={WORKERS}"]
     shutil.copytree(ROOT / "search_spaces", folder / "search_spaces")
     shutil.copy(ROOT / "study.yaml", folder / "study.yaml")
     result = hpo.run(folder / "study.yaml", sets=sets, quiet=True)
-    overhead = Overhead(WORKERS)
+    overhead = Utilization(WORKERS)
     events = read_events(result.folders.journal)
     for event in events:
         overhead.take(event)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Result", "StudySpec", "load", "run"]
+from hpo.provenance import __version__
+
+__all__ = ["Result", "StudySpec", "__version__", "load", "run"]
 
 if TYPE_CHECKING:
     from hpo.api import run
-    from hpo.engine.reading import load
+    from hpo.cli.options import load
     from hpo.engine.result import Result
     from hpo.study_file.spec import StudySpec
 
 _HOMES = {
     "run": "hpo.api",
-    "load": "hpo.engine.reading",
+    "load": "hpo.cli.options",
     "Result": "hpo.engine.result",
     "StudySpec": "hpo.study_file.spec",
 }

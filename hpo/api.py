@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpo.cli.console import Console
+from hpo.cli.console import Terminal, watch
+from hpo.cli.options import load, state_folder
 from hpo.commands.run import Visit
 from hpo.commands.run import run as run_study
-from hpo.engine.reading import load, state_folder
 from hpo.engine.result import Result
 from hpo.errors import HpoError
 from hpo.study_file.spec import StudySpec
-from hpo.terminal import Terminal
 
 
 def run(
@@ -27,7 +26,7 @@ def run(
     fresh: bool = False,
     quiet: bool = False,
 ) -> Result:
-    """Bring a study to its target and return what came of it. Run twice is the same study gone on with.
+    """Bring a study to its target and return its result. Run again, it resumes the same study.
 
     state: the folder of studies/ and mlflow.db; the study file's folder by default. Raises HpoError.
     """
@@ -35,16 +34,8 @@ def run(
     visit = Visit(state_folder(spec, state), fresh, trials, environ=os.environ)
     if quiet:
         return run_study(spec, visit)
-    terminal = Terminal()
-    with console_of(terminal, spec) as console:
+    with watch(Terminal(), spec) as console:
         return run_study(spec, replace(visit, listeners=[console.hear]))
-
-
-def console_of(terminal: Terminal, spec: StudySpec) -> Console:
-    from hpo.engine import components as assembly
-
-    slots = len(assembly.placement(spec))
-    return Console(terminal, spec.metric.as_goal(), slots, spec.space.constants, f"{spec.name} ({spec.strategy})")
 
 
 __all__ = ["HpoError", "Result", "load", "run"]

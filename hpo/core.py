@@ -48,6 +48,34 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
 
 
+class Reason(StrEnum):
+    """Why a study ended."""
+
+    BUDGET = "budget"
+    TIME = "time"
+    TARGET = "target"
+    PATIENCE = "patience"
+    EXHAUSTED = "exhausted"
+    INTERRUPTED = "interrupted"
+    FAILING = "failing"
+
+    @property
+    def text(self) -> str:
+        """The same for people."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Reason.BUDGET: "budget spent",
+    Reason.TIME: "time limit reached",
+    Reason.TARGET: "target met",
+    Reason.PATIENCE: "no improvement within the patience",
+    Reason.EXHAUSTED: "every point of the space tried",
+    Reason.INTERRUPTED: "interrupted",
+    Reason.FAILING: "failing, trial after trial with the same error",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one epoch of a training said.
@@ -181,10 +209,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The driver left; reason is one of budget, target, patience, exhausted, interrupted, failing."""
+    """The driver left."""
 
     time: float
-    reason: str
+    reason: Reason
 
 
 Event = Opened | Started | Continued | Reported | Paused | Retried | Ended | Scored | Closed
@@ -204,7 +232,7 @@ class Study:
         self.environments: list[Mapping[str, Value]] = []
         self.reused_epochs = 0
         self.active_seconds = 0.0  # what drivers spent on it, summed over resumes
-        self.closed: str | None = None
+        self.closed: Reason | None = None
         self._readers: dict[str, list[int]] = {}  # training -> its trials
         self._clock: float | None = None
         for event in events:

@@ -27,6 +27,7 @@ from hpo.core import (
     Opened,
     Outcome,
     Paused,
+    Reason,
     Report,
     Reported,
     Retried,
@@ -69,6 +70,8 @@ def decode(kind: str, text: str) -> Event:
         body["report"] = Report(*body["report"])
     elif kind == "Ended":
         body["state"], body["outcome"] = State(body["state"]), Outcome(body["outcome"])
+    elif kind == "Closed":
+        body["reason"] = Reason(body["reason"])
     return KINDS[kind](**body)
 
 
@@ -268,8 +271,8 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
 
 def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
-    got = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
-    return Mistake(str(path.parent), "one driver a study", got, "wait for it, or end it with `hpo stop`")
+    rule = f"already running as pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
+    return Mistake(str(path.parent), rule, "", "wait for it, or end it with `hpo stop`")
 
 
 def _cannot_write(path: Path, why: str) -> Mistake:

@@ -12,9 +12,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import hpo
 from hpo.core import Value
 
+__version__ = "0.1.0"
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
 HERE = Path(__file__).parent
 TRAINING_CODE = (HERE / "data", HERE / "models", HERE / "training")
@@ -39,7 +39,7 @@ def environment(numerics: Mapping[str, Value]) -> dict[str, Value]:
     versions: dict[str, Value] = {name: version(name) for name in PACKAGES}
     commit, dirty = git(Path.cwd())
     return {
-        "hpo": hpo.__version__,
+        "hpo": __version__,
         "python": platform.python_version(),
         **versions,
         "host": socket.gethostname(),

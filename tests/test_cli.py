@@ -59,7 +59,7 @@ def test_a_study_runs_to_its_budget_and_says_what_it_found(study: Path) -> None:
     done = hpo(study, "run")
     lines = done.stdout.splitlines()
     assert sum(line.startswith("trial ") for line in lines) == 6
-    assert any(line.startswith("tiny: the budget is spent; 6 trials (6 complete)") for line in lines), done.stdout
+    assert any(line.startswith("tiny: budget spent; 6 trials (6 complete)") for line in lines), done.stdout
     assert any(line.startswith("best:   trial ") for line in lines)
     assert (study / "studies/tiny/bayesian-0/report.html").exists()
     assert (study / "studies/tiny/bayesian-0/trials.csv").read_text().count("\n") == 7

@@ -14,8 +14,8 @@ from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
 from hpo.commands.confirm import confirm_finalists, fresh_values
 from hpo.commands.run import Visit
-from hpo.commands.status import read_result
 from hpo.core import Event, Outcome, Reported, State, Study
+from hpo.engine.result import read_result
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events

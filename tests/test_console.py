@@ -10,12 +10,11 @@ import laws
 import pytest
 from rich.console import Console as Terminal
 
-from hpo.cli.console import Console, settings, sparkline, trial_line
+from hpo.cli.console import Console, Utilization, settings, sparkline, trial_line
 from hpo.core import Goal, Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Pool
-from hpo.engine.utilization import Overhead
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
@@ -105,13 +104,13 @@ def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
     assert settings({"a": 1, "b": 0.123456, "epochs": 3}, {"a": 1, "epochs": 3}) == "b=0.1235 epochs=3"
 
 
-def test_overhead_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:
-    overhead = Overhead(2)
+def test_utilization_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:
+    utilization = Utilization(2)
     console = Console(Terminal(file=io.StringIO()), GOAL, 2, {}, "tiny")
-    console.progress.overhead = overhead
+    console.progress.utilization = utilization
     drive(console, tmp_path, trials=40)
-    assert overhead.share is not None
-    assert 0.95 < overhead.share <= 1.0
-    alone = Overhead(4)
+    assert utilization.share is not None
+    assert 0.95 < utilization.share <= 1.0
+    alone = Utilization(4)
     alone.trained, alone.first, alone.last = 10.0, 0.0, 5.0
     assert alone.share == 0.5

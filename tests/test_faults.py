@@ -376,7 +376,7 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
 BUG = """
 import sys
 from hpo.cli import main as cli
-cli.read = lambda *_: {raising}
+cli.Request.spec = lambda *_: {raising}
 sys.argv = ["hpo", "status"]
 cli.main()
 """
@@ -433,7 +433,7 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         "Ctrl-C again and again": 130,
         "SIGTERM again and again": 143,
     }
-    assert said["Ctrl-C again and again"].error.splitlines()[-1] == "stopped; the same command goes on"
+    assert said["Ctrl-C again and again"].error.splitlines()[-1] == "stopped; the same command resumes"
     with never_left(whole(tmp_path)) as process:
         last = process.finish()
     assert last.code == 0

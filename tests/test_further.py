@@ -17,7 +17,6 @@ from hpo import api
 from hpo.commands import refit as refitting
 from hpo.commands import reproduce as reproducing
 from hpo.commands.run import Visit, run
-from hpo.commands.status import read_result
 from hpo.comparison.curves import curve
 from hpo.core import (
     Ended,
@@ -32,7 +31,7 @@ from hpo.core import (
     Study,
 )
 from hpo.data.dataset import Dataset
-from hpo.engine.result import Published, Result
+from hpo.engine.result import Published, Result, read_result
 from hpo.errors import BadInput
 from hpo.journal import Journal
 from hpo.publishing.publish_best import Order, is_own_score

@@ -28,6 +28,7 @@ from hpo.core import (
     Opened,
     Outcome,
     Paused,
+    Reason,
     Report,
     Reported,
     Retried,
@@ -59,7 +60,7 @@ WRITTEN = {
         6.0, 0, State.FAILED, Outcome.OOM, "größer"
     ),
     ("Scored", '{"time":7.0,"trial":0,"metrics":{"test_accuracy":0.9}}'): Scored(7.0, 0, {"test_accuracy": 0.9}),
-    ("Closed", '{"time":8.0,"reason":"budget"}'): Closed(8.0, "budget"),
+    ("Closed", '{"time":8.0,"reason":"budget"}'): Closed(8.0, Reason.BUDGET),
 }
 
 
@@ -91,7 +92,7 @@ events = st.one_of(
     st.builds(Retried, times, st.text(max_size=32), numbers, st.text(max_size=20)),
     st.builds(Ended, times, numbers, st.sampled_from(State), st.sampled_from(Outcome), st.text(max_size=20)),
     st.builds(Scored, times, numbers, st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False))),
-    st.builds(Closed, times, st.text(max_size=9)),
+    st.builds(Closed, times, st.sampled_from(Reason)),
 )
 
 
@@ -323,7 +324,7 @@ def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> 
     with pytest.raises(Conflict) as refused:
         DriverLock(held.path)
     text = str(refused.value)
-    assert f": one driver a study, got pid {os.getpid()} on {os.uname().nodename} since 20" in text
+    assert f": already running as pid {os.getpid()} on {os.uname().nodename} since 20" in text
     assert text.endswith("; wait for it, or end it with `hpo stop`")
     assert refused.value.exit_code == 5
 

@@ -22,9 +22,9 @@ from hpo.cli import model as winner_verbs
 from hpo.commands import predict as predicting
 from hpo.commands.predict import Model, Prediction
 from hpo.commands.run import load_data
-from hpo.commands.status import read_result
 from hpo.data.dataset import Dataset
 from hpo.engine import components as assembly
+from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
 from hpo.training.evaluation import predictions
 from hpo.training.portrait import Portrait

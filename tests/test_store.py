@@ -419,7 +419,7 @@ def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: P
         assert said.code == 5
         (line,) = said.error.splitlines()
         holder = f"pid {first.popen.pid} on {os.uname().nodename} since 20"
-        assert line.startswith(f"{config.lock.parent}: one driver a study, got {holder}")
+        assert line.startswith(f"{config.lock.parent}: already running as {holder}")
         assert line.endswith("; wait for it, or end it with `hpo stop`")
         first.kill()
         first.finish()

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import rich.console
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Retried, State, Trial
+from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
+from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.engine.utilization import Overhead
 from hpo.formatting import duration
-from hpo.terminal import Terminal
+from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
 RECENT = 6  # finished trials shown under the running ones
@@ -29,19 +32,54 @@ NARROW = 30  # columns below which params are left out
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
 
+class Terminal(rich.console.Console):
+    """rich's console; a study goes on when its reader is gone, as behind `hpo run | head`."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+@dataclass(slots=True)
+class Utilization:
+    """From the first epoch's start to the last report: seconds trained, against what `slots` workers could have trained."""
+
+    slots: int
+    trained: float = 0.0
+    epochs: int = 0
+    first: float | None = None
+    last: float = 0.0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Reported) and not event.reused:
+            report = event.report
+            began = report.time - report.seconds
+            self.first = began if self.first is None else min(self.first, began)
+            self.last = max(self.last, report.time)
+            self.trained += report.seconds
+            self.epochs += 1
+
+    @property
+    def share(self) -> float | None:
+        """Between 0 and 1; None before the second report."""
+        if self.first is None or self.last <= self.first:
+            return None
+        return min(1.0, self.trained / (self.slots * (self.last - self.first)))
+
+
 class Progress:
     """What is shown of one search; plain data, so that it can be tested without a terminal."""
 
     def __init__(self, slots: int, constants: Mapping[str, object]) -> None:
         self.slots = slots
         self.constants = constants
-        self.overhead = Overhead(slots)
+        self.utilization = Utilization(slots)
         self.recent: deque[int] = deque(maxlen=RECENT)
         self.session_trials = 0  # trials ended since this driver came
         self.began = time.monotonic()
 
     def take(self, event: Event) -> None:
-        self.overhead.take(event)
+        self.utilization.take(event)
         if isinstance(event, Ended):
             self.recent.appendleft(event.trial)
             self.session_trials += 1
@@ -55,8 +93,8 @@ class Progress:
             done, begun = len(study.trials) - len(study.running), self.session_trials
             if begun:
                 shares.append((budget.trials - done) * elapsed / begun)
-        if budget.total_epochs and self.overhead.epochs:
-            shares.append((budget.total_epochs - study.epochs) * elapsed / self.overhead.epochs)
+        if budget.total_epochs and self.utilization.epochs:
+            shares.append((budget.total_epochs - study.epochs) * elapsed / self.utilization.epochs)
         if budget.time:
             shares.append(budget.time - study.active_seconds)
         return max(0.0, min(shares)) if shares else None
@@ -86,6 +124,12 @@ class Picture(ABC):
 
     @abstractmethod
     def _picture(self) -> RenderableType: ...
+
+
+def watch(terminal: Terminal, spec: StudySpec) -> Console:
+    """The console of one study on its way. Raises BadInput for a device that is not there."""
+    title = f"{spec.name} ({spec.strategy})"
+    return Console(terminal, spec.metric.as_goal(), len(components.placement(spec)), spec.space.constants, title)
 
 
 class Console(Picture):

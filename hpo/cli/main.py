@@ -8,20 +8,24 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hpo import __version__
-from hpo.cli import model as winner_verbs
-from hpo.cli.options import STUDY, common, read, stored
-from hpo.errors import EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
+from hpo.cli.options import PATH, Request, StudyVerb
+from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
+from hpo.provenance import __version__
 
 if TYPE_CHECKING:
-    from hpo.engine.result import Result
+    from hpo.core import Goal, Report
 
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
+TRIAL = click.argument("trial", type=int)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+WORKERS = click.option("--workers", metavar="N", help="Trials at a time, or auto.")
+DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:1.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,10 +41,9 @@ def cli() -> None:
 
 
 @cli.command()
-@STUDY
+@click.argument("study", type=PATH, default="study.yaml")
 def init(study: Path) -> None:
     """Write a commented STUDY file to start from."""
-    from hpo.errors import BadInput, Mistake
     from hpo.study_file.template import template
 
     if study.exists():
@@ -49,21 +52,29 @@ def init(study: Path) -> None:
     click.echo(f"{study} is written; look at it, then: hpo check {study}, hpo run {study}")
 
 
-@cli.command()
-@STUDY
-@common
+@cli.command(cls=StudyVerb)
+@click.option("--trust", is_flag=True, help="Import the study's own Python code too.")
+def check(request: Request, trust: bool) -> None:
+    """Proof before training: what is impossible and why, sizes, memory, time. Trains nothing, writes nothing."""
+    spec = request.spec()
+    from hpo.commands.check import check_study
+
+    for line in check_study(spec, trust):
+        click.echo(line)
+
+
+# -- searching
+
+
+@cli.command(cls=StudyVerb)
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all from now on; remembered.")
 @click.option("--time", "seconds", metavar="DURATION", help="Stop after this much active time, as 30m.")
-@click.option("--workers", metavar="N", help="Trials at a time, or auto.")
-@click.option("--device", help="auto, cpu, cuda or cuda:1.")
+@WORKERS
+@DEVICE
 @click.option("--fresh", is_flag=True, help="Set what was run under this name aside and begin anew.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@JSON
 def run(
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
+    request: Request,
     trials: int | None,
     seconds: str | None,
     workers: str | None,
@@ -71,115 +82,37 @@ def run(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Search. The same command again goes on with the study, up to its target."""
-    flags = {"strategy": strategy, "budget.time": seconds, "workers": workers, "device": device}
-    spec = read(study, sets, flags, seed)  # before all that is heavy: a bad file is refused at once
+    """Search. The same command again resumes the study, up to its target."""
+    spec = request.spec({"budget.time": seconds, "workers": workers, "device": device})
 
-    from hpo import api
-    from hpo.cli.summary import closing_lines, result_json
+    from hpo.cli.console import Terminal, watch
+    from hpo.cli.summary import exit_code, result_json, summary
     from hpo.commands.run import Visit
     from hpo.commands.run import run as run_study
-    from hpo.engine import reading
-    from hpo.terminal import Terminal
 
     terminal = Terminal(stderr=as_json)
-    with api.console_of(terminal, spec) as console:
-        visit = Visit(reading.state_folder(spec, state), fresh, trials, listeners=[console.hear], environ=os.environ)
+    with watch(terminal, spec) as console:
+        visit = Visit(request.folder(spec), fresh, trials, listeners=[console.hear], environ=os.environ)
         result = run_study(spec, visit)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
-        for line in closing_lines(result, console.progress.overhead, f"hpo run {study}"):
+        for line in summary(result, console.progress.utilization, f"hpo run {request.study}"):
             terminal.print(line, highlight=False, soft_wrap=True)
     sys.exit(exit_code(result))
 
 
-@cli.command()
-@STUDY
-@common
-@click.option("--watch", is_flag=True, help="Look again every two seconds until the study rests.")
-@click.option("--json", "as_json", is_flag=True)
-def status(
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    watch: bool,
-    as_json: bool,
-) -> None:
-    """What every study of this name has done so far, and who drives it now; with --strategy or --seed, these."""
-    from hpo.commands.status import show_status
-    from hpo.engine import reading
-
-    spec = read(study, sets, {"strategy": strategy}, seed)
-    show_status(spec, reading.state_folder(spec, state), watch, as_json, (strategy, seed))
-
-
-@cli.command()
-@click.argument("trial", type=int)
-@click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
-@common
-@click.option("--json", "as_json", is_flag=True)
-def show(
-    trial: int,
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """One trial: its params, its epochs, what went well or wrong."""
-    from hpo.commands.status import show_trial
-
-    result = stored(study, state, sets, {"strategy": strategy}, seed)
-    show_trial(result, trial, as_json)
-
-
-@cli.command()
-@STUDY
-@common
-def stop(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
-    """Ask the driver of a study to finish its epochs and rest."""
-    from hpo.commands.status import stop_driver
-    from hpo.engine import reading
-
-    spec = read(study, sets, {"strategy": strategy}, seed)
-    click.echo(stop_driver(spec, reading.state_folder(spec, state)))
-
-
-@cli.command()
-@STUDY
-@common
-@click.option("--trust", is_flag=True, help="Import the study's own Python code too.")
-def check(
-    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], trust: bool
-) -> None:
-    """Proof before training: what is impossible and why, sizes, memory, time. Trains nothing, writes nothing."""
-    from hpo.commands.check import check_study
-
-    for line in check_study(read(study, sets, {"strategy": strategy}), trust):
-        click.echo(line)
-
-
-@cli.command()
-@STUDY
-@common
+@cli.command(cls=StudyVerb)
 @click.option("--strategies", metavar="A,B,...", help="Which to compare [the file's].")
 @click.option("--seeds", type=click.IntRange(min=1), help="Studies of each strategy [the file's].")
 @click.option("--margin", type=float, help="Differences below are practically equal [the file's].")
-@click.option("--workers", metavar="N", help="Trials at a time, or auto.")
-@click.option("--device", help="auto, cpu, cuda or cuda:1.")
+@WORKERS
+@DEVICE
 @click.option("--fresh", is_flag=True, help="Set what was run of these studies aside and begin anew.")
 @click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each winner.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@JSON
 def compare(
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
+    request: Request,
     strategies: str | None,
     seeds: int | None,
     margin: float | None,
@@ -189,114 +122,184 @@ def compare(
     no_rescore: bool,
     as_json: bool,
 ) -> None:
-    """Which strategy deserves its rank on these data: equal epochs, paired seeds, honest verdicts."""
-    from hpo.commands.compare import run_comparison
+    """Whether the strategies' ranking holds on these data: equal epochs, paired seeds, honest verdicts."""
+    names = strategies or request.strategy
+    values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
+    flags = {f"compare.{name}": value for name, value in values.items()}
+    spec = request.spec({"strategy": None, **flags, "workers": workers, "device": device})
+    from hpo.cli.comparison import show_comparison
 
-    names = f"[{strategies}]" if strategies else strategy and f"[{strategy}]"
-    flags = {
-        "compare.strategies": names,
-        "compare.seeds": seeds,
-        "compare.margin": margin,
-        "workers": workers,
-        "device": device,
-    }
-    spec = read(study, sets, flags, seed)
-    run_comparison(spec, state, not no_rescore, fresh, as_json)
+    show_comparison(spec, request.folder(spec), not no_rescore, fresh, as_json)
 
 
-@cli.command()
-@STUDY
-@common
+@cli.command(cls=StudyVerb)
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many finalists.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Fresh training seeds of each.")
-def confirm(
-    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], top: int, seeds: int
-) -> None:
+def confirm(request: Request, top: int, seeds: int) -> None:
     """Retrain the finalists with fresh seeds: how much of the lead was luck, and which smallest model is as good."""
+    spec = request.spec()
     from hpo.commands.confirm import run_confirmation
 
-    for line in run_confirmation(read(study, sets, {"strategy": strategy}, seed), state, top, seeds):
+    for line in run_confirmation(spec, request.folder(spec), top, seeds):
         click.echo(line)
 
 
-@cli.command()
-@STUDY
-@common
-def report(study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...]) -> None:
+@cli.command(cls=StudyVerb)
+def stop(request: Request) -> None:
+    """Ask the driver of a study to finish its epochs and pause."""
+    from hpo.commands.status import stop_driver
+
+    spec = request.spec()
+    click.echo(stop_driver(spec, request.folder(spec)))
+
+
+# -- looking
+
+
+@cli.command(cls=StudyVerb)
+@click.option("--watch", is_flag=True, help="Look again every two seconds while a driver is running.")
+@JSON
+def status(request: Request, watch: bool, as_json: bool) -> None:
+    """What every study of this name has done so far, and its driver; with --strategy or --seed, these studies."""
+    spec = request.spec()
+    from hpo.cli.summary import show_status
+
+    show_status(spec, request.folder(spec), (request.strategy, request.seed), watch, as_json)
+
+
+@cli.command(cls=StudyVerb)
+@TRIAL
+@JSON
+def show(request: Request, trial: int, as_json: bool) -> None:
+    """One trial: its params, its epochs, what went well or wrong."""
+    from hpo.cli.summary import show_trial
+
+    show_trial(request.result(), trial, as_json)
+
+
+@cli.command(cls=StudyVerb)
+@click.option(
+    "--script", is_flag=True, help="Write a stand-alone train.py of it, with its data; needs torch and numpy only."
+)
+@click.option("--to", type=PATH, metavar="FOLDER", help="Where --script writes [the study's own].")
+@click.option("--refit", is_flag=True, help="Train it on train and val together and register that as @refit.")
+@JSON
+def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: bool) -> None:
+    """The best trial so far; as a script of its own, or trained again on all data."""
+    from hpo.cli.summary import result_json, show_best
+
+    if to is not None and not script:
+        raise click.UsageError("--to says where --script writes: name both")
+    result = request.result()
+    if script:
+        from hpo.commands.best import DATA, write_script
+
+        path = write_script(result, to or result.folders.run / "winner")
+        click.echo(f"{path} is written, with {DATA} beside it; run: python {path}")
+    if refit:
+        from hpo.commands import refit as refitting
+
+        for line in refitting.lines(refitting.refit(result, os.environ, epochs_shown(result.spec.metric.as_goal()))):
+            click.echo(line)
+    if as_json:
+        click.echo(json.dumps(result_json(result), indent=2))
+    elif not (script or refit):
+        show_best(result)
+
+
+@cli.command(cls=StudyVerb)
+def report(request: Request) -> None:
     """Write report.html and trials.csv of a study again."""
+    result = request.result()
     from hpo.commands.report import show as write_report
 
-    result = stored(study, state, sets, {"strategy": strategy}, seed)
     write_report(result.spec, result.folders, result.study)
     click.echo(str(result.folders.report))
 
 
-@cli.command()
-@STUDY
-@common
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to try.")
-def sync(
-    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], timeout: float
-) -> None:
-    """Deliver to MLflow what it missed while it was away."""
-    from hpo.commands.sync import sync_all
-    from hpo.engine import reading
+@cli.command(cls=StudyVerb)
+@click.option("--port", default=5000, show_default=True)
+def ui(request: Request, port: int) -> None:
+    """Open MLflow on this study's store, on the loopback address."""
+    spec = request.spec()
+    from hpo.commands.ui import serve_ui
 
-    spec = read(study, sets, {"strategy": strategy}, seed)
-    click.echo(sync_all(spec, reading.state_folder(spec, state), timeout))
+    sys.exit(serve_ui(spec, request.folder(spec), port))
 
 
-@cli.command()
-@STUDY
-@common
-@click.option("--optuna", type=click.Path(path_type=Path), help="Write a journal file that optuna-dashboard opens.")
-@click.option("--csv", type=click.Path(path_type=Path), help="Write the trials as a table.")
-def export(
-    study: Path,
-    state: Path | None,
-    strategy: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    optuna: Path | None,
-    csv: Path | None,
-) -> None:
+# -- using
+
+
+@cli.command(cls=StudyVerb)
+@TRIAL
+@DEVICE
+def reproduce(request: Request, trial: int, device: str | None) -> None:
+    """Train TRIAL again from nothing and compare every number bit for bit; exit code 3 if one differs."""
+    result = request.result({"device": device})
+    from hpo.commands import reproduce as reproducing
+
+    found = reproducing.reproduce(result, trial, epochs_shown(result.spec.metric.as_goal()))
+    for line in reproducing.lines(found):
+        click.echo(line)
+    sys.exit(0 if found.identical else NoResult.exit_code)
+
+
+@cli.command(cls=StudyVerb)
+@click.argument("folder", type=PATH)
+@click.option("--model", metavar="NAME", help="A model in MLflow, as models:/digits-cnn@champion [the best trial].")
+@JSON
+def predict(request: Request, folder: Path, model: str | None, as_json: bool) -> None:
+    """Say what the images in FOLDER show: file,class,confidence."""
+    spec = request.spec()
+    from hpo.commands import predict as predicting
+
+    if model is not None:
+        source = predicting.registered(spec, request.folder(spec), model, os.environ)
+    else:
+        source = predicting.trained(request.result())
+    predictions = predicting.predict(source, folder, lambda text: click.echo(text, err=True))
+    click.echo(predicting.as_json(predictions) if as_json else predicting.as_csv(predictions), nl=as_json)
+
+
+@cli.command(cls=StudyVerb)
+@click.option("--optuna", type=PATH, help="Write a journal file that optuna-dashboard opens.")
+@click.option("--csv", type=PATH, help="Write the trials as a table.")
+def export(request: Request, optuna: Path | None, csv: Path | None) -> None:
     """Hand a study to other tools."""
-    from hpo.commands.export import export_csv, export_optuna
-
     if optuna is None and csv is None:
         raise click.UsageError("name --optuna FILE or --csv FILE")
-    result = stored(study, state, sets, {"strategy": strategy}, seed)
+    result = request.result()
+    from hpo.commands.export import export_csv, export_optuna
+
     for path, write in ((optuna, export_optuna), (csv, export_csv)):
         if path is not None:
             write(result, path)
             click.echo(str(path))
 
 
-@cli.command()
-@STUDY
-@common
-@click.option("--port", default=5000, show_default=True)
-def ui(
-    study: Path, state: Path | None, strategy: str | None, seed: int | None, sets: tuple[str, ...], port: int
-) -> None:
-    """Open MLflow on this study's store, on the loopback address."""
-    from hpo.commands.ui import serve_ui
-    from hpo.engine import reading
+@cli.command(cls=StudyVerb)
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to try.")
+def sync(request: Request, timeout: float) -> None:
+    """Deliver to MLflow what it missed while it was away."""
+    spec = request.spec()
+    from hpo.commands.sync import sync_all
 
-    spec = read(study, sets, {"strategy": strategy}, seed)
-    sys.exit(serve_ui(spec, reading.state_folder(spec, state), port))
+    click.echo(sync_all(spec, request.folder(spec), timeout))
 
 
-winner_verbs.register(cli)
+def epochs_shown(goal: Goal) -> Callable[[Report], None]:
+    """A listener that prints every epoch on a terminal."""
+
+    def show_epoch(report: Report) -> None:
+        if sys.stderr.isatty():
+            value = report.metrics.get(goal.metric)
+            shown = "" if value is None else f"  {goal.metric} {value:.4f}"
+            click.echo(f"epoch {report.epoch}{shown}  {report.seconds:.1f} s", err=True)
+
+    return show_epoch
 
 
-def exit_code(result: Result) -> int:
-    """0 if the study came to its end, 3 if nothing of it can be used, 128 + signal if it was stopped."""
-    if result.stopped_by:
-        return SIGNALLED + result.stopped_by
-    if result.study.closed == "failing" or result.spec.metric.as_goal().best(result.study.trials) is None:
-        return NoResult.exit_code
-    return 0
+# -- how it ends
 
 
 def main() -> None:
@@ -311,19 +314,18 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt) as leaving:
-        if isinstance(leaving.__cause__, EOFError):  # click takes a file that ends too soon for a person's Ctrl-D
+        if isinstance(leaving.__cause__, EOFError):  # click takes a file that ends too soon for Ctrl-D
             fail_by_bug(leaving.__cause__)
-        for again in (signal.SIGINT, signal.SIGTERM):  # who presses Ctrl-C once more gets no traceback for it
-            signal.signal(again, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):  # another Ctrl-C causes no traceback
+            signal.signal(number, signal.SIG_IGN)
         cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
-        number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
-        fail("stopped; the same command goes on", SIGNALLED + number)
+        fail("stopped; the same command resumes", SIGNALLED + (cause.number if isinstance(cause, Stopped) else 2))
     except BrokenPipeError:  # `hpo status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         place, why = error.filename or "the machine", error.strerror or type(error).__name__
-        fail(str(Mistake(str(place), "must work", why, "mend that, then run the same command again")), ENVIRONMENT)
+        fail(str(Mistake(str(place), "must work", why, "fix that, then run the same command again")), ENVIRONMENT)
     except Exception as error:
         fail_by_bug(error)
 
@@ -334,7 +336,7 @@ def fail_by_bug(error: Exception) -> None:
 
 
 def keep_traceback(error: Exception) -> str:
-    """The whole traceback in a file, for whoever mends it; "hpo" where none can be written."""
+    """The file with the whole traceback; "hpo" where none can be written."""
     try:
         descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
         with os.fdopen(descriptor, "w") as file:

@@ -1,11 +1,12 @@
-"""What the verbs that read a study have in common: their flags, and how those become a spec."""
+"""What all verbs about a study have in common: their flags, and how those become a study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,48 +14,82 @@ if TYPE_CHECKING:
     from hpo.engine.result import Result
     from hpo.study_file.spec import StudySpec
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-STUDY = click.argument("study", type=click.Path(path_type=Path), default="study.yaml")
+PATH = click.Path(path_type=Path)
 
 
-def common(command: Command) -> Command:
-    """The flags of every verb that reads a study."""
-    for option in (
-        click.option(
-            "--set",
-            "sets",
+def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> StudySpec:
+    """A study file, or the same as a mapping, as a frozen StudySpec. Raises BadInput with every mistake.
+
+    sets: `key.path=value`, as for `--set`.
+    """
+    from hpo.models import families  # 0.1 s that `--help` need not wait for
+    from hpo.study_file.reader import load as read_study
+
+    return read_study(study, sets=sets, known=families.known, environ=os.environ)
+
+
+def state_folder(spec: StudySpec, given: str | Path | None) -> Path:
+    """--state, else the folder of the study file, else the current one."""
+    if given is not None:
+        return Path(given).absolute()
+    return spec.path.absolute().parent if spec.path is not None else Path.cwd()
+
+
+@dataclass(frozen=True)
+class Request:
+    """The study that a verb is about, as the command line names it."""
+
+    study: Path
+    state: Path | None
+    strategy: str | None
+    seed: int | None
+    sets: Sequence[str]
+
+    def spec(self, flags: Mapping[str, object] | None = None) -> StudySpec:
+        """The study file with the flags on top; a flag is a --set with a short name. Raises BadInput.
+
+        --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be
+        compared.
+        """
+        values = {"strategy": self.strategy, **(flags or {})}
+        given = [f"{key}={value}" for key, value in values.items() if value is not None]
+        spec = load(self.study, sets=[*self.sets, *given])
+        return spec if self.seed is None else replace(spec, seed=self.seed)
+
+    def folder(self, spec: StudySpec) -> Path:
+        """Where studies/ and mlflow.db are."""
+        return state_folder(spec, self.state)
+
+    def result(self, flags: Mapping[str, object] | None = None) -> Result:
+        """The study as its journal has it. Raises NoResult before its first run."""
+        from hpo.engine.result import read_result
+
+        spec = self.spec(flags)
+        return read_result(spec, self.folder(spec))
+
+
+class StudyVerb(click.Command):
+    """A verb about a study: the common flags come with it, and its function gets them as one `request`."""
+
+    def __init__(self, name: str | None, params: Sequence[click.Parameter] | None = None, **rest: Any) -> None:
+        super().__init__(name, params=[*(params or ()), *_common()], **rest)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        common = {parameter.name: ctx.params.pop(str(parameter.name)) for parameter in _common()}
+        ctx.params["request"] = Request(**common)
+        return super().invoke(ctx)
+
+
+def _common() -> list[click.Parameter]:
+    return [
+        click.Argument(["study"], type=PATH, default="study.yaml"),
+        click.Option(["--strategy"], metavar="NAME", help="bayesian, random or grid (ordered by usefulness)."),
+        click.Option(["--seed"], type=int, help="Seed of the search."),
+        click.Option(
+            ["--set", "sets"],
             multiple=True,
             metavar="KEY=VALUE",
             help="Override one value of the file, as budget.trials=100.",
         ),
-        click.option("--seed", type=int, help="Seed of the search."),
-        click.option("--strategy", metavar="NAME", help="bayesian, random or grid (ordered by usefulness)."),
-        click.option(
-            "--state", type=click.Path(path_type=Path), help="Folder of studies/ and mlflow.db [the study file's]."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def read(study: Path, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None) -> StudySpec:
-    """The study file with the flags on top; a flag is a --set with a short name.
-
-    --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be compared.
-    """
-    from hpo.engine import reading
-
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    spec = reading.load(study, sets=[*sets, *given])
-    return spec if seed is None else replace(spec, seed=seed)
-
-
-def stored(
-    study: Path, state: Path | None, sets: Sequence[str], flags: Mapping[str, object], seed: int | None = None
-) -> Result:
-    """A study as its journal has it. Raises NoResult before its first run."""
-    from hpo.commands.status import read_result
-    from hpo.engine import reading
-
-    spec = read(study, sets, flags, seed)
-    return read_result(spec, reading.state_folder(spec, state))
+        click.Option(["--state"], type=PATH, help="Folder of studies/ and mlflow.db [the study file's]."),
+    ]

@@ -1,33 +1,31 @@
-"""What is said when a run ends: why it ended, what it found, how to look and how to go on."""
+"""What a study came to, as lines for a terminal and as JSON: after a run, and for status, show and best at any time."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
+from rich.table import Table
 
-from hpo.cli.console import settings
-from hpo.core import State
+from hpo.cli.console import Terminal, Utilization, settings, sparkline
+from hpo.commands.status import Filter, StudyStatus, statuses
+from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Result
-from hpo.engine.utilization import Overhead
 from hpo.errors import NoResult
 from hpo.formatting import count, decimals, duration
+from hpo.study_file.spec import StudySpec
+from hpo.training.diagnosis import diagnose
 
+WATCH_SECONDS = 2.0
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
-REASONS = {
-    "budget": "the budget is spent",
-    "time": "the time is up",
-    "target": "the target is met",
-    "patience": "no improvement for as long as the patience lasts",
-    "exhausted": "every point of the space has been tried",
-    "interrupted": "interrupted",
-    "failing": "stopped, because trial after trial failed with the same error",
-}
 
 
-def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[str]:
+def summary(result: Result, utilization: Utilization, again: str) -> Iterator[str]:
     """Lines for a person, with rich markup."""
     study = result.study
     states = [
@@ -35,32 +33,32 @@ def closing_lines(result: Result, overhead: Overhead, again: str) -> Iterator[st
         for state in State
         if any(t.state is state for t in study.trials)
     ]
-    reason = REASONS.get(study.closed or "", study.closed or "")
+    reason = study.closed.text if study.closed else ""
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
     if result.dataset is not None:
         yield from (escape(line) for line in data_lines(result.dataset))
     yield from (f"[red]{escape(line)}[/red]" for line in failures(result))
     yield from (escape(line) for line in best_lines(result))
-    if overhead.share is not None:
+    if utilization.share is not None:
         reused = f"; {count(study.reused_epochs, 'epoch')} reused" if study.reused_epochs else ""
-        busy = f"from the first epoch to the last workers trained {overhead.share:.0%} of the time"
-        yield f"time: {duration(study.active_seconds)}; {busy}{reused}"
+        yield f"time:   {duration(study.active_seconds)}; worker utilization {utilization.share:.0%}{reused}"
     yield f"report: {escape(str(result.folders.report))}"
     if result.ui:
-        yield f"look:   {escape(result.ui)}"
+        yield f"MLflow: {escape(result.ui)}"
     if result.undelivered:
         later = escape(f"hpo sync {result.spec.path or ''}".strip())
-        yield f"[yellow]MLflow has not got everything yet; deliver it later with `{later}`[/yellow]"
+        yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
     if result.stopped_by or any(trial.state is State.PAUSED and trial.epoch < trial.until for trial in study.trials):
-        yield f"go on:  {escape(again)}"
+        yield f"resume: {escape(again)}"
 
 
 def data_lines(dataset: Dataset) -> Iterator[str]:
     yield f"data:   {dataset.described()}"
     if dataset.classes is not None and len(dataset.val) < FEW_IMAGES:
         step = 100 / max(1, len(dataset.val))
-        yield f"        so few to validate move the accuracy in steps of {step:.1f} %; `hpo confirm` says what of a lead is luck"
+        yield f"        with so few images to validate on, accuracy moves in steps of {step:.1f} %;"
+        yield "        `hpo confirm` shows how much of a lead is luck"
 
 
 def best_lines(result: Result) -> Iterator[str]:
@@ -85,6 +83,16 @@ def best_lines(result: Result) -> Iterator[str]:
     yield f"        {settings(best.params, constants)}"
     if result.published:
         yield f"model:  {result.published.said}"
+    yield from longest_lines(result, best)
+
+
+def longest_lines(result: Result, best: Trial) -> Iterator[str]:
+    """How to train the best trial further, where it was still improving at the longest `epochs` of the space."""
+    spec, goal = result.spec, result.spec.metric.as_goal()
+    last = bool(best.reports) and min(best.reports, key=goal.cost) is best.reports[-1]
+    if last and best.state is State.COMPLETE and best.epochs == spec.space.longest and best.epochs > 1:
+        trials = len(result.study) + 1
+        yield f"        its last epoch is its best: add a larger value to `epochs`, and --trials {trials} continues it"
 
 
 def failures(result: Result) -> Iterator[str]:
@@ -135,4 +143,98 @@ def trial_json(result: Result, number: int) -> dict[str, Any]:
         "params": dict(trial.params),
         "error": trial.error,
         "curve": [dict(report.metrics) for report in trial.reports],
+    }
+
+
+def exit_code(result: Result) -> int:
+    """0 if the study came to its end, 3 if it has no usable result, 128 + signal if it was stopped."""
+    if result.stopped_by:
+        return 128 + result.stopped_by
+    if result.study.closed is Reason.FAILING or result.spec.metric.as_goal().best(result.study.trials) is None:
+        return NoResult.exit_code
+    return 0
+
+
+# -- one trial
+
+
+def show_best(result: Result) -> None:
+    show_trial(result, result.best.number, False)
+    for line in longest_lines(result, result.best):
+        Terminal().print(line.strip(), highlight=False, soft_wrap=True)
+
+
+def show_trial(result: Result, number: int, as_json: bool) -> None:
+    terminal = Terminal()
+    trial = result.trial(number)
+    if as_json:
+        terminal.print_json(json.dumps(trial_json(result, number)))
+        return
+    for line in trial_lines(result, trial):
+        terminal.print(line, highlight=False, markup=False, soft_wrap=True)
+    if trial.error:
+        terminal.print(trial.error, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
+    goal = result.spec.metric.as_goal()
+    value = goal.value(trial)
+    state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {trial.epochs} epochs"
+    yield f"trial {trial.number} of {result.folders.run.name}: {state}"
+    yield f"{goal.metric} {'-' if value is None else decimals(value)}  {sparkline(trial, goal, 40)}"
+    yield settings(trial.params, {})
+    if trial.reports:
+        yield diagnose(trial.reports, trial.params, trial.outcome).sentence
+        metrics = trial.reports[-1].metrics.items()
+        yield "  ".join(f"{name} {decimals(one)}" for name, one in metrics if "." not in name)
+
+
+# -- all studies of a name
+
+
+def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json: bool) -> None:
+    """Print the status of every study of this name, again and again with `watch`. Raises NoResult where there is none."""
+    terminal = Terminal()
+    while True:
+        studies = statuses(spec, state, only)
+        if as_json:
+            terminal.print_json(json.dumps([status_json(spec, one) for one in studies]))
+        else:
+            terminal.print(status_table(spec, studies), soft_wrap=not terminal.is_terminal)
+        if not watch or not any(one.driver for one in studies):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
+    goal = spec.metric.as_goal()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("study", "state", "trials", "epochs", "time", f"best {goal.metric}", "driver"):
+        table.add_column(name, justify="right" if name in ("trials", "epochs", "time") else "left")
+    for one in studies:
+        best = goal.best(one.study.trials)
+        table.add_row(
+            one.folders.run.name,
+            one.state.text if isinstance(one.state, Reason) else one.state,
+            str(len(one.study)),
+            str(one.study.epochs),
+            duration(one.study.active_seconds),
+            "-" if best is None else f"{decimals(goal.value(best) or 0.0)} (trial {best.number})",
+            one.driver or "-",
+        )
+    return table
+
+
+def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
+    goal = spec.metric.as_goal()
+    best = goal.best(one.study.trials)
+    found = None if best is None else {"trial": best.number, "value": goal.value(best), "params": dict(best.params)}
+    return {
+        "study": one.folders.run.name,
+        "state": str(one.state),
+        "trials": len(one.study),
+        "epochs": one.study.epochs,
+        "states": {str(state): len(one.study.with_state(state)) for state in State},
+        "best": found,
+        "driver": one.driver or None,
     }

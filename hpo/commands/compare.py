@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import random
 import statistics
 import subprocess
@@ -18,23 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-
 from hpo.commands.confirm import fresh_values
 from hpo.commands.run import Visit, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison import text
 from hpo.comparison.compare import Comparison, Scope, compare
 from hpo.comparison.curves import Curve, curve
-from hpo.core import Closed, Ended, Event, Reported, Scored, Study, Trial, epochs_of
+from hpo.core import Scored, Study, Trial, epochs_of
 from hpo.engine import components
 from hpo.engine.result import Result
-from hpo.engine.search import Search
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
-from hpo.formatting import count, decimals, duration
+from hpo.formatting import count
 from hpo.journal import Journal, read_events
 from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import comparison_document, comparison_picture
@@ -44,12 +37,10 @@ from hpo.strategies.points import point
 from hpo.strategies.random import RANDOM_X2
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, StudySpec
-from hpo.terminal import Terminal
 from hpo.training.recipe import ScoreRequest
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each seed's winner is trained again so many times
-REDRAWS = 2.0  # a second
 DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison is shown
 
 log = logging.getLogger(__name__)
@@ -216,95 +207,9 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
     return folder / "report.html"
 
 
-# -- the verb ----------------------------------------------------------------------------------------------------
-
-
-def run_comparison(
-    spec: StudySpec, state: str | Path | None, rescore: bool, fresh: bool = False, as_json: bool = False
-) -> None:
-    """What `hpo compare` prints; of JSON the progress goes to stderr."""
-    from hpo.engine import reading
-
-    terminal = Terminal(stderr=as_json)
-    progress = Progress(spec, terminal)
-    visit = Visit(reading.state_folder(spec, state), fresh, listeners=[progress.hear], environ=os.environ)
-    with progress.shown():
-        compared = compare_strategies(spec, visit, rescore)
+def deliver(spec: StudySpec, compared: Compared) -> None:
+    """Bring the report of a comparison into MLflow; an outage costs a warning, not the comparison."""
     try:
         sync_these(spec, [result.folders for result in compared.results], DELIVERY_SECONDS, title(spec))
-    except HpoError as error:  # the comparison is there, whatever MLflow does
+    except HpoError as error:
         log.warning("%s", error)
-    if as_json:
-        print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
-        return
-    tty = terminal.is_terminal
-    for part in text.shown(compared.comparison, terminal) if tty else text.lines(compared.comparison):
-        terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
-    progress.say(
-        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
-    )
-    progress.say(f"report, and what the columns mean: {compared.report}")
-
-
-class Progress:
-    """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each study that ends.
-
-    Its measure is epochs charged, not seconds.
-    """
-
-    def __init__(self, spec: StudySpec, terminal: Console) -> None:
-        self.spec, self.terminal = spec, terminal
-        self.trained = self.charged = 0  # epochs of this run
-        self._ended = 0  # trials
-        self._began = time.monotonic()
-        self._searches: dict[str, Search] = {}
-
-    def shown(self) -> contextlib.AbstractContextManager[object]:
-        """The context in which a terminal shows it."""
-        if not self.terminal.is_terminal:
-            return contextlib.nullcontext()
-        return Live(self, console=self.terminal, refresh_per_second=REDRAWS, transient=True)
-
-    def hear(self, search: Search, event: Event) -> None:
-        self._searches[search.name] = search
-        if isinstance(event, Reported):
-            self.charged += 1
-            self.trained += not event.reused
-        self._ended += isinstance(event, Ended)
-        if self.terminal.is_terminal:
-            return
-        if isinstance(event, Closed):
-            self.say(self._line(search))
-        elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
-            self.say(self._head())
-
-    def say(self, line: str) -> None:
-        self.terminal.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def __rich__(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("study", "trials", "epochs", f"best {self.spec.metric.name}"):
-            table.add_column(name, justify="left" if name == "study" else "right")
-        for search in self._searches.values():
-            epochs = f"{search.study.epochs}/{search.budget.total_epochs}"
-            table.add_row(search.name, str(len(search.study)), epochs, _best(search))
-        return Group(self._head(), table)
-
-    def _head(self) -> str:
-        searches = self._searches.values()
-        budget = sum(search.budget.total_epochs or 0 for search in searches)
-        done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
-        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs"
-        if not self.charged:
-            return head
-        left = (budget - done) * (time.monotonic() - self._began) / self.charged
-        return f"{head}, about {duration(left)} left"
-
-    def _line(self, search: Search) -> str:
-        epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
-        return f"{search.name}: {search.goal.metric} {_best(search)} after {epochs}"
-
-
-def _best(search: Search) -> str:
-    value = None if search.best is None else search.goal.value(search.best)
-    return "-" if value is None else decimals(value)

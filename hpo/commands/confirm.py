@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpo.commands.run import Visit, load_data, run
-from hpo.commands.status import read_result
 from hpo.comparison.compare import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
 from hpo.core import Params, State, Trial, digest
-from hpo.engine.result import Result
+from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
 from hpo.models import families
 from hpo.strategies.points import Point, point
@@ -76,11 +75,9 @@ def size(result: Result, params: Params) -> int | None:
     return families.sizes(result.spec.model, params, result.dataset.shape, result.dataset.outputs).parameters
 
 
-def run_confirmation(spec: StudySpec, state: str | Path | None, top: int, seeds: int) -> list[str]:
+def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
-    from hpo.engine import reading
-
-    visit = Visit(reading.state_folder(spec, state), environ=os.environ)
+    visit = Visit(state, environ=os.environ)
     stored = read_result(spec, visit.state)
     result = replace(stored, dataset=load_data(spec, stored.folders))
     return confirmation_lines(confirm_finalists(result, top, seeds, visit))

@@ -25,6 +25,7 @@ from hpo.core import (
     Opened,
     Outcome,
     Paused,
+    Reason,
     Reported,
     Rest,
     Rested,
@@ -103,11 +104,11 @@ class Driver:
             for number in reversed(list(search.study.running)):  # who began first rests last, and goes on first
                 self._record(search, Paused(self.clock(), number))
             if search.study.closed is None:
-                search.closing = search.closing or ("interrupted" if self.stopping else "budget")
+                search.closing = search.closing or (Reason.INTERRUPTED if self.stopping else Reason.BUDGET)
                 self._end(search, search.closing)
         self._tidy()
 
-    def _end(self, search: Search, reason: str) -> None:
+    def _end(self, search: Search, reason: Reason) -> None:
         hit("close")
         self._record(search, Closed(self.clock(), reason))
 
@@ -125,7 +126,7 @@ class Driver:
                 for number in list(search.study.running):
                     self._halt(search, search.study.trials[number])
             elif not search.study.running and not search.affordable():
-                search.closing = "budget"
+                search.closing = Reason.BUDGET
             if search.closing is not None and not search.study.running and search.study.closed is None:
                 self._end(search, search.closing)  # its time is over, though others of a comparison go on
         if self.clock() - self._tidied > TIDY_SECONDS:
@@ -176,7 +177,7 @@ class Driver:
             return False
         if finalist := search.finalist():  # a study does not end without one complete trial
             return self._continue(search, finalist, finalist.epochs)
-        search.closing = "exhausted" if decisions is DONE else None
+        search.closing = Reason.EXHAUSTED if decisions is DONE else None
         return False
 
     def _carry_out(self, search: Search, decision: Decision) -> bool:

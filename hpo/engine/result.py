@@ -13,6 +13,7 @@ from hpo.data.dataset import Dataset
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
+from hpo.journal import read_events
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
@@ -153,3 +154,11 @@ def _row(trial: Trial, goal: Goal, diagnosis: str) -> dict[str, object]:
         "error": trial.error,
         "training": trial.training,
     }
+
+
+def read_result(spec: StudySpec, state: Path) -> Result:
+    """A study as its journal has it. Raises NoResult before its first run."""
+    folders = Folders(state, spec.name, spec.strategy, spec.seed)
+    if not folders.journal.exists():
+        raise NoResult(f"{folders.run}: this study has not been run; `hpo run {spec.path or ''}` begins it")
+    return Result(spec, folders, Study(read_events(folders.journal)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hpo.core import Ended, Event, Goal, Outcome, Params, State, Strategy, Study, Trial
+from hpo.core import Ended, Event, Goal, Outcome, Params, Reason, State, Strategy, Study, Trial
 from hpo.study_file.spec import Budget
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
@@ -33,7 +33,7 @@ class Search:
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
         self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
-        self.closing: str | None = None  # why it ends, once that is certain
+        self.closing: Reason | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
         self.best: Trial | None = None
@@ -102,21 +102,21 @@ class Search:
         most = self.budget.total_epochs
         return (most is None or self.total_granted < most) and (self.may_start() or bool(self.study.paused))
 
-    def ending(self, now: float) -> str | None:
+    def ending(self, now: float) -> Reason | None:
         """Why this study is over although trials may be running; None if it is not."""
         if self.best is not None and self.goal.reached(self.best):
-            return "target"
+            return Reason.TARGET
         if self._is_failing():
-            return "failing"
+            return Reason.FAILING
         budget = self.budget
         if budget.time is not None and self.study.active_seconds_at(now) >= budget.time:
-            return "time"
+            return Reason.TIME
         if (
             budget.patience is not None
             and self.best is not None
             and self.study.epochs - self.best_at >= budget.patience
         ):
-            return "patience"
+            return Reason.PATIENCE
         return None
 
     def _is_failing(self) -> bool:

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import ray
 
-import hpo
 from hpo import provenance
 from hpo.core import Broke, Job, Message, Outcome, Reported, Train
 from hpo.data.dataset import ARRAYS, Dataset
@@ -103,7 +102,7 @@ def versions() -> dict[str, str]:
     """What must be the same on the driver and on every node, because trainings depend on it."""
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "hpo": f"{hpo.__version__} ({provenance.training_code()})",
+        "hpo": f"{provenance.__version__} ({provenance.training_code()})",
         "torch": provenance.version("torch").partition("+")[0],  # the CPU and the CUDA build of one version go together
         "machine": platform.machine(),
     }
