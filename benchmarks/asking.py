@@ -2,9 +2,9 @@
 
     python -m benchmarks.asking [--sizes 10,100,1000,5000] [--asks 20]
 
-A study of 18 parameters, seven of them conditional, is made of events; then one proposal after the other is asked for
-and carried out, so that taking in what is new is part of each. With asha most trials rest at a rung, and a proposal may
-be to let one of them go on: that is told apart from a new point. `again` is the first proposal of a driver that takes
+A study of 18 parameters, seven of them conditional, is made of events; then one proposal after the other is requested
+and carried out, so that taking in what is new is part of each. With asha most trials are paused at a rung, and a proposal may
+be to continue one of them: that is counted apart from a new point. `again` is the first proposal of a driver that takes
 the study over. Processor time: other processes share the machine.
 """
 
@@ -151,11 +151,11 @@ class Spent:
     continues: list[float]
 
     def __str__(self) -> str:
-        told = f"new point {statistics.median(self.starts):8.2f} ms ({max(self.starts):.2f}), again {self.first:.0f} ms"
-        return told + (f", go on {statistics.median(self.continues):.2f} ms" if self.continues else "")
+        text = f"new point {statistics.median(self.starts):8.2f} ms ({max(self.starts):.2f}), again {self.first:.0f} ms"
+        return text + (f", go on {statistics.median(self.continues):.2f} ms" if self.continues else "")
 
 
-def asked(strategy: Strategy, made: Made, asks: int) -> Spent:
+def measure(strategy: Strategy, made: Made, asks: int) -> Spent:
     """Ask until `asks` new points were proposed."""
     spent = Spent(0.0, [], [])
     while len(spent.starts) < asks:
@@ -175,17 +175,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", default="10,100,1000,5000")
     parser.add_argument("--asks", type=int, default=20)
-    told = parser.parse_args()
+    options = parser.parse_args()
     assert len(SPACE) == 18
-    print(f"machine: {machine()}\nn: {told.asks} new points each; median (slowest)")
-    for size in map(int, told.sizes.split(",")):
+    print(f"machine: {machine()}\nn: {options.asks} new points each; median (slowest)")
+    for size in map(int, options.sizes.split(",")):
         for name, (strategy, space) in STRATEGIES.items():
             for rule, wrap in RULES.items():
                 problem = Problem(space, GOAL, seed=1)
                 made = Made()
                 made.grow(wrap(Random(problem)), size)
                 print(
-                    f"{size:5} trials  {name:8} {rule:5} {asked(wrap(strategy(problem)), made, told.asks)}", flush=True
+                    f"{size:5} trials  {name:8} {rule:5} {measure(wrap(strategy(problem)), made, options.asks)}",
+                    flush=True,
                 )
     return 0
 

@@ -54,8 +54,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=40)
-    told = parser.parse_args()
-    print(f"machine: {machine()}\nn: {told.seeds} paired seeds of {told.trials} trials", flush=True)
+    options = parser.parse_args()
+    print(f"machine: {machine()}\nn: {options.seeds} paired seeds of {options.trials} trials", flush=True)
     shares: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,17 +63,17 @@ def main() -> int:
         dataset = load_data(spec, Folders(folder, "diverging", "random", 0))
         parts = components.parts(spec, dataset, ["cpu"])
         kept = KeptCurves(components.recipe(spec, dataset, "cpu"), folder / "curves")
-        for seed in range(told.seeds):
-            for strategy, found in shares.items():
-                counted = outcomes(parts, kept, strategy, seed, told.trials)
-                found.append(sum(counted[outcome] for outcome in LOST) / told.trials)
+        for seed in range(options.seeds):
+            for strategy, share in shares.items():
+                counted = outcomes(parts, kept, strategy, seed, options.trials)
+                share.append(sum(counted[outcome] for outcome in LOST) / options.trials)
             print(f"    seed {seed}: " + ", ".join(f"{n} {100 * s[-1]:.0f} %" for n, s in shares.items()), flush=True)
     difference = paired(shares["random"], shares["bayesian"])
     low, high = 100 * difference.interval.low, 100 * difference.interval.high
     print(
         f"diverging trials: bayesian {statistics.mean(shares['bayesian']):.1%}, random "
         f"{statistics.mean(shares['random']):.1%}; difference {100 * difference.mean:.1f} points [{low:.1f}, {high:.1f}]"
-        f"   (asked: an interval above zero)"
+        f"   (target: an interval above zero)"
     )
     return int(not low > 0)
 

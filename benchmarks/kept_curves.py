@@ -1,4 +1,4 @@
-"""Learning curves by training identity: trained epoch by epoch when somebody asks, kept in a folder, never twice.
+"""Learning curves by training identity: trained epoch by epoch when they are needed, kept in a folder, never twice.
 
 No benchmark itself. Methods, seeds and later runs share what is in the folder, each charged as if it had trained alone.
 """
@@ -20,7 +20,7 @@ METRICS = ("val_accuracy", "val_loss")
 
 
 class KeptCurves:
-    """A Train over what is known. Each process writes a file of its own and reads everybody's.
+    """A Train over what is known. Each process writes a file of its own and reads those of all.
 
     recipe: makes the real trainer, once, when the first epoch is missing.
     """
@@ -46,17 +46,17 @@ class KeptCurves:
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 for line in file:
-                    if not line.endswith(b"\n"):  # torn: its writer was killed, or is at it
+                    if not line.endswith(b"\n"):  # torn: its writer was killed, or is still writing
                         break
                     self._read[path] = self._read.get(path, 0) + len(line)
                     self._take(*json.loads(line))
 
-    def _take(self, key: str, epoch: int, seconds: float, told: dict[str, float], failure: list[str]) -> None:
+    def _take(self, key: str, epoch: int, seconds: float, metrics: dict[str, float], failure: list[str]) -> None:
         known = self._known.setdefault(key, [])
         if failure:
             self._failed[key] = TrainingFailed(Outcome(failure[0]), failure[1])
         elif epoch == len(known) + 1:
-            known.append(Report(epoch, told, seconds, 0.0))
+            known.append(Report(epoch, metrics, seconds, 0.0))
 
     def _report(self, job: Job, epoch: int) -> Report:
         known = self._known.setdefault(job.training, [])
@@ -76,8 +76,8 @@ class KeptCurves:
             self._keep(job.training, len(known) + 1, 0.0, {}, [failed.outcome.value, str(failed)])
             return
         self.trained += 1
-        told = {name: report.metrics[name] for name in METRICS if name in report.metrics}
-        self._keep(job.training, report.epoch, report.seconds, told, [])
+        metrics = {name: report.metrics[name] for name in METRICS if name in report.metrics}
+        self._keep(job.training, report.epoch, report.seconds, metrics, [])
         self._open[job.training] = reports
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
@@ -91,13 +91,13 @@ class KeptCurves:
             self.trained += 1
         return reports
 
-    def _keep(self, key: str, epoch: int, seconds: float, told: dict[str, float], failure: list[str]) -> None:
+    def _keep(self, key: str, epoch: int, seconds: float, metrics: dict[str, float], failure: list[str]) -> None:
         path = self._folder / f"{os.getpid()}-{int(STARTED)}.jsonl"
-        line = json.dumps([key, epoch, round(seconds, 5), told, failure]) + "\n"
+        line = json.dumps([key, epoch, round(seconds, 5), metrics, failure]) + "\n"
         with path.open("ab") as file:
             file.write(line.encode())
         self._read[path] = self._read.get(path, 0) + len(line.encode())
-        self._take(key, epoch, seconds, told, failure)
+        self._take(key, epoch, seconds, metrics, failure)
 
 
 STARTED = time.time()  # with the process id, a name no other process has

@@ -24,7 +24,7 @@ def machine() -> str:
 
 
 def say(what: str, figure: str, target: str, n: int) -> None:
-    print(f"{what}: {figure}   (asked: {target}; n = {n})", flush=True)
+    print(f"{what}: {figure}   (target: {target}; n = {n})", flush=True)
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:

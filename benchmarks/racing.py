@@ -57,7 +57,7 @@ NOWHERE = Path("/nonexistent")  # curves are kept, checkpoints are not
 
 
 class OneEpochFirst:
-    """One epoch for everybody until `screened` trials had theirs, then the best in full, best first."""
+    """One epoch for every trial until `screened` trials had theirs, then the best in full, best first."""
 
     def __init__(self, problem: Problem, screened: int) -> None:
         self._goal, self._random, self._screened = problem.goal, Random(problem), screened
@@ -65,8 +65,8 @@ class OneEpochFirst:
     def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
         if len(study) < self._screened:
             return first_rung(self._random.propose(study, slots), 1)
-        resting = sorted(study.with_state(State.PAUSED), key=lambda trial: (self._goal.score(trial), trial.number))
-        return [Continue(trial.number, trial.epochs) for trial in resting[:slots]] or DONE
+        paused = sorted(study.with_state(State.PAUSED), key=lambda trial: (self._goal.score(trial), trial.number))
+        return [Continue(trial.number, trial.epochs) for trial in paused[:slots]] or DONE
 
 
 @dataclass(frozen=True)
@@ -194,25 +194,25 @@ def run(leg: Leg) -> Finish | None:
 Runner = Callable[[Sequence[Leg]], Iterator[Finish | None]]
 
 
-def race(data: str, asked: argparse.Namespace, runner: Runner) -> None:
-    """Random first, all seeds, for the target; then everybody, seed by seed, as far as the time goes."""
-    common = {"data": data, "trials": asked.trials, "folder": asked.curves, "deadline": asked.deadline}
-    alone = [Leg(method="random", seed=seed, target=None, **common) for seed in range(asked.seeds)]
-    bests = [found[1] for found in runner(alone) if found is not None]
+def race(data: str, options: argparse.Namespace, runner: Runner) -> None:
+    """Random first, all seeds, for the target; then all methods, seed by seed, as far as the time goes."""
+    common = {"data": data, "trials": options.trials, "folder": options.curves, "deadline": options.deadline}
+    alone = [Leg(method="random", seed=seed, target=None, **common) for seed in range(options.seeds)]
+    bests = [finish[1] for finish in runner(alone) if finish is not None]
     if not bests:
         print(f"{data}: no time left", flush=True)
         return
     target = statistics.median(bests)
     legs = [Leg(method=method, seed=seed, target=target, **common) for seed in range(len(bests)) for method in METHODS]
     finished: dict[str, dict[int, float]] = {method: {} for method in METHODS}
-    for leg, found in zip(legs, runner(legs), strict=True):
-        if found is not None:
-            finished[leg.method][leg.seed] = found[0]
+    for leg, finish in zip(legs, runner(legs), strict=True):
+        if finish is not None:
+            finished[leg.method][leg.seed] = finish[0]
     seeds = sorted(set.intersection(*(set(times) for times in finished.values())))
-    budget = track(data, asked.trials, asked.curves).budget
+    budget = track(data, options.trials, options.curves).budget
     print(
-        f"{data}: target {target:.4f} val_accuracy, the median of what random reaches in {asked.trials} trials = "
-        f"{budget} epochs (its seeds: {min(bests):.4f} to {max(bests):.4f}); n = {len(seeds)} seeds of {asked.seeds}"
+        f"{data}: target {target:.4f} val_accuracy, the median of what random reaches in {options.trials} trials = "
+        f"{budget} epochs (its seeds: {min(bests):.4f} to {max(bests):.4f}); n = {len(seeds)} seeds of {options.seeds}"
     )
     if seeds:
         show({name: [times[seed] for seed in seeds] for name, times in finished.items()}, budget)
@@ -223,10 +223,10 @@ def show(times: Mapping[str, Sequence[float]], budget: int) -> None:
     for name, values in times.items():
         missed = sum(value == float("inf") for value in values)
         ratio, low, high = against(charged[name], charged[HERO])
-        told = "" if name == HERO else f"   {name} / {HERO} = {ratio:.2f} [{low:.2f}, {high:.2f}]"
+        ratio_shown = "" if name == HERO else f"   {name} / {HERO} = {ratio:.2f} [{low:.2f}, {high:.2f}]"
         print(
             f"    {name:16} mean {charged[name].mean():5.0f} epochs, median {np.median(charged[name]):5.0f}, "
-            f"missed {missed} of {len(values)}{told}",
+            f"missed {missed} of {len(values)}{ratio_shown}",
             flush=True,
         )
 
@@ -251,18 +251,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--curves", type=Path, default=Path(tempfile.gettempdir(), "hpo-racing"))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"machine: {machine()}", flush=True)
-    began, names = time.time(), asked.data.split(",")
+    began, names = time.time(), options.data.split(",")
     for index, data in enumerate(names):
-        asked.deadline = began + 60 * asked.minutes * (index + 1) / len(names)
-        track(data, asked.trials, asked.curves)  # one process makes the data
-        if asked.jobs == 1:
-            race(data, asked, lambda legs: map(run, legs))
+        options.deadline = began + 60 * options.minutes * (index + 1) / len(names)
+        track(data, options.trials, options.curves)  # one process makes the data
+        if options.jobs == 1:
+            race(data, options, lambda legs: map(run, legs))
             continue
-        with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
-            race(data, asked, partial(pool.imap, run))
+        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+            race(data, options, partial(pool.imap, run))
 
 
 if __name__ == "__main__":

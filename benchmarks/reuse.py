@@ -4,7 +4,7 @@
 
 The 648-point discrete CNN space with epochs 5, 10 and 20: three strategies x 5 seeds x 40 trials in one driver, one
 trial of each at a time on two workers, as `hpo compare` runs them; then one grid over the whole space. Only counts
-matter, so the curves are made up; driver, pool, strategies and early stopping are the real ones.
+matter, so the curves are strategies up; driver, pool, strategies and early stopping are the real ones.
 
     naive    every trial trains its own epochs        exact    equal points are trained once
     charged  what the studies pay, each as if alone   trained  what the workers trained
@@ -49,7 +49,7 @@ SPACE = Space(
 STRATEGIES = {"bayesian": Bayesian, "random": Random, "grid": Grid}
 GOAL = Goal()
 SEEDS, TRIALS, WORLDS = 5, 40, 5
-ASKED = 0.45
+TARGET = 0.45
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class World:
         rng = random.Random(job.seed)
         top, speed = 0.97, 0.3
         for name, value in job.params.items():
-            told = random.Random(f"{self.number}/{name}/{value}")
+            draw = random.Random(f"{self.number}/{name}/{value}")
             if name != "epochs":
-                top -= told.uniform(0, 0.05)
-                speed *= told.uniform(0.8, 1.25)
+                top -= draw.uniform(0, 0.05)
+                speed *= draw.uniform(0.8, 1.25)
         for epoch in range(1, epochs_of(job.params) + 1):
             value = top - 0.8 * math.exp(-speed * epoch) + rng.gauss(0, 0.004)
             yield Report(epoch, {"val_accuracy": value}, 0.05, 0.0)
@@ -101,21 +101,21 @@ class Costs:
 
 
 def compared(world: World, rule: bool) -> Costs:
-    made: list[Strategy] = []
+    strategies: list[Strategy] = []
     for seed in range(SEEDS):
         for strategy in STRATEGIES.values():
             problem = Problem(SPACE, GOAL, seed)
-            made.append(Asha(strategy(problem), GOAL) if rule else strategy(problem))
-    studies = world.driven(made, Budget(trials=TRIALS))
+            strategies.append(Asha(strategy(problem), GOAL) if rule else strategy(problem))
+    studies = world.driven(strategies, Budget(trials=TRIALS))
     trials = [trial for study in studies for trial in study.trials]
-    assert len(trials) == len(made) * TRIALS
+    assert len(trials) == len(strategies) * TRIALS
     points: dict[Point, int] = {}
     trainings: dict[str, int] = {}
     for trial in trials:
         points[point(trial.params)] = max(trial.epoch, points.get(point(trial.params), 0))
         trainings[trial.training] = max(trial.epoch, trainings.get(trial.training, 0))
     trained = sum(study.epochs - study.reused_epochs for study in studies)
-    assert trained == sum(trainings.values()), "no epoch twice, and none that nobody reads"
+    assert trained == sum(trainings.values()), "no epoch twice, and none that no trial reads"
     naive, charged = sum(trial.epoch for trial in trials), sum(study.epochs for study in studies)
     return Costs(naive, sum(points.values()), charged, trained)
 
@@ -138,9 +138,9 @@ def main() -> int:
         plain.append(compared(World(number), rule=False))
         print(f"world {number}: {plain[-1]}; with asha: {compared(World(number), rule=True)}", flush=True)
     shares = [100 * costs.share for costs in plain]
-    say("trained of the naive epochs", spread(shares, " %"), f"at most {ASKED:.0%}", WORLDS)
+    say("trained of the naive epochs", spread(shares, " %"), f"at most {TARGET:.0%}", WORLDS)
     longest = whole_grid()
-    return int(max(shares) > 100 * ASKED or longest != LONGEST)
+    return int(max(shares) > 100 * TARGET or longest != LONGEST)
 
 
 if __name__ == "__main__":

@@ -191,17 +191,17 @@ def main() -> int:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--one", action="store_true", help="this process, the result as JSON")
-    told = parser.parse_args()
-    if told.one:
-        name, workers = told.strategies[0], told.workers[0]
+    options = parser.parse_args()
+    if options.one:
+        name, workers = options.strategies[0], options.workers[0]
         profile = cProfile.Profile()
         with tempfile.TemporaryDirectory(prefix="hpo-scale-") as folder:
             result = (
-                profile.runcall(one, name, workers, told.trials, Path(folder))
-                if told.profile
-                else one(name, workers, told.trials, Path(folder))
+                profile.runcall(one, name, workers, options.trials, Path(folder))
+                if options.profile
+                else one(name, workers, options.trials, Path(folder))
             )
-        if told.profile:
+        if options.profile:
             pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(18)
         print(json.dumps(result))
         return 0
@@ -211,9 +211,9 @@ def main() -> int:
     print(
         f"{'strategy':>14}{'workers':>9}{'trials':>8}{'trials/s':>10}{'ms/trial':>13}{'proposing':>11}{'idle':>8}{'memory':>9}{'journal':>9}"
     )
-    for name in told.strategies:
-        for workers in told.workers:
-            row(name, workers, told.trials or trials_for(name, workers), told.profile)
+    for name in options.strategies:
+        for workers in options.workers:
+            row(name, workers, options.trials or trials_for(name, workers), options.profile)
     return 0
 
 

@@ -69,22 +69,22 @@ def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Pl
 
 
 def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(place: Place) -> None:
-    found = compared(place)
-    charged = {name: study.epochs for name, study in by_name(found).items()}
+    comparison = compared(place)
+    charged = {name: study.epochs for name, study in by_name(comparison).items()}
     budgets = {"bayesian": 30, "random": 30, "grid": 30, "random-x2": 60}
     assert charged == {f"{name}-{seed}": epochs for seed in (0, 1) for name, epochs in budgets.items()}
-    trained = sum(study.epochs - study.reused_epochs for study in by_name(found).values())
+    trained = sum(study.epochs - study.reused_epochs for study in by_name(comparison).values())
     assert len(place.trained()) == len(set(place.trained())) == trained < 240
-    assert {standing.strategy: standing.seeds for standing in found.comparison.strategies} == dict.fromkeys(
+    assert {standing.strategy: standing.seeds for standing in comparison.comparison.strategies} == dict.fromkeys(
         ("bayesian", "random", "grid"), (0, 1)
     )
-    assert (found.comparison.budget, found.comparison.twice is not None) == (30, True)
+    assert (comparison.comparison.budget, comparison.comparison.twice is not None) == (30, True)
 
 
 def test_each_study_runs_one_trial_at_a_time_although_there_are_more_workers(place: Place) -> None:
     two = {"strategies": ["random", "grid"], "seeds": 1}
-    found = compared(place, compare=two, execution=None, workers=3, budget={"total_epochs": 16})
-    for result in found.results:
+    comparison = compared(place, compare=two, execution=None, workers=3, budget={"total_epochs": 16})
+    for result in comparison.results:
         study, most = Study(), 0
         for event in read_events(result.folders.journal):
             study.apply(event)
@@ -120,9 +120,9 @@ def test_more_seeds_keep_what_is_there(place: Place) -> None:
 def test_what_run_has_done_is_reused(place: Place) -> None:
     mine = place.run(strategy="bayesian", search_space=WIDE, budget={"trials": 3}).study
     before = len(place.trained())
-    found = by_name(compared(place))["bayesian-0"]
-    assert [trial.params for trial in found.trials[:3]] == [trial.params for trial in mine.trials]
-    assert found.epochs == 30
+    study = by_name(compared(place))["bayesian-0"]
+    assert [trial.params for trial in study.trials[:3]] == [trial.params for trial in mine.trials]
+    assert study.epochs == 30
     assert len(place.trained()) == len(set(place.trained())) > before
 
 
@@ -164,9 +164,9 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
 
 
 def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
-    found = compared(place, compare={**COMPARE, "seeds": 6})
-    winning = compare_command.winners(found.results, 30)
-    for result in found.results:
+    comparison = compared(place, compare={**COMPARE, "seeds": 6})
+    winning = compare_command.winners(comparison.results, 30)
+    for result in comparison.results:
         end = compare_command.read_curve(result).at(60 if result.spec.strategy == "random-x2" else 30)
         assert end is not None
         assert [trial.number for one, trial in winning if one is result] == [end.best]
@@ -177,17 +177,19 @@ def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: P
 
 
 def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
-    found = compared(place, rescore=True)
-    assert all(result.fresh is not None for result in found.comparison.strategies)
-    winners = {point(best.params) for _, best in compare_command.winners(found.results, found.comparison.budget)}
+    comparison = compared(place, rescore=True)
+    assert all(result.fresh is not None for result in comparison.comparison.strategies)
+    winners = {
+        point(best.params) for _, best in compare_command.winners(comparison.results, comparison.comparison.budget)
+    }
     confirmations = list((place.folder / "studies/made-up").glob("confirm-*/journal.db"))
     assert len(confirmations) == 1
     with Journal.open(confirmations[0], read_only=True) as journal:
         study = journal.study()
     assert {(point(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
-    seeds = {training.seed for result in found.results for training in result.study.trainings.values()}
+    seeds = {training.seed for result in comparison.results for training in result.study.trainings.values()}
     assert not seeds & {training.seed for training in study.trainings.values()}
-    assert all(standing.fresh is not None for standing in found.comparison.strategies)
+    assert all(standing.fresh is not None for standing in comparison.comparison.strategies)
     before = len(place.trained())
     compared(place, rescore=True)
     assert len(place.trained()) == before
@@ -219,13 +221,13 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
 
 
 def test_random_with_twice_the_budget_begins_as_random_and_costs_the_second_half_only(place: Place) -> None:
-    found = by_name(compared(place, compare={**COMPARE, "strategies": ["random", "grid"]}))
+    study = by_name(compared(place, compare={**COMPARE, "strategies": ["random", "grid"]}))
     for seed in (0, 1):
-        once, twice = found[f"random-{seed}"], found[f"random-x2-{seed}"]
+        once, twice = study[f"random-{seed}"], study[f"random-x2-{seed}"]
         assert [trial.params for trial in twice.trials][: len(once.trials)] == [trial.params for trial in once.trials]
         assert list(twice.spent.items())[: len(once.spent)] == list(once.spent.items())
         assert (once.epochs, twice.epochs, twice.closed) == (30, 60, "budget")
-    assert sum(study.epochs - study.reused_epochs for study in found.values()) <= 2 * (30 + 30 + 30)
+    assert sum(study.epochs - study.reused_epochs for study in study.values()) <= 2 * (30 + 30 + 30)
 
 
 def test_another_budget_before_changes_nothing_at_this_one(place: Place, tmp_path: Path) -> None:
@@ -284,10 +286,10 @@ def test_a_comparison_in_which_nothing_is_ever_complete_names_the_remedy(place: 
     assert "complete" in str(refused.value)
 
 
-def test_an_unreached_target_is_censored_and_a_reached_one_is_told(place: Place) -> None:
-    found = compared(place, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.999999})
-    assert {standing.reached for standing in found.comparison.strategies} == {0}
-    assert {standing.to_target for standing in found.comparison.strategies} == {float("inf")}
+def test_an_unreached_target_is_censored(place: Place) -> None:
+    comparison = compared(place, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.999999})
+    assert {standing.reached for standing in comparison.comparison.strategies} == {0}
+    assert {standing.to_target for standing in comparison.comparison.strategies} == {float("inf")}
 
 
 # -- confirm ---------------------------------------------------------------------------------------------------------
@@ -295,12 +297,12 @@ def test_an_unreached_target_is_censored_and_a_reached_one_is_told(place: Place)
 
 def test_finalists_are_the_best_complete_trials_and_get_fresh_training_seeds(place: Place) -> None:
     result = place.run(budget={"trials": 8})
-    found = confirm_finalists(result, top=3, seeds=4, visit=place.visit)
+    confirmation = confirm_finalists(result, top=3, seeds=4, visit=place.visit)
     goal = result.spec.metric.as_goal()
     ranked = sorted(result.study.with_state(State.COMPLETE), key=goal.score)
-    assert [one.trial for one in found.finalists] == [trial.number for trial in ranked[:3]]
-    assert [one.value for one in found.finalists] == [goal.value(trial) for trial in ranked[:3]]
-    for one in found.finalists:
+    assert [one.trial for one in confirmation.finalists] == [trial.number for trial in ranked[:3]]
+    assert [one.value for one in confirmation.finalists] == [goal.value(trial) for trial in ranked[:3]]
+    for one in confirmation.finalists:
         assert len(one.fresh) == 4 == len(set(one.fresh)), "four seeds, four values"
         assert one.value not in one.fresh
 

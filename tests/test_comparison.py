@@ -152,14 +152,14 @@ def ranked(bayesian: Sequence[float], random: Sequence[float], grid: Sequence[fl
 
 
 def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
-    found = ranked(GOOD, FAIR, POOR)
-    assert [s.strategy for s in found.strategies] == list(RANKING)
-    assert [(p.a, p.b, p.verdict) for p in found.pairs] == [
+    comparison = ranked(GOOD, FAIR, POOR)
+    assert [s.strategy for s in comparison.strategies] == list(RANKING)
+    assert [(p.a, p.b, p.verdict) for p in comparison.pairs] == [
         ("bayesian", "random", Verdict.BETTER),
         ("bayesian", "grid", Verdict.BETTER),
         ("random", "grid", Verdict.BETTER),
     ]
-    assert text.sentence(found) == (
+    assert text.sentence(comparison) == (
         "At 100 epochs and 6 seeds, bayesian is better than random by 0.0093 in val_accuracy (95 % interval 0.0082 to "
         "0.010). Bayesian is better than grid by 0.029 in val_accuracy (95 % interval 0.028 to 0.031). Random is "
         "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The usual ranking (bayesian, "
@@ -174,21 +174,23 @@ def test_a_ranking_turned_round_does_not_hold() -> None:
     )
 
 
-def test_the_interval_of_a_loser_is_told_from_the_winner_s_side() -> None:
+def test_the_interval_of_a_loser_is_given_from_the_winner_s_side() -> None:
     """Random minus grid is what was measured; grid over random is what is said."""
-    found = compared([*several("random", POOR), *several("grid", GOOD)], GOAL)
-    assert found.pairs[0].difference.interval.high < 0
-    assert "grid is better than random by 0.029 in val_accuracy (95 % interval 0.028 to 0.031)" in text.sentence(found)
+    comparison = compared([*several("random", POOR), *several("grid", GOOD)], GOAL)
+    assert comparison.pairs[0].difference.interval.high < 0
+    assert "grid is better than random by 0.029 in val_accuracy (95 % interval 0.028 to 0.031)" in text.sentence(
+        comparison
+    )
 
 
 def test_a_ranking_that_holds_in_part_says_which() -> None:
-    found = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
-    assert found.pair("random", "grid").verdict is Verdict.EQUAL
-    assert text.ranking(found) == (
+    comparison = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
+    assert comparison.pair("random", "grid").verdict is Verdict.EQUAL
+    assert text.ranking(comparison) == (
         "The usual ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
         "grid, but nothing is shown for random over grid."
     )
-    assert "Random and grid are practically equal (within 0.002; " in text.sentence(found)
+    assert "Random and grid are practically equal (within 0.002; " in text.sentence(comparison)
 
 
 def test_a_ranking_that_makes_no_difference() -> None:
@@ -197,13 +199,13 @@ def test_a_ranking_that_makes_no_difference() -> None:
 
 
 def test_an_undecided_pair_gets_advice_with_its_range() -> None:
-    found = ranked(GOOD, WILD, POOR)
-    pair = found.pair("bayesian", "random")
+    comparison = ranked(GOOD, WILD, POOR)
+    pair = comparison.pair("bayesian", "random")
     assert pair.verdict is Verdict.UNDECIDED
     assert pair.advice is not None
     assert pair.advice.low <= pair.advice.more <= pair.advice.high
-    assert "Bayesian against random is undecided" in "x. " + text.sentence(found).replace("seeds, b", "x. B")
-    assert "more seeds would be needed" in text.sentence(found)
+    assert "Bayesian against random is undecided" in "x. " + text.sentence(comparison).replace("seeds, b", "x. B")
+    assert "more seeds would be needed" in text.sentence(comparison)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +228,9 @@ def test_advice_in_words(advice: Advice, words: str) -> None:
 
 
 def test_one_seed_is_allowed_and_undecided() -> None:
-    found = compared([*several("bayesian", GOOD[:1]), *several("random", FAIR[:1])], GOAL, margin=0.5)
-    assert [pair.verdict for pair in found.pairs] == [Verdict.UNDECIDED]
-    assert text.sentence(found) == (
+    comparison = compared([*several("bayesian", GOOD[:1]), *several("random", FAIR[:1])], GOAL, margin=0.5)
+    assert [pair.verdict for pair in comparison.pairs] == [Verdict.UNDECIDED]
+    assert text.sentence(comparison) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
         "one seed says nothing about chance, take at least 5. The usual ranking (bayesian, random) is not settled "
         "here: no pair bears it out. This is said for these data, split seed 0 and training seed 0; other splits and "
@@ -238,44 +240,46 @@ def test_one_seed_is_allowed_and_undecided() -> None:
 
 def test_each_pair_is_compared_at_the_seeds_that_both_of_its_two_have() -> None:
     """Grid has seeds 4 and 5 only; that says nothing of bayesian against random at all six."""
-    found = compared([*several("bayesian", GOOD), *several("random", FAIR), *several("grid", POOR)[4:]], GOAL)
-    assert [pair.difference.seeds for pair in found.pairs] == [6, 2, 2]
+    comparison = compared([*several("bayesian", GOOD), *several("random", FAIR), *several("grid", POOR)[4:]], GOAL)
+    assert [pair.difference.seeds for pair in comparison.pairs] == [6, 2, 2]
     alone = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL)
-    assert found.pairs[0].difference == alone.pairs[0].difference
+    assert comparison.pairs[0].difference == alone.pairs[0].difference
 
 
 def test_a_pair_without_a_common_seed_is_named() -> None:
-    found = compared([*several("random", FAIR)[:2], *several("grid", POOR)[4:]], GOAL)
-    assert found.pairs == ()
-    assert "random and grid: there is no seed at which both have a complete trial." in found.notes
+    comparison = compared([*several("random", FAIR)[:2], *several("grid", POOR)[4:]], GOAL)
+    assert comparison.pairs == ()
+    assert "random and grid: there is no seed at which both have a complete trial." in comparison.notes
 
 
-def test_one_strategy_is_told_as_it_is() -> None:
-    found = compared(several("grid", GOOD), GOAL)
-    assert found.pairs == ()
-    assert "there is no pair to compare" in text.sentence(found)
-    assert text.lines(found)
+def test_one_strategy_alone_is_described() -> None:
+    comparison = compared(several("grid", GOOD), GOAL)
+    assert comparison.pairs == ()
+    assert "there is no pair to compare" in text.sentence(comparison)
+    assert text.lines(comparison)
 
 
 def test_pairs_are_made_of_the_seeds_both_have_run() -> None:
-    found = compared([*several("bayesian", GOOD), *several("random", FAIR[:4])], GOAL)
-    assert found.pairs[0].difference.seeds == 4
-    assert found.pairs[0].difference.mean == pytest.approx(sum(g - f for g, f in zip(GOOD, FAIR[:4], strict=False)) / 4)
+    comparison = compared([*several("bayesian", GOOD), *several("random", FAIR[:4])], GOAL)
+    assert comparison.pairs[0].difference.seeds == 4
+    assert comparison.pairs[0].difference.mean == pytest.approx(
+        sum(g - f for g, f in zip(GOOD, FAIR[:4], strict=False)) / 4
+    )
 
 
 def test_a_loss_is_compared_the_other_way_round() -> None:
     low = several("bayesian", [1 - value for value in GOOD])
     high = several("random", [1 - value for value in FAIR])
-    found = compared([*low, *high], LOSS)
-    assert found.pairs[0].winner == "bayesian"
-    assert found.pairs[0].difference.mean > 0
+    comparison = compared([*low, *high], LOSS)
+    assert comparison.pairs[0].winner == "bayesian"
+    assert comparison.pairs[0].difference.mean > 0
 
 
 def test_values_are_read_at_the_budget_and_not_later() -> None:
     late = [made("bayesian", s, (10, 0.5), (60, 0.99)) for s in range(6)]
-    found = compared([*late, *(made("random", s, (10, 0.6)) for s in range(6))], GOAL, budget=50)
-    assert found.strategies[0].values == (0.5,) * 6
-    assert found.pairs[0].winner == "random"
+    comparison = compared([*late, *(made("random", s, (10, 0.6)) for s in range(6))], GOAL, budget=50)
+    assert comparison.strategies[0].values == (0.5,) * 6
+    assert comparison.pairs[0].winner == "random"
 
 
 def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
@@ -283,11 +287,11 @@ def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
         made("random-x2", s, (10, value - 0.1), (50, value), (150, value + 0.02), epochs=200)
         for s, value in enumerate(FAIR)
     ]
-    found = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, doubled=longer)
-    assert found.twice is not None
-    assert found.twice.values == tuple(value + 0.02 for value in FAIR)
-    assert [(p.a, p.b, p.winner) for p in found.against_twice] == [("bayesian", TWICE, TWICE)]
-    assert any(line.startswith(TWICE) for line in text.lines(found))
+    comparison = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, doubled=longer)
+    assert comparison.twice is not None
+    assert comparison.twice.values == tuple(value + 0.02 for value in FAIR)
+    assert [(p.a, p.b, p.winner) for p in comparison.against_twice] == [("bayesian", TWICE, TWICE)]
+    assert any(line.startswith(TWICE) for line in text.lines(comparison))
 
 
 def test_a_missing_reference_is_said() -> None:
@@ -296,8 +300,8 @@ def test_a_missing_reference_is_said() -> None:
 
 
 def test_a_study_without_a_complete_trial_is_left_out_and_named() -> None:
-    found = compared([*several("random", FAIR), made("grid", 3), *several("grid", POOR)], GOAL)
-    assert "grid, seed 3: no complete trial within 100 epochs; left out." in found.notes
+    comparison = compared([*several("random", FAIR), made("grid", 3), *several("grid", POOR)], GOAL)
+    assert "grid, seed 3: no complete trial within 100 epochs; left out." in comparison.notes
 
 
 def test_a_budget_too_small_to_compare_names_the_least() -> None:
@@ -311,10 +315,10 @@ def test_a_budget_too_small_to_compare_names_the_least() -> None:
 
 
 def test_the_target_is_the_goal_s_own_or_what_random_reaches() -> None:
-    found = ranked(GOOD, FAIR, POOR)
-    assert found.target == pytest.approx(0.972)
-    assert [s.reached for s in found.strategies] == [6, 4, 0]
-    assert [s.to_target for s in found.strategies] == [50, 50, math.inf]
+    comparison = ranked(GOOD, FAIR, POOR)
+    assert comparison.target == pytest.approx(0.972)
+    assert [s.reached for s in comparison.strategies] == [6, 4, 0]
+    assert [s.to_target for s in comparison.strategies] == [50, 50, math.inf]
     own = compared(several("random", FAIR), Goal(target=0.999))
     assert (own.target, own.strategies[0].to_target) == (0.999, math.inf)
     assert "over 100 (0 of 6)" in text.strategy_rows(own)[1][0]
@@ -338,31 +342,31 @@ def test_the_table_is_plain_text_in_columns() -> None:
     assert lines[-1] == text.sentence(ranked(GOOD, WILD, POOR))
 
 
-def test_a_program_is_told_the_same() -> None:
-    found = ranked(GOOD, WILD, POOR)
-    told = json.loads(json.dumps(text.as_json(found), allow_nan=False))
-    assert [row["strategy"] for row in told["strategies"]] == ["bayesian", "random", "grid"]
-    assert told["strategies"][0]["values"] == GOOD
-    assert told["strategies"][2]["to_target"] is None
-    pair = told["pairs"][1]
+def test_json_says_the_same() -> None:
+    comparison = ranked(GOOD, WILD, POOR)
+    data = json.loads(json.dumps(text.as_json(comparison), allow_nan=False))
+    assert [row["strategy"] for row in data["strategies"]] == ["bayesian", "random", "grid"]
+    assert data["strategies"][0]["values"] == GOOD
+    assert data["strategies"][2]["to_target"] is None
+    pair = data["pairs"][1]
     assert (pair["a"], pair["b"], pair["verdict"]) == ("bayesian", "grid", "better")
     assert pair["difference"]["mean"] == pytest.approx(np.mean(np.subtract(GOOD, POOR)))
-    assert told["said"] == text.sentence(found)
+    assert data["said"] == text.sentence(comparison)
 
 
 @pytest.mark.parametrize("width", [300, 100, 60])
 def test_a_terminal_of_any_width_shows_every_cell_whole(width: int) -> None:
-    found = replace(ranked(GOOD, WILD, POOR), notes=("a note.",))
+    comparison = replace(ranked(GOOD, WILD, POOR), notes=("a note.",))
     out = io.StringIO()
     terminal = Console(file=out, width=width)
-    for part in text.shown(found, terminal):
+    for part in text.shown(comparison, terminal):
         terminal.print(part, highlight=False, markup=False)
-    told = out.getvalue()
-    assert max(map(len, told.splitlines())) <= width
-    assert "a note." in told
-    for row in (*text.strategy_rows(found)[1], *text.pair_rows(found)[1]):
-        assert all(cell in told for cell in row[:-1])
-        assert all(word in told for word in row[-1].split())
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "a note." in shown
+    for row in (*text.strategy_rows(comparison)[1], *text.pair_rows(comparison)[1]):
+        assert all(cell in shown for cell in row[:-1])
+        assert all(word in shown for word in row[-1].split())
 
 
 def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
@@ -387,10 +391,10 @@ def test_made_up_studies_are_compared_whole() -> None:
     curves = [curve("bayesian", s, events(30, s, lift=0.5), GOAL) for s in range(4)]
     curves += [curve("random", s, events(70, s + 50), GOAL) for s in range(4)]
     doubled = [curve("random-x2", s, events(140, s + 50), GOAL) for s in range(4)]
-    found = compared(curves, GOAL, margin=0.002, budget=250, doubled=doubled)
-    assert found.twice is not None
-    assert set(found.bands) == {"bayesian", "random"}
-    assert all((b.low <= b.high)[~(b.low != b.low)].all() for b in found.bands.values())
+    comparison = compared(curves, GOAL, margin=0.002, budget=250, doubled=doubled)
+    assert comparison.twice is not None
+    assert set(comparison.bands) == {"bayesian", "random"}
+    assert all((b.low <= b.high)[~(b.low != b.low)].all() for b in comparison.bands.values())
 
 
 # -- the finalists trained again ---------------------------------------------------------------------------------
@@ -403,11 +407,11 @@ FINALISTS = [
 
 
 def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> None:
-    found = confirm(FINALISTS, GOAL)
-    assert found.luck == pytest.approx(1 - 0.0006 / 0.0037)
-    assert [f.trial for f in found.tied] == [17, 4]
-    assert found.smallest is FINALISTS[1]
-    assert text.confirmation_sentence(found) == (
+    confirmation = confirm(FINALISTS, GOAL)
+    assert confirmation.luck == pytest.approx(1 - 0.0006 / 0.0037)
+    assert [f.trial for f in confirmation.tied] == [17, 4]
+    assert confirmation.smallest is FINALISTS[1]
+    assert text.confirmation_sentence(confirmation) == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
         " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
         "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
@@ -416,50 +420,52 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
 
 
 def test_a_winner_that_loses_on_fresh_seeds_was_all_luck() -> None:
-    found = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
-    assert found.luck == 1.0
-    assert found.best.trial == 2
-    assert "all of it was luck" in text.confirmation_sentence(found)
+    confirmation = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
+    assert confirmation.luck == 1.0
+    assert confirmation.best.trial == 2
+    assert "all of it was luck" in text.confirmation_sentence(confirmation)
 
 
 def test_a_lead_that_grows_was_no_luck() -> None:
-    found = confirm([Finalist(1, 0.99, (0.99, 0.991)), Finalist(2, 0.98, (0.95, 0.951))], GOAL)
-    assert found.luck == 0.0
-    assert "none of it was luck" in text.confirmation_sentence(found)
-    assert "ahead of the rest beyond chance" in text.confirmation_sentence(found)
+    confirmation = confirm([Finalist(1, 0.99, (0.99, 0.991)), Finalist(2, 0.98, (0.95, 0.951))], GOAL)
+    assert confirmation.luck == 0.0
+    assert "none of it was luck" in text.confirmation_sentence(confirmation)
+    assert "ahead of the rest beyond chance" in text.confirmation_sentence(confirmation)
 
 
 def test_of_a_loss_the_smaller_is_better_on_fresh_seeds_too() -> None:
-    found = confirm([Finalist(1, 0.10, (0.20, 0.21, 0.22)), Finalist(2, 0.12, (0.15, 0.16, 0.14))], LOSS)
-    assert found.finalists[0].trial == 1
-    assert found.best.trial == 2
-    assert found.lead == pytest.approx(0.02)
-    assert found.fresh_lead == pytest.approx(-0.06)
-    assert found.interval.low < -0.06 < found.interval.high < 0
+    confirmation = confirm([Finalist(1, 0.10, (0.20, 0.21, 0.22)), Finalist(2, 0.12, (0.15, 0.16, 0.14))], LOSS)
+    assert confirmation.finalists[0].trial == 1
+    assert confirmation.best.trial == 2
+    assert confirmation.lead == pytest.approx(0.02)
+    assert confirmation.fresh_lead == pytest.approx(-0.06)
+    assert confirmation.interval.low < -0.06 < confirmation.interval.high < 0
 
 
 def test_a_tie_in_the_search_leaves_no_lead_to_explain() -> None:
-    found = confirm([Finalist(3, 0.98, (0.97, 0.96)), Finalist(1, 0.98, (0.97, 0.98))], GOAL)
-    assert found.finalists[0].trial == 1
-    assert math.isnan(found.luck)
-    assert "it had no lead over trial 3" in text.confirmation_sentence(found)
+    confirmation = confirm([Finalist(3, 0.98, (0.97, 0.96)), Finalist(1, 0.98, (0.97, 0.98))], GOAL)
+    assert confirmation.finalists[0].trial == 1
+    assert math.isnan(confirmation.luck)
+    assert "it had no lead over trial 3" in text.confirmation_sentence(confirmation)
 
 
 @pytest.mark.parametrize("fresh", [((0.97,), (0.7,)), ((0.69, 0.69), (0.65, 0.65)), ((0.95,), (0.96,))])
-def test_too_few_seeds_are_said_and_nobody_is_called_tied(fresh: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-    found = confirm([Finalist(0, 0.97, fresh[0], 5_000), Finalist(2, 0.7, fresh[1], 900)], GOAL)
-    assert (found.judged, found.tied, found.smallest) == (False, (found.best,), None)
-    assert math.isinf(found.interval.high)
-    told = "\n".join(text.confirmation_lines(found))
-    assert "too few seeds to say how much of it was luck" in told
-    assert "needs more seeds" in told
-    assert "tied" not in told
+def test_too_few_seeds_are_said_and_no_finalist_is_called_tied(
+    fresh: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    confirmation = confirm([Finalist(0, 0.97, fresh[0], 5_000), Finalist(2, 0.7, fresh[1], 900)], GOAL)
+    assert (confirmation.judged, confirmation.tied, confirmation.smallest) == (False, (confirmation.best,), None)
+    assert math.isinf(confirmation.interval.high)
+    shown = "\n".join(text.confirmation_lines(confirmation))
+    assert "too few seeds to say how much of it was luck" in shown
+    assert "needs more seeds" in shown
+    assert "tied" not in shown
 
 
-def test_a_single_finalist_is_told_as_it_is() -> None:
-    found = confirm(FINALISTS[:1], GOAL)
-    assert "with no other finalist there is no lead to explain" in text.confirmation_sentence(found)
-    assert text.confirmation_lines(found)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
+def test_a_single_finalist_is_described() -> None:
+    confirmation = confirm(FINALISTS[:1], GOAL)
+    assert "with no other finalist there is no lead to explain" in text.confirmation_sentence(confirmation)
+    assert text.confirmation_lines(confirmation)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
 
 
 def test_infinity_is_no_record() -> None:

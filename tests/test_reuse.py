@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> Place:
     return Place.made(tmp_path)
 
 
-def told(study: Study) -> dict[object, list[dict[str, float]]]:
+def metrics_read(study: Study) -> dict[object, list[dict[str, float]]]:
     """What each point's trial read, epoch by epoch."""
     return {point(trial.params): [dict(report.metrics) for report in trial.reports] for trial in study.trials}
 
@@ -64,8 +64,10 @@ def test_a_reused_reading_equals_a_fresh_training_bit_for_bit(tmp_path: Path) ->
     fresh = real(tmp_path / "alone", "grid", trials=4)
     assert (first.study.reused_epochs, reused.study.reused_epochs, fresh.study.reused_epochs) == (0, 6, 0)
     assert reused.study.epochs == fresh.study.epochs == 6
-    assert told(reused.study) == told(fresh.study)
-    assert len({str(curve) for curve in told(fresh.study).values()}) == 4, "the trainings differ from each other"
+    assert metrics_read(reused.study) == metrics_read(fresh.study)
+    assert len({str(curve) for curve in metrics_read(fresh.study).values()}) == 4, (
+        "the trainings differ from each other"
+    )
 
 
 def test_a_longer_trial_that_goes_on_from_a_shorter_one_equals_one_in_a_single_piece(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_longer_trial_that_goes_on_from_a_shorter_one_equals_one_in_a_single_p
     longer = real(tmp_path / "shared", "grid", {"epochs": [3]}, trials=2)
     fresh = real(tmp_path / "alone", "grid", {"epochs": [3]}, trials=2)
     assert (longer.study.reused_epochs, longer.study.epochs) == (2, 6)
-    assert told(longer.study) == told(fresh.study)
+    assert metrics_read(longer.study) == metrics_read(fresh.study)
 
 
 def test_cosine_shares_nothing_between_trials_of_different_length(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_strategies_and_seeds_share_trainings_and_each_is_charged_as_if_alone(
         other = Place.made(tmp_path / result.folders.run.name)
         other.spec(training_seed=0)
         alone = run(replace(result.spec, path=other.folder / "study.yaml"), other.visit).study
-        assert told(result.study) == told(alone), result.folders.run.name
+        assert metrics_read(result.study) == metrics_read(alone), result.folders.run.name
         assert (result.study.epochs, alone.epochs, len(other.trained())) == (budget, budget, budget)
         assert list(result.study.spent.items()) == list(alone.spent.items()), "the bill at each trial's end too"
     fresh = sum(result.study.epochs - result.study.reused_epochs for result in results)
@@ -245,7 +247,7 @@ def test_without_the_checkpoint_it_begins_again_and_comes_to_the_same(place: Pla
     assert (again.epochs, again.reused_epochs) == (8, 4), "what it costs is time, not budget"
     other = Place.made(tmp_path / "other")
     straight = other.run(search_space={**ONE, "epochs": 8}, budget={"trials": 1}, strategy="grid").study
-    assert told(again) == told(straight)
+    assert metrics_read(again) == metrics_read(straight)
 
 
 def test_a_promoted_trial_goes_on_where_it_was_paused(place: Place) -> None:

@@ -48,8 +48,8 @@ def best_of(rng: np.random.Generator, studies: int, trials: int = 40) -> np.ndar
 def test_intervals_cover_a_known_difference_as_often_as_they_say() -> None:
     """1,000 pairs of strategies with ten seeds each: 950 expected, 27 is four standard errors; odds 1 in 5,000."""
     d = np.random.default_rng(1).normal(0.004, 0.01, (1000, SEEDS))
-    found = paired_t(d)
-    covered = int(((found.low <= 0.004) & (found.high >= 0.004)).sum())
+    tests = paired_t(d)
+    covered = int(((tests.low <= 0.004) & (tests.high >= 0.004)).sum())
     assert abs(covered - 950) <= 27, covered
 
 
@@ -61,8 +61,8 @@ def test_intervals_hold_for_the_skewed_and_counted_differences_of_real_studies()
     rng = np.random.default_rng(2)
     a, b = best_of(rng, 1000, 80), best_of(rng, 1000, 20)
     truth = float((best_of(rng, 20_000, 80) - best_of(rng, 20_000, 20)).mean())
-    found = paired_t(a - b)
-    covered = int(((found.low <= truth) & (truth <= found.high)).sum())
+    tests = paired_t(a - b)
+    covered = int(((tests.low <= truth) & (truth <= tests.high)).sum())
     assert 898 <= covered <= 985, covered
 
 
@@ -89,17 +89,17 @@ def test_three_copies_of_random_are_seldom_decided_when_corrected() -> None:
 
 
 def test_a_single_seed_has_the_whole_line_as_its_interval() -> None:
-    found = paired([0.98], [0.95])
-    assert (found.interval.low, found.interval.high, found.p) == (-math.inf, math.inf, 1.0)
-    assert _judged(found, margin=10.0) is Verdict.UNDECIDED
+    difference = paired([0.98], [0.95])
+    assert (difference.interval.low, difference.interval.high, difference.p) == (-math.inf, math.inf, 1.0)
+    assert _judged(difference, margin=10.0) is Verdict.UNDECIDED
 
 
 @pytest.mark.parametrize("seeds", [2, ALIKE - 1])
 def test_a_few_differences_that_are_all_alike_decide_nothing(seeds: int) -> None:
     """Accuracies are counts, so two or three seeds may well differ by the same 1/270."""
     for gap in (0.0, 1 / 270):
-        found = paired([0.98 + gap] * seeds, [0.98] * seeds)
-        assert _judged(found, margin=0.002) is Verdict.UNDECIDED, found
+        difference = paired([0.98 + gap] * seeds, [0.98] * seeds)
+        assert _judged(difference, margin=0.002) is Verdict.UNDECIDED, difference
 
 
 def test_six_differences_that_are_all_alike_decide() -> None:
@@ -109,17 +109,17 @@ def test_six_differences_that_are_all_alike_decide() -> None:
     assert paired([0.98] * 6, [0.97] * 6).p == 2**-5
 
 
-def test_a_sure_difference_nobody_would_care_about_is_practically_equal() -> None:
-    found = paired([0.9811, 0.9801, 0.9792, 0.9803], [0.9801, 0.9792, 0.9781, 0.9792])
-    assert found.interval.low > 0
-    assert _judged(found, margin=0.002) is Verdict.EQUAL
-    assert _judged(found, margin=0.0) is Verdict.BETTER
+def test_a_sure_difference_within_the_margin_is_practically_equal() -> None:
+    difference = paired([0.9811, 0.9801, 0.9792, 0.9803], [0.9801, 0.9792, 0.9781, 0.9792])
+    assert difference.interval.low > 0
+    assert _judged(difference, margin=0.002) is Verdict.EQUAL
+    assert _judged(difference, margin=0.0) is Verdict.BETTER
 
 
 def test_a_corrected_p_and_not_the_plain_one_decides() -> None:
-    found = Difference(mean=0.01, sd=0.013, seeds=10, p=0.03, interval=Interval(0.001, 0.019))
-    assert verdict(found, 0.03, 0.0) is Verdict.BETTER
-    assert verdict(found, 0.09, 0.0) is Verdict.UNDECIDED
+    difference = Difference(mean=0.01, sd=0.013, seeds=10, p=0.03, interval=Interval(0.001, 0.019))
+    assert verdict(difference, 0.03, 0.0) is Verdict.BETTER
+    assert verdict(difference, 0.09, 0.0) is Verdict.UNDECIDED
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
@@ -134,12 +134,12 @@ def test_exchanging_the_strategies_mirrors_everything(values: list[tuple[float, 
 
 def test_student_s_interval_is_the_textbook_s() -> None:
     """Gosset 1908: extra hours of sleep of ten patients, 1.58 with an interval from 0.70 to 2.46."""
-    found = paired(
+    difference = paired(
         [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4], [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0, 2]
     )
-    assert found.mean == pytest.approx(1.58)
-    assert (found.interval.low, found.interval.high) == pytest.approx((0.7001, 2.4599), abs=1e-4)
-    assert found.p == pytest.approx(0.00283, abs=1e-5)
+    assert difference.mean == pytest.approx(1.58)
+    assert (difference.interval.low, difference.interval.high) == pytest.approx((0.7001, 2.4599), abs=1e-4)
+    assert difference.p == pytest.approx(0.00283, abs=1e-5)
 
 
 # -- correction --------------------------------------------------------------------------------------------------
@@ -163,15 +163,15 @@ def test_holm_keeps_the_order_and_never_makes_p_smaller(p: list[float]) -> None:
 
 
 def test_ties_count_half() -> None:
-    found = wins([3, 2, 1, 5], [1, 2, 3, 4])
-    assert found.value == 0.625
+    chance = wins([3, 2, 1, 5], [1, 2, 3, 4])
+    assert chance.value == 0.625
     assert wins([1, 1], [1, 1]).value == 0.5
 
 
 def test_ten_wins_of_ten_leave_a_chance_of_losing() -> None:
     """Clopper and Pearson: 0.025 ** (1 / 10) is the lower end."""
-    found = wins(list(range(1, 11)), [0] * 10)
-    assert (found.interval.low, found.interval.high) == (pytest.approx(0.025**0.1), 1.0)
+    chance = wins(list(range(1, 11)), [0] * 10)
+    assert (chance.interval.low, chance.interval.high) == (pytest.approx(0.025**0.1), 1.0)
 
 
 def test_the_interval_of_the_probability_covers_it_at_least_as_often_as_it_says() -> None:
@@ -228,16 +228,16 @@ def test_the_range_of_the_advice_holds_the_truth_four_times_in_five() -> None:
 
 def _undecided(effect: float, rng: np.random.Generator) -> np.ndarray:
     """t of the first 1,000 studies with this effect that decide nothing."""
-    found = paired_t(rng.normal(effect, 1.0, (6000, SEEDS)))
-    t = found.mean / found.sd * math.sqrt(SEEDS)
-    return t[found.p >= 0.05][:1000]
+    tests = paired_t(rng.normal(effect, 1.0, (6000, SEEDS)))
+    t = tests.mean / tests.sd * math.sqrt(SEEDS)
+    return t[tests.p >= 0.05][:1000]
 
 
 def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
     d = np.random.default_rng(9).normal(0.5, 1.0, SEEDS)
-    found = paired(d, np.zeros(SEEDS))
-    advice = advise(found, margin=0.0)
-    t = found.mean / found.sd * math.sqrt(SEEDS)
+    difference = paired(d, np.zeros(SEEDS))
+    advice = advise(difference, margin=0.0)
+    t = difference.mean / difference.sd * math.sqrt(SEEDS)
     assert advice is not None
     assert (advice.more, advice.low) == (more_seeds(t, SEEDS, 0.05), more_seeds(t, SEEDS, 0.05, 0.1))
     assert advice.low <= advice.more <= advice.high
@@ -245,20 +245,20 @@ def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
 
 
 def test_more_pairs_need_more_seeds() -> None:
-    found = Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=Interval(-0.2, 1.2))
-    one, three = advise(found, 0.0, pairs=1), advise(found, 0.0, pairs=3)
+    difference = Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=Interval(-0.2, 1.2))
+    one, three = advise(difference, 0.0, pairs=1), advise(difference, 0.0, pairs=3)
     assert one is not None
     assert three is not None
     assert three.more > one.more
 
 
 def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> None:
-    found = Difference(mean=0.0001, sd=0.004, seeds=10, p=0.9, interval=Interval(-0.0027, 0.0029))
-    advice = advise(found, margin=0.002)
+    difference = Difference(mean=0.0001, sd=0.004, seeds=10, p=0.9, interval=Interval(-0.0027, 0.0029))
+    advice = advise(difference, margin=0.002)
     assert advice is not None
     assert advice.equal
     assert advice.more == 37  # 47 in all: ((2.01 + 1.28) * 1.04 * 0.004 / 0.002) ** 2, 1.04 for the median of the sd
-    without = advise(found, margin=0.0)
+    without = advise(difference, margin=0.0)
     assert without is not None
     assert math.isinf(without.more)
 
@@ -266,8 +266,8 @@ def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> No
 def test_the_seeds_to_call_equal_do_so_in_four_of_five_studies() -> None:
     """2,000 studies: 0.8 expected, the standard error is 0.009; 0.76 is more than four below, odds 1 in 100,000."""
     n = int(seeds_to_call_equal(0.0, 1.0, 0.6))
-    found = paired_t(np.random.default_rng(10).normal(0, 1, (2000, n)))
-    assert ((found.low >= -0.6) & (found.high <= 0.6)).mean() >= 0.76
+    tests = paired_t(np.random.default_rng(10).normal(0, 1, (2000, n)))
+    assert ((tests.low >= -0.6) & (tests.high <= 0.6)).mean() >= 0.76
     fewer = paired_t(np.random.default_rng(11).normal(0, 1, (2000, n - 4)))
     assert ((fewer.low >= -0.6) & (fewer.high <= 0.6)).mean() < 0.76
 
@@ -292,9 +292,9 @@ def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int)
     rng = np.random.default_rng(seeds)
     for _ in range(100):
         noise = rng.normal(rng.choice([0.0, 0.5]), 1.0, seeds)
-        found = advise(paired(list(noise), [0.0] * seeds), margin=float(rng.choice([0.0, 0.3])), pairs=3)
-        assert (found is None) == (seeds < 5)
-        assert found is None or 1 <= found.low <= found.more <= found.high
+        advice = advise(paired(list(noise), [0.0] * seeds), margin=float(rng.choice([0.0, 0.3])), pairs=3)
+        assert (advice is None) == (seeds < 5)
+        assert advice is None or 1 <= advice.low <= advice.more <= advice.high
 
 
 @given(st.floats(0.0, 2.2), st.floats(0.0, 2.2))

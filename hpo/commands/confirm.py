@@ -1,4 +1,4 @@
-"""Finalists trained again with fresh seeds: a study of its own, named by the points it repeats."""
+"""`hpo confirm`: finalists trained again with fresh seeds, in a study of its own named by the points it repeats."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hpo.study_file.spec import Budget, StudySpec
 def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: Visit) -> dict[Point, list[float]]:
     """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out."""
     unique = tuple({point(params): dict(params) for params in points}.values())
-    number = int(digest([sorted(params.items()) for params in unique])[:8], 16)
+    seed = int(digest([sorted(params.items()) for params in unique])[:8], 16)
     again = replace(
         spec,
         strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
         start_with=unique,
-        seed=number,
+        seed=seed,
         early_stopping=None,
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
@@ -45,20 +45,20 @@ def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: V
 
 
 def confirm_finalists(result: Result, top: int, seeds: int, visit: Visit) -> Confirmation:
-    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult without two complete trials."""
-    finalists = ranked(result)[:top]
-    if not finalists:
+    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no trial is complete."""
+    best = ranked(result)[:top]
+    if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
     goal = result.spec.metric.as_goal()
-    fresh = fresh_values(result.spec, [trial.params for trial in finalists], seeds, visit)
-    told = [
+    fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, visit)
+    finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), size(result, trial.params))
-        for trial in finalists
+        for trial in best
         if (values := fresh[point(trial.params)])
     ]
-    if not told:
+    if not finalists:
         raise NoResult(f"{result.folders.run}: every repetition failed; `hpo status` says why")
-    return confirm(told, goal)
+    return confirm(finalists, goal)
 
 
 def ranked(result: Result) -> list[Trial]:
