@@ -11,14 +11,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from hpo import api
-from hpo.cli import model as winner_verbs
+from hpo.cli.main import cli as hpo
 from hpo.commands import predict as predicting
 from hpo.commands.predict import Model, Prediction
 from hpo.commands.run import load_data
@@ -30,14 +29,6 @@ from hpo.training.evaluation import predictions
 from hpo.training.portrait import Portrait
 
 CLASSES = ("column", "diagonal", "row")
-
-
-@click.group()
-def hpo() -> None:
-    """The verbs alone."""
-
-
-winner_verbs.register(hpo)
 
 
 def picture(kind: str, rng: np.random.Generator, side: int = 8) -> Image.Image:
