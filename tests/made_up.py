@@ -14,6 +14,7 @@ from hpo.core import (
     Opened,
     Outcome,
     Params,
+    Reason,
     Report,
     Reported,
     Scored,
@@ -98,7 +99,7 @@ def events(
             made += [Reported(key, report) for report in curve]
             made.append(Ended(curve[-1].time, number, State.COMPLETE))
         clock = max(clock, made[-1].time) if isinstance(made[-1], Ended) else clock
-    made.append(Closed(clock, "budget"))
+    made.append(Closed(clock, Reason.BUDGET))
     return made
 
 

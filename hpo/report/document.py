@@ -34,15 +34,6 @@ LONGER = (
     "For longer training no new study is needed: widen <code>epochs</code> in the study file and run it again; "
     "the best trial continues from its checkpoint."
 )
-STATUS = {
-    None: "running",
-    "budget": "budget spent",
-    "target": "target reached",
-    "patience": "no more improvement",
-    "exhausted": "every point tried",
-    "interrupted": "interrupted",
-    "failing": "stopped: trials kept failing",
-}
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def _top(report: StudyReport) -> Html:
         "Trials": f"{len(study):,}",
         "Epochs trained": f"{study.epochs:,}{reused}",
         "Training time": duration(seconds),
-        "Status": STATUS.get(study.closed, str(study.closed)),
+        "Status": study.closed.text if study.closed else "running",
     }
     return tag("header", [*parts, facts(numbers)])
 
@@ -161,12 +152,9 @@ def _headline(report: StudyReport) -> Content:
         return f"No result yet. {findings.tally(report.study.trials)}."
     value = report.goal.value(best)
     assert value is not None, best
-    whole = best.state is State.COMPLETE
-    of = (
-        f"Best of {count(trials, 'trial')}: "
-        if whole
-        else "No trial is complete; of those trained longest, the best is "
-    )
+    of = "No trial is complete; of those trained longest, the best is "
+    if best.state is State.COMPLETE:
+        of = f"Best of {count(trials, 'trial')}: "
     return join([f"{of}trial {best.number}, {report.goal.metric} ", tag("b", decimals(value))], between="")
 
 
@@ -191,14 +179,13 @@ def _search_space(report: StudyReport) -> Html:
     size, constants = report.space.size(), report.space.constants
     points = "is continuous" if size is None else f"has {count(size, 'point')}"
     words = f"The space {points}; the search varies {count(len(report.searched), 'parameter')}."
-    fixed = (
-        f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}." if constants else ""
-    )
+    if constants:
+        words += f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}."
     conditional = any(parameter.when for parameter in report.space.parameters)
     header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
     rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
     known = [facts(report.facts)] if report.facts else []
-    return section("Search space", *known, tag("p", words + fixed), table((header, rows), "Search space", "words"))
+    return section("Search space", *known, tag("p", words), table((header, rows), "Search space", "words"))
 
 
 def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) -> tuple[str, ...]:
@@ -341,7 +328,7 @@ def _next(report: StudyReport) -> Html | None:
             words = "The same study with these bounds moved; save it as <code>study-next.yaml</code>:"
             text = next_study(report.study_text, limiting, report.space_text)
             parts += [tag("p", Html(words)), tag("pre", text, tabindex="0")]
-    if any(edge.name == EPOCHS and edge.upper for edge in report.edges):
+    if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))
     return section("What to try next", *parts)
 
