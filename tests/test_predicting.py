@@ -54,9 +54,7 @@ class Place:
 
     def process(self, *words: str) -> list[str]:
         """The same in a process of its own, for what mlflow does to one."""
-        program = (
-            "from hpo.cli.model import register; import click, sys; g = click.Group(); register(g); g(sys.argv[1:])"
-        )
+        program = "from hpo.cli.main import main; main()"
         done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
