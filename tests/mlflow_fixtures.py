@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -27,9 +28,9 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.tracking.runs import Change, History, MetricPoint, Run, Sender, StoredRun, TrackedStudy, finite
-from hpo.tracking.study_sync import Gone, Outage, StudySync
-from hpo.tracking.sync import Sync
+from hpo.tracking.runs import Change, History, MetricPoint, Run, StoredRun, TrackedStudy, finite
+from hpo.tracking.study_sync import Gone, Outage
+from hpo.tracking.sync import Connect, Sync
 
 GOAL = Goal("val_accuracy")
 ENVIRONMENT = {"commit": "0123abc", "host": "somewhere"}
@@ -248,19 +249,24 @@ studies = st.lists(st.integers(0, 1_000), max_size=40).map(scripted)
 def tracked_study(folder: Path, **changes: object) -> TrackedStudy:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "journal.db").touch()
-    made = TrackedStudy(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
-    return replace(made, **changes)  # type: ignore[arg-type]
+    study = TrackedStudy(folder / "journal.db", "digits", "random", 0, GOAL, columns=("learning_rate", "act"))
+    return replace(study, **{"user": "someone", "driver": "elsewhere:1", **changes})  # type: ignore[arg-type]
 
 
-def new_sync(server: FakeMlflow, one: TrackedStudy, events: list[Event], driver: str = "elsewhere:1") -> Sync:
-    sender = Sender("someone", driver)
-    return Sync([new_study_sync(one, events, sender)], sender, server.connect, lambda: 1_800_000_000.0)
+def new_sync(server: FakeMlflow, one: TrackedStudy, events: list[Event]) -> Sync:
+    return sync_of_lists([(one, events)], server.connect)
 
 
-def new_study_sync(
-    one: TrackedStudy, events: list[Event], sender: Sender = Sender("someone", "elsewhere:1")
-) -> StudySync:
-    return StudySync(one, sender, lambda path: ListJournal(events))  # type: ignore[arg-type,return-value]
+def sync_of_lists(
+    studies: Sequence[tuple[TrackedStudy, list[Event]]], connect: Connect, uri: str = "http://fake"
+) -> Sync:
+    """Of studies whose journals are lists."""
+    events = {study.journal: journal for study, journal in studies}
+
+    def open_journal(path: Path) -> Any:
+        return ListJournal(events[path])
+
+    return Sync([study for study, _ in studies], uri, connect, lambda: 1_800_000_000.0, open_journal)
 
 
 def workspace() -> tempfile.TemporaryDirectory[str]:
@@ -268,9 +274,9 @@ def workspace() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
 
-def until_well(sync: Sync, live: bool, artifacts: bool = False, most: int = 200) -> None:
+def until_well(sync: Sync, live: bool, most: int = 200) -> None:
     for _ in range(most):
-        if sync.round(live, artifacts):
+        if sync.round(live):
             return
     raise AssertionError(f"still in trouble after {most} rounds: {sync.trouble}")
 

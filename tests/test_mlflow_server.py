@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_fixtures import Script, check_delivered, new_study_sync, tracked_study, until_well
+from mlflow_fixtures import Script, check_delivered, sync_of_lists, tracked_study, until_well
 from mlflow_real import MlflowClient, Proxy, Server, fresh_store, kept, mlflow_server, mlflow_store
 
 from hpo.core import Ended, Outcome, Report, Reported, State
 from hpo.journal import Journal
 from hpo.tracking import sync as tracking
-from hpo.tracking import views
-from hpo.tracking.runs import Change, MetricPoint, Run, Sender, TrackedStudy
+from hpo.tracking.runs import Change, MetricPoint, Run, TrackedStudy
 from hpo.tracking.study_sync import Gone, Outage
 from hpo.tracking.sync import Sync
 
@@ -36,9 +35,7 @@ def _mlflow_behaves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sync_to(uri: str, one: TrackedStudy, script: Script) -> Sync:
-    tags = views.tags(one.goal, one.columns)
-    study, sender = new_study_sync(one, script.events), Sender("someone", "elsewhere:1")
-    return Sync([study], sender, lambda: mlflow_store.connect(uri, one.experiment_name, tags), lambda: 1.8e9)
+    return sync_of_lists([(one, script.events)], mlflow_store.connect, uri)
 
 
 def busy_script() -> Script:
@@ -84,7 +81,7 @@ def test_artifacts_lie_under_mlruns_beside_the_database(tmp_path: Path) -> None:
         tmp_path / "run", texts={"study.yaml": "name: digits"}, artifacts=(tmp_path / "plots",), experiment="a/../b c"
     )
     sync = sync_to(uri, one, script)
-    until_well(sync, live=False, artifacts=True, most=1)
+    until_well(sync, live=False, most=1)
     sync.close()
     found = [path.relative_to(state).as_posix() for path in sorted(state.rglob("*")) if path.is_file()]
     artifacts = [name for name in found if name.startswith("mlruns/")]
@@ -262,7 +259,7 @@ def test_a_server_in_trouble_loses_nothing_and_doubles_nothing(
     until_well(sync, live=True, most=3)
     script.report(1)
     proxy.mode = trouble  # and at the end
-    assert not sync.round(live=False, artifacts=True)
+    assert not sync.round(live=False)
     proxy.mode = ""
     until_well(sync, live=False, most=3)
     sync.close()
@@ -286,7 +283,7 @@ def test_artifacts_go_through_the_server(mlflow_server: Server, tmp_path: Path) 
     texts = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}
     one = tracked_study(tmp_path / "run", experiment="artifacts", texts=texts, artifacts=(tmp_path / "report.html",))
     sync = sync_to(mlflow_server.url, one, busy_script())
-    until_well(sync, live=False, artifacts=True, most=1)
+    until_well(sync, live=False, most=1)
     parent = sync.studies[0].run()
     sync.close()
     client = MlflowClient(mlflow_server.url)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import made_up
 import pytest
 from chromium import BINARY, MISSING, Chromium
-from mlflow_fixtures import new_study_sync, tracked_study
+from mlflow_fixtures import sync_of_lists, tracked_study
 from mlflow_real import Server, mlflow_server, mlflow_store
 
 from hpo.strategies.repeats import CONFIRM
 from hpo.tracking import views
-from hpo.tracking.runs import Sender
-from hpo.tracking.sync import Sync
 from hpo.tracking.uri import ui_line
 
 __all__ = ["mlflow_server"]
@@ -61,28 +59,21 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    folder, sender = tmp_path_factory.mktemp("ui"), Sender("someone", "elsewhere:1")
-    (folder / "report.html").write_text("<!doctype html><h1>Nineteen trials searched</h1>")
-    feeds = [
-        tracked_study(folder / name, name="ui", strategy=name, columns=COLUMNS, texts={"study.yaml": "name: ui\n"})
-        for name in ("bayesian", "random", CONFIRM)  # that one is no part of a search: both views leave it out
+    folder = tmp_path_factory.mktemp("ui")
+    report = folder / "report.html"
+    report.write_text("<!doctype html><h1>Nineteen trials searched</h1>")
+    about: dict[str, object] = {"name": "ui", "columns": COLUMNS, "texts": {"study.yaml": "name: ui\n"}}
+    studies = [
+        (tracked_study(folder / name, strategy=name, artifacts=(report,), **about), made_up.events(12, seed=seed))
+        for seed, name in enumerate(("bayesian", "random", CONFIRM))  # confirm is no search: both views leave it out
     ]
-    syncs = []
-    for number, one in enumerate(feeds):
-        one = tracked_study(one.journal.parent, **{**vars_of(one), "artifacts": (folder / "report.html",)})
-        syncs.append(new_study_sync(one, made_up.events(12, seed=number)))
-    tags = views.tags(feeds[0].goal, COLUMNS)
-    sync = Sync(syncs, sender, lambda: mlflow_store.connect(mlflow_server.url, "ui", tags), lambda: 0.0)
-    assert sync.round(live=False, artifacts=True), sync.trouble
+    sync = sync_of_lists(studies, mlflow_store.connect, mlflow_server.url)
+    assert sync.round(live=False), sync.trouble
     assert sync.store is not None
-    runs = {study.tracked.strategy: str(study.run()) for study in syncs}
+    runs = {study.tracked.strategy: str(study.run()) for study in sync.studies}
     with Chromium(1700, 1100) as page:
         yield Shown(page, mlflow_server.url, sync.store.experiment, runs)
     sync.close()
-
-
-def vars_of(one: object) -> dict[str, object]:
-    return {name: getattr(one, name) for name in ("name", "strategy", "columns", "texts")}
 
 
 def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(shown: Shown) -> None:

@@ -19,9 +19,9 @@ from mlflow_fixtures import (
     Kept,
     Script,
     check_delivered,
-    new_study_sync,
     new_sync,
     studies,
+    sync_of_lists,
     tracked_study,
     until_well,
     workspace,
@@ -45,9 +45,8 @@ from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking
-from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, Sender, TrackedStudy, legal, note
+from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note
 from hpo.tracking.study_sync import Outage
-from hpo.tracking.sync import Sync
 from hpo.tracking.uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
@@ -64,7 +63,7 @@ def parent(server: FakeMlflow) -> Kept:
 def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
     server = FakeMlflow()
     sync = new_sync(server, one or tracked_study(folder), script.events)
-    until_well(sync, live, artifacts=True)
+    until_well(sync, live)
     sync.close()
     return server
 
@@ -228,7 +227,7 @@ def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str, status
     script.complete()
     script.close(reason)
     run = parent(delivered(tmp_path, script))
-    assert (run.status, run.tags["hpo.state"], run.tags["hpo.engine.driver"]) == (status, reason, "none")
+    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "none")
 
 
 def test_a_driver_that_vanished_leaves_the_parent_killed(tmp_path: Path) -> None:
@@ -467,7 +466,7 @@ def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path)
     (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
     spec = reader.load(tmp_path / "study.yaml", environ={})
     lock = DriverLock(place.lock)
-    with pytest.raises(Conflict, match="one driver a study"):
+    with pytest.raises(Conflict, match="already running as pid"):
         sync_these(spec, [place])
     lock.release()
 
@@ -497,12 +496,12 @@ def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
     monkeypatch.setattr(os, "uname", lambda: type("Name", (), {"nodename": "here"}))
     server, script = FakeMlflow(), Script()
     script.start()
-    left = new_sync(server, tracked_study(tmp_path / "a"), script.events, driver)
+    left = new_sync(server, tracked_study(tmp_path / "a", driver=driver), script.events)
     assert left.round(live=True)
     left.close()  # as a SIGKILL leaves it: no round with live=False
     other = Script(now=1_700_000_999.0)
     other.complete()
-    sync = new_sync(server, tracked_study(tmp_path / "b"), other.events, "here:1")
+    sync = new_sync(server, tracked_study(tmp_path / "b", driver="here:1"), other.events)
     until_well(sync, live=True)
     sync.close()
     assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
@@ -523,9 +522,7 @@ def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None
     for again in (False, True):
         for script in scripts:
             script.add(Opened(script.tick(), {})) if again else None
-        journals = {one.journal: script.events for one, script in zip(feeds, scripts, strict=True)}
-        syncs = [new_study_sync(one, journals[one.journal]) for one in feeds]
-        sync = Sync(syncs, Sender("someone", "elsewhere:1"), server.connect, lambda: 0.0)
+        sync = sync_of_lists([(one, script.events) for one, script in zip(feeds, scripts, strict=True)], server.connect)
         until_well(sync, live=True)
         over = next(run for run in server.alive() if run.tags["hpo.kind"] == "comparison")
         assert over.status == "RUNNING"
@@ -558,14 +555,14 @@ def test_artifacts_go_once_and_again_when_they_change(tmp_path: Path) -> None:
     sync = new_sync(server, one, script.events)
     assert sync.round(live=True)
     assert set(parent(server).files) == {"study.yaml", "search_spaces/cnn.yaml"}
-    assert sync.round(live=False, artifacts=True)
+    assert sync.round(live=False)
     expected = {"study.yaml", "search_spaces/cnn.yaml", "report.html", "a.png", "deep/b.png"}
     assert set(parent(server).files) == expected
     calls = server.calls
-    assert sync.round(live=False, artifacts=True)
+    assert sync.round(live=False)
     assert server.calls == calls
     (tmp_path / "report.html").write_text("<p>two")
-    assert sync.round(live=False, artifacts=True)
+    assert sync.round(live=False)
     sync.close()
     assert (server.calls, parent(server).files["report.html"]) == (calls + 1, b"<p>two")
 

@@ -76,8 +76,6 @@ class Outlook:
                 published = self._declare(parts, folders, search, driver, journal, source)
             self.published.append(published)
             import_module(showing).show(parts.spec, folders, search.study)
-        if self.tracker is not None:
-            self.tracker.artifacts()
 
     def _declare(
         self,

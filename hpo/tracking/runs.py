@@ -10,7 +10,9 @@ Times are milliseconds since 1970 as MLflow has them; they come from the events,
 
 from __future__ import annotations
 
+import getpass
 import math
+import os
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,12 +25,24 @@ LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflo
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 INTERRUPTED = "interrupted"  # hpo.state of what stopped before its end; the other values are core.State's
-NO_DRIVER = "none"  # hpo.engine.driver of a study that no process drives
-DRIVER = "hpo.engine.driver"
+NO_DRIVER = "none"  # hpo.driver of a study that no process drives
+DRIVER = "hpo.driver"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
 Diagnose = Callable[[Sequence[Report], Params], tuple[str, str] | None]  # -> tag, sentence
+
+
+def user_name() -> str:
+    """Who runs this; a container may know no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def this_process() -> str:
+    return f"{os.uname().nodename}:{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,7 @@ class TrackedStudy:
 
     journal: where its events are. artifacts: files, and folders of files; missing ones are passed over.
     columns: parameters every trial has, for the saved views. texts: artifact name -> content, as study.yaml.
+    driver: "host:pid" of the process that sends it, so that a later one can tell when it is gone.
     """
 
     journal: Path
@@ -66,6 +81,8 @@ class TrackedStudy:
     registered: str | None = None  # name the best model is registered under
     diagnose: Diagnose | None = None
     comparison: ComparisonInfo | None = None
+    user: str = field(default_factory=user_name)
+    driver: str = field(default_factory=this_process)
 
     @property
     def experiment_name(self) -> str:
@@ -74,14 +91,6 @@ class TrackedStudy:
     @property
     def title(self) -> str:
         return f"{self.strategy}-{self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """user: who runs hpo; driver: "host:pid" of this process, so that a later one can tell when it is gone."""
-
-    user: str
-    driver: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +196,12 @@ class History:
 # -- the child run of a trial ------------------------------------------------------------------------------------
 
 
-def trial_run(history: History, sender: Sender, trial: Trial, live: bool, parent: str) -> Run:
+def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
     """live: a driver is at work, so that what the journal calls running does run."""
     tracked = history.tracked
     state, status = trial_status(trial, history.study, live)
     tags = {
-        **common_tags(history, sender, "trial"),
+        **common_tags(history, "trial"),
         PARENT: parent,
         "hpo.trial": str(trial.number),
         "hpo.state": state,
@@ -253,15 +262,15 @@ def _last_time(trial: Trial) -> float:
 # -- the parent run of a study, and the grandparent of a comparison ----------------------------------------------
 
 
-def study_run(history: History, sender: Sender, live: bool, comparison: str | None) -> Run:
+def study_run(history: History, live: bool, comparison: str | None) -> Run:
     """comparison: the run of the comparison this study belongs to."""
     study = history.study
     running = live and study.closed is None
     state = str(State.RUNNING) if running else study.closed or INTERRUPTED
     tags = {
-        **common_tags(history, sender, "study"),
+        **common_tags(history, "study"),
         "hpo.state": state,
-        DRIVER: sender.driver if running else NO_DRIVER,
+        DRIVER: history.tracked.driver if running else NO_DRIVER,
         NOTE: note(history),
     }
     if history.best is not None:
@@ -300,16 +309,14 @@ def note(history: History) -> str:
     return "\n\n".join(lines)
 
 
-def comparison_run(
-    info: ComparisonInfo, histories: Sequence[History], sender: Sender, statuses: Collection[str]
-) -> Run:
+def comparison_run(info: ComparisonInfo, histories: Sequence[History], statuses: Collection[str]) -> Run:
     """Its status is the worst among its studies' statuses."""
     worst = next((status for status in (RUNNING, KILLED, FAILED) if status in statuses), FINISHED)
-    tags = common_tags(histories[0], sender, "comparison")
+    tags = common_tags(histories[0], "comparison")
     tags = {name: text for name, text in tags.items() if name not in ("hpo.strategy", "hpo.seed")}
     tags["hpo.journal"] = info.journal
     tags["hpo.state"] = {RUNNING: str(State.RUNNING), KILLED: INTERRUPTED}.get(worst, worst.lower())
-    tags[DRIVER] = sender.driver if worst == RUNNING else NO_DRIVER
+    tags[DRIVER] = histories[0].tracked.driver if worst == RUNNING else NO_DRIVER
     started, ended = min(one.started for one in histories), max(one.latest for one in histories)
     end = None if worst == RUNNING else milliseconds(ended)
     return Run(info.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
@@ -318,7 +325,7 @@ def comparison_run(
 # -- conversions -------------------------------------------------------------------------------------------------
 
 
-def common_tags(history: History, sender: Sender, kind: str) -> dict[str, str]:
+def common_tags(history: History, kind: str) -> dict[str, str]:
     tracked, environments = history.tracked, history.study.environments
     commit = environments[-1].get("commit") if environments else None
     return {
@@ -327,7 +334,7 @@ def common_tags(history: History, sender: Sender, kind: str) -> dict[str, str]:
         "hpo.strategy": tracked.strategy,
         "hpo.seed": str(tracked.seed),
         "hpo.journal": history.journal,
-        "mlflow.user": sender.user,
+        "mlflow.user": tracked.user,
         "mlflow.source.name": tracked.source,
         "mlflow.source.type": "LOCAL",
     } | ({"mlflow.source.git.commit": str(commit)} if commit else {})

@@ -24,7 +24,6 @@ from hpo.tracking.runs import (
     History,
     MetricPoint,
     Run,
-    Sender,
     StoredRun,
     TrackedStudy,
     difference,
@@ -68,20 +67,14 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-def open_journal(path: Path) -> Journal:
-    return Journal.open(path, read_only=True)
-
-
 class StudySync:
     """One study on its way to one experiment. Used by one thread; only `undelivered` and `run` by others too.
 
     runs: its runs in MLflow by trial number, its own under PARENT.
     """
 
-    def __init__(
-        self, tracked: TrackedStudy, sender: Sender, open_journal: Callable[[Path], Journal] = open_journal
-    ) -> None:
-        self.tracked, self._sender, self._open_journal = tracked, sender, open_journal
+    def __init__(self, tracked: TrackedStudy, open_journal: Callable[[Path], Journal]) -> None:
+        self.tracked, self._open_journal = tracked, open_journal
         self._journal: Journal | None = None
         self._reset()
 
@@ -178,7 +171,7 @@ class StudySync:
         self._must_look = False
 
     def _parent_run(self) -> Run:
-        return study_run(self.history, self._sender, bool(self._live), self._comparison)
+        return study_run(self.history, bool(self._live), self._comparison)
 
     def _send_parent(self, store: Store) -> None:
         if self._parent_due or self._points:
@@ -187,7 +180,7 @@ class StudySync:
 
     def _send_trial(self, store: Store, number: int) -> None:
         trial, scores = self.history.study.trials[number], self.history.scores.get(number, [])
-        run = trial_run(self.history, self._sender, trial, bool(self._live), self.runs[PARENT].id)
+        run = trial_run(self.history, trial, bool(self._live), self.runs[PARENT].id)
         stored = self.runs.get(number)
         if stored is not None and not stored.params.items() <= run.params.items():
             store.remove(stored.id)  # the journal lost its end in a power cut, and the number went to another trial

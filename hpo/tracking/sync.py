@@ -8,7 +8,6 @@ delivered by the next driver of the study, or by `sync`.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import sqlite3
@@ -17,11 +16,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from hpo.errors import HpoError
 from hpo.failpoints import hit
 from hpo.files import alive
+from hpo.journal import Journal
 from hpo.tracking import views
 from hpo.tracking.runs import (
     DRIVER,
@@ -32,7 +34,6 @@ from hpo.tracking.runs import (
     RUNNING,
     Change,
     Run,
-    Sender,
     StoredRun,
     TrackedStudy,
     comparison_run,
@@ -64,29 +65,35 @@ Connect = Callable[[str, str, Mapping[str, str]], Store]  # uri, experiment, its
 
 
 class Sync:
-    """All studies of one process on their way to one experiment. No thread and no clock of its own.
+    """Studies on their way to one experiment. No thread and no clock of its own.
 
     connect opens the experiment, or raises Outage; now gives Unix seconds.
     """
 
     def __init__(
-        self, studies: Sequence[StudySync], sender: Sender, connect: Callable[[], Store], now: Callable[[], float]
+        self,
+        studies: Sequence[TrackedStudy],
+        uri: str,
+        connect: Connect | None = None,
+        now: Callable[[], float] = time.time,
+        open_journal: Callable[[Path], Journal] = partial(Journal.open, read_only=True),
     ) -> None:
-        self.studies, self._sender, self._connect, self._now = studies, sender, connect, now
+        assert len({study.experiment_name for study in studies}) == 1, studies
+        self.studies = [StudySync(study, open_journal) for study in studies]
+        self._first, self._uri, self._connect, self._now = studies[0], uri, connect or connect_mlflow, now
         self.store: Store | None = None
         self.experiment: str | None = None  # its id, once MLflow has answered
         self.trouble = ""
         self.wait = FIRST_WAIT
         self._since = 0.0  # when the trouble began
         self._comparison: StoredRun | None = None
-        self._swept = self._artifacts = False
+        self._swept = False
 
-    def round(self, live: bool, artifacts: bool = False) -> bool:
-        """Send everything there is; artifacts: the report and the pictures too, once. live: the driver is at work.
+    def round(self, live: bool) -> bool:
+        """Send everything there is. live: the driver is at work; when it is not, the report and the pictures go too.
 
         False: there is trouble, and for `wait` seconds another try makes no sense.
         """
-        self._artifacts |= artifacts
         try:
             self._round(live)
         except TROUBLES as error:
@@ -98,8 +105,8 @@ class Sync:
         return True
 
     def undelivered(self) -> int:
-        """Events, or what else is left to send."""
-        return sum(study.undelivered() for study in self.studies) or int(self._artifacts)
+        """Events, or what else is left to send; not 0 while there is trouble."""
+        return sum(study.undelivered() for study in self.studies) or int(self.trouble != "")
 
     def close(self) -> None:
         for study in self.studies:
@@ -112,7 +119,8 @@ class Sync:
         for study in self.studies:
             study.read()
         if self.store is None:
-            self.store = self._connect()
+            tags = views.tags(self._first.goal, self._first.columns)
+            self.store = self._connect(self._uri, self._first.experiment_name, tags)
             self.experiment = self.store.experiment
         if not self._swept:
             sweep(self.store, {study.history.journal for study in self.studies}, self._now())
@@ -120,9 +128,8 @@ class Sync:
         comparison = self._comparison_run(self.store)
         for study in self.studies:
             study.send(self.store, live, comparison)
-            study.upload(self.store, self._artifacts)
-        self._send_comparison(self.store)
-        self._artifacts = False
+            study.upload(self.store, artifacts=not live)
+        self._send_comparison(self.store, artifacts=not live)
 
     def _comparison_run(self, store: Store) -> str | None:
         """The id of the run above those of the studies; None before its first study has an event."""
@@ -132,20 +139,20 @@ class Sync:
         return self._comparison.id if self._comparison is not None else None
 
     def _comparison_now(self, statuses: Collection[str]) -> Run | None:
-        info = self.studies[0].tracked.comparison
+        info = self._first.comparison
         histories = [study.history for study in self.studies if study.history.journal]
-        return comparison_run(info, histories, self._sender, statuses) if info is not None and histories else None
+        return comparison_run(info, histories, statuses) if info is not None and histories else None
 
-    def _send_comparison(self, store: Store) -> None:
+    def _send_comparison(self, store: Store, artifacts: bool) -> None:
         stored, run = self._comparison, self._comparison_now({study.status for study in self.studies})
-        info = self.studies[0].tracked.comparison
+        info = self._first.comparison
         if stored is None or run is None or info is None:
             return
         change = difference(stored, run, ())
         if change.tags or change.status:
             store.write(stored.id, change)
             self._comparison = replace(stored, tags={**stored.tags, **run.tags}, status=run.status, ended=run.ended)
-        for path, folder in files_in(info.artifacts if self._artifacts else ()):
+        for path, folder in files_in(info.artifacts if artifacts else ()):
             store.upload(stored.id, path, folder)
 
     def _fail(self, error: Exception) -> None:
@@ -188,18 +195,14 @@ class Tracker:
 
     def __init__(self, studies: Sequence[TrackedStudy], uri: str, connect: Connect | None = None) -> None:
         self.uri = uri
-        self._sync = sync_of(studies, uri, connect or connect_mlflow, time.time)
+        self._sync = Sync(studies, uri, connect)
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._wake = threading.Event()
         self._waiting: set[threading.Event] = set()  # set once all there was when they came is delivered
-        self._closing = self._abandoned = self._artifacts = False
+        self._closing = self._abandoned = False
 
     def start(self) -> None:
         self._thread.start()
-
-    def artifacts(self) -> None:
-        """The report and the pictures are there now: send them along with the next round."""
-        self._artifacts = True
 
     def drain(self, timeout: float) -> int:
         """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not."""
@@ -213,7 +216,7 @@ class Tracker:
 
     def close(self, timeout: float = 10.0) -> int:
         """The driver has left: statuses and artifacts go out, then the thread ends. Returns what did not get there."""
-        self._closing = self._artifacts = True
+        self._closing = True
         undelivered = self.drain(timeout)
         self._abandoned = True
         self._wake.set()
@@ -225,9 +228,9 @@ class Tracker:
         """The id of a study's run, once MLflow has answered."""
         return next(study.run() for study in self._sync.studies if study.tracked is tracked)
 
-    def ui_line(self, view: str = views.TRIALS) -> str:
+    def ui_line(self) -> str:
         """The line that opens the UI on this experiment; also after `close`."""
-        return ui_line(self.uri, self._sync.experiment, view)
+        return ui_line(self.uri, self._sync.experiment)
 
     # -- the thread
 
@@ -248,9 +251,8 @@ class Tracker:
 
     def _round(self, live: bool) -> bool:
         """A bug in here must not end the delivery, still less the study."""
-        artifacts, self._artifacts = self._artifacts, False
         try:
-            return self._sync.round(live, artifacts)
+            return self._sync.round(live)
         except Exception as error:
             self._sync.trouble = f"a bug of hpo: {type(error).__name__}: {error}"
             logger.error("tracking failed by %s", self._sync.trouble)
@@ -277,39 +279,21 @@ def sync(
 
     Returns in a phrase what is wrong with MLflow, "" if everything is there.
     """
-    one = sync_of(studies, uri, connect or connect_mlflow, now)
+    one = Sync(studies, uri, connect, now)
     end = now() + timeout
     try:
         with environment():
-            while not one.round(live=False, artifacts=True) and now() + one.wait <= end:
+            while not one.round(live=False) and now() + one.wait <= end:
                 sleep(one.wait)
         return one.trouble
     finally:
         one.close()
 
 
-def sync_of(studies: Sequence[TrackedStudy], uri: str, connect: Connect, now: Callable[[], float]) -> Sync:
-    first = studies[0]
-    assert len({study.experiment_name for study in studies}) == 1, studies
-    sender = Sender(user(), f"{os.uname().nodename}:{os.getpid()}")
-    tags = views.tags(first.goal, first.columns)
-    return Sync(
-        [StudySync(study, sender) for study in studies], sender, lambda: connect(uri, first.experiment_name, tags), now
-    )
-
-
 def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
     """MLflow itself; here and not at the top, because importing it takes 2 s that must not delay the training."""
     store: Store = import_module("hpo.tracking.store").connect(uri, experiment, tags)
     return store
-
-
-def user() -> str:
-    """Who runs this; a container may know no name."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
 
 
 @contextmanager
