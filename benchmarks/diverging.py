@@ -26,7 +26,7 @@ from hpo.core import Outcome, Strategy, Study
 from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
@@ -45,7 +45,7 @@ def outcomes(parts: components.Parts, kept: KeptCurves, strategy: str, seed: int
         Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), parts.identity(), parallel=1
     )
     executor = SimulatedExecutor(kept.train, 1)
-    Driver([search], executor, Pool(Path("/nonexistent"), problem.goal), clock=executor.clock).run()
+    Driver([search], executor, Trainings(Path("/nonexistent"), problem.goal), clock=executor.clock).run()
     assert len(search.study) == trials, search.errors
     return Counter(trial.outcome for trial in search.study.trials)
 

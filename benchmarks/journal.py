@@ -16,7 +16,7 @@ from pathlib import Path
 from hpo.core import Goal, Job, Report, State, Study, training_key, training_seed
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Parameter, Range
@@ -50,7 +50,7 @@ def run(folder: Path, trials: int) -> tuple[Study, float]:
             journal.append,
         )
         began = time.perf_counter()
-        Driver([search], executor, Pool(folder / "trainings")).run()
+        Driver([search], executor, Trainings(folder / "trainings")).run()
         seconds = time.perf_counter() - began
     executor.close()
     return search.study, seconds

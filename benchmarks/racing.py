@@ -41,7 +41,7 @@ from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy
 from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.models.failure import TrainingFailed
@@ -103,7 +103,7 @@ def driven(make: Callable[[Problem, int], Strategy], on: Track, seed: int, targe
     budget = Budget(total_epochs=on.budget)
     search = Search(Study(), make(problem, on.budget), problem.goal, budget, on.parts.identity(), events.append)
     executor = SimulatedExecutor(on.kept.train, 1)
-    Driver([search], executor, Pool(NOWHERE, problem.goal), clock=executor.clock).run()
+    Driver([search], executor, Trainings(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
     course = curve("", seed, events, problem.goal)
     reached = course.epochs_to(target, problem.goal, on.budget) if target is not None else float("inf")

@@ -23,7 +23,7 @@ from benchmarks.measuring import machine, say, spread
 from hpo.core import Goal, Job, Params, Report, Strategy, Study, epochs_of, training_key, training_seed
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
@@ -78,7 +78,7 @@ class World:
     def driven(self, strategies: Sequence[Strategy], budget: Budget) -> list[Study]:
         searches = [Search(Study(), one, GOAL, budget, self.identity, parallel=1) for one in strategies]
         executor = SimulatedExecutor(self.train, slots=2)
-        Driver(searches, executor, Pool(Path("/nonexistent"), GOAL), clock=executor.clock).run()
+        Driver(searches, executor, Trainings(Path("/nonexistent"), GOAL), clock=executor.clock).run()
         return [search.study for search in searches]
 
 

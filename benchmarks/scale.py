@@ -37,7 +37,7 @@ from hpo.core import (
 )
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Condition, Parameter, Range
@@ -158,7 +158,7 @@ def one(name: str, workers: int, trials: int, folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     with Journal.open(folder / "journal.db") as journal:
         search = Search(Study(), timed, Goal(), Budget(trials=trials), identity, journal.append)
-        Driver([search], executor, Pool(folder / "trainings"), clock=executor.clock).run()
+        Driver([search], executor, Trainings(folder / "trainings"), clock=executor.clock).run()
     seconds = time.perf_counter() - began
     assert len(search.study) == trials, len(search.study)
     return {

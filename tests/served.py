@@ -24,7 +24,7 @@ from mlflow_real import kept
 from hpo.core import Goal, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
 from hpo.strategies.points import Problem
@@ -54,7 +54,7 @@ def main() -> int:
         with Journal.open(feed.journal) as journal:
             strategy = Random(Problem(fakes.SPACE, seed=3))
             search = Search(Study(), strategy, Goal(), Budget(trials=told.trials), laws.identity(), journal.append)
-            Driver([search], executor, Pool(told.folder / "trainings")).run()
+            Driver([search], executor, Trainings(told.folder / "trainings")).run()
             driven = time.perf_counter() - began
             events = [event for _, event in journal.events()]
     finally:

@@ -24,7 +24,7 @@ from victim import Config
 from hpo.core import Event, Goal, Opened, Params, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal, holder_of
 from hpo.study_file.spec import Budget
@@ -146,7 +146,7 @@ def reference(config: Config) -> Study:
     """What the study must become: the same strategy on made-up time, nobody killed."""
     executor = SimulatedExecutor(fakes.Fake().train, config.slots)
     search = Search(Study(), config.make_strategy(), Goal(), Budget(**config.budget), laws.identity())
-    Driver([search], executor, Pool(Path(config.folder, "nowhere")), clock=executor.clock).run()
+    Driver([search], executor, Trainings(Path(config.folder, "nowhere")), clock=executor.clock).run()
     return search.study
 
 

@@ -14,7 +14,7 @@ from hpo.cli.console import Console, Utilization, settings, sparkline, trial_lin
 from hpo.core import Goal, Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.strategies.points import Problem
 from hpo.strategies.random import Random
@@ -26,7 +26,7 @@ GOAL = Goal()
 def drive(console: Console, folder: Path, trials: int = 8) -> Search:
     search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=trials), laws.identity())
     executor = SimulatedExecutor(fakes.Fake().train, 2)
-    Driver([search], executor, Pool(folder), clock=executor.clock, listeners=[console.hear]).run()
+    Driver([search], executor, Trainings(folder), clock=executor.clock, listeners=[console.hear]).run()
     return search
 
 

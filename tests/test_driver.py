@@ -37,7 +37,7 @@ from hpo.core import (
 )
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
@@ -87,7 +87,7 @@ def drive(
     """One visit of a driver; goes on where `events` stop."""
     executor = executor or Scripted()
     one, written = search(strategy, budget, events, goal)
-    Driver([one], executor, Pool(folder, goal), limits, clock=executor.clock).run()
+    Driver([one], executor, Trainings(folder, goal), limits, clock=executor.clock).run()
     assert not executor.jobs, "nothing is left running"
     return written
 
@@ -124,7 +124,7 @@ def test_epochs_are_reserved_when_a_job_is_submitted(tmp_path: Path) -> None:
         assert promised == one.total_granted <= 25
 
     executor.on_wait = look
-    Driver([one], executor, Pool(tmp_path), clock=executor.clock).run()
+    Driver([one], executor, Trainings(tmp_path), clock=executor.clock).run()
     assert one.study.epochs == 25
 
 
@@ -254,7 +254,7 @@ def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_al
         for (_, make, budget), events in zip(MANY, written, strict=True)
     ]
     executor = Scripted(slots)
-    Driver(searches, executor, Pool(tmp_path / "together"), clock=executor.clock).run()
+    Driver(searches, executor, Trainings(tmp_path / "together"), clock=executor.clock).run()
     for events, reference, (name, _, _) in zip(written, alone, MANY, strict=True):
         together = laws.check(events)
         assert laws.params_of(together) == laws.params_of(reference), name
@@ -270,7 +270,7 @@ def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
     first = drive(tmp_path, grid(3))
     executor = Scripted(2)
     one, events = search(grid(4), Budget(total_epochs=30))
-    pool = Pool(tmp_path)
+    pool = Trainings(tmp_path)
     pool.learn(Study(first))
     Driver([one], executor, pool, clock=executor.clock).run()
     study = laws.check(events)
@@ -280,7 +280,7 @@ def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
 def test_the_time_of_a_search_ends_when_it_is_over_though_others_go_on(tmp_path: Path) -> None:
     executor = Scripted()
     (short, few), (long, many) = search(random(), Budget(trials=1)), search(random(4), Budget(trials=9))
-    Driver([short, long], executor, Pool(tmp_path, GOAL), clock=executor.clock).run()
+    Driver([short, long], executor, Trainings(tmp_path, GOAL), clock=executor.clock).run()
     assert [sum(isinstance(event, Closed) for event in events) for events in (few, many)] == [1, 1]
     assert isinstance(few[-1], Closed)
     assert (few[-1].reason, short.study.closed, long.study.closed) == ("budget", "budget", "budget")
@@ -295,7 +295,7 @@ def test_one_search_that_ends_does_not_stop_what_another_trains(tmp_path: Path) 
     quick = Search(Study(), Listed([{**point, "epochs": 2}, other]), Goal(target=0.1), Budget(), laws.identity())
     slow = Search(Study(), Listed([other, point]), GOAL, Budget(), laws.identity())
     executor = Scripted(3)
-    Driver([quick, slow], executor, Pool(tmp_path), clock=executor.clock).run()
+    Driver([quick, slow], executor, Trainings(tmp_path), clock=executor.clock).run()
     assert quick.study.closed == "target"
     assert {trial.state for trial in slow.study.trials} == {State.COMPLETE}
     assert len(executor.trained) == len(set(executor.trained)) == 8
@@ -406,7 +406,7 @@ def test_a_failure_that_is_a_result_is_not_trained_again_by_another_study(tmp_pa
     first = drive(tmp_path, grid(), Budget(), Scripted(1, lambda key, epoch, before: NAN if epoch == 3 else ""))
     executor = Scripted()
     one, events = search(grid(9))
-    pool = Pool(tmp_path)
+    pool = Trainings(tmp_path)
     pool.learn(Study(first))
     Driver([one], executor, pool, clock=executor.clock).run()
     assert executor.trained == []
@@ -444,7 +444,7 @@ def test_a_stop_lets_every_epoch_finish_and_the_study_goes_on_to_the_same_end(na
         visits += 1
         executor = Scripted(now=visits * 1e4)
         one, events = search(STRATEGIES[name](1), Budget(trials=10), events)
-        driver = Driver([one], executor, Pool(tmp_path), clock=executor.clock)
+        driver = Driver([one], executor, Trainings(tmp_path), clock=executor.clock)
         executor.on_wait = lambda: driver.stop(15) if len(executor.trained) == 4 else None  # noqa: B023
         driver.run()
         assert len(executor.trained) <= 6, "one epoch was under way, another begun before the word came"
@@ -459,7 +459,7 @@ def test_a_stop_lets_every_epoch_finish_and_the_study_goes_on_to_the_same_end(na
 def test_nothing_is_proposed_once_a_stop_is_asked_for(tmp_path: Path) -> None:
     executor = Scripted(2)
     one, events = search(random())
-    driver = Driver([one], executor, Pool(tmp_path), clock=executor.clock)
+    driver = Driver([one], executor, Trainings(tmp_path), clock=executor.clock)
     executor.on_wait = driver.stop
     driver.run()
     assert len(Study(events).trials) == 2
@@ -515,7 +515,7 @@ def test_the_cap_on_states_spares_what_is_needed(tmp_path: Path) -> None:
     strategy = Asha(random(), GOAL, min_epochs=1, reduction=2)
     one, events = search(strategy, Budget(trials=12))
     executor = Scripted(2)
-    Driver([one], executor, Pool(tmp_path, cap=0), clock=executor.clock).run()
+    Driver([one], executor, Trainings(tmp_path, cap=0), clock=executor.clock).run()
     study = laws.check(events, trials=12)
     best = GOAL.best(study.trials)
     assert best is not None
@@ -536,7 +536,7 @@ def test_listeners_hear_what_is_in_the_journal_already(tmp_path: Path) -> None:
         heard.append(event)
 
     executor = Scripted()
-    Driver([one], executor, Pool(tmp_path), clock=executor.clock, listeners=[listen]).run()
+    Driver([one], executor, Trainings(tmp_path), clock=executor.clock, listeners=[listen]).run()
     assert heard == events
 
 
@@ -647,7 +647,7 @@ def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budge
             )
             for seed, (name, total, events) in enumerate(zip(names, totals, histories, strict=False))
         ]
-        Driver(searches, executor, Pool(folder), clock=executor.clock).run()
+        Driver(searches, executor, Trainings(folder), clock=executor.clock).run()
         assert len(executor.trained) == len(set(executor.trained))
         assert sum(s.study.epochs - s.study.reused_epochs for s in searches) <= len(executor.trained) or visit == 1
         for events, total in zip(histories, totals, strict=False):

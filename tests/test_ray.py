@@ -54,7 +54,7 @@ from hpo.data import dataset as data  # noqa: E402
 from hpo.engine import components as assembly  # noqa: E402
 from hpo.engine.driver import Driver  # noqa: E402
 from hpo.engine.search import Search  # noqa: E402
-from hpo.engine.trainings import Pool  # noqa: E402
+from hpo.engine.trainings import Trainings  # noqa: E402
 from hpo.errors import BadInput, EnvironmentFailed  # noqa: E402
 from hpo.execution.cluster import (  # noqa: E402
     GONE_SECONDS,
@@ -171,7 +171,7 @@ def study(
     with Journal.open(folder / "journal.db") as journal:
         before = Study(event for _, event in journal.events())
         search = Search(before, strategy, Goal(), Budget(trials=trials), laws.identity(), journal.append)
-        Driver([search], executor, Pool(folder / "trainings"), listeners=[lambda _, event: hear(event)]).run()
+        Driver([search], executor, Trainings(folder / "trainings"), listeners=[lambda _, event: hear(event)]).run()
         return [event for _, event in journal.events()]
 
 
@@ -338,7 +338,7 @@ def test_a_stopped_study_rests_within_an_epoch(cluster: Cluster, tmp_path: Path)
             search = Search(Study(), random(), Goal(), Budget(trials=50), laws.identity(), journal.append)
             stopping = After(10, lambda: driver.stop())
             driver = Driver(
-                [search], executor, Pool(tmp_path / "trainings"), listeners=[lambda _, event: stopping(event)]
+                [search], executor, Trainings(tmp_path / "trainings"), listeners=[lambda _, event: stopping(event)]
             )
             driver.run()
             after = laws.check([event for _, event in journal.events()])

@@ -23,7 +23,7 @@ from hpo.core import Event, Goal, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.result import Result
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.strategies.points import point
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
@@ -152,7 +152,7 @@ def drive(
         for seed, events in histories.items()
     ]
     with contextlib.suppress(Killed):
-        Driver(searches, executor, Pool(folder), clock=executor.clock).run()
+        Driver(searches, executor, Trainings(folder), clock=executor.clock).run()
 
 
 def outline(events: Sequence[Event]) -> list[object]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hpo.core import DONE, Event, Goal, Params, Rest, Start, State, Strategy, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
@@ -51,7 +51,7 @@ def run(
     events = [] if events is None else list(events)
     search = Search(Study(events), strategy, GOAL, budget, laws.identity(), events.append)
     executor = SimulatedExecutor(fakes.Fake().train, slots)
-    Driver([search], executor, Pool(folder), clock=executor.clock).run()
+    Driver([search], executor, Trainings(folder), clock=executor.clock).run()
     return events
 
 

@@ -18,7 +18,7 @@ import laws
 from hpo.core import Goal, Limits, Strategy
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
 from hpo.journal import DriverLock, Journal
@@ -80,7 +80,7 @@ def run(config: Config) -> None:
             study = journal.study()
             search = Search(study, config.make_strategy(), goal, budget, laws.identity(), journal.append)
             limits = Limits(report_seconds=config.report_seconds)
-            Driver([search], executor, Pool(config.trainings, goal, config.cap), limits).run()
+            Driver([search], executor, Trainings(config.trainings, goal, config.cap), limits).run()
             best = goal.best(study.trials)
             print(json.dumps({"closed": study.closed, "best": None if best is None else best.number}))
         lock.release()

@@ -28,7 +28,7 @@ from hpo.engine import components as assembly
 from hpo.engine.driver import Driver, Listener
 from hpo.engine.result import Result
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
 from hpo.failpoints import hit
 from hpo.files import Folders
@@ -81,9 +81,9 @@ def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
         journals = [take_over(spec, place, visit.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(parts[0].factories())
         searches = [open_search(*pair, visit) for pair in zip(parts, journals, strict=True)]
-        pool = open_pool(first, folders[0], journals)
+        trainings = open_trainings(first, folders[0], journals)
         outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
-        driver = Driver(searches, executor, pool, parts[0].limits(), listeners=visit.listeners)
+        driver = Driver(searches, executor, trainings, parts[0].limits(), listeners=visit.listeners)
         drivers.append(driver)
         driver.run(environment(parts[0]))
         outlook.conclude(driver, visit.publish)
@@ -224,19 +224,19 @@ def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int |
     return max(spec.budget.trials, int(remembered))
 
 
-def open_pool(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Pool:
+def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Trainings:
     """What all studies of this name have trained so far."""
-    pool = Pool(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
+    trainings = Trainings(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
     ours = {journal.path for journal in own}
     for path in folders.siblings():
         if path in ours:
             continue
         try:
             with Journal.open(path, read_only=True) as journal:
-                pool.learn(journal.study())
+                trainings.learn(journal.study())
         except HpoError as error:
             log.warning("%s; its trainings are not shared", error)
-    return pool
+    return trainings
 
 
 @contextlib.contextmanager

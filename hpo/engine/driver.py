@@ -1,12 +1,12 @@
-"""The loop: propose, submit, listen, record. One driver owns one study, or all studies of a comparison.
+"""The loop: propose, submit, receive, record. One driver owns one study, or all studies of a comparison.
 
-Read `Driver.run` first. Searches share trainings through the pool; each is charged as if it had trained alone.
+Read `Driver.run` first. Searches share trainings; each is charged as if it had trained alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from hpo.core import (
@@ -38,33 +38,31 @@ from hpo.core import (
     Value,
 )
 from hpo.engine.search import Search
-from hpo.engine.trainings import Pool
+from hpo.engine.trainings import Trainings
 from hpo.failpoints import hit
 
 MOST_ATTEMPTS = 3  # attempts of a training without a new epoch
-TIDY_SECONDS = 10.0  # between two looks at the size of the checkpoints
+TIDY_SECONDS = 10.0  # between two checks of the size of the checkpoints
 
 Listener = Callable[[Search, Event], None]
 
 
 class Driver:
-    """Runs searches on an executor until each is over, or `stop` is called. Listeners hear every recorded event."""
+    """Runs searches on an executor until each is over, or `stop` is called. Listeners get every recorded event."""
 
     def __init__(
         self,
         searches: Sequence[Search],
         executor: Executor,
-        pool: Pool,
+        trainings: Trainings,
         limits: Limits = Limits(),
         clock: Callable[[], float] = time.time,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        self.searches, self.executor, self.pool = searches, executor, pool
+        self.searches, self.executor, self.trainings = searches, executor, trainings
         self.limits, self.clock, self.listeners = limits, clock, listeners
-        self.jobs: dict[str, Job] = {}  # trainings at work
-        self.queue: dict[str, None] = {}  # trainings that wait for a worker, in order
+        self.jobs: dict[str, bool] = {}  # trainings that a worker is at -> whether it was told to stop
         self.stopping = 0  # the signal number that asked for it, or 1
-        self._halted: set[str] = set()  # trainings told to rest after their epoch
         self._tidied = 0.0
 
     def run(self, environment: Mapping[str, Value] | None = None) -> None:
@@ -75,8 +73,8 @@ class Driver:
             self._submit()
             if not self.jobs:
                 break
-            for message in self.executor.wait(self._patience()):
-                self._listen(message)
+            for message in self.executor.wait(self._timeout()):
+                self._receive(message)
             self._end_searches()
         self._close()
 
@@ -84,87 +82,30 @@ class Driver:
         """Let every running trial finish its epoch, then return from `run`. Safe to call from a signal handler."""
         self.stopping = why
 
-    # -- before and after
-
-    def _open(self, environment: Mapping[str, Value]) -> None:
-        """Take the searches over, and go on with what was running."""
-        for search in self.searches:
-            self._record(search, Opened(self.clock(), dict(environment)))
-            self.pool.learn(search.study)
-        hit("resume.opened")
-        for search in self.searches:
-            search.closing = search.ending(self.clock())
-            for number in list(search.study.running):
-                if search.closing is None and number in search.study.running:  # one seat can end another's trial
-                    trial = search.study.trials[number]
-                    self._seat(search, trial.training, trial.until)
-
-    def _close(self) -> None:
-        for search in self.searches:
-            for number in reversed(list(search.study.running)):  # who began first rests last, and goes on first
-                self._record(search, Paused(self.clock(), number))
-            if search.study.closed is None:
-                search.closing = search.closing or (Reason.INTERRUPTED if self.stopping else Reason.BUDGET)
-                self._end(search, search.closing)
-        self._tidy()
-
-    def _end(self, search: Search, reason: Reason) -> None:
-        hit("close")
-        self._record(search, Closed(self.clock(), reason))
-
-    def _patience(self) -> float:
-        """How long only messages matter."""
-        now = self.clock()
-        left = [s.budget.time - s.study.active_seconds_at(now) for s in self.searches if s.budget.time is not None]
-        return max(0.01, min([1.0, *left]))
-
-    def _end_searches(self) -> None:
-        """Where a study is over, or all are to stop, running trials rest after their epoch."""
-        for search in self.searches:
-            search.closing = search.closing or search.ending(self.clock())
-            if search.closing is not None or self.stopping:
-                for number in list(search.study.running):
-                    self._halt(search, search.study.trials[number])
-            elif not search.study.running and not search.affordable():
-                search.closing = Reason.BUDGET
-            if search.closing is not None and not search.study.running and search.study.closed is None:
-                self._end(search, search.closing)  # its time is over, though others of a comparison go on
-        if self.clock() - self._tidied > TIDY_SECONDS:
-            self._tidy()
-
-    def _halt(self, search: Search, trial: Trial) -> None:
-        key = trial.training
-        alone = bool(self.stopping) or all(other.closing is not None for other, _ in self._readers(key))
-        if key in self.jobs and alone:
-            if key not in self._halted:
-                self._halted.add(key)
-                self.executor.stop(key)
-        elif not self.stopping:  # then `_close` lets them rest
-            self._record(search, Paused(self.clock(), trial.number))
-            search.release(key)
-            if alone:
-                self.queue.pop(key, None)
-
-    def _tidy(self) -> None:
-        """Keep the checkpoints within their cap; those that are needed are never touched."""
-        self._tidied = self.clock()
-        wanted = {t.training for s in self.searches for t in s.study.with_state(State.RUNNING, State.PAUSED)}
-        wanted |= {search.best.training for search in self.searches if search.best is not None}
-        self.pool.prune(wanted)
-
     # -- propose
 
     def _propose(self) -> None:
-        """Ask every search that has room, in turn, until all workers are busy or nobody has a wish."""
+        """Ask every search that has room, in turn, until all workers are busy or no search has a decision."""
         asking = [] if self.stopping else list(self.searches)
         while asking:
-            asking = [one for one in asking if self._room(one) > 0 and self._ask(one)]
+            asking = [search for search in asking if self._room(search) > 0 and self._ask(search)]
 
     def _room(self, search: Search) -> int:
-        return search.room(self.executor.slots - len(self.jobs) - len(self.queue))
+        return search.room(self.executor.slots - len(self.jobs) - len(self._waiting()))
+
+    def _waiting(self) -> list[str]:
+        """Trainings that running trials need and no worker is at, in the order in which the trials began."""
+        needed = {
+            key: None
+            for search in self.searches
+            if search.closing is None
+            for key in search.at_work()
+            if key not in self.jobs and search.wanted(key) > self.trainings.epochs(key)
+        }
+        return list(needed)
 
     def _ask(self, search: Search) -> bool:
-        """Carry out what the search decides next; False if that is nothing now."""
+        """Carry out what the search decides next; False if there is nothing to decide now."""
         search.closing = search.closing or search.ending(self.clock())
         if search.closing is not None or not search.affordable():
             return False
@@ -187,8 +128,7 @@ class Driver:
             case Continue(trial=number, until=until):
                 return self._continue(search, search.study.trials[number], until)
             case Stop(trial=number):
-                self._stop(search, search.study.trials[number].training, number)
-                return True
+                return self._prune(search, search.study.trials[number])
 
     def _start(self, search: Search, start: Start) -> bool:
         if not search.may_start():
@@ -200,143 +140,189 @@ class Driver:
         event = Started(self.clock(), len(search.study), start.params, start.repeat, key, seed, start.until)
         self._record(search, event)
         hit("start.recorded")
-        self._seat(search, key, start.until)
+        self._begin(search, key, start.until)
         return True
 
     def _continue(self, search: Search, trial: Trial, until: int) -> bool:
         if search.grant(trial.training, until) <= trial.epoch:
             return False
         self._record(search, Continued(self.clock(), trial.number, until))
-        self._seat(search, trial.training, until)
+        self._begin(search, trial.training, until)
         return True
 
-    def _stop(self, search: Search, key: str, number: int) -> None:
-        self._record(search, Ended(self.clock(), number, State.PRUNED))
-        search.release(key)
-        if key in self.jobs and key not in self._halted and not any(self._readers(key)):
-            self._halted.add(key)
-            self.executor.stop(key)
+    def _prune(self, search: Search, trial: Trial) -> bool:
+        self._record(search, Ended(self.clock(), trial.number, State.PRUNED))
+        search.release(trial.training)
+        if not self._searches(trial.training):
+            self._stop_job(trial.training)
+        return True
 
-    def _seat(self, search: Search, key: str, until: int) -> None:
-        """Give a running trial what is known of its training, and a place in the queue for the rest."""
+    def _begin(self, search: Search, key: str, until: int) -> None:
+        """A running trial gets what is known of its training; the rest is submitted when a worker is free."""
         search.grant(key, until)
-        self.pool.add(key, search.study.trainings[key])
-        self._take(search, key)
-        self._enqueue(search, key)
-
-    def _enqueue(self, search: Search, key: str) -> None:
-        if key not in self.jobs and search.wanted(key) > len(self.pool[key].reports):
-            self.queue[key] = None
+        self.trainings.add(search.study.trainings[key])
+        self._update(search, key)
 
     # -- submit
 
     def _submit(self) -> None:
-        while self.queue and not self.stopping and len(self.jobs) < self.executor.slots:
-            key = next(iter(self.queue))
-            del self.queue[key]
-            if (job := self._job(key)) is not None:
-                hit("submit")
-                self.jobs[key] = job
-                self.executor.submit(job)
+        waiting = [] if self.stopping else self._waiting()
+        for key in waiting[: self.executor.slots - len(self.jobs)]:
+            hit("submit")
+            self.jobs[key] = False
+            self.executor.submit(self._job(key))
 
-    def _job(self, key: str) -> Job | None:
-        """What those who wait for a training may still train of it."""
-        until = max((search.wanted(key) for search in self.searches), default=0)
-        training = self.pool[key]
-        known = len(training.reports)
-        if until <= known:
-            return None
-        limits = self.limits
+    def _job(self, key: str) -> Job:
+        """As much of a training as running trials need."""
+        training, limits = self.trainings[key], self.limits
         if limits.trial_seconds is not None:
             left = limits.trial_seconds - sum(report.seconds for report in training.reports)
             limits = replace(limits, trial_seconds=max(0.001, left))
-        start = self.pool.checkpoint(key)
-        longest = max((trial for _, trial in self._readers(key)), key=lambda trial: trial.epochs)
-        return Job(key, longest.params, training.seed, start, until, known, self.pool.folder, limits)
+        trials = [trial for search in self.searches for trial in search.running(key)]
+        params = max(trials, key=lambda trial: trial.epochs).params
+        until = max(search.wanted(key) for search in self.searches)
+        start, known = self.trainings.checkpoint(key), len(training.reports)
+        return Job(key, params, training.seed, start, until, known, self.trainings.folder, limits)
 
-    # -- listen
+    def _stop_job(self, key: str) -> None:
+        if self.jobs.get(key) is False:
+            self.jobs[key] = True
+            self.executor.stop(key)
 
-    def _listen(self, message: Message) -> None:
+    # -- receive
+
+    def _receive(self, message: Message) -> None:
         hit("listen")
+        key = message.training
         match message:
-            case Reported(training=key, report=report):
-                if self.pool.extend(key, report):
-                    for search in self._searches(key):
-                        self._take(search, key)
-            case Rested(training=key, exhausted=exhausted):
-                self._leave(key)
+            case Reported(report=report):
+                if self.trainings.extend(key, report):
+                    self._update_all(key)
+            case Rested(exhausted=exhausted):
+                del self.jobs[key]
                 if exhausted:
                     self._exhausted(key)
-                self._rested(key)
-            case Broke(training=key):
-                self._leave(key)
+                self._pause_where_over(key)
+            case Broke():
+                del self.jobs[key]
                 self._broke(key, message)
 
-    def _leave(self, key: str) -> None:
-        del self.jobs[key]
-        self._halted.discard(key)
+    def _exhausted(self, key: str) -> None:
+        if self.trainings.epochs(key):
+            self.trainings.end(key, Outcome.OK, "")
+        else:
+            self.trainings.end(key, Outcome.INVALID, "the trainer ended without a report")
+        self._update_all(key)
 
-    def _rested(self, key: str) -> None:
-        """Whoever wants more of it waits for a worker again; where a study is over, its trials rest."""
+    def _broke(self, key: str, broke: Broke) -> None:
+        """A worker that died is another attempt while attempts make progress; anything else ends the training."""
+        if broke.lost and self.trainings.attempt(key) < MOST_ATTEMPTS:
+            for search in self._searches(key):
+                number = search.study.attempts.get(key, 1) + 1
+                self._record(search, Retried(self.clock(), key, number, broke.error))
+            return
+        self.trainings.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
+        self._update_all(key)
+
+    def _pause_where_over(self, key: str) -> None:
+        """Where a study is over, the trials of a job that has stopped are paused."""
         for search in self._searches(key):
             if search.closing is not None and not self.stopping:
                 for trial in search.running(key):
                     self._record(search, Paused(self.clock(), trial.number))
                 search.release(key)
-            self._enqueue(search, key)
 
-    def _exhausted(self, key: str) -> None:
-        if self.pool[key].reports:
-            self.pool.end(key, Outcome.OK, "")
-        else:
-            self.pool.end(key, Outcome.INVALID, "the trainer ended without a report")
+    def _update_all(self, key: str) -> None:
         for search in self._searches(key):
-            self._take(search, key)
+            self._update(search, key)
 
-    def _broke(self, key: str, broke: Broke) -> None:
-        """A process that died is another attempt while attempts make progress; anything else ends the training."""
-        searches = self._searches(key)
-        if broke.lost and self.pool.attempt(key) < MOST_ATTEMPTS:
-            for search in searches:
-                number = search.study.attempts.get(key, 1) + 1
-                self._record(search, Retried(self.clock(), key, number, broke.error))
-            if not self.stopping:
-                self.queue[key] = None
-            return
-        self.pool.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
-        for search in searches:
-            self._take(search, key)
-
-    def _take(self, search: Search, key: str) -> None:
-        """Record what is known of a training and this study wants and has paid for; then end or pause who is there."""
+    def _update(self, search: Search, key: str) -> None:
+        """Record what a study wants and has paid for of a training; then end or pause the trials that are there."""
         known = len(search.study.trainings[key].reports)
-        for report in self.pool[key].reports[known : search.wanted(key)]:
-            new = self.pool.is_new(key, report.epoch)
+        for report in self.trainings[key].reports[known : search.wanted(key)]:
+            new = self.trainings.is_new(key, report.epoch)
             self._record(search, Reported(key, report, reused=not new))
             if new:
-                self.pool.recorded(key, report.epoch)
-        self._settle(search, key)
-        if (end := self.pool.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
-            for trial in search.running(key):
-                self._record(search, Ended(self.clock(), trial.number, end.state, end.outcome, end.error))
-            search.release(key)
-
-    def _settle(self, search: Search, key: str) -> None:
-        """End or pause the trials that are where they were going, or as far as the budget takes them."""
+                self.trainings.recorded(key, report.epoch)
         for trial in search.running(key):
             if trial.epoch >= trial.epochs:
                 self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
             elif trial.epoch >= min(trial.until, search.granted[key]):
                 self._record(search, Paused(self.clock(), trial.number))
-
-    # -- who reads a training
-
-    def _readers(self, key: str) -> Iterator[tuple[Search, Trial]]:
-        for search in self.searches:
+        if (end := self.trainings.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
             for trial in search.running(key):
-                yield search, trial
+                self._record(search, Ended(self.clock(), trial.number, end.state, end.outcome, end.error))
+            search.release(key)
+
+    # -- how searches begin and end
+
+    def _open(self, environment: Mapping[str, Value]) -> None:
+        """Take the searches over, and continue what was running."""
+        for search in self.searches:
+            self._record(search, Opened(self.clock(), dict(environment)))
+            self.trainings.learn(search.study)
+        hit("resume.opened")
+        for search in self.searches:
+            search.closing = search.ending(self.clock())
+            for number in list(search.study.running):
+                if search.closing is None and number in search.study.running:  # one trial's training can end another's
+                    trial = search.study.trials[number]
+                    self._begin(search, trial.training, trial.until)
+
+    def _end_searches(self) -> None:
+        """Where a study is over, or all are to stop, running trials are paused after their epoch."""
+        for search in self.searches:
+            search.closing = search.closing or search.ending(self.clock())
+            if search.closing is not None or self.stopping:
+                for number in list(search.study.running):
+                    self._pause(search, search.study.trials[number])
+            elif not search.study.running and not search.affordable():
+                search.closing = Reason.BUDGET
+            if search.closing is not None and not search.study.running and search.study.closed is None:
+                self._end(search, search.closing)  # its time is over, though others of a comparison go on
+        if self.clock() - self._tidied > TIDY_SECONDS:
+            self._tidy()
+
+    def _pause(self, search: Search, trial: Trial) -> None:
+        """At once where other searches want more of its training, else when its job has stopped."""
+        key = trial.training
+        alone = bool(self.stopping) or all(other.closing is not None for other in self._searches(key))
+        if key in self.jobs and alone:
+            self._stop_job(key)
+        elif not self.stopping:  # then `_close` pauses it
+            self._record(search, Paused(self.clock(), trial.number))
+            search.release(key)
+
+    def _close(self) -> None:
+        for search in self.searches:
+            for number in reversed(list(search.study.running)):  # the last to be paused is the first to be continued
+                self._record(search, Paused(self.clock(), number))
+            if search.study.closed is None:
+                search.closing = search.closing or (Reason.INTERRUPTED if self.stopping else Reason.BUDGET)
+                self._end(search, search.closing)
+        self._tidy()
+
+    def _end(self, search: Search, reason: Reason) -> None:
+        hit("close")
+        self._record(search, Closed(self.clock(), reason))
+
+    def _tidy(self) -> None:
+        """Keep the checkpoints within their cap; those that are needed are never touched."""
+        self._tidied = self.clock()
+        needed = {t.training for s in self.searches for t in s.study.with_state(State.RUNNING, State.PAUSED)}
+        needed |= {search.best.training for search in self.searches if search.best is not None}
+        self.trainings.prune(needed)
+
+    # -- small things
+
+    def _timeout(self) -> float:
+        """How long to wait for a message before the budgets in seconds are looked at again."""
+        now = self.clock()
+        left = [s.budget.time - s.study.active_seconds_at(now) for s in self.searches if s.budget.time is not None]
+        return max(0.01, min([1.0, *left]))
 
     def _searches(self, key: str) -> list[Search]:
+        """Those with running trials of this training."""
         return [search for search in self.searches if search.running(key)]
 
     def _record(self, search: Search, event: Event) -> None:

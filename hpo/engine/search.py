@@ -43,7 +43,7 @@ class Search:
         self.errors: list[str] = []  # of the trials that end from now on, in that order; "" for one that did not crash
 
     def record(self, event: Event) -> None:
-        """Journal first: what a person is shown is on disk."""
+        """Journal first: what a user is shown is on disk."""
         self.journal(event)
         self.study.apply(event)
         if isinstance(event, Ended):
@@ -55,6 +55,10 @@ class Search:
         """The running trials that read this training."""
         return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
 
+    def at_work(self) -> list[str]:
+        """The trainings of running trials, in the order in which the trials began."""
+        return [self.study.trials[number].training for number in self.study.running]
+
     def wanted(self, key: str) -> int:
         """The epoch up to which running trials are to take a training, and have paid for it."""
         return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
@@ -64,15 +68,15 @@ class Search:
         return free if self.parallel is None else min(free, self.parallel - len(self.study.running))
 
     def interrupted(self) -> list[Trial]:
-        """Trials that rest before the epoch they were to reach, the last first: what ran when a driver ended goes before what
-        had no budget left."""
+        """Trials paused before the epoch they were to reach, the last first: what ran when a driver ended goes before
+        what had no budget left."""
         trials = [self.study.trials[number] for number in reversed(self.study.paused)]
         return [trial for trial in trials if trial.epoch < trial.until]
 
     def finalist(self) -> Trial | None:
-        """The best resting trial, as long as none is complete: early stopping may have paused them all."""
-        resting = [self.study.trials[number] for number in self.study.paused]
-        return self.goal.best(resting) if self.best is None else None
+        """The best paused trial, as long as none is complete: early stopping may have paused them all."""
+        paused = [self.study.trials[number] for number in self.study.paused]
+        return self.goal.best(paused) if self.best is None else None
 
     # -- budget
 

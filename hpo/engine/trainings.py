@@ -1,4 +1,4 @@
-"""Trainings, whoever asked for them: what is known of each, where its checkpoint is, and whether it failed."""
+"""The trainings of all studies of one name: what is known of each, where its checkpoint is, and why it failed."""
 
 from __future__ import annotations
 
@@ -20,79 +20,92 @@ class End:
     error: str
 
 
-class Pool:
+@dataclass(slots=True)
+class Shared:
+    """One training. journaled: epochs that a journal has; attempts: since its last new epoch."""
+
+    training: Training
+    journaled: int = 0
+    attempts: int = 0
+    end: End | None = None
+
+
+class Trainings:
     """Shared by all searches of a driver; filled from the journals of earlier ones, so that nothing is trained twice.
 
-    folder: the trainings' checkpoints. cap: bytes they may take.
+    folder: the checkpoints. cap: bytes they may take.
     """
 
     def __init__(self, folder: Path, goal: Goal = Goal(), cap: int = 2 * 2**30) -> None:
         self.folder, self.goal, self.cap = folder, goal, cap
-        self._trainings: dict[str, Training] = {}
-        self._ends: dict[str, End] = {}
-        self._journaled: dict[str, int] = {}  # epochs that are in a journal
-        self._attempts: dict[str, int] = {}  # since the last new epoch
+        self._shared: dict[str, Shared] = {}
 
     def __getitem__(self, key: str) -> Training:
-        return self._trainings[key]
+        return self._shared[key].training
+
+    def epochs(self, key: str) -> int:
+        """How many are trained."""
+        return len(self._shared[key].training.reports)
 
     def learn(self, study: Study) -> None:
         """Take in what another study, or an earlier driver of this one, has trained."""
-        for key, training in study.trainings.items():
-            self.add(key, training)
+        for training in study.trainings.values():
+            self.add(training)
         for trial in study.with_state(State.FAILED):
-            told = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been mended since
-            if told and trial.epoch == len(self._trainings[trial.training].reports):
+            lasting = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been fixed since
+            if lasting and trial.epoch == self.epochs(trial.training):
                 self.end(trial.training, trial.outcome, trial.error)
 
-    def add(self, key: str, training: Training) -> None:
+    def add(self, training: Training) -> None:
         """Take in what a journal says of a training."""
-        self._journaled[key] = max(self._journaled.get(key, 0), len(training.reports))
-        known = self._trainings.get(key)
-        if known is None or len(known.reports) < len(training.reports):
-            self._trainings[key] = training
+        shared = self._shared.setdefault(training.key, Shared(training))
+        shared.journaled = max(shared.journaled, len(training.reports))
+        if len(shared.training.reports) < len(training.reports):
+            shared.training = training
 
     def extend(self, key: str, report: Report) -> bool:
         """Take in one epoch; False for one that is known, as after a checkpoint was lost."""
-        training = self._trainings[key]
-        if report.epoch <= len(training.reports):
+        shared = self._shared[key]
+        if report.epoch <= len(shared.training.reports):
             return False
-        self._trainings[key] = replace(training, reports=(*training.reports, report))
-        self._attempts.pop(key, None)
+        shared.training = replace(shared.training, reports=(*shared.training.reports, report))
+        shared.attempts = 0
         return True
 
     def is_new(self, key: str, epoch: int) -> bool:
-        """Whether no journal has it: who records it first is charged for a new epoch, all others reuse it."""
-        return epoch > self._journaled.get(key, 0)
+        """Whether no journal has it: the study that records it first is charged a new epoch, all others reuse it."""
+        return epoch > self._shared[key].journaled
 
     def recorded(self, key: str, epoch: int) -> None:
-        """It is in a journal now: no checkpoint before it is needed any more, unless it is the best epoch's."""
+        """It is in a journal now: no earlier checkpoint is needed any more, unless it is the best epoch's."""
         hit("forget")
-        self._journaled[key] = epoch
-        reports = self._trainings[key].reports[:epoch]
+        shared = self._shared[key]
+        shared.journaled = epoch
+        reports = shared.training.reports[:epoch]
         best = min(reports, key=self.goal.cost).epoch if self.goal.at == "best" else epoch
         for earlier in checkpoints.epochs(self.folder, key):
             if earlier < epoch and earlier != best:
                 checkpoints.forget(self.folder, key, earlier)
 
     def checkpoint(self, key: str) -> int:
-        """The epoch from which this training can go on."""
-        return checkpoints.newest(self.folder, key, len(self._trainings[key].reports))
+        """The epoch from which this training can continue."""
+        return checkpoints.newest(self.folder, key, self.epochs(key))
 
     def attempt(self, key: str) -> int:
-        self._attempts[key] = self._attempts.get(key, 0) + 1
-        return self._attempts[key]
+        """Count another attempt; returns how many there were since the last new epoch."""
+        self._shared[key].attempts += 1
+        return self._shared[key].attempts
 
     def end(self, key: str, outcome: Outcome, error: str) -> None:
-        """It goes no further: it failed, or (OK) its trainer wants no more epochs."""
+        """It goes no further: it failed, or (OK) its trainer ended before its last epoch."""
         state = State.COMPLETE if outcome is Outcome.OK else State.FAILED
-        self._ends[key] = End(state, outcome, error)
+        self._shared[key].end = End(state, outcome, error)
 
     def ended(self, key: str, epoch: int) -> End | None:
         """Why there is nothing after this epoch; None if there is, or may be."""
-        return self._ends.get(key) if epoch >= len(self._trainings[key].reports) else None
+        return self._shared[key].end if epoch >= self.epochs(key) else None
 
-    def prune(self, wanted: Iterable[str]) -> int:
+    def prune(self, needed: Iterable[str]) -> int:
         """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use."""
         checkpoints.sweep(self.folder)
-        return checkpoints.prune(self.folder, self.cap, set(wanted))
+        return checkpoints.prune(self.folder, self.cap, set(needed))
