@@ -21,12 +21,22 @@ from hpo.errors import BadInput
 from hpo.models.families import known
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
-from hpo.study_file import spec as sections
+from hpo.study_file import spec as spec_module
 from hpo.study_file.fields import Mistakes, duration, options, size
 from hpo.study_file.reader import load
 from hpo.study_file.space_reader import DEFAULT_EPOCHS
-from hpo.study_file.spec import DEFAULT_TRIALS, Budget, DataSpec, EarlyStopping, Metric, Split, StudySpec
-from hpo.study_file.template import SCHEMA_FILE, schema, schema_text, template
+from hpo.study_file.spec import (
+    DEFAULT_TRIALS,
+    Budget,
+    DataSpec,
+    EarlyStopping,
+    Metric,
+    Split,
+    StudySpec,
+    schema,
+    schema_text,
+    template,
+)
 from hpo.study_file.yaml_nodes import node_of, parse
 
 ROOT = Path(__file__).parent.parent
@@ -405,14 +415,15 @@ def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
-    written = SCHEMA_FILE.read_text(encoding="utf-8")
-    assert written == schema_text(), "run: python -m hpo.study_file.template > hpo/study_file/study.schema.json"
+    written = (ROOT / "hpo/study_file/study.schema.json").read_text(encoding="utf-8")
+    assert written == schema_text(), "run: python -m hpo.study_file.spec > hpo/study_file/study.schema.json"
 
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
     (tmp_path / "study.yaml").write_text(template("my-study"), encoding="utf-8")
     made = load(tmp_path / "study.yaml", known=known, environ={})
     assert made.name == "my-study"
+    assert f"None: {DEFAULT_TRIALS} trials" in template()
     assert all(len(line) <= 120 for line in template().splitlines())
     validator.validate(read(template()))
 
@@ -444,13 +455,13 @@ def _blocks(line: str) -> list[str]:
 
 
 def test_the_template_names_every_key() -> None:
-    for section in (StudySpec, *(one for one in vars(sections).values() if isinstance(one, type))):
+    for section in (StudySpec, *(one for one in vars(spec_module).values() if isinstance(one, type))):
         for key in options(section) if hasattr(section, "__dataclass_fields__") else ():
             assert f"{key}:" in template() or f"{key} " in template() or section.__name__ == "Split", (section, key)
 
 
 def test_every_key_is_documented() -> None:
-    for section in vars(sections).values():
+    for section in vars(spec_module).values():
         if isinstance(section, type) and hasattr(section, "__dataclass_fields__"):
             assert all(one.metadata["doc"] for one in options(section).values()), section
             wanting = [one for one in fields(section) if one.default is MISSING and "kind" in one.metadata]
@@ -479,8 +490,6 @@ def test_the_schema_refuses_nothing_that_is_a_study(validator: Draft202012Valida
 
 def test_reading_a_study_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "sklearn", "pandas", "scipy", "numpy", "optuna", "pydantic", "matplotlib")
-    code = (
-        f"import sys, hpo.study_file.reader, hpo.study_file.template; print([m for m in {heavy} if m in sys.modules])"
-    )
+    code = f"import sys, hpo.study_file.reader; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

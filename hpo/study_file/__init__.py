@@ -1,1 +1,1 @@
-"""study.yaml to a frozen StudySpec, every mistake at once, each with file:line:column. `loading.load` is the way in."""
+"""study.yaml to a frozen StudySpec, every mistake at once, each with file:line:column; `reader.load` is the way in."""

@@ -1,12 +1,16 @@
-"""The sections of a study file as frozen dataclasses: types, defaults, checks, documentation and foreign words in one place.
+"""The sections of a study file as frozen dataclasses: types, defaults, checks, documentation, other tools' words.
 
-`reader` reads a file into them; `template` describes them.
+`reader` reads a file into them; template.yaml shows every key; study.schema.json is for editors:
+
+    python -m hpo.study_file.spec > hpo/study_file/study.schema.json
 """
 
 # ruff: noqa: RUF009 - option() is dataclasses.field
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +21,19 @@ from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
 from hpo.study_file.domain_reader import CONSTRAINTS, SEARCH_SPACE, START_WITH
-from hpo.study_file.fields import Record, Several, anything, duration, flag, number, one_of, option, size, text
+from hpo.study_file.fields import (
+    Record,
+    Several,
+    anything,
+    duration,
+    flag,
+    number,
+    one_of,
+    option,
+    record_schema,
+    size,
+    text,
+)
 from hpo.study_file.space_reader import DEFAULT_EPOCHS
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness, as the notes rank them
@@ -196,7 +212,6 @@ class Compare:
     )
     seeds: int = option(number(1, 1000, whole=True), 10, "studies of each strategy", "repeats n_seeds runs")
     margin: float = option(number(0), 0.002, "differences below are practically equal", "rope tolerance")
-    parallel: int = option(_COUNT, 1, "trials at a time in each study, in virtual time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +316,15 @@ class StudySpec:
         "where MLflow keeps what happened",
         "mlflow wandb logging",
     )
-    compare: Compare = option(Record(Compare, "compare"), Compare(), "what `hpo compare` compares")
+    compare: Compare = option(
+        Record(
+            Compare,
+            "compare",
+            gone={"parallel": "drop it: each study runs one trial at a time, and the studies share the workers"},
+        ),
+        Compare(),
+        "what `hpo compare` compares",
+    )
 
     path: Path | None = field(default=None, compare=False)
     text: str = field(default="", compare=False, repr=False)  # the file as written
@@ -324,26 +347,18 @@ class StudySpec:
         known = path
         while known and known not in self.places:
             known = known.rpartition(".")[0]
-        found = self.places.get(known, str(self.path or "the study"))
-        return f"{found} {path}".strip()
+        return f"{self.places.get(known, self.path or 'the study')} {path}".strip()
 
     def fixed(self) -> dict[str, Any]:
         """What may not change between runs of one study, as JSON; the space is compared by `Space.widens`."""
-        metric = {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at}
+        same = ("strategy", "model", "train", "prefix_safe", "loss", "class_weights", "seed", "training_seed")
         return {
-            "strategy": self.strategy,
+            **{name: getattr(self, name) for name in same},
             "data": None if self.data is None else {**_plain(asdict(self.data)), "source": self.source(self.data)},
-            "model": self.model,
-            "train": self.train,
-            "prefix_safe": self.prefix_safe,
-            "loss": self.loss,
-            "class_weights": self.class_weights,
-            "metric": metric,
+            "metric": {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at},
             "constraints": [constraint.text for constraint in self.constraints],
             "start_with": [dict(point) for point in self.start_with],
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
-            "seed": self.seed,
-            "training_seed": self.training_seed,
         }
 
     def source(self, data: DataSpec) -> str:
@@ -353,5 +368,29 @@ class StudySpec:
         return str(source.relative_to(folder)) if folder and source.is_relative_to(folder) else data.source
 
 
+def template(name: str = "digits-cnn") -> str:
+    """The study file that `hpo init` writes: it runs as it is, and every other key is in it as a comment."""
+    return Path(__file__).with_name("template.yaml").read_text(encoding="utf-8").replace("digits-cnn", name)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema, draft 2020-12: the shape of a study file, not what its parts mean together."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hpo study",
+        "description": "A hyperparameter study: what is searched, on which data, how and for how long",
+        **record_schema(StudySpec),
+        "anyOf": [{"required": ["data"]}, {"required": ["train"]}],  # a training of one's own may need no data
+    }
+
+
+def schema_text() -> str:
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())
