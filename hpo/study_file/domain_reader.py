@@ -169,7 +169,7 @@ class DomainReader:
         rule = None if self.known is None else self.known.fault(value)
         if self.known is None or rule is None:
             return value if self.known is None else self.known.coerce(value)
-        words = [one for one in self.known.choices if isinstance(one, str)]
+        words = [choice for choice in self.known.choices if isinstance(choice, str)]
         close = VALUES.get(str(value).lower()) or nearest(str(value), words)
         remedy = flag_meant(node) if self.known.kind == "bool" else f"did you mean {close}?" if close in words else ""
         self.mistakes.note(node, path, rule, str(node), remedy)
@@ -187,7 +187,7 @@ class DomainReader:
         low, high, step = (written.get(key) for key in ("min", "max", "step"))
         assert low is not None
         assert high is not None
-        whole = known.kind == "int" if known else not any(isinstance(one, float) for one in (low, high, step))
+        whole = known.kind == "int" if known else not any(isinstance(part, float) for part in (low, high, step))
         numbers = (low, high, whole, written.get("log", False), step, written.get("count"))
         faults = self._meaning(low, high) or range_faults(*numbers)
         for fault in faults:

@@ -1,6 +1,6 @@
 """What the values of a study file may be: each kind reads a node of the file and describes itself as JSON schema.
 
-A section of the file is a frozen dataclass whose fields are made by `option`; `Record` reads it. One declaration
+A section of the file is a frozen dataclass whose fields are declared by `option`; `Record` reads it. One declaration
 gives the value's type, its checks, its message, its schema, its documentation and the words of other tools for it.
 A kind reads a wrong value as None and notes the mistake; no good value is None.
 """
@@ -45,7 +45,7 @@ class Mistakes:
 
     def within(self, *paths: str) -> bool:
         """Whether something is wrong at one of these paths or below: what follows from it need not be said."""
-        return any(path == one or path.startswith(f"{one}.") for path in self._paths for one in paths)
+        return any(wrong == path or wrong.startswith(f"{path}.") for wrong in self._paths for path in paths)
 
 
 # -- remedies ---------------------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def any_of(names: Collection[str]) -> str:
 
 def meanings(words: Mapping[str, Words]) -> dict[str, str]:
     """Another tool's word -> what to write instead, of the words of some keys."""
-    of_each = [{key: one} if isinstance(one, str) else one for key, one in words.items()]
-    return {word: meant for one in of_each for meant, texts in one.items() for word in texts.split()}
+    meanings = [{key: known} if isinstance(known, str) else known for key, known in words.items()]
+    return {word: meant for group in meanings for meant, known in group.items() for word in known.split()}
 
 
 _FLAGS: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
@@ -295,7 +295,7 @@ class Record:
     gone: keys of earlier versions and the remedy for each.
     """
 
-    made: Any
+    section: Any
     noun: str
     short: str = ""
     listed: Several | None = None
@@ -304,27 +304,27 @@ class Record:
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
         if self.short and node.is_scalar:
             value = self._short_kind.read(node, path, mistakes)
-            return None if value is None else self.made(**{self.short: value})
+            return None if value is None else self.section(**{self.short: value})
         if self.listed is not None and node.items is not None:
             values = self.listed.read(node, path, mistakes)
-            return None if values is None else self.made(*values)
+            return None if values is None else self.section(*values)
         if node.mapping is None:
-            some = ", ".join(f"{key}: ..." for key in list(options(self.made))[:2])
+            some = ", ".join(f"{key}: ..." for key in list(options(self.section))[:2])
             mistakes.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
             return None
-        given = read_fields(self.made, node, path, mistakes, self.noun, self.gone)
-        missing = [one for one in options(self.made).values() if one.default is MISSING and one.name not in given]
-        return None if missing else self.made(**given)
+        given = read_fields(self.section, node, path, mistakes, self.noun, self.gone)
+        required = [item.name for item in options(self.section).values() if item.default is MISSING]
+        return None if set(required) - set(given) else self.section(**given)
 
     @property
     def _short_kind(self) -> Kind:
-        kind: Kind = options(self.made)[self.short].metadata["kind"]
+        kind: Kind = options(self.section)[self.short].metadata["kind"]
         return kind
 
     @property
     def schema(self) -> Schema:
         short = [self._short_kind.schema] if self.short else [self.listed.schema] if self.listed else []
-        return {"anyOf": [*short, record_schema(self.made)]} if short else record_schema(self.made)
+        return {"anyOf": [*short, record_schema(self.section)]} if short else record_schema(self.section)
 
 
 def option(
@@ -337,56 +337,56 @@ def option(
     return field(default=default, metadata={"kind": kind, "doc": doc, "words": words, "key": key, "example": example})
 
 
-def options(made: Any) -> dict[str, Any]:
+def options(section: Any) -> dict[str, Any]:
     """The fields of a section that a file may give, by key."""
-    return {one.metadata["key"] or one.name: one for one in fields(made) if "kind" in one.metadata}
+    return {item.metadata["key"] or item.name: item for item in fields(section) if "kind" in item.metadata}
 
 
-def foreign_words(made: Any) -> dict[str, str]:
+def foreign_words(section: Any) -> dict[str, str]:
     """Other tools' words for the keys of a section and, after them, all words for the keys of the sections in it."""
-    known = options(made)
-    words = meanings({key: one.metadata["words"] for key, one in known.items()})
-    for key, one in known.items():
-        if isinstance(one.metadata["kind"], Record):
-            inner = one.metadata["kind"].made
+    known = options(section)
+    words = meanings({key: item.metadata["words"] for key, item in known.items()})
+    for key, item in known.items():
+        if isinstance(item.metadata["kind"], Record):
+            inner = item.metadata["kind"].section
             for word, meant in {**{name: name for name in options(inner)}, **foreign_words(inner)}.items():
                 words.setdefault(word, f"{key}.{meant}")
     return words
 
 
 def read_fields(
-    made: Any, node: Node, path: str, mistakes: Mistakes, noun: str, gone: Mapping[str, str] | None = None
+    section: Any, node: Node, path: str, mistakes: Mistakes, noun: str, gone: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The good values of a mapping by field; an empty value counts as not given. Notes unknown and missing keys."""
-    known, given = options(made), node.mapping or {}
+    known, given = options(section), node.mapping or {}
     values: dict[str, Any] = {}
     for key, child in given.items():
         inner = f"{path}.{key}" if path else key
         if key in (gone or {}):
             mistakes.note(node.key_place(key), inner, f"is no longer a key of {noun}", "", (gone or {})[key])
         elif key not in known:
-            remedy = instead(key, list(known), foreign_words(made))
+            remedy = instead(key, list(known), foreign_words(section))
             mistakes.note(node.key_place(key), inner, f"is not a key of {noun}", "", remedy)
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
             if value is not None:
                 values[known[key].name] = value
-    for key, one in known.items():
-        if one.default is MISSING and (key not in given or given[key].value is None):
+    for key, item in known.items():
+        if item.default is MISSING and (key not in given or given[key].value is None):
             inner = f"{path}.{key}" if path else key
-            mistakes.note(node, inner, "is missing", "", f"add {key}: {one.metadata['example']}")
+            mistakes.note(node, inner, "is missing", "", f"add {key}: {item.metadata['example']}")
     return values
 
 
-def record_schema(made: Any) -> dict[str, Any]:
+def record_schema(section: Any) -> dict[str, Any]:
     """What `Record` reads; an empty value stands for the default."""
     properties = {}
-    for key, one in options(made).items():
-        kind = dict(one.metadata["kind"].schema)
-        optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if one.default is not MISSING else kind
-        properties[key] = {"description": one.metadata["doc"], **optional}
-        if isinstance(one.default, bool | int | float | str):
-            properties[key]["default"] = one.default
-    required = [key for key, one in options(made).items() if one.default is MISSING]
+    for key, item in options(section).items():
+        kind = dict(item.metadata["kind"].schema)
+        optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if item.default is not MISSING else kind
+        properties[key] = {"description": item.metadata["doc"], **optional}
+        if isinstance(item.default, bool | int | float | str):
+            properties[key]["default"] = item.default
+    required = [key for key, item in options(section).items() if item.default is MISSING]
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return {**schema, "required": required} if required else schema

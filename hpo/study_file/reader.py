@@ -99,11 +99,13 @@ def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     start_with: tuple[Params, ...] = ()
     if space is not None:
         check_constraints(constraints, space, values.get("seed", 0), mistakes)
-        start_with = read_points(values.get("start_with"), space, [one for one, _ in constraints], mistakes)
+        start_with = read_points(
+            values.get("start_with"), space, [constraint for constraint, _ in constraints], mistakes
+        )
     return {
         **values,
         "space": space or Space(()),
-        "constraints": tuple(one for one, _ in constraints),
+        "constraints": tuple(constraint for constraint, _ in constraints),
         "start_with": start_with,
     }
 
@@ -138,8 +140,8 @@ def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes
             overrides.append(Override.read(flag))
         except BadInput as error:
             mistakes.add(*error.mistakes)
-    within = [one for one in overrides if one.keys[0] == "search_space" and len(one.keys) > 1]
-    root = _applied(root, [one for one in overrides if one not in within], mistakes)
+    within = [override for override in overrides if override.keys[0] == "search_space" and override.keys[1:]]
+    root = _applied(root, [override for override in overrides if override not in within], mistakes)
     root, text = _with_space_file(root, folder, mistakes)
     return _applied(root, within, mistakes), text
 

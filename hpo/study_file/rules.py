@@ -199,17 +199,17 @@ def read_constraints(node: Node | None, mistakes: Mistakes) -> Written:
         rule = f"must be a list of at most {MOST_CONSTRAINTS} conditions"
         mistakes.note(node, "constraints", rule, got, 'write ["model_parameters <= 500_000"]')
         return ()
-    read = []
+    constraints = []
     for index, item in enumerate(items):
         path = f"constraints.{index}"
         if not isinstance(item.value, str):
             mistakes.note(item, path, "must be a condition as text", str(item), 'write "channels <= 32"')
             continue
         try:
-            read.append((Constraint(item.value), item))
+            constraints.append((Constraint(item.value), item))
         except NoExpression as error:
             mistakes.note(item, path, error.rule, error.got, error.remedy)
-    return tuple(read)
+    return tuple(constraints)
 
 
 def check_constraints(constraints: Written, space: Space, seed: int, mistakes: Mistakes) -> None:
@@ -227,7 +227,7 @@ def check_constraints(constraints: Written, space: Space, seed: int, mistakes: M
         now = [_holds(item, index, point, mistakes) for index, item in enumerate(constraints)]
         if mistakes.within("constraints"):
             return
-        held = [before or one for before, one in zip(held, now, strict=True)]
+        held = [before or holds for before, holds in zip(held, now, strict=True)]
         together, tried = together or all(now), tried + 1
         if together and tried >= ENOUGH:
             return
@@ -266,7 +266,7 @@ def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
 
 def _known_name(name: str, space: Space, more: Sequence[str] = ()) -> str:
     """The remedy for a name that is no parameter."""
-    of_blocks = [one for one in space.names if one.endswith(f".{name}")]
+    of_blocks = [own for own in space.names if own.endswith(f".{name}")]
     return f"write {' or '.join(of_blocks[:2])}" if of_blocks else did_you_mean(name, [*space.names, *more])
 
 

@@ -92,7 +92,7 @@ class SpaceReader:
         entries = {name: entry for name, entry in read.items() if entry is not None}
         self.unread = set(read) - set(entries)
         self.written = self._written_out(entries)
-        parameters = [Parameter(one.name, one.domain, self._conditions(one)) for one in self.written.values()]
+        parameters = [Parameter(entry.name, entry.domain, self._conditions(entry)) for entry in self.written.values()]
         if len(self.mistakes.all) == before:
             self._check_together(parameters)
         if len(self.mistakes.all) > before:
@@ -145,7 +145,7 @@ class SpaceReader:
             rule = f"is not a parameter of a block: {short} applies to the whole network"
             self.mistakes.note(place, path, rule, "", f"write {short}")
             return
-        names = sorted(one for one, known in self.known.items() if known.per_block or not match)
+        names = sorted(own for own, known in self.known.items() if known.per_block or not match)
         alias = PARAMETERS.get(short.lower())
         close = alias if alias in names else nearest(short, names)
         guess = f"did you mean {close}? " if close else ""
@@ -280,4 +280,4 @@ class SpaceReader:
         return bool(self._of_blocks(name)) or name in self.unread or name not in self.known
 
     def _of_blocks(self, name: str) -> list[str]:
-        return [one for one in self.written if one.endswith(f".{name}") and OF_BLOCK.fullmatch(one)]
+        return [own for own in self.written if own.endswith(f".{name}") and OF_BLOCK.fullmatch(own)]

@@ -92,7 +92,9 @@ class Document:
 def clean(text: str, most: int = 60) -> str:
     """Text for a message: short, on one line, without characters that would move a terminal's cursor."""
     short = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join(one if one.isprintable() else " " if one == "\n" else f"\\x{ord(one):02x}" for one in short)
+    return "".join(
+        letter if letter.isprintable() else " " if letter == "\n" else f"\\x{ord(letter):02x}" for letter in short
+    )
 
 
 def read(path: Path) -> Document:
@@ -138,9 +140,9 @@ def _loaded(text: str, name: str, place: Callable[[Any], str]) -> tuple[Node | N
 def node_of(value: object, place: str) -> Node:
     """Python's mappings, lists and scalars as a tree, all at one place. Raises BadInput on anything else."""
     if isinstance(value, Mapping):
-        return Node({str(key): node_of(one, place) for key, one in value.items()}, place)
+        return Node({str(key): node_of(item, place) for key, item in value.items()}, place)
     if isinstance(value, list | tuple):
-        return Node(tuple(node_of(one, place) for one in value), place)
+        return Node(tuple(node_of(item, place) for item in value), place)
     if value is None or isinstance(value, bool | int | float | str):
         return Node(value, place, str(value).lower() if isinstance(value, bool) else str(value))
     if isinstance(value, os.PathLike):
