@@ -42,22 +42,22 @@ def split(strata: Array, parts: Array | None, shares: Sequence[float], seed: int
     given = np.full(len(strata), TRAIN, np.int8) if parts is None else parts
     cut = cut_from_train(parts, shares)
     weights = [shares[part] for part in cut]
-    made = given.copy()
+    assigned = given.copy()
     carry = np.zeros(len(cut))
     for stratum in np.unique(strata):
         members = np.flatnonzero((strata == stratum) & (given == TRAIN))
         if len(members) < len(cut):
             raise TooFew(len(cut), len(members))
         counts, carry = allocate(len(members), weights, 1, carry)
-        made[members[order(len(members), seed, int(stratum))]] = np.repeat(cut, counts)
-    train, val, test = (np.flatnonzero(made == part) for part in (TRAIN, VAL, TEST))
+        assigned[members[order(len(members), seed, int(stratum))]] = np.repeat(cut, counts)
+    train, val, test = (np.flatnonzero(assigned == part) for part in (TRAIN, VAL, TEST))
     return train, val, test
 
 
 def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[int]:
     """TRAIN and the parts that have a share and did not come with the source."""
-    there = set() if parts is None else set(np.unique(parts).tolist())
-    return [TRAIN] + [part for part in (VAL, TEST) if part not in there and shares[part] > 0]
+    given = set() if parts is None else set(np.unique(parts).tolist())
+    return [TRAIN] + [part for part in (VAL, TEST) if part not in given and shares[part] > 0]
 
 
 def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int) -> Array:
@@ -81,7 +81,7 @@ def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int
 def allocate(
     count: int, weights: Sequence[float], least: int | Array, carry: Array | None = None
 ) -> tuple[Array, Array]:
-    """`count` things in proportion to the weights by largest remainder, at least `least` each; and what rounding left.
+    """`count` items in proportion to the weights by largest remainder, at least `least` each; and what rounding left.
 
     carry: what rounding left over before, so that the totals of many small strata keep the proportions too.
     """
@@ -102,5 +102,5 @@ def allocate(
 
 
 def order(count: int, *entropy: int) -> Array:
-    """A random order of `count` things, the same in every NumPy."""
+    """A random order of `count` items, the same in every NumPy."""
     return np.argsort(np.random.PCG64(list(entropy)).random_raw(count), kind="stable")

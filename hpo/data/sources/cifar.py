@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, damaged, labelled, locked, of_arrays
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, bad_file, labelled, locked, of_arrays
 from hpo.errors import BadInput
 from hpo.study_file.spec import DataSpec
 
@@ -65,7 +65,7 @@ def _names(folder: Path) -> list[str] | None:
         if (folder / name).is_file():
             names = unpickled(folder / name).get(key)
             if not isinstance(names, list) or not all(isinstance(item, bytes | str) for item in names):
-                raise _refused(folder / name, f"must hold a list {key.decode()}")
+                raise _bad_batch(folder / name, f"must hold a list {key.decode()}")
             return [item if isinstance(item, str) else item.decode("utf-8", "replace") for item in names]
     return None
 
@@ -75,11 +75,11 @@ def _batch(path: Path) -> tuple[Array, Array]:
     batch = unpickled(path)
     labels, images = batch.get(b"labels", batch.get(b"fine_labels")), batch.get(b"data")
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise _refused(path, "must hold a list of numbers, labels or fine_labels")
+        raise _bad_batch(path, "must hold a list of numbers, labels or fine_labels")
     array = images.array if isinstance(images, _Pixels) else None
     if array is None or array.shape != (len(labels), 3072):
         got = type(images).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise _refused(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
+        raise _bad_batch(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
     return array.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
 
 
@@ -88,20 +88,20 @@ def unpickled(path: Path) -> dict[bytes, Any]:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise _refused(path, f"must have at most {MOST_BYTES} bytes", str(size))
+            raise _bad_batch(path, f"must have at most {MOST_BYTES} bytes", str(size))
         data = path.read_bytes()
         _inspect(data)
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except PermissionError as error:
         raise locked(path) from error
     except Refused as error:
-        raise _refused(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
+        raise _bad_batch(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
     except BadInput:
         raise
     except Exception as error:  # a damaged pickle raises anything at all
-        raise _refused(path, "is no pickled CIFAR batch or is damaged") from error
+        raise _bad_batch(path, "is no pickled CIFAR batch or is damaged") from error
     if not isinstance(value, dict):
-        raise _refused(path, "must hold a dict", type(value).__name__)
+        raise _bad_batch(path, "must hold a dict", type(value).__name__)
     return {key.encode() if isinstance(key, str) else key: item for key, item in value.items()}
 
 
@@ -162,5 +162,5 @@ class _Unpickler(pickle.Unpickler):
         return STAND_INS[module, name]
 
 
-def _refused(path: Path, rule: str, got: str = "") -> BadInput:
-    return damaged(path, rule, got, "fetch the data again")
+def _bad_batch(path: Path, rule: str, got: str = "") -> BadInput:
+    return bad_file(path, rule, got, "fetch the data again")

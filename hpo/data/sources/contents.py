@@ -189,11 +189,10 @@ def refuse_any(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
         refuse(mistakes, place)
 
 
-def damaged(path: Path | str, rule: str, got: str = "", remedy: str = "fetch the file again") -> BadInput:
-    """What a file is refused with that was downloaded."""
+def bad_file(path: Path, rule: str, got: str = "", remedy: str = "fetch the file again") -> BadInput:
     return BadInput(Mistake(str(path), rule, got, remedy))
 
 
 def locked(path: Path | str) -> BadInput:
-    """What a file is refused with that this user may not read."""
+    """For a file or folder that this user may not read."""
     return BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.data.memory import refuse_above
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, damaged, labelled, locked, of_arrays, refuse_any
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, bad_file, labelled, locked, of_arrays, refuse_any
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -82,33 +82,38 @@ def _arrays(files: dict[int, dict[str, Path]], available: int | None) -> dict[Pa
 
 
 def array_of(path: Path, dimensions: int, available: int | None) -> Array:
-    """(N,) or (N, H, W) uint8: a memory map, or what a gzipped file holds, never unpacked beyond what its header says."""
+    """(N,) or (N, H, W) uint8: a memory map, or what a gzipped file holds. Raises BadInput."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            magic = stream.read(4)
-            if len(magic) == 4 and magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
-                rule = f"must begin with 00 00 08 {dimensions:02} (unsigned bytes in {dimensions}-d)"
-                raise damaged(path, rule, magic.hex(" "))
-            shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+            shape = _shape(stream.read(4 + 4 * dimensions), path, dimensions)
             count = math.prod(shape)
-            if path.suffix == ".gz":
+            if path.suffix == ".gz":  # never unpacked beyond what its header says
                 refuse_above(str(path), count, available, "hand over fewer images")
-                values = np.frombuffer(stream.read(count), np.uint8)
-                more = bool(stream.read(1))
+                values, more = np.frombuffer(stream.read(count), np.uint8), bool(stream.read(1))
             else:
                 values = np.memmap(path, np.uint8, "r")[stream.tell() :]
                 more = len(values) > count
     except PermissionError as error:
         raise locked(path) from error
-    except (EOFError, struct.error) as error:
-        raise damaged(path, "ends early") from error
+    except EOFError as error:
+        raise bad_file(path, "ends early") from error
     except (zlib.error, OSError) as error:
-        raise damaged(path, "is damaged") from error
+        raise bad_file(path, "is damaged") from error
     if len(values) < count:
-        raise damaged(path, "ends early")
+        raise bad_file(path, "ends early")
     if more:
-        raise damaged(path, f"holds more than the {shape[0]} of its header")
+        raise bad_file(path, f"holds more than the {shape[0]} of its header")
     return values.reshape(shape)
+
+
+def _shape(header: bytes, path: Path, dimensions: int) -> tuple[int, ...]:
+    magic = header[:4]
+    if len(magic) == 4 and magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
+        rule = f"must begin with 00 00 08 {dimensions:02} (unsigned bytes in {dimensions}-d)"
+        raise bad_file(path, rule, magic.hex(" "))
+    if len(header) < 4 + 4 * dimensions:
+        raise EOFError
+    return struct.unpack(f">{dimensions}I", header[4:])
 
 
 def _refuse_misfits(folder: Path, files: dict[int, dict[str, Path]], arrays: dict[Path, Array]) -> None:
