@@ -23,7 +23,7 @@ from hpo.data.dataset import load
 from hpo.study_file.spec import DataSpec
 from hpo.training import loop, probes
 from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, setup, streams
+from hpo.training.setup import Setup, streams
 
 NETWORKS: dict[str, Params] = {
     "MLP, batch 32": {"blocks": 0, "batch_size": 32},
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "digits")
         load(DataSpec("digits"), seed=0).save(data)
-        ready = setup(Recipe("cnn", "cross_entropy", data, "cpu"))
+        ready = Recipe("cnn", "cross_entropy", data, "cpu").setup()
         for name, params in NETWORKS.items():
             found, usual = ratio(ready, params, rounds)
             print(f"{name:34}{found:6.3f}   (epoch of {usual:.0f} ms)")

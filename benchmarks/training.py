@@ -25,7 +25,7 @@ from hpo.data.dataset import load
 from hpo.study_file.spec import DataSpec
 from hpo.training import loop
 from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, setup, streams
+from hpo.training.setup import Setup, streams
 
 PARAMS: Params = {"blocks": 2, "channels": 16, "batch_norm": "before", "batch_size": 64, "epochs": 1}
 Epoch = Callable[[], None]
@@ -79,7 +79,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         load(DataSpec("digits"), seed=0).save(Path(folder, "digits"))
-        ready = setup(Recipe("cnn", "cross_entropy", Path(folder, "digits"), "cpu"))
+        ready = Recipe("cnn", "cross_entropy", Path(folder, "digits"), "cpu").setup()
     last, first = torch.channels_last, torch.contiguous_format
     variants = {
         "hpo": ours(ready),

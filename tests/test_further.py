@@ -243,7 +243,7 @@ def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Resul
         data = Dataset.open(order.recipe.data)
         assert (len(data.train), len(data.val), len(data.test)) == (1528, 0, 269)
         orders.append(order)
-        return Published(test=score(order.recipe, order.params, order.checkpoint))
+        return Published(test=score(order.recipe.setup(), order.params, order.checkpoint))
 
     monkeypatch.setattr(refitting, "publish", published)
     found = refitting.refit(searched, {})

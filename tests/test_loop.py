@@ -21,7 +21,7 @@ from hpo.training.evaluation import load_network, predictions, score
 from hpo.training.loop import batch_sizes, batches, new_state
 from hpo.training.losses import Loss
 from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, setup
+from hpo.training.setup import Setup
 
 EVERYTHING: Params = {
     "blocks": 2,
@@ -205,9 +205,9 @@ def test_closing_the_generator_stops_the_training(train: Train, tmp_path: Path) 
 def test_a_checkpoint_is_scored_as_its_report_was(recipe: Recipe, train: Train, tmp_path: Path) -> None:
     report = trained(train, EVERYTHING, tmp_path)[-1]
     path = checkpoints.path(tmp_path, "made-up", 5)
-    found = score(recipe, EVERYTHING, path, "val")
+    found = score(recipe.setup(), EVERYTHING, path, "val")
     assert found == {name: report.metrics[name] for name in found}
-    assert set(score(recipe, EVERYTHING, path)) == {name.replace("val", "test") for name in found}
+    assert set(score(recipe.setup(), EVERYTHING, path)) == {name.replace("val", "test") for name in found}
 
 
 def test_predictions_are_probabilities_of_each_row_and_agree_with_the_score(
@@ -215,24 +215,24 @@ def test_predictions_are_probabilities_of_each_row_and_agree_with_the_score(
 ) -> None:
     trained(train, EVERYTHING, tmp_path)
     path = checkpoints.path(tmp_path, "made-up", 5)
-    made = predictions(recipe, EVERYTHING, path)
+    made = predictions(recipe.setup(), EVERYTHING, path)
     np.testing.assert_allclose(made.outputs.sum(1), 1, rtol=1e-5)
     accuracy = (made.outputs.argmax(1) == made.targets).mean()
-    assert accuracy == pytest.approx(score(recipe, EVERYTHING, path)["test_accuracy"])
+    assert accuracy == pytest.approx(score(recipe.setup(), EVERYTHING, path)["test_accuracy"])
     assert len(set(made.rows.tolist())) == len(made.rows)
 
 
 def test_a_loaded_network_takes_standardized_images(recipe: Recipe, train: Train, folder: Path, tmp_path: Path) -> None:
     trained(train, EVERYTHING, tmp_path)
     path = checkpoints.path(tmp_path, "made-up", 5)
-    network = load_network(recipe, EVERYTHING, path)
+    network = load_network(recipe.setup(), EVERYTHING, path)
     assert not network.training
-    data = setup(recipe).data.dataset
+    data = recipe.setup().data.dataset
     mean, std = data.mean[:, None, None], data.std[:, None, None]
     pixels = ((data.images[data.test] / 255 - mean) / std).astype(np.float32)
     with torch.inference_mode():
         given_ = network(torch.from_numpy(pixels)).softmax(1).numpy()
-    np.testing.assert_allclose(given_, predictions(recipe, EVERYTHING, path).outputs, atol=1e-5)
+    np.testing.assert_allclose(given_, predictions(recipe.setup(), EVERYTHING, path).outputs, atol=1e-5)
 
 
 # -- batches -----------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_a_last_batch_of_one_does_not_break_batch_norm(train: Train, tmp_path: P
 def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
     recipe: Recipe, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = setup(recipe)
+    ready = recipe.setup()
     plain = {**EVERYTHING, "shift": 0, "erase": 0.0, "flip": False, "rotation": 0.0}
     state = new_state(ready, job(plain, tmp_path))
     orders = []
@@ -272,7 +272,7 @@ def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
 
 
 def test_training_images_are_standardized(recipe: Recipe) -> None:
-    data = setup(recipe).data
+    data = recipe.setup().data
     images = data.pixels(data.splits["train"])
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
@@ -414,7 +414,7 @@ def test_a_known_configuration_reaches_98_percent_on_digits(tmp_path: Path) -> N
     recipe = Recipe("cnn", "cross_entropy", digits(tmp_path / "digits"), "cpu")
     *_, last = recipe()(job(KNOWN, tmp_path))
     checkpoints.write(tmp_path, "made-up", last)
-    assert score(recipe, KNOWN, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.98
+    assert score(recipe.setup(), KNOWN, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.98
 
 
 def test_the_recurrent_family_reaches_95_percent_on_digits(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_the_recurrent_family_reaches_95_percent_on_digits(tmp_path: Path) -> No
     recipe = Recipe("rnn", "cross_entropy", digits(tmp_path / "digits"), "cpu")
     *_, last = recipe()(job(params, tmp_path))
     checkpoints.write(tmp_path, "made-up", last)
-    assert score(recipe, params, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.95
+    assert score(recipe.setup(), params, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= 0.95
 
 
 def test_regression_beats_the_mean_predictor_and_answers_in_the_unit_of_its_targets(tmp_path: Path) -> None:
@@ -432,5 +432,5 @@ def test_regression_beats_the_mean_predictor_and_answers_in_the_unit_of_its_targ
     assert last.metrics["val_r2"] > 0.8
     assert last.metrics["val_mse"] < 20  # of targets with variance 100
     checkpoints.write(tmp_path, "made-up", last)
-    made = predictions(recipe, params, checkpoints.path(tmp_path, "made-up", last.epoch))
+    made = predictions(recipe.setup(), params, checkpoints.path(tmp_path, "made-up", last.epoch))
     assert made.outputs.mean() == pytest.approx(50, abs=3)

@@ -131,7 +131,7 @@ def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored
     data = place.ran.dataset
     assert isinstance(data, Dataset)
     recipe = assembly.recipe(place.ran.spec, data, "cpu")
-    known = predictions(recipe, place.ran.best.params, place.ran.checkpoint(), "test")
+    known = predictions(recipe.setup(), place.ran.best.params, place.ran.checkpoint(), "test")
     folder = place.folder / "tested"
     folder.mkdir()
     for number, row in enumerate(known.rows):

@@ -112,7 +112,7 @@ def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_
 def test_the_score_is_the_trainings_own(tmp_path: Path) -> None:
     made = order(tmp_path, bars(tmp_path / "data"))
     found = publish.publish(replace(made, run=None)).test
-    assert found == pytest.approx(score(made.recipe, made.params, made.checkpoint), abs=1e-5)
+    assert found == pytest.approx(score(made.recipe.setup(), made.params, made.checkpoint), abs=1e-5)
     assert set(found) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
 
 
@@ -185,7 +185,7 @@ def test_every_family_and_regression_can_be_published(tmp_path: Path, model: str
     data = slopes(tmp_path / "data", 60) if regression else bars(tmp_path / "data")
     made = order(tmp_path, data, model, params, loss)
     published = publish.publish(made)
-    assert published.test == pytest.approx(score(made.recipe, params, made.checkpoint), rel=1e-4, abs=1e-5)
+    assert published.test == pytest.approx(score(made.recipe.setup(), params, made.checkpoint), rel=1e-4, abs=1e-5)
     assert ("test_mse" in published.test) == regression
 
 

@@ -120,7 +120,7 @@ def trained(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]
     report.save(folder / "last.ckpt")
     metrics = {name: value for name, value in report.metrics.items() if name.startswith("val_")}
     weights = torch.load(folder / "last.ckpt", weights_only=True)["network"]
-    return {**metrics, **score(recipe, won.params, folder / "last.ckpt")}, weights
+    return {**metrics, **score(recipe.setup(), won.params, folder / "last.ckpt")}, weights
 
 
 def scripted(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:

@@ -66,13 +66,11 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
 
 def own_networks(spec: StudySpec, dataset: Dataset) -> list[str]:
     """Lines on a sample of the space: how many networks the user's model builds that take two blank images."""
-    from hpo.training.setup import setup  # torch
-
     sizes: list[int] = []
     failed: Counter[str] = Counter()
     examples: dict[str, Params] = {}
     with tempfile.TemporaryDirectory(prefix="hpo-check-") as folder:
-        ready = setup(components.recipe(spec, dataset.save(Path(folder, "data")), "cpu"))
+        ready = components.recipe(spec, dataset.save(Path(folder, "data")), "cpu").setup()
         for params in islice(random_points(Problem(spec.space, seed=spec.seed)), TRIED):
             try:
                 sizes.append(sum(weight.numel() for weight in ready.network(params, spec.seed).parameters()))

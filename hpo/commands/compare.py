@@ -164,7 +164,7 @@ def score_winners(winners: Sequence[Winner]) -> None:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
     request = ScoreRequest(recipe, [(best.params, path) for _, best, path in due]).to_json()
-    command = [sys.executable, "-m", "hpo.training.evaluation"]
+    command = [sys.executable, "-m", "hpo.training.recipe"]
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]

@@ -109,7 +109,7 @@ class Result:
 
         trial = trial or self.best
         recipe = assembly.recipe(self.spec, self.dataset, "cpu")
-        return load_network(recipe, trial.params, self.checkpoint(trial)).eval()
+        return load_network(recipe.setup(), trial.params, self.checkpoint(trial)).eval()
 
 
 def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None = None) -> pd.DataFrame:

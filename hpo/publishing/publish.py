@@ -34,7 +34,7 @@ LEAST = 1e-38  # probabilities below this are taken for it where a logarithm is 
 def publish(order: Order) -> Published:
     """Score the model, draw its portrait, and have MLflow keep it. Raises HpoError, OSError, RuntimeError."""
     data = Dataset.open(order.recipe.data)
-    network = load_network(replace(order.recipe, device="cpu"), order.params, order.checkpoint)
+    network = load_network(replace(order.recipe, device="cpu").setup(), order.params, order.checkpoint)
     pixels = Pixels(network.to("cpu"), data).eval()
     if order.portrait is not None:
         seen = portrayed(network, data)

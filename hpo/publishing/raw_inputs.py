@@ -52,7 +52,7 @@ class Pixels(nn.Module):
 def answer(recipe: Recipe, params: Params, checkpoint: Path) -> Answer:
     """What a checkpoint says about images that have the size of the data set's."""
     data = replace(Dataset.open(recipe.data), resize=None)
-    return asked(Pixels(load_network(recipe, params, checkpoint), data).eval())
+    return asked(Pixels(load_network(recipe.setup(), params, checkpoint), data).eval())
 
 
 def largest_pixel(data: Dataset) -> float:

@@ -1,13 +1,7 @@
-"""What a network is worth on a split: in eval mode, in inference mode, in big batches.
-
-`python -m hpo.training.evaluation` is a short-lived process that scores checkpoints on the test split: a
-recipe.ScoreRequest as JSON on stdin, a list of metrics on stdout.
-"""
+"""What a network is worth on a split: in eval mode, in inference mode, in big batches."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +14,7 @@ from hpo.core import Params
 from hpo.training import metrics
 from hpo.training.device_data import DeviceData
 from hpo.training.losses import Loss
-from hpo.training.recipe import Recipe, ScoreRequest
-from hpo.training.setup import Setup, denormals_flushed, setup
+from hpo.training.setup import Setup, denormals_flushed
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
@@ -64,37 +57,27 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> di
 # -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
-def load_network(recipe: Recipe, params: Params, checkpoint: Path) -> nn.Module:
-    """The network of a checkpoint, in eval mode, on the recipe's device: standardized images to logits or numbers."""
-    return _load(setup(recipe), params, checkpoint)
-
-
-def score(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> dict[str, float]:
-    """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
-    ready = setup(recipe)
-    with denormals_flushed():
-        values = evaluate(_load(ready, params, checkpoint), ready.data, ready.loss, split)
-    return {name: float(value) for name, value in values.items()}
-
-
-def predictions(recipe: Recipe, params: Params, checkpoint: Path, split: str = "test") -> Predictions:
-    """What a checkpoint predicts for each row of a split."""
-    ready = setup(recipe)
-    rows = ready.data.splits[split]
-    with denormals_flushed():
-        predicted = outputs(_load(ready, params, checkpoint), ready.data, rows)
-    if ready.data.dataset.classes is not None:
-        predicted = predicted.softmax(1)
-    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), predicted.cpu().numpy())
-
-
-def _load(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
+def load_network(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
+    """The network of a checkpoint, in eval mode, on the device: standardized images to logits or numbers."""
     network = ready.network(params, seed=0)  # any seed: every number is replaced
     state = torch.load(checkpoint, map_location=ready.data.device, weights_only=True)
     network.load_state_dict(state["network"])
     return network.eval()
 
 
-if __name__ == "__main__":
-    request = ScoreRequest.from_json(sys.stdin.read())
-    print(json.dumps([score(request.recipe, params, path) for params, path in request.models]))
+def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -> dict[str, float]:
+    """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
+    network = load_network(ready, params, checkpoint)
+    with denormals_flushed():
+        values = evaluate(network, ready.data, ready.loss, split)
+    return {name: float(value) for name, value in values.items()}
+
+
+def predictions(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -> Predictions:
+    """What a checkpoint predicts for each row of a split."""
+    network, rows = load_network(ready, params, checkpoint), ready.data.splits[split]
+    with denormals_flushed():
+        predicted = outputs(network, ready.data, rows)
+    if ready.data.dataset.classes is not None:
+        predicted = predicted.softmax(1)
+    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), predicted.cpu().numpy())

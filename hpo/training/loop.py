@@ -28,8 +28,7 @@ from hpo.training.device_data import DeviceData
 from hpo.training.evaluation import evaluate
 from hpo.training.losses import Loss
 from hpo.training.optimizers import Update
-from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, setup, streams
+from hpo.training.setup import Setup, streams
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +71,7 @@ class TrainingState:
         self.epoch, self.first_loss, self.high_epochs = state["epoch"], state["first_loss"], state["high_epochs"]
 
 
-def prepare(recipe: Recipe) -> Train:
-    """Load what the recipe needs, once in this process. Raises BadInput."""
-    ready = setup(recipe)
-
+def trainer(ready: Setup) -> Train:
     def train(job: Job) -> Iterator[Report]:
         return translate_errors(train_epochs(ready, job), ready.data.device)
 

@@ -1,21 +1,30 @@
-"""What a worker needs to become a trainer, as plain data: the driver makes it, without torch, and workers follow it."""
+"""What a worker needs to become a trainer, as plain data: the driver makes it, without torch, and workers follow it.
+
+`python -m hpo.training.recipe` is a short-lived process that scores checkpoints: a ScoreRequest as JSON on stdin, a
+list of metrics on stdout.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.core import Params, Train
 from hpo.data.dataset import Dataset
 from hpo.models import user
+from hpo.models.families import FAMILIES
+
+if TYPE_CHECKING:
+    from hpo.training.setup import Setup
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: everything a trial does not choose.
+    """How to train: everything a trial does not choose. Called, it makes the trainer of the process it is called in.
 
     data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
     folder: the study file's, for a user's own modules.
@@ -32,16 +41,31 @@ class Recipe:
     dataset: Dataset | None = None
 
     def __call__(self) -> Train:
-        """Prepare this process, once. Raises BadInput for a user's module that does not import."""
+        """Raises BadInput for a user's module that does not import."""
         if self.train is not None:
             return user.trainer(self.train, self.folder)
-        from hpo.training import loop  # 2 s and 200 MB of torch that only a worker should pay for
+        from hpo.training.loop import trainer  # 2 s and 200 MB of torch that only a worker should pay for
 
-        return loop.prepare(self)
+        return trainer(self.setup())
+
+    def setup(self) -> Setup:
+        """What trainings share, loaded into this process. Raises BadInput."""
+        import torch
+
+        from hpo.training.device_data import to_device
+        from hpo.training.losses import loss
+        from hpo.training.setup import Setup
+
+        torch.set_num_threads(self.threads)
+        function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
+        data = to_device(self.dataset or Dataset.open(self.data), torch.device(self.device))
+        weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
+        targets = data.targets[data.splits["train"]]
+        return Setup(self.model, function, data, loss(self.loss, data.outputs, targets, weights))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
-        """From `asdict` after a way through JSON."""
+        """From what `asdict` gave, after it was JSON."""
         folder = fields["folder"] and Path(fields["folder"])
         return cls(**{**fields, "data": Path(fields["data"]), "folder": folder})
 
@@ -60,3 +84,13 @@ class ScoreRequest:
     def from_json(cls, text: str) -> ScoreRequest:
         fields = json.loads(text)
         return cls(Recipe.from_json(fields["recipe"]), [(params, Path(path)) for params, path in fields["models"]])
+
+    def scores(self) -> list[dict[str, float]]:
+        from hpo.training.evaluation import score  # torch
+
+        ready = self.recipe.setup()
+        return [score(ready, params, path) for params, path in self.models]
+
+
+if __name__ == "__main__":
+    print(json.dumps(ScoreRequest.from_json(sys.stdin.read()).scores()))

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Outcome, Params, Value, digest
-from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.failure import TrainingFailed
 from hpo.models.families import FAMILIES
 from hpo.models.layers import Impossible
 from hpo.models.network import Rescale, build, checked
 from hpo.models.parameters import TRAINING, setting
-from hpo.training.device_data import DeviceData, to_device
-from hpo.training.losses import Loss, loss
-from hpo.training.recipe import Recipe
+from hpo.training.device_data import DeviceData
+from hpo.training.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,6 @@ class Setup:
     def _rescale(self, spread: Tensor) -> Rescale:
         targets = self.data.targets[self.data.splits["train"]]
         return Rescale(targets.mean(0).cpu(), spread.cpu())
-
-
-def setup(recipe: Recipe) -> Setup:
-    """Prepare this process for the recipe: threads, data, a user's module. Raises BadInput."""
-    torch.set_num_threads(recipe.threads)
-    function = None if recipe.model in FAMILIES else user.resolve(recipe.model, recipe.folder, "model")
-    data = to_device(recipe.dataset or Dataset.open(recipe.data), torch.device(recipe.device))
-    weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if recipe.class_weights else None
-    targets = data.targets[data.splits["train"]]
-    return Setup(recipe.model, function, data, loss(recipe.loss, data.outputs, targets, weights))
 
 
 # -- random streams ------------------------------------------------------------------------------------------------
