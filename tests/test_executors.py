@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
 import laws
+import numpy as np
 import pytest
 
 from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested
+from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
 from hpo.execution.in_process import InlineExecutor, SimulatedExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models.failure import TrainingFailed
+from hpo.study_file.spec import DataSpec
 from hpo.training import checkpoints
+from hpo.training.recipe import Recipe
 
 PARAMS = {"learning_rate": 0.01, "epochs": 8}
 
 
-def local(fake: fakes.Fake, slots: int = 1, **more: object) -> LocalExecutor:
-    executor = LocalExecutor(slots, **more)  # type: ignore[arg-type]
+def started(fake: fakes.Fake, slots: int = 1) -> LocalExecutor:
+    executor = LocalExecutor(slots)
     executor.begin([fake])
     return executor
 
 
 MAKERS: dict[str, Callable[[fakes.Fake], Executor]] = {
     "inline": lambda fake: InlineExecutor(fake.train),
-    "local": local,
+    "local": started,
     "simulated": lambda fake: SimulatedExecutor(fake.train, 1),
 }
 
 
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[fakes.Fake], Executor]]:
-    made: list[Executor] = []
+    with contextlib.ExitStack() as stack:
+        yield lambda fake=fakes.Fake(): stack.enter_context(contextlib.closing(MAKERS[request.param](fake)))
 
-    def maker(fake: fakes.Fake = fakes.Fake()) -> Executor:
-        made.append(MAKERS[request.param](fake))
-        return made[-1]
 
-    yield maker
-    for executor in made:
-        executor.close()
+@pytest.fixture
+def local() -> Iterator[Callable[..., LocalExecutor]]:
+    """Starts worker processes, as many as told."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *settings: stack.enter_context(contextlib.closing(started(*settings)))
 
 
 def job(
@@ -145,99 +151,97 @@ def test_failed_trainings_survive_pickling() -> None:
     assert (error.outcome, str(error)) == (Outcome.NAN, "why")
 
 
+def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: Path) -> None:
+    """Where a node does not see the folder, the arrays come by Ray's object store, read-only."""
+    saved = data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
+    assert saved.folder is not None
+    images = np.asarray(saved.images)
+    images.flags.writeable = False
+    params = {"learning_rate": 0.01, "epochs": 2, "batch_size": 32}
+    wanted = Job("a", params, 7, 0, 2, 0, tmp_path / "trainings")
+    by_folder = Recipe("cnn", "cross_entropy", saved.folder, "cpu")
+    by_arrays = replace(by_folder, data=Path("unseen"), dataset=replace(saved, images=images))
+    first, second = ([report.metrics for report in recipe()(wanted)] for recipe in (by_folder, by_arrays))
+    assert first == second
+    assert len(first) == 2
+
+
 # -- real processes
 
 
 @pytest.mark.parametrize("mischief", ["kill", "exit", "segfault"])
-def test_a_dead_worker_takes_only_its_own_job_with_it(tmp_path: Path, mischief: str) -> None:
+def test_a_dead_worker_takes_only_its_own_job_with_it(
+    local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str
+) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3, pause=0.01), 2)
-    try:
-        executor.submit(job(tmp_path, "a"))
-        executor.submit(job(tmp_path, "b"))
-        messages = listen(executor, ends=2)
-        lost = [message for message in messages if isinstance(message, Broke)]
-        assert lost
-        assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
-        for message in lost:
-            executor.submit(job(tmp_path, message.training, start=2))
-        assert sum(isinstance(message, Rested) for message in listen(executor, ends=len(lost))) == len(lost)
-        assert len(executor.pids()) == 2
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path, "a"))
+    executor.submit(job(tmp_path, "b"))
+    messages = listen(executor, ends=2)
+    lost = [message for message in messages if isinstance(message, Broke)]
+    assert lost
+    assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
+    for message in lost:
+        executor.submit(job(tmp_path, message.training, start=2))
+    assert sum(isinstance(message, Rested) for message in listen(executor, ends=len(lost))) == len(lost)
+    assert len(executor.pids()) == 2
 
 
 @pytest.mark.parametrize("mischief", ["hang", "stop"])
-def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(tmp_path: Path, mischief: str) -> None:
+def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(
+    local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str
+) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=2))
     limits = Limits(report_seconds=0.5)
-    try:
-        executor.submit(job(tmp_path, limits=limits))
-        broke = listen(executor)[-1]
-        assert isinstance(broke, Broke)
-        assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, True)
-        executor.submit(job(tmp_path, start=1, limits=limits))
-        assert isinstance(listen(executor)[-1], Rested)
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path, limits=limits))
+    broke = listen(executor)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, True)
+    executor.submit(job(tmp_path, start=1, limits=limits))
+    assert isinstance(listen(executor)[-1], Rested)
 
 
-def test_a_training_over_its_time_limit_ends_as_timeout(tmp_path: Path) -> None:
+def test_a_training_over_its_time_limit_ends_as_timeout(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.2))
-    try:
-        executor.submit(job(tmp_path, limits=Limits(trial_seconds=0.5)))
-        broke = listen(executor)[-1]
-        assert isinstance(broke, Broke)
-        assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, False)
-        executor.submit(job(tmp_path, "b", until=1))
-        assert isinstance(listen(executor)[-1], Rested)
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path, limits=Limits(trial_seconds=0.5)))
+    broke = listen(executor)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, False)
+    executor.submit(job(tmp_path, "b", until=1))
+    assert isinstance(listen(executor)[-1], Rested)
 
 
-def test_a_memory_limit_hurts_only_who_exceeds_it(tmp_path: Path) -> None:
+def test_a_memory_limit_hurts_only_who_exceeds_it(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief="leak", at=3))
-    try:
-        executor.submit(job(tmp_path, limits=Limits(memory_bytes=400_000_000)))
-        broke = listen(executor)[-1]
-        assert isinstance(broke, Broke)
-        assert (broke.outcome, broke.lost) == (Outcome.OOM, False)
-        pids = executor.pids()
-        executor.submit(job(tmp_path, "b", until=2))
-        assert isinstance(listen(executor)[-1], Rested)
-        assert executor.pids() == pids
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path, limits=Limits(memory_bytes=400_000_000)))
+    broke = listen(executor)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.outcome, broke.lost) == (Outcome.OOM, False)
+    pids = executor.pids()
+    executor.submit(job(tmp_path, "b", until=2))
+    assert isinstance(listen(executor)[-1], Rested)
+    assert executor.pids() == pids
 
 
-def test_a_trainer_that_prints_without_end_hurts_nobody(tmp_path: Path) -> None:
+def test_a_trainer_that_prints_without_end_hurts_nobody(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(mischief="print", at=2))
-    try:
-        executor.submit(job(tmp_path, until=3))
-        assert epochs(listen(executor)) == [1, 2, 3]
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path, until=3))
+    assert epochs(listen(executor)) == [1, 2, 3]
 
 
-def test_every_report_that_arrived_has_its_checkpoint(tmp_path: Path) -> None:
+def test_every_report_that_arrived_has_its_checkpoint(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.005))
-    try:
-        executor.submit(job(tmp_path))
-        for message in listen(executor):
-            if isinstance(message, Reported):
-                path = checkpoints.path(tmp_path / "trainings", "a", message.report.epoch)
-                assert json.loads(path.read_text())["epoch"] == message.report.epoch
-    finally:
-        executor.close()
+    executor.submit(job(tmp_path))
+    for message in listen(executor):
+        if isinstance(message, Reported):
+            path = checkpoints.path(tmp_path / "trainings", "a", message.report.epoch)
+            assert json.loads(path.read_text())["epoch"] == message.report.epoch
 
 
 def test_a_trainer_that_cannot_be_made_is_one_line() -> None:
-    executor = LocalExecutor(1)
-    executor.begin([_broken_factory])
-    try:
+    with contextlib.closing(LocalExecutor(1)) as executor:
+        executor.begin([_broken_factory])
         with pytest.raises(EnvironmentFailed, match="no recipe"):
             listen(executor)
-    finally:
-        executor.close()
 
 
 def _broken_factory() -> object:
@@ -270,7 +274,7 @@ def test_workers_die_with_their_driver() -> None:
         laws.until(lambda pid=pid: not _alive(pid), lambda: os.sched_yield(), most=10_000_000)
 
 
-def test_close_leaves_no_process(tmp_path: Path) -> None:
+def test_close_leaves_no_process(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.5), 2)
     pids = executor.pids()
     executor.submit(job(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,11 +19,8 @@ from typing import Any
 import fakes
 import laws
 import pytest
-import test_executors
 
-os.environ.setdefault(
-    "RAY_DEDUP_LOGS_SKIP_REGEX", ".*"
-)  # as assembly does it: Ray's own prints are no line for a person
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # as hpo does it: no lines printed by Ray itself
 ray = pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
 
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -51,7 +49,7 @@ import hpo.execution.ray  # noqa: E402
 from hpo import api  # noqa: E402
 from hpo.core import Event, Goal, Message, Reported, Retried, State, Strategy, Study, Train  # noqa: E402
 from hpo.data import dataset as data  # noqa: E402
-from hpo.engine import components as assembly  # noqa: E402
+from hpo.engine import components  # noqa: E402
 from hpo.engine.driver import Driver  # noqa: E402
 from hpo.engine.search import Search  # noqa: E402
 from hpo.engine.trainings import Trainings  # noqa: E402
@@ -85,6 +83,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     "OMP_NUM_THREADS": "1",
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_failure_threshold": "5",
 }
 
 
@@ -93,9 +94,7 @@ def cluster() -> Iterator[Cluster]:
     """A head that carries no trial and three nodes that carry three each."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(3):
         made.add_node(num_cpus=3, wait=False)
     made.wait_for_nodes()
@@ -120,15 +119,17 @@ def ready(executor: RayExecutor, slots: int) -> RayExecutor:
     return executor
 
 
-def started(fake: fakes.Fake, slots: int = 1, **more: object) -> RayExecutor:
-    executor = Patient(Resources(), slots, **more)  # type: ignore[arg-type]
+def started(fake: fakes.Fake, slots: int = 1) -> RayExecutor:
+    executor = Patient(Resources(), slots)
     executor.begin([fake])
     return ready(executor, slots)
 
 
-@pytest.fixture(autouse=True)
-def _local_is_ray(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_executors, "local", started)
+@pytest.fixture
+def local(cluster: Cluster) -> Iterator[Callable[..., RayExecutor]]:
+    """The local executor's tests start workers with this."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *settings: stack.enter_context(contextlib.closing(started(*settings)))
 
 
 @pytest.fixture(params=["a shared path", "the object store"], scope="module")
@@ -194,19 +195,13 @@ class After:
 
 
 def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker(tmp_path: Path) -> None:
-    executor = started(fakes.Fake(witness=tmp_path / "witness"), 8)
-    try:
+    with contextlib.closing(started(fakes.Fake(witness=tmp_path / "witness"), 8)) as executor:
         events = study(tmp_path / "ray", random(), executor, 200)
         gridded = study(tmp_path / "grid", grid(), executor, None)
-    finally:
-        executor.close()
-    one = LocalExecutor(1)
-    one.begin([fakes.Fake()])
-    try:
+    with contextlib.closing(LocalExecutor(1)) as one:
+        one.begin([fakes.Fake()])
         alone = study(tmp_path / "local", random(), one, 200)
         alone_gridded = study(tmp_path / "local-grid", grid(), one, None)
-    finally:
-        one.close()
     assert laws.params_of(laws.check(events, trials=200)) == laws.params_of(laws.check(alone, trials=200))
     assert laws.params_of(laws.check(gridded)) == laws.params_of(laws.check(alone_gridded))
     assert len(laws.check(gridded)) == 18
@@ -216,25 +211,22 @@ def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker
 def test_a_node_that_joins_is_used_and_when_it_is_killed_only_its_running_epoch_is_lost(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    executor = RayExecutor(Resources(cpus=2.5), shared=False)  # as many as fit: one a node
-    executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.02)])
-    ready(executor, 3)
-    joined: list[Any] = []
-    pids: list[int] = []
+    with contextlib.closing(RayExecutor(Resources(cpus=2.5), shared=False)) as executor:  # as many as fit: one a node
+        executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.02)])
+        ready(executor, 3)
+        joined: list[Any] = []
+        pids: list[int] = []
 
-    def hear(event: Event) -> None:
-        if isinstance(event, Reported) and len(executor.pids()) == 4 and not pids:
-            pids.append(executor.pids()[-1])
-            left.left = 30
-        joining(event)
-        left(event)
+        def hear(event: Event) -> None:
+            if isinstance(event, Reported) and len(executor.pids()) == 4 and not pids:
+                pids.append(executor.pids()[-1])
+                left.left = 30
+            joining(event)
+            left(event)
 
-    joining = After(10, lambda: joined.append(cluster.add_node(num_cpus=3)))
-    left = After(-1, lambda: cluster.remove_node(joined[0], allow_graceful=False))
-    try:
+        joining = After(10, lambda: joined.append(cluster.add_node(num_cpus=3)))
+        left = After(-1, lambda: cluster.remove_node(joined[0], allow_graceful=False))
         events = study(tmp_path, Asha(random(), Goal(), min_epochs=2, reduction=2), executor, 120, hear)
-    finally:
-        executor.close()
     laws.check(events, trials=120)
     assert pids[0] in {pid for _, _, pid in map(json.loads, (tmp_path / "witness").read_text().splitlines())}
     (retried,) = [event for event in events if isinstance(event, Retried)]
@@ -282,23 +274,17 @@ def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4_and_can_go_on
     cluster: Cluster, tmp_path: Path
 ) -> None:
     node = cluster.add_node(num_cpus=0, num_gpus=1)
-    executor = RayExecutor(Resources(cpus=0, gpus=1), patience=0.5)
-    executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
-    ready(executor, 1)
-    try:
+    with contextlib.closing(RayExecutor(Resources(cpus=0, gpus=1), patience=0.5)) as executor:
+        executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
+        ready(executor, 1)
         with pytest.raises(EnvironmentFailed) as failed:
             study(tmp_path, random(), executor, 10, After(10, lambda: cluster.remove_node(node, allow_graceful=False)))
-    finally:
-        executor.close()
     assert failed.value.exit_code == 4
     text = "must have a node that can run a trial (0 cpus and 1 gpus), got none for 0 s; start nodes, then run"
     assert str(failed.value).endswith(f"{text} the same command again")
-    here = LocalExecutor(1)
-    here.begin([fakes.Fake(witness=tmp_path / "witness")])
-    try:
+    with contextlib.closing(LocalExecutor(1)) as here:
+        here.begin([fakes.Fake(witness=tmp_path / "witness")])
         laws.check(study(tmp_path, random(), here, 10), trials=10)
-    finally:
-        here.close()
 
 
 DRIVER = """
@@ -322,28 +308,22 @@ def test_a_driver_that_was_killed_is_gone_on_with(cluster: Cluster, tmp_path: Pa
         assert driver.stdout.readline() == "now\n"
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    executor = started(fakes.Fake(witness=tmp_path / "witness"), 2)
-    try:
+    with contextlib.closing(started(fakes.Fake(witness=tmp_path / "witness"), 2)) as executor:
         events = study(tmp_path, random(), executor, 12)
-    finally:
-        executor.close()
     assert len(laws.check(events, trials=12).environments) == 2
     assert extra_epochs(tmp_path / "witness") <= 2
 
 
 def test_a_stopped_study_rests_within_an_epoch(cluster: Cluster, tmp_path: Path) -> None:
     executor = started(fakes.Fake(witness=tmp_path / "witness", pause=0.05), 2)
-    try:
-        with Journal.open(tmp_path / "journal.db") as journal:
-            search = Search(Study(), random(), Goal(), Budget(trials=50), laws.identity(), journal.append)
-            stopping = After(10, lambda: driver.stop())
-            driver = Driver(
-                [search], executor, Trainings(tmp_path / "trainings"), listeners=[lambda _, event: stopping(event)]
-            )
-            driver.run()
-            after = laws.check([event for _, event in journal.events()])
-    finally:
-        executor.close()
+    with contextlib.closing(executor), Journal.open(tmp_path / "journal.db") as journal:
+        search = Search(Study(), random(), Goal(), Budget(trials=50), laws.identity(), journal.append)
+        stopping = After(10, lambda: driver.stop())
+        driver = Driver(
+            [search], executor, Trainings(tmp_path / "trainings"), listeners=[lambda _, event: stopping(event)]
+        )
+        driver.run()
+        after = laws.check([event for _, event in journal.events()])
     assert after.epochs <= 10 + 2 * 2
     assert after.with_state(State.PAUSED)
 
@@ -378,15 +358,12 @@ def test_data_a_node_does_not_see_are_sent_once_a_node(
     assert digits.folder is not None
     monkeypatch.chdir(digits.folder.parent)
     unseen = Path(digits.folder.name)  # relative to a folder in which no worker is
-    executor = RayExecutor(Resources(), 2)
-    try:
+    with contextlib.closing(RayExecutor(Resources(), 2)) as executor:
         executor.begin([Looking("cnn", "cross_entropy", unseen, "cpu")])
         ready(executor, 2)
         for key in ("a", "b"):
             executor.submit(job(tmp_path, key, until=1))
         reports = [message.report for message in listen(executor, ends=2) if isinstance(message, Reported)]
-    finally:
-        executor.close()
     assert [report.metrics for report in reports] == [looked_at(digits, sent=True)] * 2
     assert [text for text in caplog.messages if "get a copy of the data" in text] == [
         f"nodes that do not see {unseen} get a copy of the data through Ray's object store, once a node"
@@ -395,14 +372,11 @@ def test_data_a_node_does_not_see_are_sent_once_a_node(
 
 def test_data_a_node_sees_stay_where_they_are(digits: data.Dataset, tmp_path: Path) -> None:
     assert digits.folder is not None
-    executor = RayExecutor(Resources(), 1)
-    try:
+    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
         executor.begin([Looking("cnn", "cross_entropy", digits.folder, "cpu")])
         ready(executor, 1)
         executor.submit(job(tmp_path, until=1))
         (message, _) = listen(executor)
-    finally:
-        executor.close()
     assert isinstance(message, Reported)
     assert message.report.metrics == looked_at(digits, sent=False)
 
@@ -411,10 +385,10 @@ def test_data_a_node_sees_stay_where_they_are(digits: data.Dataset, tmp_path: Pa
 
 
 def test_the_study_file_alone_chooses_ray(cluster: Cluster) -> None:
-    told = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
-    spec = api.load({**told, "workers": 2})
-    assert assembly.placement(spec) == ["cpu", "cpu"]
-    executor = assembly.executor(spec, ["cpu"])
+    settings = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
+    spec = api.load({**settings, "workers": 2})
+    assert components.placement(spec) == ["cpu", "cpu"]
+    executor = components.executor(spec, ["cpu"])
     executor.close()
     assert isinstance(executor, RayExecutor)
 
@@ -424,13 +398,10 @@ def test_other_versions_on_a_node_are_refused_with_both_named(
 ) -> None:
     theirs = hpo.execution.ray.versions()
     monkeypatch.setattr(hpo.execution.ray, "versions", lambda: theirs | {"torch": "1.0"})
-    executor = RayExecutor(Resources(), 1)
-    executor.begin([fakes.Fake()])
-    try:
+    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
+        executor.begin([fakes.Fake()])
         with pytest.raises(EnvironmentFailed) as raised:
             ready(executor, 1)
-    finally:
-        executor.close()
     text = f"got torch {theirs['torch']} where the driver has 1.0; install the same there"
     assert str(raised.value).startswith("node ")
     assert str(raised.value).endswith(text)
@@ -439,13 +410,10 @@ def test_other_versions_on_a_node_are_refused_with_both_named(
 def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    executor = RayExecutor(Resources(), 1)
-    executor.begin([Recipe("cnn", "cross_entropy", tmp_path / "nothing", "cpu", train="not_there:train")])
-    try:
+    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
+        executor.begin([Recipe("cnn", "cross_entropy", tmp_path / "nothing", "cpu", train="not_there:train")])
         with pytest.raises(EnvironmentFailed) as failed:
             ready(executor, 1)
-    finally:
-        executor.close()
     assert re.fullmatch(
         r"a worker on node [0-9.]+ could not start: train: module not_there does not import, got .*", str(failed.value)
     )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hpo import api
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.errors import BadInput
 
 STUDY = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
@@ -19,7 +19,7 @@ def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: p
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else there(name, *more))
     with pytest.raises(BadInput) as refused:
-        assembly.placement(api.load(STUDY))
+        components.placement(api.load(STUDY))
     text = "study execution.engine: needs the package ray, got none here; pip install 'hpo[ray]'"
     assert str(refused.value) == text
 

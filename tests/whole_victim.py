@@ -19,8 +19,7 @@ import numpy as np
 from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
 from hpo.cli import main as cli
-from hpo.engine import components as assembly
-from hpo.engine import result
+from hpo.engine import components, result
 from hpo.engine.result import Published
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
@@ -121,8 +120,8 @@ def prepare(folder: Path) -> None:
     lighten()
     if not REAL:
         recipe = fakes.Fake(witness=folder / "witness", pause=float(os.environ.get("PAUSE", "0.01")))
-        assembly.HEAVY = ()
-        assembly.recipe = lambda *_: recipe  # type: ignore[assignment,return-value]
+        components.HEAVY = ()
+        components.recipe = lambda *_: recipe  # type: ignore[assignment,return-value]
     publish_best.publish = published  # type: ignore[assignment]
     tracking.connect_mlflow = connect
     tracking.PACE = 0.05

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import connection
 
 from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
@@ -135,7 +136,7 @@ class LocalExecutor:
             broke = worker.running.overdue(self._clock()) if worker.running else None
             if broke is not None:
                 error = self._replace(index, broke.error)
-                messages.append(Broke(broke.training, broke.outcome, error, broke.lost) if broke.lost else broke)
+                messages.append(replace(broke, error=error) if broke.lost else broke)
         return messages
 
     # -- starting and replacing

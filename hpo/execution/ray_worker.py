@@ -202,8 +202,8 @@ def _with_files(ticket: int, job: Job, message: Message, shared: bool) -> Worker
 
 
 def _temporary_folder() -> Path:
-    """A folder for this process; those of workers that were killed are removed."""
-    prefix = f"hpo-{os.getuid()}-worker-"
+    """A folder for this process; those of this machine's workers that were killed are removed."""
+    prefix = f"hpo-{os.getuid()}-worker-{platform.node()}-"
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         pid = folder.name.removeprefix(prefix).partition("-")[0]
         if pid.isdigit() and not alive(int(pid)):
