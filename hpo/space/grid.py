@@ -1,7 +1,7 @@
 """A grid over a conditional space: counted before it is built, read at any index, each active combination once.
 
-Walking the parameters in order, all that later parameters can ask about the values so far is which conditions hold.
-So the points are the paths of a small graph whose states are sets of holding conditions; counting paths backwards gives
+Walking the parameters in order, all that matters to later ones of the values so far is which conditions hold. So the
+points are the paths of a small graph whose states are sets of holding conditions; counting paths backwards gives
 the size and, with it, random access. Nothing grows with the number of points.
 """
 
@@ -14,8 +14,8 @@ from hpo.core import Value
 from hpo.errors import Mistake
 from hpo.space.domains import Condition, Parameter
 
-MOST_WORK = 300_000  # states times parameters that ask about them: about a second
-Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still asks about
+MOST_WORK = 300_000  # states times the conditions checked in each: about a second
+Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still has
 
 
 class GridImpossible(ValueError):
@@ -50,20 +50,20 @@ class Grid:
     parameters: tuple[Parameter, ...]
     _branches: list[list[_Branch]] = field(init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(init=False, repr=False, compare=False)
-    _asking: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
+    _pending: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
     _paths: list[dict[Holding, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        asked = {condition for parameter in self.parameters for condition in parameter.when}
+        conditions = {condition for parameter in self.parameters for condition in parameter.when}
         positions = {parameter.name: index for index, parameter in enumerate(self.parameters)}
-        asking: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(self.parameters) + 1)]
+        pending: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(self.parameters) + 1)]
         for index, parameter in enumerate(self.parameters):
             first = min((positions[condition.name] + 1 for condition in parameter.when), default=index + 1)
             for position in range(first, index + 1):
-                asking[position].append(parameter.when)
-        object.__setattr__(self, "_branches", [_branches(parameter, asked) for parameter in self.parameters])
+                pending[position].append(parameter.when)
+        object.__setattr__(self, "_branches", [_branches(parameter, conditions) for parameter in self.parameters])
         object.__setattr__(self, "_positions", positions)
-        object.__setattr__(self, "_asking", asking)
+        object.__setattr__(self, "_pending", pending)
         object.__setattr__(self, "_paths", self._count())
 
     @property
@@ -99,7 +99,7 @@ class Grid:
         work = 0
         for position in range(len(self.parameters)):
             states.append({follows for state in states[-1] for _, follows in self._steps(position, state)})
-            work += len(states[-1]) * (1 + len(self._asking[position]))
+            work += len(states[-1]) * (1 + len(self._pending[position]))
             if work > MOST_WORK:
                 name = self.parameters[position].name
                 raise GridImpossible(Mistake(name, "has conditions too entangled to count", remedy="drop some `when`"))
@@ -123,21 +123,21 @@ class Grid:
             yield None, self._trim(position + 1, holding)
 
     def _trim(self, position: int, holding: Holding) -> Holding:
-        """Forget what no parameter from position on can still ask: states that differ in nothing else are one."""
+        """Drop what no parameter from position on depends on: states that differ in nothing else are one."""
         if not holding:
             return holding
         keep: set[Condition] = set()
-        for when in self._asking[position]:
+        for when in self._pending[position]:
             if all(condition in holding or self._positions[condition.name] >= position for condition in when):
                 keep.update(condition for condition in when if condition in holding)
         return frozenset(keep)
 
 
-def _branches(parameter: Parameter, asked: set[Condition]) -> list[_Branch]:
+def _branches(parameter: Parameter, conditions: set[Condition]) -> list[_Branch]:
     levels = parameter.domain.levels
     assert levels is not None, parameter
     holds: dict[int, set[Condition]] = {}
-    for condition in asked:
+    for condition in conditions:
         for value in condition.allowed if condition.name == parameter.name else ():
             index = parameter.domain.index(value)
             if index is not None:

@@ -1,7 +1,7 @@
 """The search space: which parameters there are, when each exists, and what each may be.
 
 Points are Params in which an inactive parameter is absent. `parameters` stand in an order in which every parameter
-comes after those that its conditions ask about.
+comes after those that its conditions name.
 """
 
 from __future__ import annotations

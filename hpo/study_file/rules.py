@@ -133,7 +133,7 @@ def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
 
 
 def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
-    longest = max(_epochs(spec.space))
+    longest = spec.space.longest
     if spec.early_stopping is not None and spec.early_stopping.min_epochs >= longest:
         rule = f"must be below the epochs of the longest trial ({longest})"
         remedy = "lower it, or raise epochs, or drop early_stopping"
@@ -141,7 +141,8 @@ def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
 
 
 def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
-    shortest, total = min(_epochs(spec.space)), spec.budget.total_epochs
+    domain, total = spec.space[EPOCHS].domain, spec.budget.total_epochs
+    shortest = int(min(map(int, domain.values)) if isinstance(domain, Choice) else domain.low)
     if total is not None and total < shortest:
         rule = f"must be enough for one trial ({shortest} epochs)"
         mistakes.note(*_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
@@ -153,12 +154,6 @@ def _execution(spec: StudySpec, mistakes: Mistakes) -> None:
         mistakes.note(*_at(spec, "execution.address"), f"is for engine ray, and engine is {engine}", "", "drop it")
     if engine == "inline" and spec.workers not in ("auto", 1):
         mistakes.note(*_at(spec, "workers"), "must be 1 with engine inline", f"{spec.workers}", "write engine: local")
-
-
-def _epochs(space: Space) -> list[int]:
-    """Some values of epochs, the least and the largest among them."""
-    domain = space[EPOCHS].domain
-    return [int(end) for end in (domain.values if isinstance(domain, Choice) else (domain.low, domain.high))]
 
 
 def _at(spec: StudySpec, path: str, key: str = "") -> tuple[str, str]:
@@ -265,7 +260,7 @@ def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
 
 
 def _known_name(name: str, space: Space, more: Sequence[str] = ()) -> str:
-    """The remedy for a name that is no parameter."""
+    """The remedy for a name that is not a parameter."""
     of_blocks = [own for own in space.names if own.endswith(f".{name}")]
     return f"write {' or '.join(of_blocks[:2])}" if of_blocks else did_you_mean(name, [*space.names, *more])
 

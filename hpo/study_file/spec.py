@@ -36,10 +36,10 @@ from hpo.study_file.fields import (
 )
 from hpo.study_file.space_reader import DEFAULT_EPOCHS
 
-STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness, as the notes rank them
+STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness
 FAMILIES: Final = ("cnn", "rnn")
 DATA_SETS: Final = ("digits", "digits-hard", "mnist", "fashion-mnist", "cifar10")
-DEFAULT_TRIALS: Final = 20  # where a bayesian or random study names no budget: minutes on digits, never for ever
+DEFAULT_TRIALS: Final = 20  # where a bayesian or random study names no budget: minutes on digits
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CODE: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
@@ -58,9 +58,9 @@ _STRATEGY: Final = one_of(
 class Split:
     """Shares of the data; a source that comes with its own splits keeps those."""
 
-    train: float = option(_SHARE, 0.7, "learned from")
-    val: float = option(_SHARE, 0.15, "chosen by")
-    test: float = option(_SHARE, 0.15, "read once, for the winner")
+    train: float = option(_SHARE, 0.7, "share that is trained on")
+    val: float = option(_SHARE, 0.15, "share that trials are compared on")
+    test: float = option(_SHARE, 0.15, "share read once, for the winner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class DataSpec:
     )
     regression: bool = option(flag(), False, "the targets are numbers, not classes")
     grey: bool = option(flag(), False, "read colour images as grey")
-    limit: int | None = option(_COUNT, None, "use at most so many images", "max_samples")
+    limit: int | None = option(_COUNT, None, "use at most this many images", "max_samples")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is wanted of a trial."""
+    """The metric that is optimized."""
 
     name: str = option(
         text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name"),
@@ -100,7 +100,7 @@ class Metric:
     goal: Literal["maximize", "minimize"] = option(
         one_of(maximize="max maximise higher up", minimize="min minimise lower down"),
         "maximize",
-        "which way is better; else the metric's own",
+        "which direction is better; default: by the metric",
         "direction mode maximize minimize",
     )
     at: Literal["last", "best"] = option(
@@ -149,10 +149,10 @@ class EarlyStopping:
         "rule name method",
     )
     min_epochs: int = option(
-        _COUNT, 1, "no trial is judged before", "min_iter grace_period min_resource n_warmup_steps warmup min_t"
+        _COUNT, 1, "no trial is stopped before this epoch", "min_iter grace_period min_resource n_warmup_steps warmup"
     )
     reduction: int = option(
-        number(2, 100, whole=True), 3, "asha: one of so many goes on at each rung", "eta reduction_factor"
+        number(2, 100, whole=True), 3, "asha: one in this many continues at each rung", "eta reduction_factor"
     )
     interval: int = option(_COUNT, 1, "median: epochs between two judgements", "interval_steps every")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped", "n_startup_trials")
@@ -174,7 +174,7 @@ class Execution:
     memory: int | None = option(
         size(), None, "most memory a worker may use: 2GiB; more ends the trial as oom", "ram max_memory"
     )
-    report_timeout: float | None = option(duration(), None, "silence after which a worker is replaced: 10m")
+    report_timeout: float | None = option(duration(), None, "a worker silent for this long is replaced: 10m")
     trial_timeout: float | None = option(
         duration(), None, "longest time of one training: 1h", "timeout time_limit max_time"
     )
@@ -188,11 +188,11 @@ class Tracking:
     uri: str | None = option(
         text(r"\S+", "must be the address of an MLflow store", secret=True),
         None,
-        "else MLFLOW_TRACKING_URI, else here",
+        "address of the store; default: MLFLOW_TRACKING_URI, else mlflow.db beside the study",
         "url tracking_uri server store storage",
     )
     experiment: str | None = option(
-        text(r"[^\n]{1,250}", "must be text of one line"), None, "else the study's name", "experiment_name project"
+        text(r"[^\n]{1,250}", "must be text of one line"), None, "default: the study's name", "experiment_name project"
     )
     register: str | None = option(
         text(NAME, "must be letters, digits, . _ and -"),
@@ -211,7 +211,7 @@ class Compare:
         Several(_STRATEGY, 1, unique=True), STRATEGIES, "which strategies", "methods samplers strategy"
     )
     seeds: int = option(number(1, 1000, whole=True), 10, "studies of each strategy", "repeats n_seeds runs")
-    margin: float = option(number(0), 0.002, "differences below are practically equal", "rope tolerance")
+    margin: float = option(number(0), 0.002, "smaller differences are practically equal", "rope tolerance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +227,7 @@ class StudySpec:
     strategy: Literal["bayesian", "random", "grid"] = option(
         _STRATEGY,
         "bayesian",
-        "who proposes: bayesian, random, grid (ordered by usefulness)",
+        "the search strategy: bayesian, random or grid, ordered by usefulness",
         "method sampler search_algorithm search_alg algorithm algo tuner",
     )
     data: DataSpec | None = option(
@@ -240,7 +240,7 @@ class StudySpec:
         text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function"),
         "cnn",
         "cnn, rnn, or package.module:function of your own (params, input shape, outputs) -> nn.Module",
-        "network architecture net",
+        "network architecture",
     )
     train: str | None = option(
         text(CODE, "must be package.module:function"),
@@ -262,7 +262,7 @@ class StudySpec:
     )
     class_weights: bool = option(flag(), False, "weigh rare classes up in the loss")
     metric: Metric = option(
-        Record(Metric, "metric", short="name"), Metric(), "what is wanted: a name, or {name, goal, at, target}"
+        Record(Metric, "metric", short="name"), Metric(), "what is optimized: a name, or {name, goal, at, target}"
     )
     space: Space = option(
         anything(SEARCH_SPACE),
@@ -308,12 +308,12 @@ class StudySpec:
     execution: Execution = option(
         Record(Execution, "execution", short="engine"), Execution(), "where trials run", "resources backend executor"
     )
-    seed: int = option(_SEED, 0, "of the search", "random_state random_seed rng")
-    training_seed: int = option(_SEED, None, "of SGD; else the seed")
+    seed: int = option(_SEED, 0, "seed of the search", "random_state random_seed rng")
+    training_seed: int = option(_SEED, None, "seed of SGD; default: seed")
     tracking: Tracking = option(
         Record(Tracking, "tracking", short="enabled"),
         Tracking(),
-        "where MLflow keeps what happened",
+        "where MLflow keeps the runs",
         "mlflow wandb logging",
     )
     compare: Compare = option(
