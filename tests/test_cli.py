@@ -238,7 +238,7 @@ def test_a_space_in_which_nothing_can_be_trained_is_exit_2_for_check_as_for_run(
     space = "search_space: {blocks: 1, epochs: 1, learning_rate: [0.01, 0.1]}\nconstraints: ['model_parameters < 3']\n"
     (tmp_path / "study.yaml").write_text(f"name: none\ndata: digits\n{space}")
     done = hpo(tmp_path, "check", code=2)
-    assert "warning: nothing that is possible meets the constraints; loosen one of them" in done.stdout
+    assert "warning: no possible configuration meets the constraints; relax one of them" in done.stdout
     assert "time:" not in done.stdout
     assert "must hold at least one point that can be trained" in done.stderr
 
