@@ -1,10 +1,10 @@
 """Bayesian search: Optuna's TPE on an in-memory study that mirrors the trials.
 
-    trial                      is told as
-    complete                   COMPLETE with its score (smaller is better)
+    trial                        is for Optuna
+    complete                     COMPLETE with its score (smaller is better)
     pruned, or paused at a rung  PRUNED with its score at its last epoch: TPE ranks later epochs first
-    failed                     COMPLETE with a violated constraint; told as FAIL, TPE would not see it and try it again
-    running, or interrupted    RUNNING: TPE keeps away from it (constant liar)
+    failed                       COMPLETE with a violated constraint; as FAIL, TPE would not see it and try it again
+    running, or interrupted      RUNNING: TPE keeps away from it (constant liar)
 
 TPE: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate, group-wise form is
 S. Falkner et al., "BOHB", ICML 2018.
@@ -13,19 +13,19 @@ S. Falkner et al., "BOHB", ICML 2018.
 from __future__ import annotations
 
 import math
+import operator
 import warnings
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
-from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import Decision, Params, Rest, Start, State, Study, Trial, Value, digest, epochs_of
 from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, point, random_points, start_points
 
-NAME = "mirror"
 STARTUP = 10  # trials before TPE has anything to go by
 MOST_ASKS = 32  # times a known or infeasible point is asked again before a random one is taken
 
@@ -57,86 +57,58 @@ class Bayesian:
         return self._stream.propose(study, 1)
 
 
-class _Replaceable(InMemoryStorage):
-    """Optuna's storage, except that a trial can be told again: a paused trial may go on."""
-
-    def put(self, trial_id: int, trial: FrozenTrial) -> None:
-        self._set_trial(trial_id, trial)
-
-
 class _Mirror:
-    """The study as Optuna sees it. Trial n is its n+1: its first one is the scratch pad on which points are asked."""
+    """The study as Optuna sees it, made again from its trials whenever one of them has changed."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
         self._conditional = any(parameter.when for parameter in problem.space.parameters)
-        self._restart()
-
-    def _restart(self) -> None:
-        self._storage = _Replaceable()
-        self._optuna = optuna.create_study(study_name=NAME, storage=self._storage, direction="minimize")
-        self._optuna.add_trial(create_trial(state=TrialState.RUNNING))
-        self._told: list[Trial] = []
+        self._seen: list[Trial] = []
+        self._optuna = optuna.create_study(direction="minimize")
 
     def follow(self, study: Study) -> None:
-        """Tell what is new or has changed since the last time."""
-        if len(study) < len(self._told) or any(
-            a.params is not b.params for a, b in zip(self._told, study.trials, strict=False)
-        ):
-            self._restart()
-        for trial in study.trials:
-            if trial.number == len(self._told):
-                self._optuna.add_trial(self._frozen(trial))
-                self._told.append(trial)
-            elif self._told[trial.number] is not trial:
-                known = self._storage.get_trial(trial.number + 1)
-                frozen = self._frozen(trial)
-                frozen.number, frozen._trial_id = known.number, known._trial_id
-                self._storage.put(known._trial_id, frozen)
-                self._told[trial.number] = trial
+        if len(self._seen) == len(study) and all(map(operator.is_, self._seen, study.trials)):
+            return
+        self._seen = list(study.trials)
+        self._optuna = optuna.create_study(direction="minimize")
+        self._optuna.add_trials(self._frozen(trial) for trial in study.trials)
 
     def ask(self, number: int, attempt: int) -> Params:
         """A point from TPE's posterior; a function of the trials, the number and the attempt."""
         seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
-            sampler = TPESampler(
+            self._optuna.sampler = TPESampler(
                 n_startup_trials=STARTUP, seed=seed, multivariate=True, group=self._conditional, constant_liar=True
             )
-        blank = create_trial(state=TrialState.RUNNING)
-        blank.number = blank._trial_id = 0
-        self._storage.put(0, blank)
-        # A study object keeps a list of its trials until its own `ask`; a new one reads them again.
-        trial = optuna.Trial(optuna.load_study(study_name=NAME, storage=self._storage, sampler=sampler), 0)
+        trial = self._optuna.ask()
         params: dict[str, Value] = {}
         for parameter in self._problem.space.parameters:
             if parameter.active(params):
                 params[parameter.name] = self._coordinates[parameter.name].suggest(trial, parameter)
+        self._optuna.tell(trial, state=TrialState.FAIL)  # which no sampler looks at: it may never be started
         return params
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
-        inside = [p for p in self._problem.space.parameters if p.name in trial.params]
-        params = {p.name: self._coordinates[p.name].coordinate(trial.params[p.name]) for p in inside}
-        params = {name: value for name, value in params.items() if value is not None}
-        frozen = create_trial(
-            state=TrialState.RUNNING,
-            params=params,
-            distributions={name: self._coordinates[name].distribution for name in params},
-        )
+        params: dict[str, Value] = {}
+        for name, value in trial.params.items():
+            coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
+            if coordinate is not None:
+                params[name] = coordinate
+        distributions = {name: self._coordinates[name].distribution for name in params}
+        return create_trial(**self._result(trial), params=params, distributions=distributions)
+
+    def _result(self, trial: Trial) -> dict[str, Any]:
         score = self._problem.goal.score(trial)[0]
-        resting = trial.state is State.PAUSED and trial.epoch >= trial.until
+        at_rung = trial.state is State.PAUSED and trial.epoch >= trial.until
         if trial.state is State.FAILED or (trial.state is State.COMPLETE and not math.isfinite(score)):
-            frozen.state, frozen.value = TrialState.COMPLETE, math.inf
-            frozen.system_attrs = {"constraints:trainable": 1.0}
-        elif trial.state is State.COMPLETE:
-            frozen.state, frozen.value = TrialState.COMPLETE, score
-        elif trial.state is State.PRUNED or resting:
-            frozen.state = TrialState.PRUNED
-            frozen.intermediate_values = {trial.epoch: score}
-        if frozen.state.is_finished():
-            frozen.datetime_complete = frozen.datetime_start
-        return frozen
+            return {"state": TrialState.COMPLETE, "value": math.inf, "constraints": {"trainable": 1.0}}
+        if trial.state is State.COMPLETE:
+            return {"state": TrialState.COMPLETE, "value": score}
+        if trial.state is State.PRUNED or at_rung:
+            return {"state": TrialState.PRUNED, "intermediate_values": {trial.epoch: score}}
+        return {"state": TrialState.RUNNING}
 
 
 class Coordinate:
