@@ -18,7 +18,7 @@ from made_up import GOAL, events, scored
 from rich.console import Console
 
 from hpo.comparison import text
-from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Scope, compare, confirm
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Pair, Scope, compare, confirm
 from hpo.comparison.curves import Curve, Point, best_so_far, curve, on_grid
 from hpo.comparison.statistics import Advice, Verdict
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
@@ -151,6 +151,10 @@ def ranked(bayesian: Sequence[float], random: Sequence[float], grid: Sequence[fl
     return compared(studies, GOAL, margin=0.002, scope=Scope("digits", 4, 7))
 
 
+def pair_of(comparison: Comparison, a: str, b: str) -> Pair:
+    return next(pair for pair in comparison.pairs if (pair.a, pair.b) == (a, b))
+
+
 def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
     comparison = ranked(GOOD, FAIR, POOR)
     assert [s.strategy for s in comparison.strategies] == list(RANKING)
@@ -185,7 +189,7 @@ def test_the_interval_of_a_loser_is_given_from_the_winner_s_side() -> None:
 
 def test_a_ranking_that_holds_in_part_says_which() -> None:
     comparison = ranked(GOOD, FAIR, [value + 0.0001 for value in FAIR])
-    assert comparison.pair("random", "grid").verdict is Verdict.EQUAL
+    assert pair_of(comparison, "random", "grid").verdict is Verdict.EQUAL
     assert text.ranking(comparison) == (
         "The usual ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
         "grid, but nothing is shown for random over grid."
@@ -200,7 +204,7 @@ def test_a_ranking_that_makes_no_difference() -> None:
 
 def test_an_undecided_pair_gets_advice_with_its_range() -> None:
     comparison = ranked(GOOD, WILD, POOR)
-    pair = comparison.pair("bayesian", "random")
+    pair = pair_of(comparison, "bayesian", "random")
     assert pair.verdict is Verdict.UNDECIDED
     assert pair.advice is not None
     assert pair.advice.low <= pair.advice.more <= pair.advice.high
@@ -292,6 +296,11 @@ def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
     assert comparison.twice.values == tuple(value + 0.02 for value in FAIR)
     assert [(p.a, p.b, p.winner) for p in comparison.against_twice] == [("bayesian", TWICE, TWICE)]
     assert any(line.startswith(TWICE) for line in text.lines(comparison))
+
+
+def test_random_that_completes_nothing_with_twice_the_budget_is_no_reference() -> None:
+    comparison = compared([*several("bayesian", GOOD), made("random", 0)], doubled=[made("random-x2", 0, epochs=200)])
+    assert (comparison.twice, comparison.against_twice) == (None, ())
 
 
 def test_a_missing_reference_is_said() -> None:
@@ -411,7 +420,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     assert confirmation.luck == pytest.approx(1 - 0.0006 / 0.0037)
     assert [f.trial for f in confirmation.tied] == [17, 4]
     assert confirmation.smallest is FINALISTS[1]
-    assert text.confirmation_sentence(confirmation) == (
+    assert text.confirmation_lines(confirmation)[-1] == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
         " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
         "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
@@ -423,14 +432,14 @@ def test_a_winner_that_loses_on_fresh_seeds_was_all_luck() -> None:
     confirmation = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
     assert confirmation.luck == 1.0
     assert confirmation.best.trial == 2
-    assert "all of it was luck" in text.confirmation_sentence(confirmation)
+    assert "all of it was luck" in text.confirmation_lines(confirmation)[-1]
 
 
 def test_a_lead_that_grows_was_no_luck() -> None:
     confirmation = confirm([Finalist(1, 0.99, (0.99, 0.991)), Finalist(2, 0.98, (0.95, 0.951))], GOAL)
     assert confirmation.luck == 0.0
-    assert "none of it was luck" in text.confirmation_sentence(confirmation)
-    assert "ahead of the rest beyond chance" in text.confirmation_sentence(confirmation)
+    assert "none of it was luck" in text.confirmation_lines(confirmation)[-1]
+    assert "ahead of the rest beyond chance" in text.confirmation_lines(confirmation)[-1]
 
 
 def test_of_a_loss_the_smaller_is_better_on_fresh_seeds_too() -> None:
@@ -446,7 +455,7 @@ def test_a_tie_in_the_search_leaves_no_lead_to_explain() -> None:
     confirmation = confirm([Finalist(3, 0.98, (0.97, 0.96)), Finalist(1, 0.98, (0.97, 0.98))], GOAL)
     assert confirmation.finalists[0].trial == 1
     assert math.isnan(confirmation.luck)
-    assert "it had no lead over trial 3" in text.confirmation_sentence(confirmation)
+    assert "it had no lead over trial 3" in text.confirmation_lines(confirmation)[-1]
 
 
 @pytest.mark.parametrize("fresh", [((0.97,), (0.7,)), ((0.69, 0.69), (0.65, 0.65)), ((0.95,), (0.96,))])
@@ -464,7 +473,7 @@ def test_too_few_seeds_are_said_and_no_finalist_is_called_tied(
 
 def test_a_single_finalist_is_described() -> None:
     confirmation = confirm(FINALISTS[:1], GOAL)
-    assert "with no other finalist there is no lead to explain" in text.confirmation_sentence(confirmation)
+    assert "with no other finalist there is no lead to explain" in text.confirmation_lines(confirmation)[-1]
     assert text.confirmation_lines(confirmation)[0].startswith("trial 17: 0.9889 then, 0.9836 on fresh seeds")
 
 

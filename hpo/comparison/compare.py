@@ -18,7 +18,6 @@ import numpy as np
 
 from hpo.comparison.curves import Curve, on_grid
 from hpo.comparison.statistics import (
-    LEVEL,
     Advice,
     Difference,
     Floats,
@@ -124,9 +123,6 @@ class Comparison:
         """Those of all strategies, random with twice the budget last."""
         return (*self.strategies, *((self.twice,) if self.twice else ()))
 
-    def pair(self, a: str, b: str) -> Pair:
-        return next(pair for pair in self.pairs if {pair.a, pair.b} == {a, b})
-
 
 def compare(
     curves: Sequence[Curve],
@@ -146,7 +142,7 @@ def compare(
     target = _target(goal, groups, budget)
     start = max(curve.first for group in groups.values() for curve in group)
     results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
-    spent = [curve for curve in doubled if curve.epochs >= 2 * budget]
+    spent = [curve for curve in doubled if curve.points and curve.epochs >= 2 * budget]
     twice = _result(TWICE, spent, goal, 2 * budget, target, start) if spent else None
     same = startup if _is_random_itself(groups, budget, startup) else 0
     couples = [
@@ -178,12 +174,10 @@ def _groups(curves: Sequence[Curve], budget: int) -> Groups:
         remedy = f"give it at least {needed:.0f}" if needed < math.inf else "look at the outcomes with `hpo status`"
         rule = "some trial must be complete within the budget"
         raise BadInput(Mistake("compare", rule, count(budget, "epoch"), remedy))
-    names = [*RANKING, *(curve.strategy for curve in used)]
-    return {
-        name: sorted((curve for curve in used if curve.strategy == name), key=lambda curve: curve.seed)
-        for name in dict.fromkeys(names)
-        if any(curve.strategy == name for curve in used)
-    }
+    used.sort(key=lambda curve: curve.seed)
+    names = dict.fromkeys([*RANKING, *(curve.strategy for curve in used)])
+    groups = {name: [curve for curve in used if curve.strategy == name] for name in names}
+    return {name: group for name, group in groups.items() if group}
 
 
 def _left_out(curves: Sequence[Curve], budget: int) -> Iterator[str]:
@@ -311,7 +305,7 @@ class Confirmation:
     smallest: Finalist | None
 
 
-def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> Confirmation:
+def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
     """What fresh seeds say of the finalists; each needs at least one fresh value.
 
     The winner of a search was best *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
@@ -323,7 +317,7 @@ def confirm(finalists: Sequence[Finalist], goal: Goal, level: float = LEVEL) -> 
     best = max(ranked, key=lambda finalist: sign * finalist.mean)
     winner, second = ranked[0], ranked[min(1, len(ranked) - 1)]
     lead, fresh_lead = sign * (winner.value - second.value), sign * (winner.mean - second.mean)
-    intervals = simultaneous([finalist.fresh for finalist in ranked], level)
+    intervals = simultaneous([finalist.fresh for finalist in ranked])
     tied, sized = [best], []
     interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)
     if intervals is not None:

@@ -92,7 +92,7 @@ class PairedT:
     p: Floats
 
 
-def paired_t(d: ArrayLike, level: float = LEVEL) -> PairedT:
+def paired_t(d: ArrayLike) -> PairedT:
     """Student's t interval and test of the mean of d, shape (..., n).
 
     Differences that are all alike (counts of right answers tie) have no spread to estimate an error from. Their p is
@@ -109,7 +109,7 @@ def paired_t(d: ArrayLike, level: float = LEVEL) -> PairedT:
     alike = sd <= 1e-9 * np.abs(values).max(axis=-1)
     shaken = np.where(alike[..., None], np.arange(n, dtype=float), values)  # only to keep scipy from dividing by zero
     test = stats.ttest_1samp(shaken, 0.0, axis=-1)
-    between = test.confidence_interval(level)
+    between = test.confidence_interval(LEVEL)
     slack = 0.0 if n >= ALIKE else np.inf
     return PairedT(
         mean=mean,
@@ -120,10 +120,10 @@ def paired_t(d: ArrayLike, level: float = LEVEL) -> PairedT:
     )
 
 
-def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Difference:
+def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
     """The difference a - b over seeds that both have run."""
     assert len(a) == len(b) > 0, (len(a), len(b))
-    t = paired_t(np.subtract(a, b), level)
+    t = paired_t(np.subtract(a, b))
     return Difference(float(t.mean), float(t.sd), len(a), float(t.p), Interval(float(t.low), float(t.high)))
 
 
@@ -141,7 +141,7 @@ def holm(p: ArrayLike) -> Floats:
     return result
 
 
-def wins(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Probability:
+def wins(a: Sequence[float], b: Sequence[float]) -> Probability:
     """The probability that a beats b at a fresh seed, ties counting half.
 
     The interval is Clopper and Pearson's on wins + ties / 2: never too narrow, and ties only make it wider than it need
@@ -149,13 +149,13 @@ def wins(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Probab
     """
     d = np.subtract(a, b)
     n, won = len(d), float((d > 0).sum() + (d == 0).sum() / 2)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, won, n - won + 1)) if won > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, won + 1, n - won)) if won < n else 1.0
     return Probability(won / n, Interval(low, high))
 
 
-def verdict(difference: Difference, corrected: float, margin: float, level: float = LEVEL) -> Verdict:
+def verdict(difference: Difference, corrected: float, margin: float) -> Verdict:
     """What may be said of a against b; corrected is Holm's p over all pairs of the comparison.
 
     A difference within the margin is no victory, however certain it is.
@@ -164,7 +164,7 @@ def verdict(difference: Difference, corrected: float, margin: float, level: floa
         return Verdict.UNDECIDED
     if difference.interval.within(margin):
         return Verdict.EQUAL
-    if corrected < 1 - level:
+    if corrected < 1 - LEVEL:
         return Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
     return Verdict.UNDECIDED
 
@@ -191,12 +191,12 @@ def seeds_to_tell_apart(effect: ArrayLike, alpha: float) -> Floats:
     return np.where(power(effects, MOST_SEEDS, alpha) >= POWER, np.maximum(high, 2), np.inf)
 
 
-def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float, level: float = LEVEL) -> Floats:
+def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float) -> Floats:
     """The smallest n at which the interval lies within +-margin with chance POWER, mean and sd being the true ones."""
     means, sds = np.broadcast_arrays(np.abs(np.asarray(mean, dtype=float)), np.asarray(sd, dtype=float))
     n = np.unique(np.geomspace(2, MOST_SEEDS, 300).astype(int))
     error = sds[..., None] / np.sqrt(n)
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * error
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * error
     room = np.maximum(margin - half, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         upper, lower = (room - means[..., None]) / error, (-room - means[..., None]) / error
@@ -229,15 +229,15 @@ def more_seeds(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Float
     return np.maximum(seeds_to_tell_apart(effect, alpha) - n, 1.0)
 
 
-def advise(difference: Difference, margin: float, pairs: int = 1, level: float = LEVEL) -> Advice | None:
+def advise(difference: Difference, margin: float, pairs: int = 1) -> Advice | None:
     """What an undecided pair among `pairs` still needs, by the shorter way; None where the spread is nothing to go by.
 
-    An undecided pair has p above (1 - level) / pairs by Holm's rule: that is the alpha it is advised at.
+    An undecided pair has p above (1 - LEVEL) / pairs by Holm's rule: that is the alpha it is advised at.
     """
     if difference.seeds < ADVISABLE or not difference.sd > 0:
         return None
-    apart = _until_apart(difference, (1 - level) / pairs)
-    equal = _until_equal(difference, margin, level)
+    apart = _until_apart(difference, (1 - LEVEL) / pairs)
+    equal = _until_equal(difference, margin)
     return equal if equal.more < apart.more else apart
 
 
@@ -249,12 +249,12 @@ def _until_apart(difference: Difference, alpha: float) -> Advice:
     return Advice(more, min(low, more), max(more, high, float(seeds_to_tell_apart(effect, alpha)) - n))
 
 
-def _until_equal(difference: Difference, margin: float, level: float) -> Advice:
+def _until_equal(difference: Difference, margin: float) -> Advice:
     """The true mean is estimated with the noise of the seen one taken off; the range is that of the sd."""
     n, sd = difference.seeds, difference.sd
     mean = math.sqrt(max(difference.mean**2 - sd**2 / n, 0.0))
     spread = [sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.5, 0.9, 0.1)]
-    needed = np.maximum(seeds_to_call_equal(mean, spread, margin, level) - n, 1.0)
+    needed = np.maximum(seeds_to_call_equal(mean, spread, margin) - n, 1.0)
     return Advice(float(needed[0]), float(needed.min()), float(needed.max()), equal=True)
 
 
@@ -274,7 +274,7 @@ def _below(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
 # -- several groups ----------------------------------------------------------------------------------------------
 
 
-def simultaneous(groups: Sequence[Sequence[float]], level: float = LEVEL) -> tuple[Floats, Floats] | None:
+def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | None:
     """The intervals of all differences of the groups' means at once (Tukey's HSD): low and high, shape (groups, groups).
 
     None where chance cannot be judged: a single group, single values, or fewer than CONSTANT values that are all alike.
@@ -283,7 +283,7 @@ def simultaneous(groups: Sequence[Sequence[float]], level: float = LEVEL) -> tup
     if len(groups) < 2 or fewest < 2:
         return None
     if any(len(set(group)) > 1 for group in groups):
-        between = stats.tukey_hsd(*groups).confidence_interval(level)
+        between = stats.tukey_hsd(*groups).confidence_interval(LEVEL)
         return np.asarray(between.low), np.asarray(between.high)
     values = np.array([group[0] for group in groups])
     apart = values[:, None] - values

@@ -252,11 +252,7 @@ def confirmation_lines(confirmation: Confirmation) -> list[str]:
         f"{decimals(max(one.fresh))}), {_size(one)}{_rank(one, confirmation)}"
         for one in confirmation.finalists
     ]
-    return [*rows, confirmation_sentence(confirmation)]
-
-
-def confirmation_sentence(confirmation: Confirmation) -> str:
-    return f"{_luck(confirmation)} {_choice(confirmation)}"
+    return [*rows, f"{_luck(confirmation)} {_choice(confirmation)}"]
 
 
 def _luck(confirmation: Confirmation) -> str:
