@@ -149,17 +149,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=20)
-    told = parser.parse_args()
+    options = parser.parse_args()
     os.environ.update(tracking.ENVIRONMENT)
-    print(f"machine: {machine()}\nn: {told.trials} trials of {told.epochs} epochs, {len(METRICS) + 1} metrics each")
+    print(
+        f"machine: {machine()}\nn: {options.trials} trials of {options.epochs} epochs, {len(METRICS) + 1} metrics each"
+    )
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as name:
         folder = Path(name)
         (folder / "sqlite").mkdir()
-        report("SQLite", folder / "sqlite", sqlite_uri(folder / "sqlite" / "mlflow.db"), told.trials, told.epochs)
+        report("SQLite", folder / "sqlite", sqlite_uri(folder / "sqlite" / "mlflow.db"), options.trials, options.epochs)
         (folder / "server").mkdir()
         connect(sqlite_uri(folder / "server" / "mlflow.db"), "bench", {}).close()
         with server(folder / "server") as uri:
-            report("server", folder / "server", uri, told.trials, told.epochs)
+            report("server", folder / "server", uri, options.trials, options.epochs)
     return 0
 
 

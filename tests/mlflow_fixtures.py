@@ -74,15 +74,15 @@ class FakeMlflow:
         fault = "before" if self.away else next(self.faults, "")
         if fault == "before":
             raise Outage("500 from a fake")
-        done = work()
+        answer = work()
         if fault == "after":
             raise Outage("timed out")
-        return done or ""
+        return answer or ""
 
     def make(self, run: Run) -> str:
-        made = next(self._ids)
-        self.runs[made] = Kept(run.name, dict(run.tags), run.started)
-        return made
+        new = next(self._ids)
+        self.runs[new] = Kept(run.name, dict(run.tags), run.started)
+        return new
 
     def change(self, run: str, change: Change) -> None:
         if run not in self.runs:
@@ -118,7 +118,7 @@ class FakeStore:
             for run, kept in self.server.runs.items()
             if tags.items() <= kept.tags.items() and status in (None, kept.status)
         ]
-        return sorted(wanted, key=lambda found: found.deleted)
+        return sorted(wanted, key=lambda run: run.deleted)
 
     def create(self, run: Run) -> str:
         return self.server.call(lambda: self.server.make(run))

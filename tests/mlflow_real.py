@@ -177,10 +177,10 @@ class Proxy:
 def kept(uri: str, experiment: str) -> list[Kept]:
     """The experiment's runs, as mlflow_fixtures.check_delivered wants them."""
     client = MlflowClient(uri, uri)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None, experiment
+    stored = client.get_experiment_by_name(experiment)
+    assert stored is not None, experiment
     runs = []
-    for run in client.search_runs([found.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1_000):
+    for run in client.search_runs([stored.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1_000):
         history = [m for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name)]
         points = [MetricPoint(m.key, m.value, m.timestamp, m.step) for m in history]
         tags, params, info = dict(run.data.tags), dict(run.data.params), run.info

@@ -40,32 +40,32 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds an epoch takes")
-    told = parser.parse_args()
+    options = parser.parse_args()
     uri = os.environ["MLFLOW_TRACKING_URI"]
     os.environ.update(ENVIRONMENT)
-    told.folder.mkdir(parents=True)
-    feed = TrackedStudy(told.folder / "journal.db", told.folder.name, "random", 3, Goal())
-    executor = LocalExecutor(told.slots)
-    executor.begin([fakes.Fake(pause=told.pause, saves=False)])
-    tracker = Tracker([feed], uri)
+    options.folder.mkdir(parents=True)
+    tracked = TrackedStudy(options.folder / "journal.db", options.folder.name, "random", 3, Goal())
+    executor = LocalExecutor(options.slots)
+    executor.begin([fakes.Fake(pause=options.pause, saves=False)])
+    tracker = Tracker([tracked], uri)
     began = time.perf_counter()
     tracker.start()
     try:
-        with Journal.open(feed.journal) as journal:
+        with Journal.open(tracked.journal) as journal:
             strategy = Random(Problem(fakes.SPACE, seed=3))
-            search = Search(Study(), strategy, Goal(), Budget(trials=told.trials), laws.identity(), journal.append)
-            Driver([search], executor, Trainings(told.folder / "trainings")).run()
+            search = Search(Study(), strategy, Goal(), Budget(trials=options.trials), laws.identity(), journal.append)
+            Driver([search], executor, Trainings(options.folder / "trainings")).run()
             driven = time.perf_counter() - began
             events = [event for _, event in journal.events()]
     finally:
         executor.close()
         undelivered = tracker.close(600.0)
     delivered = time.perf_counter() - began
-    study = laws.check(events, trials=told.trials)
-    check_delivered(kept(uri, feed.experiment_name), feed, events, live=False)
+    study = laws.check(events, trials=options.trials)
+    check_delivered(kept(uri, tracked.experiment_name), tracked, events, live=False)
     reports = sum(len(training.reports) for training in study.trainings.values())
-    found = {"trials": len(study), "reports": reports, "undelivered": undelivered}
-    print(json.dumps({**found, "driven": driven, "delivered": delivered}))
+    result = {"trials": len(study), "reports": reports, "undelivered": undelivered}
+    print(json.dumps({**result, "driven": driven, "delivered": delivered}))
     return 0
 
 

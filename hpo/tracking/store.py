@@ -47,7 +47,7 @@ class _Refused(Exception):
 
 
 class _Deleted(Exception):
-    """The run or the experiment is in the UI's bin."""
+    """The run or the experiment was deleted in the UI, and can be restored."""
 
 
 class MlflowStore:
@@ -59,24 +59,29 @@ class MlflowStore:
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[StoredRun]:
         assert all(re.fullmatch(r"\w+", value) for value in tags.values()), tags  # MLflow cannot quote a quote
-        texts = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         if status is not None:
-            texts.append(f"attributes.status = '{status}'")
+            conditions.append(f"attributes.status = '{status}'")
         runs: list[StoredRun] = []
         token = None
         while True:
-            with self._plain():
+            with self._whole():
                 page = self._client.search_runs(
-                    [self.experiment], " and ".join(texts), ViewType.ALL, PAGE, ["attributes.start_time ASC"], token
+                    [self.experiment],
+                    " and ".join(conditions),
+                    ViewType.ALL,
+                    PAGE,
+                    ["attributes.start_time ASC"],
+                    token,
                 )
             runs += map(stored_run, page)
             if not (token := page.token):
                 return sorted(runs, key=lambda run: run.deleted)
 
     def create(self, run: Run) -> str:
-        with self._plain():
-            made = self._do(lambda: self._client.create_run(self.experiment, run.started, dict(run.tags), run.name))
-        return str(made.info.run_id)
+        with self._whole():
+            created = self._do(lambda: self._client.create_run(self.experiment, run.started, dict(run.tags), run.name))
+        return str(created.info.run_id)
 
     def write(self, run: str, change: Change) -> None:
         """Metrics first, so that a run which looks finished is whole."""
@@ -111,32 +116,32 @@ class MlflowStore:
             self._try(run, "metrics", lambda: self._client.log_batch(run, metrics))
 
     def _try(self, run: str, what: str, call: Callable[[], object]) -> None:
-        """A call that, if MLflow will never take it, is left out and said."""
+        """A call that is left out, with a warning, if MLflow will never take it."""
         try:
             self._do(call, run)
         except _Refused as refused:
             logger.warning("MLflow refuses the %s of run %s: %s", what, run, refused)
 
     def _do(self, call: Callable[[], T], run: str | None = None) -> T:
-        """The call; if the run or its experiment is in the bin, they are taken out, once."""
+        """The call; if the run or its experiment was deleted in the UI, once again after they are restored."""
         try:
-            with kinds(self._uri):
+            with translated(self._uri):
                 return call()
         except _Deleted as deleted:
             logger.warning("restored what was deleted in MLflow's UI: %s", deleted)
-        with self._plain():
+        with self._whole():
             if self._client.get_experiment(self.experiment).lifecycle_stage == "deleted":
                 self._client.restore_experiment(self.experiment)
             if run is not None:
                 self._client.restore_run(run)
-        with kinds(self._uri):
+        with translated(self._uri):
             return call()
 
     @contextmanager
-    def _plain(self) -> Iterator[None]:
+    def _whole(self) -> Iterator[None]:
         """For calls without a part that could be left out."""
         try:
-            with kinds(self._uri):
+            with translated(self._uri):
                 yield
         except (_Refused, _Deleted) as error:
             raise Outage(str(error)) from None
@@ -149,8 +154,8 @@ def stored_run(run: MlflowRun) -> StoredRun:
 
 
 @contextmanager
-def kinds(uri: str) -> Iterator[None]:
-    """What an exception of MLflow's means. A server's word counts only as JSON: a proxy says 404 too, in HTML."""
+def translated(uri: str) -> Iterator[None]:
+    """MLflow's exceptions as ours. A server's answer counts only as JSON: a proxy says 404 too, in HTML."""
     try:
         yield
     except MlflowException as error:
@@ -192,12 +197,12 @@ def batches(change: Change) -> Iterator[Change]:
     params, points, tags = list(change.params.items()), list(change.points), dict(change.tags)
     assert len(tags) <= MOST_PARAMS, tags
     while params or points or tags:
-        some, params = dict(params[:MOST_PARAMS]), params[MOST_PARAMS:]
-        room = MOST_ENTITIES - len(some) - len(tags)
-        few, points = points[:room], points[room:]
-        last = {} if params or points else tags
-        yield Change(params=some, points=few, tags=last)
-        if last or not (params or points):
+        batch_params, params = dict(params[:MOST_PARAMS]), params[MOST_PARAMS:]
+        room = MOST_ENTITIES - len(batch_params) - len(tags)
+        batch_points, points = points[:room], points[room:]
+        batch_tags = {} if params or points else tags
+        yield Change(params=batch_params, points=batch_points, tags=batch_tags)
+        if not (params or points):
             return
 
 
@@ -205,7 +210,7 @@ def batches(change: Change) -> Iterator[Change]:
 
 
 def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
-    """The experiment of this name with these tags, made or taken out of the bin if need be. Raises Outage."""
+    """The experiment of this name with these tags, created or restored if need be. Raises Outage."""
     quiet()
     artifacts = None
     if uri.startswith(SQLITE):
@@ -213,7 +218,7 @@ def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
         create_sqlite(path)
         artifacts = (path.parent / "mlruns" / re.sub(r"[^\w-]", "_", name)).as_uri()
     try:
-        with kinds(uri):
+        with translated(uri):
             client = MlflowClient(uri, uri)
             experiment = _experiment(client, name, artifacts, tags)
     except (Gone, _Refused, _Deleted) as error:
@@ -222,26 +227,26 @@ def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None, tags: Mapping[str, str]) -> str:
-    found: Experiment | None = client.get_experiment_by_name(name)
-    if found is None:
+    experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifacts, dict(tags)))
         except MlflowException as error:
             if error.error_code != EXISTS:
                 raise
-            found = client.get_experiment_by_name(name)
-            assert found is not None
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
         logger.warning("restored experiment %s, which was deleted in MLflow's UI", name)
     for key, text in tags.items():
-        if found.tags.get(key) != text:
-            client.set_experiment_tag(found.experiment_id, key, text)
-    return str(found.experiment_id)
+        if experiment.tags.get(key) != text:
+            client.set_experiment_tag(experiment.experiment_id, key, text)
+    return str(experiment.experiment_id)
 
 
 def quiet() -> None:
-    """What MLflow logs at ERROR is a traceback of what is said here in one line."""
+    """MLflow logs a traceback at ERROR for what is logged here in one line."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -259,7 +264,7 @@ def create_sqlite(path: Path) -> None:
         with locked(path.parent):
             sweep(path.parent)
             if not path.exists():
-                with replace_file(path) as draft, kinds(sqlite_uri(path)):
+                with replace_file(path) as draft, translated(sqlite_uri(path)):
                     _make_sqlite(draft, path.parent / "mlruns")
     except OSError as error:
         raise Outage(f"{path}: {error.strerror or error}") from None
