@@ -516,7 +516,9 @@ def fake_kill(pid: int, signal: int) -> None:
 
 
 def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None:
-    server, info = FakeMlflow(), ComparisonInfo("digits/random,grid/0", "comparison")
+    server, report = FakeMlflow(), tmp_path / "report.html"
+    info = ComparisonInfo("digits/random,grid/0", "comparison", (report,))
+    report.write_text("<p>random and grid")
     scripts = [Script(), Script(now=1_700_001_000.0)]
     feeds = [tracked_study(tmp_path / name, strategy=name, comparison=info) for name in ("random", "grid")]
     for again in (False, True):
@@ -525,13 +527,14 @@ def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None
         sync = sync_of_lists([(one, script.events) for one, script in zip(feeds, scripts, strict=True)], server.connect)
         until_well(sync, live=True)
         over = next(run for run in server.alive() if run.tags["hpo.kind"] == "comparison")
-        assert over.status == "RUNNING"
+        assert (over.status, len(over.files)) == ("RUNNING", again)
         for script in scripts:
             script.complete()
             script.close("budget" if again else "interrupted")
         until_well(sync, live=False)
         sync.close()
         assert over.status == ("FINISHED" if again else "KILLED")
+        assert over.files == {"report.html": b"<p>random and grid"}
     kinds = [run.tags["hpo.kind"] for run in server.alive()]
     assert (kinds.count("comparison"), kinds.count("study"), kinds.count("trial")) == (1, 2, 4)
     studies_of = [run for run in server.alive() if run.tags["hpo.kind"] == "study"]
