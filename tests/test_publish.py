@@ -62,7 +62,7 @@ def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, lo
     last = checkpoints.path(folder, "made-up", reports[-1].epoch)
     goal = Goal("val_accuracy") if loss == "cross_entropy" else Goal("val_mse", maximize=False)
     value = reports[-1].metrics[goal.metric]
-    return Order(recipe, params, last, uri, "study", run, goal, value, "study", 0, reports[-1].epoch, "digits-cnn")
+    return Order(recipe, params, last, uri, run, goal, value, "study", 0, reports[-1].epoch, "digits-cnn")
 
 
 STRANGER = """
@@ -215,7 +215,7 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     client = MlflowClient(uri, uri)
     model = client.create_logged_model(store.experiment, "empty", run)
     recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
-    made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, "study", run, Goal(), 0.5, "study", 0, 1, "unset")
+    made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, "study", 0, 1, "unset")
     return Contest(client, made, Dataset.open(recipe.data), f"models:/{model.model_id}")
 
 
@@ -280,7 +280,7 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
 
 def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> None:
     data = replace(Dataset.open(bars(tmp_path / "data", channels=3)), resize=(8, 8))
-    pixels = publish.Pixels(torch.nn.Identity(), replace(data, classes=None)).eval()
+    pixels = publish.RawInputs(torch.nn.Identity(), replace(data, classes=None)).eval()
     rng = np.random.default_rng(3)
     raw = rng.integers(0, 256, (4, 3, 23, 17), dtype=np.uint8)
     planes = [
@@ -291,24 +291,24 @@ def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> N
     apart = (pixels(torch.from_numpy(raw)) - pixels(small)).abs() / pixels.scale
     assert apart.max() <= 1.01  # Pillow rounds between its two passes
     assert (apart > 0.5).float().mean() < 0.15
-    plain = publish.Pixels(torch.nn.Identity(), replace(data, classes=None, resize=None))
+    plain = publish.RawInputs(torch.nn.Identity(), replace(data, classes=None, resize=None))
     assert torch.equal(pixels(small), plain(small))
 
 
 def test_an_order_survives_json(tmp_path: Path) -> None:
     recipe = Recipe("cnn", "cross_entropy", tmp_path, "cpu", folder=tmp_path)
     for one in (recipe, replace(recipe, folder=None)):
-        made = Order(one, CNN, tmp_path / "x", "uri", "e", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
+        made = Order(one, CNN, tmp_path / "x", "uri", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
         more = replace(made, register="r", alias="refit", portrait=tmp_path / "portrait.npz")
         assert [Order.from_json(each.to_json()) for each in (made, more)] == [made, more]
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     recipe = Recipe("cnn", "cross_entropy", bars(tmp_path / "data"), "cpu")
-    made = Order(recipe, CNN, tmp_path / "gone.ckpt", "sqlite:///x.db", "e", None, Goal(), 0.5, "s", 1, 2)
-    assert publish.answered(made.to_json()) == {"error": f"[Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'"}
+    made = Order(recipe, CNN, tmp_path / "gone.ckpt", "sqlite:///x.db", None, Goal(), 0.5, "s", 1, 2)
+    assert publish.answer(made.to_json()) == {"error": f"[Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'"}
     lost = replace(made, recipe=replace(recipe, data=tmp_path / "nowhere"))
-    assert "is no saved data set or is damaged" in str(publish.answered(lost.to_json())["error"])
+    assert "is no saved data set or is damaged" in str(publish.answer(lost.to_json())["error"])
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_whatever_becomes_of_the_process_is_one_line(
     program.write_text(f"#!/bin/sh\ncat >/dev/null\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(publish_best.sys, "executable", str(program))
-    made = Order(Recipe("cnn", "x", tmp_path, "cpu"), CNN, tmp_path, "uri", "e", None, Goal(), 0.5, "s", 1, 2)
+    made = Order(Recipe("cnn", "x", tmp_path, "cpu"), CNN, tmp_path, "uri", None, Goal(), 0.5, "s", 1, 2)
     with pytest.raises(EnvironmentFailed) as caught:
         publish_best.publish(made)
     assert str(caught.value) == (

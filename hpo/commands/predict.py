@@ -1,4 +1,4 @@
-"""`hpo predict`: what a trained model says about image files, from a study's best trial or from MLflow.
+"""`hpo predict`: the predictions of a trained model for image files, from a study's best trial or from MLflow.
 
 C channels, H x W pixels, as the data set has them; K classes, or numbers
 """
@@ -10,42 +10,38 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpo.commands.run import load_data
-from hpo.data.dataset import Dataset
 from hpo.data.sources.images import image_files, read_images
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.uri import tracking_uri
 
 CHUNK_BYTES = 2**26  # of images that are in memory at a time
-FEW_LEVELS = 128.0  # data whose brightest pixel is below this are on a scale of their own, not on that of image files
+FEW_LEVELS = 128.0  # data whose brightest pixel is below this are not on the scale of image files
 BRIGHTEST = 255.0
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's words for a name that is not there
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Answer = Callable[[Array], Array]
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A function from images (N, C, H, W) to (N, K), and what must be known to hand it files.
+    """What turns images (N, C, H, W) into (N, K), and what must be known to give it files.
 
-    classes: empty where the answers are numbers; resized: whether files may have any size; largest: the data's
-    brightest pixel.
+    classes: empty where it predicts numbers; resized: whether files may have any size; largest: the data's brightest
+    pixel.
     """
 
-    answer: Answer
+    predict: Callable[[Array], Array]
     classes: tuple[str, ...]
-    shape: Shape
+    shape: tuple[int, int, int]
     dtype: str
     resized: bool
     largest: float
@@ -53,7 +49,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said of one file. numbers: probabilities in the order of the classes, or what is predicted."""
+    """For one file. numbers: probabilities in the order of the classes, or what is predicted."""
 
     file: Path
     classes: tuple[str, ...]
@@ -70,17 +66,16 @@ class Prediction:
 def trained(result: Result) -> Model:
     """The best trial, from its checkpoint. Raises NoResult where there is none, BadInput where hpo has no network."""
     spec = result.spec
-    dataset = load_data(spec, result.folders)
-    if spec.train is not None or dataset is None:
+    data = load_data(spec, result.folders)
+    if spec.train is not None or data is None:
         rule = "a study with a trainer of its own has no network that hpo knows"
         raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "predict in your own code"))
-    raw = import_module("hpo.publishing.raw_inputs")  # 2 s of torch, which a mistake above need not wait for
-    ask = raw.answer(assembly.recipe(spec, dataset, "cpu"), result.best.params, result.checkpoint())
-    return _model(ask, dataset, raw.largest_pixel(dataset))
+    from hpo.publishing import raw_inputs  # 2 s of torch, which a mistake above need not wait for
 
-
-def _model(ask: Answer, data: Dataset, largest: float) -> Model:
-    return Model(ask, data.classes or (), data.shape, str(data.images.dtype), data.resize is not None, largest)
+    recipe = components.recipe(spec, data, "cpu")
+    predict = raw_inputs.of_checkpoint(recipe, result.best.params, result.checkpoint())
+    dtype, resized = str(data.images.dtype), data.resize is not None
+    return Model(predict, data.classes or (), data.shape, dtype, resized, raw_inputs.largest_pixel(data))
 
 
 def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, str]) -> Model:
@@ -89,13 +84,14 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         rule = "must be the name of a model in MLflow"
         raise BadInput(Mistake("--model", rule, name, "write models:/NAME@champion or models:/NAME/VERSION"))
     uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
-    store, registry = (
-        import_module("hpo.tracking.store"),
-        import_module("hpo.publishing.registry"),
-    )  # 4 s of torch and mlflow
+    from mlflow.exceptions import MlflowException  # 4 s of torch and mlflow
+
+    from hpo.publishing import registry
+    from hpo.tracking import store
+
     try:
-        ask, about = registry.loaded(uri, name)
-    except (OSError, RuntimeError, registry.MlflowException) as error:
+        predict, about = registry.loaded(uri, name)
+    except (OSError, RuntimeError, MlflowException) as error:
         unknown = getattr(error, "error_code", "") in UNKNOWN
         pickled = "pickle" in str(error)
         why = "a pickle, which could run anything" if pickled else store.reason(error)
@@ -106,16 +102,16 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         raise BadInput(Mistake(name, "must be a model that hpo published", "another", "load it with mlflow.pytorch"))
     channels, height, width = about["shape"]
     shape = (channels, height, width)
-    return Model(ask, tuple(about["classes"]), shape, about["dtype"], about["resized"], about["largest_pixel"])
+    return Model(predict, tuple(about["classes"]), shape, about["dtype"], about["resized"], about["largest_pixel"])
 
 
 # -- predicting ----------------------------------------------------------------------------------------------------
 
 
-def predict(model: Model, folder: Path, noted: Callable[[str], None] = lambda text: None) -> list[Prediction]:
+def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda text: None) -> list[Prediction]:
     """Every image file of a folder, or one file. Raises BadInput that names every file which is no usable image.
 
-    noted: told in a sentence where the pixels had to be brought to the scale of the data.
+    note is called with a sentence where the pixels had to be brought to the scale of the data.
     """
     if model.dtype != "uint8":
         rule = "the model takes numbers of a scale that image files do not have"
@@ -123,15 +119,13 @@ def predict(model: Model, folder: Path, noted: Callable[[str], None] = lambda te
         raise BadInput(Mistake(str(folder), rule, model.dtype, remedy))
     ratio = _ratio(model, folder)
     if ratio != 1:
-        noted(f"the data's pixels go up to {model.largest:g}, those of the files higher: scaled by {ratio:.3g}")
-    found: list[Prediction] = []
+        note(f"the data's pixels go up to {model.largest:g}, those of the files higher: scaled by {ratio:.3g}")
+    predictions: list[Prediction] = []
     for paths, images in _chunks(model, folder):
         scaled = images if ratio == 1 else np.round(images * ratio).astype(np.uint8)
-        numbers = model.answer(scaled)
-        found += [
-            Prediction(path, model.classes, tuple(map(float, row))) for path, row in zip(paths, numbers, strict=True)
-        ]
-    return found
+        rows = zip(paths, model.predict(scaled), strict=True)
+        predictions += [Prediction(path, model.classes, tuple(map(float, numbers))) for path, numbers in rows]
+    return predictions
 
 
 def _ratio(model: Model, folder: Path) -> float:
@@ -143,7 +137,7 @@ def _ratio(model: Model, folder: Path) -> float:
 
 
 def _chunks(model: Model, folder: Path) -> Iterator[tuple[Sequence[Path], Array]]:
-    """Files and their pixels, as many at a time as memory is meant to hold; at the end all mistakes at once."""
+    """Files and their pixels, CHUNK_BYTES at a time; at the end all mistakes at once."""
     files = image_files(folder)
     size = max(1, CHUNK_BYTES // int(np.prod(model.shape)))
     mistakes: list[Mistake | str] = []
@@ -169,26 +163,23 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "class", "confidence") if predictions[0].classes else ("file", "value"))
     for one in predictions:
-        known = (
-            (one.classes[one.best], f"{one.numbers[one.best]:.4f}")
-            if one.classes
-            else map("{:.6g}".format, one.numbers)
-        )
-        writer.writerow((one.file, *known))
+        if one.classes:
+            writer.writerow((one.file, one.classes[one.best], f"{one.numbers[one.best]:.4f}"))
+        else:
+            writer.writerow((one.file, *map("{:.6g}".format, one.numbers)))
     return text.getvalue()
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
-    return json.dumps([_told(one) for one in predictions], indent=1)
+    return json.dumps([_json(one) for one in predictions], indent=1)
 
 
-def _told(one: Prediction) -> dict[str, Any]:
+def _json(one: Prediction) -> dict[str, Any]:
     if not one.classes:
         return {"file": str(one.file), "value": one.numbers[0] if len(one.numbers) == 1 else list(one.numbers)}
-    probabilities = dict(zip(one.classes, one.numbers, strict=True))
     return {
         "file": str(one.file),
         "class": one.classes[one.best],
         "confidence": one.numbers[one.best],
-        "probabilities": probabilities,
+        "probabilities": dict(zip(one.classes, one.numbers, strict=True)),
     }

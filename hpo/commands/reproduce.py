@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.commands import single_run as alone
 from hpo.commands.run import load_data
-from hpo.commands.single_run import Heard, Trained
-from hpo.core import Broke, Event, Job, Opened, Outcome, Report, Reported, State, Trial, Value
-from hpo.engine import components as assembly
+from hpo.core import Broke, Event, Job, Opened, Outcome, Report, Reported, Rested, State, Trial, Value
+from hpo.data.dataset import Dataset
+from hpo.engine import components
+from hpo.engine.components import Parts
 from hpo.engine.result import Result
 from hpo.errors import HpoError
 from hpo.formatting import count
 from hpo.journal import Journal
+from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
+
+OnEpoch = Callable[[Report], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +44,16 @@ class Reproduced:
         return not self.difference
 
 
-def reproduce(result: Result, number: int, heard: Heard = lambda report: None) -> Reproduced:
-    """Train a trial again, in a folder of its own, without what is known of it. Raises BadInput for a wrong number."""
-    spec, folders, trial = result.spec, result.folders, result.trial(number)
-    parts = assembly.parts(spec, load_data(spec, folders), [alone.device(spec)])
+def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: None) -> Reproduced:
+    """Train a trial again, in a folder of its own, ignoring what is known of it. Raises BadInput for a wrong number."""
+    folders, trial = result.folders, result.trial(number)
+    parts = one_worker(result.spec, load_data(result.spec, folders))
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
     with tempfile.TemporaryDirectory(prefix="reproduce-", dir=folders.run) as scratch:
         job = Job(trial.training, trial.params, seed, 0, until, 0, Path(scratch) / "trainings", parts.limits())
-        trained = alone.train(parts.factories()[0], job, spec.execution.engine, heard)
+        trained = train(parts, job, on_epoch)
         difference = _difference(trial, trained)
         same = parts.identity()(trial.params, trial.repeat) == (trial.training, seed)
         restored = not difference and not failed and same and _restore(job, folders.trainings, until)
@@ -60,12 +64,45 @@ def reproduce(result: Result, number: int, heard: Heard = lambda report: None) -
 
 def _restore(job: Job, folder: Path, epoch: int) -> bool:
     """Put the checkpoint where it was, if it is gone: the same training has the same state."""
-    place, made = (checkpoints.path(where, job.training, epoch) for where in (folder, job.folder))
-    if place.exists() or not made.exists():
+    place, again = (checkpoints.path(where, job.training, epoch) for where in (folder, job.folder))
+    if place.exists() or not again.exists():
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
-    made.replace(place)
+    again.replace(place)
     return True
+
+
+# -- one training outside of a study -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a job ended. The checkpoint after the last report is there, those before are gone."""
+
+    reports: Sequence[Report]
+    end: Rested | Broke
+
+
+def one_worker(spec: StudySpec, dataset: Dataset | None) -> Parts:
+    """The study's parts for one worker on this machine, whatever cluster it runs on. Raises BadInput for its device."""
+    execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
+    here = replace(spec, execution=execution)
+    return components.parts(here, dataset, components.placement(here)[:1])
+
+
+def train(parts: Parts, job: Job, on_epoch: OnEpoch) -> Trained:
+    """Train the job to its end; on_epoch is called with every report."""
+    reports: list[Report] = []
+    with closing(components.executor(parts.spec, parts.placement)) as executor:
+        executor.begin(parts.factories())
+        executor.submit(job)
+        while True:
+            for message in executor.wait(None):
+                if not isinstance(message, Reported):
+                    return Trained(reports, message)
+                reports.append(message.report)
+                on_epoch(message.report)
+                checkpoints.forget(job.folder, job.training, message.report.epoch - 1)
 
 
 # -- comparing -----------------------------------------------------------------------------------------------------
@@ -74,8 +111,8 @@ def _restore(job: Job, folder: Path, epoch: int) -> bool:
 def _difference(trial: Trial, trained: Trained) -> str:
     """The first difference in a phrase, "" if there is none."""
     for then, now in zip(trial.reports, trained.reports, strict=False):
-        if found := compare(then, now):
-            return found
+        if difference := compare(then, now):
+            return difference
     short, there = len(trained.reports), len(trial.reports)
     outcome = trained.end.outcome if isinstance(trained.end, Broke) else Outcome.OK
     if outcome is not trial.outcome:
@@ -108,11 +145,11 @@ def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
     for path in sorted(result.folders.study.glob("*/journal.db"), key=lambda path: path != result.folders.journal):
         try:
             with Journal.open(path, read_only=True) as journal:
-                found = _session(trial.training, (event for _, event in journal.events()))
-        except HpoError:  # another study's journal is broken: this one may still be found
+                environment = _session(trial.training, (event for _, event in journal.events()))
+        except HpoError:  # a broken journal of another study
             continue
-        if found is not None:
-            return found
+        if environment is not None:
+            return environment
     return {}
 
 
@@ -126,17 +163,17 @@ def _session(training: str, events: Iterator[Event]) -> Mapping[str, Value] | No
     return None
 
 
-def lines(found: Reproduced) -> Iterator[str]:
-    """What a person is told."""
-    number = found.trial.number
-    if found.identical:
-        said = f"identical, {count(found.epochs, 'epoch')} of {count(found.numbers, 'number')} bit for bit"
-        yield f"trial {number}: {said}"
+def lines(reproduced: Reproduced) -> Iterator[str]:
+    """What is printed."""
+    number = reproduced.trial.number
+    if reproduced.identical:
+        epochs, numbers = count(reproduced.epochs, "epoch"), count(reproduced.numbers, "number")
+        yield f"trial {number}: identical, {epochs} of {numbers} bit for bit"
     else:
-        yield f"trial {number}: different. {found.difference}"
-    if found.changed:
-        yield f"changed since: {', '.join(found.changed)}"
-    elif not found.identical:
+        yield f"trial {number}: different. {reproduced.difference}"
+    if reproduced.changed:
+        yield f"changed since: {', '.join(reproduced.changed)}"
+    elif not reproduced.identical:
         yield "nothing has changed that is recorded: versions, processor, device, threads, data and code are the same"
-    if found.restored:
+    if reproduced.restored:
         yield "its checkpoint had been pruned away and is back"

@@ -1,6 +1,6 @@
-"""Scores one model and has it logged: `python -m hpo.publishing.publish`, an Order as JSON on stdin, a Published on stdout.
+"""Scores one model and logs it: `python -m hpo.publishing.publish`, an Order as JSON on stdin, a Published on stdout.
 
-What is scored on the test split takes raw pixels. Where MLflow is on, it is the model as MLflow gives it back.
+The model that is scored on the test split takes raw pixels. Where MLflow is on, it is the one that MLflow gives back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpo.engine.result import Published
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
 from hpo.publishing.publish_best import Order
-from hpo.publishing.raw_inputs import Pixels
+from hpo.publishing.raw_inputs import RawInputs
 from hpo.training import metrics
 from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
@@ -28,41 +28,40 @@ from hpo.training.losses import loss
 from hpo.training.portrait import Portrait
 
 BATCH = 256
-LEAST = 1e-38  # probabilities below this are taken for it where a logarithm is due
+LEAST = 1e-38  # the smallest probability whose logarithm is taken
 
 
 def publish(order: Order) -> Published:
-    """Score the model, draw its portrait, and have MLflow keep it. Raises HpoError, OSError, RuntimeError."""
+    """Score the model, draw its portrait, and log it in MLflow. Raises HpoError, OSError, RuntimeError."""
     data = Dataset.open(order.recipe.data)
     network = load_network(replace(order.recipe, device="cpu").setup(), order.params, order.checkpoint)
-    pixels = Pixels(network.to("cpu"), data).eval()
+    model = RawInputs(network.to("cpu"), data).eval()
     if order.portrait is not None:
-        seen = portrayed(network, data)
-        Portrait(order.trial, data.classes or (), split(data), **seen).save(order.portrait)
+        Portrait(order.trial, data.classes or (), split(data), **portrayed(network, data)).save(order.portrait)
     if order.run is None:
-        return Published(test=score(pixels, data, order.recipe.loss), said="the model was scored, not logged")
+        return Published(test=score(model, data, order.recipe.loss), said="the model was scored, not logged")
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
 
-    return registry.keep(order, pixels, data, lambda model: score(model, data, order.recipe.loss))
+    return registry.keep(order, model, data, lambda loaded: score(loaded, data, order.recipe.loss))
 
 
 def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     """The test split's metrics of a model that takes raw pixels."""
     if len(data.test) == 0:
         return {}
-    pieces = np.array_split(data.test, -(-len(data.test) // BATCH))
+    batches = np.array_split(data.test, -(-len(data.test) // BATCH))
     with torch.inference_mode():
-        outputs = torch.cat([model(torch.from_numpy(np.array(data.images[rows]))) for rows in pieces])
-    held = to_device(data, torch.device("cpu"))
-    targets, known = held.targets[held.splits["test"]], held.targets[held.splits["train"]]
-    found = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
+        outputs = torch.cat([model(torch.from_numpy(np.array(data.images[rows]))) for rows in batches])
+    on_cpu = to_device(data, torch.device("cpu"))
+    targets, known = on_cpu.targets[on_cpu.splits["test"]], on_cpu.targets[on_cpu.splits["train"]]
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
-    found["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
-    return {f"test_{name}": float(value) for name, value in found.items()}
+    scores = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
+    scores["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
+    return {f"test_{name}": float(value) for name, value in scores.items()}
 
 
-def answered(text: str) -> dict[str, object]:
-    """An order's answer, or {"error": one line}."""
+def answer(text: str) -> dict[str, object]:
+    """What an order comes to, or {"error": one line}."""
     try:
         return asdict(publish(Order.from_json(text)))
     except HpoError as error:
@@ -72,13 +71,13 @@ def answered(text: str) -> dict[str, object]:
 
 
 def main() -> int:
-    """stdout belongs to the answer: what libraries print goes to stderr."""
-    answer = os.fdopen(os.dup(1), "w")
+    """stdout is for the answer alone: what libraries print goes to stderr."""
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     die_with_parent()
-    told = answered(sys.stdin.read())
-    with answer:
-        answer.write(json.dumps(told) + "\n")
+    text = json.dumps(answer(sys.stdin.read()))
+    with stdout:
+        stdout.write(text + "\n")
     return 0
 
 

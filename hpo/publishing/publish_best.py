@@ -57,7 +57,6 @@ class Order:
     params: Params
     checkpoint: Path
     uri: str
-    experiment: str
     run: str | None
     goal: Goal
     value: float
@@ -147,7 +146,6 @@ def publish_best(
         params=best.params,
         checkpoint=checkpoint,
         uri=outlet[0].uri if outlet is not None else "",
-        experiment=spec.tracking.experiment or spec.name,
         run=run,
         goal=goal,
         value=goal.value(best) or 0.0,

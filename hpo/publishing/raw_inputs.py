@@ -1,4 +1,4 @@
-"""A network that takes images as the data set stores them: what a published model is, and what `hpo predict` asks."""
+"""A network that takes images as the data set stores them: what is published, and what `hpo predict` calls."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
 from hpo.training.recipe import Recipe
 
-MANY = 4096
+MANY = 4096  # images whose largest pixel stands for all
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Answer = Callable[[Array], Array]  # raw images (N, C, H, W) -> probabilities or numbers (N, K)
+Predict = Callable[[Array], Array]  # raw images (N, C, H, W) -> probabilities or numbers (N, K)
 
 
-class Pixels(nn.Module):
+class RawInputs(nn.Module):
     """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
 
-    The arithmetic is training/resident.py's: stored * scale + offset. size: what images are resized to; bytes are
-    rounded to whole numbers, because that is how the data set was made.
+    Standardizes as training does: stored * scale + offset. size: what images are resized to; bytes are rounded to
+    integers, because that is how the data set was made.
     """
 
     def __init__(self, network: nn.Module, data: Dataset) -> None:
         super().__init__()
-        held = to_device(data, torch.device("cpu"))
+        on_cpu = to_device(data, torch.device("cpu"))
         self.network = network
-        self.scale, self.offset = nn.Buffer(held.scale), nn.Buffer(held.offset)
+        self.scale, self.offset = nn.Buffer(on_cpu.scale), nn.Buffer(on_cpu.offset)
         self.size = data.resize
         self.bytes, self.classes = data.images.dtype == np.uint8, data.classes is not None
 
@@ -49,23 +49,23 @@ class Pixels(nn.Module):
         return result
 
 
-def answer(recipe: Recipe, params: Params, checkpoint: Path) -> Answer:
-    """What a checkpoint says about images that have the size of the data set's."""
+def of_checkpoint(recipe: Recipe, params: Params, checkpoint: Path) -> Predict:
+    """A checkpoint as a function of images that have the size of the data set's."""
     data = replace(Dataset.open(recipe.data), resize=None)
-    return asked(Pixels(load_network(recipe.setup(), params, checkpoint), data).eval())
+    return of_module(RawInputs(load_network(recipe.setup(), params, checkpoint), data).eval())
+
+
+def of_module(module: nn.Module) -> Predict:
+    """A module as a function of arrays."""
+
+    def predict(images: Array) -> Array:
+        with torch.inference_mode():
+            outputs: Array = module(torch.from_numpy(images)).numpy()
+        return outputs
+
+    return predict
 
 
 def largest_pixel(data: Dataset) -> float:
     """Of the first images, to tell data of 16 levels from data of 256."""
     return float(data.images[:MANY].max())
-
-
-def asked(model: nn.Module) -> Answer:
-    """A module as a function of arrays."""
-
-    def ask(images: Array) -> Array:
-        with torch.inference_mode():
-            found: Array = model(torch.from_numpy(images)).numpy()
-        return found
-
-    return ask

@@ -29,22 +29,24 @@ from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
 from hpo.publishing.publish_best import CHAMPION, Order
-from hpo.publishing.raw_inputs import Answer, Pixels, asked, largest_pixel
+from hpo.publishing.raw_inputs import Predict, RawInputs, largest_pixel, of_module
 from hpo.tracking.store import quiet, reason
 
 NAME = "best-model"
 EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
 
 
-def keep(order: Order, pixels: Pixels, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]) -> Published:
+def keep(
+    order: Order, module: RawInputs, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]
+) -> Published:
     """Log the model on its study's run, score what MLflow gives back, and register it. Raises EnvironmentFailed."""
     assert order.run is not None
     quiet()
     try:
         client = MlflowClient(order.uri, order.uri)
-        mlflow.set_tracking_uri(order.uri)  # Model.log knows no other way; this process is ours alone
+        mlflow.set_tracking_uri(order.uri)  # Model.log takes no URI; this process does nothing else
         mlflow.set_registry_uri(order.uri)
-        model = logged(client, order.run, order) or log(client, order, pixels, data)
+        model = logged(client, order.run, order) or log(client, order, module, data)
         test = score(mlflow.pytorch.load_model(f"models:/{model}"))
         published = Published(test=test, model=f"models:/{model}", said=f"the model is models:/{model}")
         return published if order.register is None else register(client, order, data, published)
@@ -55,25 +57,25 @@ def keep(order: Order, pixels: Pixels, data: Dataset, score: Callable[[nn.Module
 # -- the model -----------------------------------------------------------------------------------------------------
 
 
-def winner(order: Order) -> str:
-    """The same for the same weights of the same study's run: publishing again finds what is there."""
+def identity(order: Order) -> str:
+    """The same for the same weights of the same study's run: publishing again finds the model that is there."""
     return digest([order.run, order.trial, order.epoch, order.checkpoint.parent.name])
 
 
 def logged(client: MlflowClient, run: str, order: Order) -> str | None:
-    """The id of this model if an earlier process logged it; what one left half done is removed."""
+    """The id of this model if an earlier process logged it; one that was left incomplete is deleted."""
     experiment = client.get_run(run).info.experiment_id
-    for model in client.search_logged_models([experiment], f"tags.`hpo.winner` = '{winner(order)}'"):
+    for model in client.search_logged_models([experiment], f"tags.`hpo.winner` = '{identity(order)}'"):
         if str(model.status) == "READY":
             return str(model.model_id)
         client.delete_logged_model(model.model_id)
     return None
 
 
-def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> str:
+def log(client: MlflowClient, order: Order, module: RawInputs, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
-    about = {"hpo.winner": winner(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
+    about = {"hpo.winner": identity(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
     params = {name: str(value) for name, value in order.params.items()}
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
@@ -84,12 +86,12 @@ def log(client: MlflowClient, order: Order, pixels: Pixels, data: Dataset) -> st
             flavor=mlflow.pytorch,
             run_id=order.run,
             model_id=model.model_id,
-            pytorch_model=pixels,
+            pytorch_model=module,
             serialization_format="pt2",
             input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
             pip_requirements=requirements(),
-            extra_files=beside(Path(folder), order, pixels, data),
+            extra_files=beside(Path(folder), order, module.network, data),
             metadata={"hpo.study": order.study, "hpo.trial": order.trial, **described(data)},
         )
     return str(model.model_id)
@@ -105,7 +107,7 @@ def signature(data: Dataset) -> ModelSignature:
 
 
 def described(data: Dataset) -> dict[str, Any]:
-    """What a person who has the model alone must know of its images and answers."""
+    """What must be known of its images and outputs by those who have the model alone."""
     return {
         "classes": list(data.classes or ()),
         "shape": list(data.shape),
@@ -116,15 +118,15 @@ def described(data: Dataset) -> dict[str, Any]:
 
 
 def requirements() -> list[str]:
-    """What loads the model: found by mlflow itself it would take 19 s."""
+    """What loading the model needs: mlflow itself would take 19 s to find out."""
     torch_version = version("torch").partition("+")[0]
     return [f"mlflow=={version('mlflow')}", f"torch=={torch_version}", f"numpy=={version('numpy')}"]
 
 
-def beside(folder: Path, order: Order, pixels: Pixels, data: Dataset) -> list[str]:
+def beside(folder: Path, order: Order, network: nn.Module, data: Dataset) -> list[str]:
     """For further training: the network's weights as pure tensors, and everything that says what they are."""
-    torch.save(dict(pixels.network.state_dict()), folder / "state_dict.pt")
-    told = {
+    torch.save(dict(network.state_dict()), folder / "state_dict.pt")
+    about = {
         "model": order.recipe.model,
         "params": dict(order.params),
         "shape": data.shape,
@@ -134,17 +136,17 @@ def beside(folder: Path, order: Order, pixels: Pixels, data: Dataset) -> list[st
         "resize": data.resize,
         "data_digest": data.digest,
     }
-    (folder / "params.json").write_text(json.dumps(told, indent=1))
+    (folder / "params.json").write_text(json.dumps(about, indent=1))
     return [str(folder / "state_dict.pt"), str(folder / "params.json")]
 
 
-def loaded(uri: str, name: str) -> tuple[Answer, dict[str, Any]]:
-    """A model in MLflow (models:/digits-cnn@champion) as a function of raw images, and what `described` said of it."""
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whoever registered it, no code of theirs is run
+def loaded(uri: str, name: str) -> tuple[Predict, dict[str, Any]]:
+    """A model in MLflow (models:/digits-cnn@champion) as a function of raw images, and its `described`."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # a registered model must not run its author's code
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     about = mlflow.models.get_model_info(name).metadata or {}
-    return asked(mlflow.pytorch.load_model(name)), about
+    return of_module(mlflow.pytorch.load_model(name)), about
 
 
 # -- the registry --------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
     mine = version_of(client, name, order)
     if mine is None:
         tags = {
-            "hpo.winner": winner(order),
+            "hpo.winner": identity(order),
             "hpo.study": order.study,
             "hpo.trial": str(order.trial),
             "hpo.data": data.digest,
@@ -185,8 +187,8 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
 
 def version_of(client: MlflowClient, name: str, order: Order) -> str | None:
     """The version an earlier process made of this model."""
-    found = client.search_model_versions(f"tags.`hpo.winner` = '{winner(order)}'")
-    return next((str(version.version) for version in found if version.name == name), None)
+    versions = client.search_model_versions(f"tags.`hpo.winner` = '{identity(order)}'")
+    return next((str(version.version) for version in versions if version.name == name), None)
 
 
 def champion(client: MlflowClient, name: str) -> Any | None:
@@ -203,7 +205,7 @@ def comparable(tags: dict[str, str], order: Order, data: Dataset) -> bool:
 
 
 def better(tags: dict[str, str], order: Order, data: Dataset) -> bool:
-    """By the metric that chose it, not by the test split: nothing that chooses reads that."""
+    """By the metric that chose it: the test split is never read to choose."""
     if not comparable(tags, order, data):
         return False
     known = float(tags.get("hpo.value", "nan"))
