@@ -9,7 +9,7 @@ import yaml
 
 from hpo.errors import BadInput, Mistake
 from hpo.models.families import known
-from hpo.study_file import yaml_nodes as yamlfile
+from hpo.study_file import yaml_nodes
 from hpo.study_file.reader import load
 
 TABLE = Path(__file__).with_name("bad_study_files.yaml")
@@ -49,8 +49,8 @@ def test_a_bad_study_file_is_refused_in_these_words(case: dict[str, Any]) -> Non
 
 def test_both_parsers_of_yaml_lead_to_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """libyaml, which comes with the wheel, and Python's, where there is no wheel."""
-    assert yamlfile._PARSER is yaml.CSafeLoader
-    monkeypatch.setattr(yamlfile, "_PARSER", yaml.SafeLoader)
+    assert yaml_nodes._PARSER is yaml.CSafeLoader
+    monkeypatch.setattr(yaml_nodes, "_PARSER", yaml.SafeLoader)
     for case in CASES:
         Path("space.yaml").write_text(case.get("space", ""), encoding="utf-8")
         Path("study.yaml").write_text(whole(case), encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from hpo.models import cnn, dense, rnn
 from hpo.models.families import FAMILIES, feasible, known
 from hpo.models.parameters import TRAINING
-from hpo.study_file import reader as study_file
+from hpo.study_file.reader import load
 from hpo.study_file.spec import StudySpec
 from hpo.training.reference import page
 
@@ -22,7 +22,7 @@ def loaded(path: Path, folder: Path) -> StudySpec:
     file = folder / "study.yaml"
     model = MODELS.get(path.stem, "cnn")
     file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path}\n", encoding="utf-8")
-    return study_file.load(file, known=known)
+    return load(file, known=known)
 
 
 def bare(names: tuple[str, ...]) -> set[str]:

@@ -21,7 +21,7 @@ any_spaces = spaces(st.one_of(discrete, continuous))
 seeds = st.integers(0, 2**32).map(random.Random)
 
 
-def space(*parameters: Parameter) -> Space:
+def space_of(*parameters: Parameter) -> Space:
     return Space(parameters)
 
 
@@ -125,42 +125,42 @@ def test_what_is_known_of_a_parameter_says_what_breaks_it() -> None:
 
 
 @given(any_spaces, seeds)
-def test_a_sample_is_a_point(made: Space, rng: random.Random) -> None:
-    assert made.faults(made.sample(rng)) == []
+def test_a_sample_is_a_point(space: Space, rng: random.Random) -> None:
+    assert space.faults(space.sample(rng)) == []
 
 
 @given(any_spaces, seeds, st.data())
-def test_a_part_of_a_point_can_be_completed_and_is_kept(made: Space, rng: random.Random, data: st.DataObject) -> None:
-    point = made.sample(rng)
+def test_a_part_of_a_point_can_be_completed_and_is_kept(space: Space, rng: random.Random, data: st.DataObject) -> None:
+    point = space.sample(rng)
     names = data.draw(st.sets(st.sampled_from(sorted(point)))) if point else set()
     partial = {name: point[name] for name in names}
-    assert made.conflicts(partial) == []
-    whole = made.complete(partial, rng)
-    assert made.faults(whole) == []
+    assert space.conflicts(partial) == []
+    whole = space.complete(partial, rng)
+    assert space.faults(whole) == []
     assert partial.items() <= whole.items()
 
 
 @given(spaces(), seeds, st.data())
 def test_values_that_do_not_conflict_are_together_in_some_point(
-    made: Space, rng: random.Random, data: st.DataObject
+    space: Space, rng: random.Random, data: st.DataObject
 ) -> None:
     """Both directions, against brute force."""
-    names = data.draw(st.sets(st.sampled_from(made.names), max_size=3))
-    partial = {name: made[name].domain.at(rng.random()) for name in names}
-    exists = any(partial.items() <= point.items() for point in points(made))
-    assert (made.conflicts(partial) == []) == exists
+    names = data.draw(st.sets(st.sampled_from(space.names), max_size=3))
+    partial = {name: space[name].domain.at(rng.random()) for name in names}
+    exists = any(partial.items() <= point.items() for point in points(space))
+    assert (space.conflicts(partial) == []) == exists
     if exists:
-        assert partial.items() <= made.complete(partial, rng).items()
+        assert partial.items() <= space.complete(partial, rng).items()
 
 
 @given(any_spaces, seeds)
-def test_what_is_wrong_with_a_point_is_found(made: Space, rng: random.Random) -> None:
-    point = made.sample(rng)
-    assert made.faults({**point, "other": 1}) == ["other is not in the space"]
-    for name in made.names:
-        assert made.faults({**point, name: "no such value"}) != []
+def test_what_is_wrong_with_a_point_is_found(space: Space, rng: random.Random) -> None:
+    point = space.sample(rng)
+    assert space.faults({**point, "other": 1}) == ["other is not in the space"]
+    for name in space.names:
+        assert space.faults({**point, name: "no such value"}) != []
     for name in point:
-        assert f"{name} is missing" in made.faults({key: value for key, value in point.items() if key != name})
+        assert f"{name} is missing" in space.faults({key: value for key, value in point.items() if key != name})
 
 
 def test_a_sample_calls_nothing_but_random() -> None:
@@ -173,29 +173,29 @@ def test_a_sample_calls_nothing_but_random() -> None:
         def random(self) -> float:
             return self.numbers.random()
 
-    made = space(
+    space = space_of(
         Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False))
     )
-    assert made.sample(Only()) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
+    assert space.sample(Only()) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
 
 
 def test_a_forced_parent_is_drawn_among_what_lets_the_child_exist() -> None:
-    made = space(
+    space = space_of(
         Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
         Parameter("momentum", Choice((0.5, 0.9)), (Condition("optimizer", ("sgd", "rmsprop")),)),
     )
-    drawn = {made.complete({"momentum": 0.9}, random.Random(seed))["optimizer"] for seed in range(50)}
+    drawn = {space.complete({"momentum": 0.9}, random.Random(seed))["optimizer"] for seed in range(50)}
     assert drawn == {"sgd", "rmsprop"}
 
 
 def test_two_children_force_their_parent_to_what_lets_both_exist() -> None:
-    made = space(
+    space = space_of(
         Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
         Parameter("momentum", Choice((0.9,)), (Condition("optimizer", ("sgd", "rmsprop")),)),
         Parameter("decay", Choice((0.5,)), (Condition("optimizer", ("adam", "rmsprop")),)),
     )
     for seed in range(20):
-        assert made.complete({"momentum": 0.9, "decay": 0.5}, random.Random(seed))["optimizer"] == "rmsprop"
+        assert space.complete({"momentum": 0.9, "decay": 0.5}, random.Random(seed))["optimizer"] == "rmsprop"
 
 
 # -- grids
@@ -203,26 +203,26 @@ def test_two_children_force_their_parent_to_what_lets_both_exist() -> None:
 
 @settings(max_examples=300)
 @given(spaces())
-def test_a_grid_holds_every_point_exactly_once(made: Space) -> None:
-    expected = {frozen(point) for point in points(made)}
-    grid = made.grid() if all(p.domain.gridded for p in made.parameters) else None
+def test_a_grid_holds_every_point_exactly_once(space: Space) -> None:
+    expected = {frozen(point) for point in points(space)}
+    grid = space.grid() if all(p.domain.gridded for p in space.parameters) else None
     if grid is not None:
         every = [frozen(point) for point in grid]
         assert len(every) == len(set(every)) == len(grid) == grid.size
         assert set(every) == expected
-    assert made.size() == len(expected)
+    assert space.size() == len(expected)
 
 
 def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> None:
-    made = space(
+    space = space_of(
         Parameter("big", Range(0, 10**18, True, step=1)),
         *(Parameter(name, Range(0, 1, False, count=1000)) for name in "abcd"),
         Parameter("child", Choice((1, 2, 3)), (Condition("a", (0.0,)),)),
     )
-    grid = made.grid()
+    grid = space.grid()
     assert grid.size == (10**18 + 1) * 1000**3 * (999 + 3)
     for index in (0, 1, 10**20 + 17, grid.size - 1):
-        assert made.faults(grid.point(index)) == []
+        assert space.faults(grid.point(index)) == []
     assert len({frozen(grid.point(index)) for index in range(grid.size - 500, grid.size)}) == 500
 
 
@@ -241,13 +241,15 @@ def test_conditions_on_many_parents_at_once_are_counted_by_how_many_still_hold()
 
 
 def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() -> None:
-    made = space(Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,))))
+    space = space_of(
+        Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,)))
+    )
     with pytest.raises(GridImpossible) as impossible:
-        made.grid()
+        space.grid()
     assert [fault.place for fault in impossible.value.faults] == ["a", "b"]
     assert "count: 5" in impossible.value.faults[0].remedy
-    assert made.size() is None
-    assert space(Parameter("a", Range(1, 9, True))).size() == 9
+    assert space.size() is None
+    assert space_of(Parameter("a", Range(1, 9, True))).size() == 9
 
 
 def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None:
@@ -256,26 +258,26 @@ def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None
         Parameter(f"c{i}", Choice((0, 1)), (Condition(f"p{i}", (0,)), Condition(f"p{(i + 7) % 24}", (1,))))
         for i in range(24)
     ]
-    made = Space((*parents, *children))
+    space = Space((*parents, *children))
     with pytest.raises(GridImpossible, match="too entangled"):
-        made.grid()
-    assert made.size() is None
+        space.grid()
+    assert space.size() is None
 
 
 # -- making, keeping, widening
 
 
 @given(any_spaces)
-def test_a_space_comes_back_from_json_and_from_pickle(made: Space) -> None:
-    assert Space.from_record(json.loads(json.dumps(made.record()))) == made
-    assert pickle.loads(pickle.dumps(made)) == made
-    assert made.widens(made) == []
+def test_a_space_comes_back_from_json_and_from_pickle(space: Space) -> None:
+    assert Space.from_record(json.loads(json.dumps(space.record()))) == space
+    assert pickle.loads(pickle.dumps(space)) == space
+    assert space.widens(space) == []
 
 
 @given(any_spaces)
-def test_parents_stand_before_their_children(made: Space) -> None:
-    for position, parameter in enumerate(made.parameters):
-        assert {condition.name for condition in parameter.when} <= set(made.names[:position])
+def test_parents_stand_before_their_children(space: Space) -> None:
+    for position, parameter in enumerate(space.parameters):
+        assert {condition.name for condition in parameter.when} <= set(space.names[:position])
 
 
 @pytest.mark.parametrize(
@@ -299,20 +301,20 @@ def test_an_impossible_space_cannot_be_made(parameters: list[Parameter], words: 
 def test_a_thousand_parameters_in_one_chain_are_ordered_without_recursion() -> None:
     chain = [Parameter("p0", Choice((1,)))]
     chain += [Parameter(f"p{i}", Choice((1,)), (Condition(f"p{i - 1}", (1,)),)) for i in range(1, 1000)]
-    made = Space(tuple(reversed(chain)))
-    assert made.names == tuple(f"p{i}" for i in range(1000))
-    assert made.size() == 1
-    assert len(made.constants) == 1000
+    space = Space(tuple(reversed(chain)))
+    assert space.names == tuple(f"p{i}" for i in range(1000))
+    assert space.size() == 1
+    assert len(space.constants) == 1000
 
 
 def test_constants_are_in_every_point() -> None:
-    made = space(
+    space = space_of(
         Parameter("a", Choice((1, 2))),
         Parameter("b", Choice((3,))),
         Parameter("c", Choice((4,)), (Condition("a", (1,)),)),
         Parameter("d", Choice((5,)), (Condition("b", (3,)),)),
     )
-    assert made.constants == {"b": 3, "d": 5}
+    assert space.constants == {"b": 3, "d": 5}
 
 
 @st.composite
@@ -393,5 +395,5 @@ def params_are_plain(params: Params) -> bool:
 
 
 @given(any_spaces, seeds)
-def test_the_values_of_a_point_are_plain(made: Space, rng: random.Random) -> None:
-    assert params_are_plain(made.sample(rng))
+def test_the_values_of_a_point_are_plain(space: Space, rng: random.Random) -> None:
+    assert params_are_plain(space.sample(rng))

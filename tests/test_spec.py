@@ -53,8 +53,8 @@ def spec(text: str = "", **more: Any) -> StudySpec:
 
 
 def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
-    made = load({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
-    return {parameter.name: parameter for parameter in made.parameters}
+    loaded = load({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
+    return {parameter.name: parameter for parameter in loaded.parameters}
 
 
 # -- defaults and precedence
@@ -110,23 +110,23 @@ def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -
 
 
 def test_regression_brings_its_loss_and_its_metric() -> None:
-    made = spec("data: {source: digits, regression: true}")
-    assert (made.loss, made.metric.name, made.metric.goal) == ("squared_error", "val_mse", "minimize")
+    loaded = spec("data: {source: digits, regression: true}")
+    assert (loaded.loss, loaded.metric.name, loaded.metric.goal) == ("squared_error", "val_mse", "minimize")
 
 
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
-    made = load(
+    loaded = load(
         {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}, environ={}
     )
-    assert made.data is None
-    assert made.fixed()["data"] is None
+    assert loaded.data is None
+    assert loaded.fixed()["data"] is None
 
 
 def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
-    made = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
-    assert made.budget == Budget(trials=DEFAULT_TRIALS)
-    assert made.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
-    assert made.training_seed == 4
+    loaded = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
+    assert loaded.budget == Budget(trials=DEFAULT_TRIALS)
+    assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
+    assert loaded.training_seed == 4
 
 
 # -- units and shapes of values
@@ -196,9 +196,9 @@ def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
     (home / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: space.yaml\n")
     (here / "space.yaml").write_text("dropout: [0.1]\n")
     monkeypatch.chdir(here)
-    made = load("../home/study.yaml", known=known, environ={})
-    assert made.data == DataSpec(str(home / "pictures"))
-    assert made.space["dropout"].domain == Choice((0.1,))
+    loaded = load("../home/study.yaml", known=known, environ={})
+    assert loaded.data == DataSpec(str(home / "pictures"))
+    assert loaded.space["dropout"].domain == Choice((0.1,))
     (home / "space.yaml").write_text("dropout: [0.2]\n")
     beside = load("../home/study.yaml", known=known, environ={})
     assert beside.space["dropout"].domain == Choice((0.2,))
@@ -209,34 +209,41 @@ def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
 
 
 def test_a_range_is_whole_or_not_as_its_parameter_is() -> None:
-    made = space_of("{batch_size: {min: 1e1, max: 1e2}, dropout: {min: 0, max: 0.5}, l2: {min: 0, max: 1}}")
-    assert made["batch_size"].domain == Range(10, 100, True)
-    assert made["l2"].domain == Range(0.0, 1.0, False)
-    assert isinstance(made["l2"].domain.low, float)
+    loaded = space_of("{batch_size: {min: 1e1, max: 1e2}, dropout: {min: 0, max: 0.5}, l2: {min: 0, max: 1}}")
+    assert loaded["batch_size"].domain == Range(10, 100, True)
+    assert loaded["l2"].domain == Range(0.0, 1.0, False)
+    assert isinstance(loaded["l2"].domain.low, float)
 
 
 def test_a_range_nobody_knows_is_as_its_numbers_are_written() -> None:
-    made = space_of("{a: {min: 1, max: 9}, b: {min: 1.0, max: 9}, c: {min: 1, max: 9, step: 0.5}}", "my.net:build")
-    assert [made[name].domain.integer for name in "abc"] == [True, False, False]
+    loaded = space_of("{a: {min: 1, max: 9}, b: {min: 1.0, max: 9}, c: {min: 1, max: 9, step: 0.5}}", "my.net:build")
+    assert [loaded[name].domain.integer for name in "abc"] == [True, False, False]
 
 
 def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_training() -> None:
-    made = space_of("{dropout: [0, 0.5], batch_size: [16.0, 32]}")
-    assert [type(value) for value in made["dropout"].domain.values] == [float, float]
-    assert [type(value) for value in made["batch_size"].domain.values] == [int, int]
+    loaded = space_of("{dropout: [0, 0.5], batch_size: [16.0, 32]}")
+    assert [type(value) for value in loaded["dropout"].domain.values] == [float, float]
+    assert [type(value) for value in loaded["batch_size"].domain.values] == [int, int]
 
 
 def test_a_parameter_of_each_block_exists_when_the_block_does() -> None:
-    made = space_of("{blocks: [0, 1, 3], channels: {choices: [8, 16], per: block}, block3.stride: 2}")
-    assert list(made) == ["blocks", "block1.channels", "block2.channels", "block3.channels", "block3.stride", "epochs"]
-    assert made["block1.channels"].when == (Condition("blocks", (1, 3)),)
-    assert made["block2.channels"].when == made["block3.stride"].when == (Condition("blocks", (3,)),)
+    loaded = space_of("{blocks: [0, 1, 3], channels: {choices: [8, 16], per: block}, block3.stride: 2}")
+    assert list(loaded) == [
+        "blocks",
+        "block1.channels",
+        "block2.channels",
+        "block3.channels",
+        "block3.stride",
+        "epochs",
+    ]
+    assert loaded["block1.channels"].when == (Condition("blocks", (1, 3)),)
+    assert loaded["block2.channels"].when == loaded["block3.stride"].when == (Condition("blocks", (3,)),)
 
 
 def test_blocks_may_be_a_range_or_left_to_the_model() -> None:
-    made = space_of("{blocks: {min: 1, max: 3}, channels: {min: 8, max: 64, log: true, per: block}}")
-    assert made["block2.channels"].when == (Condition("blocks", (2, 3)),)
-    assert made["block3.channels"].domain == Range(8, 64, True, log=True)
+    loaded = space_of("{blocks: {min: 1, max: 3}, channels: {min: 8, max: 64, log: true, per: block}}")
+    assert loaded["block2.channels"].when == (Condition("blocks", (2, 3)),)
+    assert loaded["block3.channels"].domain == Range(8, 64, True, log=True)
     default = known("cnn")["blocks"].default
     assert [name for name in space_of("{channels: {choices: [8], per: block}}") if "." in name] == [
         f"block{i}.channels" for i in range(1, int(default or 0) + 1)
@@ -246,52 +253,52 @@ def test_blocks_may_be_a_range_or_left_to_the_model() -> None:
 def test_one_block_may_differ_from_the_others() -> None:
     all_, second = "channels: {choices: [8, 16], per: block}", "block2.channels: 32"
     for text in (f"{all_}, {second}", f"{second}, {all_}"):
-        made = space_of(f"{{blocks: 2, {text}}}")
-        assert made["block1.channels"].domain == Choice((8, 16))
-        assert made["block2.channels"].domain == Choice((32,))
+        loaded = space_of(f"{{blocks: 2, {text}}}")
+        assert loaded["block1.channels"].domain == Choice((8, 16))
+        assert loaded["block2.channels"].domain == Choice((32,))
 
 
 def test_a_condition_inside_a_block_asks_its_own_block() -> None:
-    made = space_of(
+    loaded = space_of(
         "{blocks: 2, pool: {choices: [max, none], per: block},"
         " pool_size: {choices: [2, 3], per: block, when: {pool: max}},"
         " stride: {choices: [1, 2], when: {block1.pool: none}}}"
     )
-    assert made["block2.pool_size"].when == (Condition("blocks", (2,)), Condition("block2.pool", ("max",)))
-    assert made["stride"].when == (Condition("block1.pool", ("none",)),)
+    assert loaded["block2.pool_size"].when == (Condition("blocks", (2,)), Condition("block2.pool", ("max",)))
+    assert loaded["stride"].when == (Condition("block1.pool", ("none",)),)
 
 
 def test_two_conditions_are_and_and_a_list_is_any() -> None:
-    made = space_of(
+    loaded = space_of(
         "{optimizer: [sgd, adam, adamw], batch_size: [16, 32], l2: {choices: [0.1],"
         " when: {optimizer: [adam, adamw], batch_size: 16}}}"
     )
-    assert made["l2"].when == (Condition("optimizer", ("adam", "adamw")), Condition("batch_size", (16,)))
+    assert loaded["l2"].when == (Condition("optimizer", ("adam", "adamw")), Condition("batch_size", (16,)))
 
 
 def test_a_parameter_exists_only_where_it_has_an_effect_without_being_told() -> None:
-    made = space_of(
+    loaded = space_of(
         "{optimizer: [adam, sgd, rmsprop], momentum: {min: 0, max: 0.9}, leaky_slope: 0.1, activation: leaky_relu}"
     )
-    assert made["momentum"].when == (Condition("optimizer", ("sgd", "rmsprop")),)
-    assert made["leaky_slope"].when == (Condition("activation", ("leaky_relu",)),)
+    assert loaded["momentum"].when == (Condition("optimizer", ("sgd", "rmsprop")),)
+    assert loaded["leaky_slope"].when == (Condition("activation", ("leaky_relu",)),)
     narrower = space_of("{optimizer: [adam, sgd, rmsprop], momentum: {choices: [0.9], when: {optimizer: [adam, sgd]}}}")
     assert narrower["momentum"].when == (Condition("optimizer", ("sgd",)),)
 
 
 def test_points_to_start_with_take_the_types_of_the_space() -> None:
-    made = spec("start_with: [{learning_rate: 0.1, epochs: 10.0}, {}]")
-    assert made.start_with == ({"learning_rate": 0.1, "epochs": 10}, {})
-    assert type(made.start_with[0]["epochs"]) is int
+    loaded = spec("start_with: [{learning_rate: 0.1, epochs: 10.0}, {}]")
+    assert loaded.start_with == ({"learning_rate": 0.1, "epochs": 10}, {})
+    assert type(loaded.start_with[0]["epochs"]) is int
 
 
 def test_a_rare_point_that_satisfies_all_constraints_is_found_in_a_small_space() -> None:
     choices = list(range(1, 41))
-    made = load(
+    loaded = load(
         {"name": "x", "train": "m:f", "search_space": {"a": choices, "b": choices}, "constraints": ["a + b == 80"]},
         environ={},
     )
-    assert made.constraints[0].holds({"a": 40, "b": 40})
+    assert loaded.constraints[0].holds({"a": 40, "b": 40})
 
 
 # -- --set
@@ -315,24 +322,28 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
         "metric={name: val_loss}",
         "constraints=[block1.channels <= 16]",
     ]
-    made = load(tmp_path / "study.yaml", sets=sets, known=known, environ={})
-    assert (made.strategy, made.budget, made.execution.memory) == ("random", Budget(trials=7, time=3600.0), 1 << 30)
-    assert made.space["dropout"].domain == Range(0.0, 0.2, False)
-    assert made.space["block1.channels"].domain == Choice((8, 16))
-    assert made.space["block2.channels"].when == (Condition("blocks", (2,)),)
-    assert made.start_with == ({"dropout": 0.2},)
-    assert (made.metric.name, made.metric.goal) == ("val_loss", "minimize")
-    assert made.constraints[0].names == ("block1.channels",)
-    assert made.sets == tuple(sets)
-    assert made.place("budget.trials") == "--set budget.trials"
+    loaded = load(tmp_path / "study.yaml", sets=sets, known=known, environ={})
+    assert (loaded.strategy, loaded.budget, loaded.execution.memory) == (
+        "random",
+        Budget(trials=7, time=3600.0),
+        1 << 30,
+    )
+    assert loaded.space["dropout"].domain == Range(0.0, 0.2, False)
+    assert loaded.space["block1.channels"].domain == Choice((8, 16))
+    assert loaded.space["block2.channels"].when == (Condition("blocks", (2,)),)
+    assert loaded.start_with == ({"dropout": 0.2},)
+    assert (loaded.metric.name, loaded.metric.goal) == ("val_loss", "minimize")
+    assert loaded.constraints[0].names == ("block1.channels",)
+    assert loaded.sets == tuple(sets)
+    assert loaded.place("budget.trials") == "--set budget.trials"
 
 
 def test_a_set_may_name_another_space_file_and_change_it(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("dropout: 0.1\n")
     (tmp_path / "b.yaml").write_text("dropout: 0.2\n")
     (tmp_path / "study.yaml").write_text("name: x\ndata: digits\nsearch_space: a.yaml\n")
-    made = load(tmp_path / "study.yaml", sets=["search_space.l2=0.5", "search_space=b.yaml"], known=known, environ={})
-    assert made.space.constants == {"dropout": 0.2, "l2": 0.5, "epochs": DEFAULT_EPOCHS}
+    loaded = load(tmp_path / "study.yaml", sets=["search_space.l2=0.5", "search_space=b.yaml"], known=known, environ={})
+    assert loaded.space.constants == {"dropout": 0.2, "l2": 0.5, "epochs": DEFAULT_EPOCHS}
 
 
 # -- what may change between runs
@@ -373,19 +384,19 @@ def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
 
 
 def test_a_folder_with_its_study_may_move(tmp_path: Path) -> None:
-    made = []
+    loaded = []
     for name in ("here", "there"):
         (tmp_path / name / "pictures").mkdir(parents=True)
         (tmp_path / name / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: {epochs: 1}\n")
-        made.append(load(tmp_path / name / "study.yaml", environ={}).fixed())
-    assert made[0] == made[1]
+        loaded.append(load(tmp_path / name / "study.yaml", environ={}).fixed())
+    assert loaded[0] == loaded[1]
 
 
 def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
-    made = spec("constraints: ['learning_rate < 1']")
-    assert pickle.loads(pickle.dumps(made)) == made
-    assert replace(made, strategy="random").space == made.space
-    assert made.space.sample(random.Random(0))["learning_rate"] in (0.1, 0.2)
+    loaded = spec("constraints: ['learning_rate < 1']")
+    assert pickle.loads(pickle.dumps(loaded)) == loaded
+    assert replace(loaded, strategy="random").space == loaded.space
+    assert loaded.space.sample(random.Random(0))["learning_rate"] in (0.1, 0.2)
 
 
 def test_a_mapping_is_read_as_a_file_is() -> None:
@@ -408,9 +419,9 @@ def validator() -> Draft202012Validator:
 
 
 def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
-    made = load(ROOT / "study.yaml", known=known, environ={})
-    assert (made.strategy, made.data, made.model) == ("bayesian", DataSpec("digits"), "cnn")
-    assert made.space.size() is not None
+    loaded = load(ROOT / "study.yaml", known=known, environ={})
+    assert (loaded.strategy, loaded.data, loaded.model) == ("bayesian", DataSpec("digits"), "cnn")
+    assert loaded.space.size() is not None
     validator.validate(read((ROOT / "study.yaml").read_text(encoding="utf-8")))
 
 
@@ -421,8 +432,8 @@ def test_the_shipped_schema_is_up_to_date() -> None:
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
     (tmp_path / "study.yaml").write_text(template("my-study"), encoding="utf-8")
-    made = load(tmp_path / "study.yaml", known=known, environ={})
-    assert made.name == "my-study"
+    loaded = load(tmp_path / "study.yaml", known=known, environ={})
+    assert loaded.name == "my-study"
     assert f"None: {DEFAULT_TRIALS} trials" in template()
     assert all(len(line) <= 120 for line in template().splitlines())
     validator.validate(read(template()))
@@ -443,8 +454,8 @@ def test_every_commented_line_of_the_template_may_be_uncommented(
     added = [line[1:], *(one[1:] for one in beside if one.startswith("#"))]
     text = "\n".join([*kept, *added])
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
-    made = load(tmp_path / "study.yaml", sets=_blocks(line), known=known, environ={})
-    assert key in made.places
+    loaded = load(tmp_path / "study.yaml", sets=_blocks(line), known=known, environ={})
+    assert key in loaded.places
     validator.validate(
         yaml.safe_load(text.replace("1e-3", "1.0e-3").replace("1e-1", "1.0e-1").replace("1e-2", "1.0e-2"))
     )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import BadInput
-from hpo.study_file import yaml_nodes as yamlfile
+from hpo.study_file import yaml_nodes
 from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read, value_of
 
 
@@ -119,11 +119,11 @@ def _as_yaml_1_2(tree: Any) -> Any:
 
 def test_every_value_and_key_knows_its_place() -> None:
     root = parse("name: x\nspace:\n  rate: {min: 1, max: 2}\n  sizes:\n    - 3\n    - [4, 5]\n", "study.yaml").root
-    found = dict(places(root))
-    assert found["name"] == "study.yaml:1:7"
-    assert found["space.rate"] == "study.yaml:3:9"
-    assert found["space.rate.max"] == "study.yaml:3:23"
-    assert found["space.sizes.1.0"] == "study.yaml:6:8"
+    by_path = dict(places(root))
+    assert by_path["name"] == "study.yaml:1:7"
+    assert by_path["space.rate"] == "study.yaml:3:9"
+    assert by_path["space.rate.max"] == "study.yaml:3:23"
+    assert by_path["space.sizes.1.0"] == "study.yaml:6:8"
     assert root.mapping is not None
     assert root.mapping["space"].keys == {"rate": "study.yaml:3:3", "sizes": "study.yaml:4:3"}
 
@@ -155,7 +155,7 @@ def test_a_duplicate_key_is_named_with_both_lines() -> None:
 def test_nesting_is_allowed_to_a_depth_and_no_further(depth: int) -> None:
     """The outermost mapping counts."""
     text = f"x: {'[' * depth}{']' * depth}"
-    if depth < yamlfile.DEEPEST:
+    if depth < yaml_nodes.DEEPEST:
         assert value("[" * depth + "]" * depth) != [] or depth == 1
     else:
         assert "nested at most" in refusal(text)
@@ -199,14 +199,14 @@ def test_any_bytes_are_a_document_or_bad_input(raw: bytes) -> None:
 
 @given(st.text())
 def test_text_in_a_message_is_short_and_cannot_move_the_cursor(text: str) -> None:
-    assert yamlfile.clean(text).isprintable()
-    assert len(yamlfile.clean(text)) < 60 * 10
+    assert yaml_nodes.clean(text).isprintable()
+    assert len(yaml_nodes.clean(text)) < 60 * 10
 
 
 def test_the_slower_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parent.parent / "search_spaces/cnn-small.yaml").read_text(encoding="utf-8")
     fast = parse(text, "f")
-    monkeypatch.setattr(yamlfile, "_PARSER", yaml.SafeLoader)
+    monkeypatch.setattr(yaml_nodes, "_PARSER", yaml.SafeLoader)
     slow = parse(text, "f")
     assert slow == fast
     assert "never closes" in refusal("a: [1, 2\n")
