@@ -76,7 +76,11 @@ from hpo.strategies.random import Random  # noqa: E402
 from hpo.study_file.spec import Budget, DataSpec  # noqa: E402
 from hpo.training.recipe import Recipe  # noqa: E402
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own warnings
+]
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
