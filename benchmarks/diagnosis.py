@@ -28,9 +28,8 @@ from pathlib import Path
 
 import torch
 
-from hpo.core import Job, Outcome, Params, Report, Train, Value
+from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, Value
 from hpo.data.dataset import load
-from hpo.models.failure import TrainingFailed
 from hpo.models.families import feasible
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space

@@ -12,8 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hpo.core import Job, Outcome, Report, Train, epochs_of
-from hpo.models.failure import TrainingFailed
+from hpo.core import Job, Outcome, Report, Train, TrainingFailed, epochs_of
 
 MOST_OPEN = 400  # trainings that can go on where they are; one beyond that begins again, which costs time only
 METRICS = ("val_accuracy", "val_loss")

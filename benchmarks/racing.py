@@ -37,14 +37,13 @@ from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from hpo.commands.run import load_data
 from hpo.comparison.curves import curve
-from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, epochs_of
+from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
-from hpo.models.failure import TrainingFailed
 from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung
 from hpo.strategies.points import Problem

@@ -76,6 +76,18 @@ _REASONS = {
 }
 
 
+class TrainingFailed(Exception):
+    """The training is over, its worker is sound: record the outcome and take the next job. text is for the user."""
+
+    def __init__(self, outcome: Outcome, text: str) -> None:
+        super().__init__(outcome, text)  # both, so that it survives pickling between processes
+        self.outcome = outcome
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one epoch of a training said.

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.core import Job, Outcome, Report, Train
-from hpo.models.failure import TrainingFailed
+from hpo.core import Job, Outcome, Report, Train, TrainingFailed
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.training import checkpoints

@@ -16,9 +16,8 @@ TRAINER = '''
 """A curve of the params and the seed, a state that is a sum, and a line in `witness` for every epoch."""
 import json, math, time
 from pathlib import Path
-from hpo.core import Outcome, Report
+from hpo.core import Outcome, Report, TrainingFailed
 from hpo.training import checkpoints
-from hpo.models.failure import TrainingFailed
 
 HERE = Path(__file__).parent
 

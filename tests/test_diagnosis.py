@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pictures import digits, job
 from pictures import noise as noise_images
 
-from hpo.core import Outcome, Params, Report, Train
-from hpo.models.failure import TrainingFailed
+from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.models.families import known
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.recipe import Recipe

@@ -17,12 +17,11 @@ import laws
 import numpy as np
 import pytest
 
-from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested
+from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested, TrainingFailed
 from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
 from hpo.execution.in_process import InlineExecutor, SimulatedExecutor
 from hpo.execution.local import LocalExecutor
-from hpo.models.failure import TrainingFailed
 from hpo.study_file.spec import DataSpec
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe

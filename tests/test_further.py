@@ -48,7 +48,6 @@ import json, math, time
 from pathlib import Path
 from hpo.core import Outcome, Report
 from hpo.training import checkpoints
-from hpo.models.failure import TrainingFailed
 
 HERE = Path(__file__).parent
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import bars, digits, job, numbers, slopes
 
-from hpo.core import Outcome, Params, Report, Train
+from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.errors import BadInput
-from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints, loop
 from hpo.training.evaluation import load_network, predictions, score
 from hpo.training.loop import batch_sizes, batches, new_state

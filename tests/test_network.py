@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpo.core import Value
 from hpo.models import cnn
-from hpo.models.cnn import MODES
-from hpo.models.dense import ACTIVATIONS
+from hpo.models.cnn import ACTIVATIONS, MODES
 from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output, summary
 from hpo.models.network import build, construct, module

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hpo.models import cnn, dense, rnn
+from hpo.models import cnn, rnn
 from hpo.models.families import FAMILIES, feasible, known
 from hpo.models.parameters import TRAINING
+from hpo.models.reference import page
 from hpo.study_file.reader import load
 from hpo.study_file.spec import StudySpec
-from hpo.training.reference import page
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -98,14 +98,14 @@ def test_nothing_is_impossible_on_the_smallest_images(name: str, tmp_path: Path)
 
 def test_the_whole_cnn_holds_all_activations_and_a_perceptron(tmp_path: Path) -> None:
     space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
-    for activation in dense.ACTIVATIONS:
+    for activation in cnn.ACTIVATIONS:
         assert space.conflicts({"activation": activation}) == []
     assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []
 
 
 def test_the_page_of_parameters_is_up_to_date_and_names_every_one() -> None:
     written = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
-    assert written == page(), "run: python -m hpo.training.reference docs/parameters.md"
+    assert written == page(), "run: python -m hpo.models.reference docs/parameters.md"
     for family in FAMILIES:
         for name in known(family):
             assert f"| `{name}`" in written

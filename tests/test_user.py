@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from pictures import bars, job, numbers
 
-from hpo.core import Outcome, Params, Report
+from hpo.core import Outcome, Params, Report, TrainingFailed
 from hpo.errors import BadInput
 from hpo.models import user
-from hpo.models.failure import TrainingFailed
 from hpo.study_file.reader import load
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe

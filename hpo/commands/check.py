@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpo.check.findings import Input
 from hpo.check.proof import Machine, check
-from hpo.core import Params
+from hpo.core import Params, TrainingFailed
 from hpo.data import dataset as data
 from hpo.data.dataset import Dataset
 from hpo.data.memory import available
@@ -19,7 +19,6 @@ from hpo.errors import BadInput, Mistake
 from hpo.execution.job_runner import one_line
 from hpo.formatting import count
 from hpo.models import user
-from hpo.models.failure import TrainingFailed
 from hpo.strategies.points import Problem, random_points
 from hpo.study_file.spec import StudySpec
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train, epochs_of
+from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train, TrainingFailed, epochs_of
 from hpo.errors import EnvironmentFailed, HpoError
-from hpo.models.failure import TrainingFailed
 from hpo.training import checkpoints
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUDA_ERROR_OUT_OF_MEMORY")

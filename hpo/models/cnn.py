@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from hpo.core import Params, Value
-from hpo.models import dense
-from hpo.models.layers import RISING, Activation, Conv, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
+from hpo.models.layers import RISING, Activation, Conv, Dense, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.domains import Condition, ParameterSpec
 
@@ -20,6 +19,21 @@ PADDINGS: Final = (VALID, SAME, *range(12))
 MODES: Final = ("zeros", "replicate", "reflect", "circular")
 OFF: Final = "off"
 NONE: Final = "none"
+
+LEAKY: Final = "leaky_relu"
+ACTIVATIONS: Final = ("relu", LEAKY, "tanh", "sigmoid", "silu")
+
+DENSE: Final[dict[str, ParameterSpec]] = {
+    "activation": ParameterSpec("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
+    "leaky_slope": ParameterSpec(
+        0.01, "float", low=0.01, high=0.3, when=(Condition("activation", (LEAKY,)),), doc="slope below zero (alpha)"
+    ),
+    "dense_layers": ParameterSpec(
+        1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
+    ),
+    "dense_units": ParameterSpec(64, "int", low=1, doc="width of each hidden dense layer"),
+    "dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, doc="after each hidden dense layer"),
+}
 
 _POOLED: Final = (Condition("pool", ("max", "average")),)
 
@@ -54,7 +68,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
         None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"
     ),
     "conv_dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, per_block=True, doc="after the pooling"),
-    **dense.PARAMETERS,
+    **DENSE,
 }
 
 
@@ -70,7 +84,7 @@ def plan(params: Params, outputs: int) -> list[Layer]:
     """The layers as they are named, whether an image survives them or not."""
     blocks = int(setting(params, PARAMETERS, "blocks"))
     made = [layer for i in range(1, blocks + 1) for layer in _block(params, i)]
-    return [*made, Flatten("flatten"), *dense.stack(params, outputs)]
+    return [*made, Flatten("flatten"), *dense_stack(params, outputs)]
 
 
 def _block(params: Params, i: int) -> list[Layer]:
@@ -108,13 +122,13 @@ def _convolution(params: Params, i: int, which: str) -> list[Layer]:
         mode=mode,
         bias=position != "before",  # beta of the norm takes its place
     )
-    activation = dense.activation(params, f"block{i}.activation{which}")
+    function = activation(params, f"block{i}.activation{which}")
     norm = Norm(f"block{i}.norm{which}", int(setting(params, TRAINING, "batch_size")))
     made: list[Layer] = [] if before == after else [Pad(f"block{i}.pad{which}", before, after, mode)]
     order: dict[str, list[Layer]] = {
-        OFF: [conv, activation],
-        "before": [conv, norm, activation],
-        "after": [conv, activation, norm],
+        OFF: [conv, function],
+        "before": [conv, norm, function],
+        "after": [conv, function, norm],
     }
     return made + order[position]
 
@@ -131,3 +145,25 @@ def _of(params: Params, i: int, name: str) -> Value:
     """A parameter of block i: its own, or that of all blocks, or the default."""
     own = f"block{i}.{name}"
     return params[own] if own in params else setting(params, PARAMETERS, name)
+
+
+# -- what every family ends in -------------------------------------------------------------------------------------
+
+
+def activation(params: Params, name: str) -> Activation:
+    function = str(setting(params, DENSE, "activation"))
+    return Activation(name, function, float(setting(params, DENSE, "leaky_slope")))
+
+
+def dense_stack(params: Params, outputs: int) -> list[Layer]:
+    """Hidden dense layers, then the output: logits of the classes, or the predicted number."""
+    share = float(setting(params, DENSE, "dropout"))
+    layers: list[Layer] = []
+    for i in range(1, int(setting(params, DENSE, "dense_layers")) + 1):
+        layers += [
+            Dense(f"dense{i}", int(setting(params, DENSE, "dense_units"))),
+            activation(params, f"dense{i}_activation"),
+        ]
+        if share:
+            layers.append(Dropout(f"dense{i}_dropout", share))
+    return [*layers, Dense("output", outputs)]

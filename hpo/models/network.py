@@ -13,9 +13,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from hpo.core import Outcome
+from hpo.core import Outcome, TrainingFailed
 from hpo.models import layers as plain
-from hpo.models.failure import TrainingFailed
 from hpo.models.layers import GATES, Layer, Shape, shapes
 
 _MODES: Final[dict[str, Literal["zeros", "reflect", "replicate", "circular"]]] = {

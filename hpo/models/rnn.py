@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hpo.core import Params
-from hpo.models import dense
+from hpo.models.cnn import DENSE, dense_stack
 from hpo.models.layers import Layer, Recurrent, Rows, Shape
 from hpo.models.parameters import setting
 from hpo.space.domains import Condition, ParameterSpec
@@ -26,7 +26,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
         0.0, "float", low=0, high=1, open_high=True, doc="between recurrent layers; without effect on a single one"
     ),
     "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
-    **dense.PARAMETERS,
+    **DENSE,
 }
 
 
@@ -43,4 +43,4 @@ def layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
         dropout=float(setting(params, PARAMETERS, "rnn_dropout")) if depth > 1 else 0.0,
         bidirectional=bool(setting(params, PARAMETERS, "bidirectional")),
     )
-    return [Rows("rows"), recurrent, *dense.stack(params, outputs)]
+    return [Rows("rows"), recurrent, *dense_stack(params, outputs)]

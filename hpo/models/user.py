@@ -19,9 +19,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from hpo.core import Job, Outcome, Report, Train
+from hpo.core import Job, Outcome, Report, Train, TrainingFailed
 from hpo.errors import BadInput, Mistake
-from hpo.models.failure import TrainingFailed
 
 Function = Callable[..., Any]
 

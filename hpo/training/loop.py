@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpo.core import Job, Outcome, Params, Report, Train, epochs_of
-from hpo.models.failure import TrainingFailed
+from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, epochs_of
 from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
 from hpo.training.augment import Augmentation, augmentation

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hpo.core import Outcome, Params, Value, digest
+from hpo.core import Outcome, Params, TrainingFailed, Value, digest
 from hpo.models import user
-from hpo.models.failure import TrainingFailed
 from hpo.models.families import FAMILIES
 from hpo.models.layers import Impossible
 from hpo.models.network import Rescale, build, checked

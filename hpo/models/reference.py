@@ -1,4 +1,4 @@
-"""docs/parameters.md, written from the tables that the code itself reads: `python -m hpo.training.reference FILE`."""
+"""docs/parameters.md, written from the tables that the code itself reads: `python -m hpo.models.reference FILE`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpo.core import Value
 from hpo.formatting import number
-from hpo.models import dense
+from hpo.models.cnn import DENSE
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING
 from hpo.space.domains import ParameterSpec
@@ -20,7 +20,7 @@ once for all blocks (`channels: 32`), once for each (`channels: {choices: [16, 3
 (`block2.channels: 64`). "Only when" says where a parameter has an effect: give it the same `when`, so that no two
 points of the space are one training.
 
-This page is made by `python -m hpo.training.reference docs/parameters.md`.
+This page is made by `python -m hpo.models.reference docs/parameters.md`.
 """
 
 _TITLES = {"cnn": "Convolutional network: `model: cnn`", "rnn": "Recurrent network over image rows: `model: rnn`"}
@@ -28,12 +28,12 @@ _TITLES = {"cnn": "Convolutional network: `model: cnn`", "rnn": "Recurrent netwo
 
 def page() -> str:
     """The whole page."""
-    shared = set(dense.PARAMETERS)
+    shared = set(DENSE)
     parts = [_HEAD]
     for name, family in FAMILIES.items():
         own = {key: known for key, known in family.parameters.items() if key not in shared}
         parts.append(_section(_TITLES.get(name, f"`model: {name}`"), own))
-    parts.append(_section("Dense layers and activation: every model", dense.PARAMETERS))
+    parts.append(_section("Dense layers and activation: every model", DENSE))
     parts.append(_section("Training: every model", TRAINING))
     return "\n".join(parts)
 
