@@ -240,7 +240,7 @@ class StudySpec:
         text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function"),
         "cnn",
         "cnn, rnn, or package.module:function of your own (params, input shape, outputs) -> nn.Module",
-        "network architecture",
+        "network architecture net",
     )
     train: str | None = option(
         text(CODE, "must be package.module:function"),
