@@ -18,7 +18,7 @@ from PIL import Image
 
 from hpo import api
 from hpo.cli.main import cli as hpo
-from hpo.commands import predict as predicting
+from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
 from hpo.commands.run import load_data
 from hpo.data.dataset import Dataset
@@ -136,7 +136,7 @@ def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored
     folder.mkdir()
     for number, row in enumerate(known.rows):
         Image.fromarray(np.moveaxis(data.images[row], 0, -1)).save(folder / f"{number:03}.png")
-    found = predicting.predict(predicting.trained(place.ran), folder)
+    found = predict.predict(predict.trained(place.ran), folder)
     assert np.array([one.numbers for one in found]) == pytest.approx(known.outputs, abs=1e-5)
 
 
@@ -186,41 +186,41 @@ def grey(folder: Path, **pixels: int) -> Path:
 
 def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16(tmp_path: Path) -> None:
     notes: list[str] = []
-    found = predicting.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
+    found = predict.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
     assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
     assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
 
 
 def test_files_that_are_on_the_datas_scale_stay_as_they_are(tmp_path: Path) -> None:
     notes: list[str] = []
-    found = predicting.predict(SIXTEEN, grey(tmp_path, a=8, b=16), notes.append)
+    found = predict.predict(SIXTEEN, grey(tmp_path, a=8, b=16), notes.append)
     assert [one.numbers[1] for one in found] == [0.5, 1.0]
     plain = replace(SIXTEEN, largest=255.0)
-    assert [one.numbers[1] for one in predicting.predict(plain, tmp_path, notes.append)] == [0.5, 1.0]
+    assert [one.numbers[1] for one in predict.predict(plain, tmp_path, notes.append)] == [0.5, 1.0]
     assert notes == []
 
 
 def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = grey(tmp_path, a=1, b=2, c=3, d=4, e=5)
-    whole = predicting.predict(SIXTEEN, folder)
-    monkeypatch.setattr(predicting, "CHUNK_BYTES", 8)
-    assert predicting.predict(SIXTEEN, folder) == whole
+    whole = predict.predict(SIXTEEN, folder)
+    monkeypatch.setattr(predict, "CHUNK_BYTES", 8)
+    assert predict.predict(SIXTEEN, folder) == whole
     (tmp_path / "aa.png").write_text("bad")
     (tmp_path / "ee.png").write_text("bad")
     with pytest.raises(BadInput) as caught:
-        predicting.predict(SIXTEEN, folder)
+        predict.predict(SIXTEEN, folder)
     assert len(caught.value.mistakes) == 2
 
 
 def test_numbers_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="the model takes numbers of a scale that image files do not have, got float32"):
-        predicting.predict(replace(SIXTEEN, dtype="float32"), grey(tmp_path, a=0))
+        predict.predict(replace(SIXTEEN, dtype="float32"), grey(tmp_path, a=0))
 
 
 def test_a_regression_has_values_and_no_classes() -> None:
     found = [Prediction(Path("a, b.png"), (), (1234.56789,)), Prediction(Path("c.png"), (), (-0.5,))]
-    assert predicting.as_csv(found) == 'file,value\n"a, b.png",1234.57\nc.png,-0.5\n'
-    assert json.loads(predicting.as_json(found))[1] == {"file": "c.png", "value": -0.5}
+    assert predict.as_csv(found) == 'file,value\n"a, b.png",1234.57\nc.png,-0.5\n'
+    assert json.loads(predict.as_json(found))[1] == {"file": "c.png", "value": -0.5}
 
 
 # -- best --script, best --refit -----------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from made_up import GOAL, events, scored
 from pictures import digits
 
 from hpo import api
-from hpo.commands import refit as refitting
-from hpo.commands import reproduce as reproducing
+from hpo.commands import refit, reproduce
 from hpo.commands.run import Visit, run
 from hpo.comparison.curves import curve
 from hpo.core import (
@@ -153,9 +152,9 @@ def inline(result: Result) -> Result:
 def test_a_trial_comes_out_the_same_without_touching_what_is_known(trained: tuple[Place, Result]) -> None:
     place, result = trained
     before = sorted(place.folder.rglob("*.ckpt"))
-    found = reproducing.reproduce(inline(result), 1)
+    found = reproduce.reproduce(inline(result), 1)
     assert found.identical
-    assert list(reproducing.lines(found)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit"]
+    assert list(reproduce.lines(found)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit"]
     assert len(place.witnessed()) == 9, "from nothing: all three epochs"
     assert sorted(place.folder.rglob("*.ckpt")) == before
     assert not list(result.folders.run.glob("reproduce-*"))
@@ -164,16 +163,16 @@ def test_a_trial_comes_out_the_same_without_touching_what_is_known(trained: tupl
 def test_the_first_difference_is_said_and_what_has_changed(trained: tuple[Place, Result]) -> None:
     place, result = trained
     (place.folder / "drift.json").write_text("1e-18")  # less than a bit of the value: the same
-    assert reproducing.reproduce(inline(result), 0).identical
+    assert reproduce.reproduce(inline(result), 0).identical
     (place.folder / "drift.json").write_text("1e-9")
     then = result.study.trials[0].reports[1].metrics["val_accuracy"]
-    found = reproducing.reproduce(inline(result), 0)
-    assert list(reproducing.lines(found)) == [
+    found = reproduce.reproduce(inline(result), 0)
+    assert list(reproduce.lines(found)) == [
         f"trial 0: different. epoch 2: val_accuracy was {then!r}, is {then + 1e-9!r}",
         "nothing has changed that is recorded: versions, processor, device, threads, data and code are the same",
     ]
     rewrite(result, lambda told: {**told, "torch": "2.11.0", "threads": 4})
-    told = list(reproducing.lines(reproducing.reproduce(inline(result), 0)))[1]
+    told = list(reproduce.lines(reproduce.reproduce(inline(result), 0)))[1]
     assert told.startswith("changed since: torch 2.11.0 -> ")
     assert told.endswith("threads 4 -> 1")
 
@@ -196,30 +195,28 @@ def test_a_checkpoint_that_was_pruned_away_is_put_back(trained: tuple[Place, Res
     kept = checkpoints.path(result.folders.trainings, result.study.trials[1].training, 3)
     text = kept.read_text()
     kept.unlink()
-    found = reproducing.reproduce(inline(result), 1)
-    assert list(reproducing.lines(found))[1] == "its checkpoint had been pruned away and is back"
+    found = reproduce.reproduce(inline(result), 1)
+    assert list(reproduce.lines(found))[1] == "its checkpoint had been pruned away and is back"
     assert kept.read_text() == text
 
 
 def test_a_trial_that_diverged_diverges_again(place: Place) -> None:
     result = place.run(place.spec(search_space={"rate": 0.95, "epochs": 3}, budget={"trials": 1}))
     assert result.study.trials[0].outcome is Outcome.DIVERGED
-    assert reproducing.reproduce(inline(result), 0).identical
+    assert reproduce.reproduce(inline(result), 0).identical
     (place.folder / "made_trainer.py").write_text(TRAINER.replace("epoch == 2:", "epoch == 3:"))
-    found = reproducing.reproduce(replace(result, spec=replace(result.spec, workers=1)), 0)
+    found = reproduce.reproduce(replace(result, spec=replace(result.spec, workers=1)), 0)
     assert found.difference == "2 epochs came of it; then it was 1"
 
 
 def test_nan_equals_nan_and_zero_is_not_minus_zero() -> None:
     one = Report(1, {"a": float("nan"), "b": 0.0}, 1.0, 2.0)
-    assert reproducing.compare(one, replace(one, metrics={"a": float("nan"), "b": 0.0}, seconds=9.0)) == ""
-    assert (
-        reproducing.compare(one, replace(one, metrics={"a": float("nan"), "b": -0.0})) == "epoch 1: b was 0.0, is -0.0"
-    )
-    assert reproducing.compare(one, replace(one, metrics={"a": 1.0, "b": 1.0})) == (
+    assert reproduce.compare(one, replace(one, metrics={"a": float("nan"), "b": 0.0}, seconds=9.0)) == ""
+    assert reproduce.compare(one, replace(one, metrics={"a": float("nan"), "b": -0.0})) == "epoch 1: b was 0.0, is -0.0"
+    assert reproduce.compare(one, replace(one, metrics={"a": 1.0, "b": 1.0})) == (
         "epoch 1: a was nan, is 1.0 (1 more of that epoch differ)"
     )
-    assert reproducing.compare(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
+    assert reproduce.compare(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
 
 
 # -- refit, on digits ----------------------------------------------------------------------------------------------
@@ -244,9 +241,9 @@ def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Resul
         orders.append(order)
         return Published(test=score(order.recipe.setup(), order.params, order.checkpoint))
 
-    monkeypatch.setattr(refitting, "publish", published)
-    found = refitting.refit(searched, {})
-    again = refitting.refit(searched, {})
+    monkeypatch.setattr(refit, "publish", published)
+    found = refit.refit(searched, {})
+    again = refit.refit(searched, {})
     assert (found.known, again.known, len(orders), found.published) == (False, True, 1, again.published)
     assert (orders[0].alias, orders[0].run, orders[0].epoch) == ("refit", None, 2)
     assert found.published.test["test_accuracy"] > 0.5
@@ -255,13 +252,13 @@ def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Resul
     study = read_result(searched.spec, searched.folders.state).study
     assert [sorted(one.metrics)[0] for one in study.scores] == ["refit_test_accuracy"]
     assert replace(searched, study=study).test == {}, "it is not the winner's own score"
-    first = next(refitting.lines(found))
+    first = next(refit.lines(found))
     assert first.startswith("refit:  trial 0 on 1,528 images of train and val, 2 epochs: test_accuracy ")
 
 
 def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> None:
     data = Dataset.open(digits(tmp_path / "data"))
-    joined = refitting.together(data)
+    joined = refit.together(data)
     assert np.array_equal(joined.train, np.sort(np.concatenate([data.train, data.val])))
     assert joined.digest != data.digest
     pixels = data.images[joined.train] / 255
@@ -272,13 +269,13 @@ def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> Non
 
 def test_a_network_trained_by_a_worker_is_reproduced_bit_for_bit_in_another_process(searched: Result) -> None:
     """run trained it in a worker, reproduce in this process: 1 thread each, plain kernels."""
-    assert next(reproducing.lines(reproducing.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
+    assert next(reproduce.lines(reproduce.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
 
 
 def test_a_trainer_of_ones_own_has_no_splits_to_join(place: Place) -> None:
     result = place.run(place.spec(budget={"trials": 1}))
     with pytest.raises(BadInput, match="a study with a trainer of its own has no splits that hpo could join"):
-        refitting.refit(result, {})
+        refit.refit(result, {})
 
 
 def test_the_winners_score_is_told_from_its_refits() -> None:
