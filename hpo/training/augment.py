@@ -20,7 +20,7 @@ LONGEST = 2.0  # an erased rectangle is at most twice as long as it is wide (Zho
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to every training image, in this order; see training/parameters.py for the units."""
+    """What is done to every training image, in this order; see models/parameters.py for the units."""
 
     flip: bool
     rotation: float

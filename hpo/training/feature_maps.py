@@ -1,6 +1,6 @@
 """What there is to see of a trained network, as arrays: its first filters, its feature maps, and where it errs.
 
-hpo/training/portrait.py says what the arrays are, the report draws them; what a network does not have is left out. Read
+Portrait (portrait.py) says what the arrays are, the report draws them; what a network does not have is left out. Read
 after training only: the split it looks at is the one a winner is scored on.
 """
 
