@@ -20,11 +20,11 @@ from pathlib import Path
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
-from hpo.commands.run import load_data
 from hpo.comparison.statistics import paired
 from hpo.core import Outcome, Strategy, Study
 from hpo.engine import components
 from hpo.engine.driver import Driver
+from hpo.engine.opening import load_data
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor

@@ -35,11 +35,11 @@ from scipy import stats
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
-from hpo.commands.run import load_data
 from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
 from hpo.engine.driver import Driver
+from hpo.engine.opening import load_data
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo.cli.console import Terminal, watch
 from hpo.cli.options import load, state_folder
-from hpo.commands.run import Visit
+from hpo.commands.run import RunOptions
 from hpo.commands.run import run as run_study
 from hpo.engine.result import Result
 from hpo.errors import HpoError
@@ -31,11 +31,11 @@ def run(
     state: the folder of studies/ and mlflow.db; the study file's folder by default. Raises HpoError.
     """
     spec = study if isinstance(study, StudySpec) else load(study, sets=sets)
-    visit = Visit(state_folder(spec, state), fresh, trials, environ=os.environ)
+    options = RunOptions(state_folder(spec, state), fresh, trials, environ=os.environ)
     if quiet:
-        return run_study(spec, visit)
+        return run_study(spec, options)
     with watch(Terminal(), spec) as console:
-        return run_study(spec, replace(visit, listeners=[console.hear]))
+        return run_study(spec, replace(options, listeners=[console.hear]))
 
 
 __all__ = ["HpoError", "Result", "load", "run"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo import api
-from hpo.commands.run import Visit, run
+from hpo.commands.run import RunOptions, run
 from hpo.engine.result import Result
 from hpo.study_file.spec import StudySpec
 
@@ -66,11 +66,11 @@ class Place:
         return api.load(self.folder / "study.yaml")
 
     @property
-    def visit(self) -> Visit:
-        return Visit(self.folder, publish=False)
+    def options(self) -> RunOptions:
+        return RunOptions(self.folder, publish=False)
 
     def run(self, **changes: Any) -> Result:
-        return run(self.spec(**changes), self.visit)
+        return run(self.spec(**changes), self.options)
 
     def witnessed(self) -> list[tuple[str, int, int, int]]:
         """(training, epoch, the epoch its job began after, training seed), in the order in which they were trained."""

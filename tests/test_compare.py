@@ -13,7 +13,7 @@ from hpo import api
 from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
 from hpo.commands.confirm import confirm_finalists, fresh_values
-from hpo.commands.run import Visit
+from hpo.commands.run import RunOptions
 from hpo.core import Event, Outcome, Reported, State, Study
 from hpo.engine.result import read_result
 from hpo.engine.search import Search
@@ -39,7 +39,7 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compared(place: Place, rescore: bool = False, **changes: Any) -> Compared:
     study = {"compare": COMPARE, "search_space": WIDE, "budget": {"total_epochs": 30}, **changes}
-    return compare_strategies(place.spec(**study), place.visit, rescore)
+    return compare_strategies(place.spec(**study), place.options, rescore)
 
 
 def by_name(comparison: Compared) -> dict[str, Study]:
@@ -146,7 +146,7 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
     monkeypatch.setattr(Driver, "_open", opening)
     spec = place.spec(compare=COMPARE, search_space=WIDE, budget={"total_epochs": 30})
     with pytest.raises(Stopped) as stopped:
-        compare_strategies(spec, replace(place.visit, listeners=[listener]), rescore=True)
+        compare_strategies(spec, replace(place.options, listeners=[listener]), rescore=True)
     assert stopped.value.number == 15
     assert not list(place.folder.glob("studies/*/confirm-*"))
     done = by_name(compared(place))
@@ -207,8 +207,8 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
         "device": "cpu",
         "tracking": False,
     }
-    spec, visit = api.load(given), Visit(tmp_path, publish=False)
-    first = compare_strategies(spec, visit)
+    spec, options = api.load(given), RunOptions(tmp_path, publish=False)
+    first = compare_strategies(spec, options)
     winners = [(result.spec.strategy, best.number) for result, best in compare_command.winners(first.results, 1)]
     assert {name for name, _ in winners} == {"random", "grid", "random-x2"}
     scores = [(r.spec.strategy, scored.trial) for r in first.results for scored in r.study.scores]
@@ -216,7 +216,7 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     for scored in (scored for result in first.results for scored in result.study.scores):
         assert 0 <= scored.metrics["test_accuracy"] <= 1
     assert all(standing.test is not None for standing in first.comparison.strategies)
-    again = compare_strategies(spec, visit, rescore=True)
+    again = compare_strategies(spec, options, rescore=True)
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
 
 
@@ -275,7 +275,7 @@ def test_one_strategy_is_no_comparison(place: Place) -> None:
 def test_a_budget_in_which_some_trial_can_never_be_complete_is_refused(place: Place) -> None:
     spec = replace(place.spec(compare=COMPARE), budget=Budget(total_epochs=1))
     with pytest.raises(BadInput) as refused:
-        compare_strategies(spec, place.visit)
+        compare_strategies(spec, place.options)
     assert "must be at least the 8 epochs of the longest trial, to compare anything, got 1 epoch" in str(refused.value)
     assert not (place.folder / "studies").exists()
 
@@ -297,7 +297,7 @@ def test_an_unreached_target_is_censored(place: Place) -> None:
 
 def test_finalists_are_the_best_complete_trials_and_get_fresh_training_seeds(place: Place) -> None:
     result = place.run(budget={"trials": 8})
-    confirmation = confirm_finalists(result, top=3, seeds=4, visit=place.visit)
+    confirmation = confirm_finalists(result, top=3, seeds=4, options=place.options)
     goal = result.spec.metric.as_goal()
     ranked = sorted(result.study.with_state(State.COMPLETE), key=goal.score)
     assert [one.trial for one in confirmation.finalists] == [trial.number for trial in ranked[:3]]
@@ -309,25 +309,25 @@ def test_finalists_are_the_best_complete_trials_and_get_fresh_training_seeds(pla
 
 def test_confirming_again_trains_nothing_and_more_seeds_add_only_these(place: Place) -> None:
     result = place.run(budget={"trials": 4})
-    first = confirm_finalists(result, 2, 2, place.visit)
+    first = confirm_finalists(result, 2, 2, place.options)
     before = len(place.trained())
-    assert confirm_finalists(result, 2, 2, place.visit) == first
+    assert confirm_finalists(result, 2, 2, place.options) == first
     assert len(place.trained()) == before
-    more = confirm_finalists(result, 2, 3, place.visit)
+    more = confirm_finalists(result, 2, 3, place.options)
     assert [one.fresh[:2] for one in more.finalists] == [one.fresh for one in first.finalists]
     assert len(place.trained()) == len(set(place.trained())) > before
 
 
 def test_fewer_seeds_than_are_there_read_only_so_many(place: Place) -> None:
     result = place.run(budget={"trials": 4})
-    confirm_finalists(result, 2, 3, place.visit)
-    assert {len(one.fresh) for one in confirm_finalists(result, 2, 2, place.visit).finalists} == {2}
+    confirm_finalists(result, 2, 3, place.options)
+    assert {len(one.fresh) for one in confirm_finalists(result, 2, 2, place.options).finalists} == {2}
 
 
 def test_a_repetition_that_fails_is_left_out(place: Place) -> None:
     spec = place.spec(search_space={"rate": [0.1, 2.0], "width": [1, 2, 3], "epochs": 4})
     good, bad = {"rate": 0.1, "width": 1, "epochs": 4}, {"rate": 2.0, "width": 1, "epochs": 4}
-    values = fresh_values(spec, [good, bad], 2, place.visit)
+    values = fresh_values(spec, [good, bad], 2, place.options)
     assert (len(values[point(good)]), values[point(bad)]) == (2, [])
 
 
@@ -335,4 +335,4 @@ def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:
     result = place.run(search_space={"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": 4}, budget={"trials": 2})
     assert {trial.outcome for trial in result.study.trials} == {Outcome.DIVERGED}
     with pytest.raises(NoResult, match="no trial is complete, so there is nothing to confirm"):
-        confirm_finalists(result, 3, 2, place.visit)
+        confirm_finalists(result, 3, 2, place.options)

@@ -20,9 +20,9 @@ from hpo import api
 from hpo.cli.main import cli as hpo
 from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
-from hpo.commands.run import load_data
 from hpo.data.dataset import Dataset
 from hpo.engine import components as assembly
+from hpo.engine.opening import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
 from hpo.training.evaluation import predictions

@@ -15,7 +15,7 @@ from pictures import digits
 
 from hpo import api
 from hpo.commands import refit, reproduce
-from hpo.commands.run import Visit, run
+from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import curve
 from hpo.core import (
     Ended,
@@ -88,11 +88,11 @@ class Place:
         return api.load(self.folder / "study.yaml")
 
     def run(self, spec: StudySpec) -> Result:
-        return run(spec, self.visit)
+        return run(spec, self.options)
 
     @property
-    def visit(self) -> Visit:
-        return Visit(self.folder, publish=False)
+    def options(self) -> RunOptions:
+        return RunOptions(self.folder, publish=False)
 
     def witnessed(self) -> list[str]:
         return (self.folder / "witness").read_text().splitlines()
@@ -229,7 +229,7 @@ def searched(tmp_path: Path) -> Result:
     given = {"name": "tiny", "data": "digits", "search_space": space, "budget": {"trials": 1}, "workers": 1}
     (tmp_path / "study.yaml").write_text(json.dumps({**given, "tracking": False, "device": "cpu"}))
     spec = api.load(tmp_path / "study.yaml")
-    return inline(run(spec, Visit(tmp_path, publish=False)))
+    return inline(run(spec, RunOptions(tmp_path, publish=False)))
 
 
 def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Result, monkeypatch: Any) -> None:

@@ -19,9 +19,9 @@ from survival import Process, Said, events_of, never_left, wait_until
 from test_driver import STRATEGIES, drive
 from test_faults import check_whole, journal_of
 
-from hpo.commands.run import load_data
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
 from hpo.engine import components as assembly
+from hpo.engine.opening import load_data
 from hpo.files import Folders
 from hpo.journal import decode
 from hpo.strategies.points import Problem

@@ -18,7 +18,7 @@ from studied import SPACE, Place
 from test_driver import STRATEGIES, Made
 
 from hpo import api
-from hpo.commands.run import Visit, run, run_all
+from hpo.commands.run import RunOptions, run, run_all
 from hpo.core import Event, Goal, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.result import Result
@@ -54,7 +54,7 @@ TINY: dict[str, Any] = {
 def real(folder: Path, strategy: str, space: dict[str, Any] | None = None, **budget: int) -> Result:
     """A study of real trainings, in the folder's pool; a new folder shares nothing with another."""
     given = {**TINY, "strategy": strategy, "budget": budget, "search_space": {**TINY["search_space"], **(space or {})}}
-    return run(api.load(given), Visit(folder, publish=False))
+    return run(api.load(given), RunOptions(folder, publish=False))
 
 
 def test_a_reused_reading_equals_a_fresh_training_bit_for_bit(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from test_faults import check_whole, journal_of, whole
 
 from hpo.cli.main import cli
 from hpo.commands.report import study_report
-from hpo.commands.run import take_over
 from hpo.commands.sync import tracked_study
 from hpo.commands.ui import serve_ui
 from hpo.core import Job
+from hpo.engine.opening import take_over
 from hpo.execution.job_runner import JobRunner
 from hpo.files import Folders
 from hpo.journal import Journal

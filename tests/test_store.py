@@ -20,8 +20,8 @@ from test_faults import check_whole, journal_of, whole
 from victim import Config
 
 from hpo import journal as journals
-from hpo.commands.run import refuse_changes, take_over
 from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
+from hpo.engine.opening import refuse_changes, take_over
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
@@ -387,20 +387,21 @@ def test_a_journal_that_may_not_grow_keeps_what_was_told_and_goes_on_later(tmp_p
         assert journal.append(Paused(0.0, 0)) == told + 1
 
 
-def test_a_report_that_does_not_fit_is_one_line_and_the_study_is_done(tmp_path: Path) -> None:
-    """/dev/full stands for the disk."""
+def test_a_report_that_cannot_be_written_is_one_line_and_the_study_is_done(tmp_path: Path) -> None:
+    """A folder stands where the file should be."""
     run = journal_of(tmp_path).parent
     run.mkdir(parents=True)
     for name in ("trials.csv", "report.html"):
-        (run / name).symlink_to("/dev/full")
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
         with never_left(whole(tmp_path, "--workers", "1")) as process:
             said = process.finish()
         assert said.code == 4
         remedy = "free space, then run the same command again"
         last = said.error.splitlines()[-1]
-        assert last == f"{run}: the report must have room here, got No space left on device; {remedy}"
+        assert last == f"{run}: the report must have room here, got Is a directory; {remedy}"
         assert Study(events_of(journal_of(tmp_path))).closed == "budget"
-        (run / name).unlink()
+        (run / name).rmdir()
     with never_left(whole(tmp_path, "--workers", "1")) as process:
         said = process.finish()
     assert said.code == 0

@@ -599,7 +599,7 @@ def test_the_thread_delivers_what_is_appended_while_it_runs(tmp_path: Path) -> N
         for event in script.events[before:]:
             journal.append(event)
     assert tracker.drain(60) == 0
-    assert tracker.parent(one) in server.runs
+    assert tracker.parent(one.journal) in server.runs
     assert tracker.close(60) == 0
     journal.close()
     check_delivered(server.alive(), one, script.events, live=False)

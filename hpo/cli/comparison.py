@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hpo.cli.console import Terminal
 from hpo.commands.compare import compare_strategies, deliver
-from hpo.commands.run import Visit
+from hpo.commands.run import RunOptions
 from hpo.comparison import text
 from hpo.core import Closed, Ended, Event, Reported
 from hpo.engine.search import Search
@@ -28,9 +28,9 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
     """What `hpo compare` prints; of JSON the progress goes to stderr."""
     terminal = Terminal(stderr=as_json)
     progress = Progress(spec, terminal)
-    visit = Visit(state, fresh, listeners=[progress.hear], environ=os.environ)
+    options = RunOptions(state, fresh, listeners=[progress.hear], environ=os.environ)
     with progress.shown():
-        compared = compare_strategies(spec, visit, rescore)
+        compared = compare_strategies(spec, options, rescore)
     deliver(spec, compared)
     if as_json:
         print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))

@@ -87,13 +87,13 @@ def run(
 
     from hpo.cli.console import Terminal, watch
     from hpo.cli.summary import exit_code, result_json, summary
-    from hpo.commands.run import Visit
+    from hpo.commands.run import RunOptions
     from hpo.commands.run import run as run_study
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
-        visit = Visit(request.folder(spec), fresh, trials, listeners=[console.hear], environ=os.environ)
-        result = run_study(spec, visit)
+        options = RunOptions(request.folder(spec), fresh, trials, listeners=[console.hear], environ=os.environ)
+        result = run_study(spec, options)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 
 from hpo import __version__, provenance
-from hpo.commands.run import load_data
 from hpo.core import Params, Value
 from hpo.data.dataset import Dataset
+from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.models.families import FAMILIES

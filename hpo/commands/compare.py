@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.commands.confirm import fresh_values
-from hpo.commands.run import Visit, run_all
+from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Scope, compare
 from hpo.comparison.curves import Curve, curve
@@ -57,21 +57,21 @@ class Compared:
     report: Path
 
 
-def compare_strategies(spec: StudySpec, visit: Visit, rescore: bool = True) -> Compared:
+def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
     """Run what is missing, then compare at equal epochs. rescore: also score the winners on the test split and fresh seeds.
 
     Raises BadInput for what can never be compared, and Stopped: incomplete studies are no result.
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse(spec, specs)
-    results = run_all(specs, replace(visit, parallel=1, publish=False, group=title(spec)))
+    results = run_all(specs, replace(options, parallel=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
     if rescore:
         best = winners(results, budget)
         score_winners(best)
-        fresh = fresh_winners(spec, best, visit)
+        fresh = fresh_winners(spec, best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
     seed = spec.training_seed or 0
     comparison = compare(
@@ -176,11 +176,11 @@ def score_winners(winners: Sequence[Winner]) -> None:
             result.study.apply(event)
 
 
-def fresh_winners(spec: StudySpec, winners: Sequence[Winner], visit: Visit) -> dict[str, dict[int, list[float]]]:
+def fresh_winners(spec: StudySpec, winners: Sequence[Winner], options: RunOptions) -> dict[str, dict[int, list[float]]]:
     """The values of each winner trained again with fresh seeds, by study and trial."""
     if not winners:
         return {}
-    values = fresh_values(spec, [best.params for _, best in winners], FRESH_SEEDS, replace(visit, listeners=()))
+    values = fresh_values(spec, [best.params for _, best in winners], FRESH_SEEDS, replace(options, listeners=()))
     return {result.folders.run.name: {best.number: values[point(best.params)]} for result, best in winners}
 
 

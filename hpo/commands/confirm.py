@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpo.commands.run import Visit, load_data, run
+from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
 from hpo.core import Params, State, Trial, digest
+from hpo.engine.opening import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
 from hpo.models import families
@@ -19,7 +20,9 @@ from hpo.strategies.repeats import CONFIRM
 from hpo.study_file.spec import Budget, StudySpec
 
 
-def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: Visit) -> dict[Point, list[float]]:
+def fresh_values(
+    spec: StudySpec, points: Sequence[Params], seeds: int, options: RunOptions
+) -> dict[Point, list[float]]:
     """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out."""
     unique = tuple({point(params): dict(params) for params in points}.values())
     seed = int(digest([sorted(params.items()) for params in unique])[:8], 16)
@@ -32,7 +35,7 @@ def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: V
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
     )
-    result = run(again, replace(visit, trials=None, fresh=False, publish=False))
+    result = run(again, replace(options, trials=None, fresh=False, publish=False))
     if result.stopped_by:
         raise Stopped(result.stopped_by)
     goal = spec.metric.as_goal()
@@ -44,13 +47,13 @@ def fresh_values(spec: StudySpec, points: Sequence[Params], seeds: int, visit: V
     return values
 
 
-def confirm_finalists(result: Result, top: int, seeds: int, visit: Visit) -> Confirmation:
+def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
     """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no trial is complete."""
     best = ranked(result)[:top]
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
     goal = result.spec.metric.as_goal()
-    fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, visit)
+    fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), size(result, trial.params))
         for trial in best
@@ -77,7 +80,7 @@ def size(result: Result, params: Params) -> int | None:
 
 def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
-    visit = Visit(state, environ=os.environ)
-    stored = read_result(spec, visit.state)
+    options = RunOptions(state, environ=os.environ)
+    stored = read_result(spec, options.state)
     result = replace(stored, dataset=load_data(spec, stored.folders))
-    return confirmation_lines(confirm_finalists(result, top, seeds, visit))
+    return confirmation_lines(confirm_finalists(result, top, seeds, options))

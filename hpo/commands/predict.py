@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from hpo.commands.run import load_data
 from hpo.data.sources.images import image_files, read_images
 from hpo.engine import components
+from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import StudySpec

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from hpo.commands.reproduce import OnEpoch, one_worker, train
-from hpo.commands.run import load_data
 from hpo.commands.sync import tracked_study
 from hpo.core import Broke, Job, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset
 from hpo.data.normalization import standards
 from hpo.engine import components
+from hpo.engine.opening import load_data
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.formatting import count, decimals
@@ -117,12 +117,9 @@ def _order(result: Result, data: Dataset, planned: Refit, environ: Mapping[str, 
     spec, folders, uri, run = result.spec, result.folders, "", None
     if spec.tracking.enabled:
         uri = tracking_uri(spec.tracking.uri, folders.state, environ, spec.place("tracking.uri"))
-        study = tracked_study(spec, folders)
-        tracker = Tracker([study], uri)
-        tracker.start()
-        stack.callback(tracker.close)
+        tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
         tracker.drain(PATIENCE)
-        run = tracker.parent(study)
+        run = tracker.parent(folders.journal)
     return Order(
         recipe=components.recipe(spec, data, "cpu"),
         params=planned.trial.params,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.commands.run import load_data
 from hpo.core import Broke, Event, Job, Opened, Outcome, Report, Reported, Rested, State, Trial, Value
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.components import Parts
+from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import HpoError
 from hpo.formatting import count

@@ -1,53 +1,55 @@
-"""One visit of a driver to a study, or to all studies of a comparison: take them over, bring them to their target.
+"""`hpo run`: studies are opened, brought to their target by one driver, their best models published, their reports written.
 
-spec -> data, workers -> journal (the truth) -> driver.run -> the winner published, the report written
+spec -> data, workers -> journal (the truth) -> driver.run -> best model, report
                               |-> MLflow (one thread, never waited for)
-                              |-> whoever listens
+                              |-> listeners
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-from hpo import provenance
-from hpo.commands.run_listeners import Outlook
-from hpo.core import EPOCHS, Params, Value, digest
-from hpo.data import dataset as data
-from hpo.data.dataset import Dataset
-from hpo.engine import components as assembly
+from hpo.commands.sync import comparison_info, tracked_study
+from hpo.core import Reason
+from hpo.engine import components
 from hpo.engine.driver import Driver, Listener
-from hpo.engine.result import Result
-from hpo.engine.search import Search
-from hpo.engine.trainings import Trainings
-from hpo.errors import BadInput, Conflict, HpoError, Mistake, Stopped
-from hpo.failpoints import hit
+from hpo.engine.opening import (
+    OpenStudy,
+    environment,
+    load_data,
+    open_study,
+    open_trainings,
+    refuse_impossible,
+    take_over,
+)
+from hpo.engine.result import Published, Result
+from hpo.errors import HpoError, Stopped
 from hpo.files import Folders
-from hpo.journal import DriverLock, Journal
-from hpo.space.space import Space
-from hpo.strategies.points import random_points
+from hpo.publishing.publish_best import publish_best
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.uri import without_password
+from hpo.tracking.sync import Tracker
+from hpo.tracking.uri import tracking_uri
 
 log = logging.getLogger(__name__)
 
+REPORT = "hpo.commands.report"  # matplotlib and pandas: 1 s, spent while another process publishes the best model
+
 
 @dataclass(frozen=True)
-class Visit:
-    """How studies are to be run this time.
+class RunOptions:
+    """How studies are run this time.
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
-    parallel: the most trials of one study at a time;
-    publish: log the winner's model and write a report for each study;
+    parallel: the most trials of one study at a time; publish: log the best model and write a report for each study;
     group: the title of the comparison these studies are part of.
     """
 
@@ -61,182 +63,72 @@ class Visit:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(spec: StudySpec, visit: Visit) -> Result:
+def run(spec: StudySpec, options: RunOptions) -> Result:
     """Bring one study to its target: a new one, or one that was begun. Raises HpoError."""
-    return run_all([spec], visit)[0]
+    return run_all([spec], options)[0]
 
 
-def run_all(specs: Sequence[StudySpec], visit: Visit) -> list[Result]:
+def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     """Studies that differ in strategy and seed only, by one driver on the same workers; they share their trainings."""
     first = specs[0]
-    placement = assembly.placement(first)
-    folders = [Folders(visit.state, spec.name, spec.strategy, spec.seed) for spec in specs]
+    placement = components.placement(first)
+    folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
     with ExitStack() as stack:
         drivers = stack.enter_context(signals())
-        executor = assembly.executor(first, placement)  # before all else: a worker needs seconds to import torch
+        executor = components.executor(first, placement)  # before all else: a worker needs seconds to import torch
         stack.callback(executor.close)
         dataset = load_data(first, folders[0])
-        parts = [assembly.parts(spec, dataset, placement) for spec in specs]
+        parts = [components.parts(spec, dataset, placement) for spec in specs]
         refuse_impossible(parts[0])
-        journals = [take_over(spec, place, visit.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
+        journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(parts[0].factories())
-        searches = [open_search(*pair, visit) for pair in zip(parts, journals, strict=True)]
+        studies = [
+            open_study(*three, options.trials, options.parallel) for three in zip(parts, folders, journals, strict=True)
+        ]
         trainings = open_trainings(first, folders[0], journals)
-        outlook = stack.enter_context(Outlook(parts, folders, searches, journals, visit.environ, visit.group))
-        driver = Driver(searches, executor, trainings, parts[0].limits(), listeners=visit.listeners)
+        tracker = start_tracker(studies, options, stack)
+        searches = [study.search for study in studies]
+        driver = Driver(searches, executor, trainings, parts[0].limits(), listeners=options.listeners)
         drivers.append(driver)
         driver.run(environment(parts[0]))
-        outlook.conclude(driver, visit.publish)
+        published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
+    undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [
-        Result(spec, place, search.study, dataset, driver.stopping, published, outlook.undelivered, outlook.ui)
-        for spec, place, search, published in zip(specs, folders, searches, outlook.published, strict=True)
+        Result(study.spec, study.folders, study.search.study, dataset, driver.stopping, model, undelivered, ui)
+        for study, model in zip(studies, published, strict=True)
     ]
 
 
-# -- what a visit needs
+def start_tracker(studies: Sequence[OpenStudy], options: RunOptions, stack: ExitStack) -> Tracker | None:
+    """The thread that writes to MLflow until the stack unwinds; None where tracking is off."""
+    spec, folders = studies[0].spec, studies[0].folders
+    if not spec.tracking.enabled:
+        return None
+    uri = tracking_uri(spec.tracking.uri, folders.state, options.environ, spec.place("tracking.uri"))
+    comparison = None if options.group is None else comparison_info(folders, options.group)
+    tracker = Tracker([tracked_study(study.spec, study.folders, comparison) for study in studies], uri)
+    stack.enter_context(tracker)
+    return tracker
 
 
-def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
-    """The data as one memory map for all workers; None where a user's own trainer brings its own."""
-    return None if spec.data is None else data.load(spec.data, spec.training_seed or 0, folders.data)
+def conclude(studies: Sequence[OpenStudy], driver: Driver, tracker: Tracker | None) -> list[Published | None]:
+    """Publish each best model, unless the run was stopped, and write the reports."""
+    threading.Thread(target=import_module, args=(REPORT,), daemon=True).start()
+    published: list[Published | None] = []
+    for study in studies:
+        usable = not driver.stopping and study.search.closing is not Reason.FAILING
+        published.append(publish(study, driver, tracker) if usable else None)
+        import_module(REPORT).show(study.spec, study.folders, study.search.study)
+    return published
 
 
-def refuse_impossible(parts: assembly.Parts) -> None:
-    """A space in which nothing can be trained is bad input, not an empty study."""
-    reasons: list[str] = []
-
-    def judge(params: Params) -> str | None:
-        reason = problem.feasible(params)
-        reasons.append(reason or "")
-        return reason
-
-    problem = parts.problem()
-    if next(random_points(replace(problem, feasible=judge)), None) is None:
-        place = parts.spec.place("search_space")
-        rule = "must hold at least one point that can be trained"
-        raise BadInput(
-            Mistake(
-                place,
-                rule,
-                reasons[0] if reasons else "an empty space",
-                "widen it; `hpo check` names the likely causes",
-            )
-        )
-
-
-def environment(parts: assembly.Parts) -> Mapping[str, Value]:
-    """What to look at when two runs differ."""
-    spec = parts.spec
-    return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
-
-
-def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
-    """The study's journal, locked for this driver until the stack unwinds. Raises Conflict."""
-    lock = DriverLock(folders.lock)
-    if fresh and folders.journal.exists():
-        set_aside(folders)
-        hit("set-aside")
-        lock.release()
-        lock = DriverLock(folders.lock)
-    stack.callback(lock.release)
-    hit("lock.held")
-    journal = stack.enter_context(Journal.open(folders.journal))
-    refuse_changes(spec, folders, journal)
-    if (space := journal.get("space")) is not None:
-        lengthen(spec, Space.from_record(json.loads(space)), journal)
-    hit("journal.open")
-    journal.put("study", json.dumps(spec.fixed()))
-    journal.put("space", json.dumps(spec.space.record()))
-    journal.put("text", without_password(spec.text))
-    journal.put("space_text", spec.space_text)
-    journal.put("path", str(spec.path.absolute()) if spec.path is not None else "")
-    return journal
-
-
-def set_aside(folders: Folders) -> Path:
-    """Move a study out of the way; it can be looked at, and nothing reads its trainings again."""
-    place = folders.study / "set-aside" / f"{folders.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folders.run.rename(place)
-    return place
-
-
-def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
-    """What a study's trials depend on may not change under it, except that its space may widen."""
-    before = journal.get("study")
-    if before is None:
-        return
-    old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
-    changed = [
-        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
-        for key in new
-        if old.get(key) != new[key]
-    ]
-    space = journal.get("space")
-    narrowed = spec.space.widens(Space.from_record(json.loads(space))) if space is not None else []
-    if changed or narrowed:
-        remedy = "undo that, give the study another name, or set the old one aside with --fresh"
-        rule = f"cannot go on with {folders.run}, because the study has changed"
-        raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
-
-
-def lengthen(spec: StudySpec, before: Space, journal: Journal) -> None:
-    """Where `epochs` became longer, the best point at its new longest value comes next: it goes on from its checkpoint.
-
-    Kept in the journal, so that every later run has the same points.
-    """
-    best = spec.metric.as_goal().best(journal.study().trials)
-    if best is not None and spec.space.longest > before.longest:
-        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: spec.space.longest}]))
-
-
-def longer(journal: Journal) -> list[Params]:
-    points: list[Params] = json.loads(journal.get("longer") or "[]")
-    return points
-
-
-def open_search(parts: assembly.Parts, journal: Journal, visit: Visit) -> Search:
-    """The study as its journal says it, ready to go on."""
-    study, spec = journal.study(), parts.spec
-    budget = replace(spec.budget, trials=target_trials(spec, journal, visit.trials))
-    parts = replace(parts, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
-    goal = spec.metric.as_goal()
-    return Search(
-        study,
-        parts.strategy(),
-        goal,
-        budget,
-        parts.identity(),
-        journal.append,
-        visit.parallel,
-        journal.path.parent.name,
-    )
-
-
-def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:
-    """--trials raises the target and is remembered; a file that asks for more wins over what is remembered."""
-    if asked is not None:
-        journal.put("trials", str(asked))
-        return asked
-    remembered = journal.get("trials")
-    if remembered is None or spec.budget.trials is None:
-        return spec.budget.trials
-    return max(spec.budget.trials, int(remembered))
-
-
-def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Trainings:
-    """What all studies of this name have trained so far."""
-    trainings = Trainings(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
-    ours = {journal.path for journal in own}
-    for path in folders.siblings():
-        if path in ours:
-            continue
-        try:
-            with Journal.open(path, read_only=True) as journal:
-                trainings.learn(journal.study())
-        except HpoError as error:
-            log.warning("%s; its trainings are not shared", error)
-    return trainings
+def publish(study: OpenStudy, driver: Driver, tracker: Tracker | None) -> Published | None:
+    """A model that cannot be published costs a warning: the study and its checkpoint are there."""
+    try:
+        return publish_best(study, driver.executor, tracker)
+    except HpoError as error:
+        log.warning("%s", error)
+        return None
 
 
 @contextlib.contextmanager

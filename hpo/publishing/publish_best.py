@@ -18,13 +18,12 @@ from typing import Any
 
 from hpo.core import Executor, Goal, Job, Params, Reported, Rested, Scored, Trial
 from hpo.engine import components
+from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published
-from hpo.engine.search import Search
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.journal import Journal
-from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
@@ -118,34 +117,27 @@ def _failed(why: str) -> Mistake:
 # -- the best trial of a study -------------------------------------------------------------------------------------
 
 
-def publish_best(
-    parts: components.Parts,
-    folders: Folders,
-    search: Search,
-    executor: Executor,
-    journal: Journal,
-    outlet: tuple[Tracker, TrackedStudy] | None,
-) -> Published | None:
+def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
     """Publish the best trial's model unless it was the last one published. None where there is nothing to publish."""
+    parts, folders, search, journal = study.parts, study.folders, study.search, study.journal
     best, goal = search.goal.best(search.study.trials), search.goal
     report = goal.reading(best) if best is not None else None
     if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
         return None
-    key = {"trial": best.number, "epoch": report.epoch, "run": outlet is not None}
+    key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None}
     if (last := last_published(journal)) is not None and last[0] == key and folders.portrait.exists():
         return last[1]
     checkpoint = restore(parts, folders, executor, best, report.epoch)
     run = None
-    if outlet is not None:
-        tracker, feed = outlet
+    if tracker is not None:
         tracker.drain(PATIENCE)
-        run = tracker.parent(feed)
+        run = tracker.parent(folders.journal)
     spec = parts.spec
     order = Order(
         recipe=components.recipe(spec, parts.dataset, "cpu"),
         params=best.params,
         checkpoint=checkpoint,
-        uri=outlet[0].uri if outlet is not None else "",
+        uri=tracker.uri if tracker is not None else "",
         run=run,
         goal=goal,
         value=goal.value(best) or 0.0,
@@ -161,7 +153,7 @@ def publish_best(
     if not any(is_own_score(scored, best) for scored in search.study.scores):
         search.record(Scored(time.time(), best.number, dict(published.test)))
     hit("publish.scored")
-    if (run is not None) == (outlet is not None):
+    if (run is not None) == (tracker is not None):
         journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
     return published
 

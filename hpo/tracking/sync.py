@@ -19,6 +19,8 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from hpo.errors import HpoError
 from hpo.failpoints import hit
@@ -200,6 +202,16 @@ class Tracker:
         self._wake = threading.Event()
         self._waiting: set[threading.Event] = set()  # set once all there was when they came is delivered
         self._closing = self._abandoned = False
+        self.undelivered = 0  # what had not reached MLflow when it was closed
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undelivered = self.close(3.0 if kind is not None else 30.0)
 
     def start(self) -> None:
         self._thread.start()
@@ -224,9 +236,9 @@ class Tracker:
             self._thread.join(IMPATIENT)
         return undelivered
 
-    def parent(self, tracked: TrackedStudy) -> str | None:
-        """The id of a study's run, once MLflow has answered."""
-        return next(study.run() for study in self._sync.studies if study.tracked is tracked)
+    def parent(self, journal: Path) -> str | None:
+        """The id of the run of the study with this journal, once MLflow has answered."""
+        return next(study.run() for study in self._sync.studies if study.tracked.journal == journal)
 
     def ui_line(self) -> str:
         """The line that opens the UI on this experiment; also after `close`."""

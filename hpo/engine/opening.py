@@ -1,0 +1,185 @@
+"""A study is opened: locked for this driver, checked against what its journal says, and made ready to continue."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpo import provenance
+from hpo.core import EPOCHS, Params, Value, digest
+from hpo.data import dataset
+from hpo.data.dataset import Dataset
+from hpo.engine import components
+from hpo.engine.search import Search
+from hpo.engine.trainings import Trainings
+from hpo.errors import BadInput, Conflict, HpoError, Mistake
+from hpo.failpoints import hit
+from hpo.files import Folders
+from hpo.journal import DriverLock, Journal
+from hpo.space.space import Space
+from hpo.strategies.points import random_points
+from hpo.study_file.spec import StudySpec
+from hpo.tracking.uri import without_password
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study that this process drives."""
+
+    parts: components.Parts
+    folders: Folders
+    journal: Journal
+    search: Search
+
+    @property
+    def spec(self) -> StudySpec:
+        return self.parts.spec
+
+
+def open_study(
+    parts: components.Parts, folders: Folders, journal: Journal, trials: int | None, parallel: int | None
+) -> OpenStudy:
+    """trials: the new target; parallel: the most trials at a time."""
+    return OpenStudy(parts, folders, journal, open_search(parts, journal, trials, parallel))
+
+
+def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
+    """The data as one memory map for all workers; None where a user's own trainer brings its own."""
+    return None if spec.data is None else dataset.load(spec.data, spec.training_seed or 0, folders.data)
+
+
+def refuse_impossible(parts: components.Parts) -> None:
+    """A space in which nothing can be trained is bad input, not an empty study."""
+    reasons: list[str] = []
+
+    def judge(params: Params) -> str | None:
+        reason = problem.feasible(params)
+        reasons.append(reason or "")
+        return reason
+
+    problem = parts.problem()
+    if next(random_points(replace(problem, feasible=judge)), None) is None:
+        place = parts.spec.place("search_space")
+        rule = "must hold at least one point that can be trained"
+        raise BadInput(
+            Mistake(
+                place,
+                rule,
+                reasons[0] if reasons else "an empty space",
+                "widen it; `hpo check` names the likely causes",
+            )
+        )
+
+
+def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
+    """The study's journal, locked for this driver until the stack unwinds. Raises Conflict."""
+    lock = DriverLock(folders.lock)
+    if fresh and folders.journal.exists():
+        set_aside(folders)
+        hit("set-aside")
+        lock.release()
+        lock = DriverLock(folders.lock)
+    stack.callback(lock.release)
+    hit("lock.held")
+    journal = stack.enter_context(Journal.open(folders.journal))
+    refuse_changes(spec, folders, journal)
+    if (space := journal.get("space")) is not None:
+        lengthen(spec, Space.from_record(json.loads(space)), journal)
+    hit("journal.open")
+    journal.put("study", json.dumps(spec.fixed()))
+    journal.put("space", json.dumps(spec.space.record()))
+    journal.put("text", without_password(spec.text))
+    journal.put("space_text", spec.space_text)
+    journal.put("path", str(spec.path.absolute()) if spec.path is not None else "")
+    return journal
+
+
+def set_aside(folders: Folders) -> Path:
+    """Move a study out of the way; it can be looked at, and nothing reads its trainings again."""
+    place = folders.study / "set-aside" / f"{folders.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folders.run.rename(place)
+    return place
+
+
+def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
+    """What a study's trials depend on may not change under it, except that its space may widen."""
+    before = journal.get("study")
+    if before is None:
+        return
+    old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
+    changed = [
+        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
+        for key in new
+        if old.get(key) != new[key]
+    ]
+    space = journal.get("space")
+    narrowed = spec.space.widens(Space.from_record(json.loads(space))) if space is not None else []
+    if changed or narrowed:
+        remedy = "undo that, give the study another name, or set the old one aside with --fresh"
+        rule = f"cannot go on with {folders.run}, because the study has changed"
+        raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
+
+
+def lengthen(spec: StudySpec, before: Space, journal: Journal) -> None:
+    """Where `epochs` became longer, the best point at its new longest value comes next: it goes on from its checkpoint.
+
+    Kept in the journal, so that every later run has the same points.
+    """
+    best = spec.metric.as_goal().best(journal.study().trials)
+    if best is not None and spec.space.longest > before.longest:
+        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: spec.space.longest}]))
+
+
+def longer(journal: Journal) -> list[Params]:
+    points: list[Params] = json.loads(journal.get("longer") or "[]")
+    return points
+
+
+def open_search(parts: components.Parts, journal: Journal, trials: int | None, parallel: int | None) -> Search:
+    """The study as its journal has it, ready to continue."""
+    spec = parts.spec
+    budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
+    parts = replace(parts, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
+    name = journal.path.parent.name
+    goal = spec.metric.as_goal()
+    return Search(journal.study(), parts.strategy(), goal, budget, parts.identity(), journal.append, parallel, name)
+
+
+def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:
+    """--trials raises the target and is remembered; a file that asks for more wins over what is remembered."""
+    if asked is not None:
+        journal.put("trials", str(asked))
+        return asked
+    remembered = journal.get("trials")
+    if remembered is None or spec.budget.trials is None:
+        return spec.budget.trials
+    return max(spec.budget.trials, int(remembered))
+
+
+def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Trainings:
+    """What all studies of this name have trained so far."""
+    trainings = Trainings(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
+    ours = {journal.path for journal in own}
+    for path in folders.siblings():
+        if path in ours:
+            continue
+        try:
+            with Journal.open(path, read_only=True) as journal:
+                trainings.learn(journal.study())
+        except HpoError as error:
+            log.warning("%s; its trainings are not shared", error)
+    return trainings
+
+
+def environment(parts: components.Parts) -> Mapping[str, Value]:
+    """What to look at when two runs differ."""
+    spec = parts.spec
+    return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
