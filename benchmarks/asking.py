@@ -26,11 +26,11 @@ from hpo.core import (
     Ended,
     Event,
     Goal,
+    NoDecision,
     Params,
     Paused,
     Report,
     Reported,
-    Rest,
     Start,
     Started,
     State,
@@ -110,8 +110,8 @@ class Made:
         while len(self.study) < trials:
             self.carry_out(strategy.propose(self.study, 1))
 
-    def carry_out(self, decisions: list[Decision] | Rest) -> None:
-        assert not isinstance(decisions, Rest), decisions
+    def carry_out(self, decisions: list[Decision] | NoDecision) -> None:
+        assert not isinstance(decisions, NoDecision), decisions
         for decision in decisions:
             match decision:
                 case Start(params=params, until=until):
@@ -162,7 +162,7 @@ def measure(strategy: Strategy, made: Made, asks: int) -> Spent:
         began = time.process_time()
         decisions = strategy.propose(made.study, 1)
         taken = 1e3 * (time.process_time() - began)
-        assert not isinstance(decisions, Rest), decisions
+        assert not isinstance(decisions, NoDecision), decisions
         if not spent.first:
             spent.first = taken
         else:

@@ -39,7 +39,7 @@ STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian,
 LOST = (Outcome.DIVERGED, Outcome.NAN)
 
 
-def outcomes(parts: components.Parts, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
+def outcomes(parts: components.Components, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
     problem = replace(parts.problem(), seed=seed)
     search = Search(
         Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), parts.identity(), parallel=1
@@ -61,7 +61,7 @@ def main() -> int:
         folder = Path(name)
         spec = hpo.load(SPACE)
         dataset = load_data(spec, Folders(folder, "diverging", "random", 0))
-        parts = components.parts(spec, dataset, ["cpu"])
+        parts = components.assemble(spec, dataset, ["cpu"])
         kept = KeptCurves(components.recipe(spec, dataset, "cpu"), folder / "curves")
         for seed in range(options.seeds):
             for strategy, share in shares.items():

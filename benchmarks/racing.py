@@ -36,7 +36,7 @@ import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from hpo.comparison.curves import curve
-from hpo.core import DONE, Continue, Decision, Event, Job, Rest, State, Strategy, Study, TrainingFailed, epochs_of
+from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
 from hpo.engine.driver import Driver
 from hpo.engine.opening import load_data
@@ -61,7 +61,7 @@ class OneEpochFirst:
     def __init__(self, problem: Problem, screened: int) -> None:
         self._goal, self._random, self._screened = problem.goal, Random(problem), screened
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         if len(study) < self._screened:
             return first_rung(self._random.propose(study, slots), 1)
         paused = sorted(study.with_state(State.PAUSED), key=lambda trial: (self._goal.score(trial), trial.number))
@@ -72,7 +72,7 @@ class OneEpochFirst:
 class Track:
     """One data set, ready: what a study needs, the curves kept of it, and the budget in epochs."""
 
-    parts: components.Parts
+    parts: components.Components
     kept: KeptCurves
     budget: int
 
@@ -88,7 +88,7 @@ def track(data: str, trials: int, folder: Path) -> Track:
     dataset = load_data(spec, Folders(folder, data, "race", 0))
     recipe = components.recipe(spec, dataset, "cpu")
     budget = trials * epochs_of(spec.space.constants)
-    return Track(components.parts(spec, dataset, ["cpu"]), KeptCurves(recipe, folder / "curves"), budget)
+    return Track(components.assemble(spec, dataset, ["cpu"]), KeptCurves(recipe, folder / "curves"), budget)
 
 
 # -- methods: (track, seed, target) -> epochs until the target, and the best value within the budget ----------------

@@ -27,9 +27,9 @@ from hpo.core import (
     Goal,
     Job,
     Message,
+    NoDecision,
     Report,
     Reported,
-    Rest,
     Strategy,
     Study,
     training_key,
@@ -137,7 +137,7 @@ class Timed:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy, self.seconds = strategy, 0.0
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         began = time.perf_counter()
         decisions = self.strategy.propose(study, slots)
         self.seconds += time.perf_counter() - began

@@ -435,14 +435,14 @@ class Stop:
 Decision = Start | Continue | Stop
 
 
-class Rest(Enum):
+class NoDecision(Enum):
     """What a strategy says when it has no decision."""
 
     WAIT = "wait"  # something running will change that
     DONE = "done"  # nothing is left to try
 
 
-WAIT, DONE = Rest.WAIT, Rest.DONE
+WAIT, DONE = NoDecision.WAIT, NoDecision.DONE
 
 Feasible = Callable[[Params], str | None]  # None, or in a phrase why these params can never be trained
 
@@ -456,7 +456,7 @@ class Strategy(Protocol):
     and will go on by itself: to a strategy it is as good as running.
     """
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest: ...
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision: ...
 
 
 # -- execution ---------------------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Rested:
+class JobEnded:
     """A job reached its epoch, or was told to stop; exhausted: the trainer ended by itself before `until`."""
 
     training: str
@@ -494,7 +494,7 @@ class Rested:
 
 
 @dataclass(frozen=True, slots=True)
-class Broke:
+class JobFailed:
     """A job failed. lost: the process died, so the training deserves another attempt; otherwise it does not.
 
     error is one line for a person; place names the file with the whole traceback, if there is one.
@@ -507,13 +507,13 @@ class Broke:
     place: str = ""
 
 
-Message = Reported | Rested | Broke
+Message = Reported | JobEnded | JobFailed
 
 Train = Callable[[Job], Iterator[Report]]  # closing the generator stops the training
 
 
 class Executor(Protocol):
-    """Carries jobs out. Messages about one training come in order, and none after its Rested or Broke."""
+    """Carries jobs out. Messages about one training come in order, and none after its JobEnded or JobFailed."""
 
     @property
     def slots(self) -> int: ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import fakes
 
-from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested
+from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Report, Reported
 from hpo.training import checkpoints
 
 LOST, CRASH, NAN, END = "lost", "crash", "nan", "end"
@@ -72,10 +72,10 @@ class Scripted:
 
     def _end(self, key: str, wrong: str) -> Message:
         if wrong == END:
-            return Rested(key, exhausted=True)
+            return JobEnded(key, exhausted=True)
         if wrong == NAN:
-            return Broke(key, Outcome.NAN, "made to end")
-        return Broke(key, Outcome.CRASHED, "boom", lost=wrong == LOST)
+            return JobFailed(key, Outcome.NAN, "made to end")
+        return JobFailed(key, Outcome.CRASHED, "boom", lost=wrong == LOST)
 
     def _epoch(self, job: Job, key: str, epoch: int) -> list[Message]:
         self.now += 1.0
@@ -88,6 +88,6 @@ class Scripted:
             place.write_bytes(b"1")
         messages: list[Message] = [Reported(key, report)]
         if epoch >= job.until or key in self.stopped:
-            return [*messages, Rested(key)]
+            return [*messages, JobEnded(key)]
         self.jobs[key] = job
         return messages

@@ -22,11 +22,11 @@ from hpo.core import (
     Event,
     Goal,
     Limits,
+    NoDecision,
     Opened,
     Outcome,
     Params,
     Reported,
-    Rest,
     Retried,
     Start,
     Started,
@@ -307,7 +307,7 @@ class Listed:
     def __init__(self, points: Sequence[Params]) -> None:
         self.points = points
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         left = self.points[len(study) : len(study) + slots]
         return [Start(params, int(params["epochs"])) for params in left] or WAIT
 
@@ -390,9 +390,9 @@ def test_failures_that_are_results_or_differ_end_no_study(wrong: str, tmp_path: 
 
 
 def broke(key: str, error: str) -> object:
-    from hpo.core import Broke
+    from hpo.core import JobFailed
 
-    return Broke(key, Outcome.CRASHED, error)
+    return JobFailed(key, Outcome.CRASHED, error)
 
 
 def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_nothing_is_proposed_once_a_stop_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_running_trial_that_is_stopped_gives_its_epochs_back(tmp_path: Path) -> None:
     class Impatient:
-        def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+        def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
             if any(trial.epoch == 1 and not trial.finished for trial in study.trials):
                 return [Stop(next(t.number for t in study.trials if t.epoch == 1 and not t.finished))]
             return random().propose(study, slots)

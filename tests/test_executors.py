@@ -17,7 +17,7 @@ import laws
 import numpy as np
 import pytest
 
-from hpo.core import Broke, Executor, Job, Limits, Message, Outcome, Reported, Rested, TrainingFailed
+from hpo.core import Executor, Job, JobEnded, JobFailed, Limits, Message, Outcome, Reported, TrainingFailed
 from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
 from hpo.execution.in_process import InlineExecutor, SimulatedExecutor
@@ -81,7 +81,7 @@ def test_a_job_reports_every_epoch_once_in_order_and_then_rests(make: Callable[.
     executor.submit(job(tmp_path, until=5))
     messages = listen(executor)
     assert epochs(messages) == [1, 2, 3, 4, 5]
-    assert messages[-1] == Rested("a")
+    assert messages[-1] == JobEnded("a")
     assert all(m.report.save is None for m in messages if isinstance(m, Reported))
 
 
@@ -111,7 +111,7 @@ def test_a_stop_lets_the_epoch_finish(make: Callable[..., Executor], tmp_path: P
     laws.until(lambda: bool(epochs(messages)), lambda: messages.extend(executor.wait(1.0)), most=60)
     executor.stop("a")
     messages += listen(executor)
-    assert isinstance(messages[-1], Rested)
+    assert isinstance(messages[-1], JobEnded)
     assert epochs(messages) == list(range(1, len(epochs(messages)) + 1))
     assert len(epochs(messages)) < 8
 
@@ -119,7 +119,7 @@ def test_a_stop_lets_the_epoch_finish(make: Callable[..., Executor], tmp_path: P
 def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], tmp_path: Path) -> None:
     executor = make()
     executor.submit(Job("a", {**PARAMS, "epochs": 3}, 7, 0, 5, 0, tmp_path / "trainings"))
-    assert listen(executor)[-1] == Rested("a", exhausted=True)
+    assert listen(executor)[-1] == JobEnded("a", exhausted=True)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
     executor.submit(job(tmp_path))
     messages = listen(executor)
     broke = messages[-1]
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, JobFailed)
     assert (broke.outcome, broke.lost) == (outcome, False)
     assert epochs(messages) == [1, 2]
     assert "\n" not in broke.error
@@ -176,12 +176,12 @@ def test_a_dead_worker_takes_only_its_own_job_with_it(
     executor.submit(job(tmp_path, "a"))
     executor.submit(job(tmp_path, "b"))
     messages = listen(executor, ends=2)
-    lost = [message for message in messages if isinstance(message, Broke)]
+    lost = [message for message in messages if isinstance(message, JobFailed)]
     assert lost
     assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
     for message in lost:
         executor.submit(job(tmp_path, message.training, start=2))
-    assert sum(isinstance(message, Rested) for message in listen(executor, ends=len(lost))) == len(lost)
+    assert sum(isinstance(message, JobEnded) for message in listen(executor, ends=len(lost))) == len(lost)
     assert len(executor.pids()) == 2
 
 
@@ -193,31 +193,31 @@ def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(
     limits = Limits(report_seconds=0.5)
     executor.submit(job(tmp_path, limits=limits))
     broke = listen(executor)[-1]
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, JobFailed)
     assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, True)
     executor.submit(job(tmp_path, start=1, limits=limits))
-    assert isinstance(listen(executor)[-1], Rested)
+    assert isinstance(listen(executor)[-1], JobEnded)
 
 
 def test_a_training_over_its_time_limit_ends_as_timeout(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.2))
     executor.submit(job(tmp_path, limits=Limits(trial_seconds=0.5)))
     broke = listen(executor)[-1]
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, JobFailed)
     assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, False)
     executor.submit(job(tmp_path, "b", until=1))
-    assert isinstance(listen(executor)[-1], Rested)
+    assert isinstance(listen(executor)[-1], JobEnded)
 
 
 def test_a_memory_limit_hurts_only_who_exceeds_it(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief="leak", at=3))
     executor.submit(job(tmp_path, limits=Limits(memory_bytes=400_000_000)))
     broke = listen(executor)[-1]
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, JobFailed)
     assert (broke.outcome, broke.lost) == (Outcome.OOM, False)
     pids = executor.pids()
     executor.submit(job(tmp_path, "b", until=2))
-    assert isinstance(listen(executor)[-1], Rested)
+    assert isinstance(listen(executor)[-1], JobEnded)
     assert executor.pids() == pids
 
 

@@ -35,7 +35,7 @@ from survival import (
 from victim import Config
 from whole_victim import stored
 
-from hpo.core import Broke, Goal, Job, Message, Opened, Outcome, Rested, Retried, State, Study
+from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
 from hpo.execution.local import LocalExecutor
 from hpo.failpoints import NAMES
 from hpo.journal import Journal
@@ -170,10 +170,10 @@ def test_a_worker_that_never_becomes_ready_is_replaced(tmp_path: Path, monkeypat
         wait_until((tmp_path / "stuck").exists, "the worker is stuck")
         ahead = 601.0
         (broke,) = messages(executor)
-        assert isinstance(broke, Broke)
+        assert isinstance(broke, JobFailed)
         assert (broke.lost, broke.error) == (True, "not ready for 600 s")
         executor.submit(job)
-        assert messages(executor)[-1] == Rested("a")
+        assert messages(executor)[-1] == JobEnded("a")
     finally:
         executor.close()
 
@@ -185,11 +185,11 @@ def test_a_trainer_that_leaks_files_hurts_its_own_trials_only(tmp_path: Path) ->
         pids = executor.pids()
         executor.submit(Job("a", {"learning_rate": 0.01, "epochs": 4}, 7, 0, 4, 0, tmp_path / "trainings"))
         broke = messages(executor)[-1]
-        assert isinstance(broke, Broke)
+        assert isinstance(broke, JobFailed)
         assert (broke.lost, "Too many open files" in broke.error) == (False, True)
         wait_until(lambda: not executor.wait(0.01) and executor.pids() != pids, "another worker stands in")
         executor.submit(Job("b", {"learning_rate": 0.1, "epochs": 1}, 7, 0, 1, 0, tmp_path / "trainings"))
-        assert messages(executor)[-1] == Rested("b")
+        assert messages(executor)[-1] == JobEnded("b")
     finally:
         executor.close()
 
@@ -197,7 +197,7 @@ def test_a_trainer_that_leaks_files_hurts_its_own_trials_only(tmp_path: Path) ->
 def messages(executor: LocalExecutor) -> list[Message]:
     """What a job comes to."""
     heard: list[Message] = []
-    while not any(isinstance(message, Rested | Broke) for message in heard):
+    while not any(isinstance(message, JobEnded | JobFailed) for message in heard):
         heard += executor.wait(1.0)
     return heard
 

@@ -21,7 +21,7 @@ from hpo.cli.main import cli as hpo
 from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
 from hpo.data.dataset import Dataset
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
@@ -130,7 +130,7 @@ def test_new_images_are_named_as_the_network_itself_does(place: Place) -> None:
 def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored_with(place: Place) -> None:
     data = place.ran.dataset
     assert isinstance(data, Dataset)
-    recipe = assembly.recipe(place.ran.spec, data, "cpu")
+    recipe = components.recipe(place.ran.spec, data, "cpu")
     known = predictions(recipe.setup(), place.ran.best.params, place.ran.checkpoint(), "test")
     folder = place.folder / "tested"
     folder.mkdir()

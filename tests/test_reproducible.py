@@ -20,7 +20,7 @@ from test_driver import STRATEGIES, drive
 from test_faults import check_whole, journal_of
 
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
-from hpo.engine import components as assembly
+from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.files import Folders
 from hpo.journal import decode
@@ -146,7 +146,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
 
     text = [flag.partition("search_space.")[2] for flag in FLAGS if flag.startswith("search_space.")]
     one = spec.load(tmp_path / "study.yaml", sets=[f"search_space.{flag}" for flag in text], environ={})
-    recipe = assembly.recipe(one, load_data(one, Folders(tmp_path, "whole", "random", 0)), "cpu")
+    recipe = components.recipe(one, load_data(one, Folders(tmp_path, "whole", "random", 0)), "cpu")
     trial = study.trials[0]
     check_environments([event.environment for event in events_of(journal_of(tmp_path)) if isinstance(event, Opened)])
     seed = study.trainings[trial.training].seed

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.core import DONE, Event, Goal, Params, Rest, Start, State, Strategy, Study
+from hpo.core import DONE, Event, Goal, NoDecision, Params, Start, State, Strategy, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -219,6 +219,6 @@ def test_a_strategy_with_nothing_left_says_done() -> None:
 
 def _starts(strategy: Strategy, count: int) -> list[Params]:
     decisions = strategy.propose(Study(), count)
-    assert not isinstance(decisions, Rest)
+    assert not isinstance(decisions, NoDecision)
     assert len(decisions) == count
     return [decision.params for decision in decisions if isinstance(decision, Start)]

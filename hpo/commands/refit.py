@@ -19,7 +19,7 @@ import numpy as np
 
 from hpo.commands.reproduce import OnEpoch, one_worker, train
 from hpo.commands.sync import tracked_study
-from hpo.core import Broke, Job, Scored, Trial, digest, training_seed
+from hpo.core import Job, JobFailed, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset
 from hpo.data.normalization import standards
 from hpo.engine import components
@@ -103,7 +103,7 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
     end = train(
         parts, Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, parts.limits()), on_epoch
     ).end
-    if isinstance(end, Broke):
+    if isinstance(end, JobFailed):
         remedy = "run the same command again" if end.lost else "raise the budget and search on"
         got = f"{end.outcome}: {end.error}"
         raise NoResult(Mistake(f"trial {best.number}", "must train on train and val together too", got, remedy))

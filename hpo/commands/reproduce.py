@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.core import Broke, Event, Job, Opened, Outcome, Report, Reported, Rested, State, Trial, Value
+from hpo.core import Event, Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, State, Trial, Value
 from hpo.data.dataset import Dataset
 from hpo.engine import components
-from hpo.engine.components import Parts
+from hpo.engine.components import Components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import HpoError
@@ -80,17 +80,17 @@ class Trained:
     """How a job ended. The checkpoint after the last report is there, those before are gone."""
 
     reports: Sequence[Report]
-    end: Rested | Broke
+    end: JobEnded | JobFailed
 
 
-def one_worker(spec: StudySpec, dataset: Dataset | None) -> Parts:
+def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     """The study's parts for one worker on this machine, whatever cluster it runs on. Raises BadInput for its device."""
     execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
     here = replace(spec, execution=execution)
-    return components.parts(here, dataset, components.placement(here)[:1])
+    return components.assemble(here, dataset, components.placement(here)[:1])
 
 
-def train(parts: Parts, job: Job, on_epoch: OnEpoch) -> Trained:
+def train(parts: Components, job: Job, on_epoch: OnEpoch) -> Trained:
     """Train the job to its end; on_epoch is called with every report."""
     reports: list[Report] = []
     with closing(components.executor(parts.spec, parts.placement)) as executor:
@@ -114,9 +114,9 @@ def _difference(trial: Trial, trained: Trained) -> str:
         if difference := compare(then, now):
             return difference
     short, there = len(trained.reports), len(trial.reports)
-    outcome = trained.end.outcome if isinstance(trained.end, Broke) else Outcome.OK
+    outcome = trained.end.outcome if isinstance(trained.end, JobFailed) else Outcome.OK
     if outcome is not trial.outcome:
-        why = f": {trained.end.error}" if isinstance(trained.end, Broke) else ""
+        why = f": {trained.end.error}" if isinstance(trained.end, JobFailed) else ""
         return f"after epoch {short} it ended as {outcome}{why}; then it was {trial.outcome}"
     return "" if short == there else f"{count(short, 'epoch')} came of it; then it was {there}"
 

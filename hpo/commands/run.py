@@ -78,7 +78,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         executor = components.executor(first, placement)  # before all else: a worker needs seconds to import torch
         stack.callback(executor.close)
         dataset = load_data(first, folders[0])
-        parts = [components.parts(spec, dataset, placement) for spec in specs]
+        parts = [components.assemble(spec, dataset, placement) for spec in specs]
         refuse_impossible(parts[0])
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(parts[0].factories())

@@ -44,7 +44,7 @@ Factory = Callable[[], Train]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a study is made of once its data are known. dataset is None where a user's own trainer needs none."""
 
     spec: StudySpec
@@ -120,7 +120,7 @@ def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
     )
 
 
-def parts(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Parts:
+def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Components:
     numerics = provenance.numerics(
         data_digest=dataset.digest if dataset is not None else "none",
         device=placement[0],
@@ -128,7 +128,7 @@ def parts(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) ->
         class_weights=spec.class_weights,
         code=code_digest(spec),
     )
-    return Parts(spec, dataset, placement, numerics)
+    return Components(spec, dataset, placement, numerics)
 
 
 def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -> Strategy:

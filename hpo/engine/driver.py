@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from hpo.core import (
     DONE,
-    Broke,
     Closed,
     Continue,
     Continued,
@@ -20,15 +19,16 @@ from hpo.core import (
     Event,
     Executor,
     Job,
+    JobEnded,
+    JobFailed,
     Limits,
     Message,
+    NoDecision,
     Opened,
     Outcome,
     Paused,
     Reason,
     Reported,
-    Rest,
-    Rested,
     Retried,
     Start,
     Started,
@@ -112,7 +112,7 @@ class Driver:
         if interrupted := search.interrupted():
             return self._continue(search, interrupted[0], interrupted[0].until)
         decisions = search.strategy.propose(search.study, self._room(search))
-        if not isinstance(decisions, Rest) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
+        if not isinstance(decisions, NoDecision) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True
         if search.study.running:
             return False
@@ -198,12 +198,12 @@ class Driver:
             case Reported(report=report):
                 if self.trainings.extend(key, report):
                     self._update_all(key)
-            case Rested(exhausted=exhausted):
+            case JobEnded(exhausted=exhausted):
                 del self.jobs[key]
                 if exhausted:
                     self._exhausted(key)
                 self._pause_where_over(key)
-            case Broke():
+            case JobFailed():
                 del self.jobs[key]
                 self._broke(key, message)
 
@@ -214,7 +214,7 @@ class Driver:
             self.trainings.end(key, Outcome.INVALID, "the trainer ended without a report")
         self._update_all(key)
 
-    def _broke(self, key: str, broke: Broke) -> None:
+    def _broke(self, key: str, broke: JobFailed) -> None:
         """A worker that died is another attempt while attempts make progress; anything else ends the training."""
         if broke.lost and self.trainings.attempt(key) < MOST_ATTEMPTS:
             for search in self._searches(key):

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class OpenStudy:
     """A study that this process drives."""
 
-    parts: components.Parts
+    parts: components.Components
     folders: Folders
     journal: Journal
     search: Search
@@ -44,7 +44,7 @@ class OpenStudy:
 
 
 def open_study(
-    parts: components.Parts, folders: Folders, journal: Journal, trials: int | None, parallel: int | None
+    parts: components.Components, folders: Folders, journal: Journal, trials: int | None, parallel: int | None
 ) -> OpenStudy:
     """trials: the new target; parallel: the most trials at a time."""
     return OpenStudy(parts, folders, journal, open_search(parts, journal, trials, parallel))
@@ -55,7 +55,7 @@ def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
     return None if spec.data is None else dataset.load(spec.data, spec.training_seed or 0, folders.data)
 
 
-def refuse_impossible(parts: components.Parts) -> None:
+def refuse_impossible(parts: components.Components) -> None:
     """A space in which nothing can be trained is bad input, not an empty study."""
     reasons: list[str] = []
 
@@ -143,7 +143,7 @@ def longer(journal: Journal) -> list[Params]:
     return points
 
 
-def open_search(parts: components.Parts, journal: Journal, trials: int | None, parallel: int | None) -> Search:
+def open_search(parts: components.Components, journal: Journal, trials: int | None, parallel: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
     spec = parts.spec
     budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
@@ -179,7 +179,7 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
     return trainings
 
 
-def environment(parts: components.Parts) -> Mapping[str, Value]:
+def environment(parts: components.Components) -> Mapping[str, Value]:
     """What to look at when two runs differ."""
     spec = parts.spec
     return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}

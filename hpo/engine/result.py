@@ -104,11 +104,11 @@ class Result:
 
     def model(self, trial: Trial | None = None) -> nn.Module:
         """The network of a trial (the best by default) with its weights, in eval mode; it takes standardized images."""
-        from hpo.engine import components as assembly
+        from hpo.engine import components
         from hpo.training.evaluation import load_network
 
         trial = trial or self.best
-        recipe = assembly.recipe(self.spec, self.dataset, "cpu")
+        recipe = components.recipe(self.spec, self.dataset, "cpu")
         return load_network(recipe.setup(), trial.params, self.checkpoint(trial)).eval()
 
 

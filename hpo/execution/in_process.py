@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from hpo.core import Job, Message, Report, Reported, Rested, Train
+from hpo.core import Job, JobEnded, Message, Report, Reported, Train
 from hpo.execution.job_runner import JobRunner, failed
 
 
@@ -87,7 +87,7 @@ class SimulatedExecutor:
         if not isinstance(message, Reported):
             return [message]
         if message.report.epoch >= job.until or job.training in self._stopped:
-            return [message, Rested(job.training)]
+            return [message, JobEnded(job.training)]
         self._schedule(job, reports)
         return [message]
 
@@ -109,4 +109,4 @@ def _next_message(job: Job, reports: Iterator[Report]) -> Message:
                 return Reported(job.training, report)
     except Exception as error:  # becomes a message, as in a real worker
         return failed(job, error)
-    return Rested(job.training, exhausted=True)
+    return JobEnded(job.training, exhausted=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.core import Broke, Job, Message, Outcome, Report, Reported, Rested, Train, TrainingFailed, epochs_of
+from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Report, Reported, Train, TrainingFailed, epochs_of
 from hpo.errors import EnvironmentFailed, HpoError
 from hpo.training import checkpoints
 
@@ -37,7 +37,7 @@ class JobRunner:
         self._paused: _Paused | None = None
 
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
-        """Yield the messages of a job, the last of them Rested or Broke. `stopped` is called after every epoch.
+        """Yield the messages of a job, the last of them JobEnded or JobFailed. `stopped` is called after every epoch.
 
         Raises EnvironmentFailed where the machine is at fault: no trial should pay for that.
         """
@@ -66,28 +66,28 @@ class JobRunner:
             spent += report.seconds
             if done:
                 self._paused = _Paused(job.training, epochs_of(job.params), reports)
-                yield Rested(job.training)
+                yield JobEnded(job.training)
                 return
             if job.limits.trial_seconds is not None and spent > job.limits.trial_seconds:
                 yield timed_out(job)
                 return
-        yield Rested(job.training, exhausted=True)
+        yield JobEnded(job.training, exhausted=True)
 
 
-def failed(job: Job, error: Exception) -> Broke:
+def failed(job: Job, error: Exception) -> JobFailed:
     """What an exception of a trainer means."""
     if isinstance(error, TrainingFailed):
-        return Broke(job.training, error.outcome, str(error))
+        return JobFailed(job.training, error.outcome, str(error))
     text = one_line(error)
     if isinstance(error, MemoryError) or any(sign.lower() in text.lower() for sign in OUT_OF_MEMORY):
-        return Broke(job.training, Outcome.OOM, text)
+        return JobFailed(job.training, Outcome.OOM, text)
     if isinstance(error, HpoError):
-        return Broke(job.training, Outcome.CRASHED, text)
+        return JobFailed(job.training, Outcome.CRASHED, text)
     trace = "".join(traceback.format_exception(error))
-    return Broke(job.training, Outcome.CRASHED, text, place=keep_traceback(job.folder, trace))
+    return JobFailed(job.training, Outcome.CRASHED, text, place=keep_traceback(job.folder, trace))
 
 
-def resume_failed(job: Job, error: Exception) -> Broke:
+def resume_failed(job: Job, error: Exception) -> JobFailed:
     """The checkpoint may be torn or gone: delete it, and let another attempt train from an earlier one."""
     broke = failed(job, error)
     if broke.outcome is not Outcome.CRASHED:
@@ -96,9 +96,9 @@ def resume_failed(job: Job, error: Exception) -> Broke:
     return replace(broke, lost=True)
 
 
-def timed_out(job: Job) -> Broke:
+def timed_out(job: Job) -> JobFailed:
     limit = job.limits.trial_seconds
-    return Broke(job.training, Outcome.TIMEOUT, f"longer than the time limit of {limit:.3g} s left to it")
+    return JobFailed(job.training, Outcome.TIMEOUT, f"longer than the time limit of {limit:.3g} s left to it")
 
 
 def one_line(error: BaseException) -> str:
@@ -140,14 +140,14 @@ class RunningJob:
         limit = self._limit()
         return self.heard + self._silence() if limit is None else min(self.heard + self._silence(), self.since + limit)
 
-    def overdue(self, now: float) -> Broke | None:
+    def overdue(self, now: float) -> JobFailed | None:
         """Why the worker must be killed: the job is over its time limit, or the worker hangs and the job is lost."""
         limit = self._limit()
         if limit is not None and now > self.since + limit:
             return timed_out(self.job)
         if now > self.heard + self._silence():
             error = f"{'no report' if self.ready else 'not ready'} for {self._silence():.3g} s"
-            return Broke(self.job.training, Outcome.TIMEOUT, error, lost=True)
+            return JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True)
         return None
 
     def _silence(self) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import connection
 
-from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
+from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import RunningJob
 from hpo.execution.worker import Begin, Command, Halt, MachineFailed, Ready, Sent
@@ -103,7 +103,7 @@ class LocalExecutor:
         if worker.sentinel in active:
             error = self._replace(index)
             if worker.running:
-                messages.append(Broke(worker.running.job.training, Outcome.CRASHED, error, lost=True))
+                messages.append(JobFailed(worker.running.job.training, Outcome.CRASHED, error, lost=True))
         return messages
 
     def _understand(self, worker: _Worker, sent: Sent) -> list[Message]:
@@ -119,7 +119,7 @@ class LocalExecutor:
             case Reported():
                 if worker.running:
                     worker.running.heard = self._clock()
-            case Rested() | Broke():
+            case JobEnded() | JobFailed():
                 worker.running = None
         return [sent]
 

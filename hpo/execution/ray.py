@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from hpo.core import Broke, Job, Message, Outcome, Reported, Rested, Train
+from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution.cluster import PATIENCE, Monitor, Resources, connect
 from hpo.execution.job_runner import RunningJob, keep_traceback
@@ -140,7 +140,7 @@ class RayExecutor:
     def stop(self, training: str) -> None:
         for job in [job for job in self._waiting if job.training == training]:
             self._waiting.remove(job)
-            self._messages.append(Rested(training))
+            self._messages.append(JobEnded(training))
         for worker in self._workers:
             if worker.running and worker.running.job.training == training:
                 worker.actor.halt.remote(worker.ticket)
@@ -235,7 +235,7 @@ class RayExecutor:
             why = _cause(error, worker)
             self._remove(worker, why)
             running = worker.running
-            return [Broke(running.job.training, Outcome.CRASHED, why, lost=True)] if running else []
+            return [JobFailed(running.job.training, Outcome.CRASHED, why, lost=True)] if running else []
         worker.next_messages = worker.actor.next_messages.remote()
         return [message for sent in batch for message in self._understand(worker, sent)]
 
@@ -280,7 +280,7 @@ class RayExecutor:
                 checkpoints.write(job.folder, job.training, report, sync=report.epoch >= job.until)
             return message
         worker.running = None
-        if isinstance(message, Broke) and sent.trace:
+        if isinstance(message, JobFailed) and sent.trace:
             return replace(message, place=keep_traceback(job.folder, f"{sent.trace}\non node {worker.node}\n"))
         return message
 

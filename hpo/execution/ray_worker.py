@@ -25,7 +25,7 @@ import numpy as np
 import ray
 
 from hpo import provenance
-from hpo.core import Broke, Job, Message, Outcome, Reported, Train
+from hpo.core import Job, JobFailed, Message, Outcome, Reported, Train
 from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, HpoError
 from hpo.execution.job_runner import JobRunner, one_line
@@ -183,15 +183,15 @@ class RayWorker:
                 for message in self._runner.run(own, lambda: ticket in self._halted):
                     self._outbox.put(_with_files(ticket, own, message, shared))
         except MemoryError as error:
-            self._outbox.put(WorkerMessage(ticket, Broke(job.training, Outcome.OOM, one_line(error)), shared))
+            self._outbox.put(WorkerMessage(ticket, JobFailed(job.training, Outcome.OOM, one_line(error)), shared))
         except (HpoError, OSError) as error:  # this node's disk is full: another node may have room
-            broke = Broke(job.training, Outcome.CRASHED, one_line(error), lost=True)
+            broke = JobFailed(job.training, Outcome.CRASHED, one_line(error), lost=True)
             self._outbox.put(WorkerMessage(ticket, broke, shared))
 
 
 def _with_files(ticket: int, job: Job, message: Message, shared: bool) -> WorkerMessage:
     """The message with its checkpoint or traceback, unless the driver sees these files; then no copy stays here."""
-    if isinstance(message, Broke) and message.place and not shared:
+    if isinstance(message, JobFailed) and message.place and not shared:
         return WorkerMessage(ticket, replace(message, place=""), shared, trace=Path(message.place).read_text())
     if not isinstance(message, Reported) or shared:
         return WorkerMessage(ticket, message, shared)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpo.core import Broke, Job, Message, Outcome, Train
+from hpo.core import Job, JobFailed, Message, Outcome, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, one_line
 
@@ -123,7 +123,7 @@ class _Worker:
                 for message in runner.run(job, lambda: job.training in self._halted):
                     self._pipe.send(message)
         except MemoryError as error:
-            self._pipe.send(Broke(job.training, Outcome.OOM, one_line(error)))
+            self._pipe.send(JobFailed(job.training, Outcome.OOM, one_line(error)))
         except EnvironmentFailed as error:
             self._pipe.send(MachineFailed(str(error)))
         if _open_files() > files + MAX_LEAKED_FILES:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpo.core import Executor, Goal, Job, Params, Reported, Rested, Scored, Trial
+from hpo.core import Executor, Goal, Job, JobEnded, Params, Reported, Scored, Trial
 from hpo.engine import components
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published
@@ -172,7 +172,7 @@ def last_published(journal: Journal) -> tuple[Mapping[str, Any], Published] | No
     return key, Published(**published)
 
 
-def restore(parts: components.Parts, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
+def restore(parts: components.Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
     """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only."""
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if path.exists():
@@ -184,7 +184,7 @@ def restore(parts: components.Parts, folders: Folders, executor: Executor, trial
     )
     while True:
         for message in executor.wait(None):
-            if isinstance(message, Rested) and path.exists():
+            if isinstance(message, JobEnded) and path.exists():
                 return path
             if not isinstance(message, Reported):
                 raise EnvironmentFailed(

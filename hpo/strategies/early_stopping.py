@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpo.core import Continue, Decision, Goal, Rest, Start, Stop, Strategy, Study, Trial
+from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial
 
 
 class Median:
@@ -27,9 +27,9 @@ class Median:
         self._strategy, self._goal = strategy, goal
         self._min_epochs, self._interval, self._min_trials = min_epochs, interval, min_trials
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         judged: list[Decision] = []
-        for trial in resting(study):
+        for trial in at_rung(study):
             if self._is_hopeless(study, trial):
                 judged.append(Stop(trial.number))
             elif len(judged) < slots:
@@ -63,7 +63,7 @@ class Asha:
         self._strategy, self._goal = strategy, goal
         self._min_epochs, self._reduction = min_epochs, reduction
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         promoted = self._promotions(study)[:slots]
         if promoted:
             return list(promoted)
@@ -72,7 +72,7 @@ class Asha:
     def _promotions(self, study: Study) -> list[Continue]:
         """Paused trials in the top of their rung, highest rung first, best first."""
         rungs: dict[int, list[Trial]] = {}
-        for trial in resting(study):
+        for trial in at_rung(study):
             rungs.setdefault(trial.epoch, []).append(trial)
         return [
             Continue(t.number, min(t.epochs, rung * self._reduction))
@@ -96,14 +96,14 @@ class Asha:
         return self._goal.cost(trial.reports[rung - 1])
 
 
-def resting(study: Study) -> list[Trial]:
+def at_rung(study: Study) -> list[Trial]:
     """Trials at a rung, waiting for a decision; an interrupted one goes on by itself."""
     paused = (study.trials[number] for number in study.paused)
     return sorted((trial for trial in paused if trial.epoch >= trial.until), key=lambda trial: trial.number)
 
 
-def first_rung(decisions: list[Decision] | Rest, epochs: int) -> list[Decision] | Rest:
+def first_rung(decisions: list[Decision] | NoDecision, epochs: int) -> list[Decision] | NoDecision:
     """What the wrapped strategy wants, but no further than the first rung."""
-    if isinstance(decisions, Rest):
+    if isinstance(decisions, NoDecision):
         return decisions
     return [replace(d, until=min(d.until, epochs)) if isinstance(d, Start) else d for d in decisions]

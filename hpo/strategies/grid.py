@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpo.core import Decision, Rest, Study
+from hpo.core import Decision, NoDecision, Study
 from hpo.strategies.points import Problem, Stream, grid_points
 
 
@@ -13,5 +13,5 @@ class Grid:
         grid = problem.space.grid()
         self._stream = Stream(lambda: grid_points(problem, grid))
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         return self._stream.propose(study, slots)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from hpo.core import DONE, Decision, Feasible, Goal, Params, Rest, Start, Study, Value, epochs_of
+from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
 from hpo.space.grid import Grid
 from hpo.space.space import Space
 from hpo.strategies.permutation import permutation
@@ -110,7 +110,7 @@ class Stream:
         self._read = len(study.trials)
         return self._tried
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         """The next untried points; DONE when there are none."""
         tried = self.tried(study)
         self._ahead = [params for params in self._ahead if point(params) not in tried]

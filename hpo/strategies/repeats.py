@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hpo.core import Decision, Rest, Start, Study, epochs_of
+from hpo.core import Decision, NoDecision, Start, Study, epochs_of
 from hpo.strategies.points import Problem, point
 
 CONFIRM = "confirm"  # the strategy of a study that no study file can ask for
@@ -16,7 +16,7 @@ class Repeats:
     def __init__(self, problem: Problem) -> None:
         self._points = problem.start_with
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | Rest:
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         tried = {(point(trial.params), trial.repeat) for trial in study.trials}
         untried = (
             Start(params, epochs_of(params), repeat)
