@@ -61,9 +61,9 @@ class Folders:
         return self.run / "trials.csv"
 
     @property
-    def portrait(self) -> Path:
-        """What there is to see of the winner, as arrays for the report."""
-        return self.run / "portrait.npz"
+    def model_figures(self) -> Path:
+        """Arrays that show the best model: its filters, feature maps and mistakes, for the report."""
+        return self.run / "model_figures.npz"
 
     @property
     def artifacts(self) -> Path:

@@ -15,10 +15,9 @@ from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.models.families import FAMILIES
 from hpo.models.network import build
-from hpo.report.model_figures import pictures
+from hpo.report.model_figures import ModelFigures, pictures
 from hpo.training import feature_maps
 from hpo.training.device_data import to_device
-from hpo.training.portrait import Portrait
 
 torch.manual_seed(0)
 
@@ -51,7 +50,7 @@ class Oracle(nn.Module):
 def test_mistakes_are_counted_and_the_surest_comes_first(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     rows = data.test
-    found = feature_maps.portrayed(Oracle(data, {3: 0.6, 5: 0.99, 8: 0.7}), data)
+    found = feature_maps.model_figures(Oracle(data, {3: 0.6, 5: 0.99, 8: 0.7}), data)
     assert found["confusion"].sum() == len(rows)
     assert found["confusion"].trace() == len(rows) - 3
     assert found["confidence"] == pytest.approx([0.99, 0.7, 0.6])
@@ -62,16 +61,16 @@ def test_mistakes_are_counted_and_the_surest_comes_first(tmp_path: Path) -> None
 
 def test_a_network_without_a_mistake_has_no_worst_ones(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
-    found = feature_maps.portrayed(Oracle(data, {}), data)
+    found = feature_maps.model_figures(Oracle(data, {}), data)
     assert "mistakes" not in found
-    drawn = [picture.name for picture in pictures(Portrait(0, data.classes or (), **found))]
+    drawn = [picture.name for picture in pictures(ModelFigures(0, data.classes or (), **found))]
     assert drawn == ["winner-confusion"]
 
 
 def test_a_feature_map_is_what_leaves_the_first_blocks_activation(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data", channels=3))
     net = network(data, "cnn", {"blocks": 2, "channels": 5, "kernel_size": 3, "batch_norm": "before"})
-    found = feature_maps.portrayed(net, data)
+    found = feature_maps.model_figures(net, data)
     first = net.get_submodule("block1")
     assert np.array_equal(found["filters"], first.get_submodule("conv").weight.detach().numpy())
     assert found["samples"].shape == (3, 3, 8, 8)
@@ -98,7 +97,7 @@ def test_what_a_network_does_not_have_is_left_out(
     tmp_path: Path, model: str, params: Params, expected: dict[str, tuple[int, ...]]
 ) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
-    found = feature_maps.portrayed(network(data, model, params), data)
+    found = feature_maps.model_figures(network(data, model, params), data)
     errors = ("confusion", "mistakes", "truth", "guess", "confidence")
     assert {name: array.shape for name, array in found.items() if name not in errors} == expected
 
@@ -106,25 +105,25 @@ def test_what_a_network_does_not_have_is_left_out(
 def test_a_network_of_ones_own_shows_its_first_convolution(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     own = nn.Sequential(nn.Conv2d(1, 40, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(160, 3)).eval()
-    found = feature_maps.portrayed(own, data)
+    found = feature_maps.model_figures(own, data)
     assert found["filters"].shape == (feature_maps.FILTERS, 1, 5, 5)
     assert found["maps"].shape == (3, feature_maps.MAPS, 2, 2)
     grouped = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 16)), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(64, 3))
-    assert "filters" not in feature_maps.portrayed(grouped.eval(), data)
+    assert "filters" not in feature_maps.model_figures(grouped.eval(), data)
 
 
 def test_of_numbers_the_largest_errors_are_shown(tmp_path: Path) -> None:
     data = Dataset.open(slopes(tmp_path / "data", 80))
     net = network(data, "cnn", {"blocks": 1, "channels": 2})
-    found = feature_maps.portrayed(net, data)
+    found = feature_maps.model_figures(net, data)
     apart = np.abs(found["truth"] - found["guess"])
     assert "confusion" not in found
     assert len(apart) == feature_maps.MISTAKES
     assert np.array_equal(apart, np.sort(apart)[::-1])
     assert len(found["samples"]) == feature_maps.SAMPLES
-    drawn = [picture.name for picture in pictures(Portrait(0, **found))]
+    drawn = [picture.name for picture in pictures(ModelFigures(0, **found))]
     assert drawn == ["winner-mistakes", "winner-filters", "winner-maps"]
-    assert all(picture.png() for picture in pictures(Portrait(0, **found)))
+    assert all(picture.png() for picture in pictures(ModelFigures(0, **found)))
 
 
 def test_large_images_are_shrunk(tmp_path: Path) -> None:
@@ -137,6 +136,6 @@ def test_without_a_test_split_it_looks_at_val_and_says_so(tmp_path: Path) -> Non
     without = replace(data, test=data.test[:0])
     assert (feature_maps.split(data), feature_maps.split(without)) == ("test", "val")
     net = network(data, "cnn", {"blocks": 1, "channels": 2})
-    assert feature_maps.portrayed(net, without)["confusion"].sum() == len(data.val)
-    labels = [one.label for one in pictures(Portrait(4, ("a", "b", "c"), "val", confusion=np.eye(3)))]
+    assert feature_maps.model_figures(net, without)["confusion"].sum() == len(data.val)
+    labels = [one.label for one in pictures(ModelFigures(4, ("a", "b", "c"), "val", confusion=np.eye(3)))]
     assert labels == ["Confusion matrix of trial 4 on the val split"]

@@ -25,8 +25,8 @@ from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
+from hpo.report.model_figures import ModelFigures
 from hpo.training.evaluation import predictions
-from hpo.training.portrait import Portrait
 
 CLASSES = ("column", "diagonal", "row")
 
@@ -88,11 +88,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return made(tmp_path_factory.mktemp("place"), False)
 
 
-# -- the portrait --------------------------------------------------------------------------------------------------
+# -- the figures --------------------------------------------------------------------------------------------------
 
 
-def test_the_winners_portrait_lies_beside_its_journal_and_agrees_with_its_score(place: Place) -> None:
-    seen = Portrait.open(place.ran.folders.portrait)
+def test_the_figures_of_the_best_model_lie_beside_its_journal_and_agree_with_its_score(place: Place) -> None:
+    seen = ModelFigures.open(place.ran.folders.model_figures)
     assert (seen.trial, seen.classes, seen.split) == (0, CLASSES, "test")
     assert seen.filters.shape == (6, 3, 3, 3)
     assert seen.samples.shape == (3, 3, 8, 8)

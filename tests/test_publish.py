@@ -23,10 +23,10 @@ from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
+from hpo.report.model_figures import ModelFigures
 from hpo.tracking.runs import Run
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
-from hpo.training.portrait import Portrait
 from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():
@@ -154,10 +154,10 @@ def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: p
         registry.loaded(uri, model.model_uri)
 
 
-def test_the_portrait_is_drawn_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
-    made = replace(order(tmp_path, bars(tmp_path / "data")), run=None, portrait=tmp_path / "portrait.npz", trial=7)
+def test_the_figures_are_saved_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
+    made = replace(order(tmp_path, bars(tmp_path / "data")), run=None, figures=tmp_path / "model_figures.npz", trial=7)
     published = publish.publish(made)
-    seen = Portrait.open(tmp_path / "portrait.npz")
+    seen = ModelFigures.open(tmp_path / "model_figures.npz")
     assert (seen.trial, seen.classes, seen.split) == (7, ("0", "1", "2"), "test")
     counts = np.asarray(seen.confusion, dtype=int)
     assert counts.trace() / counts.sum() == pytest.approx(published.test["test_accuracy"])
@@ -299,7 +299,7 @@ def test_an_order_survives_json(tmp_path: Path) -> None:
     recipe = Recipe("cnn", "cross_entropy", tmp_path, "cpu", folder=tmp_path)
     for one in (recipe, replace(recipe, folder=None)):
         made = Order(one, CNN, tmp_path / "x", "uri", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
-        more = replace(made, register="r", alias="refit", portrait=tmp_path / "portrait.npz")
+        more = replace(made, register="r", alias="refit", figures=tmp_path / "model_figures.npz")
         assert [Order.from_json(each.to_json()) for each in (made, more)] == [made, more]
 
 

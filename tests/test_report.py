@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,10 @@ from hpo.report.document import StudyReport, comparison_document, comparison_pic
 from hpo.report.drawing import DARK, LIGHT, Picture
 from hpo.report.findings import Edge
 from hpo.report.html import escape, tag
+from hpo.report.model_figures import ModelFigures
 from hpo.report.next_study import following, next_study
 from hpo.space.domains import Choice, Condition, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
-from hpo.training.portrait import Portrait
 
 SPACE = Space(
     (
@@ -115,9 +115,9 @@ def compared() -> Comparison:
     return compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled, scope=Scope("digits"))
 
 
-def seen(trial: int = 0, classes: int = 3) -> Portrait:
+def seen(trial: int = 0, classes: int = 3) -> ModelFigures:
     rng = np.random.default_rng(0)
-    return Portrait(
+    return ModelFigures(
         trial=trial,
         classes=tuple(f"kind <{i}>" for i in range(classes)),
         filters=rng.normal(size=(6, 1, 3, 3)),
@@ -143,7 +143,7 @@ def test_any_number_of_trials_has_a_report(trials: int) -> None:
 
 
 def test_a_page_requests_nothing() -> None:
-    study = replace(made(5), portrait=seen()).document()
+    study = replace(made(5), model=seen()).document()
     assert "finished trials are too few; 10 are needed." in plain(study)
     for text in (study, comparison_document("digits", compared())):
         assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
@@ -268,7 +268,7 @@ def plain(text: str) -> str:
 
 
 def test_every_figure_is_on_the_page_and_comes_as_png() -> None:
-    whole = replace(made(space=SPACE), portrait=seen())
+    whole = replace(made(space=SPACE), model=seen())
     drawn = {picture.name: picture for picture in whole.pictures()}
     assert list(drawn) == [
         "best-so-far",
@@ -372,27 +372,31 @@ def test_a_running_study_has_a_report() -> None:
 # -- the winner --------------------------------------------------------------------------------------------------
 
 
-def test_a_portrait_survives_its_file(tmp_path: Path) -> None:
-    seen(4).save(tmp_path / "winner.npz")
-    back = Portrait.open(tmp_path / "winner.npz")
+def saved(path: Path) -> None:
+    arrays: Any = asdict(seen(4))
+    np.savez_compressed(path, **arrays)
+
+
+def test_model_figures_survive_their_file(tmp_path: Path) -> None:
+    saved(tmp_path / "winner.npz")
+    back = ModelFigures.open(tmp_path / "winner.npz")
     assert back is not None
     assert (back.trial, back.classes) == (4, ("kind <0>", "kind <1>", "kind <2>"))
     assert np.array_equal(back.maps, seen().maps)
-    assert [p.name for p in tmp_path.iterdir()] == ["winner.npz"]
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, 1_000])
-def test_a_torn_portrait_is_none(tmp_path: Path, left: int) -> None:
+def test_a_torn_file_of_model_figures_is_none(tmp_path: Path, left: int) -> None:
     path = tmp_path / "winner.npz"
-    assert Portrait.open(path) is None
-    seen(4).save(path)
+    assert ModelFigures.open(path) is None
+    saved(path)
     path.write_bytes(path.read_bytes()[:left])
-    assert Portrait.open(path) is None
+    assert ModelFigures.open(path) is None
 
 
-def test_a_portrait_draws_what_it_has() -> None:
-    assert model_figures.pictures(Portrait(0)) == []
-    only = Portrait(0, filters=np.zeros((2, 3, 5, 5)))
+def test_model_figures_are_drawn_as_far_as_they_are_there() -> None:
+    assert model_figures.pictures(ModelFigures(0)) == []
+    only = ModelFigures(0, filters=np.zeros((2, 3, 5, 5)))
     assert [picture.name for picture in model_figures.pictures(only)] == ["winner-filters"]
     assert "<image" in model_figures.pictures(only)[0].svg()
 
@@ -700,7 +704,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromi
     story = events(40)
     best = GOAL.best(Study(story).trials)
     assert best is not None
-    shown = replace(made(story=scored(story, best.number), space=SPACE), portrait=seen(best.number))
+    shown = replace(made(story=scored(story, best.number), space=SPACE), model=seen(best.number))
     path.write_text(shown.document(), encoding="utf-8")
     with chromium.Chromium() as browser:
         browser.open(path.as_uri())

@@ -65,8 +65,8 @@ def stored(path: Path) -> dict[str, Kept]:
 def published(order: Order) -> Published:
     """What the real process would answer, had it a network; it notes that it was asked."""
     assert order.checkpoint.exists()
-    assert order.portrait is not None
-    order.portrait.write_bytes(b"")
+    assert order.figures is not None
+    order.figures.write_bytes(b"")
     epoch = order.epoch if REAL else json.loads(order.checkpoint.read_text())["epoch"]
     with Path("published").open("a") as file:
         file.write(f"{order.trial} {order.epoch} {epoch}\n")
@@ -80,7 +80,7 @@ def stub(name: str, **members: object) -> None:
     sys.modules[name] = module
 
 
-class Portrait:
+class ModelFigures:
     @staticmethod
     def open(path: Path) -> None:
         """An empty one."""
@@ -105,7 +105,7 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
 
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
-    stub("hpo.training.portrait", Portrait=Portrait)
+    stub("hpo.report.model_figures", ModelFigures=ModelFigures)
     stub("hpo.report.document", StudyReport=StudyReport)
     stub("hpo.report.drawing", save=lambda pictures, folder: None)
     result.trials_table = lambda *_: Table()  # type: ignore[assignment,return-value]

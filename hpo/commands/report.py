@@ -11,10 +11,10 @@ from hpo.journal import read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
 from hpo.report.drawing import save
+from hpo.report.model_figures import ModelFigures
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.uri import without_password
 from hpo.training.diagnosis import diagnose
-from hpo.training.portrait import Portrait
 
 
 def show(spec: StudySpec, folders: Folders, study: Study) -> None:
@@ -50,7 +50,7 @@ def study_report(spec: StudySpec, folders: Folders, diagnoses: dict[int, str]) -
         known=families.known(spec.model, spec.train),
         study_text=without_password(spec.text),
         space_text=spec.space_text or None,
-        portrait=Portrait.open(folders.portrait),
+        model=ModelFigures.open(folders.model_figures),
     )
 
 

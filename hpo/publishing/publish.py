@@ -23,21 +23,20 @@ from hpo.publishing.raw_inputs import RawInputs
 from hpo.training import metrics
 from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
-from hpo.training.feature_maps import portrayed, split
+from hpo.training.feature_maps import save_figures
 from hpo.training.losses import loss
-from hpo.training.portrait import Portrait
 
 BATCH = 256
 LEAST = 1e-38  # the smallest probability whose logarithm is taken
 
 
 def publish(order: Order) -> Published:
-    """Score the model, draw its portrait, and log it in MLflow. Raises HpoError, OSError, RuntimeError."""
+    """Score the model, save its figures, and log it in MLflow. Raises HpoError, OSError, RuntimeError."""
     data = Dataset.open(order.recipe.data)
     network = load_network(replace(order.recipe, device="cpu").setup(), order.params, order.checkpoint)
     model = RawInputs(network.to("cpu"), data).eval()
-    if order.portrait is not None:
-        Portrait(order.trial, data.classes or (), split(data), **portrayed(network, data)).save(order.portrait)
+    if order.figures is not None:
+        save_figures(network, data, order.trial, order.figures)
     if order.run is None:
         return Published(test=score(model, data, order.recipe.loss), said="the model was scored, not logged")
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for

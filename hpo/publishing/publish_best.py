@@ -48,8 +48,8 @@ class Order:
 
     checkpoint: of the epoch that counts; run: the study's run in MLflow, None to score only; register: the name the
     model is registered under, None to log it only; value: the goal's metric, by which a new champion must be better;
-    alias: any other than the champion's is given to this model unconditionally; portrait: the file its feature maps and
-    mistakes are written to.
+    alias: any other than the champion's is given to this model unconditionally; figures: the file that its feature
+    maps and mistakes are saved to.
     """
 
     recipe: Recipe
@@ -64,7 +64,7 @@ class Order:
     epoch: int
     register: str | None = None
     alias: str = CHAMPION
-    portrait: Path | None = None
+    figures: Path | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -78,7 +78,7 @@ class Order:
                 "recipe": Recipe.from_json(fields["recipe"]),
                 "goal": Goal(**fields["goal"]),
                 "checkpoint": Path(fields["checkpoint"]),
-                "portrait": fields["portrait"] and Path(fields["portrait"]),
+                "figures": fields["figures"] and Path(fields["figures"]),
             }
         )
 
@@ -125,7 +125,7 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
         return None
     key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None}
-    if (last := last_published(journal)) is not None and last[0] == key and folders.portrait.exists():
+    if (last := last_published(journal)) is not None and last[0] == key and folders.model_figures.exists():
         return last[1]
     checkpoint = restore(parts, folders, executor, best, report.epoch)
     run = None
@@ -145,7 +145,7 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
         trial=best.number,
         epoch=report.epoch,
         register=spec.tracking.register if run is not None else None,
-        portrait=folders.portrait,
+        figures=folders.model_figures,
     )
     hit("publish.begin")
     published = publish(order)

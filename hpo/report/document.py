@@ -20,10 +20,10 @@ from hpo.report import figures, findings, model_figures
 from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
 from hpo.report.html import Content, Html, bullets, facts, figure, join, page, scrolling, section, table, tag
+from hpo.report.model_figures import ModelFigures
 from hpo.report.next_study import next_study
 from hpo.space.domains import Parameter, ParameterSpec
 from hpo.space.space import Space
-from hpo.training.portrait import Portrait
 
 FEW = 30  # trials below which importances are a rough estimate
 MOST_CURVES = 8  # learning curves in one figure
@@ -56,7 +56,7 @@ class StudyReport:
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     study_text: str = ""
     space_text: str | None = None
-    portrait: Portrait | None = None
+    model: ModelFigures | None = None
 
     @cached_property
     def study(self) -> Study:
@@ -223,12 +223,12 @@ def _best_model(report: StudyReport) -> Html | None:
 
 
 def _model_pictures(report: StudyReport) -> list[Picture]:
-    portrait = report.portrait
-    if portrait is None and report.best is not None:
-        portrait = Portrait(report.best.number)
-    if portrait is None or not 0 <= portrait.trial < len(report.study):
+    model = report.model
+    if model is None and report.best is not None:
+        model = ModelFigures(report.best.number)
+    if model is None or not 0 <= model.trial < len(report.study):
         return []
-    return model_figures.pictures(portrait, report.study.trials[portrait.trial].reports)
+    return model_figures.pictures(model, report.study.trials[model.trial].reports)
 
 
 # -- what mattered -----------------------------------------------------------------------------------------------

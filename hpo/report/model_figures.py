@@ -7,7 +7,10 @@ Plain arrays in, figures out. Empty arrays leave their figure out.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,27 +22,65 @@ from hpo.core import Report
 from hpo.formatting import number
 from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
 from hpo.report.figures import finite, spread
-from hpo.training.portrait import Array, Portrait
+
+Array = NDArray[np.generic]
 
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
 ONE_LINE, MOST_LETTERS = 4, 11  # of a class's name over an image: with the confidence in its line, and at all
 
 
-def pictures(portrait: Portrait, reports: Sequence[Report] = ()) -> list[Picture]:
+def _none() -> Array:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """The arrays that training/feature_maps.py saved of one trained model.
+
+    filters (F, C, h, w); samples (n, C, H, W) with maps (n, F, h, w), the first layer's output for them; confusion (K,
+    K) counts, rows are the truth; mistakes (m, C, H, W), worst first, with truth, guess, confidence (m,). classes:
+    names, empty for regression, where truth and guess are numbers and confidence stays empty; split: the images' split.
+    """
+
+    trial: int
+    classes: tuple[str, ...] = ()
+    split: str = "test"
+    filters: Array = field(default_factory=_none)
+    samples: Array = field(default_factory=_none)
+    maps: Array = field(default_factory=_none)
+    confusion: Array = field(default_factory=_none)
+    mistakes: Array = field(default_factory=_none)
+    truth: Array = field(default_factory=_none)
+    guess: Array = field(default_factory=_none)
+    confidence: Array = field(default_factory=_none)
+
+    @classmethod
+    def open(cls, path: Path) -> ModelFigures | None:
+        """None for a file that is missing or cannot be read: the report then goes without these figures."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+                arrays = dict(saved)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        classes = tuple(map(str, arrays.pop("classes")))
+        return cls(int(arrays.pop("trial")), classes, str(arrays.pop("split")), **arrays)
+
+
+def pictures(model: ModelFigures, reports: Sequence[Report] = ()) -> list[Picture]:
     """Those for which there is data; reports: the trial's, for its learning curves."""
-    who, where = f"trial {portrait.trial}", f"on the {portrait.split} split"
-    confused, maps = portrait.confusion, portrait.maps
+    who, where = f"trial {model.trial}", f"on the {model.split} split"
+    confused, maps = model.confusion, model.maps
     drawn: list[tuple[object, str, str, Callable[[], Figure]]] = [
         (len(reports) > 1, "learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
         (
             confused.size,
             "confusion",
             f"Confusion matrix of {who} {where}",
-            lambda: confusion(confused, portrait.classes),
+            lambda: confusion(confused, model.classes),
         ),
-        (portrait.mistakes.size, "mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(portrait)),
-        (portrait.filters.size, "filters", f"First-layer filters of {who}", lambda: filters(portrait.filters)),
-        (maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(portrait.samples, maps)),
+        (model.mistakes.size, "mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(model)),
+        (model.filters.size, "filters", f"First-layer filters of {who}", lambda: filters(model.filters)),
+        (maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(model.samples, maps)),
     ]
     return [Picture(f"winner-{name}", caption, draw) for there, name, caption, draw in drawn if there]
 
@@ -97,21 +138,21 @@ def confusion(counts: Array, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def mistakes(portrait: Portrait) -> Figure:
+def mistakes(model: ModelFigures) -> Figure:
     """The images with the worst mistakes, each with its true and its predicted class or number."""
-    shown = range(min(len(portrait.mistakes), MOST_MISTAKES))
-    titles = [_mistake(portrait, i) for i in shown]
+    shown = range(min(len(model.mistakes), MOST_MISTAKES))
+    titles = [_mistake(model, i) for i in shown]
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    return _gallery([portrait.mistakes[i] for i in shown], titles, columns=8, room=0.12 + 0.18 * lines)
+    return _gallery([model.mistakes[i] for i in shown], titles, columns=8, room=0.12 + 0.18 * lines)
 
 
-def _mistake(portrait: Portrait, i: int) -> str:
-    truth, guess = portrait.truth[i], portrait.guess[i]
-    if not portrait.classes:
+def _mistake(model: ModelFigures, i: int) -> str:
+    truth, guess = model.truth[i], model.guess[i]
+    if not model.classes:
         return f"true {number(float(truth))}\npred. {number(float(guess))}"
-    names = [_short(portrait.classes[int(which)]) for which in (truth, guess)]
-    between = " " if max(map(len, portrait.classes)) <= ONE_LINE else "\n"
-    sure = f"{between}{float(portrait.confidence[i]) * 100:.0f} %" if len(portrait.confidence) else ""
+    names = [_short(model.classes[int(which)]) for which in (truth, guess)]
+    between = " " if max(map(len, model.classes)) <= ONE_LINE else "\n"
+    sure = f"{between}{float(model.confidence[i]) * 100:.0f} %" if len(model.confidence) else ""
     return f"true {names[0]}\npred. {names[1]}{sure}"
 
 

@@ -1,12 +1,13 @@
-"""What there is to see of a trained network, as arrays: its first filters, its feature maps, and where it errs.
+"""Arrays that show a trained network: its first filters, its feature maps, and its mistakes. The report draws them.
 
-Portrait (portrait.py) says what the arrays are, the report draws them; what a network does not have is left out. Read
-after training only: the split it looks at is the one a winner is scored on.
+report/model_figures.py says what the arrays are; what a network does not have is left out. The images are those of the
+split that the best trial is scored on, and are read after training only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.data.dataset import Dataset
+from hpo.files import replace_file
 from hpo.training.device_data import DeviceData, to_device
 from hpo.training.evaluation import outputs
 
@@ -24,8 +26,16 @@ WIDEST = 96  # pixels; larger images are shrunk, a report is no archive
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def portrayed(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
-    """The arrays of a Portrait by name. network: in eval mode, on the CPU; it takes standardized images."""
+def save_figures(network: nn.Module, dataset: Dataset, trial: int, path: Path) -> None:
+    """Save the arrays as one .npz without pickle. Raises OSError."""
+    about = {"trial": trial, "split": split(dataset), "classes": np.array(dataset.classes or (), np.str_)}
+    arrays: Any = about | model_figures(network, dataset)  # numpy's stub has no **arrays
+    with replace_file(path) as draft:
+        np.savez_compressed(draft, **arrays)
+
+
+def model_figures(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
+    """The arrays by name. network: in eval mode, on the CPU; it takes standardized images."""
     data = to_device(dataset, torch.device("cpu"))
     rows = data.splits[split(dataset)]
     with torch.inference_mode():
