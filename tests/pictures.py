@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from hpo.core import Job, Params, Report
-from hpo.data.dataset import Dataset
-from hpo.data.normalization import standards
+from hpo.data.dataset import Dataset, standards
 
 
 def dataset(

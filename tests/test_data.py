@@ -19,8 +19,7 @@ from PIL import Image
 
 from hpo.data import dataset as data
 from hpo.data import splits
-from hpo.data.dataset import Dataset, load
-from hpo.data.normalization import EPSILON, standards
+from hpo.data.dataset import EPSILON, Dataset, load, standards
 from hpo.data.sources.contents import TEST, TRAIN, VAL
 from hpo.errors import BadInput, EnvironmentFailed
 from hpo.files import replace_folder
@@ -258,7 +257,7 @@ def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monke
     spec = DataSpec(str(tmp_path))
     assert load(spec, 0, available=8 * 3 * 100 * 50).shape == (3, 50, 100)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(BadInput, match=r"needs 117 KiB of memory, got 117 KiB; set data\.resize or data\.limit"):
+    with pytest.raises(BadInput, match=r"needs 120 kB of memory, got 120 kB; set data\.resize or data\.limit"):
         load(spec, 0, available=8 * 3 * 100 * 50 - 1)
     monkeypatch.undo()
     assert load(replace(spec, resize=(5, 5)), 0, available=1000).shape == (3, 5, 5)
@@ -285,12 +284,12 @@ def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     spec = some(tmp_path)
-    monkeypatch.setattr(data, "_mapped", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     monkeypatch.setattr(data, "MAPPED_BYTES", 100)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(EnvironmentFailed) as caught:
         load(spec, 0)
-    line = "needs 1.17 KiB of disk, got No space left on device; make room or set TMPDIR"
+    line = "needs 1.2 kB of disk, got No space left on device; make room or set TMPDIR"
     assert str(caught.value) == f"{tmp_path}: {line}"
 
 

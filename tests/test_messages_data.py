@@ -262,7 +262,7 @@ CASES: dict[str, tuple[Build, *tuple[str, ...]]] = {
     ),
     "too much memory": (
         lambda root: DataSpec(str(classes(root)), resize=(65_536, 65_536)),
-        "@: needs 32 GiB of memory, got 1 GiB; set data.resize or data.limit",
+        "@: needs 34 GB of memory, got 1.1 GB; set data.resize or data.limit",
     ),
     "small limit": (
         lambda root: DataSpec(str(classes(root)), limit=5),
@@ -433,7 +433,7 @@ CASES: dict[str, tuple[Build, *tuple[str, ...]]] = {
     ),
     "gzipped idx claims too much": (
         lambda root: write(mnist(root) / IMAGES_IDX, gzip.compress(HUGE_IDX)).rename(root / f"{IMAGES_IDX}.gz"),
-        "@/train-images-idx3-ubyte.gz: needs 8 TiB of memory, got 1 GiB; hand over fewer images",
+        "@/train-images-idx3-ubyte.gz: needs 8,796 GB of memory, got 1.1 GB; hand over fewer images",
     ),
     "idx is a pipe": (
         lambda root: os.mkfifo(root / IMAGES_IDX),
@@ -441,7 +441,7 @@ CASES: dict[str, tuple[Build, *tuple[str, ...]]] = {
     ),
     "npz claims too much": (
         lambda root: headers(root, (8, 2**14, 2**14), bytes(128), honest=False),
-        "@/d.npz X: needs 2 GiB of memory, got 1 GiB; hand over fewer rows, or images as uint8",
+        "@/d.npz X: needs 2.1 GB of memory, got 1.1 GB; hand over fewer rows, or images as uint8",
     ),
     "npz lies twice": (
         lambda root: headers(root, (8, 2**10, 2**10), bytes(128), honest=False),

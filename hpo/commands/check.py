@@ -13,7 +13,7 @@ from hpo.check.proof import Machine, check
 from hpo.core import Params, TrainingFailed
 from hpo.data import dataset as data
 from hpo.data.dataset import Dataset
-from hpo.data.memory import available
+from hpo.data.sources.contents import available_memory
 from hpo.engine import components
 from hpo.errors import BadInput, Mistake
 from hpo.execution.job_runner import one_line
@@ -49,7 +49,7 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     from hpo.models.shape_check import disagreement  # torch: 2 s that a refused file should not wait for
     from hpo.training.step_time import time_step
 
-    workers, free = len(components.placement(spec)), available()
+    workers, free = len(components.placement(spec)), available_memory()
     machine = Machine(
         workers=workers,
         memory=None if free is None else free // workers,

@@ -20,8 +20,7 @@ import numpy as np
 from hpo.commands.reproduce import OnEpoch, one_worker, train
 from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Scored, Trial, digest, training_seed
-from hpo.data.dataset import Dataset
-from hpo.data.normalization import standards
+from hpo.data.dataset import Dataset, standards
 from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Published, Result

@@ -6,22 +6,19 @@ import contextlib
 import os
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from hpo.data.memory import refuse_above
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, labelled, of_arrays
+from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, labelled, of_arrays, refuse_above
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import DataSpec
 
 HARD_SIZE = 16
 HARD_SEED = 1797
-SILENCE_SECONDS = 30.0  # a server that says nothing for so long is away
+SILENCE_SECONDS = 30.0  # without an answer for so long a server counts as down
 
 DIGITS = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -40,7 +37,6 @@ class Openml:
 
     @property
     def pixels(self) -> int:
-        """Of one image."""
         return int(np.prod(self.shape))
 
 
@@ -104,8 +100,10 @@ def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> 
 
 def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
     """Pixels (N, D) and class numbers (N,)."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)  # scikit-learn sets no time limit of its own
     try:
-        with _impatient(), warnings.catch_warnings(), _no_empty_folders():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about retries, whose end becomes the error below
             # The types are ours because scikit-learn 1.9's own break with pandas 3.1 (scikit-learn#34892).
             types = {**dict.fromkeys(range(known.pixels), np.float32), known.pixels: str}
@@ -116,35 +114,22 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
     except MemoryError:
         raise
     except Exception as error:  # the network, the server, the cache and the parser all raise what they like
+        _remove_empty_folders()
         remedy = f"connect once, copy another machine's {_home()}/openml here, or set data to a folder of the files"
         why = f"{type(error).__name__}: {error}"
         rule = f"is not in the cache and cannot be fetched from openml.org ({known.name})"
         raise EnvironmentFailed(Mistake(name, rule, why, remedy)) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def _home() -> Path:
-    """Where scikit-learn keeps what it fetched (sklearn.datasets.get_data_home would make the folder)."""
+    """scikit-learn's cache (sklearn.datasets.get_data_home would create the folder)."""
     return Path(os.environ.get("SCIKIT_LEARN_DATA") or Path("~", "scikit_learn_data")).expanduser()
 
 
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """scikit-learn sets no time limit of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-@contextmanager
-def _no_empty_folders() -> Iterator[None]:
-    """scikit-learn makes the folders of a file before it fetches it; after an error those that stayed empty go."""
-    try:
-        yield
-    except BaseException:
-        for folder in [*sorted((_home() / "openml").glob("**/"), reverse=True), _home()]:
-            with contextlib.suppress(OSError):  # not empty, not there or not ours
-                folder.rmdir()
-        raise
+def _remove_empty_folders() -> None:
+    """scikit-learn creates the folders of a file before it fetches it."""
+    for folder in [*sorted((_home() / "openml").glob("**/"), reverse=True), _home()]:
+        with contextlib.suppress(OSError):  # not empty, not there or not ours
+            folder.rmdir()

@@ -35,22 +35,17 @@ class Refused(Exception):
     """The pickle holds something that is no plain value or array."""
 
 
-def holds_cifar(folder: Path) -> bool:
-    """Whether this folder holds CIFAR's batches."""
-    return bool(_batches(folder))
-
-
 def read(folder: Path, spec: DataSpec) -> Contents:
     """Raises BadInput for a batch that is damaged, or holds anything but arrays, texts, numbers, lists and dicts."""
-    batches = [(*_batch(path), part) for path, part in _batches(folder)]
-    labels = [numbers for _, numbers, _ in batches]
-    parts = np.repeat(np.array([part for _, _, part in batches], np.int8), [len(numbers) for numbers in labels])
+    paths, file_parts = zip(*files(folder), strict=True)
+    images, labels = zip(*map(_batch, paths), strict=True)
+    parts = np.repeat(np.array(file_parts, np.int8), [len(numbers) for numbers in labels])
     targets = labelled(np.concatenate(labels), spec, str(folder), _names(folder))
-    images = [pixels for pixels, _, _ in batches]
     return of_arrays(folder, images, targets, spec, parts if TEST in parts else None)
 
 
-def _batches(folder: Path) -> list[tuple[Path, int]]:
+def files(folder: Path) -> list[tuple[Path, int]]:
+    """CIFAR's batches in a folder, and the part that each is of."""
     ten = [(folder / f"data_batch_{number}", TRAIN) for number in range(1, 6)] + [(folder / "test_batch", TEST)]
     hundred = [(folder / "train", TRAIN), (folder / "test", TEST)] if (folder / "meta").is_file() else []
     for layout in (ten, hundred):

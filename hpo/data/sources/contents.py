@@ -1,19 +1,26 @@
-"""What every kind of source gives: the targets, which part each image is of, and pixels on request."""
+"""What every kind of source gives: the targets, which part each image is of, and pixels on request.
+
+Below that, what all sources share: memory limits checked before anything is decoded, and how they refuse.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import byte_size
 from hpo.study_file.spec import DataSpec
 
+T = TypeVar("T")
+R = TypeVar("R")
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
 
@@ -24,6 +31,11 @@ BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small en
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 LUMA = (19595, 38470, 7471)
 SHOWN = 5  # mistakes of one kind that are shown
+# limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
+CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +185,44 @@ def _kept(images: Array) -> np.dtype[Any]:
     return np.dtype(np.uint8 if inside else np.float32)
 
 
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Free bytes of the machine, or of its container if that has less; None if unknown."""
+    known = [_machine(root / "proc/meminfo"), _container(root / "sys/fs/cgroup")]
+    return min((value for value in known if value is not None), default=None)
+
+
+def refuse_above(place: str, needed: int, available: int | None, remedy: str) -> None:
+    """Raise BadInput if more bytes are needed than available."""
+    if available is not None and needed > available:
+        raise BadInput(Mistake(place, f"needs {byte_size(needed)} of memory", byte_size(available), remedy))
+
+
+def _machine(meminfo: Path) -> int | None:
+    try:
+        return 1024 * _entry(meminfo, "MemAvailable:") or None
+    except OSError:  # macOS
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _container(cgroup: Path) -> int | None:
+    for limit, usage, stat, cache in CGROUPS:
+        try:
+            most, used = int((cgroup / limit).read_text()), int((cgroup / usage).read_text())
+        except (OSError, ValueError):  # the other version, or "max": no limit
+            continue
+        return max(0, most - used + (_entry(cgroup / stat, cache) if (cgroup / stat).exists() else 0))
+    return None
+
+
+def _entry(table: Path, name: str) -> int:
+    """The number after a name in a file of the kernel's; 0 if it is missing. Raises OSError."""
+    lines = (line.split() for line in table.read_text().splitlines())
+    return next((int(line[1]) for line in lines if line[:1] == [name]), 0)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -184,9 +234,20 @@ def refuse(mistakes: Sequence[Mistake | str], place: str | Path) -> NoReturn:
 
 
 def refuse_any(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
-    """Raise if there are any."""
     if mistakes:
         refuse(mistakes, place)
+
+
+def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Mistake | str]]:
+    """What `read` returns for each item, and the mistakes of all items that it refuses with BadInput."""
+    results: list[R] = []
+    mistakes: list[Mistake | str] = []
+    for item in items:
+        try:
+            results.append(read(item))
+        except BadInput as bad:
+            mistakes += bad.mistakes
+    return results, mistakes
 
 
 def bad_file(path: Path, rule: str, got: str = "", remedy: str = "fetch the file again") -> BadInput:
@@ -194,5 +255,4 @@ def bad_file(path: Path, rule: str, got: str = "", remedy: str = "fetch the file
 
 
 def locked(path: Path | str) -> BadInput:
-    """For a file or folder that this user may not read."""
     return BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions"))

@@ -15,8 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.data.memory import refuse_above
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, bad_file, labelled, locked, of_arrays, refuse_any
+from hpo.data.sources.contents import (
+    TEST,
+    TRAIN,
+    Array,
+    Contents,
+    bad_file,
+    collect,
+    labelled,
+    locked,
+    of_arrays,
+    refuse_above,
+    refuse_any,
+)
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -27,58 +38,42 @@ NAME = re.compile(
 UNSIGNED_BYTES = 8
 
 
-def holds_idx(folder: Path) -> bool:
-    """Whether this folder holds IDX files."""
-    return bool(_matches(folder))
-
-
 def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     """Raises BadInput for files that are missing, damaged or do not fit together."""
     files = _files(folder)
-    arrays = _arrays(files, available)
-    _refuse_misfits(folder, files, arrays)
-    images = [arrays[kinds["images"]][:, None] for kinds in files.values()]
-    labels = [arrays[kinds["labels"]] for kinds in files.values()]
+    paths = [path for pair in files.values() for path in pair]
+    dimensions = [3, 1] * len(files)
+    arrays, mistakes = collect(lambda at: array_of(paths[at], dimensions[at], available), range(len(paths)))
+    refuse_any(mistakes, "IDX files")
+    images, labels = arrays[::2], arrays[1::2]
+    refuse_any(_misfits(folder, paths, images, labels), folder)
     parts = np.repeat(np.array(list(files), np.int8), [len(part) for part in labels])
     targets = labelled(np.concatenate(labels), spec, str(folder))
-    return of_arrays(folder, images, targets, spec, parts if TEST in files else None)
+    return of_arrays(folder, [part[:, None] for part in images], targets, spec, parts if TEST in files else None)
 
 
-def _matches(folder: Path) -> list[tuple[re.Match[str], Path]]:
-    """Files by name; what is no regular file is left out: a pipe would be waited for."""
+def matches(folder: Path) -> list[tuple[re.Match[str], Path]]:
+    """The IDX files of a folder. Anything but a regular file is left out: reading a pipe would wait for ever."""
     paths = sorted(folder.iterdir())
     return [(match, path) for path in paths if (match := NAME.fullmatch(path.name)) and path.is_file()]
 
 
-def _files(folder: Path) -> dict[int, dict[str, Path]]:
-    """part -> kind -> file; a plain file goes before a gzipped one."""
-    matches = _matches(folder)
-    families = sorted({match["family"] for match, _ in matches})
+def _files(folder: Path) -> dict[int, tuple[Path, Path]]:
+    """part -> its images and its labels; a plain file goes before a gzipped one."""
+    files = matches(folder)
+    families = sorted({match["family"] for match, _ in files})
     if len(families) > 1:
         got = ", ".join(family.strip("-") or "one without a name" for family in families)
         raise BadInput(Mistake(str(folder), "must hold one set of IDX files", got, "put each into a folder of its own"))
-    files: dict[int, dict[str, Path]] = {TRAIN: {}}
-    for match, path in matches:
-        files.setdefault(TRAIN if match["part"] == "train" else TEST, {}).setdefault(match["kind"], path)
-    for part, kinds in files.items():
+    by_part: dict[int, dict[str, Path]] = {TRAIN: {}}
+    for match, path in files:
+        by_part.setdefault(TRAIN if match["part"] == "train" else TEST, {}).setdefault(match["kind"], path)
+    for part, kinds in by_part.items():
         for kind, dimensions in (("images", 3), ("labels", 1)):
             if kind not in kinds:
                 name = f"{families[0]}{('train', '', 't10k')[part]}-{kind}-idx{dimensions}-ubyte[.gz]"
                 raise BadInput(Mistake(str(folder), f"must hold {name}", "", "put the file there"))
-    return files
-
-
-def _arrays(files: dict[int, dict[str, Path]], available: int | None) -> dict[Path, Array]:
-    arrays: dict[Path, Array] = {}
-    mistakes: list[Mistake | str] = []
-    for kinds in files.values():
-        for kind, path in kinds.items():
-            try:
-                arrays[path] = array_of(path, 3 if kind == "images" else 1, available)
-            except BadInput as bad:
-                mistakes += bad.mistakes
-    refuse_any(mistakes, "IDX files")
-    return arrays
+    return {part: (kinds["images"], kinds["labels"]) for part, kinds in by_part.items()}
 
 
 def array_of(path: Path, dimensions: int, available: int | None) -> Array:
@@ -116,19 +111,19 @@ def _shape(header: bytes, path: Path, dimensions: int) -> tuple[int, ...]:
     return struct.unpack(f">{dimensions}I", header[4:])
 
 
-def _refuse_misfits(folder: Path, files: dict[int, dict[str, Path]], arrays: dict[Path, Array]) -> None:
+def _misfits(folder: Path, paths: list[Path], images: list[Array], labels: list[Array]) -> list[Mistake]:
+    """paths: images and labels in turn."""
     mistakes = []
     sizes: dict[tuple[int, ...], Path] = {}
-    for kinds in files.values():
-        images, labels = arrays[kinds["images"]], arrays[kinds["labels"]]
-        sizes.setdefault(images.shape[1:], kinds["images"])
-        if len(images) != len(labels):
-            got = f"{len(labels)} labels for {len(images)} images"
+    for pixels, numbers, path, labels_path in zip(images, labels, paths[::2], paths[1::2], strict=True):
+        sizes.setdefault(pixels.shape[1:], path)
+        if len(pixels) != len(numbers):
+            got = f"{len(numbers)} labels for {len(pixels)} images"
             rule = "must be as long as the images"
-            mistakes.append(Mistake(str(kinds["labels"]), rule, got, "fetch the files again"))
-        if 0 in images.shape:
-            mistakes.append(Mistake(str(kinds["images"]), "is empty", f"shape {images.shape}", "fetch the file again"))
+            mistakes.append(Mistake(str(labels_path), rule, got, "fetch the files again"))
+        if 0 in pixels.shape:
+            mistakes.append(Mistake(str(path), "is empty", f"shape {pixels.shape}", "fetch the file again"))
     if len(sizes) > 1:
         got = " and ".join(f"{height}x{width} ({path.name})" for (height, width), path in sizes.items())
         mistakes.append(Mistake(str(folder), "images must have one size", got, "use files of one data set"))
-    refuse_any(mistakes, folder)
+    return mistakes

@@ -1,25 +1,40 @@
-"""Image files: what their headers say, and their pixels. Nothing in them is trusted.
+"""Image files, and a folder of them: one sub-folder a class, directly or under train, val and test.
 
-A header is read before anything is decoded, because a PNG of 17 KB can open as 12,000 x 12,000 pixels.
+Nothing in a file is trusted. A header is read before anything is decoded: a PNG of 17 KB can hold 12,000 x 12,000
+pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import Array, Shape, locked, refuse, refuse_any
+from hpo.data.sources.contents import (
+    PARTS,
+    TEST,
+    TRAIN,
+    VAL,
+    Array,
+    Contents,
+    Shape,
+    collect,
+    labelled,
+    locked,
+    refuse,
+    refuse_any,
+)
 from hpo.errors import BadInput, Mistake
+from hpo.study_file.spec import DataSpec
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -30,23 +45,26 @@ TOO_DEEP = ("I", "F")  # 32 bits a pixel, of no agreed range
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """An image before it is decoded, as it looks upright."""
+PART_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "test": TEST,
+    "testing": TEST,
+}
+LAYOUT = "make one sub-folder a class"
 
-    height: int
-    width: int
-    colour: bool
 
-
-def header(path: Path) -> Header:
-    """Raises BadInput for what is no image, or one with too many pixels."""
+def header(path: Path) -> tuple[tuple[int, int], bool]:
+    """(height, width) of the upright image and whether it has colour. Raises BadInput; decodes nothing."""
     with _opened(path) as image:
         if image.mode in TOO_DEEP:
             remedy = "save it with 8 bits, or hand the data over as .npz"
             raise BadInput(Mistake(str(path), "must have 8 or 16 bits a pixel", "32", remedy))
-        width, height = image.size[::-1] if _on_its_side(image) else image.size
-        return Header(height, width, image.mode not in GREY)
+        size = image.size if _on_its_side(image) else image.size[::-1]
+        return size, image.mode not in GREY
 
 
 def decode(path: Path, shape: Shape, resize: bool) -> Array:
@@ -66,12 +84,11 @@ def decode(path: Path, shape: Shape, resize: bool) -> Array:
 def decode_all(paths: Sequence[Path], shape: Shape, resize: bool) -> Array:
     """(N, C, H, W) uint8. Raises BadInput with every file that is no image, is damaged or has another size."""
     images = np.empty((len(paths), *shape), np.uint8)
-    mistakes: list[Mistake | str] = []
-    for index, path in enumerate(paths):
-        try:
-            images[index] = decode(path, shape, resize)
-        except BadInput as bad:
-            mistakes += bad.mistakes
+
+    def fill(index: int) -> None:
+        images[index] = decode(paths[index], shape, resize)
+
+    _, mistakes = collect(fill, range(len(paths)))
     if mistakes:
         raise BadInput(*mistakes)
     return images
@@ -203,3 +220,103 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+# -- a folder as a data set ------------------------------------------------------------------------------------------
+
+
+def read(root: Path, spec: DataSpec) -> Contents:
+    """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
+    paths, names, parts = zip(*_files(root), strict=True)
+    shape = _shape(root, paths, spec)
+    labels = np.array(names)
+    targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
+    return Contents(
+        name=root.name,
+        place=str(root),
+        targets=targets,
+        classes=classes,
+        shape=shape,
+        dtype=np.dtype(np.uint8),
+        pixels=lambda indices: decode_all([paths[index] for index in indices], shape, bool(spec.resize)),
+        parts=None if parts[0] is None else np.array(parts, np.int8),
+    )
+
+
+def _files(root: Path) -> list[tuple[Path, str, int | None]]:
+    """Path, class name and part (None: the source does not come split) of every image."""
+    files: list[tuple[Path, str, int | None]] = []
+    mistakes: list[Mistake] = []
+    for folder, part in _part_folders(root):
+        for label in _class_folders(folder, root):
+            paths = walk(label, within=root)
+            name = label.name.encode(
+                "utf-8", "replace"
+            ).decode()  # can be written anywhere, whatever bytes the disk has
+            files += [(path, name, part) for path in paths]
+            if not paths:
+                mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))
+    refuse_any(mistakes, root)
+    if not files:
+        names = sorted(path.name for path in root.iterdir())
+        got = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise BadInput(Mistake(str(root), "holds no images in class folders", got, LAYOUT))
+    return files
+
+
+def _part_folders(root: Path) -> Sequence[tuple[Path, int | None]]:
+    """The folders train, val and test, if these are what root holds; else root itself."""
+    folders = _folders(root, root)
+    parts = [(folder, PART_NAMES[folder.name.lower()]) for folder in folders if folder.name.lower() in PART_NAMES]
+    if TRAIN not in (part for _, part in parts):
+        return [(root, None)]
+    others = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
+    if others:
+        rule = "must hold either class folders or train, val and test"
+        raise BadInput(Mistake(str(root), rule, f"both, such as {others[0]}", "move the class folders into train"))
+    for part, name in enumerate(PARTS):
+        names = [folder.name for folder, number in parts if number == part]
+        if len(names) > 1:
+            raise BadInput(Mistake(str(root), f"must hold one folder for {name}", ", ".join(names), "join them"))
+    return parts
+
+
+def _folders(folder: Path, root: Path) -> list[Path]:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    refuse_any(bad_links(folders, root), root)
+    return folders
+
+
+def _class_folders(folder: Path, root: Path) -> list[Path]:
+    """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not hidden(path.name)]
+    loose = [path for path in files if not collect(header, [path])[1]]
+    refuse_any([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
+    return _folders(folder, root)
+
+
+def _shape(root: Path, paths: Sequence[Path], spec: DataSpec) -> Shape:
+    """Colour if any image is; of one size, or resized."""
+    headers, mistakes = collect(header, paths)
+    refuse_any(mistakes, root)
+    channels = 3 if not spec.grey and any(colour for _, colour in headers) else 1
+    if spec.resize:
+        return channels, *spec.resize
+    first_of: dict[tuple[int, int], Path] = {}
+    for path, (size, _) in zip(paths, headers, strict=True):
+        first_of.setdefault(size, path)
+    smallest = min(first_of, key=math.prod)
+    if len(first_of) > 1:
+        shown = [f"{height}x{width} ({path.relative_to(root)})" for (height, width), path in first_of.items()]
+        got = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more sizes" if len(shown) > 3 else "")
+        remedy = f"set data.resize, for example resize: {list(smallest)}"
+        raise BadInput(Mistake(str(root), "images must have one size (height x width)", got, remedy))
+    return channels, *smallest
+
+
+def _as_numbers(names: Array, root: Path) -> Array:
+    try:
+        return names.astype(np.float32)
+    except ValueError as error:
+        rule, remedy = "folders must be named by numbers for regression", "hand the data over as .npz with numbers as y"
+        raise BadInput(Mistake(str(root), rule, ", ".join(np.unique(names)[:3]), remedy)) from error

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from hpo.data.memory import refuse_above
-from hpo.data.sources.contents import Array, Contents, labelled, locked, of_arrays
+from hpo.data.sources.contents import Array, Contents, labelled, locked, of_arrays, refuse_above
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -52,7 +51,10 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
             raise BadInput(*mistakes)
         for member in members.values():
             refuse_above(member.place, member.bytes, available, "hand over fewer rows, or images as uint8")
-        arrays = {name: _array(archive, name, member) for name, member in members.items()}
+        arrays: dict[str, Array] = {}
+        for name, member in members.items():
+            with _refusing(member.place, "is damaged"), archive.open(f"{name}.npy") as stream:
+                arrays[name] = npy.read_array(stream, allow_pickle=False)
     names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
     targets = labelled(arrays["y"], spec, members["y"].place, names)
     return replace(of_arrays(path, [_channels_first(arrays["X"])], targets, spec), name=path.stem)
@@ -90,12 +92,6 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
         got = f"{stored} bytes for shape {shape} of {dtype}"
         raise BadInput(Mistake(member.place, "is damaged", got, f"write it with {HOW}"))
     return member
-
-
-def _array(archive: zipfile.ZipFile, name: str, member: Member) -> Array:
-    with _refusing(member.place, "is damaged"), archive.open(f"{name}.npy") as stream:
-        array: Array = npy.read_array(stream, allow_pickle=False)
-        return array
 
 
 def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
