@@ -23,7 +23,7 @@ from hpo.models.shape_check import disagreement
 from hpo.study_file import reader as study_file
 from hpo.study_file.spec import StudySpec
 from hpo.training.optimizers import Update
-from hpo.training.step_time import time_step
+from hpo.training.setup import time_step
 
 DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
 

@@ -17,7 +17,7 @@ from hpo.models.families import FAMILIES
 from hpo.models.network import build
 from hpo.report.model_figures import ModelFigures, pictures
 from hpo.training import feature_maps
-from hpo.training.device_data import to_device
+from hpo.training.setup import to_device
 
 torch.manual_seed(0)
 

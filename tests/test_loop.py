@@ -18,7 +18,7 @@ from hpo.errors import BadInput
 from hpo.training import checkpoints, loop
 from hpo.training.evaluation import load_network, predictions, score
 from hpo.training.loop import batch_sizes, batches, new_state
-from hpo.training.losses import Loss
+from hpo.training.metrics import Loss
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Setup
 

@@ -16,7 +16,7 @@ from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output, summary
 from hpo.models.network import build, construct, module
 from hpo.models.shape_check import disagreement
-from hpo.training.step_time import time_step
+from hpo.training.setup import time_step
 
 ARCHITECTURES = 10_000
 PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each

@@ -45,7 +45,7 @@ class Machine:
     workers: int = 1
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.shape_check.disagreement
-    time_step: Callable[[Params], float] | None = None  # hpo.training.step_time.time_step(...)
+    time_step: Callable[[Params], float] | None = None  # hpo.training.setup.time_step(...)
 
 
 def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:

@@ -21,10 +21,10 @@ from hpo.execution.worker import die_with_parent
 from hpo.publishing.publish_best import Order
 from hpo.publishing.raw_inputs import RawInputs
 from hpo.training import metrics
-from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
 from hpo.training.feature_maps import save_figures
-from hpo.training.losses import loss
+from hpo.training.metrics import Loss
+from hpo.training.setup import to_device
 
 BATCH = 256
 LEAST = 1e-38  # the smallest probability whose logarithm is taken
@@ -55,7 +55,7 @@ def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     targets, known = on_cpu.targets[on_cpu.splits["test"]], on_cpu.targets[on_cpu.splits["train"]]
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
     scores = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
-    scores["loss"] = loss(kind, data.outputs, known).plain(logits, targets)
+    scores["loss"] = Loss.of(kind, data.outputs, known).plain(logits, targets)
     return {f"test_{name}": float(value) for name, value in scores.items()}
 
 

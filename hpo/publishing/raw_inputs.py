@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.data.dataset import Dataset
-from hpo.training.device_data import to_device
 from hpo.training.evaluation import load_network
 from hpo.training.recipe import Recipe
+from hpo.training.setup import to_device
 
 MANY = 4096  # images whose largest pixel stands for all
 

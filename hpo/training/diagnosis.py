@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from hpo.core import Outcome, Params, Report, Value
+from hpo.formatting import count
 
 LEARNED = 0.8  # skill above which nothing that concerns gradients is called a fault
 EXPLODES = 5.0  # norm of a layer's gradient to that of its weights
@@ -51,8 +52,12 @@ class Diagnosis:
     """cures: changes of the params, each of which removes the named cause; the first is the one to try."""
 
     tag: str
-    sentence: str
+    text: str
     cures: tuple[Mapping[str, Value], ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.tag}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,18 @@ class Course:
     def learned(self) -> bool:
         return self.skill >= LEARNED
 
+    @property
+    def chance(self) -> float:
+        """The loss of knowing nothing: skill = 1 - loss / chance. Not a number where they are not reported."""
+        loss = self.last.get("train_loss", math.nan)
+        return loss / (1 - self.skill) if self.skill < 1 else math.nan
+
+    @property
+    def val_skill(self) -> float:
+        """Of the validation loss; that of the training loss where there is none."""
+        losses = self.series("val_loss")
+        return 1 - losses[-1] / self.chance if losses and self.chance > 0 else self.skill
+
     def series(self, name: str) -> list[float]:
         return [report.metrics[name] for report in self.reports if name in report.metrics]
 
@@ -82,14 +99,12 @@ class Course:
         """The metrics `kind/PLACE`, from input to output."""
         return [name for name in self.reports[0].metrics if name.startswith(f"{kind}/")]
 
-    def first_worst(self, kind: str, above: float) -> tuple[int, str, float] | None:
-        """(epoch, place, share): the worst place of the last epoch, if it is above the threshold, and since when."""
-        names = self.of(kind)
-        worst = max(names, key=lambda name: self.last.get(name, 0.0), default=None)
+    def worst(self, kind: str, above: float) -> tuple[str, int] | None:
+        """The metric that is worst in the last epoch, if it is above the threshold, and the first epoch it was."""
+        worst = max(self.of(kind), key=lambda name: self.last.get(name, 0.0), default=None)
         if worst is None or not self.last.get(worst, 0.0) > above:
             return None
-        since = next(report.epoch for report in self.reports if report.metrics.get(worst, 0.0) > above)
-        return since, said(worst), self.last[worst]
+        return worst, next(report.epoch for report in self.reports if report.metrics.get(worst, 0.0) > above)
 
     @property
     def rate(self) -> str:
@@ -104,66 +119,54 @@ class Course:
         return tuple({"learning_rate": float(f"{value * factor:.6g}")} for factor in factors)
 
 
-Rule = Callable[[Course], Diagnosis | None]
-
-
 def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outcome.OK) -> Diagnosis:
     """The first rule that applies; healthy if none does."""
     course = Course(reports, params, outcome)
     if outcome in (Outcome.NAN, Outcome.DIVERGED):
         return _diverged(course)
     if outcome is not Outcome.OK:
-        return Diagnosis(outcome.value, f"{outcome.value}: ended after {_epochs(len(reports))}")
+        return Diagnosis(outcome.value, f"ended after {count(len(reports), 'epoch')}")
     if not reports:
-        return Diagnosis(Tag.HEALTHY, f"{Tag.HEALTHY}: not trained yet")
-    return next((found for rule in RULES if (found := rule(course)) is not None), _healthy(course))
+        return Diagnosis(Tag.HEALTHY, "not trained yet")
+    return next((diagnosis for rule in RULES if (diagnosis := rule(course)) is not None), _healthy(course))
 
 
 def _diverged(course: Course) -> Diagnosis:
     losses = course.series("train_loss")
-    how = (
-        "loss is not a number"
-        if course.outcome is Outcome.NAN
-        else f"loss rose to {losses[-1]:.3g}"
-        if losses
-        else "loss rose"
-    )
+    rose = f"loss rose to {losses[-1]:.3g}" if losses else "loss rose"
+    text = "loss is not a number" if course.outcome is Outcome.NAN else rose
+    text += f" in epoch {len(losses) + 1}{course.rate}"
     exploding = _exploding(course) if course.reports else None
-    why = exploding.sentence.removeprefix(f"{Tag.EXPLODING}: ") if exploding else ""
-    text = f"{Tag.DIVERGED}: {how} in epoch {len(losses) + 1}{course.rate}" + (f"; {why}" if why else "")
-    return Diagnosis(Tag.DIVERGED, text, course.rates(0.1, 0.01))
+    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.text}" if exploding else text, course.rates(0.1, 0.01))
 
 
 def _exploding(course: Course) -> Diagnosis | None:
-    if course.learned:
+    ratios = [
+        (r.metrics[name], r.epoch, name) for r in course.reports for name in course.of("ratio") if name in r.metrics
+    ]
+    ratio, epoch, name = max(ratios, key=lambda each: each[0], default=(0.0, 0, ""))
+    if course.learned or ratio <= EXPLODES:
         return None
-    ratios = [(report, name) for report in course.reports for name in course.of("ratio") if name in report.metrics]
-    worst = max(((r.metrics[name], r.epoch, name) for r, name in ratios), key=lambda found: found[0], default=None)
-    if worst is None or worst[0] <= EXPLODES:
-        return None
-    ratio, epoch, name = worst
-    text = f"{Tag.EXPLODING}: {said(name)}'s gradient is {_count(ratio)} times its weights in epoch {epoch}"
+    text = f"{_place(name)}'s gradient is {_digits(ratio)} times its weights in epoch {epoch}{course.rate}"
     clipped = () if course.params.get("clip") else ({"clip": 1.0},)
-    return Diagnosis(Tag.EXPLODING, text + course.rate, (*clipped, *course.rates(0.1, 0.01)))
+    return Diagnosis(Tag.EXPLODING, text, (*clipped, *course.rates(0.1, 0.01)))
 
 
 def _dead(course: Course) -> Diagnosis | None:
-    found = None if course.learned else course.first_worst("dead", DEAD)
-    if found is None:
+    if course.learned or (worst := course.worst("dead", DEAD)) is None:
         return None
-    epoch, place, share = found
-    text = f"{Tag.DEAD}: {_percent(share)} of {place} since epoch {epoch}{course.rate}"
+    name, since = worst
+    text = f"{_percent(course.last[name])} of {_place(name)} since epoch {since}{course.rate}"
     return Diagnosis(Tag.DEAD, text, course.rates(0.1, 0.01))
 
 
 def _saturated(course: Course) -> Diagnosis | None:
-    found = None if course.learned else course.first_worst("saturated", SATURATED)
-    if found is None:
+    if course.learned or (worst := course.worst("saturated", SATURATED)) is None:
         return None
-    epoch, place, share = found
-    kind = course.params.get("activation", "its activation")
-    text = f"{Tag.SATURATED}: {_percent(share)} of {place}'s values are at an end of {kind} since epoch {epoch}"
-    return Diagnosis(Tag.SATURATED, text + course.rate, (*course.rates(0.1, 0.01), *_relu(course.params)))
+    name, since = worst
+    text = f"{_percent(course.last[name])} of {_place(name)}'s values are at an end of"
+    text += f" {course.params.get('activation', 'its activation')} since epoch {since}{course.rate}"
+    return Diagnosis(Tag.SATURATED, text, (*course.rates(0.1, 0.01), *_relu(course.params)))
 
 
 def _vanishing(course: Course) -> Diagnosis | None:
@@ -174,9 +177,9 @@ def _vanishing(course: Course) -> Diagnosis | None:
     largest = max(others)
     if first >= VANISHES * largest:
         return None
-    share = f"1/{_count(largest / first)}" if first > 0 else "nothing"
-    top = said(names[1 + others.index(largest)])
-    text = f"{Tag.VANISHING}: {said(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
+    share = f"1/{_digits(largest / first)}" if first > 0 else "nothing"
+    top = _place(names[1 + others.index(largest)])
+    text = f"{_place(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
     return Diagnosis(Tag.VANISHING, text, (*_relu(course.params), *course.rates(0.1, 0.01)))
 
 
@@ -184,9 +187,7 @@ def _spiking(course: Course) -> Diagnosis | None:
     later = course.series("spikes")[1:]
     if not later or _mean(later) <= SPIKES:
         return None
-    text = (
-        f"{Tag.SPIKES}: {_percent(_mean(later))} of the steps after epoch 1 are worse than knowing nothing{course.rate}"
-    )
+    text = f"{_percent(_mean(later))} of the steps after epoch 1 are worse than knowing nothing{course.rate}"
     return Diagnosis(Tag.SPIKES, text, course.rates(0.1, 0.01))
 
 
@@ -199,19 +200,19 @@ def _overfitting(course: Course) -> Diagnosis | None:
     risen = len(after) >= 2 and min(after[-2:]) > (1 + OVERFITS) * val[best]
     if not risen or train[-1] >= train[best] or val[-1] < GAP * train[-1]:
         return None
-    text = f"{Tag.OVERFITS}: val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g}), train loss fell on"
-    return Diagnosis(Tag.OVERFITS, text + f" to {train[-1]:.3g}", _regularized(course.params))
+    text = f"val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g}), train loss fell on to"
+    return Diagnosis(Tag.OVERFITS, f"{text} {train[-1]:.3g}", (_regularized(course.params),))
 
 
 def _slow(course: Course) -> Diagnosis | None:
     train, val = course.series("train_loss"), course.series("val_loss") or course.series("train_loss")
-    crawls = max(train, default=math.nan) <= CRAWLS * _chance(course)
-    if len(train) < 2 or len(val) != len(train) or not crawls or not _val_skill(course) < SLOW_SKILL:
+    crawls = max(train, default=math.nan) <= CRAWLS * course.chance
+    if len(train) < 2 or len(val) != len(train) or not crawls or not course.val_skill < SLOW_SKILL:
         return None
     fall = max(_fall(train[-LAST:]), _fall(val[-LAST:]))
-    if not fall > (FAR_SLOW if _val_skill(course) < FAR_SKILL else SLOW) or not _fall(val[-LAST:]) > 0:
+    if not fall > (FAR_SLOW if course.val_skill < FAR_SKILL else SLOW) or not _fall(val[-LAST:]) > 0:
         return None
-    text = f"{Tag.SLOW}: loss still falling {_percent(fall)} an epoch at the end{course.rate}"
+    text = f"loss still falling {_percent(fall)} an epoch at the end{course.rate}"
     more = ({"epochs": 3 * len(course.reports)},) if "epochs" in course.params else ()
     return Diagnosis(Tag.SLOW, text, (*more, *course.rates(10.0, 100.0)))
 
@@ -224,64 +225,58 @@ def _fall(losses: Sequence[float]) -> float:
 
 
 def _stuck(course: Course) -> Diagnosis | None:
-    if not course.skill < STUCK or not _chance(course) > 0:
+    if not course.skill < STUCK or not course.chance > 0:
         return None
-    text = f"{Tag.STUCK}: train loss is {course.last['train_loss']:.3g} after {_epochs(len(course.reports))}"
-    text += f", {_chance(course):.3g} is knowing nothing{course.rate}"
+    text = f"train loss is {course.last['train_loss']:.3g} after {count(len(course.reports), 'epoch')}"
+    text += f", {course.chance:.3g} is knowing nothing{course.rate}"
     return Diagnosis(Tag.STUCK, text, course.rates(0.1, 0.01, 10.0, 100.0))
 
 
 def _healthy(course: Course) -> Diagnosis:
     losses = course.series("val_loss") or course.series("train_loss")
-    loss = (
-        f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {_epochs(len(losses))}"
-        if losses
-        else "nothing to hold against it"
-    )
-    return Diagnosis(Tag.HEALTHY, f"{Tag.HEALTHY}: {loss}")
+    if not losses:
+        return Diagnosis(Tag.HEALTHY, "nothing to hold against it")
+    return Diagnosis(Tag.HEALTHY, f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {count(len(losses), 'epoch')}")
 
 
-RULES: tuple[Rule, ...] = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck)
-
-
-def _chance(course: Course) -> float:
-    """The loss of knowing nothing: skill = 1 - loss / chance. Not a number where they are not reported."""
-    loss = course.last.get("train_loss", math.nan)
-    return loss / (1 - course.skill) if course.skill < 1 else math.nan
-
-
-def _val_skill(course: Course) -> float:
-    """Of the validation loss; that of the training loss where there is none."""
-    losses = course.series("val_loss")
-    return 1 - losses[-1] / _chance(course) if losses and _chance(course) > 0 else course.skill
+RULES: Sequence[Callable[[Course], Diagnosis | None]] = (
+    _exploding,
+    _dead,
+    _saturated,
+    _vanishing,
+    _spiking,
+    _overfitting,
+    _slow,
+    _stuck,
+)
 
 
 def _relu(params: Params) -> tuple[Mapping[str, Value], ...]:
     """Gradients that get through, as a cure."""
     change: dict[str, Value] = {"activation": "relu"} if params.get("activation") in ("sigmoid", "tanh") else {}
-    if params.get("blocks", 0) and params.get("batch_norm", "off") == "off":
+    if _lacks_batch_norm(params):
         change["batch_norm"] = "before"
     return (change,) if change else ()
 
 
-def _regularized(params: Params) -> tuple[Mapping[str, Value], ...]:
-    change: dict[str, Value] = {"l2": 1e-3}
-    if params.get("dense_layers"):
-        change["dropout"] = 0.5
-    if params.get("blocks"):
-        change["conv_dropout"] = 0.2
-    return (change,)
+def _lacks_batch_norm(params: Params) -> bool:
+    return bool(params.get("blocks", 0)) and params.get("batch_norm", "off") == "off"
+
+
+def _regularized(params: Params) -> Mapping[str, Value]:
+    dropout = {"dropout": 0.5} if params.get("dense_layers") else {}
+    return {"l2": 1e-3, **dropout, **({"conv_dropout": 0.2} if params.get("blocks") else {})}
 
 
 def _kind(params: Params) -> str:
     """(sigmoid, no batch norm)."""
     known = [str(params["activation"])] if "activation" in params else []
-    known += ["no batch norm"] if params.get("blocks", 0) and params.get("batch_norm", "off") == "off" else []
+    known += ["no batch norm"] if _lacks_batch_norm(params) else []
     return f" ({', '.join(known)})" if known else ""
 
 
-def said(metric: str) -> str:
-    """gradient/block3.conv -> block 3; block3.conv2 -> block 3's second convolution; dense1 -> dense 1."""
+def _place(metric: str) -> str:
+    """gradient/block3.conv -> block 3; gradient/block3.conv2 -> block 3 (conv2); gradient/dense1 -> dense 1."""
     first, *inner = metric.partition("/")[2].split(".")
     word = first.rstrip("0123456789")
     name = f"{word} {first[len(word) :]}".strip()
@@ -292,14 +287,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count} epochs"
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0095 else f"{100 * share:.1g} %"
 
 
-def _count(number: float) -> str:
+def _digits(number: float) -> str:
     """Two significant digits: 4,000; 24; 1e+06 from a million on."""
     return f"{float(f'{number:.2g}'):,.0f}" if number < 1e6 else f"{number:.0e}"

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.training import metrics
-from hpo.training.device_data import DeviceData
-from hpo.training.losses import Loss
-from hpo.training.setup import Setup, denormals_flushed
+from hpo.training.metrics import Loss
+from hpo.training.setup import DeviceData, Setup, denormals_flushed
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from hpo.data.dataset import Dataset
 from hpo.files import replace_file
-from hpo.training.device_data import DeviceData, to_device
 from hpo.training.evaluation import outputs
+from hpo.training.metrics import confusion
+from hpo.training.setup import DeviceData, to_device
 
 FILTERS, MAPS, SAMPLES, MISTAKES = 32, 8, 4, 16
 WIDEST = 96  # pixels; larger images are shrunk, a report is no archive
@@ -114,8 +115,8 @@ def shrunk(images: Tensor) -> Array:
     ratio = WIDEST / max(height, width)
     if ratio < 1:
         images = F.adaptive_avg_pool2d(images, (max(1, round(height * ratio)), max(1, round(width * ratio))))
-    found: Array = images.float().numpy()
-    return found
+    array: Array = images.float().numpy()
+    return array
 
 
 # -- where it errs -------------------------------------------------------------------------------------------------
@@ -123,21 +124,19 @@ def shrunk(images: Tensor) -> Array:
 
 def errors(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
     """Confusion matrix and worst mistakes of classes; the largest errors of numbers."""
-    given, targets = outputs(network, data, rows), data.targets[rows]
+    predicted, targets = outputs(network, data, rows), data.targets[rows]
     if data.dataset.classes is None:
-        worst = (given - targets).abs().sum(1).argsort(descending=True)[:MISTAKES]
-        return _mistakes(data, rows[worst], {"truth": targets[worst, 0], "guess": given[worst, 0]})
-    sure, said = given.softmax(1).max(1)
-    classes = len(data.dataset.classes)
-    counts = torch.bincount(targets * classes + said, minlength=classes**2).view(classes, classes)
-    wrong = torch.where(said != targets, sure, -1.0).argsort(descending=True, stable=True)
-    wrong = wrong[: min(MISTAKES, int((said != targets).sum()))]
-    found = {"truth": targets[wrong], "guess": said[wrong], "confidence": sure[wrong]}
-    return {"confusion": counts.numpy(), **_mistakes(data, rows[wrong], found)}
+        worst = (predicted - targets).abs().sum(1).argsort(descending=True)[:MISTAKES]
+        return _mistakes(data, rows[worst], {"truth": targets[worst, 0], "guess": predicted[worst, 0]})
+    confidence, guess = predicted.softmax(1).max(1)
+    wrong = torch.where(guess != targets, confidence, -1.0).argsort(descending=True, stable=True)
+    wrong = wrong[: min(MISTAKES, int((guess != targets).sum()))]
+    values = {"truth": targets[wrong], "guess": guess[wrong], "confidence": confidence[wrong]}
+    counts = confusion(guess, targets, len(data.dataset.classes))
+    return {"confusion": counts.numpy(), **_mistakes(data, rows[wrong], values)}
 
 
-def _mistakes(data: DeviceData, rows: Tensor, said: Mapping[str, Tensor]) -> dict[str, Array]:
+def _mistakes(data: DeviceData, rows: Tensor, values: Mapping[str, Tensor]) -> dict[str, Array]:
     if len(rows) == 0:
         return {}
-    images = shrunk(data.images[rows].float())
-    return {"mistakes": images, **{name: values.numpy() for name, values in said.items()}}
+    return {"mistakes": shrunk(data.images[rows].float()), **{name: each.numpy() for name, each in values.items()}}

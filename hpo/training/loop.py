@@ -23,11 +23,10 @@ from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, epochs
 from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
 from hpo.training.augment import Augmentation, augmentation
-from hpo.training.device_data import DeviceData
 from hpo.training.evaluation import evaluate
-from hpo.training.losses import Loss
+from hpo.training.metrics import Loss
 from hpo.training.optimizers import Update
-from hpo.training.setup import Setup, streams
+from hpo.training.setup import DeviceData, Setup, streams
 
 log = logging.getLogger(__name__)
 

@@ -21,22 +21,11 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from hpo.core import Params, epochs_of
-from hpo.models.parameters import (
-    ADAM,
-    ADAMW,
-    CONSTANT,
-    COSINE,
-    RMSPROP,
-    SGD,
-    STEP,
-    TRAINING,
-    optimizer_states,
-    setting,
-)
+from hpo.models.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, optimizer_states, setting
 
 EPSILON = 1e-8
 
-Optimizer = Callable[["Group", list[Tensor], float], None]  # (group, its gradients, eta): one step in place
+Optimizer = Callable[[Params, "Group", list[Tensor], float], None]  # (params, group, its gradients, eta): one step
 
 
 def _number(params: Params, name: str) -> float:
@@ -114,11 +103,10 @@ class Update:
         decoupled = setting(params, TRAINING, "optimizer") == ADAMW
         decay = decay if decoupled else decay + 2 * l2
         split = [(penalized, decay), (others, 0.0)] if decay else [(penalized + others, 0.0)]
-        states = optimizer_states(params)
         return cls(
             params=params,
-            optimizer=_OPTIMIZERS[setting(params, TRAINING, "optimizer")](params),
-            groups=[Group.of(tensors, decay, states) for tensors, decay in split if tensors],
+            optimizer=_OPTIMIZERS[setting(params, TRAINING, "optimizer")],
+            groups=[Group.of(tensors, decay, optimizer_states(params)) for tensors, decay in split if tensors],
             parameters=penalized + others,
             weights=penalized,
             l1=_number(params, "l1"),
@@ -138,7 +126,7 @@ class Update:
         rate = eta(self.params, done)
         for group in self.groups:
             gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in group.parameters]
-            self.optimizer(group, gradients, rate)
+            self.optimizer(self.params, group, gradients, rate)
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -162,77 +150,62 @@ class Update:
                 here.copy_(there)
 
 
-def _sgd(params: Params) -> Optimizer:
+def _sgd(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
     """Sutskever et al. 2013, as torch has it: v <- momentum v + g; w <- w - eta v, or eta (g + momentum v)."""
     momentum = _number(params, "momentum")
-    nesterov = bool(setting(params, TRAINING, "nesterov")) and momentum > 0
-
-    def step(group: Group, gradients: list[Tensor], rate: float) -> None:
-        sgd(
-            group.parameters,
-            gradients,
-            list[Tensor | None](group.means[0] if momentum else ()),
-            fused=True,
-            weight_decay=group.decay,
-            momentum=momentum,
-            lr=rate,
-            dampening=0.0,
-            nesterov=nesterov,
-            maximize=False,
-        )
-
-    return step
+    sgd(
+        group.parameters,
+        gradients,
+        list[Tensor | None](group.means[0] if momentum else ()),
+        fused=True,
+        weight_decay=group.decay,
+        momentum=momentum,
+        lr=rate,
+        dampening=0.0,
+        nesterov=bool(setting(params, TRAINING, "nesterov")) and momentum > 0,
+        maximize=False,
+    )
 
 
-def _adam(params: Params) -> Optimizer:
+def _adam(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
     """Kingma & Ba 2015, algorithm 1; adamw: Loshchilov & Hutter 2019, algorithm 2."""
-    beta1, beta2 = _number(params, "beta1"), _number(params, "beta2")
-    decoupled = setting(params, TRAINING, "optimizer") == ADAMW
-
-    def step(group: Group, gradients: list[Tensor], rate: float) -> None:
-        adam(
-            group.parameters,
-            gradients,
-            group.means[0],
-            group.means[1],
-            [],
-            group.steps,
-            fused=True,
-            decoupled_weight_decay=decoupled,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=rate,
-            weight_decay=group.decay,
-            eps=EPSILON,
-            maximize=False,
-        )
-
-    return step
+    adam(
+        group.parameters,
+        gradients,
+        group.means[0],
+        group.means[1],
+        [],
+        group.steps,
+        fused=True,
+        decoupled_weight_decay=setting(params, TRAINING, "optimizer") == ADAMW,
+        amsgrad=False,
+        beta1=_number(params, "beta1"),
+        beta2=_number(params, "beta2"),
+        lr=rate,
+        weight_decay=group.decay,
+        eps=EPSILON,
+        maximize=False,
+    )
 
 
-def _rmsprop(params: Params) -> Optimizer:
+def _rmsprop(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
     """Hinton's lecture 6e: v <- share v + (1 - share) g^2; w <- w - eta g / sqrt(v); momentum is on that quotient."""
-    share, momentum = _number(params, "rms_decay"), _number(params, "momentum")
-
-    def step(group: Group, gradients: list[Tensor], rate: float) -> None:
-        rmsprop(
-            group.parameters,
-            gradients,
-            group.means[0],
-            [],
-            group.means[1] if momentum else [],
-            group.steps,
-            foreach=True,
-            lr=rate,
-            alpha=share,
-            eps=EPSILON,
-            weight_decay=group.decay,
-            momentum=momentum,
-            centered=False,
-        )
-
-    return step
+    momentum = _number(params, "momentum")
+    rmsprop(
+        group.parameters,
+        gradients,
+        group.means[0],
+        [],
+        group.means[1] if momentum else [],
+        group.steps,
+        foreach=True,
+        lr=rate,
+        alpha=_number(params, "rms_decay"),
+        eps=EPSILON,
+        weight_decay=group.decay,
+        momentum=momentum,
+        centered=False,
+    )
 
 
-_OPTIMIZERS: dict[Any, Callable[[Params], Optimizer]] = {SGD: _sgd, ADAM: _adam, ADAMW: _adam, RMSPROP: _rmsprop}
+_OPTIMIZERS: dict[Any, Optimizer] = {SGD: _sgd, ADAM: _adam, ADAMW: _adam, RMSPROP: _rmsprop}

@@ -1,4 +1,4 @@
-"""What a worker needs to become a trainer, as plain data: the driver makes it, without torch, and workers follow it.
+"""What a worker needs to become a trainer, as plain data: the driver makes it without torch.
 
 `python -m hpo.training.recipe` is a short-lived process that scores checkpoints: a ScoreRequest as JSON on stdin, a
 list of metrics on stdout.
@@ -52,16 +52,15 @@ class Recipe:
         """What trainings share, loaded into this process. Raises BadInput."""
         import torch
 
-        from hpo.training.device_data import to_device
-        from hpo.training.losses import loss
-        from hpo.training.setup import Setup
+        from hpo.training.metrics import Loss
+        from hpo.training.setup import Setup, to_device
 
         torch.set_num_threads(self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
         data = to_device(self.dataset or Dataset.open(self.data), torch.device(self.device))
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
-        return Setup(self.model, function, data, loss(self.loss, data.outputs, targets, weights))
+        return Setup(self.model, function, data, Loss.of(self.loss, data.outputs, targets, weights))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
@@ -80,17 +79,15 @@ class ScoreRequest:
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
 
-    @classmethod
-    def from_json(cls, text: str) -> ScoreRequest:
-        fields = json.loads(text)
-        return cls(Recipe.from_json(fields["recipe"]), [(params, Path(path)) for params, path in fields["models"]])
 
-    def scores(self) -> list[dict[str, float]]:
-        from hpo.training.evaluation import score  # torch
+def scores(text: str) -> list[dict[str, float]]:
+    """The answer to a ScoreRequest."""
+    from hpo.training.evaluation import score  # torch
 
-        ready = self.recipe.setup()
-        return [score(ready, params, path) for params, path in self.models]
+    fields = json.loads(text)
+    ready = Recipe.from_json(fields["recipe"]).setup()
+    return [score(ready, params, Path(path)) for params, path in fields["models"]]
 
 
 if __name__ == "__main__":
-    print(json.dumps(ScoreRequest.from_json(sys.stdin.read()).scores()))
+    print(json.dumps(scores(sys.stdin.read())))

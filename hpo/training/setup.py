@@ -1,23 +1,85 @@
-"""What trainings of one recipe share in a worker: the data on the device, the loss, and how params become a network."""
+"""What trainings of one recipe share in a worker: the data on its device, the loss, and how params become a network."""
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hpo.core import Outcome, Params, TrainingFailed, Value, digest
+from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.families import FAMILIES
-from hpo.models.layers import Impossible
+from hpo.models.layers import Impossible, Shape
 from hpo.models.network import Rescale, build, checked
 from hpo.models.parameters import TRAINING, setting
-from hpo.training.device_data import DeviceData
-from hpo.training.losses import Loss
+from hpo.training.metrics import Loss
+from hpo.training.optimizers import Update
+
+SPARE = 2  # images go to a GPU when they leave at least half of its free memory; otherwise batch by batch
+WARM_STEPS, TIMED_STEPS = 2, 3
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """A data set on the device; batches are selected by index and standardized on the way.
+
+    images (N, C, H, W) uint8 or float32 as stored, on the CPU where the device is too small for them; targets (N,)
+    int64 classes, or (N, K) float32 numbers.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    images: Tensor
+    targets: Tensor
+    scale: Tensor  # standardized = stored * scale + offset, each (1, C, 1, 1)
+    offset: Tensor
+    splits: dict[str, Tensor]  # "train", "val", "test" -> row numbers
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.dataset.shape
+
+    @property
+    def outputs(self) -> int:
+        return self.dataset.outputs
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Rows as the network takes them: (len(rows), C, H, W) float32, channels last."""
+        stored = self.images.index_select(0, rows.to(self.images.device)).to(self.device, non_blocking=True)
+        floats = stored.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(self.offset, floats, self.scale)
+
+
+def to_device(dataset: Dataset, device: torch.device) -> DeviceData:
+    """On the CPU the images stay the memory map that all workers share."""
+    mean, std = (torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std))
+    largest = 255.0 if dataset.images.dtype == np.uint8 else 1.0  # mean and std are those of images in 0..1
+    targets = torch.from_numpy(np.array(dataset.targets))  # a copy: the map is read-only
+    if dataset.classes is None:
+        targets = targets.to(torch.float32).view(len(targets), -1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything here write to it
+        images = torch.from_numpy(dataset.images)
+    if device.type == "cuda" and images.nbytes * SPARE <= torch.cuda.mem_get_info(device)[0]:
+        images = images.to(device)
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    return DeviceData(
+        dataset=dataset,
+        device=device,
+        images=images,
+        targets=targets.to(device),
+        scale=(1 / (std * largest)).to(device),
+        offset=(-mean / std).to(device),
+        splits={name: torch.from_numpy(np.array(rows, np.int64)).to(device) for name, rows in splits.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +125,30 @@ class Setup:
     def _rescale(self, spread: Tensor) -> Rescale:
         targets = self.data.targets[self.data.splits["train"]]
         return Rescale(targets.mean(0).cpu(), spread.cpu())
+
+
+def time_step(
+    model: str, shape: Shape, outputs: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> Callable[[Params], float]:
+    """For `hpo check`: params -> seconds of one training step on random images, the fastest of TIMED_STEPS."""
+
+    def seconds(params: Params) -> float:
+        generator = torch.Generator().manual_seed(0)
+        network = build(FAMILIES[model].layers(params, shape, outputs), shape, generator).to(device).train()
+        update, batch_size = Update.of(params, network), int(setting(params, TRAINING, "batch_size"))
+        images = torch.randn((batch_size, *shape), generator=generator).to(device)
+        targets = torch.randint(outputs, (batch_size,), generator=generator).to(device)
+        taken = []
+        for _ in range(WARM_STEPS + TIMED_STEPS):
+            began = clock()
+            loss = nn.functional.cross_entropy(network(images), targets)
+            torch.autograd.backward(loss)
+            update.step(1.0)
+            loss.item()  # waits for the device
+            taken.append(clock() - began)
+        return min(taken[WARM_STEPS:])
+
+    return seconds
 
 
 # -- random streams ------------------------------------------------------------------------------------------------
