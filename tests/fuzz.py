@@ -21,8 +21,7 @@ import yaml
 
 from hpo.errors import BadInput
 from hpo.models.families import known
-from hpo.study_file.reader import load
-from hpo.study_file.spec import template
+from hpo.study_file.reader import load, template
 
 HERE = Path(__file__).parent
 TOKENS = (

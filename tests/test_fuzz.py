@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hpo.errors import BadInput
 from hpo.models.families import known
-from hpo.study_file.domain_reader import NAME
 from hpo.study_file.reader import load
+from hpo.study_file.space_reader import NAME
 from hpo.study_file.spec import StudySpec
 
 ROOT = Path(__file__).parent.parent

@@ -44,7 +44,7 @@ def cli() -> None:
 @click.argument("study", type=PATH, default="study.yaml")
 def init(study: Path) -> None:
     """Write a commented STUDY file to start from."""
-    from hpo.study_file.spec import template
+    from hpo.study_file.reader import template
 
     if study.exists():
         raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))

@@ -259,6 +259,12 @@ class Condition:
         return any(_key(value) == _key(one) for one in self.allowed)
 
 
+def members(domain: Domain, condition: Condition) -> tuple[Value, ...]:
+    """The values of a domain under which the condition holds."""
+    values = (domain.coerce(value) for value in condition.allowed)
+    return tuple(value for value in values if value is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A name, what it may be, and the conditions that must all hold for it to exist."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
-from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, show
+from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, members, show
 from hpo.space.grid import Grid, GridImpossible
 
 MOST_PARAMETERS = 1_000
@@ -118,7 +118,7 @@ class Space:
                 continue
             for condition in parameter.when:
                 name = condition.name
-                open_ = forced[name] if name in forced else _members(self[name].domain, condition)
+                open_ = forced[name] if name in forced else members(self[name].domain, condition)
                 forced[name] = tuple(value for value in open_ if condition.allows(value))
                 given = name in partial and not condition.allows(partial[name])
                 if given or not forced[name]:
@@ -257,12 +257,7 @@ def _circle(rest: Mapping[str, Parameter]) -> Mistake:
 
 
 def _always(condition: Condition, domain: Domain) -> bool:
-    return len(set(_members(domain, condition))) == domain.levels
-
-
-def _members(domain: Domain, condition: Condition) -> tuple[Value, ...]:
-    values = (domain.coerce(value) for value in condition.allowed)
-    return tuple(value for value in values if value is not None)
+    return len(set(members(domain, condition))) == domain.levels
 
 
 def _any_of(values: tuple[Value, ...]) -> str:
@@ -282,7 +277,7 @@ def _levels(domain: Range) -> str:
 def _reach(condition: Condition, old: Space) -> set[Value]:
     """The values of an old parent under which the condition holds."""
     domain = old[condition.name].domain
-    return set(_members(domain, condition))
+    return set(members(domain, condition))
 
 
 def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:

@@ -1,25 +1,25 @@
 """What the values of a study file may be: each kind reads a node of the file and describes itself as JSON schema.
 
 A section of the file is a frozen dataclass whose fields are declared by `option`; `Record` reads it. One declaration
-gives the value's type, its checks, its message, its schema, its documentation and the words of other tools for it.
-A kind reads a wrong value as None and notes the mistake; no good value is None.
+gives the value's type, its checks, its message, its schema and its documentation; what other tools call a key or a
+value is in other_tools.yaml. A kind reads a wrong value as None and notes the mistake; no good value is None.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hpo.errors import BadInput, Mistake
 from hpo.space.domains import ParameterSpec
-from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
+from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean, read
 
 Schema = dict[str, Any]
-Words = str | Mapping[str, str]  # other tools' words for a key, separated by spaces; or what to write -> such words
 
 
 class Mistakes:
@@ -57,6 +57,17 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f"did you mean {close}?" if close else f"use {any_of(known)}"
 
 
+def of_blocks(name: str, names: Iterable[str]) -> list[str]:
+    """The parameters of this name that single blocks have."""
+    return [own for own in names if re.fullmatch(rf"block[1-9][0-9]*\.{re.escape(name)}", own)]
+
+
+def known_name(name: str, names: Collection[str], *more: str) -> str:
+    """The remedy for a name that is not a parameter."""
+    own = of_blocks(name, names)
+    return f"write {' or '.join(own[:2])}" if own else did_you_mean(name, [*names, *more])
+
+
 def instead(word: str, known: Collection[str], foreign: Mapping[str, str]) -> str:
     """As did_you_mean, for a word that may be another tool's, perhaps misspelt."""
     if word.lower() in foreign:
@@ -76,10 +87,11 @@ def any_of(names: Collection[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def meanings(words: Mapping[str, Words]) -> dict[str, str]:
-    """Another tool's word -> what to write instead, of the words of some keys."""
-    meanings = [{key: known} if isinstance(known, str) else known for key, known in words.items()]
-    return {word: meant for group in meanings for meant, known in group.items() for word in known.split()}
+@cache
+def other_tools(group: str) -> Mapping[str, str]:
+    """Another tool's word -> what to write instead, for a section's keys or for values. Read when first needed."""
+    words = (read(Path(__file__).with_name("other_tools.yaml")).root.mapping or {}).get(group)
+    return {word: meant for meant, node in ((words and words.mapping) or {}).items() for word in node.text.split()}
 
 
 _FLAGS: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
@@ -118,16 +130,16 @@ class Plain:
         return value
 
 
-def anything(schema: Schema) -> Plain:
+def anything() -> Plain:
     """A value that is read later: comes out as its node."""
-    return Plain("", schema, lambda node: node)
+    return Plain("", {}, lambda node: node)
 
 
 def text(pattern: str = ".+", rule: str = "must be text", example: str = "", secret: bool = False) -> Plain:
     """Text; with a pattern, text of one form, which `rule` states."""
 
     def remedy(node: Node) -> str:
-        if number_of(node) is not None and re.fullmatch(pattern, node.text):
+        if node.number is not None and re.fullmatch(pattern, node.text):
             return f'write "{clean(node.text)}"'
         return f"write {example}" if example else ""
 
@@ -138,27 +150,18 @@ def text(pattern: str = ".+", rule: str = "must be text", example: str = "", sec
     return Plain(rule, schema, value, remedy, secret)
 
 
-def one_of(remedies: Mapping[str, str] | None = None, /, **words: str) -> Plain:
-    """One of some words, each with what other tools call it; remedies: what to write -> words that mean it."""
-    foreign = meanings({**words, **(remedies or {})})
+def one_of(*words: str, absent: str = "") -> Plain:
+    """One of some words. absent: what to write for another tool's word for none of them."""
 
     def remedy(node: Node) -> str:
         written = str(node).lower()
-        close = nearest(written, words)
-        return f"write {foreign[written]}" if written in foreign else f"did you mean {close}?" if close else ""
+        meant, close = other_tools("values").get(written), nearest(written, words)
+        return f"write {meant}" if meant in (*words, absent) else f"did you mean {close}?" if close else ""
 
     def value(node: Node) -> str | None:
         return node.value if isinstance(node.value, str) and node.value in words else None
 
     return Plain(f"must be {any_of(words)}", {"enum": list(words)}, value, remedy)
-
-
-def number_of(node: Node) -> int | float | None:
-    """The finite number a node holds."""
-    value = node.value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 def number(
@@ -174,7 +177,7 @@ def number(
     spec = ParameterSpec(None, "int" if whole else "float", lowest, high, open_low)
 
     def value(node: Node) -> int | float | str | None:
-        number = number_of(node)
+        number = node.number
         if word and node.value == word:
             return word
         if number is None or spec.fault(number) is not None:
@@ -210,7 +213,7 @@ def duration() -> Plain:
     """Seconds as a float; written 90, 90s, 30m, 2h, 1h30m or 2d."""
 
     def value(node: Node) -> float | None:
-        seconds = number_of(node)
+        seconds = node.number
         match = re.fullmatch(DURATION, node.value) if isinstance(node.value, str) else None
         if match and any(match.groups()):
             parts = (float(part or 0) for part in match.groups())
@@ -225,7 +228,7 @@ def size() -> Plain:
     """A number of bytes; written 2GiB, 500MB or as a whole number."""
 
     def value(node: Node) -> int | None:
-        size = number_of(node)
+        size = node.number
         match = re.fullmatch(SIZE, node.value) if isinstance(node.value, str) else None
         if match:
             unit = match[2] or ""
@@ -327,14 +330,12 @@ class Record:
         return {"anyOf": [*short, record_schema(self.section)]} if short else record_schema(self.section)
 
 
-def option(
-    kind: Kind, default: Any = MISSING, doc: str = "", words: Words = "", key: str = "", example: str = ""
-) -> Any:
+def option(kind: Kind, default: Any = MISSING, doc: str = "", key: str = "", example: str = "") -> Any:
     """A field of a section; without default the file must give it.
 
-    words: what other tools call it; key: its name in the file, if not the field's; example: a value for the remedy.
+    key: its name in the file, if not the field's; example: a value for the remedy.
     """
-    return field(default=default, metadata={"kind": kind, "doc": doc, "words": words, "key": key, "example": example})
+    return field(default=default, metadata={"kind": kind, "doc": doc, "key": key, "example": example})
 
 
 def options(section: Any) -> dict[str, Any]:
@@ -342,15 +343,14 @@ def options(section: Any) -> dict[str, Any]:
     return {item.metadata["key"] or item.name: item for item in fields(section) if "kind" in item.metadata}
 
 
-def foreign_words(section: Any) -> dict[str, str]:
+def _other_words(section: Any, noun: str) -> dict[str, str]:
     """Other tools' words for the keys of a section and, after them, all words for the keys of the sections in it."""
-    known = options(section)
-    words = meanings({key: item.metadata["words"] for key, item in known.items()})
-    for key, item in known.items():
-        if isinstance(item.metadata["kind"], Record):
-            inner = item.metadata["kind"].section
-            for word, meant in {**{name: name for name in options(inner)}, **foreign_words(inner)}.items():
-                words.setdefault(word, f"{key}.{meant}")
+    words = dict(other_tools(noun))
+    for key, item in options(section).items():
+        kind = item.metadata["kind"]
+        if isinstance(kind, Record):
+            inner = {**{name: name for name in options(kind.section)}, **_other_words(kind.section, kind.noun)}
+            words = {**{word: f"{key}.{meant}" for word, meant in inner.items()}, **words}
     return words
 
 
@@ -365,7 +365,7 @@ def read_fields(
         if key in (gone or {}):
             mistakes.note(node.key_place(key), inner, f"is no longer a key of {noun}", "", (gone or {})[key])
         elif key not in known:
-            remedy = instead(key, list(known), foreign_words(section))
+            remedy = instead(key, list(known), _other_words(section, noun))
             mistakes.note(node.key_place(key), inner, f"is not a key of {noun}", "", remedy)
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
@@ -378,11 +378,11 @@ def read_fields(
     return values
 
 
-def record_schema(section: Any) -> dict[str, Any]:
-    """What `Record` reads; an empty value stands for the default."""
+def record_schema(section: Any, shapes: Mapping[str, Schema] | None = None) -> Schema:
+    """What `Record` reads; an empty value stands for the default. shapes: of the keys that are read later."""
     properties = {}
     for key, item in options(section).items():
-        kind = dict(item.metadata["kind"].schema)
+        kind = dict((shapes or {}).get(key) or item.metadata["kind"].schema)
         optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if item.default is not MISSING else kind
         properties[key] = {"description": item.metadata["doc"], **optional}
         if isinstance(item.default, bool | int | float | str):

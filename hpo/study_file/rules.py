@@ -17,7 +17,7 @@ from hpo.space.domains import Choice, show
 from hpo.space.expressions import MEASURES, Constraint, NoExpression
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
-from hpo.study_file.fields import Mistakes, did_you_mean, nearest
+from hpo.study_file.fields import Mistakes, known_name, nearest
 from hpo.study_file.spec import DATA_SETS, StudySpec
 from hpo.study_file.yaml_nodes import Node, clean
 
@@ -108,7 +108,7 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
     name, target = spec.metric.name, spec.metric.target
     at = _at(spec, "metric", "name")
     if name.startswith("test"):
-        rule = "must not read the test split, which is for the winner"
+        rule = "must not read the test split, which is for the best trial"
         mistakes.note(*at, rule, name, f"write val{name[4:]}")
     if spec.train is not None:
         return
@@ -213,7 +213,7 @@ def check_constraints(constraints: Written, space: Space, seed: int, mistakes: M
         for name in constraint.names:
             if name not in space and name not in MEASURES:
                 rule = f"names {name}, which the search space does not have"
-                remedy = _known_name(name, space, MEASURES)
+                remedy = known_name(name, space.names, *MEASURES)
                 mistakes.note(node, f"constraints.{index}", rule, "", remedy)
     if not constraints or mistakes.within("constraints"):
         return
@@ -259,12 +259,6 @@ def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
     return islice(iter(lambda: space.sample(rng), None), SAMPLES)
 
 
-def _known_name(name: str, space: Space, more: Sequence[str] = ()) -> str:
-    """The remedy for a name that is not a parameter."""
-    of_blocks = [own for own in space.names if own.endswith(f".{name}")]
-    return f"write {' or '.join(of_blocks[:2])}" if of_blocks else did_you_mean(name, [*space.names, *more])
-
-
 # -- points to start with ---------------------------------------------------------------------------------------------
 
 
@@ -298,7 +292,7 @@ def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str,
     point: dict[str, Value] = {}
     for name, child in (node.mapping or {}).items():
         if name not in space:
-            rule, remedy = "is not in the search space", _known_name(name, space)
+            rule, remedy = "is not in the search space", known_name(name, space.names)
             mistakes.note(node.key_place(name), f"{path}.{name}", rule, "", remedy)
             continue
         value = space[name].domain.coerce(child.scalar) if child.scalar is not None else None

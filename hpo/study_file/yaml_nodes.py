@@ -6,6 +6,7 @@ Numbers and booleans are YAML 1.2's: `1e-4` is a number, `no` and `12:30` are te
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -65,6 +66,14 @@ class Node:
         return None if isinstance(self.value, Mapping | tuple) else self.value
 
     @property
+    def number(self) -> int | float | None:
+        """The finite number it holds."""
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return value
+
+    @property
     def is_scalar(self) -> bool:
         return not isinstance(self.value, Mapping | tuple)
 
@@ -78,6 +87,9 @@ class Node:
         if isinstance(self.value, tuple):
             return "a list" if self.value else "[]"
         return "nothing" if self.value is None else clean(self.text)
+
+
+NOTHING = Node(None, "")
 
 
 @dataclass(frozen=True, slots=True)
