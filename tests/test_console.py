@@ -36,7 +36,7 @@ def drawn(width: int, folder: Path) -> list[str]:
     console = Console(terminal, GOAL, 2, {}, "tiny (random)")
     drive(console, folder)
     out = Terminal(file=io.StringIO(), width=width, color_system=None)
-    out.print(console._picture())
+    out.print(console)
     return out.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

@@ -12,7 +12,7 @@ from chromium import BINARY, MISSING, Chromium
 from mlflow_fixtures import sync_of_lists, tracked_study
 from mlflow_real import Server, mlflow_server, mlflow_store
 
-from hpo.strategies.repeats import CONFIRM
+from hpo.strategies.points import CONFIRM
 from hpo.tracking import views
 from hpo.tracking.uri import ui_line
 

@@ -45,7 +45,7 @@ TRAINER = '''
 """Ten lines that train: a curve of the params and the seed, a state that counts, and a witness of every epoch."""
 import json, math, time
 from pathlib import Path
-from hpo.core import Outcome, Report
+from hpo.core import Outcome, Report, TrainingFailed
 from hpo.training import checkpoints
 
 HERE = Path(__file__).parent

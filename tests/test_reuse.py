@@ -113,11 +113,11 @@ def test_strategies_and_seeds_share_trainings_and_each_is_charged_as_if_alone(
     space = {**SPACE, "width": [1, 2, 3, 4, 5, 6]}
     base = together.spec(training_seed=0, early_stopping=rule, budget={"total_epochs": budget}, search_space=space)
     specs = [replace(base, strategy=name, seed=seed) for seed in (0, 1) for name in ("bayesian", "random", "grid")]
-    results = run_all(specs, replace(together.visit, parallel=1))
+    results = run_all(specs, replace(together.options, parallel=1))
     for result in results:
         other = Place.made(tmp_path / result.folders.run.name)
         other.spec(training_seed=0)
-        alone = run(replace(result.spec, path=other.folder / "study.yaml"), other.visit).study
+        alone = run(replace(result.spec, path=other.folder / "study.yaml"), other.options).study
         assert metrics_read(result.study) == metrics_read(alone), result.folders.run.name
         assert (result.study.epochs, alone.epochs, len(other.trained())) == (budget, budget, budget)
         assert list(result.study.spent.items()) == list(alone.spent.items()), "the bill at each trial's end too"

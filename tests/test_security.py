@@ -19,8 +19,7 @@ from test_faults import check_whole, journal_of, whole
 
 from hpo.cli.main import cli
 from hpo.commands.report import study_report
-from hpo.commands.sync import tracked_study
-from hpo.commands.ui import serve_ui
+from hpo.commands.sync import serve_ui, tracked_study
 from hpo.core import Job
 from hpo.engine.opening import take_over
 from hpo.execution.job_runner import JobRunner

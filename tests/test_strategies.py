@@ -24,8 +24,7 @@ from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
-from hpo.strategies.permutation import permutation
-from hpo.strategies.points import Problem, point
+from hpo.strategies.points import Problem, permutation, point
 from hpo.strategies.random import Random
 from hpo.study_file.spec import Budget
 

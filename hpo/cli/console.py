@@ -1,33 +1,31 @@
-"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere. Listens, decides nothing."""
+"""What a user sees while studies run: a live table on a terminal, plain lines elsewhere. Listens, decides nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import rich.console
-from rich.console import Group, RenderableType
+from rich.console import Group, RichCast
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core import EPOCHS, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
+from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import duration
+from hpo.formatting import count, decimals, duration, number, written
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
 RECENT = 6  # finished trials shown under the running ones
 FIXED = 46  # columns that all but the metric's name and the params take
-REDRAWS = 4.0  # a second
+REDRAWS, COMPARISON_REDRAWS = 4.0, 2.0  # a second
 NARROW = 30  # columns below which params are left out
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
@@ -100,56 +98,41 @@ class Progress:
         return max(0.0, min(shares)) if shares else None
 
 
-class Picture(ABC):
-    """A context in which a terminal shows what `_picture` returns, again and again; elsewhere `_live` is None."""
-
-    def __init__(self, terminal: Terminal, redraws: float) -> None:
-        self.terminal = terminal
-        self._live = (
-            Live(console=terminal, refresh_per_second=redraws, transient=True, get_renderable=self._picture)
-            if terminal.is_terminal
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    @abstractmethod
-    def _picture(self) -> RenderableType: ...
-
-
-def watch(terminal: Terminal, spec: StudySpec) -> Console:
-    """The console of one study on its way. Raises BadInput for a device that is not there."""
+@contextlib.contextmanager
+def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
+    """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
     title = f"{spec.name} ({spec.strategy})"
-    return Console(terminal, spec.metric.as_goal(), len(components.placement(spec)), spec.space.constants, title)
+    slots = len(components.placement(spec))
+    console = Console(terminal, spec.metric.as_goal(), slots, spec.space.constants, title)
+    with live(terminal, console, REDRAWS):
+        yield console
 
 
-class Console(Picture):
+def live(terminal: Terminal, table: RichCast, redraws: float) -> contextlib.AbstractContextManager[object]:
+    """The context in which a terminal shows a table, drawn again and again; elsewhere nothing."""
+    if not terminal.is_terminal:
+        return contextlib.nullcontext()
+    return Live(table, console=terminal, refresh_per_second=redraws, transient=True)
+
+
+class Console:
     """Listens to one search: a live table, or a line when something ended."""
 
     def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
         self.goal, self.title = goal, title
         self.progress = Progress(slots, constants)
+        self.terminal = terminal
         self._search: Search | None = None
-        super().__init__(terminal, REDRAWS)  # looks at the picture at once
 
     def hear(self, search: Search, event: Event) -> None:
         self._search = search
         self.progress.take(event)
-        if self._live is None:
-            self._say(search, event)
+        if not self.terminal.is_terminal:
+            self._print(search, event)
         elif isinstance(event, Retried):
             self.terminal.print(retry_line(event), style="yellow", highlight=False)
 
-    def _say(self, search: Search, event: Event) -> None:
+    def _print(self, search: Search, event: Event) -> None:
         match event:
             case Ended(trial=number):
                 trial = search.study.trials[number]
@@ -162,9 +145,9 @@ class Console(Picture):
             case Retried():
                 self.terminal.print(escape(retry_line(event)), highlight=False, soft_wrap=True)
 
-    # -- the live picture
+    # -- the live table
 
-    def _picture(self) -> Group:
+    def __rich__(self) -> Group:
         search = self._search
         if search is None:
             return Group(Text(f"{self.title}: starting {self.progress.slots} workers ...", style="dim"))
@@ -179,7 +162,7 @@ class Console(Picture):
         elif left is not None:
             text.append(f"   about {duration(left)} left", style="dim")
         if search.best is not None:
-            text.append(f"\nbest {self.goal.metric} {number(self.goal.value(search.best))}", style="bold green")
+            text.append(f"\nbest {self.goal.metric} {shown(self.goal.value(search.best))}", style="bold green")
             text.append(
                 f"  trial {search.best.number}  {settings(search.best.params, self.progress.constants)}", style="green"
             )
@@ -197,10 +180,10 @@ class Console(Picture):
 
     def _row(self, trial: Trial, room: int) -> list[str]:
         word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
-        value = number(self.goal.value(trial))
+        value = shown(self.goal.value(trial))
         row = [str(trial.number), word, f"{trial.epoch}/{trial.epochs}", value, sparkline(trial, self.goal)]
-        shown = settings(trial.params, self.progress.constants)
-        return [*row, shown if len(shown) <= room else shown[: room - 1] + "…"] if room >= NARROW else row
+        params = settings(trial.params, self.progress.constants)
+        return [*row, params if len(params) <= room else params[: room - 1] + "…"] if room >= NARROW else row
 
 
 def spent(search: Search) -> str:
@@ -215,7 +198,7 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     """One trial in one line, for logs."""
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
-    value, cost = number(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
+    value, cost = shown(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
     line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {settings(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
@@ -227,11 +210,11 @@ def retry_line(event: Retried) -> str:
 def settings(params: Params, constants: Mapping[str, object]) -> str:
     """The parameters that vary, in one line."""
     shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
-    return " ".join(f"{name}={number(value) if isinstance(value, float) else value}" for name, value in shown.items())
+    return " ".join(f"{name}={written(value)}" for name, value in shown.items())
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def shown(value: float | None) -> str:
+    return "-" if value is None else number(value)
 
 
 def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
@@ -243,3 +226,64 @@ def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
     low, high = min(finite), max(finite)
     scale = (len(TICKS) - 1) / (high - low) if high > low else 0.0
     return "".join(TICKS[int((value - low) * scale)] if value in finite else " " for value in values)
+
+
+# -- a comparison
+
+
+class ComparisonProgress:
+    """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each study that ends.
+
+    Its measure is epochs charged, not seconds.
+    """
+
+    def __init__(self, spec: StudySpec, terminal: Terminal) -> None:
+        self.spec, self.terminal = spec, terminal
+        self.trained = self.charged = 0  # epochs of this run
+        self._ended = 0  # trials
+        self._began = time.monotonic()
+        self._searches: dict[str, Search] = {}
+
+    def hear(self, search: Search, event: Event) -> None:
+        self._searches[search.name] = search
+        if isinstance(event, Reported):
+            self.charged += 1
+            self.trained += not event.reused
+        self._ended += isinstance(event, Ended)
+        if self.terminal.is_terminal:
+            return
+        if isinstance(event, Closed):
+            self.say(self._line(search))
+        elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
+            self.say(self._head())
+
+    def say(self, line: str) -> None:
+        self.terminal.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("study", "trials", "epochs", f"best {self.spec.metric.name}"):
+            table.add_column(name, justify="left" if name == "study" else "right")
+        for search in self._searches.values():
+            epochs = f"{search.study.epochs}/{search.budget.total_epochs}"
+            table.add_row(search.name, str(len(search.study)), epochs, _best(search))
+        return Group(self._head(), table)
+
+    def _head(self) -> str:
+        searches = self._searches.values()
+        budget = sum(search.budget.total_epochs or 0 for search in searches)
+        done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
+        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs"
+        if not self.charged:
+            return head
+        left = (budget - done) * (time.monotonic() - self._began) / self.charged
+        return f"{head}, about {duration(left)} left"
+
+    def _line(self, search: Search) -> str:
+        epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
+        return f"{search.name}: {search.goal.metric} {_best(search)} after {epochs}"
+
+
+def _best(search: Search) -> str:
+    value = None if search.best is None else search.goal.value(search.best)
+    return "-" if value is None else decimals(value)

@@ -127,7 +127,7 @@ def compare(
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
     flags = {f"compare.{name}": value for name, value in values.items()}
     spec = request.spec({"strategy": None, **flags, "workers": workers, "device": device})
-    from hpo.cli.comparison import show_comparison
+    from hpo.cli.summary import show_comparison
 
     show_comparison(spec, request.folder(spec), not no_rescore, fresh, as_json)
 
@@ -222,7 +222,7 @@ def report(request: Request) -> None:
 def ui(request: Request, port: int) -> None:
     """Open MLflow on this study's store, on the loopback address."""
     spec = request.spec()
-    from hpo.commands.ui import serve_ui
+    from hpo.commands.sync import serve_ui
 
     sys.exit(serve_ui(spec, request.folder(spec), port))
 

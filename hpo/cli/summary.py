@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,19 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from hpo.cli.console import Terminal, Utilization, settings, sparkline
+from hpo.cli.console import (
+    COMPARISON_REDRAWS,
+    ComparisonProgress,
+    Terminal,
+    Utilization,
+    live,
+    settings,
+    sparkline,
+)
+from hpo.commands.compare import compare_strategies, deliver
+from hpo.commands.run import RunOptions
 from hpo.commands.status import Filter, StudyStatus, statuses
+from hpo.comparison import text
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Result
@@ -238,3 +250,26 @@ def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
         "best": found,
         "driver": one.driver or None,
     }
+
+
+# -- a comparison
+
+
+def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = False, as_json: bool = False) -> None:
+    """What `hpo compare` prints; of JSON the progress goes to stderr."""
+    terminal = Terminal(stderr=as_json)
+    progress = ComparisonProgress(spec, terminal)
+    options = RunOptions(state, fresh, listeners=[progress.hear], environ=os.environ)
+    with live(terminal, progress, COMPARISON_REDRAWS):
+        compared = compare_strategies(spec, options, rescore)
+    deliver(spec, compared)
+    if as_json:
+        print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
+        return
+    tty = terminal.is_terminal
+    for part in text.shown(compared.comparison, terminal) if tty else text.lines(compared.comparison):
+        terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
+    progress.say(
+        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
+    )
+    progress.say(f"report, and what the columns mean: {compared.report}")

@@ -15,8 +15,7 @@ from hpo.engine.opening import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
 from hpo.models import families
-from hpo.strategies.points import Point, point
-from hpo.strategies.repeats import CONFIRM
+from hpo.strategies.points import CONFIRM, Point, point
 from hpo.study_file.spec import Budget, StudySpec
 
 

@@ -1,8 +1,11 @@
-"""`hpo sync`: MLflow gets what it missed; and a study as the tracker needs it, made from its file."""
+"""`hpo sync`: MLflow gets what it missed. `hpo ui`: its server on a study's store."""
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -82,3 +85,38 @@ def tag_and_sentence(reports: Sequence[Report], params: Params) -> tuple[str, st
         return None
     diagnosis = diagnose(reports, params)
     return diagnosis.tag, diagnosis.sentence
+
+
+# -- ui
+
+
+def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
+    """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address."""
+    uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
+    if uri.startswith("http"):
+        print(f"MLflow runs at {without_password(uri)}")
+        return 0
+    refuse_busy_port(port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not among the arguments, which every user of the machine can read
+    }
+    print(f"http://127.0.0.1:{port}/?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
+    try:
+        return subprocess.run(command, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def refuse_busy_port(port: int) -> None:
+    """MLflow would report it in three lines of its log, after our line with the address. Raises EnvironmentFailed."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended keeps its port
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            rule, remedy = "must be free for the server", f"hpo ui --port {port + 1}"
+            raise EnvironmentFailed(Mistake(f"127.0.0.1:{port}", rule, error.strerror or "busy", remedy)) from None

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from hpo.core import Goal
-from hpo.strategies.repeats import CONFIRM
+from hpo.strategies.points import CONFIRM
 from hpo.tracking.runs import legal
 
 PREFIX = "mlflow.sharedViewState."
