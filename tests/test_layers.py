@@ -21,6 +21,7 @@ from hpo.models.layers import (
     Rows,
     out,
     place,
+    spoken,
     summary,
 )
 
@@ -115,14 +116,11 @@ def test_zeros_and_the_nearest_pixel_can_be_padded_without_end(mode: str) -> Non
     assert summary([Conv("block1.conv", 4, 3, padding=50, mode=mode)], (1, 2, 2)).rows[0].shape == (4, 100, 100)
 
 
-def test_layers_are_placed_as_people_say_them() -> None:
-    assert [place(n) for n in ("block3.conv", "block12.norm2", "dense1", "dense2_activation", "output")] == [
-        "block 3",
-        "block 12",
-        "dense 1",
-        "dense 2",
-        "output",
-    ]
+def test_layers_have_a_place_and_a_name_to_speak_of() -> None:
+    names = ("block3.conv", "block12.norm2", "dense1", "dense2_activation", "output")
+    assert [place(name) for name in names] == ["block3", "block12", "dense1", "dense2", "output"]
+    assert [spoken(place(name)) for name in names] == ["block 3", "block 12", "dense 1", "dense 2", "output"]
+    assert [spoken(name) for name in ("block3.conv", "block3.conv2")] == ["block 3", "block 3 (conv2)"]
 
 
 def test_what_an_image_keeps_for_the_backward_pass_is_counted_once() -> None:

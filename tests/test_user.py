@@ -221,7 +221,7 @@ def test_a_reference_without_a_function_is_refused(tmp_path: Path) -> None:
 def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Path) -> None:
     said = refusal("mine_absent:f", tmp_path)
     assert said.startswith("study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: ")
-    assert said.endswith(f"; mend it or put it into {tmp_path}")
+    assert said.endswith(f"; fix it or put it into {tmp_path}")
 
 
 @pytest.mark.parametrize(

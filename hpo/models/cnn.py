@@ -10,7 +10,7 @@ from typing import Final
 
 from hpo.core import Params, Value
 from hpo.models.layers import RISING, Activation, Conv, Dense, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
-from hpo.models.parameters import TRAINING, setting
+from hpo.models.parameters import TRAINING, fraction, setting
 from hpo.space.domains import Condition, ParameterSpec
 
 VALID: Final = "valid"
@@ -32,7 +32,7 @@ DENSE: Final[dict[str, ParameterSpec]] = {
         1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
     ),
     "dense_units": ParameterSpec(64, "int", low=1, doc="width of each hidden dense layer"),
-    "dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, doc="after each hidden dense layer"),
+    "dropout": fraction(0.0, "after each hidden dense layer"),
 }
 
 _POOLED: Final = (Condition("pool", ("max", "average")),)
@@ -67,70 +67,67 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
     "pool_stride": ParameterSpec(
         None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"
     ),
-    "conv_dropout": ParameterSpec(0.0, "float", low=0, high=1, open_high=True, per_block=True, doc="after the pooling"),
+    "conv_dropout": fraction(0.0, "after the pooling", per_block=True),
     **DENSE,
 }
 
 
 def layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
     """The network these params describe, for images of shape (C, H, W). Raises Impossible."""
-    made = plan(params, outputs)
-    for _ in shapes(made, shape):
-        pass  # for its exception: an impossible network is never handed out
-    return made
+    network = plan(params, outputs)
+    for _ in shapes(network, shape):
+        pass  # for its exception: an impossible network is never returned
+    return network
 
 
 def plan(params: Params, outputs: int) -> list[Layer]:
-    """The layers as they are named, whether an image survives them or not."""
+    """The layers, whether or not an image of some size survives them."""
     blocks = int(setting(params, PARAMETERS, "blocks"))
-    made = [layer for i in range(1, blocks + 1) for layer in _block(params, i)]
-    return [*made, Flatten("flatten"), *dense_stack(params, outputs)]
+    convolutional = [layer for i in range(1, blocks + 1) for layer in _block(params, i)]
+    return [*convolutional, Flatten("flatten"), *dense_stack(params, outputs)]
 
 
 def _block(params: Params, i: int) -> list[Layer]:
-    made: list[Layer] = []
+    block: list[Layer] = []
     for j in range(1, int(setting(params, PARAMETERS, "convs_per_block")) + 1):
-        made += _convolution(params, i, "" if j == 1 else str(j))
-    pool = str(_of(params, i, "pool"))
-    if pool != NONE:
+        block += _convolution(params, i, "" if j == 1 else str(j))
+    function = str(_of(params, i, "pool"))
+    if function != NONE:
         size = int(_of(params, i, "pool_size"))
         stride = params.get(f"block{i}.pool_stride", params.get("pool_stride", size))
-        made.insert(_place_of_pool(made, pool), Pool(f"block{i}.pool", pool, size, int(stride)))
+        # The maximum of an activation that never falls is the activation of the maximum, for a quarter of the work.
+        rising = isinstance(block[-1], Activation) and block[-1].function in RISING
+        position = len(block) - 1 if function == "max" and rising else len(block)
+        block.insert(position, Pool(f"block{i}.pool", function, size, int(stride)))
     share = float(_of(params, i, "conv_dropout"))
-    return [*made, Dropout(f"block{i}.dropout", share)] if share else made
+    return [*block, Dropout(f"block{i}.dropout", share)] if share else block
 
 
-def _place_of_pool(made: list[Layer], pool: str) -> int:
-    """The maximum of an activation that never falls is the activation of the maximum, and a quarter of the work."""
-    last = made[-1]
-    first = pool == "max" and isinstance(last, Activation) and last.function in RISING
-    return len(made) - first
-
-
-def _convolution(params: Params, i: int, which: str) -> list[Layer]:
-    """One convolution with its activation and norm. `which` numbers those after a block's first."""
+def _convolution(params: Params, i: int, number: str) -> list[Layer]:
+    """One convolution with its activation and norm. number: "" for the first of a block, then "2", "3", ..."""
     kernel = int(_of(params, i, "kernel_size"))
     mode = str(_of(params, i, "padding_mode"))
     before, after = sides(_of(params, i, "padding"), kernel)
-    position = str(_of(params, i, "batch_norm"))
+    norm_position = str(_of(params, i, "batch_norm"))
     conv = Conv(
-        f"block{i}.conv{which}",
+        f"block{i}.conv{number}",
         channels=int(_of(params, i, "channels")),
         kernel=kernel,
-        stride=1 if which else int(_of(params, i, "stride")),
+        stride=1 if number else int(_of(params, i, "stride")),
         padding=before if before == after else 0,
         mode=mode,
-        bias=position != "before",  # beta of the norm takes its place
+        bias=norm_position != "before",  # beta of the norm takes its place
     )
-    function = activation(params, f"block{i}.activation{which}")
-    norm = Norm(f"block{i}.norm{which}", int(setting(params, TRAINING, "batch_size")))
-    made: list[Layer] = [] if before == after else [Pad(f"block{i}.pad{which}", before, after, mode)]
-    order: dict[str, list[Layer]] = {
-        OFF: [conv, function],
-        "before": [conv, norm, function],
-        "after": [conv, function, norm],
-    }
-    return made + order[position]
+    padding: list[Layer] = [] if before == after else [Pad(f"block{i}.pad{number}", before, after, mode)]
+    function = activation(params, f"block{i}.activation{number}")
+    norm = Norm(f"block{i}.norm{number}", int(setting(params, TRAINING, "batch_size")))
+    match norm_position:
+        case "before":
+            return [*padding, conv, norm, function]
+        case "after":
+            return [*padding, conv, function, norm]
+        case _:
+            return [*padding, conv, function]
 
 
 def sides(padding: Value, kernel: int) -> tuple[int, int]:
@@ -157,13 +154,10 @@ def activation(params: Params, name: str) -> Activation:
 
 def dense_stack(params: Params, outputs: int) -> list[Layer]:
     """Hidden dense layers, then the output: logits of the classes, or the predicted number."""
+    units = int(setting(params, DENSE, "dense_units"))
     share = float(setting(params, DENSE, "dropout"))
-    layers: list[Layer] = []
+    stack: list[Layer] = []
     for i in range(1, int(setting(params, DENSE, "dense_layers")) + 1):
-        layers += [
-            Dense(f"dense{i}", int(setting(params, DENSE, "dense_units"))),
-            activation(params, f"dense{i}_activation"),
-        ]
-        if share:
-            layers.append(Dropout(f"dense{i}_dropout", share))
-    return [*layers, Dense("output", outputs)]
+        stack += [Dense(f"dense{i}", units), activation(params, f"dense{i}_activation")]
+        stack += [Dropout(f"dense{i}_dropout", share)] if share else []
+    return [*stack, Dense("output", outputs)]

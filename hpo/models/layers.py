@@ -27,7 +27,7 @@ STEP_KEEPS: Final = {"rnn": (1, 1), "lstm": (5, 17), "gru": (1, 7)}
 
 
 class Impossible(Exception):
-    """No such network can be built. layer is its name ("block3.conv"); why is a phrase for a person."""
+    """No such network can be built. layer is its name ("block3.conv"); why is a phrase for the user."""
 
     def __init__(self, layer: str, why: str) -> None:
         super().__init__(why)
@@ -169,18 +169,12 @@ class Summary:
 
 def summary(layers: Sequence[Layer], shape: Shape) -> Summary:
     """The cost of a network on inputs of this shape. Raises Impossible."""
-    inputs = (shape, *shapes(layers, shape))
-    rows = tuple(
-        Row(
-            layer,
-            inputs[i + 1],
-            parameters(layer, inputs[i]),
-            multiply_adds(layer, inputs[i]),
-            _kept(layers, i, inputs[i], inputs[i + 1]),
-        )
-        for i, layer in enumerate(layers)
-    )
-    return Summary(shape, rows)
+    rows, before = [], shape
+    for i, (layer, after) in enumerate(zip(layers, shapes(layers, shape), strict=True)):
+        kept = _kept(layers, i, before, after)
+        rows.append(Row(layer, after, parameters(layer, before), multiply_adds(layer, before), kept))
+        before = after
+    return Summary(shape, tuple(rows))
 
 
 def shapes(layers: Sequence[Layer], shape: Shape) -> Iterator[Shape]:
@@ -190,7 +184,7 @@ def shapes(layers: Sequence[Layer], shape: Shape) -> Iterator[Shape]:
         fault = _fault(layer, shape)
         if fault:
             what, result = fault
-            raise Impossible(layer.name, f"{what} at {place(layer.name)} on {across(image)}: {result}")
+            raise Impossible(layer.name, f"{what} at {spoken(place(layer.name))} on {across(image)}: {result}")
         shape = output(layer, shape)
         yield shape
 
@@ -254,14 +248,20 @@ def multiply_adds(layer: Layer, shape: Shape) -> int:
 
 
 def place(name: str) -> str:
-    """A layer's name as people say it: "block3.conv" is block 3."""
-    first = name.partition(".")[0].partition("_")[0]
+    """The block or the dense layer that a layer belongs to: block3.conv2 -> block3; dense1_activation -> dense1."""
+    return name.partition(".")[0].partition("_")[0]
+
+
+def spoken(name: str) -> str:
+    """A layer's name in a sentence: "block 3" for block3.conv, "block 3 (conv2)" for block3.conv2, "dense 1"."""
+    first, _, inner = name.partition(".")
     word = first.rstrip("0123456789")
-    return f"{word} {first[len(word) :]}".strip()
+    text = f"{word} {first[len(word) :]}".strip()
+    return text if inner in ("", "conv") else f"{text} ({inner})"
 
 
 def across(shape: Shape) -> str:
-    """Height and width as people write them: 8x8."""
+    """Height and width, as in "8x8"."""
     return "x".join(str(max(0, n)) for n in shape[-2:])
 
 
@@ -302,7 +302,8 @@ def _kept(layers: Sequence[Layer], i: int, before: Shape, after: Shape) -> int:
     """Bytes of one image that layer i adds to what the backward pass needs."""
     layer, size = layers[i], math.prod(after)
     following = layers[i + 1] if i + 1 < len(layers) else None
-    own = FLOAT_BYTES * size if _saves_output(layer) or _saves_input(following) else 0
+    result = isinstance(layer, Activation) and layer.function in SAVES_OUTPUT
+    own = FLOAT_BYTES * size if result or _saves_input(following) else 0
     match layer:
         case Flatten() | Rows():
             return 0  # a view of what the layer before it keeps
@@ -324,10 +325,6 @@ def _kept_a_step(layer: Recurrent, shape: Shape) -> int:
     width = layer.hidden * layer.directions
     masks = width * (layer.layers - 1) if layer.dropout else 0
     return sum(feature * n + state * width for n in _inputs(layer, shape)) + masks
-
-
-def _saves_output(layer: Layer) -> bool:
-    return isinstance(layer, Activation) and layer.function in SAVES_OUTPUT
 
 
 def _saves_input(layer: Layer | None) -> bool:

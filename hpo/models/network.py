@@ -6,9 +6,8 @@ Modules are named as their layers are: block1.conv, block1.norm, dense1, dense1_
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +16,14 @@ from hpo.core import Outcome, TrainingFailed
 from hpo.models import layers as plain
 from hpo.models.layers import GATES, Layer, Shape, shapes
 
-_MODES: Final[dict[str, Literal["zeros", "reflect", "replicate", "circular"]]] = {
-    "zeros": "zeros",
-    "replicate": "replicate",
-    "reflect": "reflect",
-    "circular": "circular",
-}
 _PADS: Final = {
     "zeros": nn.ZeroPad2d,
     "replicate": nn.ReplicationPad2d,
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-_POOLS: Final[dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-_CELLS: Final[dict[str, type[nn.LSTM] | type[nn.GRU]]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+_POOLS: Final[dict[str, Callable[..., nn.Module]]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+_CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -88,13 +81,13 @@ def build(layers: Sequence[Layer], shape: Shape, generator: torch.Generator | No
 
 def construct(layers: Sequence[Layer], shape: Shape, device: torch.device) -> nn.Sequential:
     """The modules without sensible weights; on the meta device they take no memory at all."""
-    groups: OrderedDict[str, OrderedDict[str, nn.Module]] = OrderedDict()
+    net = nn.Sequential()
     for layer, inputs in zip(layers, (shape, *shapes(layers, shape)), strict=False):
-        group, _, name = layer.name.partition(".")
-        groups.setdefault(group, OrderedDict())[name] = module(layer, inputs, device)
-    return nn.Sequential(
-        OrderedDict((group, made[""] if "" in made else nn.Sequential(made)) for group, made in groups.items())
-    )
+        group, _, name = layer.name.rpartition(".")
+        if group and group not in dict(net.named_children()):
+            net.add_module(group, nn.Sequential())
+        net.get_submodule(group).add_module(name, module(layer, inputs, device))
+    return net
 
 
 def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Generator | None = None) -> None:
@@ -160,7 +153,7 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Pad(before=before, after=after, mode=mode):
             return _PADS[mode]((before, after, before, after))
         case plain.Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
-            how = _MODES[mode if padding else "zeros"]
+            how: Any = mode if padding else "zeros"
             return nn.Conv2d(shape[0], channels, k, stride, padding, bias=bias, padding_mode=how, device=device)
         case plain.Norm():
             return nn.BatchNorm2d(shape[0], device=device)
@@ -183,18 +176,6 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
 
 
 def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RNNBase:
-    if layer.cell == "rnn":
-        return nn.RNN(
-            features,
-            layer.hidden,
-            layer.layers,
-            nonlinearity=layer.nonlinearity,
-            bias=layer.bias,
-            batch_first=True,
-            dropout=layer.dropout,
-            bidirectional=layer.bidirectional,
-            device=device,
-        )
     return _CELLS[layer.cell](
         features,
         layer.hidden,
@@ -204,6 +185,7 @@ def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RN
         dropout=layer.dropout,
         bidirectional=layer.bidirectional,
         device=device,
+        **({"nonlinearity": layer.nonlinearity} if layer.cell == "rnn" else {}),
     )
 
 
@@ -215,7 +197,7 @@ def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Modul
     if not isinstance(network, nn.Module):
         text = f"{model} must return a torch.nn.Module, got {type(network).__name__}"
         raise TrainingFailed(Outcome.INVALID, text)
-    images, wanted = torch.zeros(2, *shape), (2, outputs)
+    images, expected = torch.zeros(2, *shape), (2, outputs)
     try:
         with torch.no_grad():
             result = network.cpu().eval()(images)
@@ -224,7 +206,7 @@ def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Modul
         text = f"{model}: its network does not take {tuple(images.shape)}: {why}"
         raise TrainingFailed(Outcome.INVALID, text) from error
     got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-    if got != wanted:
-        text = f"{model}: its network must turn {tuple(images.shape)} into {wanted}, got {got}"
+    if got != expected:
+        text = f"{model}: its network must turn {tuple(images.shape)} into {expected}, got {got}"
         raise TrainingFailed(Outcome.INVALID, text)
     return network

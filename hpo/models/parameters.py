@@ -34,24 +34,21 @@ def _schedule(*names: Value) -> tuple[Condition, ...]:
     return (Condition("schedule", names),)
 
 
+def fraction(default: float, doc: str, *, per_block: bool = False, when: tuple[Condition, ...] = ()) -> ParameterSpec:
+    """A parameter in [0, 1)."""
+    return ParameterSpec(default, "float", low=0, high=1, open_high=True, per_block=per_block, when=when, doc=doc)
+
+
 TRAINING: Final[dict[str, ParameterSpec]] = {
     "optimizer": ParameterSpec(ADAM, "choice", choices=OPTIMIZERS, doc="the rule that turns gradients into updates"),
     "learning_rate": ParameterSpec(1e-3, "float", low=0, open_low=True, doc="eta in w <- w - eta dL/dw"),
-    "momentum": ParameterSpec(
-        0.0, "float", low=0, high=1, open_high=True, when=_optimizer(SGD, RMSPROP), doc="share of the last update kept"
-    ),
+    "momentum": fraction(0.0, "share of the last update kept", when=_optimizer(SGD, RMSPROP)),
     "nesterov": ParameterSpec(
         False, "bool", when=_optimizer(SGD), doc="look ahead along the momentum; without effect at momentum 0"
     ),
-    "beta1": ParameterSpec(
-        0.9, "float", low=0, high=1, open_high=True, when=_optimizer(ADAM, ADAMW), doc="decay of the mean gradient"
-    ),
-    "beta2": ParameterSpec(
-        0.999, "float", low=0, high=1, open_high=True, when=_optimizer(ADAM, ADAMW), doc="decay of the mean square"
-    ),
-    "rms_decay": ParameterSpec(
-        0.99, "float", low=0, high=1, open_high=True, when=_optimizer(RMSPROP), doc="decay of the mean square"
-    ),
+    "beta1": fraction(0.9, "decay of the mean gradient", when=_optimizer(ADAM, ADAMW)),
+    "beta2": fraction(0.999, "decay of the mean square", when=_optimizer(ADAM, ADAMW)),
+    "rms_decay": fraction(0.99, "decay of the mean square", when=_optimizer(RMSPROP)),
     "weight_decay": ParameterSpec(
         0.0, "float", low=0, doc="the optimizer's own: decoupled from the gradient in adamw, added to it in the others"
     ),
@@ -72,15 +69,11 @@ TRAINING: Final[dict[str, ParameterSpec]] = {
     ),
     "warmup": ParameterSpec(0, "int", low=0, doc="epochs in which eta rises to its value"),
     "clip": ParameterSpec(0.0, "float", low=0, doc="largest norm of the whole gradient; 0 clips nothing"),
-    "label_smoothing": ParameterSpec(
-        0.0, "float", low=0, high=1, open_high=True, doc="share of the target spread over all classes (cross entropy)"
-    ),
+    "label_smoothing": fraction(0.0, "share of the target spread over all classes (cross entropy)"),
     "shift": ParameterSpec(0, "int", low=0, doc="augmentation: moved by up to so many pixels in each direction"),
     "flip": ParameterSpec(False, "bool", doc="augmentation: mirrored left to right, every other image"),
     "rotation": ParameterSpec(0.0, "float", low=0, high=180, doc="augmentation: turned by up to so many degrees"),
-    "erase": ParameterSpec(
-        0.0, "float", low=0, high=1, open_high=True, doc="augmentation: share of the area blanked as one rectangle"
-    ),
+    "erase": fraction(0.0, "augmentation: share of the area blanked as one rectangle"),
 }
 
 

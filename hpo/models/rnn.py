@@ -7,7 +7,7 @@ from typing import Final
 from hpo.core import Params
 from hpo.models.cnn import DENSE, dense_stack
 from hpo.models.layers import Layer, Recurrent, Rows, Shape
-from hpo.models.parameters import setting
+from hpo.models.parameters import fraction, setting
 from hpo.space.domains import Condition, ParameterSpec
 
 PLAIN: Final = "rnn"
@@ -22,9 +22,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
         "tanh", "choice", choices=("tanh", "relu"), when=(Condition("cell", (PLAIN,)),), doc="of the plain cell"
     ),
     "bias": ParameterSpec(True, "bool", doc="whether the recurrent layers learn one"),
-    "rnn_dropout": ParameterSpec(
-        0.0, "float", low=0, high=1, open_high=True, doc="between recurrent layers; without effect on a single one"
-    ),
+    "rnn_dropout": fraction(0.0, "between recurrent layers; without effect on a single one"),
     "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
     **DENSE,
 }

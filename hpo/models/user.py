@@ -3,8 +3,8 @@
     def model(params, shape, classes): ...   # shape = (C, H, W) -> torch.nn.Module from (B, C, H, W) to (B, classes)
     def train(job): ...                      # -> generator of hpo.core.Report or {metric: number}, one an epoch
 
-A trainer goes on after epoch `job.start`: checkpoints.path(job.folder, job.training, job.start) is what its Report.save
-wrote. One that yields plain mappings cannot be saved and always begins at epoch 1.
+A trainer resumes after epoch `job.start`: checkpoints.path(job.folder, job.training, job.start) is what its Report.save
+wrote. One that yields plain mappings cannot be saved and always starts at epoch 1.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from numbers import Real
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from hpo.core import Job, Outcome, Report, Train, TrainingFailed
+from hpo.core import Outcome, Report, Train, TrainingFailed
 from hpo.errors import BadInput, Mistake
 
 Function = Callable[..., Any]
@@ -37,15 +38,14 @@ def resolve(reference: str, folder: Path | None, place: str) -> Function:
     """
     module_name, _, name = reference.partition(":")
     if not module_name or not name.isidentifier():
-        raise BadInput(
-            Mistake(place, "must be package.module:function", repr(reference), "name a function of a module")
-        )
+        remedy = "name a function of a module"
+        raise BadInput(Mistake(place, "must be package.module:function", repr(reference), remedy))
     _look_in(module_name, [str(path.resolve()) for path in (folder, Path.cwd()) if path is not None])
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        remedy = f"mend it or put it into {folder or 'the current folder'}"
+        remedy = f"fix it or put it into {folder or 'the current folder'}"
         raise BadInput(Mistake(place, f"module {module_name} does not import", why, remedy)) from error
     function: object = vars(module).get(name)
     if not callable(function):
@@ -59,9 +59,9 @@ def _look_in(module_name: str, folders: list[str]) -> None:
     sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
     top = module_name.partition(".")[0]
     importlib.invalidate_caches()
-    found = PathFinder.find_spec(top, folders)
+    spec = PathFinder.find_spec(top, folders)
     loaded = sys.modules.get(top)
-    if found is not None and found.origin is not None and loaded is not None and loaded.__file__ != found.origin:
+    if spec is not None and spec.origin is not None and loaded is not None and loaded.__file__ != spec.origin:
         for folder in reversed(folders):
             sys.path.remove(folder)
             sys.path.insert(0, folder)
@@ -72,18 +72,12 @@ def _look_in(module_name: str, folders: list[str]) -> None:
 def trainer(reference: str, folder: Path | None, place: str = "train") -> Train:
     """A user's generator of reports as a Train; what it yields is checked."""
     function = resolve(reference, folder, place)
-
-    def train(job: Job) -> Iterator[Report]:
-        return _reports(function(job), job.start, reference)
-
-    return train
+    return lambda job: _reports(function(job), job.start, reference)
 
 
 def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
     if not isinstance(yielded, Iterator):
-        raise TrainingFailed(
-            Outcome.INVALID, f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`"
-        )
+        raise _invalid(f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`")
     began = time.perf_counter()
     try:
         for epoch, item in enumerate(yielded, start + 1):
@@ -97,18 +91,18 @@ def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
 def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
     report = Report(epoch, item, seconds, time.time()) if isinstance(item, Mapping) else item
     if not isinstance(report, Report):
-        raise TrainingFailed(
-            Outcome.INVALID, f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}"
-        )
+        raise _invalid(f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}")
     if report.epoch != epoch:
-        raise TrainingFailed(
-            Outcome.INVALID, f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}"
-        )
+        raise _invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
     for name, value in report.metrics.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
-            raise TrainingFailed(Outcome.INVALID, f"{reference} must report numbers by name, got {name!r}: {value!r}")
+            raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}")
     plain = {name: float(value) for name, value in report.metrics.items()}  # numpy's numbers cannot be sent as they are
-    return Report(report.epoch, plain, report.seconds, report.time, report.save)
+    return replace(report, metrics=plain)
+
+
+def _invalid(text: str) -> TrainingFailed:
+    return TrainingFailed(Outcome.INVALID, text)
 
 
 def _name(value: object) -> str:

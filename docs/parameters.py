@@ -1,13 +1,12 @@
-"""docs/parameters.md, written from the tables that the code itself reads: `python -m hpo.models.reference FILE`."""
+"""Writes docs/parameters.md from the tables that the code itself reads: `python docs/parameters.py`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpo.core import Value
-from hpo.formatting import number
+from hpo.formatting import number, written
 from hpo.models.cnn import DENSE
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING
@@ -20,7 +19,7 @@ once for all blocks (`channels: 32`), once for each (`channels: {choices: [16, 3
 (`block2.channels: 64`). "Only when" says where a parameter has an effect: give it the same `when`, so that no two
 points of the space are one training.
 
-This page is made by `python -m hpo.models.reference docs/parameters.md`.
+This page is made by `python docs/parameters.py`.
 """
 
 _TITLES = {"cnn": "Convolutional network: `model: cnn`", "rnn": "Recurrent network over image rows: `model: rnn`"}
@@ -73,14 +72,8 @@ def _when(known: ParameterSpec) -> str:
 
 
 def _list(values: Iterable[Value]) -> str:
-    return ", ".join(f"`{_plain(value)}`" for value in values)
-
-
-def _plain(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return number(value) if isinstance(value, float) else str(value)
+    return ", ".join(f"`{written(value)}`" for value in values)
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
+    Path(__file__).with_suffix(".md").write_text(page(), encoding="utf-8")
