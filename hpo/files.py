@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +79,18 @@ class Folders:
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """A draft beside `path` to be written in the block; at its end the draft, synced to disk, takes the place of `path`.
+def replace_file(path: Path, sync: bool = True) -> Iterator[Path]:
+    """A draft beside `path` to be written in the block; at its end the draft takes the place of `path`.
 
-    If the block raises, the draft goes and `path` is as it was. The folder is made if need be. Raises OSError.
+    sync: write the draft to the disk first, so that a power cut leaves the old file or the new one. If the block raises,
+    the draft goes and `path` is as it was. The folder is made if need be. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{_draft_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    draft = path.with_name(f"{_draft_prefix()}{secrets.token_hex(4)}-{path.name}")
     try:
         yield draft
-        _sync(draft)
+        if sync:
+            _sync(draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -100,10 +102,8 @@ def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[
     What is there already goes, unless it is good: then another process was faster and its folder stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
-    prefix = f"{_draft_prefix()}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as drafts:
-        new = Path(drafts, "new")
+    with scratch(folder.parent) as drafts:
+        new = drafts / "new"
         new.mkdir()
         write(new)
         for path in new.iterdir():
@@ -112,16 +112,24 @@ def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[
             _move_away(folder, Path(tempfile.mkdtemp(dir=drafts), "old"))
 
 
+@contextmanager
+def scratch(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for the block, in `parent` or where temporary files go; those that killed processes left are removed."""
+    parent = parent or Path(tempfile.gettempdir())
+    sweep(parent)
+    with tempfile.TemporaryDirectory(prefix=_draft_prefix(), dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 def sweep(folder: Path) -> None:
     """Remove the drafts in it that processes of this machine left which were killed while they wrote."""
-    for path in folder.glob(f"{_draft_prefix()}*"):
-        pid = path.name.removeprefix(_draft_prefix()).partition("-")[0]
-        if not pid.isdigit() or alive(int(pid)):
+    for path in folder.glob(f"{_HOST}*"):
+        process = "-".join(path.name.removeprefix(_HOST).split("-")[:2])
+        pid = process.partition("-")[0]
+        if not pid.isdigit() or process == _process(int(pid)):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -146,8 +154,20 @@ def alive(pid: int) -> bool:
     return True
 
 
+_HOST = f".saving-{platform.node()}+"  # no host has a plus in its name
+
+
 def _draft_prefix() -> str:
-    return f".saving-{platform.node()}-"
+    return f"{_HOST}{_process(os.getpid())}-"
+
+
+def _process(pid: int) -> str:
+    """pid-birth, because pids are used again; the birth of a process that is gone, or is a zombie, is empty."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return f"{pid}-"
+    return f"{pid}-" if state == "Z" else f"{pid}-{fields[18]}"
 
 
 def _sync(path: Path) -> None:

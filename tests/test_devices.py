@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import BadInput
-from hpo.execution import devices
+from hpo.execution import local
 
 
 def at(key: str) -> str:
@@ -13,14 +13,14 @@ def at(key: str) -> str:
 
 
 def test_workers_share_the_gpus_in_turn_and_there_may_be_more_of_them() -> None:
-    assert devices.worker_devices("auto", "auto", count=2) == ["cuda:0", "cuda:1"]
-    assert devices.worker_devices("cuda", 5, count=2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert devices.worker_devices("cuda:1", 2, count=2) == ["cuda:1", "cuda:1"]
+    assert local.worker_devices("auto", "auto", count=2) == ["cuda:0", "cuda:1"]
+    assert local.worker_devices("cuda", 5, count=2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert local.worker_devices("cuda:1", 2, count=2) == ["cuda:1", "cuda:1"]
 
 
 def test_without_a_gpu_there_is_one_worker_a_core() -> None:
-    assert devices.worker_devices("auto", "auto", count=0) == ["cpu"] * devices.cores()
-    assert devices.worker_devices("cpu", 3) == ["cpu"] * 3
+    assert local.worker_devices("auto", "auto", count=0) == ["cpu"] * local.cores()
+    assert local.worker_devices("cpu", 3) == ["cpu"] * 3
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def test_without_a_gpu_there_is_one_worker_a_core() -> None:
 )
 def test_a_device_that_is_not_there_is_refused_at_its_line(device: str, count: int, got: str) -> None:
     with pytest.raises(BadInput) as refused:
-        devices.worker_devices(device, "auto", at, count)
+        local.worker_devices(device, "auto", at, count)
     remedy = "write cpu, auto, or a GPU that is there"
     assert str(refused.value) == f"study.yaml:3:1 device: must be there, got {got}; {remedy}"
 
 
 def test_so_many_workers_that_the_machine_would_choke_are_refused() -> None:
-    most = devices.MAX_WORKERS_PER_CORE * devices.cores()
-    assert len(devices.worker_devices("cpu", most)) == most
+    most = local.MAX_WORKERS_PER_CORE * local.cores()
+    assert len(local.worker_devices("cpu", most)) == most
     with pytest.raises(
         BadInput, match=rf"study.yaml:3:1 workers: must be at most 32 a core, got {most + 1} \(cores here: "
     ):
-        devices.worker_devices("cpu", most + 1, at)
+        local.worker_devices("cpu", most + 1, at)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo import files
-from hpo.files import alive, replace_file, replace_folder, sweep
+from hpo.files import alive, replace_file, replace_folder, scratch, sweep
 
 
 def dead() -> int:
@@ -71,16 +70,21 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    left, living = (tmp_path / f"{files._draft_prefix()}{pid}-x" for pid in (dead(), os.getpid()))
-    for folder in (left, living):
-        (folder / "new").mkdir(parents=True)
-        folder.with_name(f"{folder.name}-file").touch()
-    (tmp_path / f"{files._draft_prefix()}who-x").touch()
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(
-        [living, living.with_name(f"{living.name}-file"), tmp_path / f"{files._draft_prefix()}who-x"]
-    )
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    """Also if another process has got its pid since; drafts of living processes and of other machines stay."""
+    host, own, gone = os.uname().nodename, os.getpid(), dead()
+    with replace_file(tmp_path / "file") as draft, scratch(tmp_path) as folder:
+        draft.touch()
+        for place in (tmp_path, folder):
+            (place / f".saving-{host}+{gone}-1-x").mkdir()
+            (place / f".saving-{host}+{gone}-1-x" / "new").touch()
+            (place / f".saving-{host}+{own}-1-x").touch()
+        elsewhere = tmp_path / f".saving-{host}-2+{own}-1-x"
+        elsewhere.touch()
+        sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {draft, folder, elsewhere}
+        assert len(list(folder.iterdir())) == 2
+    assert set(tmp_path.iterdir()) == {tmp_path / "file", elsewhere}
 
 
 def test_a_process_is_alive_until_it_is_gone() -> None:

@@ -181,7 +181,7 @@ def child(folder, number):
 for folder in map(Path, sys.argv[1:]):
     folder.mkdir()
     for end in ("", "-journal"):  # what a process leaves that is killed while it makes the store
-        (folder / f".saving-{platform.node()}-999999999-ab-mlflow.db{end}").write_bytes(b"half")
+        (folder / f".saving-{platform.node()}+999999999-1-ab-mlflow.db{end}").write_bytes(b"half")
     children = []
     for number in range(8):
         pid = os.fork()

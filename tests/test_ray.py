@@ -136,11 +136,10 @@ def local(cluster: Cluster) -> Iterator[Callable[..., RayExecutor]]:
         yield lambda *settings: stack.enter_context(contextlib.closing(started(*settings)))
 
 
-@pytest.fixture(params=["a shared path", "the object store"], scope="module")
-def lasting(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[RayExecutor]:
-    executor = RayExecutor(Resources(0.1), 1, shared=request.param == "a shared path")
-    yield executor
-    executor.close()
+@pytest.fixture(scope="module")
+def lasting(cluster: Cluster) -> Iterator[RayExecutor]:
+    with contextlib.closing(RayExecutor(Resources(0.1), 1)) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -215,7 +214,7 @@ def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker
 def test_a_node_that_joins_is_used_and_when_it_is_killed_only_its_running_epoch_is_lost(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    with contextlib.closing(RayExecutor(Resources(cpus=2.5), shared=False)) as executor:  # as many as fit: one a node
+    with contextlib.closing(RayExecutor(Resources(cpus=2.5))) as executor:  # as many as fit: one a node
         executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.02)])
         ready(executor, 3)
         joined: list[Any] = []
@@ -337,12 +336,12 @@ def test_a_stopped_study_rests_within_an_epoch(cluster: Cluster, tmp_path: Path)
 
 @dataclass(frozen=True)
 class Looking(Recipe):
-    """Trains nothing; its reports say how the data came: as a folder, or as arrays in memory that nodes share."""
+    """Trains nothing; its reports say what data it got, and whether its arrays are its own or in memory that nodes share."""
 
     def __call__(self) -> Train:
-        dataset = self.dataset or data.Dataset.open(self.data)
-        copied, sent = float(dataset.images.flags.owndata), float(self.dataset is not None)
-        metrics = {"sent": sent, "copied": copied, "sum": float(dataset.images.sum()), "labels": dataset.targets[7]}
+        assert self.dataset is not None
+        images, label = self.dataset.images, self.dataset.targets[7]
+        metrics = {"copied": float(images.flags.owndata), "sum": float(images.sum()), "label": label}
         return lambda job: iter([fakes.Report(1, metrics, 0.001, 1.0)])
 
 
@@ -351,13 +350,8 @@ def digits(tmp_path: Path) -> data.Dataset:
     return data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
 
 
-def looked_at(dataset: data.Dataset, sent: bool) -> dict[str, float]:
-    total, label = float(dataset.images.sum()), dataset.targets[7]
-    return {"sent": float(sent), "copied": 0.0, "sum": total, "labels": label}
-
-
-def test_data_a_node_does_not_see_are_sent_once_a_node(
-    digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_data_a_node_does_not_see_are_in_memory_that_its_workers_share(
+    digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert digits.folder is not None
     monkeypatch.chdir(digits.folder.parent)
@@ -368,21 +362,8 @@ def test_data_a_node_does_not_see_are_sent_once_a_node(
         for key in ("a", "b"):
             executor.submit(job(tmp_path, key, until=1))
         reports = [message.report for message in listen(executor, ends=2) if isinstance(message, Reported)]
-    assert [report.metrics for report in reports] == [looked_at(digits, sent=True)] * 2
-    assert [text for text in caplog.messages if "get a copy of the data" in text] == [
-        f"nodes that do not see {unseen} get a copy of the data through Ray's object store, once a node"
-    ]
-
-
-def test_data_a_node_sees_stay_where_they_are(digits: data.Dataset, tmp_path: Path) -> None:
-    assert digits.folder is not None
-    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
-        executor.begin([Looking("cnn", "cross_entropy", digits.folder, "cpu")])
-        ready(executor, 1)
-        executor.submit(job(tmp_path, until=1))
-        (message, _) = listen(executor)
-    assert isinstance(message, Reported)
-    assert message.report.metrics == looked_at(digits, sent=False)
+    expected = {"copied": 0.0, "sum": float(digits.images.sum()), "label": digits.targets[7]}
+    assert [report.metrics for report in reports] == [expected] * 2
 
 
 # -- what is refused
@@ -412,10 +393,11 @@ def test_other_versions_on_a_node_are_refused_with_both_named(
 
 
 def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, digits: data.Dataset
 ) -> None:
+    assert digits.folder is not None
     with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
-        executor.begin([Recipe("cnn", "cross_entropy", tmp_path / "nothing", "cpu", train="not_there:train")])
+        executor.begin([Recipe("cnn", "cross_entropy", digits.folder, "cpu", train="not_there:train")])
         with pytest.raises(EnvironmentFailed) as failed:
             ready(executor, 1)
     assert re.fullmatch(
@@ -482,14 +464,14 @@ def test_what_ray_says_of_a_cluster_that_cannot_be_joined_is_one_line(error: str
 )
 def test_a_trial_that_fits_on_no_node_is_bad_input(resources: Resources, message: str) -> None:
     with pytest.raises(BadInput) as raised:
-        refuse_too_much(resources, [Node("1", "a", 8, 0), Node("2", "b", 2, 1)], str)
+        refuse_too_much(resources, [Node("1", 8, 0), Node("2", 2, 1)], str)
     assert str(raised.value) == message
 
 
 def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
-    nodes = [Node("1", "a", 8, 2), Node("2", "b", 2, 1)]
+    nodes = [Node("1", 8, 2), Node("2", 2, 1)]
     assert capacity(Resources(1, 0.25), nodes) == 8 + 2
-    assert capacity(Resources(0.1, 0.1), [Node("1", "a", 1, 1)]) == 10
+    assert capacity(Resources(0.1, 0.1), [Node("1", 1, 1)]) == 10
     assert resources_of("auto", 1, None, nodes, str) == Resources(1, 1)
     assert resources_of("cpu", 1, None, nodes, str) == Resources(1, 0)
 
@@ -497,14 +479,14 @@ def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
 @pytest.mark.parametrize(("device", "gpus"), [("cuda:1", None), ("cpu", 1.0), ("cuda", 0.0)])
 def test_a_device_that_contradicts_the_gpus_is_bad_input(device: str, gpus: float | None) -> None:
     with pytest.raises(BadInput):
-        resources_of(device, 1, gpus, [Node("1", "a", 1, 1)], str)
+        resources_of(device, 1, gpus, [Node("1", 1, 1)], str)
 
 
 def test_a_cluster_of_a_head_alone_is_waited_for_and_then_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    looks: list[list[Node]] = [[Node("1", "head", 0, 0)], [], [Node("1", "head", 0, 0), Node("2", "b", 2, 0)]]
-    assert [node.address for node in wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))] == ["b"]
+    looks: list[list[Node]] = [[Node("head", 0, 0)], [], [Node("head", 0, 0), Node("b", 2, 0)]]
+    assert [node.id for node in wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))] == ["b"]
     with pytest.raises(EnvironmentFailed, match="here: must have a node that can work, got none"):
-        wait_for_nodes(3, "here", lambda seconds: None, lambda: [Node("1", "head", 0, 0)])
+        wait_for_nodes(3, "here", lambda seconds: None, lambda: [Node("head", 0, 0)])
     assert caplog.messages[0] == "the Ray cluster has no node that can work; waiting 10 s for one"
 
 

@@ -157,7 +157,7 @@ def test_a_trial_comes_out_the_same_without_touching_what_is_known(trained: tupl
     assert list(reproduce.lines(found)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit"]
     assert len(place.witnessed()) == 9, "from nothing: all three epochs"
     assert sorted(place.folder.rglob("*.ckpt")) == before
-    assert not list(result.folders.run.glob("reproduce-*"))
+    assert not list(result.folders.run.glob(".saving-*"))
 
 
 def test_the_first_difference_is_said_and_what_has_changed(trained: tuple[Place, Result]) -> None:

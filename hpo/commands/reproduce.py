@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from hpo.engine.components import Components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import HpoError
+from hpo.files import scratch
 from hpo.formatting import count
 from hpo.journal import Journal
 from hpo.study_file.spec import StudySpec
@@ -51,8 +51,8 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
-    with tempfile.TemporaryDirectory(prefix="reproduce-", dir=folders.run) as scratch:
-        job = Job(trial.training, trial.params, seed, 0, until, 0, Path(scratch) / "trainings", parts.limits())
+    with scratch(folders.run) as folder:
+        job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", parts.limits())
         trained = train(parts, job, on_epoch)
         difference = _difference(trial, trained)
         same = parts.identity()(trial.params, trial.repeat) == (trial.training, seed)

@@ -14,7 +14,7 @@ from hpo.core import Feasible, Limits, Params, Strategy, Train, Value, training_
 from hpo.data.dataset import Dataset
 from hpo.engine.search import Identity
 from hpo.errors import BadInput, Mistake
-from hpo.execution import devices
+from hpo.execution import local
 from hpo.execution.in_process import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models import families, user
@@ -180,7 +180,7 @@ def placement(spec: StudySpec) -> Sequence[str]:
         from hpo.execution import cluster
 
         return cluster.worker_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
-    found = devices.worker_devices(spec.device, spec.workers, spec.place)
+    found = local.worker_devices(spec.device, spec.workers, spec.place)
     return found[:1] if own.engine == "inline" else found
 
 

@@ -52,7 +52,6 @@ class Resources:
 @dataclass(frozen=True, slots=True)
 class Node:
     id: str
-    address: str
     cpus: float
     gpus: float
 
@@ -60,12 +59,7 @@ class Node:
 def nodes() -> list[Node]:
     """The nodes that are alive."""
     return [
-        Node(
-            str(node["NodeID"]),
-            str(node["NodeManagerAddress"]),
-            float(node["Resources"].get("CPU", 0.0)),
-            float(node["Resources"].get("GPU", 0.0)),
-        )
+        Node(str(node["NodeID"]), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -144,7 +138,7 @@ def worker_devices(
     per_trial: tuple[float, float | None],
     where: Callable[[str], str],
 ) -> list[str]:
-    """The device of each worker that fits now, at least one; as devices.worker_devices does for one machine.
+    """The device of each worker that fits now, at least one; as local.worker_devices does for one machine.
 
     per_trial: cpus and gpus, as in the study file; where: the place of a key. Raises BadInput, EnvironmentFailed.
     """

@@ -1,6 +1,7 @@
-"""Worker processes on this machine: long-lived, one pipe each.
+"""Worker processes on this machine: how many, on which devices; long-lived, one pipe each.
 
-A process that dies takes only its own job with it; another is started in its place at once.
+A process that dies takes only its own job with it; another is started in its place at once. This imports no torch, which
+takes 2 s and 200 MB.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import connection
+from pathlib import Path
 
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
-from hpo.errors import EnvironmentFailed
+from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.execution.job_runner import RunningJob
 from hpo.execution.worker import Begin, Command, Halt, MachineFailed, Ready, Sent
 
 OUTPUT_BYTES = 4096  # of a chunk of a worker's output that are kept
 MAX_FAILED_STARTS = 3
+MAX_WORKERS_PER_CORE = 32  # 300 MB each
+PROBE = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 # glibc gives memory back to the kernel after every step of a small network and faults it in again; these keep it
 # (measured in benchmarks: an eager step 1.16x faster). One thread a process, because two share a core badly.
@@ -225,3 +229,44 @@ def _cause(code: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"signal {-code}"
+
+
+# -- how many workers, on which devices
+
+
+def gpus(devices: Path = Path("/dev")) -> int:
+    """CUDA devices torch can use; a machine without NVIDIA's device files has none."""
+    if not any(devices.glob("nvidia[0-9]*")):
+        return 0
+    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    return int(answer.stdout) if answer.returncode == 0 else 0
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_devices(
+    device: str, workers: int | str, where: Callable[[str], str] = str, count: int | None = None
+) -> Sequence[str]:
+    """The device of each worker, in turn. "auto": one a core on CPU, one a GPU.
+
+    where: the place of a key in the file; count: GPUs here, if known. Raises BadInput for a device that is not there,
+    and for more workers than the machine can start.
+    """
+    if workers != "auto" and int(workers) > MAX_WORKERS_PER_CORE * cores():
+        rule, got = f"must be at most {MAX_WORKERS_PER_CORE} a core", f"{workers} (cores here: {cores()})"
+        raise BadInput(Mistake(where("workers"), rule, got, "write auto, one a core or GPU"))
+    if device == "cpu":
+        count = 0
+    elif count is None:
+        count = gpus()
+    if device == "cpu" or (device == "auto" and count == 0):
+        return ["cpu"] * (cores() if workers == "auto" else int(workers))
+    names = [f"cuda:{index}" for index in range(count)] if device in ("auto", "cuda") else [device]
+    if not names or int(names[-1].partition(":")[2] or 0) >= count:
+        there = f"{count} GPU{'s' * (count != 1)} here" if count else "no GPU that torch can use here"
+        remedy = "write cpu, auto, or a GPU that is there"
+        raise BadInput(Mistake(where("device"), "must be there", f"{device} ({there})", remedy))
+    return [names[index % len(names)] for index in range(len(names) if workers == "auto" else int(workers))]

@@ -1,45 +1,34 @@
 """Workers on the nodes of a Ray cluster: the same contract as LocalExecutor's, wherever they run.
 
 Ray starts the workers, places them on nodes, and notices when one is gone; the driver alone decides who trains what.
-Checkpoints are in the job's folder where a node shares it; elsewhere they travel with the messages, through Ray.
+A study's folder is on a disk of the driver's machine, so data and checkpoints travel through Ray's object store.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
+from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution.cluster import PATIENCE, Monitor, Resources, connect
 from hpo.execution.job_runner import RunningJob, keep_traceback
 from hpo.execution.local import ENVIRONMENT, MAX_FAILED_STARTS
-from hpo.execution.ray_worker import (
-    DatasetCopy,
-    Prepared,
-    RayWorker,
-    Sent,
-    WorkerInfo,
-    WorkerMessage,
-    dataset_copy,
-    versions,
-)
+from hpo.execution.ray_worker import Prepared, RayWorker, Sent, WorkerInfo, WorkerMessage, versions
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
-
-log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0  # between two checks of the nodes
 LEAVE_SECONDS = 3.0  # for workers to remove their files and exit
@@ -56,14 +45,13 @@ CAUSES = {  # what Ray's error about a dead worker contains -> what to say
 
 @dataclass(slots=True)
 class _Worker:
-    """node and pid: empty until its WorkerInfo arrives; shared: None until it says whether it sees the checkpoints."""
+    """node and pid: empty until its WorkerInfo arrives."""
 
     actor: Any
     next_messages: Any  # the call in flight; that it breaks says that the worker is gone
     node: str = ""
     pid: int = 0
     ready: bool = False
-    shared: bool | None = None
     running: RunningJob | None = None
     ticket: int = 0  # of the job that is running
     last: str = ""  # the training it ran last and may have in memory
@@ -78,7 +66,6 @@ class RayExecutor:
 
     most: the most workers; None: as many as the nodes carry. modules: what a worker imports before `begin`.
     place: where the study file names the address; patience: seconds to wait for a node while there is none.
-    shared: False sends checkpoints through the object store even to nodes that share the folder.
     clock is used for limits only, never in a result.
     """
 
@@ -91,17 +78,14 @@ class RayExecutor:
         *,
         place: str = "execution.address",
         patience: float = PATIENCE,
-        shared: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connected_here = not ray.is_initialized()
         self._monitor = Monitor(connect(address, place), resources, patience, clock)
         self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), clock
-        self._token = f".ray-{uuid.uuid4().hex}" if shared else ""
-        self._marked: set[Path] = set()  # folders with a file of that name
         self._order = 0  # calls of `begin`
         self._factory = b""
-        self._data: DatasetCopy | None = None
+        self._dataset: Any = None  # a reference to it in the object store
         self._waiting: list[Job] = []  # submitted, and no worker is ready
         self._messages: list[Message] = []  # for the next `wait`
         self._tickets = self._failed_starts = 0
@@ -122,7 +106,7 @@ class RayExecutor:
         factory = factories[0]  # one is enough: Ray gives each worker its own device, always by the same name
         self._order += 1
         self._factory = pickle.dumps(factory)
-        self._data = dataset_copy(factory.data) if isinstance(factory, Recipe) else None
+        self._dataset = _put_dataset(factory.data) if isinstance(factory, Recipe) else None
         for worker in self._workers:
             worker.ready = False
             if worker.pid:
@@ -133,7 +117,6 @@ class RayExecutor:
         return [worker.pid for worker in self._workers if worker.ready]
 
     def submit(self, job: Job) -> None:
-        self._mark(job.folder)
         self._waiting.append(job)
         self._assign()
 
@@ -167,9 +150,6 @@ class RayExecutor:
         for worker in self._workers:
             worker.kill()
         self._workers, self._waiting = [], []
-        for folder in self._marked:
-            (folder / self._token).unlink(missing_ok=True)
-        self._marked.clear()
         if self._connected_here:
             ray.shutdown()
 
@@ -202,7 +182,7 @@ class RayExecutor:
         return _Worker(actor, actor.next_messages.remote())
 
     def _begin(self, worker: _Worker) -> None:
-        worker.actor.begin.remote(self._order, self._factory, self._data)
+        worker.actor.begin.remote(self._order, self._factory, self._dataset)
 
     def _remove(self, worker: _Worker, why: str) -> None:
         """The next check, which is due at once, starts another. Raises EnvironmentFailed if starting fails too often."""
@@ -246,34 +226,19 @@ class RayExecutor:
                 _refuse_other_versions(sent)
                 if self._factory:
                     self._begin(worker)
-            case Prepared(order=self._order):
-                self._prepared(worker, sent)
+            case Prepared(order=self._order, error=""):
+                worker.ready = True
+                self._failed_starts = 0
+            case Prepared(order=self._order, error=error):
+                raise EnvironmentFailed(f"a worker on node {worker.node} could not start: {error}")
             case WorkerMessage(ticket=worker.ticket) if worker.running:
                 return [self._unpack(worker, worker.running, sent)]
         return []
-
-    def _prepared(self, worker: _Worker, prepared: Prepared) -> None:
-        if prepared.error:
-            raise EnvironmentFailed(f"a worker on node {worker.node} could not start: {prepared.error}")
-        if not prepared.needs_data:
-            worker.ready = True
-            self._failed_starts = 0
-            return
-        assert self._data is not None
-        if self._data.reference is None:
-            text = "nodes that do not see %s get a copy of the data through Ray's object store, once a node"
-            log.warning(text, self._data.folder)
-            self._data = self._data.put()
-        self._begin(worker)
 
     def _unpack(self, worker: _Worker, running: RunningJob, sent: WorkerMessage) -> Message:
         """The message, once the files that came with it are in the driver's folder."""
         message, job = sent.message, running.job
         running.heard = self._clock()
-        if not sent.shared and worker.shared is None and all(other.shared is not False for other in self._workers):
-            text = "checkpoints travel through Ray's object store, because node %s does not see %s"
-            log.warning(text, worker.node, job.folder)
-        worker.shared = sent.shared
         if isinstance(message, Reported):
             if (state := sent.state) is not None:
                 report = replace(message.report, save=partial(_write, state))
@@ -311,19 +276,19 @@ class RayExecutor:
             self._tickets += 1
             now = self._clock()
             worker.running, worker.last, worker.ticket = RunningJob(job, now, now), job.training, self._tickets
-            worker.actor.train.remote(worker.ticket, job, self._token, _state(worker, job))
-
-    def _mark(self, folder: Path) -> None:
-        """Put a file there by which a worker can tell that it sees this very folder."""
-        if self._token and folder not in self._marked:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / self._token).touch()
-            self._marked.add(folder)
+            worker.actor.train.remote(worker.ticket, job, _state(job))
 
 
-def _state(worker: _Worker, job: Job) -> bytes | None:
-    """The checkpoint to start from, for a worker that may not see it."""
-    if job.start and not worker.shared:
+def _put_dataset(folder: Path) -> Any:
+    """Copy it to the object store: nodes fetch it once, and all workers of a node map the same memory."""
+    dataset = Dataset.open(folder)
+    arrays: dict[str, Any] = {name: np.asarray(getattr(dataset, name)) for name in ARRAYS}  # a memmap is copied
+    return ray.put(replace(dataset, **arrays))
+
+
+def _state(job: Job) -> bytes | None:
+    """The checkpoint to start from."""
+    if job.start:
         with contextlib.suppress(FileNotFoundError):
             return checkpoints.path(job.folder, job.training, job.start).read_bytes()
     return None

@@ -10,13 +10,14 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from hpo import files
 from hpo.core import Report
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
+from hpo.files import replace_file
 
 SUFFIX = ".ckpt"
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})  # not the trainer's fault
@@ -29,7 +30,7 @@ def path(folder: Path, key: str, epoch: int) -> Path:
 
 def epochs(folder: Path, key: str) -> list[int]:
     """The epochs of this training that can be gone on from, ascending."""
-    return sorted(int(found.stem) for found in (folder / key).glob(f"*{SUFFIX}"))
+    return sorted(int(path.stem) for path in (folder / key).glob(f"[0-9]*{SUFFIX}"))
 
 
 def newest(folder: Path, key: str, most: int) -> int:
@@ -43,37 +44,21 @@ def write(folder: Path, key: str, report: Report, sync: bool = False) -> None:
     Raises EnvironmentFailed for a disk that is full or broken, and whatever `save` raises.
     """
     assert report.save is not None
-    final = path(folder, key, report.epoch)
-    draft = final.with_name(f"{final.name}.{socket.gethostname()}.{_process(os.getpid())}.tmp")
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        report.save(draft)
-        if sync:
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-        hit("checkpoint.draft")
-        draft.replace(final)
-    except Exception as error:
-        _blame_the_disk(draft, error)
-        raise
-    finally:
-        draft.unlink(missing_ok=True)
-    hit("checkpoint.placed")
-
-
-def _blame_the_disk(draft: Path, error: Exception) -> None:
-    """torch.save says RuntimeError for a full disk: does a little more fit beside what it has written?"""
-    if not isinstance(error, OSError):
-        try:
-            draft.with_suffix(".probe.tmp").write_bytes(PROBE)
-            return
-        except OSError as found:
-            error = found
-        finally:
-            draft.with_suffix(".probe.tmp").unlink(missing_ok=True)
-    if error.errno in DISK:
+        with replace_file(path(folder, key, report.epoch), sync) as draft:
+            try:
+                report.save(draft)
+            except Exception:  # torch.save says RuntimeError for a full disk: does a little more fit?
+                with draft.open("ab") as file:
+                    file.write(PROBE)
+                raise
+            hit("checkpoint.draft")
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
         rule, remedy = "must have room for checkpoints", "free space there, then run the same command again"
-        raise EnvironmentFailed(Mistake(str(draft.parent.parent), rule, os.strerror(error.errno), remedy)) from None
+        raise EnvironmentFailed(Mistake(str(folder), rule, os.strerror(error.errno), remedy)) from None
+    hit("checkpoint.placed")
 
 
 def forget(folder: Path, key: str, epoch: int) -> None:
@@ -99,19 +84,6 @@ def prune(folder: Path, cap: int, wanted: Collection[str]) -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove drafts of this machine's processes that died while writing."""
-    for draft in folder.glob("*/*.tmp"):
-        name = draft.name.removesuffix(".tmp").removesuffix(".probe")
-        host, _, process = name.partition(f"{SUFFIX}.")[2].rpartition(".")
-        pid = process.partition("-")[0]
-        if host == socket.gethostname() and pid.isdigit() and process != _process(int(pid)):
-            draft.unlink(missing_ok=True)
-
-
-def _process(pid: int) -> str:
-    """pid-birth, because pids are used again; the birth of a process that is gone, or waits to be buried, is empty."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return f"{pid}-"
-    return f"{pid}-" if state == "Z" else f"{pid}-{fields[18]}"
+    """Remove the drafts of this machine's processes that were killed while writing."""
+    for training in folder.glob("*/"):
+        files.sweep(training)
