@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import subprocess
@@ -41,10 +40,6 @@ class Resources:
     cpus: float = 1.0
     gpus: float = 0.0
 
-    def trials_on(self, node: Node) -> int:
-        pairs = ((node.cpus, self.cpus), (node.gpus, self.gpus))
-        return min((math.floor(available / taken + 1e-6) for available, taken in pairs if taken), default=0)
-
     def __str__(self) -> str:
         return f"{self.cpus:g} cpus" + (f" and {self.gpus:g} gpus" if self.gpus else "")
 
@@ -67,7 +62,11 @@ def nodes() -> list[Node]:
 
 def capacity(resources: Resources, alive: Sequence[Node]) -> int:
     """How many trials these nodes can carry at a time."""
-    return sum(resources.trials_on(node) for node in alive)
+    trials = 0
+    for node in alive:
+        shares = [have / take for have, take in ((node.cpus, resources.cpus), (node.gpus, resources.gpus)) if take]
+        trials += int(min(shares, default=0) + 1e-6)
+    return trials
 
 
 # -- connecting

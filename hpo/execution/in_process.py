@@ -77,19 +77,16 @@ class SimulatedExecutor:
         messages: list[Message] = []
         while self._due and self._due[0][0] <= self._now:
             _, _, job, message, reports = heapq.heappop(self._due)
-            messages += self._deliver(job, message, reports)
+            messages.append(message)
+            if isinstance(message, Reported):
+                if message.report.epoch >= job.until or job.training in self._stopped:
+                    messages.append(JobEnded(job.training))
+                else:
+                    self._schedule(job, reports)
         return messages
 
     def close(self) -> None:
         self._due.clear()
-
-    def _deliver(self, job: Job, message: Message, reports: Iterator[Report]) -> list[Message]:
-        if not isinstance(message, Reported):
-            return [message]
-        if message.report.epoch >= job.until or job.training in self._stopped:
-            return [message, JobEnded(job.training)]
-        self._schedule(job, reports)
-        return [message]
 
     def _schedule(self, job: Job, reports: Iterator[Report]) -> None:
         """Put the training's next message where it is due."""

@@ -20,21 +20,12 @@ HANG_SECONDS = 1800.0  # silence that counts as a hang where the study file sets
 # -- in the worker
 
 
-@dataclass(slots=True)
-class _Paused:
-    """A training between two jobs, its state still in memory."""
-
-    training: str
-    epochs: int  # how far it can go
-    reports: Iterator[Report]
-
-
 class JobRunner:
     """Runs one job at a time. It keeps the last training in memory, so that continuing it reads no checkpoint."""
 
     def __init__(self, train: Train) -> None:
         self._train = train
-        self._paused: _Paused | None = None
+        self._paused: tuple[Job, Iterator[Report]] | None = None
 
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
         """Yield the messages of a job, the last of them JobEnded or JobFailed. `stopped` is called after every epoch.
@@ -42,17 +33,18 @@ class JobRunner:
         Raises EnvironmentFailed where the machine is at fault: no trial should pay for that.
         """
         paused, self._paused = self._paused, None
-        in_memory = paused is not None and paused.training == job.training and paused.epochs >= job.until
+        if paused and (paused[0].training != job.training or epochs_of(paused[0].params) < job.until):
+            paused = None
         reported = False
         try:
-            reports = paused.reports if paused is not None and in_memory else self._train(job)
+            reports = paused[1] if paused else self._train(job)
             for message in self._advance(job, reports, stopped):
                 reported = True
                 yield message
         except EnvironmentFailed:
             raise
         except Exception as error:  # whatever a trainer raises becomes a message: the study goes on
-            from_checkpoint = job.start > 0 and not in_memory
+            from_checkpoint = job.start > 0 and not paused
             yield resume_failed(job, error) if from_checkpoint and not reported else failed(job, error)
 
     def _advance(self, job: Job, reports: Iterator[Report], stopped: Callable[[], bool]) -> Iterator[Message]:
@@ -65,7 +57,7 @@ class JobRunner:
             yield Reported(job.training, replace(report, save=None))
             spent += report.seconds
             if done:
-                self._paused = _Paused(job.training, epochs_of(job.params), reports)
+                self._paused = job, reports
                 yield JobEnded(job.training)
                 return
             if job.limits.trial_seconds is not None and spent > job.limits.trial_seconds:
@@ -131,9 +123,6 @@ class RunningJob:
     since: float
     heard: float
     ready: bool = True
-
-    def worker_ready(self, now: float) -> None:
-        self.since, self.heard, self.ready = now, now, True
 
     def deadline(self) -> float:
         """When `overdue` must be called again."""

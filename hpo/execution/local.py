@@ -117,8 +117,8 @@ class LocalExecutor:
             case Ready():
                 self._failed_starts = 0
                 worker.ready = True
-                if worker.running:
-                    worker.running.worker_ready(self._clock())
+                if running := worker.running:
+                    running.since, running.heard, running.ready = self._clock(), self._clock(), True
                 return []
             case Reported():
                 if worker.running:
@@ -244,7 +244,7 @@ def gpus(devices: Path = Path("/dev")) -> int:
 
 def cores() -> int:
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def worker_devices(

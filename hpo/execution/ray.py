@@ -110,7 +110,7 @@ class RayExecutor:
         for worker in self._workers:
             worker.ready = False
             if worker.pid:
-                self._begin(worker)
+                worker.actor.begin.remote(self._order, self._factory, self._dataset)
 
     def pids(self) -> list[int]:
         """Of the workers that are ready."""
@@ -139,8 +139,7 @@ class RayExecutor:
             for worker in self._with_messages(0.0 if messages else self._seconds_to_wait(end)):
                 messages += self._receive(worker)
             messages += self._kill_overdue()
-            over = end is not None and self._clock() >= end
-            if messages or over or self._ready() != ready:
+            if messages or (end is not None and self._clock() >= end) or self._ready() != ready:
                 return messages
 
     def close(self) -> None:
@@ -181,9 +180,6 @@ class RayExecutor:
         ).remote(self._modules, [path or os.getcwd() for path in sys.path])
         return _Worker(actor, actor.next_messages.remote())
 
-    def _begin(self, worker: _Worker) -> None:
-        worker.actor.begin.remote(self._order, self._factory, self._dataset)
-
     def _remove(self, worker: _Worker, why: str) -> None:
         """The next check, which is due at once, starts another. Raises EnvironmentFailed if starting fails too often."""
         self._workers.remove(worker)
@@ -202,11 +198,9 @@ class RayExecutor:
         if not calls:
             time.sleep(timeout)
             return []
-        done, pending = ray.wait(calls, num_returns=1, timeout=timeout)
-        if done and pending:
-            done += ray.wait(pending, num_returns=len(pending), timeout=0)[0]
-        returned = set(done)
-        return [worker for worker in self._workers if worker.next_messages in returned]
+        ray.wait(calls, num_returns=1, timeout=timeout)
+        done = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0])
+        return [worker for worker in self._workers if worker.next_messages in done]
 
     def _receive(self, worker: _Worker) -> list[Message]:
         try:
@@ -225,7 +219,7 @@ class RayExecutor:
                 worker.node, worker.pid = sent.node, sent.pid
                 _refuse_other_versions(sent)
                 if self._factory:
-                    self._begin(worker)
+                    worker.actor.begin.remote(self._order, self._factory, self._dataset)
             case Prepared(order=self._order, error=""):
                 worker.ready = True
                 self._failed_starts = 0

@@ -14,8 +14,8 @@ import platform
 import queue
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,14 +83,13 @@ class RayWorker:
     def __init__(self, modules: Sequence[str], paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path and Path(path).exists()]
         self._outbox: queue.Queue[Sent] = queue.Queue(BACKLOG)
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread = ThreadPoolExecutor(1)
         self._halted: set[int] = set()
         self._runner: JobRunner | None = None
         self._files = contextlib.ExitStack()
         self._folder = self._files.enter_context(scratch())
         self._outbox.put(WorkerInfo(ray.util.get_node_ip_address(), os.getpid(), versions()))
-        self._calls.put(lambda: import_early(modules))
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread.submit(import_early, modules)
 
     # -- what the driver calls
 
@@ -104,11 +103,11 @@ class RayWorker:
 
     def begin(self, order: int, factory: bytes, dataset: Dataset | None) -> None:
         """Make the trainer of this pickled factory, a Recipe's with this data set; answered by Prepared."""
-        self._calls.put(lambda: self._outbox.put(self._begin(order, factory, dataset)))
+        self._thread.submit(self._begin, order, factory, dataset)
 
     def train(self, ticket: int, job: Job, state: bytes | None) -> None:
         """Answered by WorkerMessages. state: the checkpoint to start from."""
-        self._calls.put(lambda: self._train(ticket, job, state))
+        self._thread.submit(self._train, ticket, job, state)
 
     def halt(self, ticket: int) -> None:
         """Finish the epoch of this job, then pause."""
@@ -121,19 +120,15 @@ class RayWorker:
 
     # -- the thread that trains
 
-    def _serve(self) -> None:
-        while True:
-            self._calls.get()()
-
-    def _begin(self, order: int, factory: bytes, dataset: Dataset | None) -> Prepared:
+    def _begin(self, order: int, factory: bytes, dataset: Dataset | None) -> None:
         try:
             make: Callable[[], Train] = pickle.loads(factory)
             if isinstance(make, Recipe):
                 make = replace(make, dataset=dataset)
             self._runner = JobRunner(make())
+            self._outbox.put(Prepared(order))
         except Exception as error:  # reported to the driver, which decides
-            return Prepared(order, one_line(error))
-        return Prepared(order)
+            self._outbox.put(Prepared(order, one_line(error)))
 
     def _train(self, ticket: int, job: Job, state: bytes | None) -> None:
         assert self._runner is not None, "begin comes first"

@@ -86,7 +86,7 @@ class _Worker:
             except (EOFError, OSError):
                 os._exit(0)  # the driver closed the pipe, or is gone
             except Exception as error:  # a factory whose module does not import here
-                self._pipe.send(start_failed(error))
+                self._start_failed(error)
                 continue
             match command:
                 case Halt(training=training):
@@ -111,10 +111,13 @@ class _Worker:
         try:
             runner = JobRunner(factory())
         except Exception as error:  # reported to the driver, which decides
-            self._pipe.send(start_failed(error))
+            self._start_failed(error)
             return None
         self._pipe.send(Ready())
         return runner
+
+    def _start_failed(self, error: Exception) -> None:
+        self._pipe.send(MachineFailed(f"a worker could not start: {one_line(error)}"))
 
     def _run(self, runner: JobRunner, job: Job) -> None:
         files = _open_files()
@@ -128,10 +131,6 @@ class _Worker:
             self._pipe.send(MachineFailed(str(error)))
         if _open_files() > files + MAX_LEAKED_FILES:
             os._exit(0)  # what a trainer leaks hurts only its own trials: the driver starts another process
-
-
-def start_failed(error: Exception) -> MachineFailed:
-    return MachineFailed(f"a worker could not start: {one_line(error)}")
 
 
 def import_early(modules: Iterable[str]) -> None:
