@@ -553,7 +553,7 @@ def training_seed(base: int, params: Params, repeat: int) -> int:
 
 
 def training_key(params: Params, seed: int, numerics: Mapping[str, Value], prefix_safe: bool) -> str:
-    """The identity of a training (docs/design.md, 3).
+    """The identity of a training (docs/design.md, The words).
 
     numerics: whatever else epoch e depends on (data digest, code, torch version, device type, threads, precision).
     Where epoch e depends on how many follow (prefix_safe is False), `epochs` is part of the key.

@@ -26,7 +26,7 @@ class Mistake:
 
 
 class HpoError(Exception):
-    """An end that a person is told about in one line a mistake. `exit_code` is the process's (docs/design.md, 6)."""
+    """An end that a person is told about in one line a mistake. `exit_code` is the process's (docs/design.md, Promise)."""
 
     exit_code = 1
 

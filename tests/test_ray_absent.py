@@ -20,7 +20,7 @@ def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: p
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else there(name, *more))
     with pytest.raises(BadInput) as refused:
         components.placement(api.load(STUDY))
-    text = "study execution.engine: needs the package ray, got none here; pip install 'hpo[ray]'"
+    text = "study execution.engine: needs the package ray, got none here; in a checkout of hpo: pip install '.[ray]'"
     assert str(refused.value) == text
 
 

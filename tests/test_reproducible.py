@@ -1,4 +1,4 @@
-"""What docs/design.md, 6 promises of a seed, each promise a test."""
+"""What docs/design.md promises of a seed, each promise a test."""
 
 from __future__ import annotations
 

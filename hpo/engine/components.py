@@ -187,6 +187,6 @@ def placement(spec: StudySpec) -> Sequence[str]:
 def refuse_missing_ray(spec: StudySpec) -> None:
     """Ray is an extra, imported for a study that asks for it only. Raises BadInput where it is not installed."""
     if importlib.util.find_spec("ray") is None:
-        remedy = "pip install 'hpo[ray]'"
+        remedy = "in a checkout of hpo: pip install '.[ray]'"
         raise BadInput(Mistake(spec.place("execution.engine"), "needs the package ray", "none here", remedy))
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # read at import: what it prints is no line for a person

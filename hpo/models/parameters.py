@@ -87,7 +87,7 @@ def setting(params: Params, table: Mapping[str, ParameterSpec], name: str) -> Va
 
 
 def prefix_safe(params: Params) -> bool:
-    """Whether epoch e is the same however many epochs follow it (docs/design.md, 3: training identity)."""
+    """Whether epoch e is the same however many epochs follow it (docs/design.md: training identity)."""
     return setting(params, TRAINING, "schedule") != COSINE
 
 

@@ -1,4 +1,4 @@
-"""MLflow only listens: one writer thread follows the journals, and training never waits for it (docs/design.md, 7).
+"""MLflow only listens: one writer thread follows the journals, and training never waits for it (docs/design.md).
 
     tracker = Tracker(studies, uri); tracker.start() ... tracker.drain(5) ... tracker.close()
 
