@@ -26,7 +26,7 @@ from hpo.engine.opening import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
 from hpo.report.model_figures import ModelFigures
-from hpo.training.evaluation import predictions
+from hpo.training.evaluation import load_network, outputs
 
 CLASSES = ("column", "diagonal", "row")
 
@@ -131,13 +131,15 @@ def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored
     data = place.ran.dataset
     assert isinstance(data, Dataset)
     recipe = components.recipe(place.ran.spec, data, "cpu")
-    known = predictions(recipe.setup(), place.ran.best.params, place.ran.checkpoint(), "test")
+    ready = recipe.setup()
+    network = load_network(ready, place.ran.best.params, place.ran.checkpoint())
+    expected = outputs(network, ready.data, ready.data.splits["test"]).softmax(1).numpy()
     folder = place.folder / "tested"
     folder.mkdir()
-    for number, row in enumerate(known.rows):
+    for number, row in enumerate(data.test):
         Image.fromarray(np.moveaxis(data.images[row], 0, -1)).save(folder / f"{number:03}.png")
     found = predict.predict(predict.trained(place.ran), folder)
-    assert np.array([one.numbers for one in found]) == pytest.approx(known.outputs, abs=1e-5)
+    assert np.array([one.numbers for one in found]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_bad_image_is_named_and_nothing_is_printed(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ A pure function of what the probes put into the reports (training/probes.py). Th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -239,16 +239,7 @@ def _healthy(course: Course) -> Diagnosis:
     return Diagnosis(Tag.HEALTHY, f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {count(len(losses), 'epoch')}")
 
 
-RULES: Sequence[Callable[[Course], Diagnosis | None]] = (
-    _exploding,
-    _dead,
-    _saturated,
-    _vanishing,
-    _spiking,
-    _overfitting,
-    _slow,
-    _stuck,
-)
+RULES = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck)
 
 
 def _relu(params: Params) -> tuple[Mapping[str, Value], ...]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,15 +15,6 @@ from hpo.training.setup import DeviceData, Setup, denormals_flushed
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """rows: numbers in the data set; outputs: probabilities (N, classes), or numbers (N, K) in the targets' unit."""
-
-    rows: np.ndarray
-    targets: np.ndarray
-    outputs: np.ndarray
 
 
 def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
@@ -70,13 +59,3 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     with denormals_flushed():
         values = evaluate(network, ready.data, ready.loss, split)
     return {name: float(value) for name, value in values.items()}
-
-
-def predictions(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -> Predictions:
-    """What a checkpoint predicts for each row of a split."""
-    network, rows = load_network(ready, params, checkpoint), ready.data.splits[split]
-    with denormals_flushed():
-        predicted = outputs(network, ready.data, rows)
-    if ready.data.dataset.classes is not None:
-        predicted = predicted.softmax(1)
-    return Predictions(rows.cpu().numpy(), ready.data.targets[rows].cpu().numpy(), predicted.cpu().numpy())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import pickle
 import time
 from collections.abc import Iterator
@@ -193,17 +194,16 @@ def read_metrics(state: TrainingState, losses: Tensor, sizes: list[int], others:
     metrics = dict(zip(tensors, values, strict=True))
     if state.epoch == 0:
         state.first_loss = first_loss
-    refuse_nan(state, {"train_loss": metrics["train_loss"], "the weights": weights, **metrics})
+    checked = {
+        "train_loss is": metrics["train_loss"],
+        "the weights are": weights,
+        "val_loss is": metrics.get("val_loss"),
+    }
+    for name, value in checked.items():
+        if value is not None and not math.isfinite(value):
+            raise TrainingFailed(Outcome.NAN, f"{name} not finite in epoch {state.epoch + 1}, {_rate(state)}")
     refuse_divergence(state, metrics["train_loss"])
     return metrics
-
-
-def refuse_nan(state: TrainingState, values: dict[str, float]) -> None:
-    for name in ("train_loss", "the weights", "val_loss"):
-        if not abs(values.get(name, 0.0)) < float("inf"):
-            verb = "are" if name == "the weights" else "is"
-            text = f"{name} {verb} not finite in epoch {state.epoch + 1}, {_rate(state)}"
-            raise TrainingFailed(Outcome.NAN, text)
 
 
 def refuse_divergence(state: TrainingState, loss: float) -> None:

@@ -1,4 +1,4 @@
-"""What a training shows of itself: gradients every so many steps, activations once an epoch on validation images.
+"""What is measured inside a training: gradients every so many steps, activations once an epoch on validation images.
 
 Into a report go, from input to output:
 
@@ -8,15 +8,16 @@ Into a report go, from input to output:
     saturated/PLACE    share of values of sigmoid or tanh within 1 % of either end
     spikes             share of an epoch's steps whose loss is SPIKE times its median and worse than knowing nothing
 
-A place is what people call a layer with all that belongs to it: block3, dense1. In a user's own network it is the layer
-with weights that comes before the activation.
+A place is a layer with all that belongs to it: block3, dense1. In a user's own network it is the layer with weights
+that comes before the activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +73,10 @@ class Gradients:
     places: Places
     squares: Tensor | None = None
     count: int = 0
-    flat: list[Tensor] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.flat = [weight for held in self.places.weights.values() for weight in held]
+    @cached_property
+    def flat(self) -> list[Tensor]:
+        return [weight for tensors in self.places.weights.values() for weight in tensors]
 
     def due(self, step: int, steps: int) -> bool:
         """Every EVERY-th step, from half-way through the first stretch; a shorter epoch shows its last step."""
@@ -94,15 +95,16 @@ class Gradients:
         """Named tensors of no dimension."""
         if self.squares is None:
             return {}
-        own = iter((self.squares / self.count).unbind())
-        norms = iter(_norms(self.flat).square_().unbind())
-        found: dict[str, Tensor] = {}
-        for name, held in self.places.weights.items():
-            gradient = torch.stack([next(own) for _ in held]).sum().sqrt()
-            weight = torch.stack([next(norms) for _ in held]).sum().sqrt()
-            found[f"gradient/{name}"] = gradient
-            found[f"ratio/{name}"] = gradient / weight.clamp(min=1e-12)
-        return found
+        sizes = [len(tensors) for tensors in self.places.weights.values()]
+        gradients, weights = (
+            [squares.sum().sqrt() for squares in torch.split(all_squares, sizes)]
+            for all_squares in (self.squares / self.count, _norms(self.flat).square_())
+        )
+        metrics: dict[str, Tensor] = {}
+        for name, gradient, weight in zip(self.places.weights, gradients, weights, strict=True):
+            metrics[f"gradient/{name}"] = gradient
+            metrics[f"ratio/{name}"] = gradient / weight.clamp(min=1e-12)
+        return metrics
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:
@@ -110,29 +112,25 @@ def _norms(tensors: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def activations(looked_at: Places) -> Iterator[dict[str, Tensor]]:
-    """While it is open, forward passes are watched; then the mapping is filled. Other passes pay for no hook."""
-    found: dict[str, list[Tensor]] = {}
+def activations(watched: Places) -> Iterator[dict[str, Tensor]]:
+    """The mapping is filled at the end of the block, from the first forward pass in it. Other passes pay for no hook."""
+    places = {module: place for place, module in watched.activations}
+    shares: dict[nn.Module, Tensor] = {}
     metrics: dict[str, Tensor] = {}
-    seen: set[nn.Module] = set()
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if module in seen:  # the first batch is enough
-                return
-            seen.add(module)
-            kind = "dead" if isinstance(module, nn.ReLU) else "saturated"
-            found.setdefault(f"{kind}/{name}", []).append(_share(module, output))
+    def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        if module not in shares:  # the first batch is enough
+            shares[module] = _share(module, output)
 
-        return module.register_forward_hook(see)
-
-    handles = [watch(name, module) for name, module in looked_at.activations]
+    handles = [module.register_forward_hook(hook) for module in places]
     try:
         yield metrics
     finally:
         for handle in handles:
             handle.remove()
-        metrics.update({name: torch.stack(shares).max() for name, shares in found.items()})
+        for module, share in shares.items():
+            name = f"{'dead' if isinstance(module, nn.ReLU) else 'saturated'}/{places[module]}"
+            metrics[name] = torch.maximum(metrics.get(name, share), share)
 
 
 def _share(module: nn.Module, output: Tensor) -> Tensor:
