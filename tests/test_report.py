@@ -41,7 +41,7 @@ from hpo.core import (
     without_epochs,
 )
 from hpo.engine.result import trials_table
-from hpo.formatting import count, decimals, duration, gap, listed, number, written
+from hpo.formatting import number
 from hpo.report import figures, findings, model_figures
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
 from hpo.report.drawing import DARK, LIGHT, Picture
@@ -659,38 +659,6 @@ def test_no_trials_are_an_empty_table_with_its_columns() -> None:
     table = trials_table(Study(), GOAL)
     assert len(table) == 0
     assert {"trial", "state", "value", "started"} <= set(table.columns)
-
-
-# -- words -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shown", "words"),
-    [
-        (number(0.00031), "3.1e-4"),
-        (number(0.0001), "1e-4"),
-        (number(0.98148), "0.9815"),
-        (number(64.0), "64"),
-        (number(123456.7), "123457"),
-        (number(0), "0"),
-        (number(math.inf), "never"),
-        (decimals(0.5), "0.5000"),
-        (gap(0.0006), "0.00060"),
-        (gap(-0.0123), "-0.012"),
-        (gap(0.0), "0"),
-        (written(True), "true"),
-        (count(1, "seed"), "1 seed"),
-        (count(1200, "epoch"), "1,200 epochs"),
-        (count(2, "study"), "2 studies"),
-        (listed(["a"]), "a"),
-        (listed(["a", "b", "c"], "or"), "a, b or c"),
-        (duration(0.44), "0.4 s"),
-        (duration(75), "1 min 15 s"),
-        (duration(7500), "2 h 5 min"),
-    ],
-)
-def test_numbers_are_written_as_people_write_them(shown: str, words: str) -> None:
-    assert shown == words
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, mode
     best.write_data(dataset, tmp_path / "data.npz")
     for number in range(25):
         params = space.sample(rng)
-        while families.feasible(model, params, dataset.shape, dataset.outputs):
+        while families.feasibility(model, params, dataset.shape, dataset.outputs).reason:
             params = space.sample(rng)
         text = best.script(winner(folder, params, model=model))
         (tmp_path / f"train{number}.py").write_text(text)

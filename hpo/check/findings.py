@@ -1,15 +1,16 @@
-"""What `hpo check` found, and the lines that report it."""
+"""The findings of `hpo check` and the lines that report them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import median_low
 
-from hpo.core import Value
+from hpo.core import Params, Value
 from hpo.formatting import byte_size, count, duration, number, written
 from hpo.models.families import TORCH_BYTES
-from hpo.models.layers import Row, Shape, Summary, across
+from hpo.models.layers import Shape, Summary, across
 
 SHOWN = 5  # reasons, causes and disagreements a section names
 
@@ -54,23 +55,25 @@ class Spread:
         return f"{write(self.low)} to {write(self.high)}, median {write(self.median)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Coverage:
-    """How many configurations were tried, which ones, and how many distinct possible architectures they describe."""
+    """The configurations that were tried and what became of them."""
 
-    tried: int
     what: str
     complete: bool  # nothing of the space was left out
-    architectures: int
-    feasible: int  # neither impossible nor excluded by a constraint
+    tried: int = 0
+    architectures: dict[Summary, Summary] = field(default_factory=dict)  # those possible, each once
+    feasible: list[tuple[Params, Summary]] = field(default_factory=list)  # neither impossible nor excluded
+    impossible: list[Params] = field(default_factory=list)
+    values: Counter[tuple[str, Value]] = field(default_factory=Counter)  # how many of those tried have it
+    reasons: Counter[str] = field(default_factory=Counter)  # of the impossible ones
+    excluded: Counter[str] = field(default_factory=Counter)  # by constraint
 
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Networks built on torch's meta device, and where torch contradicts the formulas."""
-
-    networks: int
-    disagreements: tuple[str, ...]
+    def share(self, some: int) -> str:
+        """ "312 of 2,592 configurations, 12 %"."""
+        percent = 100 * some / self.tried
+        share = f"{percent:.0f} %" if percent >= 1 else "under 1 %"
+        return f"{some:,} of {count(self.tried, 'configuration')}, {share}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +109,21 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """coverage is None for a user's own model or trainer: its shapes are unknown."""
-
     name: str
     model: str
     data: Input
     size: int | None  # distinct configurations; None where a range is continuous
     grid: int | str  # its points, or why there is none
-    coverage: Coverage | None
-    impossible: int
-    reasons: Mapping[str, int]  # why, and how many configurations; most frequent first, as are the next two
+    coverage: Coverage
     causes: tuple[Cause, ...]
-    excluded: Mapping[str, int]  # by constraint
-    proof: Proof | None
+    proof: tuple[str | None, ...]  # how torch contradicts the formulas, for each network built on its meta device
     needs: Needs | None  # None where nothing is feasible
     estimate: Estimate | None
 
     @property
     def hopeless(self) -> bool:
         """Nothing that was tried can be trained."""
-        return self.coverage is not None and self.coverage.feasible == 0
+        return not self.coverage.feasible
 
     def lines(self) -> list[str]:
         """The findings as plain text."""
@@ -139,28 +137,27 @@ class Findings:
         space = "continuous" if self.size is None else count(self.size, "configuration")
         grid = self.grid if isinstance(self.grid, str) else count(self.grid, "point")
         yield f"search space: {space}; as a grid: {grid}"
-        if self.coverage is None:
-            yield "architecture: built by your own code, so its shapes are unknown before training"
-            return
-        architectures = count(self.coverage.architectures, "possible architecture")
+        architectures = count(len(self.coverage.architectures), "possible architecture")
         yield f"checked: {self.coverage.what}, {self.coverage.tried:,}; {architectures}"
 
-    def _feasibility(self) -> Iterator[str]:
-        if self.proof is not None:
-            wrong = self.proof.disagreements
+        if self.proof:
+            wrong = [disagreement for disagreement in self.proof if disagreement is not None]
             agrees = f"{len(wrong):,} DISAGREE with" if wrong else "all agree with"
-            yield f"proof: {self.proof.networks:,} built on torch's meta device, layer by layer; {agrees} the formulas"
+            yield f"proof: {len(self.proof):,} built on torch's meta device, layer by layer; {agrees} the formulas"
             yield from (f"  {text}" for text in wrong[:SHOWN])
-        if self.coverage is None:
-            return
-        yield f"impossible: {self._share(self.impossible)}" if self.impossible else "impossible: none"
-        reasons = list(self.reasons.items())
-        yield from (f"  {reason}; {self._share(n)}" for reason, n in reasons[:SHOWN])
+
+    def _feasibility(self) -> Iterator[str]:
+        coverage = self.coverage
+        yield f"impossible: {coverage.share(len(coverage.impossible)) if coverage.impossible else 'none'}"
+        reasons = coverage.reasons.most_common()
+        yield from (f"  {reason}; {coverage.share(n)}" for reason, n in reasons[:SHOWN])
         if rest := reasons[SHOWN:]:
-            yield f"  and {count(len(rest), 'other reason')}; {self._share(sum(n for _, n in rest))}"
+            yield f"  and {count(len(rest), 'other reason')}; {coverage.share(sum(n for _, n in rest))}"
         yield from (f"  likely cause: {cause}" for cause in self.causes[:SHOWN])
-        yield from (f"excluded by constraint {text}: {self._share(n)}" for text, n in self.excluded.items())
-        if self.hopeless and self.excluded:
+        yield from (
+            f"excluded by constraint {text}: {coverage.share(n)}" for text, n in coverage.excluded.most_common()
+        )
+        if self.hopeless and coverage.excluded:
             yield "warning: no possible configuration meets the constraints; relax one of them"
         elif self.hopeless:
             yield "warning: no configuration can be trained; change the search space or the size of the images"
@@ -174,29 +171,20 @@ class Findings:
             yield f"memory per worker at the batch size: {needs.memory.text(byte_size)}, plus {torch} for torch itself"
             if needs.over_memory and needs.available is not None:
                 there = f"the {byte_size(needs.available)} available to a worker"
-                yield f"warning: {self._share(needs.over_memory)} may need more than {there}; lower batch_size"
+                yield f"warning: {self.coverage.share(needs.over_memory)} may need more than {there}; lower batch_size"
         if self.estimate is not None and not self.hopeless:
             yield str(self.estimate)
         if needs is not None:
             yield "the largest network, layer by layer:"
             yield from (f"  {line}" for line in layer_table(needs.largest))
 
-    def _share(self, some: int) -> str:
-        """ "312 of 2,592 configurations, 12 %"."""
-        assert self.coverage is not None
-        percent = 100 * some / self.coverage.tried
-        share = f"{percent:.0f} %" if percent >= 1 else "under 1 %"
-        return f"{some:,} of {count(self.coverage.tried, 'configuration')}, {share}"
-
 
 def layer_table(network: Summary) -> list[str]:
     """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
-    cells = [("input", "x".join(map(str, network.shape)), "", ""), *map(_cells, network.rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    cells = [("input", "x".join(map(str, network.shape)), "", "")]
+    for row in network.rows:
+        parameters = count(row.parameters, "parameter") if row.parameters else ""
+        work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
+        cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in cells]
-
-
-def _cells(row: Row) -> tuple[str, str, str, str]:
-    parameters = count(row.parameters, "parameter") if row.parameters else ""
-    work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
-    return row.name, "x".join(map(str, row.shape)), parameters, work

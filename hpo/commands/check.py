@@ -58,7 +58,7 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     )
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
-    if findings.coverage is not None and findings.hopeless:
+    if findings.hopeless:
         rule, got = "must hold at least one point that can be trained", f"none of {findings.coverage.tried:,}"
         raise BadInput(Mistake(spec.place("search_space"), rule, got, "see the likely causes above"))
 

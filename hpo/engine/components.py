@@ -18,7 +18,6 @@ from hpo.execution import local
 from hpo.execution.in_process import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models import families, user
-from hpo.models.layers import Impossible
 from hpo.models.parameters import prefix_safe
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
@@ -70,21 +69,9 @@ class Components:
 
     def feasible(self) -> Feasible:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
-        spec, dataset = self.spec, self.dataset
-        family = None if spec.train else families.FAMILIES.get(spec.model)
-
-        def judge(params: Params) -> str | None:
-            facts: dict[str, Value] = dict(params)
-            if family is not None and dataset is not None:
-                try:
-                    sizes = families.sizes(spec.model, params, dataset.shape, dataset.outputs)
-                except Impossible as impossible:
-                    return str(impossible)
-                facts |= {"model_parameters": sizes.parameters, "multiply_adds": sizes.multiply_adds}
-            broken = next((constraint for constraint in spec.constraints if not constraint.holds(facts)), None)
-            return None if broken is None else f"breaks the constraint {broken.text}"
-
-        return judge
+        model = "" if self.spec.train else self.spec.model
+        shape, outputs = (self.dataset.shape, self.dataset.outputs) if self.dataset else ((), 0)
+        return lambda params: families.feasibility(model, params, shape, outputs, self.spec.constraints).reason
 
     def identity(self) -> Identity:
         """Which training a point is a reading of."""

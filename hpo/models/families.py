@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from hpo.models import cnn, rnn
 from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Shape, Summary, summary
 from hpo.models.parameters import TRAINING, optimizer_states, setting
 from hpo.space.domains import ParameterSpec
+from hpo.space.expressions import Constraint
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
@@ -44,15 +45,32 @@ def sizes(model: str, params: Params, shape: Shape, outputs: int) -> Summary:
     return summary(FAMILIES[model].layers(params, shape, outputs), shape)
 
 
-def feasible(model: str, params: Params, shape: Shape, outputs: int) -> str | None:
-    """In a phrase why these params can never be trained; None if they can, or if the model is a user's own."""
-    if model not in FAMILIES:
-        return None
-    try:
-        FAMILIES[model].layers(params, shape, outputs)
-    except Impossible as impossible:
-        return impossible.why
-    return None
+@dataclass(frozen=True, slots=True)
+class Feasibility:
+    """Whether params can be trained. network is None where it is impossible, which has a reason, or a user's own."""
+
+    network: Summary | None = None
+    impossible: str | None = None
+    broken: tuple[str, ...] = ()  # constraints
+
+    @property
+    def reason(self) -> str | None:
+        """In a phrase why these params can never be trained; None if they can."""
+        return f"breaks the constraint {self.broken[0]}" if self.broken else self.impossible
+
+
+def feasibility(
+    model: str, params: Params, shape: Shape, outputs: int, constraints: Sequence[Constraint] = ()
+) -> Feasibility:
+    """Of a user's own model only the constraints are judged."""
+    network, values = None, dict(params)
+    if model in FAMILIES:
+        try:
+            network = sizes(model, params, shape, outputs)
+        except Impossible as impossible:
+            return Feasibility(impossible=impossible.why)
+        values |= {"model_parameters": network.parameters, "multiply_adds": network.multiply_adds}
+    return Feasibility(network, None, tuple(one.text for one in constraints if not one.holds(values)))
 
 
 def peak_memory(network: Summary, params: Params) -> int:

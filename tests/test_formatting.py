@@ -1,0 +1,43 @@
+"""Numbers, lists and durations in the words of the program."""
+
+import math
+
+import pytest
+
+from hpo.formatting import byte_size, count, decimals, duration, gap, listed, number, written
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (number(0.00031), "3.1e-4"),
+        (number(0.0001), "1e-4"),
+        (number(0.98148), "0.9815"),
+        (number(64.0), "64"),
+        (number(123456.7), "123457"),
+        (number(0), "0"),
+        (number(math.inf), "never"),
+        (decimals(0.5), "0.5000"),
+        (gap(0.0006), "0.00060"),
+        (gap(-0.0123), "-0.012"),
+        (gap(0.0), "0"),
+        (written(True), "true"),
+        (count(1, "seed"), "1 seed"),
+        (count(1200, "epoch"), "1,200 epochs"),
+        (count(2, "study"), "2 studies"),
+        (listed(["a"]), "a"),
+        (listed(["a", "b", "c"], "or"), "a, b or c"),
+        (duration(0.44), "0.4 s"),
+        (duration(75), "1 min 15 s"),
+        (duration(7500), "2 h 5 min"),
+        (count(10**31, "point"), "about 10^31 points"),
+        (count(10**400, "point"), "about 10^400 points"),
+        (byte_size(12), "12 bytes"),
+        (byte_size(4_300), "4.3 kB"),
+        (byte_size(512_000_000), "512 MB"),
+        (byte_size(1_400_000_000), "1.4 GB"),
+        (byte_size(64e9), "64 GB"),
+    ],
+)
+def test_numbers_are_written_as_people_write_them(shown: str, words: str) -> None:
+    assert shown == words
