@@ -30,7 +30,7 @@ import torch
 
 from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, Value
 from hpo.data.dataset import load
-from hpo.models.families import feasible
+from hpo.models.families import feasibility
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.study_file.spec import DataSpec
@@ -151,7 +151,7 @@ def case(task: tuple[Recipe, tuple[int, int, int], int, float]) -> Case | None:
         return None
     rng = random.Random(number)
     params = SPACE.sample(rng)
-    while feasible("cnn", params, shape, 10):
+    while feasibility("cnn", params, shape, 10).reason:
         params = SPACE.sample(rng)
     changed = {name: trained(recipe, other, number) for name, other in interventions(params)}
     return Case(number, params, trained(recipe, params, number), changed)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.models import cnn
-from hpo.models.families import FAMILIES, feasible, known, sizes
+from hpo.models.families import FAMILIES, feasibility, known, sizes
 from hpo.models.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
 from hpo.models.parameters import TRAINING, prefix_safe
 
@@ -133,21 +133,21 @@ def test_an_impossible_architecture_names_parameter_block_image_and_map() -> Non
         cnn.layers(params, DIGITS, 10)
     assert impossible.value.why == "kernel_size 5 without padding at block 3 on 8x8: map 0x0"
     assert impossible.value.layer == "block3.conv"
-    assert feasible("cnn", params, DIGITS, 10) == impossible.value.why
-    assert feasible("cnn", {**params, "blocks": 2}, DIGITS, 10) is None
+    assert feasibility("cnn", params, DIGITS, 10).reason == impossible.value.why
+    assert feasibility("cnn", {**params, "blocks": 2}, DIGITS, 10).reason is None
 
 
 def test_reflecting_more_than_there_is_names_the_padding() -> None:
     params = {"blocks": 3, "kernel_size": 6, "padding": "same", "padding_mode": "reflect"}
     why = "padding_mode reflect with padding 3 at block 3 on 8x8: needs a map of 4x4, has 2x2"
-    assert feasible("cnn", params, DIGITS, 10) == why
+    assert feasibility("cnn", params, DIGITS, 10).reason == why
 
 
 def test_a_norm_over_one_value_is_impossible_only_at_batch_size_one() -> None:
     params = {"blocks": 4, "batch_norm": "before", "block4.pool": "none"}
-    assert feasible("cnn", {**params, "batch_size": 2}, DIGITS, 10) is None
+    assert feasibility("cnn", {**params, "batch_size": 2}, DIGITS, 10).reason is None
     why = "batch_norm at block 4 on 8x8: one value a channel at batch_size 1, map 1x1"
-    assert feasible("cnn", {**params, "batch_size": 1}, DIGITS, 10) == why
+    assert feasibility("cnn", {**params, "batch_size": 1}, DIGITS, 10).reason == why
     assert one(Norm, batch_norm="before", batch_size=7).batch_size == 7
 
 
@@ -156,7 +156,7 @@ def test_a_model_knows_its_parameters_and_those_of_training_and_a_users_own_deci
         assert set(known(name)) == set(family.parameters) | set(TRAINING)
         assert not set(family.parameters) & set(TRAINING)
     assert known("mymodels:net") == known("cnn", train="mine:train") == {}
-    assert feasible("mymodels:net", {}, DIGITS, 10) is None
+    assert feasibility("mymodels:net", {}, DIGITS, 10).reason is None
 
 
 def test_every_default_is_a_value_its_parameter_allows() -> None:

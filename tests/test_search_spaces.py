@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpo.models import cnn, rnn
-from hpo.models.families import FAMILIES, feasible, known
+from hpo.models.families import FAMILIES, feasibility, known
 from hpo.models.parameters import TRAINING
 from hpo.study_file.reader import load
 from hpo.study_file.spec import StudySpec
@@ -93,7 +93,7 @@ def test_training_only_searches_every_parameter_of_training_and_none_of_the_shap
 def test_nothing_is_impossible_on_the_smallest_images(name: str, tmp_path: Path) -> None:
     spec, rng = loaded(ROOT / f"search_spaces/{name}.yaml", tmp_path), random.Random(3)
     for _ in range(300):
-        assert feasible(spec.model, spec.space.sample(rng), (1, 8, 8), 10) is None
+        assert feasibility(spec.model, spec.space.sample(rng), (1, 8, 8), 10).reason is None
 
 
 def test_the_whole_cnn_holds_all_activations_and_a_perceptron(tmp_path: Path) -> None:
