@@ -24,32 +24,8 @@ from hpo.models.families import known
 from hpo.study_file.reader import load, template
 
 HERE = Path(__file__).parent
-TOKENS = (
-    *(
-        "- ",
-        ": ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        "&a ",
-        "*a",
-        "!!python/object:os.system ",
-        "? ",
-        "|",
-        ">",
-        "'",
-        '"',
-        "#",
-        "%",
-    ),
-    *("\n", "\t", " " * 9, "\r", "---\n", "...\n", "<<: ", "\\x1b", "\\ud800", "\0", "\x1b", "\u202e", "é", "\ufeff"),
-    *("0", "-1", "1e999", ".inf", ".nan", "9" * 400, "010", "1_000", "no", "null", "true", "1e-4", "0x1F", "12:30"),
-    *("search_space", "budget", "constraints", "min", "max", "log", "step", "count", "choices", "when", "per: block"),
-    *("{min: 0, max: 1}", "{min: 1, max: 10, log: true}", "epochs", "blocks", "block2.channels", "grid", "random"),
-    *("max(1, 2) < 3", "9**9**9", "model_parameters", "().__class__", "a" * 3000, "[" * 200, "../../etc/passwd"),
-)
+TABLES = yaml.safe_load((HERE / "study_file_tables.yaml").read_text(encoding="utf-8"))
+TOKENS = (*TABLES["tokens of the fuzzer"], " " * 9, "9" * 400, "a" * 3000, "[" * 200)
 
 
 def corpus() -> list[bytes]:

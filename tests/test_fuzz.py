@@ -42,27 +42,13 @@ scalars = (
     | st.integers(-2, 20)
     | st.floats()
     | st.text(max_size=6)
-    | st.sampled_from(
-        ["cnn", "rnn", "digits", "grid", "30m", "2GiB", "relu", "a < b", "x.yaml", "asha", "block", "auto"]
-    )
+    | st.sampled_from(["cnn", "rnn", "digits", "grid", "30m", "2GiB", "relu", "a<b", "x.yaml", "asha", "block", "auto"])
     | st.from_regex(NAME, fullmatch=True).filter(lambda text: len(text) < 9)
 )
 parameter_names = st.sampled_from(
-    [
-        "learning_rate",
-        "epochs",
-        "blocks",
-        "channels",
-        "block1.channels",
-        "dropout",
-        "optimizer",
-        "momentum",
-        "activation",
-    ]
+    ["learning_rate", "epochs", "blocks", "channels", "block1.channels", "dropout", "optimizer", "momentum", "activation"]
 )
-words = st.sampled_from(
-    ["min", "max", "log", "step", "count", "choices", "when", "per", "values", "trials", "source", "name"]
-)
+words = st.sampled_from(["min", "max", "log", "step", "count", "choices", "when", "per", "values", "trials", "source", "name"])
 values = st.recursive(
     scalars,
     lambda inner: (

@@ -34,14 +34,23 @@ def test_the_spaces_of_the_notes_ship() -> None:
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_a_thousand_points_are_points_of_the_space_that_the_model_knows(path: Path, tmp_path: Path) -> None:
+def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an_effect(
+    path: Path, tmp_path: Path
+) -> None:
+    """Otherwise two points of the space would be one training, and the strategies would pay for it twice."""
     spec = loaded(path, tmp_path)
     rng, table = random.Random(0), known(spec.model)
     for _ in range(1_000):
         params = spec.space.sample(rng)
         assert spec.space.faults(params) == []
         for name, value in params.items():
-            assert table[name.rpartition(".")[2]].fault(value) is None, (name, value)
+            block, _, short = name.rpartition(".")
+            assert table[short].fault(value) is None, (name, value)
+            assert int(block.removeprefix("block") or 0) <= params["blocks"] if block else True, (name, params)
+            for condition in table[short].when:
+                own = f"{block}.{condition.name}"
+                parent = params.get(own if own in params else condition.name, table[condition.name].default)
+                assert parent in condition.allowed, (name, condition, params)
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -51,34 +60,12 @@ def test_the_size_as_a_grid_is_the_one_the_file_states(path: Path, tmp_path: Pat
     assert stated[1] == f"{loaded(path, tmp_path).space.grid().size:,}"
 
 
-@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_a_parameter_exists_only_where_it_has_an_effect(path: Path, tmp_path: Path) -> None:
-    """Otherwise two points of the space would be one training, and the strategies would pay for it twice."""
-    spec = loaded(path, tmp_path)
-    rng, table = random.Random(1), known(spec.model)
-    for _ in range(300):
-        params = spec.space.sample(rng)
-        for name in params:
-            block, _, short = name.rpartition(".")
-            for condition in table[short].when:
-                own = f"{block}.{condition.name}"
-                value = params.get(own if own in params else condition.name, table[condition.name].default)
-                assert value in condition.allowed, (name, condition, params)
-
-
-def test_a_blocks_parameters_exist_only_when_the_block_does(tmp_path: Path) -> None:
-    spec, rng = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path), random.Random(2)
-    for _ in range(300):
-        params = spec.space.sample(rng)
-        blocks = {int(name[5:].partition(".")[0]) for name in params if "." in name}
-        assert blocks == set(range(1, int(params["blocks"]) + 1))
-
-
-def test_the_whole_cnn_names_every_parameter_there_is(tmp_path: Path) -> None:
-    assert bare(loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space.names) == set(cnn.PARAMETERS) | set(TRAINING)
-
-
-def test_the_rnn_space_names_every_parameter_of_the_model(tmp_path: Path) -> None:
+def test_the_spaces_name_every_parameter_of_their_model(tmp_path: Path) -> None:
+    space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
+    assert bare(space.names) == set(cnn.PARAMETERS) | set(TRAINING)
+    for activation in cnn.ACTIVATIONS:
+        assert space.conflicts({"activation": activation}) == []
+    assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []  # a perceptron
     assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(rnn.PARAMETERS)
 
 
@@ -94,13 +81,6 @@ def test_nothing_is_impossible_on_the_smallest_images(name: str, tmp_path: Path)
     spec, rng = loaded(ROOT / f"search_spaces/{name}.yaml", tmp_path), random.Random(3)
     for _ in range(300):
         assert feasibility(spec.model, spec.space.sample(rng), (1, 8, 8), 10).reason is None
-
-
-def test_the_whole_cnn_holds_all_activations_and_a_perceptron(tmp_path: Path) -> None:
-    space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
-    for activation in cnn.ACTIVATIONS:
-        assert space.conflicts({"activation": activation}) == []
-    assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []
 
 
 def test_the_page_of_parameters_is_up_to_date_and_names_every_one() -> None:

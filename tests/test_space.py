@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_spaces import continuous, counted, discrete, frozen, levels, points, spaces
 
-from hpo.core import Params
 from hpo.errors import BadInput
 from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, Range
 from hpo.space.grid import GridImpossible
@@ -126,7 +125,9 @@ def test_what_is_known_of_a_parameter_says_what_breaks_it() -> None:
 
 @given(any_spaces, seeds)
 def test_a_sample_is_a_point(space: Space, rng: random.Random) -> None:
-    assert space.faults(space.sample(rng)) == []
+    point = space.sample(rng)
+    assert space.faults(point) == []
+    assert all(type(value) in (int, float, str, bool) for value in point.values())
 
 
 @given(any_spaces, seeds, st.data())
@@ -388,12 +389,3 @@ OLD = (
 )
 def test_what_widens_a_space_and_what_does_not(new: tuple[Parameter, ...], reasons: list[str]) -> None:
     assert Space(new).widens(Space(OLD)) == reasons
-
-
-def params_are_plain(params: Params) -> bool:
-    return all(type(value) in (int, float, str, bool) for value in params.values())
-
-
-@given(any_spaces, seeds)
-def test_the_values_of_a_point_are_plain(space: Space, rng: random.Random) -> None:
-    assert params_are_plain(space.sample(rng))

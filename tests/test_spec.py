@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from test_yamlfile import plain
+from test_yamlfile import TABLES, plain
 
 from hpo.core import Goal
 from hpo.errors import BadInput
@@ -129,37 +129,12 @@ def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
 # -- units and shapes of values
 
 
-@pytest.mark.parametrize(
-    ("written", "seconds"),
-    [
-        ("90", 90),
-        ("90s", 90),
-        ("30m", 1800),
-        ("30min", 1800),
-        ("2h", 7200),
-        ("1h30m", 5400),
-        ("2d", 172_800),
-        ("0.5s", 0.5),
-        ("1d2h3m4s", 93_784),
-        ("1.5", 1.5),
-    ],
-)
+@pytest.mark.parametrize(("written", "seconds"), TABLES["times in seconds"])
 def test_a_time_has_units(written: str, seconds: float) -> None:
     assert spec(f"budget: {{time: {written}}}").budget.time == seconds
 
 
-@pytest.mark.parametrize(
-    ("written", "size"),
-    [
-        ("1024", 1024),
-        ("2GiB", 2 << 30),
-        ("500MB", 500_000_000),
-        ("1.5 kB", 1500),
-        ("1KiB", 1024),
-        ("7B", 7),
-        ("1TB", 10**12),
-    ],
-)
+@pytest.mark.parametrize(("written", "size"), TABLES["sizes in bytes"])
 def test_a_size_has_units(written: str, size: int) -> None:
     assert spec(f"execution: {{memory: {written}}}").execution.memory == size
 
@@ -335,38 +310,10 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
     assert loaded.place("budget.trials") == "--set budget.trials"
 
 
-def test_a_set_may_name_another_space_file_and_change_it(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("dropout: 0.1\n")
-    (tmp_path / "b.yaml").write_text("dropout: 0.2\n")
-    (tmp_path / "study.yaml").write_text("name: x\ndata: digits\nsearch_space: a.yaml\n")
-    loaded = load(tmp_path / "study.yaml", sets=["search_space.l2=0.5", "search_space=b.yaml"], known=known, environ={})
-    assert loaded.space.constants == {"dropout": 0.2, "l2": 0.5, "epochs": DEFAULT_EPOCHS}
-
-
 # -- what may change between runs
 
 
-CHANGES = [
-    ("budget: {trials: 99}", False),
-    ("workers: 3", False),
-    ("device: cpu", False),
-    ("execution: {engine: local, report_timeout: 10m, trial_timeout: 1h, checkpoints: 1GiB}", False),
-    ("tracking: {experiment: other}", False),
-    ("compare: {seeds: 3}", False),
-    ("metric: {name: val_accuracy, target: 0.9}", False),
-    ("metric: val_loss", True),
-    ("strategy: random", True),
-    ("seed: 1", True),
-    ("training_seed: 1", True),
-    ("data: {source: digits, resize: 4}", True),
-    ("loss: squared_error", True),
-    ("class_weights: true", True),
-    ("constraints: ['learning_rate < 1']", True),
-    ("start_with: [{learning_rate: 0.1}]", True),
-    ("early_stopping: median", True),
-    ("model: rnn", True),
-    ("{train: 'm:f', prefix_safe: true}", True),
-]
+CHANGES: list[tuple[str, bool]] = TABLES["changes between runs, and whether they matter"]
 
 
 @pytest.mark.parametrize(("text", "matters"), CHANGES)
@@ -452,15 +399,13 @@ def test_every_commented_line_of_the_template_may_be_uncommented(
     added = [line[1:], *(one[1:] for one in beside if one.startswith("#"))]
     text = "\n".join([*kept, *added])
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
-    loaded = load(tmp_path / "study.yaml", sets=_blocks(line), known=known, environ={})
+    loaded = load(
+        tmp_path / "study.yaml", sets=["search_space.blocks=[2]"] if "block2" in line else [], known=known, environ={}
+    )
     assert key in loaded.places
     validator.validate(
         yaml.safe_load(text.replace("1e-3", "1.0e-3").replace("1e-1", "1.0e-1").replace("1e-2", "1.0e-2"))
     )
-
-
-def _blocks(line: str) -> list[str]:
-    return ["search_space.blocks=[2]"] if "block2" in line else []
 
 
 def test_the_template_names_every_key() -> None:
