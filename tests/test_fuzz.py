@@ -46,9 +46,21 @@ scalars = (
     | st.from_regex(NAME, fullmatch=True).filter(lambda text: len(text) < 9)
 )
 parameter_names = st.sampled_from(
-    ["learning_rate", "epochs", "blocks", "channels", "block1.channels", "dropout", "optimizer", "momentum", "activation"]
+    [
+        "learning_rate",
+        "epochs",
+        "blocks",
+        "channels",
+        "block1.channels",
+        "dropout",
+        "optimizer",
+        "momentum",
+        "activation",
+    ]
 )
-words = st.sampled_from(["min", "max", "log", "step", "count", "choices", "when", "per", "values", "trials", "source", "name"])
+words = st.sampled_from(
+    ["min", "max", "log", "step", "count", "choices", "when", "per", "values", "trials", "source", "name"]
+)
 values = st.recursive(
     scalars,
     lambda inner: (

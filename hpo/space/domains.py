@@ -7,9 +7,8 @@ Mistake whose line is not known yet: its place is the name of a parameter, or th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
 from hpo.core import Params, Value
 from hpo.errors import Mistake
@@ -33,19 +32,20 @@ def _key(value: Value) -> tuple[bool, Value]:
     return isinstance(value, bool), value  # 1 == 1.0 is one number, but 1 is not true
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Choice:
     """One of some values; a constant is a choice of one."""
 
     values: tuple[Value, ...]
-    _index: Mapping[tuple[bool, Value], int] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
-        index = {_key(value): position for position, value in reversed(list(enumerate(self.values)))}
-        object.__setattr__(self, "_index", index)
         faults = choice_faults(self.values)
         if faults:
             raise ValueError("; ".join(map(str, faults)))
+
+    @cached_property
+    def _index(self) -> dict[tuple[bool, Value], int]:
+        return {_key(value): position for position, value in enumerate(self.values)}
 
     @property
     def levels(self) -> int:
@@ -76,11 +76,11 @@ class Choice:
         return 0.5 if len(self.values) == 1 else index / (len(self.values) - 1)
 
     def __str__(self) -> str:
-        names = ", ".join(map(show, self.values[:12])) + (", ..." if len(self.values) > 12 else "")
-        return names if len(self.values) == 1 else f"one of {names}"
+        names = ", ".join(map(show, self.values[:12])) + ", ..." * (len(self.values) > 12)
+        return "one of " * (len(self.values) > 1) + names
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Range:
     """Numbers from low to high, both included; step and count make levels of them."""
 
@@ -107,7 +107,7 @@ class Range:
     @property
     def levels(self) -> int | None:
         if self.count is not None:
-            return len(_spaced(self))
+            return len(self._spaced)
         if self.low == self.high:
             return 1
         step = self._step
@@ -119,9 +119,19 @@ class Range:
     def _step(self) -> float | None:
         return 1 if self.step is None and self.integer else self.step
 
+    @cached_property
+    def _spaced(self) -> tuple[int | float, ...]:
+        """The levels of a range with a count, ascending, each once."""
+        assert self.count is not None
+        numbers = [self._between(self.low, self.high, index / (self.count - 1)) for index in range(self.count)]
+        numbers[-1] = self.high
+        if self.integer:
+            return tuple(sorted({math.floor(number + 0.5) for number in numbers}))
+        return tuple(sorted({min(max(rounded(number), self.low), self.high) for number in numbers}))
+
     def level(self, index: int) -> Value:
         if self.count is not None:
-            return _spaced(self)[index]
+            return self._spaced[index]
         number = self.low + index * (self._step or 0)
         return int(number) if self.integer else min(max(rounded(number, 12), self.low), self.high)
 
@@ -130,7 +140,7 @@ class Range:
         if isinstance(value, bool | str) or self.levels is None:
             return None
         if self.count is not None:
-            levels = _spaced(self)
+            levels = self._spaced
             nearest = min(range(len(levels)), key=lambda index: abs(levels[index] - value))
         else:
             nearest = round((value - self.low) / (self._step or 1)) if math.isfinite(value) else -1
@@ -182,19 +192,6 @@ class Range:
 Domain = Choice | Range
 
 
-@lru_cache(maxsize=256)
-def _spaced(range_: Range) -> tuple[int | float, ...]:
-    """The levels of a range with a count, ascending, each once."""
-    assert range_.count is not None
-    if range_.low == range_.high:
-        return (range_.low,)  # of the right type: see Range.__post_init__
-    numbers = [range_._between(range_.low, range_.high, index / (range_.count - 1)) for index in range(range_.count)]
-    numbers[-1] = range_.high
-    if range_.integer:
-        return tuple(sorted({math.floor(number + 0.5) for number in numbers}))
-    return tuple(sorted({min(max(rounded(number), range_.low), range_.high) for number in numbers}))
-
-
 def choice_faults(values: tuple[Value, ...]) -> list[Mistake]:
     if not values:
         return [Mistake("choices", "must name at least one value", "[]", "write them as a list, like [16, 32, 64]")]
@@ -204,8 +201,8 @@ def choice_faults(values: tuple[Value, ...]) -> list[Mistake]:
         if isinstance(value, float) and not math.isfinite(value):
             faults.append(Mistake("choices", "must be finite", show(value), "write a plain number"))
         if value in seen:
-            twice = seen[value] is value or show(seen[value]) == show(value)
-            got = f"{show(value)} twice" if twice else f"{show(seen[value])} and {show(value)}"
+            first, second = show(seen[value]), show(value)
+            got = f"{first} twice" if first == second else f"{first} and {second}"
             faults.append(Mistake("choices", "must differ", got, "keep one of them"))
         seen.setdefault(value, value)
     return faults
@@ -215,31 +212,25 @@ def range_faults(
     low: float, high: float, integer: bool, log: bool = False, step: float | None = None, count: int | None = None
 ) -> list[Mistake]:
     """Every rule the numbers of a range break, with the key to fix as its place."""
-    faults = [
-        Mistake(key, "must be finite", show(number), "write a plain number")
-        for key, number in (("min", low), ("max", high), ("step", step))
-        if number is not None and not math.isfinite(number)
-    ]
-    if faults:
-        return faults
-    if integer:
-        faults += [
-            Mistake(key, "must be a whole number", show(number), "round it")
-            for key, number in (("min", low), ("max", high), ("step", step))
-            if number is not None and number != int(number)
-        ]
+    numbers = [(key, number) for key, number in (("min", low), ("max", high), ("step", step)) if number is not None]
+    endless = [(key, number) for key, number in numbers if not math.isfinite(number)]
+    if endless:
+        return [Mistake(key, "must be finite", show(number), "write a plain number") for key, number in endless]
+    broken = [(key, number) for key, number in numbers if integer and number != int(number)]
+    faults = [Mistake(key, "must be a whole number", show(number), "round it") for key, number in broken]
     if low > high:
         faults.append(Mistake("min", f"must not be above max ({show(high)})", show(low), "swap them"))
     if log and low <= 0:
         faults.append(Mistake("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
-    if step is not None and step <= 0:
-        faults.append(Mistake("step", "must be above 0", show(step)))
-    if step is not None and count is not None:
-        faults.append(Mistake("count", "cannot be combined with step", show(count), "keep one of them"))
-    if step is not None and log:
-        faults.append(Mistake("step", "cannot be combined with log", show(step), "use count, or choices"))
-    if step is not None and 0 < high - low < step:
-        faults.append(Mistake("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
+    if step is not None:
+        if step <= 0:
+            faults.append(Mistake("step", "must be above 0", show(step)))
+        if count is not None:
+            faults.append(Mistake("count", "cannot be combined with step", show(count), "keep one of them"))
+        if log:
+            faults.append(Mistake("step", "cannot be combined with log", show(step), "use count, or choices"))
+        if 0 < high - low < step:
+            faults.append(Mistake("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
     if count is not None and not 2 <= count <= LARGEST_COUNT:
         faults.append(Mistake("count", f"must be from 2 to {LARGEST_COUNT:,}", show(count)))
     return faults
@@ -251,9 +242,6 @@ class Condition:
 
     name: str
     allowed: tuple[Value, ...]
-
-    def holds(self, params: Params) -> bool:
-        return self.name in params and self.allows(params[self.name])
 
     def allows(self, value: Value) -> bool:
         return any(_key(value) == _key(one) for one in self.allowed)
@@ -274,7 +262,7 @@ class Parameter:
     when: tuple[Condition, ...] = ()
 
     def active(self, params: Params) -> bool:
-        return all(condition.holds(params) for condition in self.when)
+        return all(one.name in params and one.allows(params[one.name]) for one in self.when)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ the size and, with it, random access. Nothing grows with the number of points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpo.core import Value
 from hpo.errors import Mistake
@@ -43,28 +43,20 @@ class _Branch:
         return position
 
 
-@dataclass(frozen=True)
 class Grid:
     """All points of ordered parameters whose domains have levels."""
 
-    parameters: tuple[Parameter, ...]
-    _branches: list[list[_Branch]] = field(init=False, repr=False, compare=False)
-    _positions: dict[str, int] = field(init=False, repr=False, compare=False)
-    _pending: list[list[tuple[Condition, ...]]] = field(init=False, repr=False, compare=False)
-    _paths: list[dict[Holding, int]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        conditions = {condition for parameter in self.parameters for condition in parameter.when}
-        positions = {parameter.name: index for index, parameter in enumerate(self.parameters)}
-        pending: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(self.parameters) + 1)]
-        for index, parameter in enumerate(self.parameters):
-            first = min((positions[condition.name] + 1 for condition in parameter.when), default=index + 1)
+    def __init__(self, parameters: tuple[Parameter, ...]) -> None:
+        conditions = {condition for parameter in parameters for condition in parameter.when}
+        self.parameters = parameters
+        self._branches = [_branches(parameter, conditions) for parameter in parameters]
+        self._positions = {parameter.name: index for index, parameter in enumerate(parameters)}
+        self._pending: list[list[tuple[Condition, ...]]] = [[] for _ in range(len(parameters) + 1)]
+        for index, parameter in enumerate(parameters):
+            first = min((self._positions[condition.name] + 1 for condition in parameter.when), default=index + 1)
             for position in range(first, index + 1):
-                pending[position].append(parameter.when)
-        object.__setattr__(self, "_branches", [_branches(parameter, conditions) for parameter in self.parameters])
-        object.__setattr__(self, "_positions", positions)
-        object.__setattr__(self, "_pending", pending)
-        object.__setattr__(self, "_paths", self._count())
+                self._pending[position].append(parameter.when)
+        self._paths = self._count()
 
     @property
     def size(self) -> int:

@@ -52,7 +52,10 @@ class Space:
         """The parameters that have the same value in every point."""
         certain: dict[str, Domain] = {}  # parameters that every point has
         for parameter in self.parameters:
-            if all(c.name in certain and _always(c, certain[c.name]) for c in parameter.when):
+            if all(
+                c.name in certain and len(set(members(certain[c.name], c))) == certain[c.name].levels
+                for c in parameter.when
+            ):
                 certain[parameter.name] = parameter.domain
         return {name: domain.level(0) for name, domain in certain.items() if domain.levels == 1}
 
@@ -140,15 +143,15 @@ class Space:
 
     def grid(self) -> Grid:
         """Every point; GridImpossible names the ranges without step or count and offers some."""
-        faults = [
-            Mistake(
-                parameter.name,
-                "must have step or count, because a grid tries every value",
-                remedy=f"write {_written(parameter.domain.discretized())} (it would try {_levels(parameter.domain)})",
-            )
-            for parameter in self.parameters
-            if isinstance(parameter.domain, Range) and not parameter.domain.gridded
-        ]
+        faults = []
+        for parameter in self.parameters:
+            if isinstance(parameter.domain, Range) and not parameter.domain.gridded:
+                spaced = parameter.domain.discretized()
+                levels = ", ".join(show(spaced.level(index)) for index in range(spaced.levels or 0))
+                log = ", log: true" if spaced.log else ""
+                offer = f"{{min: {show(spaced.low)}, max: {show(spaced.high)}{log}, count: {spaced.count}}}"
+                rule = "must have step or count, because a grid tries every value"
+                faults.append(Mistake(parameter.name, rule, remedy=f"write {offer} (it would try {levels})"))
         if faults:
             raise GridImpossible(*faults)
         return Grid(self.parameters)
@@ -162,7 +165,9 @@ class Space:
         for parameter in self.parameters:
             if parameter.name in old:
                 reasons += _narrowed(old[parameter.name], parameter, old)
-            elif any(c.name in absent or (c.name in old and not _reach(c, old)) for c in parameter.when):
+            elif any(
+                c.name in absent or (c.name in old and not members(old[c.name].domain, c)) for c in parameter.when
+            ):
                 absent.add(parameter.name)
             else:
                 reasons.append(f"{parameter.name} is new, and the trials so far have no value of it")
@@ -173,9 +178,7 @@ class Space:
         return [
             {
                 "name": parameter.name,
-                "domain": {"values": list(parameter.domain.values)}
-                if isinstance(parameter.domain, Choice)
-                else asdict(parameter.domain),
+                "domain": asdict(parameter.domain),
                 "when": [[condition.name, list(condition.allowed)] for condition in parameter.when],
             }
             for parameter in self.parameters
@@ -183,18 +186,13 @@ class Space:
 
     @classmethod
     def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Space:
-        return cls(
-            tuple(
-                Parameter(
-                    entry["name"],
-                    Choice(tuple(entry["domain"]["values"]))
-                    if "values" in entry["domain"]
-                    else Range(**entry["domain"]),
-                    tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"]),
-                )
-                for entry in record
-            )
-        )
+        parameters = []
+        for entry in record:
+            fields = entry["domain"]
+            when = tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"])
+            domain = Choice(tuple(fields["values"])) if "values" in fields else Range(**fields)
+            parameters.append(Parameter(entry["name"], domain, when))
+        return cls(tuple(parameters))
 
 
 def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
@@ -256,35 +254,15 @@ def _circle(rest: Mapping[str, Parameter]) -> Mistake:
         path.append(name)
 
 
-def _always(condition: Condition, domain: Domain) -> bool:
-    return len(set(members(domain, condition))) == domain.levels
-
-
 def _any_of(values: tuple[Value, ...]) -> str:
     return ", ".join(map(show, values[:-1])) + " or " * (len(values) > 1) + show(values[-1])
-
-
-def _written(domain: Range) -> str:
-    log = ", log: true" if domain.log else ""
-    return f"{{min: {show(domain.low)}, max: {show(domain.high)}{log}, count: {domain.count}}}"
-
-
-def _levels(domain: Range) -> str:
-    spaced = domain.discretized()
-    return ", ".join(show(spaced.level(index)) for index in range(spaced.levels or 0))
-
-
-def _reach(condition: Condition, old: Space) -> set[Value]:
-    """The values of an old parent under which the condition holds."""
-    domain = old[condition.name].domain
-    return set(members(domain, condition))
 
 
 def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:
     """Why an old value of one parameter is none any more."""
     name = old.name
-    before = {condition.name: _reach(condition, space) for condition in old.when}
-    after = {c.name: _reach(c, space) if c.name in space else None for c in new.when}
+    before = {c.name: set(members(space[c.name].domain, c)) for c in old.when}
+    after = {c.name: set(members(space[c.name].domain, c)) if c.name in space else None for c in new.when}
     reasons = [] if before == after else [f"{name} exists under another condition"]
     if isinstance(old.domain, Choice):
         lost = [value for value in old.domain.values if not _keeps(new.domain, value)]

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,15 +36,11 @@ FLAG: Final = "--set"
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
-def _nothing(model: str, train: str | None) -> Mapping[str, ParameterSpec]:
-    return {}
-
-
 def load(
     source: Path | str | Mapping[str, Any],
     *,
     sets: Sequence[str] = (),
-    known: KnownTo = _nothing,
+    known: KnownTo = lambda model, train: {},
     environ: Mapping[str, str] = os.environ,
 ) -> StudySpec:
     """The study in a file, or in a mapping built in code. Raises BadInput with every mistake.
@@ -100,19 +96,13 @@ def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     names = known(model, train) if not mistakes.within("model", "train") else {}
     node = values.get("space", UNREAD)
     space = None if node is UNREAD else SpaceReader(mistakes, names, model).read(node)
-    constraints = read_constraints(values.get("constraints"), mistakes)
-    start_with: tuple[Params, ...] = ()
+    written = read_constraints(values.get("constraints"), mistakes)
+    constraints = tuple(constraint for constraint, _ in written)
+    start_with: Sequence[Params] = ()
     if space is not None:
-        check_constraints(constraints, space, values.get("seed", 0), mistakes)
-        start_with = read_points(
-            values.get("start_with"), space, [constraint for constraint, _ in constraints], mistakes
-        )
-    return {
-        **values,
-        "space": space or Space(()),
-        "constraints": tuple(constraint for constraint, _ in constraints),
-        "start_with": start_with,
-    }
+        check_constraints(written, space, values.get("seed", 0), mistakes)
+        start_with = read_points(values.get("start_with"), space, constraints, mistakes)
+    return {**values, "space": space or Space(()), "constraints": constraints, "start_with": tuple(start_with)}
 
 
 def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping[str, str]) -> None:
@@ -142,10 +132,10 @@ def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes
     overrides = []
     for flag in sets:
         try:
-            overrides.append(Override.read(flag))
+            overrides.append(_override(flag))
         except BadInput as error:
             mistakes.add(*error.mistakes)
-    within = [override for override in overrides if override.keys[0] == "search_space" and override.keys[1:]]
+    within = [(keys, value) for keys, value in overrides if keys[0] == "search_space" and keys[1:]]
     root = _applied(root, [override for override in overrides if override not in within], mistakes)
     root, text = _with_space_file(root, folder, mistakes)
     return _applied(root, within, mistakes), text
@@ -162,7 +152,8 @@ def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node
     else:
         beside, here = folder / node.value, Path(node.value)
         try:
-            document = read(_as_named(here if here.is_file() and not beside.is_file() else beside))
+            file, current = here if here.is_file() and not beside.is_file() else beside, Path.cwd()
+            document = read(file.relative_to(current) if file.is_relative_to(current) else file)  # short in messages
             mistakes.all += document.mistakes
             space, text = document.root, document.text
         except BadInput as error:
@@ -171,12 +162,6 @@ def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node
             got = f"{clean(node.value)}: {error.strerror}"
             mistakes.note(node, "search_space", "cannot be read", got, "check the path")
     return replace(root, value={**(root.mapping or {}), "search_space": space}), text
-
-
-def _as_named(path: Path) -> Path:
-    """Short in messages: relative to the current folder, if it lies below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
@@ -194,34 +179,28 @@ def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
 # -- flags ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
-    """keys: the path, split at dots; a parameter's own dots (block1.channels) are put together when it is applied."""
+Override = tuple[Sequence[str], Node]  # the path split at dots, those of block1.channels too; and the value
 
-    keys: tuple[str, ...]
-    value: Node
 
-    @classmethod
-    def read(cls, text: str) -> Override:
-        """Raises BadInput."""
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
-            raise BadInput(Mistake(f"{FLAG} {clean(text)}", "must be key.path=value", remedy="write budget.trials=40"))
-        try:
-            return cls(tuple(key.split(".")), value_of(value.strip(), FLAG))
-        except BadInput as error:
-            wrong = error.mistakes[0]
-            assert isinstance(wrong, Mistake)
-            below = wrong.place.removeprefix(f"{FLAG} value") if " " in wrong.place else ""  # the path within the value
-            raise BadInput(Mistake(f"{FLAG} {key}{below}", wrong.rule, clean(value.strip()))) from None
+def _override(flag: str) -> Override:
+    """What one `--set key.path=value` says. Raises BadInput."""
+    key, equals, value = map(str.strip, flag.partition("="))
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
+        raise BadInput(Mistake(f"{FLAG} {clean(flag)}", "must be key.path=value", remedy="write budget.trials=40"))
+    try:
+        return key.split("."), value_of(value, FLAG)
+    except BadInput as error:
+        wrong = error.mistakes[0]
+        assert isinstance(wrong, Mistake)
+        below = wrong.place.removeprefix(f"{FLAG} value") if " " in wrong.place else ""  # the path within the value
+        raise BadInput(Mistake(f"{FLAG} {key}{below}", wrong.rule, clean(value))) from None
 
 
 def _applied(root: Node, overrides: Sequence[Override], mistakes: Mistakes) -> Node:
     """The tree with these values in it; notes a path that leads through a value that has no keys."""
-    for override in overrides:
+    for keys, value in overrides:
         try:
-            root = _put(root, override.keys, override.value, ())
+            root = _put(root, keys, value, ())
         except BadInput as error:
             mistakes.add(*error.mistakes)
     return root
@@ -248,10 +227,8 @@ def _put(node: Node, keys: Sequence[str], value: Node, done: tuple[str, ...]) ->
 
 def _next(mapping: Mapping[str, Node], keys: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The longest key that is there already; else one word, or two of a block's parameter."""
-    for count in range(len(keys), 0, -1):
-        if ".".join(keys[:count]) in mapping:
-            return ".".join(keys[:count]), keys[count:]
-    count = 2 if re.fullmatch("block[1-9][0-9]*", keys[0]) and len(keys) > 1 else 1
+    given = (count for count in range(len(keys), 0, -1) if ".".join(keys[:count]) in mapping)
+    count = next(given, 2 if re.fullmatch("block[1-9][0-9]*", keys[0]) and len(keys) > 1 else 1)
     return ".".join(keys[:count]), keys[count:]
 
 

@@ -31,6 +31,12 @@ _SHARE: Final = number(above=0, high=1)
 _COUNT: Final = number(1, whole=True)
 _SEED: Final = number(0, 2**53, whole=True)
 _STRATEGY: Final = one_of(*STRATEGIES)
+_SIDES: Final = Several(number(1, 4096, whole=True), 2, 2, broadcast=True)
+_METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
+_LETTERS: Final = "must be letters, digits, . _ and -"
+_ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
+_MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
+_PARALLEL: Final = "drop it: each study runs one trial at a time, and the studies share the workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,6 @@ class Split:
     test: float = option(_SHARE, 0.15, "share read once, for the best trial")
 
 
-_SPLIT: Final = Record(Split, "split", listed=Several(_SHARE, 3, 3))
-_SIDES: Final = Several(number(1, 4096, whole=True), 2, 2, broadcast=True)
-
-
 @dataclass(frozen=True, slots=True)
 class DataSpec:
     """Where the images are and how they are read. source: a known name or an absolute path."""
@@ -55,14 +57,13 @@ class DataSpec:
         doc=f"{', '.join(DATA_SETS)}, a folder of images, file.npz, ...",
         example="digits",
     )
-    resize: tuple[int, int] | None = option(_SIDES, None, "height and width all images are brought to: 32 or [32, 48]")
-    split: Split = option(_SPLIT, Split(), "shares of train, val and test")
+    resize: tuple[int, int] | None = option(_SIDES, None, "height and width of all images: 32 or [32, 48]")
+    split: Split = option(
+        Record(Split, "split", listed=Several(_SHARE, 3, 3)), Split(), "shares of train, val and test"
+    )
     regression: bool = option(flag(), False, "the targets are numbers, not classes")
     grey: bool = option(flag(), False, "read colour images as grey")
     limit: int | None = option(_COUNT, None, "use at most this many images")
-
-
-_METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,9 @@ class Metric:
 
     name: str = option(_METRIC_NAME, "val_accuracy", "its name")
     goal: Literal["maximize", "minimize"] = option(
-        one_of("maximize", "minimize"), "maximize", "which direction is better; default: by the metric"
+        one_of("maximize", "minimize"), "maximize", "the better direction; default: by the metric"
     )
-    at: Literal["last", "best"] = option(
-        one_of("last", "best"), "last", "which epoch of a trial counts: its last or its best"
-    )
+    at: Literal["last", "best"] = option(one_of("last", "best"), "last", "which epoch of a trial counts")
     target: float | None = option(number(), None, "the study ends when a complete trial reaches it")
 
     def as_goal(self) -> Goal:
@@ -86,7 +85,7 @@ class Metric:
 class Budget:
     """Totals of the study; whichever is reached first ends it. time in seconds, patience in epochs."""
 
-    trials: int | None = option(_COUNT, None, f"trials started; {DEFAULT_TRIALS} where no budget is named (grid: all)")
+    trials: int | None = option(_COUNT, None, f"trials started; default: {DEFAULT_TRIALS} (grid: all)")
     total_epochs: int | None = option(_COUNT, None, "epochs trained, over all trials")
     time: float | None = option(duration(), None, "active time, summed over resumes: 30m, 2h, 90s")
     patience: int | None = option(_COUNT, None, "epochs trained without a new best")
@@ -121,10 +120,6 @@ class Execution:
     checkpoints: int = option(size(), 2 << 30, "most disk space for checkpoints")
 
 
-_LETTERS: Final = "must be letters, digits, . _ and -"
-_ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Tracking:
     """MLflow. uri None: mlflow.db beside the state; experiment None: the study's name."""
@@ -148,18 +143,12 @@ class Compare:
     margin: float = option(number(0), 0.002, "smaller differences are practically equal")
 
 
-_MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
-_PARALLEL: Final = "drop it: each study runs one trial at a time, and the studies share the workers"
-
-
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A study as its file says it, with every default filled in."""
 
     name: str = option(
-        text(NAME, _LETTERS, "digits-cnn"),
-        doc="names the study's folder and its MLflow experiment",
-        example="digits-cnn",
+        text(NAME, _LETTERS, "digits-cnn"), doc="names the study's folder and MLflow experiment", example="digits-cnn"
     )
     strategy: Literal["bayesian", "random", "grid"] = option(
         _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness"
@@ -173,17 +162,13 @@ class StudySpec:
         _MODEL, "cnn", "cnn, rnn, or package.module:function of your own (params, input shape, outputs) -> nn.Module"
     )
     train: str | None = option(
-        text(CODE, "must be package.module:function"),
-        None,
-        "your own generator of reports; replaces the whole training",
+        text(CODE, "must be package.module:function"), None, "your own generator of reports; replaces the training"
     )
     prefix_safe: bool | None = option(
         flag(), None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
     )
     loss: Literal["cross_entropy", "squared_error"] = option(
-        one_of("cross_entropy", "squared_error"),
-        "cross_entropy",
-        "what SGD minimizes; squared_error where data.regression is true",
+        one_of("cross_entropy", "squared_error"), "cross_entropy", "what SGD minimizes; squared_error for regression"
     )
     class_weights: bool = option(flag(), False, "weigh rare classes up in the loss")
     metric: Metric = option(
@@ -191,7 +176,7 @@ class StudySpec:
     )
     space: Space = option(
         anything(),
-        doc="the parameters, or a .yaml file of them beside this file",
+        doc="the parameters, or a .yaml file of them",
         key="search_space",
         example="search_spaces/cnn-small.yaml",
     )
@@ -227,8 +212,7 @@ class StudySpec:
         if self.training_seed is None:
             object.__setattr__(self, "training_seed", self.seed)
         object.__setattr__(self, "space", with_epochs(self.space))
-        endless = self.budget.trials is None and self.budget.total_epochs is None and self.budget.time is None
-        if endless and self.strategy != "grid":
+        if self.strategy != "grid" and not (self.budget.trials or self.budget.total_epochs or self.budget.time):
             object.__setattr__(self, "budget", replace(self.budget, trials=DEFAULT_TRIALS))
 
     def place(self, path: str) -> str:
@@ -252,8 +236,7 @@ class StudySpec:
 
     def source(self, data: DataSpec) -> str:
         """Where the data are, as seen from the study file, so that a folder with both may move."""
-        folder = None if self.path is None else self.path.absolute().parent
-        source = Path(data.source)
+        folder, source = self.path and self.path.absolute().parent, Path(data.source)
         return str(source.relative_to(folder)) if folder and source.is_relative_to(folder) else data.source
 
 

@@ -238,10 +238,7 @@ class _Fatal(Exception):
 
 
 class _Loader:
-    """Builds the tree from the parser's events, depth first; the caps keep recursion and memory small.
-
-    `_node` and what it calls return a node and its height: how many collections are nested in it.
-    """
+    """Builds the tree from the parser's events, depth first; the caps keep recursion and memory small."""
 
     def __init__(self, text: str, place: Callable[[Any], str]) -> None:
         self.mistakes: list[Mistake] = []
@@ -249,7 +246,7 @@ class _Loader:
         self._place = place
         self._path: list[str] = []  # the keys that lead to the current value
         self._size = 0  # values so far, aliases written out
-        self._anchors: dict[str, tuple[Node, int, int] | None] = {}  # node, height, size; None while it is being read
+        self._anchors: dict[str, Node | None] = {}  # None while it is being read
 
     def root(self) -> Node | None:
         root = None
@@ -258,72 +255,60 @@ class _Loader:
                 place = self._place(event.start_mark)
                 raise _Fatal(place, "must be one document", "a second one after ---", "delete the line ---")
             if isinstance(event, yaml.NodeEvent):
-                root, _ = self._node(event, 0)
+                root = self._node(event, 0)
         return root
 
-    def _node(self, event: Any, depth: int) -> tuple[Node, int]:
+    def _node(self, event: Any, depth: int) -> Node:
         place = self._place(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), place, depth)
         _refuse(event, place)
         self._count(1, place)
-        before = self._size
-        if event.anchor is not None:
-            self._anchors[event.anchor] = None
+        self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            node, height = self._scalar(event, place), 0
+            node = self._scalar(event, place)
         elif depth >= DEEPEST:
             raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
         elif isinstance(event, yaml.SequenceStartEvent):
-            node, height = self._sequence(place, depth + 1)
+            node = Node(tuple(self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)), place)
         else:
-            node, height = self._mapping(place, depth + 1)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = node, height, self._size - before + 1
-        return node, height
+            node = self._mapping(place, depth + 1)
+        self._anchors[event.anchor] = node
+        return node
+
+    def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
+        for event in self._events:
+            if isinstance(event, end):
+                return
+            yield event
 
     def _count(self, size: int, place: str) -> None:
         self._size += size
         if self._size > MOST_VALUES:
             raise _Fatal(place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more")
 
-    def _alias(self, anchor: str, place: str, depth: int) -> tuple[Node, int]:
-        anchored = self._anchors.get(anchor)
-        if anchored is None:
+    def _alias(self, anchor: str, place: str, depth: int) -> Node:
+        node = self._anchors.get(anchor)
+        if node is None:
             rule = "must not contain itself" if anchor in self._anchors else f"has no anchor &{clean(anchor)} before it"
             raise _Fatal(place, f"*{clean(anchor)} {rule}", remedy="write it out")
-        node, height, size = anchored
+        size, height = _extent(node)
         if depth + height > DEEPEST:
             raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
         self._count(size, place)
-        return replace(node, place=place), height
+        return replace(node, place=place)
 
-    def _sequence(self, place: str, depth: int) -> tuple[Node, int]:
-        items, height = [], 0
-        for event in self._events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                break
-            item, below = self._node(event, depth)
-            items.append(item)
-            height = max(height, below)
-        return Node(tuple(items), place), height + 1
-
-    def _mapping(self, place: str, depth: int) -> tuple[Node, int]:
+    def _mapping(self, place: str, depth: int) -> Node:
         values: dict[str, Node] = {}
         lines: dict[str, int] = {}
         keys: dict[str, str] = {}
-        height = 0
-        for event in self._events:
-            if isinstance(event, yaml.MappingEndEvent):
-                break
+        for event in self._until(yaml.MappingEndEvent):
             key = self._key(event, lines)
             keys.setdefault(key, self._place(event.start_mark))
             self._path.append(key)
-            value, below = self._node(next(self._events), depth)
+            values.setdefault(key, self._node(next(self._events), depth))
             self._path.pop()
-            values.setdefault(key, value)
-            height = max(height, below)
-        return Node(values, place, "", keys), height + 1
+        return Node(values, place, "", keys)
 
     def _key(self, event: Any, lines: dict[str, int]) -> str:
         """The key of an event; lines: where each key of its mapping was first, in which it is entered."""
@@ -353,6 +338,13 @@ class _Loader:
             self._note(place, "must be below 2^63", clean(text, 40), "")
             value = 1
         return Node(value, place, text)
+
+
+def _extent(node: Node) -> tuple[int, int]:
+    """How many values a tree has, and how many collections are nested in it."""
+    inner = [_extent(child) for child in node.items or (node.mapping or {}).values()]
+    height = 0 if node.is_scalar else 1 + max((below for _, below in inner), default=0)
+    return 1 + sum(size for size, _ in inner), height
 
 
 def _refuse(event: Any, place: str) -> None:
