@@ -33,7 +33,7 @@ from hpo.journal import Journal
 from hpo.tracking import sync as tracking
 from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.store import connect
-from hpo.tracking.uri import sqlite_uri
+from hpo.tracking.ui import sqlite_uri
 
 METRICS = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "train_skill", "spikes")
 SCRIPTED = 5  # trials the script's way is measured on

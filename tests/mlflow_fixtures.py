@@ -127,9 +127,8 @@ class FakeStore:
         if change.params or change.points or change.tags or change.status:
             self.server.call(lambda: self.server.change(run, change))
 
-    def upload(self, run: str, path: Path, folder: str) -> None:
-        content = path.read_bytes()
-        self.server.call(lambda: self.server.runs[run].files.update({f"{folder}/{path.name}".lstrip("/"): content}))
+    def upload(self, run: str, name: str, content: bytes) -> None:
+        self.server.call(lambda: self.server.runs[run].files.update({name: content}))
 
     def remove(self, run: str) -> None:
         def delete() -> None:

@@ -23,7 +23,7 @@ import pytest
 from mlflow_fixtures import Kept
 
 from hpo.tracking.runs import MetricPoint
-from hpo.tracking.uri import sqlite_uri
+from hpo.tracking.ui import sqlite_uri
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # SQLAlchemy 2.1 deprecates what mlflow 3.17 does while it is imported

@@ -172,7 +172,7 @@ import os, platform, sys
 from pathlib import Path
 from hpo.tracking import store as mlflow_store
 from hpo.tracking.runs import Run
-from hpo.tracking.uri import sqlite_uri
+from hpo.tracking.ui import sqlite_uri
 
 def child(folder, number):
     store = mlflow_store.connect(sqlite_uri(folder / "mlflow.db"), "crowd", {"who": str(number)})

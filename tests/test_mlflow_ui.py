@@ -13,8 +13,8 @@ from mlflow_fixtures import sync_of_lists, tracked_study
 from mlflow_real import Server, mlflow_server, mlflow_store
 
 from hpo.strategies.points import CONFIRM
-from hpo.tracking import views
-from hpo.tracking.uri import ui_line
+from hpo.tracking import ui
+from hpo.tracking.ui import ui_line
 
 __all__ = ["mlflow_server"]
 pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)
@@ -94,14 +94,14 @@ def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(sho
 
 
 def test_the_trials_charts_are_drawn(shown: Shown) -> None:
-    address = views.link(shown.server, shown.experiment, views.TRIALS, charts=True)
+    address = ui.link(shown.server, shown.experiment, ui.TRIALS, charts=True)
     shown.open(address, "Learning curves", "val_loss vs train_loss", "Parameters")
     shown.until(f"{DRAWN} >= 10")
     shown.until(f"document.querySelectorAll('.parcoords .dimension').length == {len(COLUMNS) + 1}")
 
 
 def test_the_strategies_view_compares_studies_by_epochs_spent(shown: Shown) -> None:
-    address = views.link(shown.server, shown.experiment, views.STRATEGIES)
+    address = ui.link(shown.server, shown.experiment, ui.STRATEGIES)
     shown.open(address, "best_val_accuracy", "2 matching runs", "hpo.strategy", "bayesian-0", "random-0")
     shown.open(f"{address}&compareRunsMode=CHART", "Best so far against epochs spent")
     shown.until(f"{DRAWN} >= 2")

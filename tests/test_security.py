@@ -26,7 +26,7 @@ from hpo.execution.job_runner import JobRunner
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.study_file import reader as spec
-from hpo.tracking.uri import without_password
+from hpo.tracking.ui import without_password
 from hpo.training import checkpoints
 
 HPO = Path(__file__).parent.parent / "hpo"

@@ -47,7 +47,7 @@ from hpo.study_file import reader
 from hpo.tracking import sync as tracking
 from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note
 from hpo.tracking.study_sync import Outage
-from hpo.tracking.uri import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
+from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
 

@@ -21,7 +21,7 @@ from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.uri import tracking_uri
+from hpo.tracking.ui import tracking_uri
 
 CHUNK_BYTES = 2**26  # of images that are in memory at a time
 FEW_LEVELS = 128.0  # data whose brightest pixel is below this are not on the scale of image files

@@ -29,7 +29,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import DriverLock, Journal
 from hpo.publishing.publish_best import PATIENCE, Order, publish
 from hpo.tracking.sync import Tracker
-from hpo.tracking.uri import tracking_uri
+from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
 
 ALIAS = "refit"

@@ -13,7 +13,7 @@ from hpo.report.document import StudyReport
 from hpo.report.drawing import save
 from hpo.report.model_figures import ModelFigures
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.uri import without_password
+from hpo.tracking.ui import without_password
 from hpo.training.diagnosis import diagnose
 
 

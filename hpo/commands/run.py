@@ -37,7 +37,7 @@ from hpo.files import Folders
 from hpo.publishing.publish_best import publish_best
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
-from hpo.tracking.uri import tracking_uri
+from hpo.tracking.ui import tracking_uri
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
-from hpo.tracking.uri import tracking_uri, without_password
+from hpo.tracking.ui import tracking_uri, without_password
 from hpo.training.diagnosis import diagnose
 
 

@@ -24,7 +24,7 @@ from hpo.journal import DriverLock, Journal
 from hpo.space.space import Space
 from hpo.strategies.points import random_points
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.uri import without_password
+from hpo.tracking.ui import without_password
 
 log = logging.getLogger(__name__)
 

@@ -41,10 +41,6 @@ def user_name() -> str:
         return "unknown"
 
 
-def this_process() -> str:
-    return f"{os.uname().nodename}:{os.getpid()}"
-
-
 @dataclass(frozen=True, slots=True)
 class ComparisonInfo:
     """A comparison: the grandparent of its studies' runs. key: the same whenever this comparison is run again."""
@@ -82,7 +78,7 @@ class TrackedStudy:
     diagnose: Diagnose | None = None
     comparison: ComparisonInfo | None = None
     user: str = field(default_factory=user_name)
-    driver: str = field(default_factory=this_process)
+    driver: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
 
     @property
     def experiment_name(self) -> str:
@@ -209,6 +205,7 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
     }
     if trial.finished:
         tags["hpo.outcome"] = str(trial.outcome)
+    last = trial.reports[-1].time if trial.reports else trial.started
     notes = [trial.error] if trial.error else []
     if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial.reports, trial.params)):
         tags["hpo.diagnosis"] = finding[0]
@@ -221,7 +218,7 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
         params=trimmed({legal(name): str(value) for name, value in trial.params.items()}, LONGEST_PARAM),
         status=status,
         started=milliseconds(trial.started),
-        ended=None if status == RUNNING else milliseconds(_last_time(trial)),
+        ended=None if status == RUNNING else milliseconds(last if trial.ended is None else trial.ended),
     )
 
 
@@ -251,12 +248,6 @@ def score_points(scored: Scored, step: int) -> list[MetricPoint]:
     """The metrics on the test split."""
     time = milliseconds(scored.time)
     return [MetricPoint(legal(name), finite(value), time, step) for name, value in scored.metrics.items()]
-
-
-def _last_time(trial: Trial) -> float:
-    if trial.ended is not None:
-        return trial.ended
-    return trial.reports[-1].time if trial.reports else trial.started
 
 
 # -- the parent run of a study, and the grandparent of a comparison ----------------------------------------------
@@ -302,7 +293,8 @@ def note(history: History) -> str:
             f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch}"
             + (f" (tested: {', '.join(test)})" if test else "")
         )
-        rows = [f"| {name} | {table_cell(str(value))} |" for name, value in best.params.items()]
+        cells = {name: str(value).replace("|", "\\|").replace("\n", " ") for name, value in best.params.items()}
+        rows = [f"| {name} | {cell} |" for name, cell in cells.items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows]))
     if history.tracked.registered and study.scores:
         lines.append(f"Best model: `models:/{history.tracked.registered}@champion`")
@@ -350,10 +342,6 @@ def finite(value: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def table_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def legal(name: str) -> str:
     """A name MLflow takes for a param or metric; one that had to be changed ends in digits that keep it distinct."""
     legalized = re.sub(r"[^\w.\- :/]", "_", name)
@@ -366,9 +354,5 @@ def legal(name: str) -> str:
 
 def trimmed(texts: Mapping[str, str], longest: int) -> dict[str, str]:
     """No text longer than MLflow keeps; one that was cut says so."""
-    return {name: text if len(text) <= longest else _cut(text, longest) for name, text in texts.items()}
-
-
-def _cut(text: str, longest: int) -> str:
-    end = f" ... ({len(text)} characters)"
-    return text[: longest - len(end)] + end
+    ends = {name: f" ... ({len(text)} characters)" for name, text in texts.items() if len(text) > longest}
+    return {**texts, **{name: texts[name][: longest - len(end)] + end for name, end in ends.items()}}

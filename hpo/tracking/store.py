@@ -21,10 +21,10 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.files import locked, replace_file, sweep
+from hpo.files import locked, replace_file, scratch, sweep
 from hpo.tracking.runs import RUNNING, Change, Run, StoredRun
 from hpo.tracking.study_sync import Gone, Outage
-from hpo.tracking.uri import SQLITE, sqlite_path, sqlite_uri, without_password
+from hpo.tracking.ui import SQLITE, sqlite_path, sqlite_uri, without_password
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,14 +66,8 @@ class MlflowStore:
         token = None
         while True:
             with self._whole():
-                page = self._client.search_runs(
-                    [self.experiment],
-                    " and ".join(conditions),
-                    ViewType.ALL,
-                    PAGE,
-                    ["attributes.start_time ASC"],
-                    token,
-                )
+                query = [self.experiment], " and ".join(conditions), ViewType.ALL, PAGE, ["attributes.start_time ASC"]
+                page = self._client.search_runs(*query, token)
             runs += map(stored_run, page)
             if not (token := page.token):
                 return sorted(runs, key=lambda run: run.deleted)
@@ -92,8 +86,13 @@ class MlflowStore:
         elif change.status is not None:
             self._try(run, "status", lambda: self._client.set_terminated(run, change.status, change.ended))
 
-    def upload(self, run: str, path: Path, folder: str) -> None:
-        self._try(run, f"artifact {path.name}", lambda: self._client.log_artifact(run, str(path), folder or None))
+    def upload(self, run: str, name: str, content: bytes) -> None:
+        folder, _, file = name.rpartition("/")
+        with scratch() as place:
+            (place / file).write_bytes(content)
+            self._try(
+                run, f"artifact {name}", lambda: self._client.log_artifact(run, str(place / file), folder or None)
+            )
 
     def remove(self, run: str) -> None:
         self._try(run, "removal", lambda: self._client.delete_run(run))
@@ -187,8 +186,8 @@ def reason(error: BaseException) -> str:
         chain = chain.__cause__ or chain.__context__
     text = str(error).strip() or type(error).__name__
     for pattern, phrase in PHRASES.items():
-        if found := re.search(pattern, text):
-            return found.expand(phrase)
+        if match := re.search(pattern, text):
+            return match.expand(phrase)
     return text.splitlines()[0][:300]
 
 

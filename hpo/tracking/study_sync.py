@@ -8,7 +8,6 @@ same call may be made again. One process at a time sends a study: the one that h
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -59,8 +58,8 @@ class Store(Protocol):
 
     def write(self, run: str, change: Change) -> None: ...
 
-    def upload(self, run: str, path: Path, folder: str) -> None:
-        """Put a file into an artifact folder ("" is the root)."""
+    def upload(self, run: str, name: str, content: bytes) -> None:
+        """Make it the run's artifact of this name, which may be in a folder: plots/a.png."""
 
     def remove(self, run: str) -> None: ...
 
@@ -89,7 +88,7 @@ class StudySync:
         self._points: list[MetricPoint] = []  # of the study's own run
         self._must_look = True  # whether MLflow may hold runs that `runs` does not name
         self._look_again = False  # at the end, because a request that was given up may be carried out late
-        self._uploaded: dict[tuple[str, str], str] = {}  # artifact -> digest
+        self._uploaded: dict[str, str] = {}  # artifact -> digest
 
     @property
     def status(self) -> str:
@@ -163,11 +162,11 @@ class StudySync:
 
     def _adopt(self, store: Store) -> None:
         """Find the study's runs by their tags; doubles, and runs of trials the journal does not know, are removed."""
-        for found in store.find({"hpo.journal": self.history.journal}):
-            number = int(found.tags.get("hpo.trial", PARENT))
-            kept = self.runs.setdefault(number, found) if number < len(self.history.study) else None
-            if (kept is None or kept.id != found.id) and not found.deleted:
-                store.remove(found.id)
+        for run in store.find({"hpo.journal": self.history.journal}):
+            number = int(run.tags.get("hpo.trial", PARENT))
+            kept = self.runs.setdefault(number, run) if number < len(self.history.study) else None
+            if (kept is None or kept.id != run.id) and not run.deleted:
+                store.remove(run.id)
         self._must_look = False
 
     def _parent_run(self) -> Run:
@@ -214,17 +213,13 @@ class StudySync:
         """study.yaml and the like; artifacts: the report and the pictures too. Only what changed."""
         if PARENT not in self.runs or (self._uploaded and not artifacts):
             return
-        with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
-            for name, text in self.tracked.texts.items():
-                path = Path(folder, name)
-                assert path.resolve().is_relative_to(Path(folder).resolve()), name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-            for path, place in files_in([Path(folder), *(self.tracked.artifacts if artifacts else ())]):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                if self._uploaded.get((place, path.name)) != content:
-                    store.upload(self.runs[PARENT].id, path, place)
-                    self._uploaded[place, path.name] = content
+        texts = [(name, text.encode()) for name, text in self.tracked.texts.items()]
+        for name, content in [*texts, *files_in(self.tracked.artifacts if artifacts else ())]:
+            assert not {"/", ".."} & set(Path(name).parts), name
+            checksum = hashlib.sha256(content).hexdigest()
+            if self._uploaded.get(name) != checksum:
+                store.upload(self.runs[PARENT].id, name, content)
+                self._uploaded[name] = checksum
 
 
 def touched(event: Event, study: Study) -> set[int]:
@@ -238,12 +233,11 @@ def touched(event: Event, study: Study) -> set[int]:
             return {event.trial}
 
 
-def files_in(artifacts: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """(file, artifact folder) of every file that is there."""
+def files_in(artifacts: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file that is there."""
     for artifact in artifacts:
         if artifact.is_file():
-            yield artifact, ""
-        for path in sorted(artifact.rglob("*")) if artifact.is_dir() else ():
+            yield artifact.name, artifact.read_bytes()
+        for path in sorted(artifact.rglob("*")):
             if path.is_file() and not path.is_symlink():
-                inner = path.parent.relative_to(artifact).as_posix()
-                yield path, "" if inner == "." else inner
+                yield path.relative_to(artifact).as_posix(), path.read_bytes()

@@ -26,7 +26,7 @@ from hpo.errors import HpoError
 from hpo.failpoints import hit
 from hpo.files import alive
 from hpo.journal import Journal
-from hpo.tracking import views
+from hpo.tracking import ui
 from hpo.tracking.runs import (
     DRIVER,
     INTERRUPTED,
@@ -43,7 +43,7 @@ from hpo.tracking.runs import (
     milliseconds,
 )
 from hpo.tracking.study_sync import Gone, Outage, Store, StudySync, files_in
-from hpo.tracking.uri import ui_line
+from hpo.tracking.ui import ui_line
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Sync:
         for study in self.studies:
             study.read()
         if self.store is None:
-            tags = views.tags(self._first.goal, self._first.columns)
+            tags = ui.tags(self._first.goal, self._first.columns)
             self.store = self._connect(self._uri, self._first.experiment_name, tags)
             self.experiment = self.store.experiment
         if not self._swept:
@@ -154,8 +154,8 @@ class Sync:
         if change.tags or change.status:
             store.write(stored.id, change)
             self._comparison = replace(stored, tags={**stored.tags, **run.tags}, status=run.status, ended=run.ended)
-        for path, folder in files_in(info.artifacts if artifacts else ()):
-            store.upload(stored.id, path, folder)
+        for name, content in files_in(info.artifacts if artifacts else ()):
+            store.upload(stored.id, name, content)
 
     def _fail(self, error: Exception) -> None:
         self.wait = min(LONGEST_WAIT, self.wait * 2) if self.trouble else FIRST_WAIT

@@ -1,0 +1,181 @@
+"""Which MLflow a study goes to, and what opens its UI: links, and the saved views "Trials" and "Strategies".
+
+The views are tags of the experiment. Their format is undocumented: it was read out of mlflow 3.17's own JavaScript (what
+reads `mlflow.sharedViewState.`), and a test opens both in a browser. A UI that does not know it shows its default list.
+Imports no mlflow.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from hpo.core import Goal
+from hpo.errors import BadInput, Mistake
+from hpo.strategies.points import CONFIRM
+from hpo.tracking.runs import legal
+
+SQLITE = "sqlite:///"
+VARIABLE = "MLFLOW_TRACKING_URI"
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+PREFIX = "mlflow.sharedViewState."
+TRIALS, STRATEGIES = "hpo-trials", "hpo-strategies"
+CREATED = 1_750_000_000_000  # one for all, so that the same study makes the same tags
+MOST_COLUMNS = 24  # a tag of an experiment holds 20,000 characters
+LOCAL = "http://127.0.0.1:5000"
+
+Json = dict[str, Any]
+
+
+def sqlite_uri(path: Path) -> str:
+    """Quoted, because SQLAlchemy reads % and ? in it."""
+    return SQLITE + quote(str(path.absolute()))
+
+
+def sqlite_path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], place: str = "tracking.uri") -> str:
+    """The study file's, else the environment's, else MLflow's own default in the state folder.
+
+    With the default a plain `mlflow ui` typed there shows everything. Raises BadInput for what this MLflow cannot use.
+    """
+    uri = given or environ.get(VARIABLE) or ""
+    place = place if given else VARIABLE
+    if not uri:
+        return sqlite_uri(state / "mlflow.db")
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in SCHEMES or (scheme == "sqlite" and not uri.startswith(SQLITE)):
+        rule, remedy = (
+            "must be an MLflow server or database",
+            f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out",
+        )
+        raise BadInput(Mistake(place, rule, without_password(uri), remedy))
+    return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with addresses in it, for messages, logs and whatever is kept or shown."""
+    return re.sub(r"(?<=://)([^/@:\s]*):[^\s'\"]*@", r"\1:***@", text)
+
+
+def program(name: str) -> str:
+    """A program of this Python as it must be typed here: its name where the shell finds it, else its path."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
+
+
+def ui_line(uri: str, experiment: str | None, key: str = TRIALS) -> str:
+    """The one line that opens the UI. experiment: its id, None while MLflow has not answered yet.
+
+    A server has an address; a database needs `mlflow ui`, which works from any folder with this option.
+    """
+    local = not uri.startswith("http")
+    base = LOCAL if local else without_password(uri)
+    address = link(base, experiment, key) if experiment is not None else f"{base}/?workflowType=machine_learning"
+    if not local:
+        return address
+    return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}"
+
+
+def link(base: str, experiment: str, key: str, charts: bool = False) -> str:
+    """The address that opens a saved view. base: where the server is."""
+    query = {"workflowType": "machine_learning", "viewStateShareKey": key} | (
+        {"compareRunsMode": "CHART"} if charts else {}
+    )
+    return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(query)}"
+
+
+# -- saved views
+
+
+def tags(goal: Goal, columns: Sequence[str]) -> dict[str, str]:
+    """The experiment's tags. columns: parameters every trial has."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        PREFIX + TRIALS: packed("Trials", trials(goal, columns)),
+        PREFIX + STRATEGIES: packed("Strategies", strategies(goal)),
+    }
+
+
+def trials(goal: Goal, columns: Sequence[str]) -> Json:
+    """All trials, best first; their learning curves, and parameters against the metric."""
+    metric, params = legal(goal.metric), [legal(name) for name in columns][:MOST_COLUMNS]
+    sections = {
+        "Learning curves": [line(metric), line("val_loss", "train_loss")],
+        "Parameters": [
+            card("PARALLEL", metric) | {"selectedParams": params, "selectedMetrics": [metric]} | {"showAllRuns": True}
+        ],
+        "Ranking": [card("BAR", metric) | {"metricKey": metric, "runsCountToCompare": 20}],
+    }
+    shown = [column("metrics", metric), column("tags", "hpo.state"), *(column("params", name) for name in params)]
+    return view("trial", metric, not goal.maximize, [*shown, column("tags", "hpo.strategy")], sections)
+
+
+def strategies(goal: Goal) -> Json:
+    """One run a study: best so far against epochs spent."""
+    best = legal(f"best_{goal.metric}")
+    tagged = (column("tags", f"hpo.{name}") for name in ("strategy", "seed", "state", "best_trial"))
+    sections = {
+        "Best so far against epochs spent": [line(best)],
+        "Best": [card("BAR", best) | {"metricKey": best, "runsCountToCompare": 100}],
+    }
+    return view("study", best, not goal.maximize, [column("metrics", best), *tagged], sections)
+
+
+def packed(name: str, state: Json) -> str:
+    text = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": name, "createdAt": CREATED, "updatedAt": CREATED, "state": f"deflate;{text}"})
+
+
+def view(kind: str, order: str, ascending: bool, shown: Sequence[str], charts: Mapping[str, Sequence[Json]]) -> Json:
+    """Runs of one hpo.kind by one metric; charts by the name of their section."""
+    return {
+        "searchFilter": f"tags.`hpo.kind` = '{kind}' AND tags.`hpo.strategy` != '{CONFIRM}'",  # no part of a search
+        "orderByKey": column("metrics", order),
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(shown),
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": [chart | {"metricSectionId": name} for name, cards in charts.items() for chart in cards],
+        "compareRunSections": [section(name, len(cards)) for name, cards in charts.items()],
+        "isAccordionReordered": True,
+    }
+
+
+def section(name: str, columns: int) -> Json:
+    fixed = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False, "cardHeight": 360}
+    return fixed | {"uuid": name, "name": name, "columns": columns}
+
+
+def column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def card(kind: str, about: str) -> Json:
+    """What every chart has."""
+    fixed = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+    return fixed | {"uuid": f"hpo-{kind}-{about}", "type": kind}
+
+
+def line(*metrics: str) -> Json:
+    """Metrics against their step."""
+    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "yAxisKey": "metric", "range": {}}
+    ways = {"lineSmoothness": 0, "displayPoints": False, "useGlobalXaxisKey": False, "useGlobalLineSmoothing": True}
+    shown = {"metricKey": metrics[0], "selectedMetricKeys": list(metrics)}
+    return card("LINE", metrics[0]) | shown | axes | ways | {"yAxisExpressions": [], "ignoreOutliers": False}
