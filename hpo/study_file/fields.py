@@ -189,11 +189,10 @@ def number(
         return "remove the quotes" if quoted else ""
 
     limits = {"minimum": low, "exclusiveMinimum": above, "maximum": high}
-    given = {key: limit for key, limit in limits.items() if limit is not None}
-    schema = {"type": "integer" if whole else "number", **given}
-    if word:
-        return Plain(f"{spec.rule}, or {word}", {"anyOf": [{"enum": [word]}, schema]}, value, remedy)
-    return Plain(spec.rule, schema, value, remedy)
+    schema: Schema = {"type": "integer" if whole else "number"}
+    schema |= {key: limit for key, limit in limits.items() if limit is not None}
+    rule, schema = (f"{spec.rule}, or {word}", {"anyOf": [{"enum": [word]}, schema]}) if word else (spec.rule, schema)
+    return Plain(rule, schema, value, remedy)
 
 
 def flag() -> Plain:
@@ -250,43 +249,36 @@ def _number_or_text(number: Schema, pattern: str, examples: list[str]) -> Schema
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """A list of one kind, as a tuple. unique: no value twice; broadcast: one value alone stands for `most` of it."""
+    """A list of one kind, as a tuple: of `count` values, or of one or more that differ.
+
+    broadcast: one value alone stands for all.
+    """
 
     kind: Kind
-    least: int = 0
-    most: int | None = None
-    unique: bool = False
+    count: int | None = None
     broadcast: bool = False
 
     def read(self, node: Node, path: str, mistakes: Mistakes) -> tuple[Any, ...] | None:
-        items = node.items
         if self.broadcast and node.is_scalar:
             value = self.kind.read(node, path, mistakes)
-            return None if value is None else (value,) * (self.most or 1)
-        if items is None or len(items) < self.least or (self.most is not None and len(items) > self.most):
-            got = f"{len(items)}" if items is not None else str(node)
-            remedy = f"write [{node}]" if self.least <= 1 and node.scalar is not None else ""
-            mistakes.note(node, path, f"must be a list{self._bounds()}", got, remedy)
+            return None if value is None else (value,) * (self.count or 1)
+        items = node.items
+        if not items or len(items) != (self.count or len(items)):
+            got = str(node) if items is None else f"{len(items)}"
+            remedy = f"write [{node}]" if not self.count and node.scalar is not None else ""
+            rule = f"must be a list of {f'{self.count} values' if self.count else 'at least 1'}"
+            mistakes.note(node, path, rule, got, remedy)
             return None
         values = [self.kind.read(item, f"{path}.{index}", mistakes) for index, item in enumerate(items)]
-        if None in values:
-            return None
-        for index, value in enumerate(values):
-            if self.unique and value in values[:index]:
-                mistakes.note(items[index], f"{path}.{index}", "must differ", f"{items[index]} twice", "keep one")
-                return None
-        return tuple(values)
-
-    def _bounds(self) -> str:
-        if self.most == self.least:
-            return f" of {self.least} values"
-        return f" of at least {self.least}" if self.least else ""
+        twice = next((i for i, value in enumerate(values) if not self.count and value in values[:i]), None)
+        if None not in values and twice is not None:
+            mistakes.note(items[twice], f"{path}.{twice}", "must differ", f"{items[twice]} twice", "keep one")
+        return None if None in values or twice is not None else tuple(values)
 
     @property
     def schema(self) -> Schema:
-        schema: Schema = {"type": "array", "items": self.kind.schema, "minItems": self.least}
-        schema |= {"maxItems": self.most} if self.most is not None else {}
-        schema |= {"uniqueItems": True} if self.unique else {}
+        more = {"maxItems": self.count} if self.count else {"uniqueItems": True}
+        schema = {"type": "array", "items": self.kind.schema, "minItems": self.count or 1, **more}
         return {"anyOf": [self.kind.schema, schema]} if self.broadcast else schema
 
 
@@ -294,15 +286,13 @@ class Several:
 class Record:
     """A section: a mapping read into a dataclass, or a short form of it.
 
-    short: the field that a value alone stands for; listed: the kind of a list that stands for all fields in order;
-    gone: keys of earlier versions and the remedy for each.
+    short: the field that a value alone stands for; listed: the kind of a list that stands for all fields in order.
     """
 
     section: Any
     noun: str
     short: str = ""
     listed: Several | None = None
-    gone: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
         if self.short and node.is_scalar:
@@ -315,7 +305,7 @@ class Record:
             some = ", ".join(f"{key}: ..." for key in list(options(self.section))[:2])
             mistakes.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
             return None
-        given = read_fields(self.section, node, path, mistakes, self.noun, self.gone)
+        given = read_fields(self.section, node, path, mistakes, self.noun)
         required = [item.name for item in options(self.section).values() if item.default is MISSING]
         return None if set(required) - set(given) else self.section(**given)
 
@@ -354,19 +344,18 @@ def _other_words(section: Any, noun: str) -> dict[str, str]:
     return words
 
 
-def read_fields(
-    section: Any, node: Node, path: str, mistakes: Mistakes, noun: str, gone: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: str) -> dict[str, Any]:
     """The good values of a mapping by field; an empty value counts as not given. Notes unknown and missing keys."""
     known, given = options(section), node.mapping or {}
     values: dict[str, Any] = {}
     for key, child in given.items():
         inner = f"{path}.{key}" if path else key
-        if key in (gone or {}):
-            mistakes.note(node.key_place(key), inner, f"is no longer a key of {noun}", "", (gone or {})[key])
-        elif key not in known:
-            remedy = instead(key, list(known), _other_words(section, noun))
-            mistakes.note(node.key_place(key), inner, f"is not a key of {noun}", "", remedy)
+        if key not in known:
+            gone = other_tools(f"no longer in {noun}").get(key)
+            remedy = gone or instead(key, list(known), _other_words(section, noun))
+            mistakes.note(
+                node.key_place(key), inner, f"is {'no longer' if gone else 'not'} a key of {noun}", "", remedy
+            )
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
             if value is not None:

@@ -15,7 +15,7 @@ from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
 from hpo.space.domains import Choice, show
 from hpo.space.expressions import MEASURES, Constraint, NoExpression
-from hpo.space.grid import GridImpossible
+from hpo.space.grid import Grid, GridImpossible
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, known_name, nearest
 from hpo.study_file.spec import DATA_SETS, StudySpec
@@ -249,12 +249,8 @@ def _holds(item: tuple[Constraint, Node], index: int, point: Params, mistakes: M
 
 def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
     """All points of a small space, else a seeded sample."""
-    size = space.size()
-    if size is not None and size <= ENUMERATED:
-        try:
-            return iter(space.grid())
-        except GridImpossible:
-            pass
+    if (space.size() or ENUMERATED + 1) <= ENUMERATED:
+        return Grid(space.parameters)
     rng = random.Random(f"constraints-{seed}")
     return islice(iter(lambda: space.sample(rng), None), SAMPLES)
 

@@ -31,12 +31,11 @@ _SHARE: Final = number(above=0, high=1)
 _COUNT: Final = number(1, whole=True)
 _SEED: Final = number(0, 2**53, whole=True)
 _STRATEGY: Final = one_of(*STRATEGIES)
-_SIDES: Final = Several(number(1, 4096, whole=True), 2, 2, broadcast=True)
+_SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
 _LETTERS: Final = "must be letters, digits, . _ and -"
 _ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
 _MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
-_PARALLEL: Final = "drop it: each study runs one trial at a time, and the studies share the workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,7 @@ class DataSpec:
         example="digits",
     )
     resize: tuple[int, int] | None = option(_SIDES, None, "height and width of all images: 32 or [32, 48]")
-    split: Split = option(
-        Record(Split, "split", listed=Several(_SHARE, 3, 3)), Split(), "shares of train, val and test"
-    )
+    split: Split = option(Record(Split, "split", listed=Several(_SHARE, 3)), Split(), "shares of train, val and test")
     regression: bool = option(flag(), False, "the targets are numbers, not classes")
     grey: bool = option(flag(), False, "read colour images as grey")
     limit: int | None = option(_COUNT, None, "use at most this many images")
@@ -138,7 +135,7 @@ class Tracking:
 class Compare:
     """What `hpo compare` compares."""
 
-    strategies: tuple[str, ...] = option(Several(_STRATEGY, 1, unique=True), STRATEGIES, "which strategies")
+    strategies: tuple[str, ...] = option(Several(_STRATEGY), STRATEGIES, "which strategies")
     seeds: int = option(number(1, 1000, whole=True), 10, "studies of each strategy")
     margin: float = option(number(0), 0.002, "smaller differences are practically equal")
 
@@ -198,9 +195,7 @@ class StudySpec:
     tracking: Tracking = option(
         Record(Tracking, "tracking", short="enabled"), Tracking(), "where MLflow keeps the runs"
     )
-    compare: Compare = option(
-        Record(Compare, "compare", gone={"parallel": _PARALLEL}), Compare(), "what `hpo compare` compares"
-    )
+    compare: Compare = option(Record(Compare, "compare"), Compare(), "what `hpo compare` compares")
 
     path: Path | None = field(default=None, compare=False)
     text: str = field(default="", compare=False, repr=False)  # the file as written
