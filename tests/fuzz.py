@@ -33,7 +33,7 @@ def corpus() -> list[bytes]:
     spaces = [path.read_text(encoding="utf-8") for path in sorted((HERE.parent / "search_spaces").glob("*.yaml"))]
     whole = [f"name: x\ndata: digits\nsearch_space:\n{_indented(text)}" for text in spaces]
     short = [
-        case["file"] + "name: y\ndata: digits\nsearch_space: {epochs: [1, 2]}\n" for case in cases if "file" in case
+        f"{case['file']}name: y\ndata: digits\nsearch_space: {{epochs: [1, 2]}}\n" for case in cases if "file" in case
     ]
     good = [template(), *whole] * (len(short) // (1 + len(whole)))  # as often as the bad ones
     return [text.encode() for text in (*good, *short)]
@@ -48,6 +48,10 @@ def _cut(raw: bytes, rng: random.Random) -> tuple[int, int]:
     return start, min(len(raw), start + int(rng.expovariate(0.05)))
 
 
+def _token(rng: random.Random) -> bytes:
+    return rng.choice(TOKENS).encode("utf-8", "replace")
+
+
 def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes]]:
     def flip(raw: bytes, rng: random.Random) -> bytes:
         position = rng.randrange(len(raw) + 1)
@@ -59,11 +63,11 @@ def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes
 
     def insert(raw: bytes, rng: random.Random) -> bytes:
         position = rng.randrange(len(raw) + 1)
-        return raw[:position] + rng.choice(TOKENS).encode("utf-8", "replace") + raw[position:]
+        return raw[:position] + _token(rng) + raw[position:]
 
     def exchange(raw: bytes, rng: random.Random) -> bytes:
         start, end = _cut(raw, rng)
-        return raw[:start] + rng.choice(TOKENS).encode("utf-8", "replace") + raw[end:]
+        return raw[:start] + _token(rng) + raw[end:]
 
     def repeat(raw: bytes, rng: random.Random) -> bytes:
         start, end = _cut(raw, rng)
@@ -84,7 +88,7 @@ def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes
         rows = raw.split(b": ")
         index = rng.randrange(len(rows))
         head, separator, tail = rows[index].partition(rng.choice((b"\n", b",", b"}")))
-        rows[index] = (rng.choice(TOKENS).encode("utf-8", "replace") if index else head) + separator + tail
+        rows[index] = (_token(rng) if index else head) + separator + tail
         return b": ".join(rows)
 
     return [flip, delete, insert, exchange, repeat, lines, splice, value, value, exchange]
@@ -140,14 +144,8 @@ def main(count: int, seed: int) -> dict[str, Any]:
             slowest = max(slowest, (time.perf_counter() - start, number))
         os.chdir("/")
     seconds, number = slowest
-    return {
-        "cases": count,
-        "seed": seed,
-        "studies": good,
-        "peak_mb": peak_bytes() >> 20,
-        "slowest_s": round(seconds, 2),
-        "slowest_case": number,
-    }
+    seen = {"cases": count, "seed": seed, "studies": good, "peak_mb": peak_bytes() >> 20}
+    return {**seen, "slowest_s": round(seconds, 2), "slowest_case": number}
 
 
 if __name__ == "__main__":
