@@ -128,9 +128,9 @@ def test_publishing_again_makes_nothing_twice(tmp_path: Path) -> None:
 def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_path: Path) -> None:
     made = order(tmp_path, bars(tmp_path / "data"))
     published = publish.publish(made)
-    ask, about = registry.loaded(made.uri, "models:/digits-cnn@champion")
+    module, about = registry.loaded(made.uri, "models:/digits-cnn@champion")
     data = Dataset.open(made.recipe.data)
-    said = ask(np.array(data.images[data.test])).argmax(1)
+    said = publish.of_module(module)(np.array(data.images[data.test])).argmax(1)
     assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
     told = {name: about[name] for name in ("classes", "shape", "dtype", "resized", "largest_pixel")}
     assert told == {

@@ -16,8 +16,6 @@ from hpo.errors import BadInput, Mistake
 from hpo.files import replace_file
 from hpo.strategies.bayesian import Coordinate
 
-STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.PAUSED: TrialState.PRUNED}
-
 
 def export_csv(result: Result, path: Path) -> None:
     with replace_file(path) as draft:
@@ -29,33 +27,30 @@ def export_optuna(result: Result, path: Path) -> None:
     if path.exists():
         raise BadInput(Mistake(str(path), "must not exist yet", "", "name another file, or delete it"))
     goal = result.spec.metric.as_goal()
-    storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(
-        study_name=result.folders.run.name, storage=storage, direction="maximize" if goal.maximize else "minimize"
+        study_name=result.folders.run.name,
+        storage=JournalStorage(JournalFileBackend(str(path))),
+        direction="maximize" if goal.maximize else "minimize",
     )
-    study.add_trials([told for trial in result.study.trials if (told := frozen(result, trial)) is not None])
+    study.add_trials([frozen(result, trial) for trial in result.study.trials if trial.state is not State.RUNNING])
 
 
-def frozen(result: Result, trial: Trial) -> FrozenTrial | None:
-    """A trial as Optuna has it; one that still runs is left out."""
-    if trial.state is State.RUNNING:
-        return None
+def frozen(result: Result, trial: Trial) -> FrozenTrial:
+    """A trial that does not run as Optuna has it; a complete one without a finite value has failed there."""
     goal, space = result.spec.metric.as_goal(), result.spec.space
-    inside = {
+    value = goal.value(trial)
+    complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
+    stopped = TrialState.PRUNED if trial.state in (State.PRUNED, State.PAUSED) else TrialState.FAIL
+    params = {
         name: value
         for name, value in trial.params.items()
         if name in space and space[name].domain.coerce(value) is not None
     }
-    value = goal.value(trial)
-    complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
-    state = (
-        STATES.get(trial.state, TrialState.FAIL) if complete or trial.state is not State.COMPLETE else TrialState.FAIL
-    )
     return create_trial(
-        state=state,
+        state=TrialState.COMPLETE if complete else stopped,
         value=value if complete else None,
-        params=inside,
-        distributions={name: Coordinate(space[name].domain, plain=True).distribution for name in inside},
+        params=params,
+        distributions={name: Coordinate(space[name].domain, plain=True).distribution for name in params},
         user_attrs={"hpo.outcome": str(trial.outcome), "hpo.error": trial.error, "hpo.training": trial.training},
         intermediate_values={r.epoch: r.metrics[goal.metric] for r in trial.reports if goal.metric in r.metrics},
     )

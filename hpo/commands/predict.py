@@ -20,6 +20,7 @@ from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.publishing.publish_best import about_images
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.ui import tracking_uri
 
@@ -46,6 +47,13 @@ class Model:
     resized: bool
     largest: float
 
+    @classmethod
+    def of(cls, predict: Callable[[Array], Array], about: Mapping[str, Any]) -> Model:
+        """about: what `about_images` says of its data."""
+        channels, height, width = about["shape"]
+        about = {**about, "classes": tuple(about["classes"]), "shape": (channels, height, width)}
+        return cls(predict, *(about[name] for name in ("classes", "shape", "dtype", "resized", "largest_pixel")))
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -70,12 +78,10 @@ def trained(result: Result) -> Model:
     if spec.train is not None or data is None:
         rule = "a study with a trainer of its own has no network that hpo knows"
         raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "predict in your own code"))
-    from hpo.publishing import raw_inputs  # 2 s of torch, which a mistake above need not wait for
+    from hpo.publishing import publish  # 2 s of torch, which a mistake above need not wait for
 
     recipe = components.recipe(spec, data, "cpu")
-    predict = raw_inputs.of_checkpoint(recipe, result.best.params, result.checkpoint())
-    dtype, resized = str(data.images.dtype), data.resize is not None
-    return Model(predict, data.classes or (), data.shape, dtype, resized, raw_inputs.largest_pixel(data))
+    return Model.of(publish.of_checkpoint(recipe, result.best.params, result.checkpoint()), about_images(data))
 
 
 def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, str]) -> Model:
@@ -86,11 +92,11 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
     uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
     from mlflow.exceptions import MlflowException  # 4 s of torch and mlflow
 
-    from hpo.publishing import registry
+    from hpo.publishing import publish, registry
     from hpo.tracking import store
 
     try:
-        predict, about = registry.loaded(uri, name)
+        module, about = registry.loaded(uri, name)
     except (OSError, RuntimeError, MlflowException) as error:
         unknown = getattr(error, "error_code", "") in UNKNOWN
         pickled = "pickle" in str(error)
@@ -100,9 +106,7 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         raise kind(Mistake(name, "must be a model in MLflow that can be loaded", why, remedy)) from error
     if "shape" not in about:
         raise BadInput(Mistake(name, "must be a model that hpo published", "another", "load it with mlflow.pytorch"))
-    channels, height, width = about["shape"]
-    shape = (channels, height, width)
-    return Model(predict, tuple(about["classes"]), shape, about["dtype"], about["resized"], about["largest_pixel"])
+    return Model.of(publish.of_module(module), about)
 
 
 # -- predicting ----------------------------------------------------------------------------------------------------

@@ -21,13 +21,12 @@ from hpo.commands.reproduce import OnEpoch, one_worker, train
 from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset, standards
-from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.formatting import count, decimals
 from hpo.journal import DriverLock, Journal
-from hpo.publishing.publish_best import PATIENCE, Order, publish
+from hpo.publishing.publish_best import order_for, publish
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
@@ -76,7 +75,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         stack.callback(shutil.rmtree, folders.data / ALIAS, ignore_errors=True)
         if not checkpoint.exists():
             _train(result, data, planned, on_epoch)
-        done = replace(planned, published=publish(_order(result, data, planned, environ, stack)))
+        done = replace(planned, published=_publish(result, data, planned, environ, stack))
         scores = {f"{PREFIX}{name}": value for name, value in done.published.test.items()}
         journal.append(Scored(time.time(), best.number, scores))
         if done.published.model is not None or not spec.tracking.enabled:
@@ -95,13 +94,11 @@ def together(dataset: Dataset) -> Dataset:
 def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> None:
     """Leave the checkpoint that is planned."""
     best, epoch, checkpoint = planned.trial, planned.epoch, planned.checkpoint
-    shutil.rmtree(result.folders.run / ALIAS, ignore_errors=True)
-    parts = one_worker(result.spec, data)
+    folder, parts = result.folders.run / ALIAS, one_worker(result.spec, data)
+    shutil.rmtree(folder, ignore_errors=True)
     seed = training_seed(result.spec.training_seed or 0, best.params, best.repeat)
-    folder = result.folders.run / ALIAS
-    end = train(
-        parts, Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, parts.limits()), on_epoch
-    ).end
+    job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, parts.limits())
+    _, end = train(parts, job, on_epoch)
     if isinstance(end, JobFailed):
         remedy = "run the same command again" if end.lost else "raise the budget and search on"
         got = f"{end.outcome}: {end.error}"
@@ -111,28 +108,14 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
         raise EnvironmentFailed(Mistake(str(checkpoint), rule, "no file", "run the same command again"))
 
 
-def _order(result: Result, data: Dataset, planned: Refit, environ: Mapping[str, str], stack: ExitStack) -> Order:
-    """The model in MLflow, on the study's run, or only its score where MLflow is off or away."""
-    spec, folders, uri, run = result.spec, result.folders, "", None
+def _publish(result: Result, data: Dataset, planned: Refit, environ: Mapping[str, str], stack: ExitStack) -> Published:
+    spec, folders, tracker = result.spec, result.folders, None
     if spec.tracking.enabled:
         uri = tracking_uri(spec.tracking.uri, folders.state, environ, spec.place("tracking.uri"))
         tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
-        tracker.drain(PATIENCE)
-        run = tracker.parent(folders.journal)
-    return Order(
-        recipe=components.recipe(spec, data, "cpu"),
-        params=planned.trial.params,
-        checkpoint=planned.checkpoint,
-        uri=uri,
-        run=run,
-        goal=spec.metric.as_goal(),
-        value=math.nan,  # there is no validation split to have one on
-        study=folders.run.name,
-        trial=planned.trial.number,
-        epoch=planned.epoch,
-        register=(spec.tracking.register or spec.name) if run is not None else None,
-        alias=ALIAS,
-    )
+    order = order_for(spec, data, folders, planned.trial, planned.checkpoint, tracker)
+    register = (spec.tracking.register or spec.name) if order.run is not None else None
+    return publish(replace(order, value=math.nan, alias=ALIAS, register=register))  # no validation split to have one on
 
 
 def lines(done: Refit) -> Iterator[str]:

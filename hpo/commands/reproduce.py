@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.core import Event, Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, State, Trial, Value
+from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, State, Trial, Value
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.components import Components
@@ -19,6 +18,7 @@ from hpo.errors import HpoError
 from hpo.files import scratch
 from hpo.formatting import count
 from hpo.journal import Journal
+from hpo.publishing.publish_best import run_job
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
@@ -53,13 +53,13 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     until = trial.epochs if failed else trial.epoch
     with scratch(folders.run) as folder:
         job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", parts.limits())
-        trained = train(parts, job, on_epoch)
-        difference = _difference(trial, trained)
+        reports, end = train(parts, job, on_epoch)
+        difference = _difference(trial, reports, end)
         same = parts.identity()(trial.params, trial.repeat) == (trial.training, seed)
         restored = not difference and not failed and same and _restore(job, folders.trainings, until)
     changed = provenance.differences(trained_in(result, trial), provenance.environment(parts.numerics))
     numbers = len(trial.reports[0].metrics) if trial.reports else 0
-    return Reproduced(trial, len(trained.reports), numbers, difference, changed, restored)
+    return Reproduced(trial, len(reports), numbers, difference, changed, restored)
 
 
 def _restore(job: Job, folder: Path, epoch: int) -> bool:
@@ -75,14 +75,6 @@ def _restore(job: Job, folder: Path, epoch: int) -> bool:
 # -- one training outside of a study -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """How a job ended. The checkpoint after the last report is there, those before are gone."""
-
-    reports: Sequence[Report]
-    end: JobEnded | JobFailed
-
-
 def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     """The study's parts for one worker on this machine, whatever cluster it runs on. Raises BadInput for its device."""
     execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
@@ -90,35 +82,33 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     return components.assemble(here, dataset, components.placement(here)[:1])
 
 
-def train(parts: Components, job: Job, on_epoch: OnEpoch) -> Trained:
-    """Train the job to its end; on_epoch is called with every report."""
+def train(parts: Components, job: Job, on_epoch: OnEpoch) -> tuple[list[Report], JobEnded | JobFailed]:
+    """Train the job to its end, and keep the last checkpoint only; on_epoch is called with every report."""
     reports: list[Report] = []
+
+    def keep(report: Report) -> None:
+        reports.append(report)
+        on_epoch(report)
+        checkpoints.forget(job.folder, job.training, report.epoch - 1)
+
     with closing(components.executor(parts.spec, parts.placement)) as executor:
         executor.begin(parts.factories())
-        executor.submit(job)
-        while True:
-            for message in executor.wait(None):
-                if not isinstance(message, Reported):
-                    return Trained(reports, message)
-                reports.append(message.report)
-                on_epoch(message.report)
-                checkpoints.forget(job.folder, job.training, message.report.epoch - 1)
+        return reports, run_job(executor, job, keep)
 
 
 # -- comparing -----------------------------------------------------------------------------------------------------
 
 
-def _difference(trial: Trial, trained: Trained) -> str:
+def _difference(trial: Trial, reports: Sequence[Report], end: JobEnded | JobFailed) -> str:
     """The first difference in a phrase, "" if there is none."""
-    for then, now in zip(trial.reports, trained.reports, strict=False):
+    for then, now in zip(trial.reports, reports, strict=False):
         if difference := compare(then, now):
             return difference
-    short, there = len(trained.reports), len(trial.reports)
-    outcome = trained.end.outcome if isinstance(trained.end, JobFailed) else Outcome.OK
+    outcome, why = (end.outcome, f": {end.error}") if isinstance(end, JobFailed) else (Outcome.OK, "")
     if outcome is not trial.outcome:
-        why = f": {trained.end.error}" if isinstance(trained.end, JobFailed) else ""
-        return f"after epoch {short} it ended as {outcome}{why}; then it was {trial.outcome}"
-    return "" if short == there else f"{count(short, 'epoch')} came of it; then it was {there}"
+        return f"after epoch {len(reports)} it ended as {outcome}{why}; then it was {trial.outcome}"
+    same_length = len(reports) == len(trial.reports)
+    return "" if same_length else f"{count(len(reports), 'epoch')} came of it; then it was {len(trial.reports)}"
 
 
 def compare(then: Report, now: Report) -> str:
@@ -126,41 +116,24 @@ def compare(then: Report, now: Report) -> str:
     if then.metrics.keys() != now.metrics.keys():
         other = ", ".join(sorted(then.metrics.keys() ^ now.metrics.keys()))
         return f"epoch {then.epoch}: only one of them reports {other}"
-    apart = [name for name in then.metrics if _bits(then.metrics[name]) != _bits(now.metrics[name])]
+    apart = [name for name, value in then.metrics.items() if float(value).hex() != float(now.metrics[name]).hex()]
     if not apart:
         return ""
     name, more = apart[0], f" ({len(apart) - 1} more of that epoch differ)" if len(apart) > 1 else ""
     return f"epoch {then.epoch}: {name} was {then.metrics[name]!r}, is {now.metrics[name]!r}{more}"
 
 
-def _bits(value: float) -> bytes:
-    return struct.pack(">d", value)
-
-
-# -- then and now ----------------------------------------------------------------------------------------------------
-
-
 def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
     """What the session depended on that trained the trial's first epoch, in whichever study of this name that was."""
-    for path in sorted(result.folders.study.glob("*/journal.db"), key=lambda path: path != result.folders.journal):
-        try:
-            with Journal.open(path, read_only=True) as journal:
-                environment = _session(trial.training, (event for _, event in journal.events()))
-        except HpoError:  # a broken journal of another study
-            continue
-        if environment is not None:
-            return environment
+    for path in (result.folders.journal, *result.folders.siblings()):
+        environment: Mapping[str, Value] = {}
+        with suppress(HpoError), Journal.open(path, read_only=True) as journal:  # another study's may be broken
+            for _, event in journal.events():
+                if isinstance(event, Opened):
+                    environment = event.environment
+                elif isinstance(event, Reported) and event.training == trial.training and not event.reused:
+                    return environment
     return {}
-
-
-def _session(training: str, events: Iterator[Event]) -> Mapping[str, Value] | None:
-    environment: Mapping[str, Value] = {}
-    for event in events:
-        if isinstance(event, Opened):
-            environment = event.environment
-        elif isinstance(event, Reported) and event.training == training and not event.reused:
-            return environment
-    return None
 
 
 def lines(reproduced: Reproduced) -> Iterator[str]:

@@ -11,25 +11,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpo.core import Executor, Goal, Job, JobEnded, Params, Reported, Scored, Trial
+from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
+from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
-from hpo.journal import Journal
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 CHAMPION = "champion"
 PUBLISHED = "published"  # the journal's note of what was published last
+MANY = 4096  # images whose largest pixel stands for all
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -125,51 +127,61 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
         return None
     key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None}
-    if (last := last_published(journal)) is not None and last[0] == key and folders.model_figures.exists():
-        return last[1]
+    last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
+    if last_key == key and folders.model_figures.exists():
+        return Published(**last)
     checkpoint = restore(parts, folders, executor, best, report.epoch)
-    run = None
-    if tracker is not None:
-        tracker.drain(PATIENCE)
-        run = tracker.parent(folders.journal)
-    spec = parts.spec
-    order = Order(
-        recipe=components.recipe(spec, parts.dataset, "cpu"),
-        params=best.params,
-        checkpoint=checkpoint,
-        uri=tracker.uri if tracker is not None else "",
-        run=run,
-        goal=goal,
-        value=goal.value(best) or 0.0,
-        study=folders.run.name,
-        trial=best.number,
-        epoch=report.epoch,
-        register=spec.tracking.register if run is not None else None,
-        figures=folders.model_figures,
-    )
+    order = order_for(parts.spec, parts.dataset, folders, best, checkpoint, tracker)
     hit("publish.begin")
-    published = publish(order)
+    published = publish(replace(order, figures=folders.model_figures))
     hit("publish.done")
     if not any(is_own_score(scored, best) for scored in search.study.scores):
         search.record(Scored(time.time(), best.number, dict(published.test)))
     hit("publish.scored")
-    if (run is not None) == (tracker is not None):
+    if (order.run is not None) == (tracker is not None):
         journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
     return published
+
+
+def order_for(
+    spec: StudySpec, dataset: Dataset, folders: Folders, trial: Trial, checkpoint: Path, tracker: Tracker | None
+) -> Order:
+    """For the study's run in MLflow, or only for the score where MLflow is off or away."""
+    goal, run = spec.metric.as_goal(), None
+    report = goal.reading(trial)
+    assert report is not None, "a trial that is published has a score"
+    if tracker is not None:
+        tracker.drain(PATIENCE)
+        run = tracker.parent(folders.journal)
+    return Order(
+        recipe=components.recipe(spec, dataset, "cpu"),
+        params=trial.params,
+        checkpoint=checkpoint,
+        uri=tracker.uri if tracker is not None else "",
+        run=run,
+        goal=goal,
+        value=goal.value(trial) or 0.0,
+        study=folders.run.name,
+        trial=trial.number,
+        epoch=report.epoch,
+        register=spec.tracking.register if run is not None else None,
+    )
+
+
+def about_images(data: Dataset) -> dict[str, Any]:
+    """What must be known of a model's images and outputs to use the model alone."""
+    return {
+        "classes": list(data.classes or ()),
+        "shape": list(data.shape),
+        "dtype": str(data.images.dtype),
+        "resized": data.resize is not None,
+        "largest_pixel": float(data.images[:MANY].max()),  # to tell data of 16 levels from data of 256
+    }
 
 
 def is_own_score(scored: Scored, trial: Trial) -> bool:
     """Whether this is the trial's own test score; a refit's score is another model's."""
     return scored.trial == trial.number and any(name.startswith("test_") for name in scored.metrics)
-
-
-def last_published(journal: Journal) -> tuple[Mapping[str, Any], Published] | None:
-    """What was published last, and which trial, epoch and run it belongs to."""
-    text = journal.get(PUBLISHED)
-    if text is None:
-        return None
-    key, published = json.loads(text)
-    return key, Published(**published)
 
 
 def restore(parts: components.Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
@@ -179,14 +191,21 @@ def restore(parts: components.Components, folders: Folders, executor: Executor, 
         return path
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
     _, seed = parts.identity()(trial.params, trial.repeat)
-    executor.submit(
-        Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, parts.limits())
-    )
+    job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, parts.limits())
+    end = run_job(executor, job)
+    if not path.exists():
+        rule = "must be there to publish the model"
+        raise EnvironmentFailed(Mistake(str(path), rule, str(end), "run the study again"))
+    return path
+
+
+def run_job(
+    executor: Executor, job: Job, on_report: Callable[[Report], None] = lambda report: None
+) -> JobEnded | JobFailed:
+    """Train one job to its end, while the executor has no other."""
+    executor.submit(job)
     while True:
         for message in executor.wait(None):
-            if isinstance(message, JobEnded) and path.exists():
-                return path
             if not isinstance(message, Reported):
-                raise EnvironmentFailed(
-                    Mistake(str(path), "must be there to publish the model", str(message), "run the study again")
-                )
+                return message
+            on_report(message.report)

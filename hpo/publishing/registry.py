@@ -28,8 +28,7 @@ from hpo.core import digest
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
-from hpo.publishing.publish_best import CHAMPION, Order
-from hpo.publishing.raw_inputs import Predict, RawInputs, largest_pixel, of_module
+from hpo.publishing.publish_best import CHAMPION, Order, about_images
 from hpo.tracking.store import quiet, reason
 
 NAME = "best-model"
@@ -37,7 +36,7 @@ EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
 
 
 def keep(
-    order: Order, module: RawInputs, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]
+    order: Order, module: nn.Module, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]
 ) -> Published:
     """Log the model on its study's run, score what MLflow gives back, and register it. Raises EnvironmentFailed."""
     assert order.run is not None
@@ -72,14 +71,14 @@ def logged(client: MlflowClient, run: str, order: Order) -> str | None:
     return None
 
 
-def log(client: MlflowClient, order: Order, module: RawInputs, data: Dataset) -> str:
+def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
-    about = {"hpo.winner": identity(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
+    tags = {"hpo.winner": identity(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
     params = {name: str(value) for name, value in order.params.items()}
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
-    model = client.create_logged_model(experiment, name, order.run, about, params)
+    model = client.create_logged_model(experiment, name, order.run, tags, params)
     with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
         Model.log(
             artifact_path=None,
@@ -91,8 +90,8 @@ def log(client: MlflowClient, order: Order, module: RawInputs, data: Dataset) ->
             input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
             pip_requirements=requirements(),
-            extra_files=beside(Path(folder), order, module.network, data),
-            metadata={"hpo.study": order.study, "hpo.trial": order.trial, **described(data)},
+            extra_files=beside(Path(folder), order, module.get_submodule("network"), data),
+            metadata={"hpo.study": order.study, "hpo.trial": order.trial, **about_images(data)},
         )
     return str(model.model_id)
 
@@ -104,17 +103,6 @@ def signature(data: Dataset) -> ModelSignature:
     inputs = TensorSpec(data.images.dtype, (-1, channels, *size))
     outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs))
     return ModelSignature(Schema([inputs]), Schema([outputs]))
-
-
-def described(data: Dataset) -> dict[str, Any]:
-    """What must be known of its images and outputs by those who have the model alone."""
-    return {
-        "classes": list(data.classes or ()),
-        "shape": list(data.shape),
-        "dtype": str(data.images.dtype),
-        "resized": data.resize is not None,
-        "largest_pixel": largest_pixel(data),
-    }
 
 
 def requirements() -> list[str]:
@@ -140,13 +128,13 @@ def beside(folder: Path, order: Order, network: nn.Module, data: Dataset) -> lis
     return [str(folder / "state_dict.pt"), str(folder / "params.json")]
 
 
-def loaded(uri: str, name: str) -> tuple[Predict, dict[str, Any]]:
-    """A model in MLflow (models:/digits-cnn@champion) as a function of raw images, and its `described`."""
+def loaded(uri: str, name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A model in MLflow (models:/digits-cnn@champion) that takes raw images, and what `about_images` says of it."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # a registered model must not run its author's code
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     about = mlflow.models.get_model_info(name).metadata or {}
-    return of_module(mlflow.pytorch.load_model(name)), about
+    return mlflow.pytorch.load_model(name), about
 
 
 # -- the registry --------------------------------------------------------------------------------------------------
@@ -160,35 +148,31 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    mine = version_of(client, name, order)
-    if mine is None:
-        tags = {
-            "hpo.winner": identity(order),
-            "hpo.study": order.study,
-            "hpo.trial": str(order.trial),
-            "hpo.data": data.digest,
-            "hpo.metric": order.goal.metric,
-            "hpo.value": repr(order.value),
-            **{f"hpo.{metric}": repr(value) for metric, value in published.test.items()},
-        }
-        model = str(published.model)
-        mine = str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
-    holder = champion(client, name)
-    if order.alias != CHAMPION:
-        client.set_registered_model_alias(name, order.alias, mine)
-        return replace(published, version=mine, said=f"models:/{name}@{order.alias} is version {mine}")
-    if holder is None or better(holder.tags, order, data):
-        client.set_registered_model_alias(name, CHAMPION, mine)
-    elif str(holder.version) != mine:
-        said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {why(holder.tags, order, data)}"
-        return replace(published, version=mine, said=said)
-    return replace(published, version=mine, champion=True, said=f"models:/{name}@{CHAMPION} is version {mine}")
+    versions = client.search_model_versions(f"tags.`hpo.winner` = '{identity(order)}'")  # of an earlier process
+    mine = next((str(version.version) for version in versions if version.name == name), None)
+    mine = mine or create_version(client, name, order, data, published)
+    published = replace(published, version=mine)
+    if order.alias == CHAMPION and (holder := champion(client, name)) is not None and str(holder.version) != mine:
+        if obstacle := why_not_better(holder.tags, order, data):
+            said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {obstacle}"
+            return replace(published, said=said)
+    client.set_registered_model_alias(name, order.alias, mine)
+    said = f"models:/{name}@{order.alias} is version {mine}"
+    return replace(published, champion=order.alias == CHAMPION, said=said)
 
 
-def version_of(client: MlflowClient, name: str, order: Order) -> str | None:
-    """The version an earlier process made of this model."""
-    versions = client.search_model_versions(f"tags.`hpo.winner` = '{identity(order)}'")
-    return next((str(version.version) for version in versions if version.name == name), None)
+def create_version(client: MlflowClient, name: str, order: Order, data: Dataset, published: Published) -> str:
+    tags = {
+        "hpo.winner": identity(order),
+        "hpo.study": order.study,
+        "hpo.trial": str(order.trial),
+        "hpo.data": data.digest,
+        "hpo.metric": order.goal.metric,
+        "hpo.value": repr(order.value),
+        **{f"hpo.{metric}": repr(value) for metric, value in published.test.items()},
+    }
+    model = str(published.model)
+    return str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
 
 
 def champion(client: MlflowClient, name: str) -> Any | None:
@@ -200,19 +184,11 @@ def champion(client: MlflowClient, name: str) -> Any | None:
         return None
 
 
-def comparable(tags: dict[str, str], order: Order, data: Dataset) -> bool:
-    return tags.get("hpo.data") == data.digest and tags.get("hpo.metric") == order.goal.metric
-
-
-def better(tags: dict[str, str], order: Order, data: Dataset) -> bool:
-    """By the metric that chose it: the test split is never read to choose."""
-    if not comparable(tags, order, data):
-        return False
-    known = float(tags.get("hpo.value", "nan"))
-    return order.value > known if order.goal.maximize else order.value < known
-
-
-def why(tags: dict[str, str], order: Order, data: Dataset) -> str:
-    if not comparable(tags, order, data):
+def why_not_better(tags: dict[str, str], order: Order, data: Dataset) -> str:
+    """Why the champion with these tags stays, "" if it does not. The test split is never read to choose."""
+    if tags.get("hpo.data") != data.digest or tags.get("hpo.metric") != order.goal.metric:
         return "because it was chosen on other data or by another metric"
-    return f"because its {order.goal.metric} is {float(tags['hpo.value']):.4g} and this one's {order.value:.4g}"
+    value = float(tags.get("hpo.value", "nan"))
+    if order.value > value if order.goal.maximize else order.value < value:
+        return ""
+    return f"because its {order.goal.metric} is {value:.4g} and this one's {order.value:.4g}"
