@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,10 @@ from hpo.training.recipe import Recipe
 
 
 def network() -> nn.Sequential:
-    inner = nn.Sequential()
-    inner.add_module("conv", nn.Conv2d(1, 4, 3))
-    inner.add_module("norm", nn.BatchNorm2d(4))
-    inner.add_module("activation", nn.ReLU())
-    outer = nn.Sequential()
-    outer.add_module("block1", inner)
-    outer.add_module("flatten", nn.Flatten())
-    outer.add_module("dense1", nn.Linear(4 * 4 * 4, 6))
-    outer.add_module("dense1_activation", nn.Sigmoid())
-    outer.add_module("output", nn.Linear(6, 2))
-    return outer
+    block = OrderedDict(conv=nn.Conv2d(1, 4, 3), norm=nn.BatchNorm2d(4), activation=nn.ReLU())
+    layers = OrderedDict(block1=nn.Sequential(block), flatten=nn.Flatten(), dense1=nn.Linear(4 * 4 * 4, 6))
+    layers |= OrderedDict(dense1_activation=nn.Sigmoid(), output=nn.Linear(6, 2))
+    return nn.Sequential(layers)
 
 
 def test_places_are_named_from_input_to_output() -> None:
@@ -102,25 +96,22 @@ def test_no_hook_is_left_behind() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_unit_that_fires_for_one_image_in_a_batch_is_not_dead() -> None:
+@pytest.mark.parametrize(
+    ("bias", "batches"),
+    [
+        pytest.param(-5.0, [[[0.0]] * 99 + [[6.0]]], id="one image of a batch is enough"),
+        pytest.param(0.0, [[[1.0]], [[-1.0]]], id="only the first batch is watched"),
+    ],
+)
+def test_a_unit_that_fires_is_not_dead(bias: float, batches: list[list[list[float]]]) -> None:
     net = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
     with torch.no_grad():
         net[0].weight.fill_(1.0)
-        net[0].bias.fill_(-5.0)
-    with activations(places(net, ours=False)) as found:
-        net(torch.tensor([[0.0]] * 99 + [[6.0]]))
-    assert found["dead/0"].item() == 0
-
-
-def test_only_the_first_batch_is_watched() -> None:
-    net = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
-    with torch.no_grad():
-        net[0].weight.fill_(1.0)
-        net[0].bias.zero_()
-    with activations(places(net, ours=False)) as found:
-        net(torch.tensor([[1.0]]))
-        net(torch.tensor([[-1.0]]))
-    assert found["dead/0"].item() == 0
+        net[0].bias.fill_(bias)
+    with activations(places(net, ours=False)) as shares:
+        for batch in batches:
+            net(torch.tensor(batch))
+    assert shares["dead/0"].item() == 0
 
 
 def test_a_spike_is_far_above_the_median_and_worse_than_knowing_nothing() -> None:
