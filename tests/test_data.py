@@ -20,7 +20,7 @@ from PIL import Image
 from hpo.data import dataset as data
 from hpo.data import splits
 from hpo.data.dataset import EPSILON, Dataset, load, standards
-from hpo.data.sources.contents import TEST, TRAIN, VAL
+from hpo.data.sources.contents import Part
 from hpo.errors import BadInput, EnvironmentFailed
 from hpo.files import replace_folder
 from hpo.study_file.spec import DataSpec, Split
@@ -80,10 +80,10 @@ def test_every_image_is_in_one_part_and_every_class_in_each_in_proportion(
 def test_a_part_that_came_with_the_data_stays_and_only_train_is_cut(
     strata: list[int], seed: int, data: st.DataObject
 ) -> None:
-    given_part = data.draw(st.sampled_from([VAL, TEST]))
+    given_part = data.draw(st.sampled_from([Part.VAL, Part.TEST]))
     groups = np.array(strata)
-    parts = np.where(np.arange(len(groups)) % 4 == 0, given_part, TRAIN).astype(np.int8)
-    if min(np.bincount(groups[parts == TRAIN], minlength=3)[np.unique(groups)]) < 2:
+    parts = np.where(np.arange(len(groups)) % 4 == 0, given_part, Part.TRAIN).astype(np.int8)
+    if min(np.bincount(groups[parts == Part.TRAIN], minlength=3)[np.unique(groups)]) < 2:
         with pytest.raises(splits.TooFew):
             splits.split(groups, parts, SHARES, seed)
         return

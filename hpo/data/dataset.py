@@ -22,17 +22,15 @@ import numpy as np
 from hpo.data import splits
 from hpo.data.sources import cifar, idx, images, npz
 from hpo.data.sources.contents import (
-    PARTS,
     SHOWN,
-    TRAIN,
     Array,
     Contents,
+    Part,
     available_memory,
     in_blocks,
     locked,
     refuse,
     refuse_above,
-    refuse_any,
 )
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
@@ -154,7 +152,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     contents = find(source, available)
     shares = source.split.train, source.split.val, source.split.test
     cut = splits.cut_from_train(contents.parts, shares)
-    refuse_any([*_target_mistakes(contents, cut)], contents.place)
+    refuse([*_target_mistakes(contents, cut)], contents.place)
     chosen = _limited(contents, source.limit, len(cut), seed)
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
@@ -171,7 +169,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     return replace(dataset, digest=_digest(dataset))
 
 
-def _target_mistakes(contents: Contents, cut: list[int]) -> Iterator[Mistake]:
+def _target_mistakes(contents: Contents, cut: list[Part]) -> Iterator[Mistake]:
     """Numbers must differ. Every class must be in train, and in each part that is cut from it."""
     if contents.classes is None:
         if len(contents.targets) and np.ptp(contents.targets) == 0:
@@ -179,10 +177,10 @@ def _target_mistakes(contents: Contents, cut: list[int]) -> Iterator[Mistake]:
             yield Mistake(contents.place, "must have targets that differ", got, "hand over other targets")
         return
     counts = np.bincount(contents.targets, minlength=len(contents.classes))
-    to_train = contents.targets if contents.parts is None else contents.targets[contents.parts == TRAIN]
+    to_train = contents.targets if contents.parts is None else contents.targets[contents.parts == Part.TRAIN]
     train_counts = np.bincount(to_train, minlength=len(contents.classes))
     where, remedy = "" if contents.parts is None else " in train", "add images or leave the class out"
-    needs = f"needs at least {len(cut)} images to be in {listed([PARTS[part] for part in cut])}"
+    needs = f"needs at least {len(cut)} images to be in {listed([part.text for part in cut])}"
     for name, count, in_train in zip(contents.classes, counts, train_counts, strict=True):
         if not count:
             yield Mistake(contents.place, f"class {name!r} has no images", "", remedy)
@@ -201,10 +199,9 @@ def _limited(contents: Contents, limit: int | None, least: int, seed: int) -> Ar
     count = len(contents.targets)
     if limit is None or limit >= count:
         return np.arange(count)
+    strata = splits.strata(contents.targets, contents.classes is None)
     try:
-        return splits.sample(
-            splits.strata(contents.targets, contents.classes is None), contents.parts, limit, least, seed
-        )
+        return splits.sample(strata, contents.parts, limit, least, seed)
     except splits.TooFew as few:
         rule = f"must be at least {few.least}, so that every class is in every part"
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
@@ -232,9 +229,8 @@ def find(spec: DataSpec, available: int | None) -> Contents:
     except PermissionError as error:
         raise locked(error.filename or path) from error
     except (OSError, ValueError) as error:  # a name no disk can have: too long, with a zero byte
-        raise BadInput(
-            Mistake("data.source", f"must be {SOURCES}", repr(spec.source)[:80], "check the path")
-        ) from error
+        mistake = Mistake("data.source", f"must be {SOURCES}", repr(spec.source)[:80], "check the path")
+        raise BadInput(mistake) from error
     if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "another file", "name the folder, or write an .npz"))
     return npz.read(path, spec, available)
@@ -244,7 +240,7 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
     entries = sorted(path.iterdir())
     if not entries:
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "an empty folder", "put the data there"))
-    refuse_any(images.bad_links(entries, path), path)
+    refuse(images.bad_links(entries, path), path)
     if idx.matches(path):
         return idx.read(path, spec, available)
     if cifar.files(path):
@@ -293,7 +289,7 @@ def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
         assert block.dtype == contents.dtype and block.shape[1:] == contents.shape, (block.dtype, block.shape)
         _refuse_not_finite(contents, block, indices)
         yield block
-    refuse_any(mistakes, contents.place)
+    refuse(mistakes, contents.place)
 
 
 def _refuse_not_finite(contents: Contents, block: Array, indices: Array) -> None:
@@ -328,8 +324,7 @@ def _digest(dataset: Dataset) -> str:
     for array in (getattr(dataset, name) for name in ARRAYS):
         little = array.dtype.newbyteorder("<")
         sha.update(json.dumps([little.str, list(array.shape)]).encode())
-        for indices in in_blocks(np.arange(len(array)), array[:1].nbytes):
-            sha.update(np.ascontiguousarray(array[indices], little).data)
+        sha.update(np.ascontiguousarray(array, little).data)
     return sha.hexdigest()[:32]
 
 

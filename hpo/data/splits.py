@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpo.data.sources.contents import TEST, TRAIN, VAL, Array
+from hpo.data.sources.contents import Array, Part
 
 DECILES = 10
 
@@ -39,25 +39,25 @@ def split(strata: Array, parts: Array | None, shares: Sequence[float], seed: int
     parts: where the source came split, the part of each image; these stay, and a part that is missing is cut from
     train. shares: of train, val and test. Every stratum is in each part cut from train; raises TooFew where not.
     """
-    given = np.full(len(strata), TRAIN, np.int8) if parts is None else parts
+    given = np.full(len(strata), Part.TRAIN, np.int8) if parts is None else parts
     cut = cut_from_train(parts, shares)
     weights = [shares[part] for part in cut]
     assigned = given.copy()
     carry = np.zeros(len(cut))
     for stratum in np.unique(strata):
-        members = np.flatnonzero((strata == stratum) & (given == TRAIN))
+        members = np.flatnonzero((strata == stratum) & (given == Part.TRAIN))
         if len(members) < len(cut):
             raise TooFew(len(cut), len(members))
         counts, carry = allocate(len(members), weights, 1, carry)
         assigned[members[order(len(members), seed, int(stratum))]] = np.repeat(cut, counts)
-    train, val, test = (np.flatnonzero(assigned == part) for part in (TRAIN, VAL, TEST))
+    train, val, test = (np.flatnonzero(assigned == part) for part in Part)
     return train, val, test
 
 
-def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[int]:
-    """TRAIN and the parts that have a share and did not come with the source."""
+def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[Part]:
+    """Train and the parts that have a share and did not come with the source."""
     given = set() if parts is None else set(np.unique(parts).tolist())
-    return [TRAIN] + [part for part in (VAL, TEST) if part not in given and shares[part] > 0]
+    return [Part.TRAIN] + [part for part in (Part.VAL, Part.TEST) if part not in given and shares[part] > 0]
 
 
 def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int) -> Array:
@@ -67,7 +67,7 @@ def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int
     """
     groups = strata * 3 + (0 if parts is None else parts)
     names, sizes = np.unique(groups, return_counts=True)
-    leasts = np.minimum(np.where(names % 3 == TRAIN, least, 1), sizes)
+    leasts = np.minimum(np.where(names % 3 == Part.TRAIN, least, 1), sizes)
     if limit < leasts.sum():
         raise TooFew(int(leasts.sum()), limit)
     counts, _ = allocate(limit, sizes.tolist(), leasts)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, Shape, labelled, of_arrays, refuse_above
+from hpo.data.sources.contents import Array, Contents, Part, Shape, labelled, of_arrays, refuse_above
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -92,10 +92,10 @@ def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> 
     numbers, classes = labelled(labels, spec, name)
     if classes is not None and len(classes) == len(known.classes):
         classes = known.classes
-    parts = np.full(len(images), TRAIN, np.int8)
-    parts[len(images) - known.test :] = TEST
     pixels = images.astype(np.uint8).reshape(-1, *known.shape)
-    return of_arrays(name, [pixels], (numbers, classes), spec, parts if len(images) == known.images else None)
+    whole = len(images) == known.images
+    arrays = [pixels[: -known.test], pixels[-known.test :]] if whole else [pixels]
+    return of_arrays(name, arrays, (numbers, classes), spec, (Part.TRAIN, Part.TEST) if whole else ())
 
 
 def _fetched(name: str, known: Openml) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import TEST, TRAIN, Array, Contents, bad_file, labelled, locked, of_arrays
+from hpo.data.sources.contents import Array, Contents, Part, bad_file, labelled, locked, of_arrays
 from hpo.errors import BadInput
 from hpo.study_file.spec import DataSpec
 
@@ -37,21 +37,19 @@ class Refused(Exception):
 
 def read(folder: Path, spec: DataSpec) -> Contents:
     """Raises BadInput for a batch that is damaged, or holds anything but arrays, texts, numbers, lists and dicts."""
-    paths, file_parts = zip(*files(folder), strict=True)
+    paths, parts = zip(*files(folder), strict=True)
     images, labels = zip(*map(_batch, paths), strict=True)
-    parts = np.repeat(np.array(file_parts, np.int8), [len(numbers) for numbers in labels])
-    targets = labelled(np.concatenate(labels), spec, str(folder), _names(folder))
-    return of_arrays(folder, images, targets, spec, parts if TEST in parts else None)
+    return of_arrays(folder, images, labelled(np.concatenate(labels), spec, str(folder), _names(folder)), spec, parts)
 
 
-def files(folder: Path) -> list[tuple[Path, int]]:
+def files(folder: Path) -> list[tuple[Path, Part]]:
     """CIFAR's batches in a folder, and the part that each is of."""
-    ten = [(folder / f"data_batch_{number}", TRAIN) for number in range(1, 6)] + [(folder / "test_batch", TEST)]
-    hundred = [(folder / "train", TRAIN), (folder / "test", TEST)] if (folder / "meta").is_file() else []
+    ten = {**{f"data_batch_{number}": Part.TRAIN for number in range(1, 6)}, "test_batch": Part.TEST}
+    hundred = {"train": Part.TRAIN, "test": Part.TEST} if (folder / "meta").is_file() else {}
     for layout in (ten, hundred):
-        there = [(path, part) for path, part in layout if path.is_file()]
-        if there and there[0][1] == TRAIN:
-            return there
+        batches = [(folder / name, part) for name, part in layout.items() if (folder / name).is_file()]
+        if Part.TRAIN in (part for _, part in batches):
+            return batches
     return []
 
 

@@ -9,8 +9,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,8 +25,6 @@ R = TypeVar("R")
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
 
-TRAIN, VAL, TEST = 0, 1, 2
-PARTS = ("train", "val", "test")
 
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
@@ -38,12 +37,22 @@ CGROUPS = (
 )
 
 
+class Part(IntEnum):
+    TRAIN = 0
+    VAL = 1
+    TEST = 2
+
+    @property
+    def text(self) -> str:
+        return self.name.lower()
+
+
 @dataclass(frozen=True, eq=False)
 class Contents:
     """One source, described before its pixels are read, so that it is refused or cut down before that costs.
 
     place: what messages begin with; targets: (N,) int64 class numbers, or float32 for regression; classes: their names,
-    None for regression; parts: (N,) int8 of TRAIN, VAL, TEST where the source comes split, else None;
+    None for regression; parts: (N,) int8 of Part where the source comes split, else None;
     shape, dtype: of one image as `pixels` gives it, resized and grey as the study wants, uint8 or float32;
     pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one.
     """
@@ -115,11 +124,11 @@ def of_arrays(
     arrays: Sequence[Array],
     targets: tuple[Array, tuple[str, ...] | None],
     spec: DataSpec,
-    parts: Array | None = None,
+    parts: Sequence[int] = (),
 ) -> Contents:
     """Contents of images (N, C, H, W) in memory or memory maps, one array after the other.
 
-    targets: what `labelled` made of them.
+    targets: what `labelled` returned; parts: of each array; without a test part the source does not come split.
     """
     place = Path(place)
     shape = fitted_shape(arrays[0].shape[1:], spec, str(place))
@@ -133,7 +142,8 @@ def of_arrays(
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and inf is refused with its index
             return fitted(chosen.astype(dtype, copy=False), spec)
 
-    return Contents(place.name, str(place), *targets, shape, dtype, pixels, parts)
+    part_of_each = np.repeat(np.array(parts, np.int8), [*map(len, arrays)]) if Part.TEST in parts else None
+    return Contents(place.name, str(place), *targets, shape, dtype, pixels, part_of_each)
 
 
 def in_blocks(indices: Array, image_bytes: int) -> Iterator[Array]:
@@ -160,12 +170,8 @@ def fitted(block: Array, spec: DataSpec) -> Array:
 
 def to_grey(block: Array) -> Array:
     """The luma of the first three channels; a fourth, alpha, is left out."""
-    if block.dtype != np.uint8:
-        weights = np.array(LUMA, np.float32) / np.float32(65536)
-        grey: Array = np.einsum("nchw,c->nhw", block[:, :3], weights)
-        return grey[:, None].astype(np.float32)
-    luma: Array = np.einsum("nchw,c->nhw", block[:, :3].astype(np.uint32), np.array(LUMA, np.uint32))
-    return ((luma + 0x8000) >> 16).astype(np.uint8)[:, None]
+    luma: Array = np.einsum("nchw,c->nhw", block[:, :3], np.array(LUMA) / 65536)[:, None]  # float64: bytes stay exact
+    return (np.floor(luma + 0.5) if block.dtype == np.uint8 else luma).astype(block.dtype)
 
 
 def resized(block: Array, size: tuple[int, int]) -> Array:
@@ -226,16 +232,12 @@ def _entry(table: Path, name: str) -> int:
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
-def refuse(mistakes: Sequence[Mistake | str], place: str | Path) -> NoReturn:
-    """Raise the first of many mistakes, and say how many there are."""
+def refuse(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
+    """Raise BadInput with the first mistakes and the number of the others; nothing if there is none."""
     more = len(mistakes) - SHOWN
     rest = [Mistake(str(place), f"has {more} more mistakes like these")] if more > 0 else []
-    raise BadInput(*mistakes[:SHOWN], *rest)
-
-
-def refuse_any(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
     if mistakes:
-        refuse(mistakes, place)
+        raise BadInput(*mistakes[:SHOWN], *rest)
 
 
 def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Mistake | str]]:

@@ -16,17 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from hpo.data.sources.contents import (
-    TEST,
-    TRAIN,
     Array,
     Contents,
+    Part,
     bad_file,
     collect,
     labelled,
     locked,
     of_arrays,
+    refuse,
     refuse_above,
-    refuse_any,
 )
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
@@ -44,12 +43,11 @@ def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     paths = [path for pair in files.values() for path in pair]
     dimensions = [3, 1] * len(files)
     arrays, mistakes = collect(lambda at: array_of(paths[at], dimensions[at], available), range(len(paths)))
-    refuse_any(mistakes, "IDX files")
+    refuse(mistakes, "IDX files")
     images, labels = arrays[::2], arrays[1::2]
-    refuse_any(_misfits(folder, paths, images, labels), folder)
-    parts = np.repeat(np.array(list(files), np.int8), [len(part) for part in labels])
+    refuse(_misfits(folder, paths, images, labels), folder)
     targets = labelled(np.concatenate(labels), spec, str(folder))
-    return of_arrays(folder, [part[:, None] for part in images], targets, spec, parts if TEST in files else None)
+    return of_arrays(folder, [part[:, None] for part in images], targets, spec, list(files))
 
 
 def matches(folder: Path) -> list[tuple[re.Match[str], Path]]:
@@ -58,16 +56,16 @@ def matches(folder: Path) -> list[tuple[re.Match[str], Path]]:
     return [(match, path) for path in paths if (match := NAME.fullmatch(path.name)) and path.is_file()]
 
 
-def _files(folder: Path) -> dict[int, tuple[Path, Path]]:
+def _files(folder: Path) -> dict[Part, tuple[Path, Path]]:
     """part -> its images and its labels; a plain file goes before a gzipped one."""
     files = matches(folder)
     families = sorted({match["family"] for match, _ in files})
     if len(families) > 1:
         got = ", ".join(family.strip("-") or "one without a name" for family in families)
         raise BadInput(Mistake(str(folder), "must hold one set of IDX files", got, "put each into a folder of its own"))
-    by_part: dict[int, dict[str, Path]] = {TRAIN: {}}
+    by_part: dict[Part, dict[str, Path]] = {Part.TRAIN: {}}
     for match, path in files:
-        by_part.setdefault(TRAIN if match["part"] == "train" else TEST, {}).setdefault(match["kind"], path)
+        by_part.setdefault(Part.TRAIN if match["part"] == "train" else Part.TEST, {}).setdefault(match["kind"], path)
     for part, kinds in by_part.items():
         for kind, dimensions in (("images", 3), ("labels", 1)):
             if kind not in kinds:

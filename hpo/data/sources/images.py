@@ -19,20 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import (
-    PARTS,
-    TEST,
-    TRAIN,
-    VAL,
-    Array,
-    Contents,
-    Shape,
-    collect,
-    labelled,
-    locked,
-    refuse,
-    refuse_any,
-)
+from hpo.data.sources.contents import Array, Contents, Part, Shape, collect, labelled, locked, refuse
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -46,13 +33,9 @@ ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and
 
 
 PART_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VAL,
-    "valid": VAL,
-    "validation": VAL,
-    "test": TEST,
-    "testing": TEST,
+    **dict.fromkeys(("train", "training"), Part.TRAIN),
+    **dict.fromkeys(("val", "valid", "validation"), Part.VAL),
+    **dict.fromkeys(("test", "testing"), Part.TEST),
 }
 LAYOUT = "make one sub-folder a class"
 
@@ -105,6 +88,7 @@ def read_images(source: str | Path | Sequence[Path], shape: Shape, *, resize: bo
         return decode_all(paths, shape, resize)
     except BadInput as bad:
         refuse(bad.mistakes, paths[0].parent)
+        raise
 
 
 def image_files(source: str | Path | Sequence[Path]) -> list[Path]:
@@ -137,7 +121,7 @@ def walk(root: Path, within: Path | None = None) -> list[Path]:
         paths = [Path(folder, name) for name in sorted(file_names) if not hidden(name)]
         mistakes += bad_links([*(Path(folder, name) for name in names), *paths], within or root)
         files += paths
-    refuse_any(mistakes, root)
+    refuse(mistakes, root)
     return files
 
 
@@ -243,9 +227,9 @@ def read(root: Path, spec: DataSpec) -> Contents:
     )
 
 
-def _files(root: Path) -> list[tuple[Path, str, int | None]]:
+def _files(root: Path) -> list[tuple[Path, str, Part | None]]:
     """Path, class name and part (None: the source does not come split) of every image."""
-    files: list[tuple[Path, str, int | None]] = []
+    files: list[tuple[Path, str, Part | None]] = []
     mistakes: list[Mistake] = []
     for folder, part in _part_folders(root):
         for label in _class_folders(folder, root):
@@ -256,7 +240,7 @@ def _files(root: Path) -> list[tuple[Path, str, int | None]]:
             files += [(path, name, part) for path in paths]
             if not paths:
                 mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))
-    refuse_any(mistakes, root)
+    refuse(mistakes, root)
     if not files:
         names = sorted(path.name for path in root.iterdir())
         got = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -264,26 +248,26 @@ def _files(root: Path) -> list[tuple[Path, str, int | None]]:
     return files
 
 
-def _part_folders(root: Path) -> Sequence[tuple[Path, int | None]]:
+def _part_folders(root: Path) -> Sequence[tuple[Path, Part | None]]:
     """The folders train, val and test, if these are what root holds; else root itself."""
     folders = _folders(root, root)
     parts = [(folder, PART_NAMES[folder.name.lower()]) for folder in folders if folder.name.lower() in PART_NAMES]
-    if TRAIN not in (part for _, part in parts):
+    if Part.TRAIN not in (part for _, part in parts):
         return [(root, None)]
     others = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
     if others:
         rule = "must hold either class folders or train, val and test"
         raise BadInput(Mistake(str(root), rule, f"both, such as {others[0]}", "move the class folders into train"))
-    for part, name in enumerate(PARTS):
-        names = [folder.name for folder, number in parts if number == part]
+    for part in Part:
+        names = [folder.name for folder, of in parts if of is part]
         if len(names) > 1:
-            raise BadInput(Mistake(str(root), f"must hold one folder for {name}", ", ".join(names), "join them"))
+            raise BadInput(Mistake(str(root), f"must hold one folder for {part.text}", ", ".join(names), "join them"))
     return parts
 
 
 def _folders(folder: Path, root: Path) -> list[Path]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
-    refuse_any(bad_links(folders, root), root)
+    refuse(bad_links(folders, root), root)
     return folders
 
 
@@ -291,14 +275,14 @@ def _class_folders(folder: Path, root: Path) -> list[Path]:
     """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not hidden(path.name)]
     loose = [path for path in files if not collect(header, [path])[1]]
-    refuse_any([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
+    refuse([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
     return _folders(folder, root)
 
 
 def _shape(root: Path, paths: Sequence[Path], spec: DataSpec) -> Shape:
     """Colour if any image is; of one size, or resized."""
     headers, mistakes = collect(header, paths)
-    refuse_any(mistakes, root)
+    refuse(mistakes, root)
     channels = 3 if not spec.grey and any(colour for _, colour in headers) else 1
     if spec.resize:
         return channels, *spec.resize
