@@ -21,8 +21,9 @@ def one(kind: type, **params):
     return layer
 
 
-def test_every_parameter_has_a_default_that_trains() -> None:
-    assert sizes("cnn", {}, DIGITS, 10).rows[-1].shape == (10,)
+@pytest.mark.parametrize("model", FAMILIES)
+def test_every_parameter_has_a_default_that_trains(model: str) -> None:
+    assert sizes(model, {}, DIGITS, 10).rows[-1].shape == (10,)
 
 
 def test_no_block_and_no_dense_layer_is_a_perceptron() -> None:
@@ -30,17 +31,8 @@ def test_no_block_and_no_dense_layer_is_a_perceptron() -> None:
 
 
 def test_no_block_is_an_mlp() -> None:
-    made = names(blocks=0, dense_layers=2, dropout=0.5)
-    assert made == [
-        "flatten",
-        "dense1",
-        "dense1_activation",
-        "dense1_dropout",
-        "dense2",
-        "dense2_activation",
-        "dense2_dropout",
-        "output",
-    ]
+    hidden = [f"dense{i}{part}" for i in (1, 2) for part in ("", "_activation", "_dropout")]
+    assert names(blocks=0, dense_layers=2, dropout=0.5) == ["flatten", *hidden, "output"]
 
 
 def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None:
@@ -52,6 +44,9 @@ def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None
 @pytest.mark.parametrize(
     ("params", "order"),
     [
+        ({"pool": "none"}, ["conv", "activation", "dropout"]),
+        ({"pool": "none", "batch_norm": "before"}, ["conv", "norm", "activation", "dropout"]),
+        ({"pool": "none", "batch_norm": "after"}, ["conv", "activation", "norm", "dropout"]),
         ({"activation": "silu"}, ["conv", "activation", "pool", "dropout"]),
         ({"activation": "tanh"}, ["conv", "pool", "activation", "dropout"]),
         ({"activation": "tanh", "pool": "average"}, ["conv", "activation", "pool", "dropout"]),
@@ -63,19 +58,6 @@ def test_a_block_is_convolution_activation_pooling_dropout_but_a_maximum_goes_be
     params: dict[str, str], order: list[str]
 ) -> None:
     made = names(blocks=1, dense_layers=0, conv_dropout=0.1, **params)
-    assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
-
-
-@pytest.mark.parametrize(
-    ("position", "order"),
-    [
-        ("off", ["conv", "activation"]),
-        ("before", ["conv", "norm", "activation"]),
-        ("after", ["conv", "activation", "norm"]),
-    ],
-)
-def test_batch_norm_stands_before_or_after_the_activation(position: str, order: list[str]) -> None:
-    made = names(blocks=1, batch_norm=position, pool="none", dense_layers=0)
     assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
 
 
@@ -160,31 +142,24 @@ def test_a_model_knows_its_parameters_and_those_of_training_and_a_users_own_deci
 
 
 def test_every_default_is_a_value_its_parameter_allows() -> None:
-    for table in (*(known(name) for name in FAMILIES),):
-        for name, parameter in table.items():
+    for model in FAMILIES:
+        for name, parameter in known(model).items():
             assert parameter.default is None or parameter.fault(parameter.default) is None, name
             assert parameter.doc, name
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("model", "values"),
     [
-        ("dropout", 1.2),
-        ("dropout", 1.0),
-        ("kernel_size", 0),
-        ("leaky_slope", 0.5),
-        ("leaky_slope", 0.001),
-        ("blocks", -1),
-        ("learning_rate", 0),
-        ("beta1", 1.0),
-        ("padding", "full"),
-        ("activation", "gelu"),
-        ("batch_size", 0),
-        ("rotation", 181),
+        ("cnn", {"dropout": 1.2, "kernel_size": 0, "leaky_slope": 0.5, "blocks": -1, "learning_rate": 0, "beta1": 1.0}),
+        ("cnn", {"dropout": 1.0, "leaky_slope": 0.001, "padding": "full", "activation": "gelu", "batch_size": 0}),
+        ("cnn", {"rotation": 181}),
+        ("rnn", {"cell": "mamba", "hidden_size": 0, "rnn_layers": 0, "rnn_dropout": 1.0}),
     ],
 )
-def test_values_out_of_a_parameters_meaning_are_refused(name: str, value: int | float | str) -> None:
-    assert known("cnn")[name].fault(value) is not None
+def test_values_out_of_a_parameters_meaning_are_refused(model: str, values: dict[str, int | float | str]) -> None:
+    assert all(known(model)[name].fault(value) for name, value in values.items())
+    assert "kernel_size" not in known("rnn")
 
 
 def test_only_a_cosine_depends_on_how_many_epochs_follow() -> None:
