@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpo.core import Value
 from hpo.models import cnn
 from hpo.models.cnn import ACTIVATIONS, MODES
-from hpo.models.families import FAMILIES, feasible, sizes
+from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output
 from hpo.models.network import build, construct, module
 from hpo.models.shape_check import disagreement
@@ -146,8 +146,9 @@ def test_gradients_are_finite_and_reach_every_weight(seed: int) -> None:
     rng = random.Random(seed)
     model, make = ("rnn", some_rnn) if seed % 3 == 0 else ("cnn", some_cnn)
     shape = (rng.choice([1, 3]), 16, 16)
-    params = next(params for params in iter(lambda: make(rng), None) if feasible(model, params, shape, 10) is None)
-    layers = FAMILIES[model].layers(params, shape, 10)
+    while isinstance(cost := sized(model, params := make(rng), shape), Impossible):
+        pass
+    layers = [row.layer for row in cost.rows]
     net = build(layers, shape, torch.Generator().manual_seed(seed)).train()
     torch.manual_seed(seed)
     loss = nn.functional.cross_entropy(net(torch.randn(16, *shape)), torch.randint(10, (16,)))
