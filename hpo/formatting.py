@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hpo.core import Params, Value
 
@@ -79,3 +79,11 @@ def byte_size(amount: float) -> str:
         if amount >= scale:
             return f"{amount / scale:,.{1 if amount < 10 * scale else 0}f} {unit}"
     return f"{amount:.0f} bytes"
+
+
+def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """A line a row, cells below each other; `left` are the columns of words, which are not numbers."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    aligns = ["<" if i in left else ">" for i in range(len(widths))]
+    layout = "  ".join(f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True))
+    return [layout.format(*row).rstrip() for row in rows]

@@ -165,7 +165,7 @@ def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less
 
 def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
     comparison = compared(place, compare={**COMPARE, "seeds": 6})
-    winning = compare_command.winners(comparison.results, 30)
+    winning = compare_command.best_trials(comparison.results, 30)
     for result in comparison.results:
         end = compare_command.read_curve(result).at(60 if result.spec.strategy == "random-x2" else 30)
         assert end is not None
@@ -180,7 +180,7 @@ def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     comparison = compared(place, rescore=True)
     assert all(result.fresh is not None for result in comparison.comparison.strategies)
     winners = {
-        point(best.params) for _, best in compare_command.winners(comparison.results, comparison.comparison.budget)
+        point(best.params) for _, best in compare_command.best_trials(comparison.results, comparison.comparison.budget)
     }
     confirmations = list((place.folder / "studies/made-up").glob("confirm-*/journal.db"))
     assert len(confirmations) == 1
@@ -209,7 +209,7 @@ def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
     }
     spec, options = api.load(given), RunOptions(tmp_path, publish=False)
     first = compare_strategies(spec, options)
-    winners = [(result.spec.strategy, best.number) for result, best in compare_command.winners(first.results, 1)]
+    winners = [(result.spec.strategy, best.number) for result, best in compare_command.best_trials(first.results, 1)]
     assert {name for name, _ in winners} == {"random", "grid", "random-x2"}
     scores = [(r.spec.strategy, scored.trial) for r in first.results for scored in r.study.scores]
     assert sorted(scores) == sorted(winners)

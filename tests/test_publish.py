@@ -271,7 +271,7 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
     tags = contest.client.get_model_version("tags", "1").tags
     expected = {"hpo.study": "study", "hpo.trial": "7", "hpo.data": "made up", "hpo.metric": "val_accuracy"}
     assert expected | {"hpo.value": "0.5", "hpo.test_accuracy": "0.5"} == {
-        n: t for n, t in tags.items() if n != "hpo.winner"
+        n: t for n, t in tags.items() if n != "hpo.best"
     }
 
 

@@ -19,10 +19,8 @@ from hpo.comparison.statistics import (
     Interval,
     Verdict,
     advise,
-    band,
     effect_given_undecided,
     holm,
-    median_of_censored,
     more_seeds,
     paired,
     paired_t,
@@ -301,26 +299,3 @@ def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int)
 def test_a_larger_difference_never_asks_for_more_seeds(t: float, u: float) -> None:
     small, large = sorted((t, u))
     assert effect_given_undecided(small, SEEDS, 0.05) <= effect_given_undecided(large, SEEDS, 0.05) + 1e-9
-
-
-# -- many seeds at once ------------------------------------------------------------------------------------------
-
-
-def test_a_band_is_quantiles_over_seeds_and_empty_where_a_seed_has_no_value() -> None:
-    low, middle, high = band([[1.0, math.nan], [2.0, 5.0], [3.0, 6.0]], 0.0, 1.0)
-    assert (low[0], middle[0], high[0]) == (1.0, 2.0, 3.0)
-    assert np.isnan(middle[1])
-
-
-@pytest.mark.parametrize(
-    ("times", "median"),
-    [
-        ([5, math.inf, 7], 7),
-        ([5, math.inf, math.inf], math.inf),
-        ([5, 7, 9, math.inf], 8),
-        ([5, 7, math.inf, math.inf], 7),
-        ([5], 5),
-    ],
-)
-def test_what_was_never_reached_is_longer_than_everything(times: list[float], median: float) -> None:
-    assert median_of_censored(times) == median

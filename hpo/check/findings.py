@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 
 from hpo.core import Params, Value
-from hpo.formatting import byte_size, count, duration, number, written
+from hpo.formatting import byte_size, columns, count, duration, number, written
 from hpo.models.families import TORCH_BYTES
 from hpo.models.layers import Shape, Summary, across
 
@@ -186,5 +186,4 @@ def layer_table(network: Summary) -> list[str]:
         parameters = count(row.parameters, "parameter") if row.parameters else ""
         work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
         cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in cells]
+    return columns(cells, left=(0, 1))

@@ -109,7 +109,7 @@ def run(
 @WORKERS
 @DEVICE
 @click.option("--fresh", is_flag=True, help="Set what was run of these studies aside and begin anew.")
-@click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each winner.")
+@click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each best trial.")
 @JSON
 def compare(
     request: Request,

@@ -266,9 +266,8 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
     if as_json:
         print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
         return
-    tty = terminal.is_terminal
-    for part in text.shown(compared.comparison, terminal) if tty else text.lines(compared.comparison):
-        terminal.print(part, highlight=False, soft_wrap=not tty, markup=False)
+    lines = text.lines(compared.comparison, *([terminal.width] if terminal.is_terminal else []))
+    terminal.print(*lines, sep="\n", highlight=False, soft_wrap=not terminal.is_terminal, markup=False)
     progress.say(
         f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from hpo.commands.confirm import fresh_values
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import Comparison, Scope, compare
+from hpo.comparison.compare import Comparison, compare
 from hpo.comparison.curves import Curve, curve
 from hpo.core import Scored, Study, Trial, epochs_of
 from hpo.engine import components
@@ -40,12 +40,12 @@ from hpo.study_file.spec import Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
 
 DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
-FRESH_SEEDS = 2  # each seed's winner is trained again so many times
+FRESH_SEEDS = 2  # each study's best trial is trained again so many times
 DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison is shown
 
 log = logging.getLogger(__name__)
 
-Winner = tuple[Result, Trial]
+Best = tuple[Result, Trial]  # a study and its best trial at the budget
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Compared:
 
 
 def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
-    """Run what is missing, then compare at equal epochs. rescore: also score the winners on the test split and fresh seeds.
+    """Run what is missing, then compare at equal epochs. rescore: also score the best trials on the test split and fresh seeds.
 
     Raises BadInput for what can never be compared, and Stopped: incomplete studies are no result.
     """
@@ -69,9 +69,9 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}
     if rescore:
-        best = winners(results, budget)
-        score_winners(best)
-        fresh = fresh_winners(spec, best, options)
+        best = best_trials(results, budget)
+        score(best)
+        fresh = fresh_scores(spec, best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
     seed = spec.training_seed or 0
     comparison = compare(
@@ -80,7 +80,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
         budget,
         spec.compare.margin,
         doubled=[one for one in curves if one.strategy == RANDOM_X2],
-        scope=Scope(spec.data.source if spec.data else "these data", seed, seed),
+        scope=f"{spec.data.source if spec.data else 'these data'}, split seed {seed} and training seed {seed}",
         startup=STARTUP,
     )
     comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
@@ -145,17 +145,17 @@ def read_curve(result: Result, fresh: Mapping[int, Sequence[float]] | None = Non
     return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
 
 
-def winners(results: Sequence[Result], budget: int) -> list[Winner]:
+def best_trials(results: Sequence[Result], budget: int) -> list[Best]:
     """Each study's best trial at its budget, where a trial was complete by then."""
     budgets = [2 * budget if result.spec.strategy == RANDOM_X2 else budget for result in results]
     ends = [read_curve(result).at(own) for result, own in zip(results, budgets, strict=True)]
     return [(one, one.study.trials[end.best]) for one, end in zip(results, ends, strict=True) if end is not None]
 
 
-def score_winners(winners: Sequence[Winner]) -> None:
-    """Read the test split once for each winner, all in one process, and record it."""
+def score(trials: Sequence[Best]) -> None:
+    """Score each on the test split, once, all in one process, and record it."""
     due = []
-    for result, best in winners:
+    for result, best in trials:
         scored = any(is_own_score(score, best) for score in result.study.scores)
         if result.dataset is not None and not result.spec.train and not scored:
             with contextlib.suppress(NoResult):  # its checkpoint was pruned: no test score
@@ -169,19 +169,19 @@ def score_winners(winners: Sequence[Winner]) -> None:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         rule = "could not be scored on the test split"
-        raise EnvironmentFailed(Mistake("the winners", rule, last, "run the same command again"))
+        raise EnvironmentFailed(Mistake("the best trials", rule, last, "run the same command again"))
     for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):
         with Journal.open(result.folders.journal) as journal:
             journal.append(event := Scored(time.time(), best.number, metrics))
             result.study.apply(event)
 
 
-def fresh_winners(spec: StudySpec, winners: Sequence[Winner], options: RunOptions) -> dict[str, dict[int, list[float]]]:
-    """The values of each winner trained again with fresh seeds, by study and trial."""
-    if not winners:
+def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -> dict[str, dict[int, list[float]]]:
+    """The values of each trained again with fresh seeds, by study and trial."""
+    if not trials:
         return {}
-    values = fresh_values(spec, [best.params for _, best in winners], FRESH_SEEDS, replace(options, listeners=()))
-    return {result.folders.run.name: {best.number: values[point(best.params)]} for result, best in winners}
+    values = fresh_values(spec, [best.params for _, best in trials], FRESH_SEEDS, replace(options, listeners=()))
+    return {result.folders.run.name: {best.number: values[point(best.params)]} for result, best in trials}
 
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:

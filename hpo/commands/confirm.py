@@ -10,7 +10,7 @@ from pathlib import Path
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
-from hpo.core import Params, State, Trial, digest
+from hpo.core import Params, State, digest
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
@@ -48,10 +48,11 @@ def fresh_values(
 
 def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
     """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no trial is complete."""
-    best = ranked(result)[:top]
+    goal = result.spec.metric.as_goal()
+    complete = result.study.with_state(State.COMPLETE)
+    best = sorted(complete, key=lambda trial: (goal.score(trial), trial.number))[:top]
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
-    goal = result.spec.metric.as_goal()
     fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), size(result, trial.params))
@@ -63,13 +64,6 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
     return confirm(finalists, goal)
 
 
-def ranked(result: Result) -> list[Trial]:
-    """Complete trials, best first, each point once."""
-    goal = result.spec.metric.as_goal()
-    complete = result.study.with_state(State.COMPLETE)
-    return sorted(complete, key=lambda trial: (goal.score(trial), trial.number))
-
-
 def size(result: Result, params: Params) -> int | None:
     """Parameters of the network; None for a user's own."""
     if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
@@ -79,7 +73,6 @@ def size(result: Result, params: Params) -> int | None:
 
 def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
-    options = RunOptions(state, environ=os.environ)
-    stored = read_result(spec, options.state)
+    stored = read_result(spec, state)
     result = replace(stored, dataset=load_data(spec, stored.folders))
-    return confirmation_lines(confirm_finalists(result, top, seeds, options))
+    return confirmation_lines(confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ)))

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.comparison.curves import Curve, on_grid
+from hpo.comparison.curves import Curve
 from hpo.comparison.statistics import (
     Advice,
     Difference,
@@ -25,9 +26,7 @@ from hpo.comparison.statistics import (
     Probability,
     Verdict,
     advise,
-    band,
     holm,
-    median_of_censored,
     paired,
     simultaneous,
     verdict,
@@ -39,18 +38,10 @@ from hpo.formatting import count
 
 RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, as is usually claimed
 TWICE = "random x2"  # random with twice the budget, always shown beside the others
+BAND = (0.1, 0.5, 0.9)  # quantiles over seeds
 SIZED = 3  # fresh values of each from which a smaller model may be called as good: with fewer nearly all are
 
 Groups = Mapping[str, Sequence[Curve]]  # a strategy's curves, in the order of their seeds
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a verdict is valid for, and nothing beyond it."""
-
-    data: str = "these data"
-    split_seed: int = 0
-    training_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +79,7 @@ class Pair:
     advice: Advice | None
 
     @property
-    def winner(self) -> str | None:
+    def better(self) -> str | None:
         return {Verdict.BETTER: self.a, Verdict.WORSE: self.b}.get(self.verdict)
 
 
@@ -104,7 +95,7 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """twice: random with twice the budget; notes: what was left out, and why."""
+    """twice: random with twice the budget; scope: what the verdicts are valid for; notes: what was left out, and why."""
 
     goal: Goal
     budget: int
@@ -115,7 +106,7 @@ class Comparison:
     twice: StrategyResult | None
     against_twice: tuple[Pair, ...]
     bands: dict[str, Bands]
-    scope: Scope
+    scope: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -130,7 +121,7 @@ def compare(
     budget: int,
     margin: float = 0.0,
     doubled: Sequence[Curve] = (),
-    scope: Scope = Scope(),
+    scope: str = "these data",
     startup: int = 0,
 ) -> Comparison:
     """Compare the strategies at `budget` epochs. Raises BadInput where no trial is complete by then.
@@ -139,6 +130,7 @@ def compare(
     startup: trials in which bayesian search is random search, so that fewer say nothing of the two.
     """
     groups = _groups(curves, budget)
+    late = [f"{one.strategy}, seed {one.seed}" for one in curves if one.first > budget]
     target = _target(goal, groups, budget)
     start = max(curve.first for group in groups.values() for curve in group)
     results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
@@ -162,7 +154,10 @@ def compare(
         against_twice=_pairs([(one, twice) for one in rivals], goal, margin) if twice else (),
         bands={name: _bands(group, budget) for name, group in groups.items()},
         scope=scope,
-        notes=(*_left_out(curves, budget), *_notes(groups, couples, twice is None, same)),
+        notes=(
+            *(f"{study}: no complete trial within {count(budget, 'epoch')}; left out." for study in late),
+            *_notes(groups, couples, twice is None, same),
+        ),
     )
 
 
@@ -178,13 +173,6 @@ def _groups(curves: Sequence[Curve], budget: int) -> Groups:
     names = dict.fromkeys([*RANKING, *(curve.strategy for curve in used)])
     groups = {name: [curve for curve in used if curve.strategy == name] for name in names}
     return {name: group for name, group in groups.items() if group}
-
-
-def _left_out(curves: Sequence[Curve], budget: int) -> Iterator[str]:
-    for curve in curves:
-        if curve.first > budget:
-            why = f"no complete trial within {count(budget, 'epoch')}"
-            yield f"{curve.strategy}, seed {curve.seed}: {why}; left out."
 
 
 def _notes(
@@ -221,7 +209,7 @@ def _target(goal: Goal, groups: Groups, budget: int) -> float:
 
 def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float, start: float) -> StrategyResult:
     values = [curve.value(budget) for curve in curves]
-    low, median, high = band(values)
+    low, median, high = np.quantile(values, BAND)
     reached = [curve.epochs_to(target, goal, budget) for curve in curves]
     ends = [(curve, point) for curve in curves if (point := curve.at(budget))]
     return StrategyResult(
@@ -232,7 +220,7 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
         low=float(low),
         high=float(high),
         average=float(np.mean([curve.average(start, budget) for curve in curves])),
-        to_target=median_of_censored(reached),
+        to_target=statistics.median_low(reached),  # when half of the seeds had it: infinite ones are censored
         reached=sum(epochs < math.inf for epochs in reached),
         seconds=float(np.median([point.seconds for _, point in ends])),
         trials=float(np.median([point.trials for _, point in ends])),
@@ -264,7 +252,7 @@ def _bands(curves: Sequence[Curve], budget: int) -> Bands:
     """Steps at every epoch at which any curve moves: the figure is exact, whatever the budget."""
     moves = {point.epochs for curve in curves for point in curve.points if point.epochs <= budget}
     grid = np.array(sorted(moves | {budget}), dtype=float)
-    return Bands(grid, *band(on_grid(curves, grid)))
+    return Bands(grid, *np.quantile([[curve.value(epochs) for epochs in grid] for curve in curves], BAND, axis=0))
 
 
 # -- the finalists of a study, trained again ---------------------------------------------------------------------
@@ -286,9 +274,9 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """finalists: in the order of the search, the winner first.
+    """finalists: in the order of the search, its best trial first.
 
-    lead, fresh_lead: of the winner over the runner-up, positive is better; luck: the share of the lead that is gone,
+    lead, fresh_lead: of that trial over the second, positive is better; luck: the share of the lead that is gone,
     from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from difference. best: first
     on fresh seeds; tied: the trials that cannot be told from it, best included, which alone is there if nothing is judged.
     """
@@ -308,15 +296,15 @@ class Confirmation:
 def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
     """What fresh seeds say of the finalists; each needs at least one fresh value.
 
-    The winner of a search was best *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
+    The best trial of a search was good *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
     each other at once, because the best of them is itself chosen after looking.
     """
     assert finalists and all(finalist.fresh for finalist in finalists), finalists
     sign = 1.0 if goal.maximize else -1.0
     ranked = sorted(finalists, key=lambda finalist: (-sign * finalist.value, finalist.trial))
     best = max(ranked, key=lambda finalist: sign * finalist.mean)
-    winner, second = ranked[0], ranked[min(1, len(ranked) - 1)]
-    lead, fresh_lead = sign * (winner.value - second.value), sign * (winner.mean - second.mean)
+    first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
+    lead, fresh_lead = sign * (first.value - second.value), sign * (first.mean - second.mean)
     intervals = simultaneous([finalist.fresh for finalist in ranked])
     tied, sized = [best], []
     interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)

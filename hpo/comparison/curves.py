@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpo.comparison.statistics import Floats
 from hpo.core import Ended, Event, Goal, Reported, State, Study
 
 
@@ -103,8 +102,3 @@ def curve(
     name = "test_" + goal.metric.removeprefix("val_")
     tests = {score.trial: score.metrics[name] for score in study.scores if name in score.metrics}
     return Curve(strategy, seed, tuple(best_so_far(events, goal)), study.epochs, tests, fresh or {})
-
-
-def on_grid(curves: Sequence[Curve], grid: Sequence[int] | Floats) -> Floats:
-    """Best so far as steps, shape (curves, grid); nan before a curve's first complete trial."""
-    return np.array([[curve.value(float(epochs)) for epochs in grid] for curve in curves], dtype=float)

@@ -44,9 +44,6 @@ class Interval:
     low: float
     high: float
 
-    def within(self, margin: float) -> bool:
-        return -margin <= self.low and self.high <= margin
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -162,7 +159,7 @@ def verdict(difference: Difference, corrected: float, margin: float) -> Verdict:
     """
     if difference.seeds < 2:
         return Verdict.UNDECIDED
-    if difference.interval.within(margin):
+    if -margin <= difference.interval.low and difference.interval.high <= margin:
         return Verdict.EQUAL
     if corrected < 1 - LEVEL:
         return Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
@@ -288,23 +285,3 @@ def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | N
     values = np.array([group[0] for group in groups])
     apart = values[:, None] - values
     return (apart, apart) if fewest >= CONSTANT else None
-
-
-# -- many seeds at once ------------------------------------------------------------------------------------------
-
-
-def band(values: ArrayLike, low: float = 0.1, high: float = 0.9) -> tuple[Floats, Floats, Floats]:
-    """Low quantile, median and high quantile over seeds, axis 0 of (seeds, grid); nan where a seed has none."""
-    lower, median, upper = np.quantile(np.asarray(values, dtype=float), [low, 0.5, high], axis=0)
-    return lower, median, upper
-
-
-def median_of_censored(values: Sequence[float]) -> float:
-    """The median of times of which those never reached are infinite: the time by which half were reached.
-
-    All are censored at one budget, so that it is Kaplan and Meier's, between two times the middle. Infinite when fewer
-    than half were reached.
-    """
-    ordered, half = sorted(values), len(values) / 2
-    low, high = ordered[math.ceil(half) - 1], ordered[math.floor(half)]
-    return low if math.isinf(high) else (low + high) / 2

@@ -1,55 +1,41 @@
-"""Comparisons and confirmations in words: sentences, tables for a terminal and plain text, JSON."""
+"""Comparisons and confirmations in words: sentences, tables, JSON."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-
 from hpo.comparison.compare import RANKING, TWICE, Comparison, Confirmation, Finalist, Pair, StrategyResult
 from hpo.comparison.statistics import LEVEL, Advice, Verdict
-from hpo.formatting import count, decimals, duration, gap, listed, number
+from hpo.formatting import columns, count, decimals, duration, gap, listed, number
 
-VERDICT_WIDTH = 18  # columns that a verdict needs at least: its longest word and some air
-UNBOUNDED = 10_000  # columns: the width of a table that nothing limits
+UNBOUNDED = 10_000  # characters: the width of a table that nothing limits
 ONE_SEED = "one seed says nothing about chance, take at least 5"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
 
 def sentence(comparison: Comparison) -> str:
-    """What was found, whether the usual ranking holds, and for what that is said."""
-    clauses = (f"{clause[:1].upper()}{clause[1:]}." for clause in _findings(comparison))
-    scope = comparison.scope
-    valid = f"{scope.data}, split seed {scope.split_seed} and training seed {scope.training_seed}"
-    return " ".join(
-        (*clauses, ranking(comparison), f"This is said for {valid}; other splits and seeds may say otherwise.")
-    )
+    """The verdicts, whether the usual ranking holds, and what all that is valid for."""
+    return f"{verdicts(comparison)} {ranking(comparison)} {scope(comparison)}"
 
 
-def lines(comparison: Comparison) -> list[str]:
-    """The whole result as plain text: two tables, the notes, the sentence."""
-    plain = Console(file=io.StringIO(), width=UNBOUNDED)
-    with plain.capture() as capture:
-        for rows in (strategy_rows(comparison), pair_rows(comparison)):
-            plain.print(_table(rows), "")
-    tables = [line.rstrip() for line in capture.get().splitlines()]
+def verdicts(comparison: Comparison) -> str:
+    """A sentence for each pair."""
+    return " ".join(f"{clause[:1].upper()}{clause[1:]}." for clause in _findings(comparison))
+
+
+def scope(comparison: Comparison) -> str:
+    return f"This holds for {comparison.scope}; other splits and seeds may say otherwise."
+
+
+def lines(comparison: Comparison, width: int = UNBOUNDED) -> list[str]:
+    """The whole result: two tables, the notes, the sentence. A table wider than `width` is given row by row."""
+    tables = [
+        line for rows in (strategy_rows(comparison), pair_rows(comparison)) for line in (*_table(rows, width), "")
+    ]
     return [*tables, *comparison.notes, sentence(comparison)]
-
-
-def shown(comparison: Comparison, terminal: Console) -> Iterator[Table | str]:
-    """The same for a terminal: a table that does not fit it is printed row by row."""
-    for title, rows in (("Strategies", strategy_rows(comparison)), ("Pairs", pair_rows(comparison))):
-        table = _table(rows, title)
-        wide = terminal.options.update(max_width=UNBOUNDED)
-        fits = Measurement.get(terminal, wide, table).minimum <= terminal.width
-        yield from [table] if fits else _stacked(rows)
-    yield from (*comparison.notes, sentence(comparison))
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -60,19 +46,15 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "budget": comparison.budget,
         "margin": comparison.margin,
         "target": comparison.target,
-        "strategies": [_finite(asdict(result)) for result in comparison.results],
-        "pairs": [_finite(asdict(pair)) for pair in pairs],
+        "strategies": [asdict(result, dict_factory=_finite) for result in comparison.results],
+        "pairs": [asdict(pair, dict_factory=_finite) for pair in pairs],
         "notes": list(comparison.notes),
         "said": sentence(comparison),
     }
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields}
 
 
 def advice_text(advice: Advice | None, seeds: int) -> str:
@@ -106,11 +88,11 @@ def _findings(comparison: Comparison) -> list[str]:
 
 def _finding(pair: Pair, comparison: Comparison) -> str:
     low, high = pair.difference.interval.low, pair.difference.interval.high
-    if pair.winner is not None:
-        loser = pair.b if pair.winner == pair.a else pair.a
-        low, high = (low, high) if pair.winner == pair.a else (-high, -low)
+    if pair.better is not None:
+        worse = pair.b if pair.better == pair.a else pair.a
+        low, high = (low, high) if pair.better == pair.a else (-high, -low)
         size = f"{gap(abs(pair.difference.mean))} in {comparison.goal.metric}"
-        return f"{pair.winner} is better than {loser} by {size} ({_interval(low, high)})"
+        return f"{pair.better} is better than {worse} by {size} ({_interval(low, high)})"
     if pair.verdict is Verdict.EQUAL:
         within = f"within {number(comparison.margin)}; {_interval(low, high)}"
         return f"{pair.a} and {pair.b} are practically equal ({within})"
@@ -155,7 +137,8 @@ def glossary(comparison: Comparison) -> str:
         "one, what random search has at the budget; in brackets how many of the seeds ever did. Difference: the mean over "
         "seeds of what the same seed gave both, so it need not be the difference of the medians; above 0 the first is "
         "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. A beats b: how "
-        "often the first wins at a new seed. Test: the winners on the test split; fresh seeds: the winners trained again. "
+        "often the first is better at a new seed. Test: each seed's best trial on the test split; fresh seeds: the same "
+        "trial trained again. "
         "Trials and time are medians, up to the last trial that ended within the budget; average, test and fresh seeds are means."
     )
 
@@ -219,27 +202,15 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # there is no -0.0000
 
 
-def _table(rows: Rows, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+def _table(rows: Rows, width: int) -> Iterator[str]:
     header, body = rows
-    for i, name in enumerate(header):
-        width = max(len(row[i]) for row in (header, *body))
-        last = i == len(header) - 1
-        table.add_column(
-            name, justify="left" if i == 0 or last else "right", min_width=min(width, VERDICT_WIDTH) if last else width
-        )
-    for row in body:
-        table.add_row(*row)
-    return table
-
-
-def _stacked(rows: Rows) -> Iterator[str]:
-    """Each row by itself, its cells below its name."""
-    header, body = rows
+    table = columns([header, *body], left=(0, len(header) - 1))
+    if max(map(len, table)) <= width:
+        yield from table
+        return
     for name, *cells in body:
         yield name
         yield from (f"  {title}: {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell)
-        yield ""
 
 
 # -- the finalists of a study, trained again ---------------------------------------------------------------------
@@ -256,10 +227,10 @@ def confirmation_lines(confirmation: Confirmation) -> list[str]:
 
 
 def _luck(confirmation: Confirmation) -> str:
-    winner, *others = confirmation.finalists
-    seeds = count(len(winner.fresh), "fresh seed")
-    values = f"{decimals(winner.value)} on the seed that chose it and {decimals(winner.mean)} over {seeds}"
-    moved = f"Trial {winner.trial} has {values}"
+    first, *others = confirmation.finalists
+    seeds = count(len(first.fresh), "fresh seed")
+    values = f"{decimals(first.value)} on the seed that chose it and {decimals(first.mean)} over {seeds}"
+    moved = f"Trial {first.trial} has {values}"
     if not others:
         return f"{moved}; with no other finalist there is no lead to explain."
     second = others[0].trial

@@ -106,7 +106,7 @@ def comparison_document(name: str, comparison: Comparison) -> str:
     pairs = comparison_text.pair_rows(comparison)
     strategies = section(
         "Strategies compared",
-        tag("p", comparison_text.sentence(comparison)),
+        tag("p", f"{comparison_text.verdicts(comparison)} {comparison_text.scope(comparison)}"),
         figure(comparison_picture(comparison)),
         table(comparison_text.strategy_rows(comparison), "Strategies", "figures"),
         *([table(pairs, "Pairs of strategies")] if pairs[1] else []),
