@@ -20,7 +20,6 @@ from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import Journal, read_events
 from hpo.strategies.points import point
-from hpo.study_file.spec import Budget
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}
@@ -156,9 +155,10 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
         assert study.epochs == straight[name].epochs
 
 
-def test_a_study_that_ran_with_several_workers_before_is_said_to_have_known_less(place: Place) -> None:
+def test_what_of_a_budget_is_ignored_and_which_study_ran_with_several_workers_before_is_noted(place: Place) -> None:
     place.run(strategy="random", budget={"trials": 6}, workers=2, execution="local")
-    notes = compared(place).comparison.notes
+    notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
+    assert "budget.time ignored: a comparison's budget is in epochs." in notes
     assert "random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone." in notes
     assert not any("bayesian, seed" in note for note in notes)
 
@@ -259,37 +259,27 @@ def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(p
         compared(place, rescore=True)
 
 
-def test_what_of_a_budget_does_not_count_is_said(place: Place) -> None:
-    notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
-    assert "budget.time ignored: a comparison's budget is in epochs." in notes
-
-
 # -- what cannot be compared -----------------------------------------------------------------------------------------
 
 
-def test_one_strategy_is_no_comparison(place: Place) -> None:
-    with pytest.raises(BadInput, match=r"compare.strategies: must be two or more, to compare anything, got random"):
-        compared(place, compare={**COMPARE, "strategies": ["random"]})
-
-
-def test_a_budget_in_which_some_trial_can_never_be_complete_is_refused(place: Place) -> None:
-    spec = replace(place.spec(compare=COMPARE), budget=Budget(total_epochs=1))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"compare": {**COMPARE, "strategies": ["random"]}},
+            "compare.strategies: must be two or more, to compare anything, got random",
+        ),
+        (
+            {"budget": {"total_epochs": 1}, "compare": {**COMPARE, "strategies": ["random", "bayesian"]}},
+            "must be at least the 8 epochs of the longest trial, to compare anything, got 1 epoch",
+        ),
+        ({"search_space": {"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": [2, 4]}}, "complete"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(place: Place, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as refused:
-        compare_strategies(spec, place.options)
-    assert "must be at least the 8 epochs of the longest trial, to compare anything, got 1 epoch" in str(refused.value)
-    assert not (place.folder / "studies").exists()
-
-
-def test_a_comparison_in_which_nothing_is_ever_complete_names_the_remedy(place: Place) -> None:
-    with pytest.raises(BadInput) as refused:
-        compared(place, search_space={"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": [2, 4]})
-    assert "complete" in str(refused.value)
-
-
-def test_an_unreached_target_is_censored(place: Place) -> None:
-    comparison = compared(place, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.999999})
-    assert {standing.reached for standing in comparison.comparison.strategies} == {0}
-    assert {standing.to_target for standing in comparison.comparison.strategies} == {float("inf")}
+        compared(place, **changes)
+    assert message in str(refused.value)
 
 
 # -- confirm ---------------------------------------------------------------------------------------------------------
@@ -315,13 +305,8 @@ def test_confirming_again_trains_nothing_and_more_seeds_add_only_these(place: Pl
     assert len(place.trained()) == before
     more = confirm_finalists(result, 2, 3, place.options)
     assert [one.fresh[:2] for one in more.finalists] == [one.fresh for one in first.finalists]
+    assert confirm_finalists(result, 2, 2, place.options) == first, "fewer seeds than are there"
     assert len(place.trained()) == len(set(place.trained())) > before
-
-
-def test_fewer_seeds_than_are_there_read_only_so_many(place: Place) -> None:
-    result = place.run(budget={"trials": 4})
-    confirm_finalists(result, 2, 3, place.options)
-    assert {len(one.fresh) for one in confirm_finalists(result, 2, 2, place.options).finalists} == {2}
 
 
 def test_a_repetition_that_fails_is_left_out(place: Place) -> None:

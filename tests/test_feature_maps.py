@@ -64,7 +64,7 @@ def test_a_network_without_a_mistake_has_no_worst_ones(tmp_path: Path) -> None:
     found = feature_maps.model_figures(Oracle(data, {}), data)
     assert "mistakes" not in found
     drawn = [picture.name for picture in pictures(ModelFigures(0, data.classes or (), **found))]
-    assert drawn == ["winner-confusion"]
+    assert drawn == ["best-confusion"]
 
 
 def test_a_feature_map_is_what_leaves_the_first_blocks_activation(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_of_numbers_the_largest_errors_are_shown(tmp_path: Path) -> None:
     assert np.array_equal(apart, np.sort(apart)[::-1])
     assert len(found["samples"]) == feature_maps.SAMPLES
     drawn = [picture.name for picture in pictures(ModelFigures(0, **found))]
-    assert drawn == ["winner-mistakes", "winner-filters", "winner-maps"]
+    assert drawn == ["best-mistakes", "best-filters", "best-maps"]
     assert all(picture.png() for picture in pictures(ModelFigures(0, **found)))
 
 

@@ -106,8 +106,8 @@ def test_its_pictures_are_in_the_report_and_ready_for_mlflow(place: Place) -> No
     text = place.ran.folders.report.read_text()
     assert 'aria-label="First-layer filters of trial 0"' in text
     assert 'aria-label="Confusion matrix of trial 0 on the test split"' in text
-    plots = {path.name for path in (place.ran.folders.artifacts / "plots").glob("winner-*.png")}
-    assert plots >= {"winner-filters.png", "winner-maps.png", "winner-confusion.png", "winner-learning.png"}
+    plots = {path.name for path in (place.ran.folders.artifacts / "plots").glob("best-*.png")}
+    assert plots >= {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
 
 
 # -- predict -------------------------------------------------------------------------------------------------------
@@ -241,8 +241,8 @@ def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_pat
 @pytest.mark.slow  # a minute of a busy core: four processes that import mlflow
 def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_checkpoint_says(tmp_path: Path) -> None:
     place = made(tmp_path, {"register": "bars", "uri": f"sqlite:///{tmp_path}/mlflow.db"})
-    stored = {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/winner-*.png")}
-    assert stored >= {"winner-filters.png", "winner-maps.png", "winner-confusion.png", "winner-learning.png"}
+    stored = {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/best-*.png")}
+    assert stored >= {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
 
     words = ("predict", str(tmp_path / "new"), place.study, "--json")
     mine = json.loads(place.hpo(*words).stdout)

@@ -21,7 +21,6 @@ from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
 from hpo.report.html import Content, Html, bullets, facts, figure, join, page, scrolling, section, table, tag
 from hpo.report.model_figures import ModelFigures
-from hpo.report.next_study import next_study
 from hpo.space.domains import Parameter, ParameterSpec
 from hpo.space.space import Space
 
@@ -326,7 +325,7 @@ def _next(report: StudyReport) -> Html | None:
         parts = [tag("p", "These bounds limit the search:"), bullets([str(edge) for edge in limiting])]
         if report.study_text:
             words = "The same study with these bounds moved; save it as <code>study-next.yaml</code>:"
-            text = next_study(report.study_text, limiting, report.space_text)
+            text = findings.next_study(report.study_text, limiting, report.space_text)
             parts += [tag("p", Html(words)), tag("pre", text, tabindex="0")]
     if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))

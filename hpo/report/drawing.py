@@ -9,8 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ DARK |= {"scale0": "#26323d", "scale1": "#31506a", "scale2": "#3f769f", "scale3"
 ACCENT = SERIES[0]
 SMALL = 8.5
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # the stubs of matplotlib list every key
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -74,11 +73,11 @@ class Picture:
     narrow: bool = False
 
     def svg(self) -> str:
-        with styled(self.name):
+        with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):
             return _svg(self.draw(), self.label)
 
     def png(self) -> bytes:
-        with styled(self.name):
+        with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):
             figure = self.draw()
             figure.set_facecolor(PAPER)
             figure.set_dpi(160)
@@ -90,14 +89,6 @@ def save(pictures: Sequence[Picture], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         (folder / f"{picture.name}.png").write_bytes(picture.png())
-
-
-@contextmanager
-def styled(name: str) -> Iterator[None]:
-    """The house look; the same figure gives the same bytes."""
-    style: Any = {**STYLE, "svg.hashsalt": name}  # its stubs list every key
-    with mpl.rc_context(style):
-        yield
 
 
 def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Axes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,7 +48,10 @@ def best_so_far(points: Sequence[Point], study: Study, goal: Goal) -> Figure:
     if goal.target is not None and low <= goal.target <= high:
         axes.axhline(goal.target, color=SERIES[1], linewidth=0.9, linestyle=(0, (4, 3)))
         axes.text(0, goal.target, " target", color=SERIES[1], fontsize=SMALL, va="bottom")
-    _count_outside(axes, sum(not low <= _value(trial, goal) <= high for trial in shown), goal)
+    if outside := sum(not low <= _value(trial, goal) <= high for trial in shown):
+        place, side, where = (0.02, "bottom", "below") if goal.maximize else (0.98, "top", "above")
+        look: dict[str, Any] = {"ha": "right", "va": side, "color": MUTED, "fontsize": SMALL}
+        axes.text(0.995, place, f"{outside} further {where}", transform=axes.transAxes, **look)
     axes.set(ylim=(low, high), xlim=(0, end * 1.01), xlabel="epochs trained", ylabel=goal.metric)
     return figure
 
@@ -246,10 +250,3 @@ def _axis(axes: Axes, place: float, marks: Sequence[tuple[float, str]]) -> None:
     axes.plot([place, place], [0, 1], color=MUTED, lw=0.8, zorder=3)
     for at, text in marks:
         axes.text(place + 0.03, at, text, fontsize=7.5, color=INK, va="center", zorder=5, bbox=BEHIND)
-
-
-def _count_outside(axes: Axes, outside: int, goal: Goal) -> None:
-    if outside:
-        place, side = (0.02, "bottom") if goal.maximize else (0.98, "top")
-        text = f"{outside} further {'below' if goal.maximize else 'above'}"
-        axes.text(0.995, place, text, ha="right", va=side, color=MUTED, fontsize=SMALL, transform=axes.transAxes)

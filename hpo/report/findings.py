@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from textwrap import indent
 
 import numpy as np
 import optuna
+import yaml
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Choice, Domain, Parameter, ParameterSpec, Range
+from hpo.space.domains import Choice, Domain, Parameter, ParameterSpec, Range, show
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
 
@@ -38,12 +42,11 @@ def numeric(domain: Domain) -> bool:
 
 def within(study: Study, space: Space) -> list[Trial]:
     """The trials with those of their params that the space still has: its file may have changed since."""
-    return [replace(trial, params=_inside(trial.params, space)) for trial in study.trials]
-
-
-def _inside(params: Params, space: Space) -> dict[str, Value]:
-    coerced = {name: space[name].domain.coerce(value) for name, value in params.items() if name in space}
-    return {name: value for name, value in coerced.items() if value is not None}
+    trials = []
+    for trial in study.trials:
+        coerced = {name: space[name].domain.coerce(value) for name, value in trial.params.items() if name in space}
+        trials.append(replace(trial, params={name: value for name, value in coerced.items() if value is not None}))
+    return trials
 
 
 def ranked(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
@@ -111,12 +114,7 @@ def tally(trials: Sequence[Trial]) -> str:
     return f"{count(len(trials), 'trial')}: {listed(parts)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A statement about one parameter; covers is a mask over the trials."""
-
-    text: str
-    covers: np.ndarray
+Rule = tuple[str, np.ndarray]  # a statement about one parameter, and a mask of the trials that it covers
 
 
 def in_common(trials: Sequence[Trial], space: Space) -> list[str]:
@@ -134,19 +132,19 @@ def _common(outcome: str, failed: np.ndarray, trials: Sequence[Trial], space: Sp
     n, group = len(trials), int(failed.sum())
     if n == group:
         return f"All {n} trials ended as {outcome}, so there is nothing to compare them with."
-    best, rarest = None, COINCIDENCE
-    for rule in _rules(failed, trials, space):
-        inside, covered = int((rule.covers & failed).sum()), int(rule.covers.sum())
+    likely: list[tuple[float, str, int, int]] = []  # chance, text, failed trials and others that the rule covers
+    for text, covers in _rules(failed, trials, space):
+        inside, covered = int((covers & failed).sum()), int(covers.sum())
         chance = float(stats.hypergeom.sf(inside - 1, n, covered, group))
-        if inside >= 0.8 * group and chance < rarest:
-            best, rarest = rule, chance
-    if best is None:
+        if inside >= 0.8 * group and chance < COINCIDENCE:
+            likely.append((chance, text, inside, covered - inside))
+    if not likely:
         return f"No single parameter sets the {group} {outcome} trials apart from the others."
-    inside, others = int((best.covers & failed).sum()), int((best.covers & ~failed).sum())
+    _, text, inside, others = min(likely, key=lambda rule: rule[0])
     everyone = "Both" if group == 2 else f"All {group}"
     who = f"{everyone if inside == group else f'{inside} of {group}'} {outcome} trials"
     rest = f"{others or 'none'} of the {n - group} others {'do' if others > 1 else 'does'}"
-    return f"{who} have {best.text}; {rest}."
+    return f"{who} have {text}; {rest}."
 
 
 def _rules(failed: np.ndarray, trials: Sequence[Trial], space: Space) -> Iterator[Rule]:
@@ -158,7 +156,7 @@ def _rules(failed: np.ndarray, trials: Sequence[Trial], space: Space) -> Iterato
             yield from _thresholds(name, numbers, failed)
         else:
             for value in {value for value, out in zip(values, failed, strict=True) if out and value is not None}:
-                yield Rule(f"{name} {written(value)}", np.array([one == value for one in values]))
+                yield f"{name} {written(value)}", np.array([one == value for one in values])
 
 
 def _thresholds(name: str, numbers: np.ndarray, failed: np.ndarray) -> Iterator[Rule]:
@@ -171,9 +169,9 @@ def _thresholds(name: str, numbers: np.ndarray, failed: np.ndarray) -> Iterator[
     for low, high in itertools.pairwise(levels):
         between = number(shortest(float(low), float(high)))
         if high <= least:
-            yield Rule(f"{name} above {between}", np.nan_to_num(numbers, nan=-np.inf) >= high)
+            yield f"{name} above {between}", np.nan_to_num(numbers, nan=-np.inf) >= high
         if low >= most:
-            yield Rule(f"{name} below {between}", np.nan_to_num(numbers, nan=np.inf) <= low)
+            yield f"{name} below {between}", np.nan_to_num(numbers, nan=np.inf) <= low
 
 
 def shortest(low: float, high: float) -> float:
@@ -246,7 +244,7 @@ def edges(
     if len(complete) < FEWEST:
         return []
     best, known = complete[: max(5, len(complete) // 10)], known or {}
-    found = []
+    at_bounds = []
     for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
         levels = _levels(domain)
         if name not in best[0].params or len(levels) == 2:  # two values are nothing but ends
@@ -258,10 +256,9 @@ def edges(
             if there[0]:
                 bound, wider = _bound(domain, levels, upper), _wider(domain, levels, upper, limits)
                 share = max(0.1, 1 / len(levels)) if levels else 0.1
-                found.append(
-                    Edge(name, upper, bound, sum(there), len(active), share, None if wider == bound else wider)
-                )
-    return found
+                room = None if wider == bound else wider
+                at_bounds.append(Edge(name, upper, bound, sum(there), len(active), share, room))
+    return at_bounds
 
 
 def _levels(domain: Domain) -> list[int | float]:
@@ -316,3 +313,71 @@ def _meaningful(value: float, bound: float, limits: ParameterSpec | None) -> Val
     middle = float(f"{(bound + end) / 2:.6g}")
     candidates = [type(bound)(end), middle] if isinstance(bound, float) else [int(end)]
     return next((one for one in candidates if limits.fault(one) is None), bound)
+
+
+# -- the next study ----------------------------------------------------------------------------------------------
+
+
+def next_study(text: str, edges: Sequence[Edge], space_text: str | None = None) -> str:
+    """The study file with every limiting bound moved and a new name, everything else as it was, comments included.
+
+    text: study.yaml; space_text: the search space's own file, which then goes into the study file. Only the numbers
+    change, found by the marks PyYAML gives, so that the user's own layout stays.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    name, space = _get(root, "name"), _get(root, "search_space")
+    edits = [(*_marks(name), following(name.value))] if isinstance(name, ScalarNode) else []
+    if space_text is not None and isinstance(space, ScalarNode):
+        inside = _edited(space_text, _widened(yaml.compose(space_text, Loader=yaml.SafeLoader), edges))
+        edits.append((*_marks(space), "\n" + indent(inside.strip("\n"), "  ")))
+    else:
+        edits += _widened(space, edges)
+    return _edited(text, edits)
+
+
+def _marks(node: Node) -> tuple[int, int]:
+    return node.start_mark.index, node.end_mark.index
+
+
+def following(name: str) -> str:
+    """digits -> digits-2 -> digits-3: a changed space is another study."""
+    numbered = re.fullmatch(r"(.*)-(\d+)", name)
+    return f"{numbered[1]}-{int(numbered[2]) + 1}" if numbered else f"{name}-2"
+
+
+def _widened(space: Node | None, edges: Sequence[Edge]) -> list[tuple[int, int, str]]:
+    """Replacements (start, end, text) in the text that `space` was composed from; one a bound."""
+    edits = {}
+    for edge in edges:
+        node = _get(space, edge.name) or _get(space, edge.name.partition(".")[2])
+        values = node if isinstance(node, SequenceNode) else _get(node, "choices")
+        bound = _get(node, "max" if edge.upper else "min")
+        if isinstance(bound, ScalarNode):
+            edits[bound.start_mark.index] = (*_marks(bound), show(edge.wider))
+        elif isinstance(values, SequenceNode) and values.value:
+            edit = _one_more(values, edge)
+            edits[edit[0]] = edit
+    return list(edits.values())
+
+
+def _one_more(values: SequenceNode, edge: Edge) -> tuple[int, int, str]:
+    """The wider value beside the bound it goes beyond, in the list's own style."""
+    at = next((node for node in values.value if node.value == show(edge.bound)), values.value[-1 if edge.upper else 0])
+    start, end = at.start_mark, at.end_mark
+    between = ", " if values.flow_style else "\n" + " " * (start.column - 2) + "- "
+    if edge.upper:
+        return end.index, end.index, between + show(edge.wider)
+    return start.index, start.index, show(edge.wider) + between
+
+
+def _get(node: Node | None, key: str) -> Node | None:
+    if not isinstance(node, MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    """Back to front, so that earlier places stay where they are."""
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text

@@ -82,7 +82,7 @@ def pictures(model: ModelFigures, reports: Sequence[Report] = ()) -> list[Pictur
         (model.filters.size, "filters", f"First-layer filters of {who}", lambda: filters(model.filters)),
         (maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(model.samples, maps)),
     ]
-    return [Picture(f"winner-{name}", caption, draw) for there, name, caption, draw in drawn if there]
+    return [Picture(f"best-{name}", caption, draw) for there, name, caption, draw in drawn if there]
 
 
 def learning(reports: Sequence[Report]) -> Figure:
