@@ -163,7 +163,7 @@ def test_what_of_a_budget_is_ignored_and_which_study_ran_with_several_workers_be
     assert not any("bayesian, seed" in note for note in notes)
 
 
-def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
+def test_random_has_a_best_trial_at_the_budget_and_another_at_twice_as_much(place: Place) -> None:
     comparison = compared(place, compare={**COMPARE, "seeds": 6})
     winning = compare_command.best_trials(comparison.results, 30)
     for result in comparison.results:
@@ -176,7 +176,7 @@ def test_random_has_a_winner_at_the_budget_and_another_at_twice_as_much(place: P
     )
 
 
-def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
+def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None:
     comparison = compared(place, rescore=True)
     assert all(result.fresh is not None for result in comparison.comparison.strategies)
     winners = {
@@ -195,7 +195,7 @@ def test_each_winner_is_trained_again_with_fresh_seeds(place: Place) -> None:
     assert len(place.trained()) == before
 
 
-def test_the_test_split_is_read_once_for_each_winner(tmp_path: Path) -> None:
+def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None:
     space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": 1}
     given = {
         "name": "tiny",
@@ -250,7 +250,9 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
     assert {(pair.a, pair.b) for pair in longer.pairs} >= {("bayesian", "random")}
 
 
-def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(place: Place, monkeypatch: Any) -> None:
+def test_a_comparison_stopped_while_its_best_trials_are_trained_again_says_nothing(
+    place: Place, monkeypatch: Any
+) -> None:
     from hpo.commands import confirm as confirm_command
 
     real = confirm_command.run
@@ -270,8 +272,8 @@ def test_a_comparison_stopped_while_its_winners_are_trained_again_says_nothing(p
             "compare.strategies: must be two or more, to compare anything, got random",
         ),
         (
-            {"budget": {"total_epochs": 1}, "compare": {**COMPARE, "strategies": ["random", "bayesian"]}},
-            "must be at least the 8 epochs of the longest trial, to compare anything, got 1 epoch",
+            {"budget": {"total_epochs": 2}},
+            "must be at least the 8 epochs of the longest trial, to compare anything, got 2 epochs",
         ),
         ({"search_space": {"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": [2, 4]}}, "complete"),
     ],

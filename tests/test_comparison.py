@@ -104,7 +104,7 @@ def test_a_record_never_gets_worse_and_ends_at_the_best(trials: int, seed: int) 
         assert points[-1].epochs <= study.epochs
 
 
-def test_a_standing_has_the_test_score_of_its_winner_at_the_budget_and_no_other_trial_s() -> None:
+def test_a_standing_has_the_test_score_of_its_best_trial_at_the_budget_and_no_other_trial_s() -> None:
     story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8])]
     story = [*scored(scored(story, 0, 0.61), 2, 0.97)]
     one = curve("random", 3, story, GOAL, fresh={0: [0.55, 0.57], 2: [0.9]})
@@ -170,7 +170,7 @@ def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
     )
 
 
-def test_the_interval_of_a_loser_is_given_from_the_winner_s_side() -> None:
+def test_the_interval_of_a_loser_is_given_from_the_best_trial_s_side() -> None:
     """Random minus grid is what was measured; grid over random is what is said."""
     comparison = compared([*several("random", POOR), *several("grid", GOOD)], GOAL)
     assert comparison.pairs[0].difference.interval.high < 0
@@ -404,7 +404,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     )
 
 
-def test_a_winner_that_loses_on_fresh_seeds_was_all_luck() -> None:
+def test_a_best_trial_that_loses_on_fresh_seeds_was_all_luck() -> None:
     confirmation = confirm([Finalist(1, 0.99, (0.95, 0.96, 0.95)), Finalist(2, 0.98, (0.97, 0.98, 0.97))], GOAL)
     assert confirmation.luck == 1.0
     assert confirmation.best.trial == 2

@@ -478,7 +478,7 @@ def test_the_shortest_number_lies_in_its_gap(low: float, factor: float) -> None:
     assert findings.shortest(0.0487, 0.0521) == 0.05
 
 
-def test_a_winner_brought_along_is_told_as_such() -> None:
+def test_a_best_trial_brought_along_is_told_as_such() -> None:
     trials = Study(listing(({"learning_rate": 0.01}, 0.9), ({"learning_rate": 0.02}, 0.8))).trials
     own = [{"learning_rate": 0.01}]
     assert "is your own start_with point (trial 0)" in findings.against_start(trials, GOAL, own)
