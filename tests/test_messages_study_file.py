@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_yamlfile import BOMB
 
 from hpo.errors import BadInput, Mistake
 from hpo.models.families import known
@@ -71,9 +72,6 @@ def test_every_message_is_one_line_of_place_rule_got_and_remedy() -> None:
             assert rule.isprintable(), line
 
 
-BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
-)
 BYTES = [
     (b"", "study.yaml: is empty; see `hpo init` for a study file to start from"),
     (b"# only a comment\n", "study.yaml: is empty; see `hpo init` for a study file to start from"),

@@ -29,10 +29,6 @@ def bare(names: tuple[str, ...]) -> set[str]:
     return {name.rpartition(".")[2] for name in names}
 
 
-def test_the_spaces_of_the_notes_ship() -> None:
-    assert {path.stem for path in SPACES} >= {"cnn-small", "cnn", "rnn", "training-only"}
-
-
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an_effect(
     path: Path, tmp_path: Path

@@ -6,6 +6,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -237,17 +238,10 @@ def test_what_is_wrong_with_a_point_is_found(space: Space, rng: random.Random) -
 def test_a_sample_calls_nothing_but_random() -> None:
     """The stream of rng.random() is promised to be the same in every Python; randrange and choice are not."""
 
-    class Only:
-        def __init__(self) -> None:
-            self.numbers = random.Random(7)
-
-        def random(self) -> float:
-            return self.numbers.random()
-
     space = space_of(
         Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False))
     )
-    assert space.sample(Only()) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
+    assert space.sample(SimpleNamespace(random=random.Random(7).random)) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
 
 
 def test_a_forced_parent_is_drawn_among_what_lets_all_its_children_exist() -> None:
@@ -420,35 +414,26 @@ OLD = (
 )
 
 
+MORE = replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop")))
+
+
+def rate(low: float, log: bool = True) -> tuple[Parameter, ...]:
+    return OLD[0], replace(OLD[1], domain=Range(low, 1.0, False, log)), OLD[2]
+
+
 @pytest.mark.parametrize(
     ("new", "reasons"),
     [
-        ((replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop"))), *OLD[1:]), []),
-        ((OLD[0], replace(OLD[1], domain=Range(0.01, 1.0, False, log=True)), OLD[2]), []),
-        (
-            (
-                replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop"))),
-                *OLD[1:],
-                Parameter("decay", Choice((0.9,)), (Condition("optimizer", ("rmsprop",)),)),
-            ),
-            [],
-        ),
+        ((MORE, *OLD[1:]), []),
+        (rate(0.01), []),
+        ((MORE, *OLD[1:], Parameter("decay", Choice((0.9,)), (Condition("optimizer", ("rmsprop",)),))), []),
         ((OLD[0], OLD[2], OLD[1]), []),
         (OLD[:2], ["momentum is gone"]),
         ((replace(OLD[0], domain=Choice(("sgd", "rmsprop"))), *OLD[1:]), ["optimizer can no longer be adam"]),
-        (
-            (OLD[0], replace(OLD[1], domain=Range(0.2, 1.0, False, log=True)), OLD[2]),
-            ["rate was from 0.1 to 1 and is from 0.2 to 1 now"],
-        ),
-        (
-            (OLD[0], replace(OLD[1], domain=Range(0.1, 1.0, False)), OLD[2]),
-            ["rate counts in another way (whole numbers or log)"],
-        ),
+        (rate(0.2), ["rate was from 0.1 to 1 and is from 0.2 to 1 now"]),
+        (rate(0.1, log=False), ["rate counts in another way (whole numbers or log)"]),
         ((*OLD[:2], replace(OLD[2], when=())), ["momentum exists under another condition"]),
-        (
-            (*OLD, Parameter("decay", Choice((0.9,)))),
-            ["decay is new, and the trials so far have no value of it"],
-        ),
+        ((*OLD, Parameter("decay", Choice((0.9,)))), ["decay is new, and the trials so far have no value of it"]),
     ],
 )
 def test_what_widens_a_space_and_what_does_not(new: tuple[Parameter, ...], reasons: list[str]) -> None:

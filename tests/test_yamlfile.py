@@ -17,6 +17,10 @@ from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read, value_
 
 TABLES = yaml.safe_load(Path(__file__).with_name("study_file_tables.yaml").read_text(encoding="utf-8"))
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
 
 def plain(node: Node) -> Any:
     if node.mapping is not None:
@@ -123,11 +127,8 @@ def test_depth_cannot_be_had_by_aliases_either() -> None:
 
 
 def test_a_bomb_of_aliases_is_stopped_before_it_is_built() -> None:
-    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-    )
     tracemalloc.start()
-    assert "must hold at most 20,000 values" in refusal(bomb)
+    assert "must hold at most 20,000 values" in refusal(BOMB)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
 
@@ -163,8 +164,4 @@ def test_the_slower_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     text = (Path(__file__).parent.parent / "search_spaces/cnn-small.yaml").read_text(encoding="utf-8")
     fast = parse(text, "f")
     monkeypatch.setattr(yaml_nodes, "_PARSER", yaml.SafeLoader)
-    slow = parse(text, "f")
-    assert slow == fast
-    assert "never closes" in refusal("a: [1, 2\n")
-    assert "has a quote that never closes" in refusal("a: 'x\n")
-    assert "is indented with a tab" in refusal("a:\n\tb: 1\n")
+    assert parse(text, "f") == fast

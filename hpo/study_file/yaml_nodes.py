@@ -246,7 +246,7 @@ class _Loader:
         self._place = place
         self._path: list[str] = []  # the keys that lead to the current value
         self._size = 0  # values so far, aliases written out
-        self._anchors: dict[str, Node | None] = {}  # None while it is being read
+        self._anchors: dict[str | None, Node | None] = {}  # None while it is being read
 
     def root(self) -> Node | None:
         root = None
@@ -303,28 +303,26 @@ class _Loader:
         lines: dict[str, int] = {}
         keys: dict[str, str] = {}
         for event in self._until(yaml.MappingEndEvent):
-            key = self._key(event, lines)
-            keys.setdefault(key, self._place(event.start_mark))
+            key, key_place, line = self._key(event), self._place(event.start_mark), event.start_mark.line + 1
             self._path.append(key)
+            if key in lines:
+                self._note(key_place, f"is given twice, first in line {lines[key]}", "", "keep one")
+            lines.setdefault(key, line)
+            keys.setdefault(key, key_place)
             values.setdefault(key, self._node(next(self._events), depth))
             self._path.pop()
         return Node(values, place, "", keys)
 
-    def _key(self, event: Any, lines: dict[str, int]) -> str:
-        """The key of an event; lines: where each key of its mapping was first, in which it is entered."""
-        place, line = self._place(event.start_mark), event.start_mark.line + 1
+    def _key(self, event: Any) -> str:
+        place = self._place(event.start_mark)
         if not isinstance(event, yaml.ScalarEvent):
             got = f"*{clean(str(event.anchor))}" if isinstance(event, yaml.AliasEvent) else "a list or a mapping"
             raise _Fatal(place, "a key must be a word", got, "write key: value")
         _refuse(event, place)
-        key: str = event.value
-        if key in lines:
-            self._note(place, f"is given twice, first in line {lines[key]}", "", "keep one", key)
-        lines.setdefault(key, line)
-        return key
+        return str(event.value)
 
-    def _note(self, place: str, rule: str, got: str, remedy: str, *key: str) -> None:
-        place = f"{place} {'.'.join(map(clean, (*self._path, *key)))}"
+    def _note(self, place: str, rule: str, got: str, remedy: str) -> None:
+        place = f"{place} {'.'.join(map(clean, self._path))}"
         self.mistakes.append(Mistake(place, rule, got, remedy))
         if len(self.mistakes) >= MOST_MISTAKES:
             raise _Fatal(place, "has more mistakes than these", "", "fix these first")
