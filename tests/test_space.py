@@ -145,7 +145,7 @@ def test_a_log_range_gives_every_decade_and_a_whole_one_both_ends_their_share() 
     assert all(abs(drawn.count(value) - 1_000) < 200 for value in (1, 2, 3, 4))
 
 
-def test_steps_are_written_as_a_person_would() -> None:
+def test_steps_are_written_with_few_digits() -> None:
     assert levels(Range(0, 0.5, False, step=0.1)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert levels(Range(1, 10, True, step=4)) == [1, 5, 9]
     assert levels(Range(1e-3, 1e-1, False, log=True, count=3)) == [0.001, 0.01, 0.1]

@@ -2,11 +2,12 @@
 
 A section of the file is a frozen dataclass whose fields are declared by `option`; `Record` reads it. One declaration
 gives the value's type, its checks, its message, its schema and its documentation; what other tools call a key or a
-value is in other_tools.yaml. A kind reads a wrong value as None and notes the mistake; no good value is None.
+value is in other_tools.json. A kind reads a wrong value as None and notes the mistake; no good value is None.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from hpo.errors import BadInput, Mistake
 from hpo.space.domains import ParameterSpec
-from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean, read
+from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
 
 Schema = dict[str, Any]
 
@@ -89,9 +90,12 @@ def any_of(names: Collection[str]) -> str:
 
 @cache
 def other_tools(group: str) -> Mapping[str, str]:
-    """Another tool's word -> what to write instead, for a section's keys or for values. Read when first needed."""
-    words = (read(Path(__file__).with_name("other_tools.yaml")).root.mapping or {}).get(group)
-    return {word: meant for meant, node in ((words and words.mapping) or {}).items() for word in node.text.split()}
+    """Another tool's word -> what to write instead, for a section's keys or for values.
+
+    The table has it the other way round: what to write -> other tools' words, separated by spaces.
+    """
+    groups = json.loads(Path(__file__).with_name("other_tools.json").read_text(encoding="utf-8"))
+    return {word: meant for meant, words in groups.get(group, {}).items() for word in words.split()}
 
 
 _FLAGS: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}

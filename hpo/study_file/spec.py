@@ -1,6 +1,6 @@
 """The sections of a study file as frozen dataclasses: types, defaults, checks, documentation.
 
-`reader` reads a file into them; template.yaml shows every key; other_tools.yaml holds other tools' words for them.
+`reader` reads a file into them; template.yaml shows every key; other_tools.json holds other tools' words for them.
 """
 
 # ruff: noqa: RUF009 - option() is dataclasses.field
