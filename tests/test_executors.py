@@ -179,8 +179,9 @@ def test_a_dead_worker_takes_only_its_own_job_with_it(
     lost = [message for message in messages if isinstance(message, JobFailed)]
     assert lost
     assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
-    for message in lost:
-        executor.submit(job(tmp_path, message.training, start=2))
+    for broke in lost:
+        arrived = [m.report.epoch for m in messages if isinstance(m, Reported) and m.training == broke.training]
+        executor.submit(job(tmp_path, broke.training, start=max(arrived, default=0)))
     assert sum(isinstance(message, JobEnded) for message in listen(executor, ends=len(lost))) == len(lost)
     assert len(executor.pids()) == 2
 

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow_fixtures import (
-    GOAL,
     FakeMlflow,
     FakeStore,
     Kept,
@@ -28,18 +28,7 @@ from mlflow_fixtures import (
 )
 
 from hpo.commands.sync import sync_these
-from hpo.core import (
-    Continued,
-    Event,
-    Goal,
-    Opened,
-    Outcome,
-    Paused,
-    Report,
-    Reported,
-    Scored,
-    State,
-)
+from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, State
 from hpo.errors import BadInput, Conflict
 from hpo.files import Folders
 from hpo.journal import DriverLock, Journal
@@ -62,10 +51,14 @@ def parent(server: FakeMlflow) -> Kept:
 
 def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
     server = FakeMlflow()
-    sync = new_sync(server, one or tracked_study(folder), script.events)
-    until_well(sync, live)
-    sync.close()
+    send(server, one or tracked_study(folder), script.events, live)
     return server
+
+
+def send(server: FakeMlflow, one: TrackedStudy, events: list[Event], live: bool = False) -> None:
+    """What a driver does that comes, sends everything and leaves."""
+    with closing(new_sync(server, one, events)) as sync:
+        until_well(sync, live)
 
 
 # -- the law: whatever happens, MLflow ends up with what the journal says ------------------------------------------
@@ -130,13 +123,9 @@ def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
     for _ in range(20):
         script.complete()
     script.close()
-    sync = new_sync(server, one, script.events)
-    until_well(sync, live=False)
-    sync.close()
+    send(server, one, script.events)
     calls = server.calls
-    sync = new_sync(server, one, script.events)
-    until_well(sync, live=False)
-    sync.close()
+    send(server, one, script.events)
     assert server.calls - calls <= 2  # what is RUNNING of dead drivers, and what there is of this study
 
 
@@ -219,22 +208,22 @@ def test_a_continued_trial_runs_again_and_ends_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "status"),
-    [("budget", "FINISHED"), ("target", "FINISHED"), ("interrupted", "KILLED"), ("failing", "FAILED")],
+    ("reason", "status", "state"),
+    [
+        ("budget", "FINISHED", "budget"),
+        ("target", "FINISHED", "target"),
+        ("interrupted", "KILLED", "interrupted"),
+        ("failing", "FAILED", "failing"),
+        (None, "KILLED", "interrupted"),  # the driver vanished
+    ],
 )
-def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str, status: str) -> None:
+def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str | None, status: str, state: str) -> None:
     script = Script()
     script.complete()
-    script.close(reason)
+    if reason:
+        script.close(reason)
     run = parent(delivered(tmp_path, script))
-    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason, "none")
-
-
-def test_a_driver_that_vanished_leaves_the_parent_killed(tmp_path: Path) -> None:
-    script = Script()
-    script.complete()
-    run = parent(delivered(tmp_path, script, live=False))
-    assert (run.status, run.tags["hpo.state"]) == ("KILLED", "interrupted")
+    assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, state, "none")
 
 
 def test_best_so_far_stands_at_the_epochs_spent(tmp_path: Path) -> None:
@@ -253,24 +242,15 @@ def test_best_so_far_stands_at_the_epochs_spent(tmp_path: Path) -> None:
     ]
 
 
-def test_the_best_of_a_metric_to_minimize_falls(tmp_path: Path) -> None:
-    script = Script(epochs=1)
-    for value in (0.5, 0.2, 0.9):
-        script.start()
-        script.report(len(script.study) - 1, value)
-        script.end(len(script.study) - 1)
-    one = tracked_study(tmp_path, goal=Goal("val_accuracy", maximize=False))
-    assert [p.value for p in parent(delivered(tmp_path, script, one=one)).points] == [0.5, 0.2, 0.2]
-
-
-@given(studies)
+@given(studies, st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event]) -> None:
-    history = History(TrackedStudy(Path(), "digits", "random", 0, GOAL))
-    for event in events:
-        history.apply(event)
+def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize: bool) -> None:
+    goal = Goal("val_accuracy", maximize)
+    history = History(TrackedStudy(Path(), "digits", "random", 0, goal))
+    points = [point.value for event in events for point in history.apply(event) if point.name == "best_val_accuracy"]
+    assert points == sorted(points, reverse=not maximize)
     if complete := history.study.with_state(State.COMPLETE):
-        assert history.best == GOAL.best(complete)
+        assert history.best == goal.best(complete)
 
 
 def test_a_test_score_is_on_the_trial_and_on_the_study(tmp_path: Path) -> None:
@@ -453,9 +433,7 @@ def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(tmp_path: 
     script.complete()
     script.complete(act="tanh")
     script.close()
-    sync = new_sync(server, one, script.events)
-    until_well(sync, live=False)
-    sync.close()
+    send(server, one, script.events)
     trials = [run for run in server.alive() if run.tags["hpo.kind"] == "trial"]
     assert sorted((run.tags["hpo.trial"], run.params["act"]) for run in trials) == [("0", "relu"), ("1", "tanh")]
     assert {run.status for run in server.alive()} == {"FINISHED"}
@@ -477,9 +455,7 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
         script = Script(now=1_700_000_000.0 + number * 1e6)
         script.complete()
         one = tracked_study(tmp_path / str(number))
-        sync = new_sync(server, one, script.events)
-        until_well(sync, live=False)
-        sync.close()
+        send(server, one, script.events)
     assert len(server.alive()) == 4
 
 
@@ -501,9 +477,7 @@ def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
     left.close()  # as a SIGKILL leaves it: no round with live=False
     other = Script(now=1_700_000_999.0)
     other.complete()
-    sync = new_sync(server, tracked_study(tmp_path / "b", driver="here:1"), other.events)
-    until_well(sync, live=True)
-    sync.close()
+    send(server, tracked_study(tmp_path / "b", driver="here:1"), other.events, live=True)
     assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
 
 
