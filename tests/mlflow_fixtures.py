@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,12 @@ def until_well(sync: Sync, live: bool, most: int = 200) -> None:
         if sync.round(live):
             return
     raise AssertionError(f"still in trouble after {most} rounds: {sync.trouble}")
+
+
+def send(sync: Sync, live: bool = False, most: int = 200) -> None:
+    """What a driver does that comes, sends everything and leaves."""
+    with closing(sync):
+        until_well(sync, live, most)
 
 
 def check_delivered(runs: Sequence[Kept], one: TrackedStudy, events: Sequence[Event], live: bool) -> None:

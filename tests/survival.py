@@ -223,5 +223,11 @@ def never_left(process: Process) -> Iterator[Process]:
                 os.kill(pid, signal.SIGKILL)
 
 
+def finish(process: Process) -> Said:
+    """Wait for the end of a process, which no test leaves running."""
+    with never_left(process):
+        return process.finish()
+
+
 def params_of(study: Study) -> list[Params]:
     return [dict(trial.params) for trial in study.trials]

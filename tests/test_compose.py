@@ -122,27 +122,7 @@ def test_a_folder_of_studies_that_is_not_there_is_not_made_up() -> None:
 
 # -- the whole service
 
-STUDY = """
-name: digits
-strategy: random
-data: {source: digits, limit: 300}
-search_space: {learning_rate: [0.01, 0.02, 0.03], blocks: 1, channels: 8, batch_size: 64, epochs: 1}
-budget: {trials: 2}
-execution: {engine: ray}
-tracking: {register: digits}
-"""
-LOADED = """
-import json, mlflow, numpy
-from mlflow import MlflowClient
-client = MlflowClient()
-experiment = client.get_experiment_by_name("digits")
-runs = client.search_runs([experiment.experiment_id])
-model = mlflow.pytorch.load_model("models:/digits@champion")
-import torch
-with torch.inference_mode():
-    given = model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
-print(json.dumps([sorted(run.info.status for run in runs), list(given.shape), experiment.artifact_location]))
-"""
+STUDY = stage.STUDY + "execution: {engine: ray}\ntracking: {register: digits}\n"
 ASK = """
 import sys, urllib.error, urllib.request as web
 ask = web.Request("http://127.0.0.1:5000" + sys.argv[2], b'{"max_results": 1}' if "api" in sys.argv[2] else None)
@@ -178,7 +158,7 @@ def test_a_study_through_all_services_ends_with_a_model_that_another_process_loa
     assert done.returncode == 0, done.stdout + done.stderr
     assert "models:/digits@champion is version 1" in done.stdout
     assert done.stderr == ""
-    loaded = up.run("hpo", "python", "-c", LOADED, plain=True)
+    loaded = up.run("hpo", "python", "-c", stage.LOADED, plain=True)
     statuses, shape, artifacts = json.loads(loaded.stdout.splitlines()[-1])
     assert (statuses, shape) == (["FINISHED"] * 3, [2, 10])
     assert artifacts.startswith("mlflow-artifacts:/")

@@ -14,15 +14,7 @@ import yaml
 from stage import ROOT, Stage
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
-STUDY = """
-name: digits
-strategy: random
-data: {source: digits, limit: 300}
-search_space: {learning_rate: [0.01, 0.02, 0.03], blocks: 1, channels: 8, batch_size: 64, epochs: 1}
-budget: {trials: 2}
-workers: 1
-tracking: false
-"""
+STUDY = stage.STUDY + "workers: 1\ntracking: false\n"
 
 
 def commands(heading: str) -> list[str]:

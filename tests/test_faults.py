@@ -24,6 +24,7 @@ from survival import (
     check_folder,
     complete,
     events_of,
+    finish,
     finished,
     lines,
     never_left,
@@ -110,8 +111,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_pa
 @pytest.mark.parametrize(("mischief", "says"), [("exit", "exit 0"), ("segfault", "SIGSEGV"), ("kill", "SIGKILL")])
 def test_a_trainer_that_ends_its_process_is_tried_again(mischief: str, says: str, tmp_path: Path) -> None:
     config = Config(str(tmp_path), budget={"trials": 3}, fake={"mischief": mischief})
-    with never_left(start(config)) as process:
-        study = check(config, process.finish(), lost=3)
+    study = check(config, finish(start(config)), lost=3)
     assert complete(study)
     retried = [event for event in events_of(config.journal) if isinstance(event, Retried)]
     assert len(retried) == 3
@@ -125,8 +125,7 @@ def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_g
     config = Config(
         str(tmp_path), budget={"trials": 1}, fake={"mischief": mischief, "always": True}, report_seconds=1.0, slots=1
     )
-    with never_left(start(config)) as process:
-        said = process.finish()
+    said = finish(start(config))
     (trial,) = Study(events_of(config.journal)).trials
     assert said.code == 0
     assert (trial.state, trial.attempt, trial.epoch) == (State.FAILED, 3, 1)
@@ -219,8 +218,7 @@ def test_killed_drivers_lose_nothing(tmp_path: Path, rng: random.Random) -> None
         assert all(Study(events).trials[number] == trial for number, trial in ended.items())
         ended = finished(events)
         hit[phase(events)] += 1
-    with never_left(start(config)) as process:
-        study = check(config, process.finish(), lost=DRIVER_KILLS * config.slots, before=ended)
+    study = check(config, finish(start(config)), lost=DRIVER_KILLS * config.slots, before=ended)
     assert complete(study)
     assert set(hit) >= {"before the first event", "first visit, training", "resumed, opening", "resumed, training"}, hit
     assert sum(isinstance(event, Opened) for event in events_of(config.journal)) >= DRIVER_KILLS // 2
@@ -269,21 +267,18 @@ def test_a_driver_killed_at_each_of_its_commits_loses_nothing(tmp_path: Path, rn
     order = rng.sample(IN_THE_DRIVER, len(IN_THE_DRIVER))
     for name in [*order, *AT_THE_END]:
         failpoint = f"{name}:{rng.randint(2, 5)}" if name in IN_THE_DRIVER[1:] else name
-        with never_left(start(config, failpoint)) as process:
-            assert process.finish().code == -signal.SIGKILL, failpoint
+        assert finish(start(config, failpoint)).code == -signal.SIGKILL, failpoint
         events = events_of(config.journal)
         assert all(Study(events).trials[number] == trial for number, trial in ended.items())
         ended = finished(events)
-    with never_left(start(config)) as process:
-        study = check(config, process.finish(), lost=(len(order) + 2) * config.slots, before=ended)
+    study = check(config, finish(start(config)), lost=(len(order) + 2) * config.slots, before=ended)
     assert complete(study)
 
 
 @pytest.mark.parametrize("name", IN_A_WORKER)
 def test_a_worker_killed_around_a_checkpoint_loses_an_epoch_at_most(name: str, tmp_path: Path) -> None:
     config = Config(str(tmp_path), budget={"trials": 3}, seed=5)
-    with never_left(start(config, f"{name}:3")) as process:
-        said = process.finish()
+    said = finish(start(config, f"{name}:3"))
     deaths = sum(isinstance(event, Retried) for event in events_of(config.journal))
     assert deaths >= 2
     assert complete(check(config, said, lost=deaths))
@@ -352,22 +347,18 @@ def check_whole(folder: Path, said: Said, trials: int = 6) -> Study:
 
 def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_next(tmp_path: Path) -> None:
     for name in IN_A_WHOLE_RUN:
-        with never_left(whole(tmp_path, "--workers", "1", failpoint=name)) as process:
-            assert process.finish().code == -signal.SIGKILL, name
-    with never_left(whole(tmp_path)) as process:
-        said = process.finish()
+        assert finish(whole(tmp_path, "--workers", "1", failpoint=name)).code == -signal.SIGKILL, name
+    said = finish(whole(tmp_path))
     assert said.code == 0
     first = check_whole(tmp_path, said)
 
     # --fresh, killed when the old study has been moved, then again
-    with never_left(whole(tmp_path, "--fresh", failpoint="set-aside")) as process:
-        assert process.finish().code == -signal.SIGKILL
+    assert finish(whole(tmp_path, "--fresh", failpoint="set-aside")).code == -signal.SIGKILL
     assert not journal_of(tmp_path).exists()
     (aside,) = (tmp_path / "studies" / "whole" / "set-aside").glob("*/journal.db")
     with Journal.open(aside, read_only=True) as journal:
         assert journal.study().trials == first.trials
-    with never_left(whole(tmp_path)) as process:
-        assert process.finish().code == 0
+    assert finish(whole(tmp_path)).code == 0
     again = Study(events_of(journal_of(tmp_path)))
     assert params_of(again) == params_of(first)
     assert again.reused_epochs == 0, "nothing of a study that was set aside is used again"
@@ -386,8 +377,7 @@ cli.main()
     ("raising", "name"), [("1 / 0", "ZeroDivisionError"), ("__import__('pickle').loads(b'')", "EOFError")]
 )
 def test_a_bug_of_ours_is_one_line_that_names_a_file(tmp_path: Path, raising: str, name: str) -> None:
-    with never_left(Process(["-c", BUG.format(raising=raising)], tmp_path)) as process:
-        said = process.finish()
+    said = finish(Process(["-c", BUG.format(raising=raising)], tmp_path))
     (kept,) = (tmp_path / "tmp").iterdir()
     assert said.error.strip() == f"{kept}: a bug of hpo, {name}; please report it with this file"
     assert said.code == 1
@@ -434,7 +424,6 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         "SIGTERM again and again": 143,
     }
     assert said["Ctrl-C again and again"].error.splitlines()[-1] == "stopped; the same command resumes"
-    with never_left(whole(tmp_path)) as process:
-        last = process.finish()
+    last = finish(whole(tmp_path))
     assert last.code == 0
     check_whole(tmp_path, last)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_fixtures import Script, check_delivered, sync_of_lists, tracked_study, until_well
+from mlflow_fixtures import Script, check_delivered, send, sync_of_lists, tracked_study, until_well
 from mlflow_real import MlflowClient, Proxy, Server, fresh_store, kept, mlflow_server, mlflow_store
 
 from hpo.core import Ended, Outcome, Report, Reported, State
@@ -60,9 +60,7 @@ def test_a_study_lands_in_sqlite_and_sending_it_again_adds_nothing(tmp_path: Pat
     uri, script, one = fresh_store(tmp_path / "state"), busy_script(), tracked_study(tmp_path / "run")
     counts = []
     for _ in range(2):
-        sync = sync_to(uri, one, script)
-        until_well(sync, live=False, most=1)
-        sync.close()
+        send(sync_to(uri, one, script), most=1)
         database = sqlite3.connect(tmp_path / "state" / "mlflow.db")
         tables = ("runs", "metrics", "params", "tags")
         counts.append([database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables])
@@ -80,9 +78,7 @@ def test_artifacts_lie_under_mlruns_beside_the_database(tmp_path: Path) -> None:
     one = tracked_study(
         tmp_path / "run", texts={"study.yaml": "name: digits"}, artifacts=(tmp_path / "plots",), experiment="a/../b c"
     )
-    sync = sync_to(uri, one, script)
-    until_well(sync, live=False, most=1)
-    sync.close()
+    send(sync_to(uri, one, script), most=1)
     found = [path.relative_to(state).as_posix() for path in sorted(state.rglob("*")) if path.is_file()]
     artifacts = [name for name in found if name.startswith("mlruns/")]
     assert [name.rpartition("/")[2] for name in artifacts] == ["best.png", "study.yaml"]
@@ -294,9 +290,7 @@ def test_odd_values_survive_the_way_through_json(
     mlflow_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     script, one = busy_script(), tracked_study(tmp_path / "run", experiment="odd values")
-    sync = sync_to(mlflow_server.url, one, script)
-    until_well(sync, live=False, most=1)
-    sync.close()
+    send(sync_to(mlflow_server.url, one, script), most=1)
     assert "MLflow refuses" not in caplog.text
     check_delivered(kept(mlflow_server.url, "odd values"), one, script.events, live=False)
 

@@ -15,7 +15,7 @@ import fakes
 import laws
 import pytest
 from scripted import Scripted
-from survival import Process, Said, events_of, never_left, wait_until
+from survival import Process, Said, events_of, finish, never_left, wait_until
 from test_driver import STRATEGIES, drive
 from test_faults import check_whole, journal_of
 
@@ -138,8 +138,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
         until_epoch(process, tmp_path, 3)
         os.killpg(process.popen.pid, signal.SIGTERM)
         assert process.finish().code == 128 + signal.SIGTERM
-    with never_left(real(tmp_path)) as process:
-        said: Said = process.finish()
+    said: Said = finish(real(tmp_path))
     assert said.code == 0
     study = check_whole(tmp_path, said, trials=1)
     assert sum(isinstance(event, Retried) for event in events_of(journal_of(tmp_path))) == 1

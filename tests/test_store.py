@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from survival import Process, Said, check, events_of, finished, lines, never_left, start, wait_until
+from survival import Process, Said, check, events_of, finish, finished, lines, never_left, start, wait_until
 from test_faults import check_whole, journal_of, whole
 from victim import Config
 
@@ -261,28 +261,24 @@ def test_a_study_on_a_disk_that_fills_up_stops_with_one_line_and_goes_on_when_th
 
 def test_a_whole_run_on_a_disk_that_fills_up_says_so_wherever_that_is_and_is_finished_later(disk: Disk) -> None:
     prepare = "import sys, whole_victim; from pathlib import Path; whole_victim.prepare(Path(sys.argv[1]))"
-    with never_left(Process(["-c", prepare, str(disk.folder)], disk.folder)) as process:
-        assert process.finish().code == 0
+    assert finish(Process(["-c", prepare, str(disk.folder)], disk.folder)).code == 0
     places = set()
     for room in (24, 36):
         disk.room(room * 1024)
-        with never_left(whole(disk.folder, "--workers", "1")) as process:
-            said = process.finish()
+        said = finish(whole(disk.folder, "--workers", "1"))
         disk.free()
         assert said.code == 4, said
         last = said.error.splitlines()[-1]
         assert last.startswith(f"{disk.folder}/studies/whole/"), said
         places.add(last.partition(": ")[0].rpartition("/")[2])
     assert places >= {"driver.lock", "journal.db"}, places
-    with never_left(whole(disk.folder, "--workers", "1")) as process:
-        said = process.finish()
+    said = finish(whole(disk.folder, "--workers", "1"))
     assert said.code == 0
     check_whole(disk.folder, said)
 
 
 def victim(folder: Path) -> Said:
-    with never_left(Process([str(Path(__file__).parent / "victim.py"), "config.json"], folder)) as process:
-        return process.finish()
+    return finish(Process([str(Path(__file__).parent / "victim.py"), "config.json"], folder))
 
 
 def test_a_read_only_disk_is_said_to_be_one_and_a_study_on_it_can_be_looked_at(disk: Disk) -> None:
@@ -386,16 +382,14 @@ def test_a_report_that_cannot_be_written_is_one_line_and_the_study_is_done(tmp_p
     for name in ("trials.csv", "report.html"):
         (run / name).unlink(missing_ok=True)
         (run / name).mkdir()
-        with never_left(whole(tmp_path, "--workers", "1")) as process:
-            said = process.finish()
+        said = finish(whole(tmp_path, "--workers", "1"))
         assert said.code == 4
         remedy = "free space, then run the same command again"
         last = said.error.splitlines()[-1]
         assert last == f"{run}: the report must have room here, got Is a directory; {remedy}"
         assert Study(events_of(journal_of(tmp_path))).closed == "budget"
         (run / name).rmdir()
-    with never_left(whole(tmp_path, "--workers", "1")) as process:
-        said = process.finish()
+    said = finish(whole(tmp_path, "--workers", "1"))
     assert said.code == 0
     check_whole(tmp_path, said)
 

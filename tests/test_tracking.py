@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import threading
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mlflow_fixtures import (
     Script,
     check_delivered,
     new_sync,
+    send,
     studies,
     sync_of_lists,
     tracked_study,
@@ -51,14 +51,8 @@ def parent(server: FakeMlflow) -> Kept:
 
 def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
     server = FakeMlflow()
-    send(server, one or tracked_study(folder), script.events, live)
+    send(new_sync(server, one or tracked_study(folder), script.events), live)
     return server
-
-
-def send(server: FakeMlflow, one: TrackedStudy, events: list[Event], live: bool = False) -> None:
-    """What a driver does that comes, sends everything and leaves."""
-    with closing(new_sync(server, one, events)) as sync:
-        until_well(sync, live)
 
 
 # -- the law: whatever happens, MLflow ends up with what the journal says ------------------------------------------
@@ -123,9 +117,9 @@ def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
     for _ in range(20):
         script.complete()
     script.close()
-    send(server, one, script.events)
+    send(new_sync(server, one, script.events))
     calls = server.calls
-    send(server, one, script.events)
+    send(new_sync(server, one, script.events))
     assert server.calls - calls <= 2  # what is RUNNING of dead drivers, and what there is of this study
 
 
@@ -433,7 +427,7 @@ def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(tmp_path: 
     script.complete()
     script.complete(act="tanh")
     script.close()
-    send(server, one, script.events)
+    send(new_sync(server, one, script.events))
     trials = [run for run in server.alive() if run.tags["hpo.kind"] == "trial"]
     assert sorted((run.tags["hpo.trial"], run.params["act"]) for run in trials) == [("0", "relu"), ("1", "tanh")]
     assert {run.status for run in server.alive()} == {"FINISHED"}
@@ -455,7 +449,7 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
         script = Script(now=1_700_000_000.0 + number * 1e6)
         script.complete()
         one = tracked_study(tmp_path / str(number))
-        send(server, one, script.events)
+        send(new_sync(server, one, script.events))
     assert len(server.alive()) == 4
 
 
@@ -477,7 +471,7 @@ def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
     left.close()  # as a SIGKILL leaves it: no round with live=False
     other = Script(now=1_700_000_999.0)
     other.complete()
-    send(server, tracked_study(tmp_path / "b", driver="here:1"), other.events, live=True)
+    send(new_sync(server, tracked_study(tmp_path / "b", driver="here:1"), other.events), live=True)
     assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
 
 

@@ -106,7 +106,8 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
     stub("hpo.report.model_figures", ModelFigures=ModelFigures)
-    stub("hpo.report.document", StudyReport=StudyReport)
+    comparison = {"comparison_document": None, "comparison_picture": None}  # no run draws them
+    stub("hpo.report.document", StudyReport=StudyReport, **comparison)
     stub("hpo.report.drawing", save=lambda pictures, folder: None)
     result.trials_table = lambda *_: Table()  # type: ignore[assignment,return-value]
 
