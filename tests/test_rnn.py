@@ -10,14 +10,11 @@ def recurrent(**params) -> Recurrent:
     return layer
 
 
-def test_an_image_is_read_row_by_row_with_all_its_channels() -> None:
-    made = sizes("rnn", {"hidden_size": 20, "dense_layers": 0}, (3, 32, 24), 10)
-    assert isinstance(made.rows[0].layer, Rows)
-    assert [row.shape for row in made.rows] == [(32, 72), (20,), (10,)]
-
-
-def test_both_directions_double_the_features() -> None:
-    assert sizes("rnn", {"hidden_size": 20, "bidirectional": True}, (1, 8, 8), 10).rows[1].shape == (40,)
+def test_an_image_is_read_row_by_row_with_all_its_channels_and_both_directions_double_the_features() -> None:
+    for both, features in ((False, 20), (True, 40)):
+        rows = sizes("rnn", {"hidden_size": 20, "dense_layers": 0, "bidirectional": both}, (3, 32, 24), 10).rows
+        assert isinstance(rows[0].layer, Rows)
+        assert [row.shape for row in rows] == [(32, 72), (features,), (10,)]
 
 
 def test_each_parameter_reaches_the_layer() -> None:

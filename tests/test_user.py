@@ -202,15 +202,17 @@ def refusal(reference: str, folder: Path | None) -> str:
     return str(caught.value)
 
 
-def test_a_reference_without_a_function_is_refused(tmp_path: Path) -> None:
-    expected = "study.yaml:5:8 model: must be package.module:function, got 'mine:'; name a function of a module"
-    assert refusal("mine:", tmp_path) == expected
-
-
-def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Path) -> None:
-    said = refusal("mine_absent:f", tmp_path)
-    assert said.startswith("study.yaml:5:8 model: module mine_absent does not import, got ModuleNotFoundError: ")
-    assert said.endswith(f"; fix it or put it into {tmp_path}")
+def test_a_function_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    written(tmp_path, "def network(): ...\ndef train(): ...\nx = 3")
+    place = "study.yaml:5:8 model:"
+    assert refusal("mine:", tmp_path) == (
+        f"{place} must be package.module:function, got 'mine:'; name a function of a module"
+    )
+    absent = refusal("mine_absent:f", tmp_path)
+    assert absent.startswith(f"{place} module mine_absent does not import, got ModuleNotFoundError: ")
+    assert absent.endswith(f"; fix it or put it into {tmp_path}")
+    assert refusal("mine:netwrok", tmp_path) == f"{place} no function netwrok in mine; functions there: network, train"
+    assert "no function x in mine" in refusal("mine:x", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +226,6 @@ def test_a_module_that_is_not_there_is_named_with_where_it_belongs(tmp_path: Pat
 )
 def test_a_module_that_does_not_import_says_why(tmp_path: Path, text: str, why: str) -> None:
     assert f"module mine does not import, got {why}" in refusal("mine:f", written(tmp_path, text))
-
-
-def test_a_function_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    said = refusal("mine:netwrok", written(tmp_path, "def network(): ...\ndef train(): ...\nx = 3"))
-    assert said == "study.yaml:5:8 model: no function netwrok in mine; functions there: network, train"
-    assert "no function x in mine" in refusal("mine:x", tmp_path)
 
 
 def test_modules_are_found_in_packages_and_in_the_current_folder(

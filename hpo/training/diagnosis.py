@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from hpo.core import Outcome, Params, Report, Value
 from hpo.formatting import count
+from hpo.models.layers import spoken
 
 LEARNED = 0.8  # skill above which nothing that concerns gradients is called a fault
 EXPLODES = 5.0  # norm of a layer's gradient to that of its weights
@@ -267,11 +268,8 @@ def _kind(params: Params) -> str:
 
 
 def _place(metric: str) -> str:
-    """gradient/block3.conv -> block 3; gradient/block3.conv2 -> block 3 (conv2); gradient/dense1 -> dense 1."""
-    first, *inner = metric.partition("/")[2].split(".")
-    word = first.rstrip("0123456789")
-    name = f"{word} {first[len(word) :]}".strip()
-    return name if not inner or inner == ["conv"] else f"{name} ({'.'.join(inner)})"
+    """gradient/block3.conv -> block 3."""
+    return spoken(metric.partition("/")[2])
 
 
 def _mean(values: Sequence[float]) -> float:

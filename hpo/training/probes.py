@@ -22,6 +22,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from hpo.models.layers import place
+
 EVERY = 16  # steps between two looks at the gradients: what they cost is measured by benchmarks/probes.py
 ROWS = 256  # validation images whose activations are looked at for dead units: one that fires is enough
 FEW = 64  # for saturation, a mean over many values of each
@@ -29,11 +31,6 @@ SPIKE = 3.0
 EDGE = 0.01  # of the range of sigmoid (0..1) or tanh (-1..1): this close to an end is saturated
 
 WATCHED = (nn.ReLU, nn.Sigmoid, nn.Tanh)
-
-
-def place(name: str) -> str:
-    """block3.conv2 -> block3; dense1_activation -> dense1."""
-    return name.split(".")[0].split("_")[0]
 
 
 @dataclass(frozen=True)
