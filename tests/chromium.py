@@ -1,4 +1,4 @@
-"""A headless Chromium driven over its DevTools pipe: enough to open a page, click, and read what a person would see.
+"""A headless Chromium driven over its DevTools pipe: enough to open a page, click, and read what a user would see.
 
 No driver, no port, no package: messages are JSON, each ended by a zero byte, on file descriptors 3 (to it) and 4 (from
 it).
@@ -6,7 +6,6 @@ it).
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import os
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,14 +25,14 @@ PATIENCE = 120.0  # seconds until a browser that does not answer is a failure
 class Chromium:
     """One page. `complaints` are console errors and exceptions; `requests` what it asked the outside for."""
 
-    def __init__(self, width: int = 1000, height: int = 800, dark: bool = False) -> None:
+    def __init__(self, width: int = 1000, height: int = 800) -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self._answers: dict[int, dict[str, Any]] = {}
         self._happened: list[str] = []
         self._count, self._buffer, self._session = 0, b"", ""
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._size, self._dark = (width, height), dark
+        self._size = f"{width},{height}"
 
     def __enter__(self) -> Chromium:
         theirs_in, self._to = os.pipe()
@@ -46,8 +44,13 @@ class Chromium:
             os.dup2(writing, 4)
 
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
-        size = f"--window-size={self._size[0]},{self._size[1]}"
-        command = [str(BINARY), *options, size, "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}"]
+        command = [
+            str(BINARY),
+            *options,
+            f"--window-size={self._size}",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._profile.name}",
+        ]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
             command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=place, close_fds=False, start_new_session=True
@@ -58,8 +61,6 @@ class Chromium:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
         return self
 
     def __exit__(
@@ -93,7 +94,7 @@ class Chromium:
         return str(self.run("document.body.innerText"))
 
     def click(self, selector: str) -> None:
-        """A click where a person would click: something lying over it is noticed."""
+        """A click where a user would click: something lying over it is noticed."""
         found = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
@@ -108,10 +109,6 @@ class Chromium:
         code = {"Enter": 13, "Tab": 9}[key]
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
-
-    def picture(self, path: Path) -> None:
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(data))
 
     def call(self, method: str, **params: object) -> dict[str, Any]:
         self._count += 1

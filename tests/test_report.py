@@ -1,4 +1,4 @@
-"""The report: what it says, that every figure is there, and that a browser shows it as a person should see it."""
+"""The report: what it says, that every figure is there, and that a browser shows it as a user should see it."""
 
 from __future__ import annotations
 

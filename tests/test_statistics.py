@@ -270,11 +270,6 @@ def test_the_seeds_to_call_equal_do_so_in_four_of_five_studies() -> None:
     assert ((fewer.low >= -0.6) & (fewer.high <= 0.6)).mean() < 0.76
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_without_spread_there_is_no_advice(seeds: int) -> None:
-    assert advise(paired([0.9] * seeds, [0.8] * seeds), 0.01) is None
-
-
 @pytest.mark.parametrize("n", [5, 6, 8, 12, 20])
 def test_the_more_cautious_an_advice_the_more_seeds_whatever_scipy_cannot_say(n: int) -> None:
     """scipy has no noncentral t far out in its tails; nothing of that may show."""
@@ -285,9 +280,10 @@ def test_the_more_cautious_an_advice_the_more_seeds_whatever_scipy_cannot_say(n:
     assert np.all(np.diff(seeds_to_tell_apart(np.linspace(0.05, 8, 200), 0.05)) <= 0)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 10])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 6, 10])
 def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
+    assert advise(paired([0.9] * seeds, [0.8] * seeds), 0.01) is None, "no spread"
     for _ in range(100):
         noise = rng.normal(rng.choice([0.0, 0.5]), 1.0, seeds)
         advice = advise(paired(list(noise), [0.0] * seeds), margin=float(rng.choice([0.0, 0.3])), pairs=3)
