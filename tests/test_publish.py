@@ -48,6 +48,15 @@ def _process_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.mlflow, "set_registry_uri", lambda uri: os.environ.update(MLFLOW_REGISTRY_URI=uri))
 
 
+def store_with_run(folder: Path) -> tuple[str, str, str]:
+    """A store with the study's run: its URI, the run, the experiment."""
+    uri = fresh_store(folder)
+    store = mlflow_store.connect(uri, "study", {})
+    run = store.create(Run("random-0", {"hpo.kind": "study"}, {}, "RUNNING", 1_000, None))
+    store.close()
+    return uri, run, store.experiment
+
+
 def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, loss: str = "cross_entropy") -> Order:
     """A trained checkpoint, and a store with the study's run."""
     recipe = Recipe(model, loss, data, "cpu")
@@ -55,10 +64,7 @@ def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, lo
     for report in recipe()(job(params, folder)):
         checkpoints.write(folder, "made-up", report)
         reports.append(report)
-    uri = fresh_store(folder / "state")
-    store = mlflow_store.connect(uri, "study", {})
-    run = store.create(Run("random-0", {"hpo.kind": "study"}, {}, "RUNNING", 1_000, None))
-    store.close()
+    uri, run, _ = store_with_run(folder / "state")
     last = checkpoints.path(folder, "made-up", reports[-1].epoch)
     goal = Goal("val_accuracy") if loss == "cross_entropy" else Goal("val_mse", maximize=False)
     value = reports[-1].metrics[goal.metric]
@@ -116,30 +122,20 @@ def test_the_score_is_the_trainings_own(tmp_path: Path) -> None:
     assert set(found) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
 
 
-def test_publishing_again_makes_nothing_twice(tmp_path: Path) -> None:
+def test_a_model_in_mlflow_says_what_it_takes_and_is_there_once_however_often_it_is_published(tmp_path: Path) -> None:
     made = order(tmp_path, bars(tmp_path / "data"))
-    first, second = publish.publish(made), publish.publish(made)
-    assert first == second
+    published = publish.publish(made)
+    assert publish.publish(made) == published
     client = MlflowClient(made.uri, made.uri)
     assert len(client.search_model_versions("name = 'digits-cnn'")) == 1
     assert len(client.search_logged_models(["1"])) == 1
-
-
-def test_a_model_in_mlflow_is_a_function_of_arrays_that_says_what_it_takes(tmp_path: Path) -> None:
-    made = order(tmp_path, bars(tmp_path / "data"))
-    published = publish.publish(made)
     module, about = registry.loaded(made.uri, "models:/digits-cnn@champion")
     data = Dataset.open(made.recipe.data)
     said = publish.of_module(module)(np.array(data.images[data.test])).argmax(1)
     assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
-    told = {name: about[name] for name in ("classes", "shape", "dtype", "resized", "largest_pixel")}
-    assert told == {
-        "classes": ["0", "1", "2"],
-        "shape": [1, 8, 8],
-        "dtype": "uint8",
-        "resized": False,
-        "largest_pixel": 220.0,
-    }
+    assert {name: about[name] for name in publish_best.about_images(data)} == publish_best.about_images(data)
+    assert (about["classes"], about["shape"], about["dtype"]) == (["0", "1", "2"], [1, 8, 8], "uint8")
+    assert (about["resized"], about["largest_pixel"]) == (False, 220.0)
 
 
 def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,11 +205,9 @@ class Contest:
 @pytest.fixture(scope="module")
 def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     folder = tmp_path_factory.mktemp("contest")
-    uri = fresh_store(folder)
-    store = mlflow_store.connect(uri, "study", {})
-    run = store.create(Run("random-0", {"hpo.kind": "study"}, {}, "RUNNING", 1_000, None))
+    uri, run, experiment = store_with_run(folder)
     client = MlflowClient(uri, uri)
-    model = client.create_logged_model(store.experiment, "empty", run)
+    model = client.create_logged_model(experiment, "empty", run)
     recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
     made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, "study", 0, 1, "unset")
     return Contest(client, made, Dataset.open(recipe.data), f"models:/{model.model_id}")

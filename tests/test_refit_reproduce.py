@@ -1,9 +1,9 @@
-"""Going on with the best trial, fitting the winner again, and training a trial twice: with a trainer that needs no torch."""
+"""Going on with the best trial, fitting the best model again, and training a trial twice: with a trainer that needs no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,7 @@ from hpo import api
 from hpo.commands import refit, reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import curve
-from hpo.core import (
-    Ended,
-    Event,
-    Opened,
-    Outcome,
-    Report,
-    Reported,
-    Scored,
-    Started,
-    State,
-    Study,
-)
+from hpo.core import Opened, Outcome, Report, Scored, Study
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published, Result, read_result
 from hpo.errors import BadInput
@@ -102,20 +91,6 @@ class Place:
 def place(tmp_path: Path) -> Place:
     (tmp_path / "made_trainer.py").write_text(TRAINER)
     return Place(tmp_path)
-
-
-def params_of(result: Result, numbers: Sequence[int]) -> list[dict[str, object]]:
-    return [dict(result.study.trials[number].params) for number in numbers]
-
-
-def begun(*states: State) -> Study:
-    """Trials of rate 0, 1, ... with one epoch each, ended in these states."""
-    events: list[Event] = [Opened(0.0, {})]
-    for number, state in enumerate(states):
-        events.append(Started(1.0, number, {"rate": number, "epochs": 2}, 0, f"k{number}", 0, 2))
-        events.append(Reported(f"k{number}", Report(1, {"val_accuracy": 0.5}, 1.0, 2.0)))
-        events.append(Ended(3.0, number, state))
-    return Study(events)
 
 
 # -- going on with the best ----------------------------------------------------------------------------------------
@@ -232,7 +207,7 @@ def searched(tmp_path: Path) -> Result:
     return inline(run(spec, RunOptions(tmp_path, publish=False)))
 
 
-def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Result, monkeypatch: Any) -> None:
+def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: Result, monkeypatch: Any) -> None:
     orders: list[Order] = []
 
     def published(order: Order) -> Published:
@@ -251,7 +226,7 @@ def test_the_winner_learns_from_train_and_val_and_is_scored_once(searched: Resul
     assert not (searched.folders.data / "refit").exists(), "the copy of the images goes"
     study = read_result(searched.spec, searched.folders.state).study
     assert [sorted(one.metrics)[0] for one in study.scores] == ["refit_test_accuracy"]
-    assert replace(searched, study=study).test == {}, "it is not the winner's own score"
+    assert replace(searched, study=study).test == {}, "it is not the best trial's own score"
     first = next(refit.lines(found))
     assert first.startswith("refit:  trial 0 on 1,528 images of train and val, 2 epochs: test_accuracy ")
 
@@ -278,14 +253,14 @@ def test_a_trainer_of_ones_own_has_no_splits_to_join(place: Place) -> None:
         refit.refit(result, {})
 
 
-def test_the_winners_score_is_told_from_its_refits() -> None:
-    trial = begun(State.COMPLETE).trials[0]
+def test_a_trials_own_score_is_not_that_of_its_refit() -> None:
+    trial = Study(events(3, seed=4)).trials[0]
     assert is_own_score(Scored(9.0, 0, {"test_accuracy": 0.5}), trial)
     assert not is_own_score(Scored(9.5, 0, {"refit_test_accuracy": 0.75}), trial)
     assert not is_own_score(Scored(9.0, 1, {"test_accuracy": 0.5}), trial)
 
 
-def test_a_report_and_a_comparison_show_the_winners_own_test_score() -> None:
+def test_a_report_and_a_comparison_show_the_best_trials_own_test_score() -> None:
     made = scored(events(3, seed=4), 0, 0.5)
     best = GOAL.best(Study(made).trials)
     assert best is not None

@@ -16,7 +16,7 @@ import torch
 from pictures import bars, digits, job, slopes
 
 from hpo.commands import best
-from hpo.commands.best import Winner
+from hpo.commands.best import ScriptSource
 from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.errors import BadInput
@@ -33,10 +33,10 @@ TINY: Params = {"blocks": 1, "channels": 4, "dense_units": 8, "learning_rate": 0
 Metrics = dict[str, float]
 
 
-def winner(folder: Path, params: Params, **changes: Any) -> Winner:
+def source_of(folder: Path, params: Params, **changes: Any) -> ScriptSource:
     """As if a trial with these params had won on the data in the folder; its training seed is the fake job's."""
     given = {"title": "trial 3", "seed": 11, "epoch": 2, "model": "cnn", "loss": "cross_entropy", **changes}
-    return Winner(params=params, dataset=Dataset.open(folder), **{"class_weights": False, **given})
+    return ScriptSource(params=params, dataset=Dataset.open(folder), **{"class_weights": False, **given})
 
 
 def namespace(script: str, path: Path) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, mode
         params = space.sample(rng)
         while families.feasibility(model, params, dataset.shape, dataset.outputs).reason:
             params = space.sample(rng)
-        text = best.script(winner(folder, params, model=model))
+        text = best.script(source_of(folder, params, model=model))
         (tmp_path / f"train{number}.py").write_text(text)
         script = namespace(text, tmp_path / "train.py")
         data = script["Data"](tmp_path / "data.npz", torch.device("cpu"))
@@ -78,7 +78,7 @@ def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, mode
 
 def test_only_the_settings_differ_from_the_tested_program(tmp_path: Path) -> None:
     """The program in the package has every setting that is written, and every other line is its own."""
-    text = best.script(winner(bars(tmp_path / "data"), TINY))
+    text = best.script(source_of(bars(tmp_path / "data"), TINY))
     template = best.TEMPLATE.read_text()
     name = re.compile(r"^([A-Z]\w*)\b.* = ", re.MULTILINE)
     (before, own, after), (first, settings, last) = (
@@ -111,7 +111,7 @@ LOSSES = [
 ]
 
 
-def trained(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
+def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """What hpo's own loop comes to: metrics of val and test, and the weights."""
     assert won.dataset.folder is not None
     recipe = Recipe(won.model, won.loss, won.dataset.folder, "cpu", won.class_weights)
@@ -123,7 +123,7 @@ def trained(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]
     return {**metrics, **score(recipe.setup(), won.params, folder / "last.ckpt")}, weights
 
 
-def scripted(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
+def scripted(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """The same by the script, in this process."""
     path = best.write(won, folder / "script")
     script = namespace(path.read_text(), path)
@@ -141,7 +141,7 @@ def scripted(won: Winner, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor
         torch.set_num_threads(threads)
 
 
-def check_the_same(won: Winner, folder: Path) -> None:
+def check_the_same(won: ScriptSource, folder: Path) -> None:
     """With one seed both come to the same numbers: up to rounding, since other kernels may do the same sums."""
     (expected, weights), (metrics, state) = trained(won, folder), scripted(won, folder)
     assert metrics == pytest.approx(expected, rel=1e-4)
@@ -152,27 +152,27 @@ def check_the_same(won: Winner, folder: Path) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_not_augmented_is_repeated(tmp_path: Path, variant: str) -> None:
-    check_the_same(winner(bars(tmp_path / "data"), {**TINY, **VARIANTS[variant]}), tmp_path)
+    check_the_same(source_of(bars(tmp_path / "data"), {**TINY, **VARIANTS[variant]}), tmp_path)
 
 
 @pytest.mark.parametrize("variant", RECURRENT)
 def test_recurrent_networks_are_repeated_too(tmp_path: Path, variant: str) -> None:
     common: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
-    check_the_same(winner(bars(tmp_path / "data"), {**common, **RECURRENT[variant]}, model="rnn"), tmp_path)
+    check_the_same(source_of(bars(tmp_path / "data"), {**common, **RECURRENT[variant]}, model="rnn"), tmp_path)
 
 
 @pytest.mark.parametrize(("loss", "weights", "smoothing"), LOSSES)
 def test_every_loss_is_repeated(tmp_path: Path, loss: str, weights: bool, smoothing: float) -> None:
     params = {**TINY, "label_smoothing": smoothing}
-    check_the_same(winner(bars(tmp_path / "data"), params, loss=loss, class_weights=weights), tmp_path)
+    check_the_same(source_of(bars(tmp_path / "data"), params, loss=loss, class_weights=weights), tmp_path)
 
 
 def test_a_regression_is_repeated_in_the_targets_own_unit(tmp_path: Path) -> None:
-    check_the_same(winner(slopes(tmp_path / "data", 80), TINY, loss="squared_error"), tmp_path)
+    check_the_same(source_of(slopes(tmp_path / "data", 80), TINY, loss="squared_error"), tmp_path)
 
 
 def test_it_stops_at_the_epoch_that_counts_on_the_schedule_of_all(tmp_path: Path) -> None:
-    won = winner(bars(tmp_path / "data"), {**TINY, "epochs": 5, "schedule": "cosine"}, epoch=2)
+    won = source_of(bars(tmp_path / "data"), {**TINY, "epochs": 5, "schedule": "cosine"}, epoch=2)
     assert "UNTIL = 2  #" in best.script(won)
     check_the_same(won, tmp_path)
 
@@ -184,13 +184,13 @@ def test_with_augmentation_the_score_is_the_same_within_the_noise_of_a_seed(tmp_
     """
     augmented = {"shift": 1, "rotation": 15.0, "erase": 0.1, "dropout": 0.2, "batch_norm": "before", "warmup": 1}
     params = {"blocks": 1, "learning_rate": 0.003, "epochs": 4, **augmented}
-    won = winner(digits(tmp_path / "data"), params, epoch=4)
+    won = source_of(digits(tmp_path / "data"), params, epoch=4)
     (expected, _), (metrics, _) = trained(won, tmp_path), scripted(won, tmp_path)
     assert metrics["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=0.16)
 
 
 def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Path) -> None:
-    won = winner(digits(tmp_path / "data"), {**TINY, "channels": 8, "batch_size": 64, "dropout": 0.2})
+    won = source_of(digits(tmp_path / "data"), {**TINY, "channels": 8, "batch_size": 64, "dropout": 0.2})
     expected, weights = trained(won, tmp_path)
     path = best.write(won, tmp_path / "alone")
     program = "import sys, runpy; sys.modules['hpo'] = None; sys.argv = ['train.py']; "
@@ -242,7 +242,7 @@ def test_images_are_shifted_by_whole_pixels_each_by_its_own(monkeypatch: pytest.
 
 
 def test_the_data_beside_it_need_no_pickle(tmp_path: Path) -> None:
-    won = winner(bars(tmp_path / "data"), TINY)
+    won = source_of(bars(tmp_path / "data"), TINY)
     best.write(won, tmp_path / "out")
     with np.load(tmp_path / "out" / "data.npz", allow_pickle=False) as arrays:
         assert list(arrays["classes"]) == ["0", "1", "2"]
@@ -252,7 +252,7 @@ def test_the_data_beside_it_need_no_pickle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train.py", "data.npz"])
 def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_path: Path, name: str) -> None:
-    won = winner(bars(tmp_path / "data"), TINY)
+    won = source_of(bars(tmp_path / "data"), TINY)
     best.write(won, tmp_path / "out")
     path = best.write(won, tmp_path / "out")
     path.unlink()

@@ -24,12 +24,12 @@ from hpo.models.parameters import TRAINING, setting
 
 SCRIPT, DATA = "train.py", "data.npz"
 TEMPLATE: Final = Path(__file__).parent.parent / "publishing" / "train_script.py"
-MARK: Final = "Written by `hpo best --script`"  # in the template: whoever has it may be written over
+MARK: Final = "Written by `hpo best --script`"  # in the template: a file with it may be overwritten
 FIRST, LAST = "# == settings", "# == end of the settings"
 
 
 @dataclass(frozen=True)
-class Winner:
+class ScriptSource:
     """What a script is written from. title: a line about the trial; seed: of its training; epoch: the one that counts."""
 
     title: str
@@ -50,7 +50,7 @@ def write_script(result: Result, folder: Path) -> Path:
     assert dataset is not None, "a model of ours has data"
     assert report is not None, "the best trial has a score"
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
-    winner = Winner(
+    source = ScriptSource(
         title=f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}",
         params=best.params,
         seed=result.study.trainings[best.training].seed,
@@ -60,7 +60,7 @@ def write_script(result: Result, folder: Path) -> Path:
         class_weights=spec.class_weights,
         dataset=dataset,
     )
-    return write(winner, folder)
+    return write(source, folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -69,31 +69,22 @@ def refuse_own(place: str, model: str) -> None:
         raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
 
 
-def write(winner: Winner, folder: Path) -> Path:
+def write(source: ScriptSource, folder: Path) -> Path:
     """Write the script and its data into a folder; returns the script's path. Raises BadInput for files of others."""
-    path = folder / SCRIPT
-    text = script(winner)
+    path, text = folder / SCRIPT, script(source)
     try:
-        _refuse_files_of_others(path, folder / DATA)
+        ours = path.exists() and MARK in path.read_text(errors="replace")
+        other = next((file for file in (path, folder / DATA) if file.exists() and not ours), None)
+        if other is not None:
+            rule = "must not be there yet, unless `hpo best --script` wrote it"
+            raise BadInput(Mistake(str(other), rule, "", "name another folder with --to"))
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        write_data(winner.dataset, folder / DATA)
+        write_data(source.dataset, folder / DATA)
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise EnvironmentFailed(
-            Mistake(str(folder), "must be writable", why, "name another folder with --to")
-        ) from error
+        why, remedy = error.strerror or type(error).__name__, "name another folder with --to"
+        raise EnvironmentFailed(Mistake(str(folder), "must be writable", why, remedy)) from error
     return path
-
-
-def _refuse_files_of_others(path: Path, data: Path) -> None:
-    """The script says whose it is, and whose the data beside it are."""
-    if path.exists() and MARK in path.read_text(errors="replace"):
-        return
-    for one in (path, data):
-        if one.exists():
-            rule = "must not be there yet, unless `hpo best --script` wrote it"
-            raise BadInput(Mistake(str(one), rule, "", "name another folder with --to"))
 
 
 def write_data(data: Dataset, path: Path) -> None:
@@ -107,28 +98,27 @@ def write_data(data: Dataset, path: Path) -> None:
 # -- the settings --------------------------------------------------------------------------------------------------
 
 
-def script(winner: Winner) -> str:
-    """The text of train.py: the template with the winner's settings."""
-    lines = TEMPLATE.read_text("utf-8").splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(FIRST))
-    last = next(i for i, line in enumerate(lines) if line.startswith(LAST))
-    return "\n".join([*lines[: first + 1], *settings(winner), *lines[last:], ""])
+def script(source: ScriptSource) -> str:
+    """The text of train.py: the template with the best trial's settings."""
+    head, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)
+    title, (_, last, tail) = rest.partition("\n")[0], rest.partition(LAST)
+    return "\n".join([head + first + title, *settings(source), last + tail])
 
 
-def settings(winner: Winner) -> Iterator[str]:
+def settings(source: ScriptSource) -> Iterator[str]:
     """One assignment a line: how to train, then the network's layers."""
     used = f"hpo {__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
-    yield from (f"# {line}" for line in (*winner.title.splitlines(), f"found with {used}"))
-    yield f"SEED = {winner.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
-    yield f"UNTIL = {winner.epoch}  # train to the end of this epoch"
-    yield f"LOSS = {literal(winner.loss)}  # or squared_error"
-    yield f"CLASS_WEIGHTS = {winner.class_weights}  # weigh every class the same, however many images it has"
-    yield f"REGRESSION = {winner.dataset.classes is None}  # targets are numbers, not classes"
+    yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))
+    yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
+    yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
+    yield f"LOSS = {literal(source.loss)}  # or squared_error"
+    yield f"CLASS_WEIGHTS = {source.class_weights}  # weigh every class the same, however many images it has"
+    yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
-        yield f"{name.upper()} = {literal(setting(winner.params, TRAINING, name))}  # {known.doc}"
+        yield f"{name.upper()} = {literal(setting(source.params, TRAINING, name))}  # {known.doc}"
     yield "LAYERS: list[tuple[str, str, dict[str, Any]]] = ["
-    data = winner.dataset
-    for layer in FAMILIES[winner.model].layers(winner.params, data.shape, data.outputs):
+    data = source.dataset
+    for layer in FAMILIES[source.model].layers(source.params, data.shape, data.outputs):
         options = asdict(layer)
         name, kind = options.pop("name"), type(layer).__name__
         pairs = ", ".join(f"{literal(key)}: {literal(value)}" for key, value in options.items())

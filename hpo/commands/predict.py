@@ -51,8 +51,8 @@ class Model:
     def of(cls, predict: Callable[[Array], Array], about: Mapping[str, Any]) -> Model:
         """about: what `about_images` says of its data."""
         channels, height, width = about["shape"]
-        about = {**about, "classes": tuple(about["classes"]), "shape": (channels, height, width)}
-        return cls(predict, *(about[name] for name in ("classes", "shape", "dtype", "resized", "largest_pixel")))
+        classes, shape = tuple(about["classes"]), (channels, height, width)
+        return cls(predict, classes, shape, about["dtype"], about["resized"], about["largest_pixel"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def split(dataset: Dataset) -> str:
 def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
     """Filters, and what a convolution makes of sample images; the weights of a dense layer are images too."""
     channels, height, width = data.shape
-    first = next((module for module in network.modules() if _weighs(module)), None)
+    first = next((module for module in network.modules() if any(True for _ in module.parameters(recurse=False))), None)
     if isinstance(first, nn.Linear) and first.in_features == channels * height * width:
         return {"filters": shrunk(first.weight[:FILTERS].view(-1, channels, height, width))}
     if not isinstance(first, nn.Conv2d) or first.in_channels != channels or first.groups != 1:
@@ -68,10 +68,6 @@ def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str,
         "samples": shrunk(data.images[samples].float()),
         "maps": shrunk(maps[:, :MAPS]),
     }
-
-
-def _weighs(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None
 
 
 def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:
