@@ -297,7 +297,7 @@ def _refuse_not_finite(contents: Contents, block: Array, indices: Array) -> None
         return
     row = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0]
     got = f"{block[row][~np.isfinite(block[row])][0]} in image {indices[row]}"
-    raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or mend these images"))
+    raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or fix these images"))
 
 
 def standards(images: Array, train: Array) -> tuple[Array, Array]:

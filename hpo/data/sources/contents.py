@@ -85,10 +85,10 @@ def labelled(
     if spec.regression or values.dtype.kind == "f":
         return _numbers(values, place), None
     if values.dtype.kind in "iu":
-        _refuse_where(values < 0, values, place, "must be class numbers from 0 on", "remove or mend these rows")
+        _refuse_where(values < 0, values, place, "must be class numbers from 0 on", "remove or fix these rows")
         if names is not None:
             rule = f"must be below the number of class names ({len(names)})"
-            _refuse_where(values >= len(names), values, place, rule, "name every class or mend the labels")
+            _refuse_where(values >= len(names), values, place, rule, "name every class or fix the labels")
             return values.astype(np.int64), tuple(names)
     elif values.dtype.kind not in "bUS":
         raise BadInput(Mistake(place, "must be class numbers or names", f"{values.dtype}", "save integers or texts"))
@@ -101,7 +101,7 @@ def _numbers(values: Array, place: str) -> Array:
         raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", "remove data.regression"))
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
-    _refuse_where(~np.isfinite(numbers), values, place, "must hold finite numbers", "remove or mend these rows")
+    _refuse_where(~np.isfinite(numbers), values, place, "must hold finite numbers", "remove or fix these rows")
     return numbers
 
 
