@@ -27,7 +27,7 @@ EPOCHS = "epochs"  # the parameter that says how long a trial trains; never part
 
 
 class State(StrEnum):
-    """Where a trial is. PAUSED is a resting state: it may go on, and nothing is lost if it does not."""
+    """Where a trial is. A PAUSED one may be continued, and nothing is lost if it is not."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -90,10 +90,10 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one epoch of a training said.
+    """The result of one epoch of a training.
 
     epoch counts from 1; seconds is the epoch's duration; time is when it ended (Unix seconds).
-    save(path) writes the state after this epoch; it is None for a trainer that cannot go on from a file,
+    save(path) writes the state after this epoch; it is None for a trainer that cannot continue from a file,
     and in every process but the one that trains.
     """
 
@@ -106,7 +106,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One run of SGD, whoever asked for it. reports[i].epoch == i + 1."""
+    """One run of SGD, shared by all trials that need it. reports[i].epoch == i + 1."""
 
     key: str
     seed: int
@@ -169,7 +169,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """A paused trial goes on to `until`."""
+    """A paused trial is continued up to `until`."""
 
     time: float
     trial: int
@@ -193,7 +193,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The process that ran this training died; the next attempt goes on from the last checkpoint."""
+    """The process that ran this training died; the next attempt continues from the last checkpoint."""
 
     time: float
     training: str
@@ -231,7 +231,7 @@ Event = Opened | Started | Continued | Reported | Paused | Retried | Ended | Sco
 
 
 class Study:
-    """What the events have made of a study so far. `apply` is the only mutator; everybody else reads."""
+    """The state of a study after its events. `apply` is the only mutator; everything else reads."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.trials: list[Trial] = []
@@ -419,7 +419,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Let a paused trial go on to `until`."""
+    """Continue a paused trial up to `until`."""
 
     trial: int
     until: int
@@ -453,7 +453,7 @@ class Strategy(Protocol):
     An implementation must not keep what it cannot derive from `study` again: a fresh instance that is given the same
     list of trials answers the same. It must not propose an infeasible point, nor one that is in the study already,
     nor more than `slots` decisions that need a worker (`Stop` needs none). A paused trial with `epoch < until` was interrupted
-    and will go on by itself: to a strategy it is as good as running.
+    and the driver continues it: a strategy treats it as running.
     """
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision: ...
@@ -487,7 +487,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A job reached its epoch, or was told to stop; exhausted: the trainer ended by itself before `until`."""
+    """A job reached its epoch, or was stopped; exhausted: the trainer ended before `until`."""
 
     training: str
     exhausted: bool = False
@@ -497,7 +497,7 @@ class JobEnded:
 class JobFailed:
     """A job failed. lost: the process died, so the training deserves another attempt; otherwise it does not.
 
-    error is one line for a person; place names the file with the whole traceback, if there is one.
+    error is one line for the user; place names the file with the whole traceback, if there is one.
     """
 
     training: str
@@ -521,7 +521,7 @@ class Executor(Protocol):
     def submit(self, job: Job) -> None: ...
 
     def stop(self, training: str) -> None:
-        """Let it finish its epoch, then rest."""
+        """Let it finish its epoch, then end the job."""
 
     def wait(self, timeout: float | None) -> list[Message]:
         """Block until something happened or the time is over; then all of it."""

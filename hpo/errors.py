@@ -1,4 +1,4 @@
-"""What goes wrong for a person: one line with the rule, the value got, the place and the remedy."""
+"""Errors of the user or the environment: one line with the rule, the value got, the place and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
-    """One thing to mend.
+    """One thing to fix.
 
     place: "study.yaml:7:12 search_space.learning_rate.min" or a file; rule: "must be below max (0.1)";
     got: the value as it was written, "" where there is none; remedy: what to do, as an imperative.
@@ -26,7 +26,7 @@ class Mistake:
 
 
 class HpoError(Exception):
-    """An end that a person is told about in one line a mistake. `exit_code` is the process's (docs/design.md, Promise)."""
+    """An end that is shown to the user, one line a mistake. `exit_code` is the process's (docs/design.md, Promise)."""
 
     exit_code = 1
 

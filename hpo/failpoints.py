@@ -20,7 +20,7 @@ NAMES = (
     "listen",  # a worker has reported, nothing is written
     "forget",  # the report is written, the checkpoint before it still there
     "prune",  # in the middle of deleting what is over the cap
-    "close",  # every trial rests, `Closed` is not written
+    "close",  # every trial is paused, `Closed` is not written
     "checkpoint.draft",  # in a worker: the state is saved, but not yet under its name
     "checkpoint.placed",  # in a worker: it is, the report not yet sent
     "publish.begin",

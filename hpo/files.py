@@ -83,7 +83,7 @@ def replace_file(path: Path, sync: bool = True) -> Iterator[Path]:
     """A draft beside `path` to be written in the block; at its end the draft takes the place of `path`.
 
     sync: write the draft to the disk first, so that a power cut leaves the old file or the new one. If the block raises,
-    the draft goes and `path` is as it was. The folder is made if need be. Raises OSError.
+    the draft goes and `path` is as it was. The folder is created if it is missing. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{_draft_prefix()}{secrets.token_hex(4)}-{path.name}")

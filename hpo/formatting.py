@@ -1,4 +1,4 @@
-"""Numbers and lists as a person writes them; every sentence of a report or a comparison is made with these."""
+"""Numbers and lists as people write them, for every sentence of the terminal, the report and a comparison."""
 
 from __future__ import annotations
 

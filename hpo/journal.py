@@ -190,7 +190,7 @@ class Journal:
 
 
 def read_events(path: Path) -> tuple[Event, ...]:
-    """All events of a journal, whoever drives the study."""
+    """All events of a journal, also while a driver is running."""
     with Journal.open(path, read_only=True) as journal:
         return tuple(event for _, event in journal.events())
 
@@ -226,7 +226,7 @@ class DriverLock:
 
 
 def holder_of(path: Path) -> Mapping[str, Any] | None:
-    """Who drives the study now; None when nobody does."""
+    """Which process drives the study now; None for none."""
     try:
         with path.open("r") as file:
             try:
@@ -280,7 +280,7 @@ def _cannot_write(path: Path, why: str) -> Mistake:
         str(path),
         "must be writable",
         why,
-        "free space or mend the permissions, or name another folder with --state DIR",
+        "free space or fix the permissions, or name another folder with --state DIR",
     )
 
 

@@ -35,7 +35,7 @@ def numerics(data_digest: str, device: str, loss: str, class_weights: bool, code
 
 
 def environment(numerics: Mapping[str, Value]) -> dict[str, Value]:
-    """Versions, host, process, commit, and what `numerics` told: what to look at when two runs differ."""
+    """Versions, host, process, commit, and the `numerics`: what to look at when two runs differ."""
     versions: dict[str, Value] = {name: version(name) for name in PACKAGES}
     commit, dirty = git(Path.cwd())
     return {
@@ -52,10 +52,10 @@ def environment(numerics: Mapping[str, Value]) -> dict[str, Value]:
 
 
 @cache
-def processor(told: Path = Path("/proc/cpuinfo")) -> str:
+def processor(source: Path = Path("/proc/cpuinfo")) -> str:
     """The kind of CPU: another one may round differently."""
     try:
-        lines = told.read_text().splitlines()
+        lines = source.read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
@@ -98,7 +98,7 @@ def git(folder: Path) -> tuple[str, bool]:
 
 
 def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
-    """What a person should know changed between two sessions; what one of them did not record is passed over."""
+    """What changed between two sessions; what one of them did not record is left out."""
     names = ("hpo", "python", *PACKAGES, "machine", "processor", "device", "threads", "data", "code", "commit")
     both = [name for name in names if name in before and name in now]
     return [f"{name} {before[name]} -> {now[name]}" for name in both if before[name] != now[name]]

@@ -31,7 +31,7 @@ MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", S
 
 
 class Terminal(rich.console.Console):
-    """rich's console; a study goes on when its reader is gone, as behind `hpo run | head`."""
+    """rich's console; a study continues when its reader is gone, as behind `hpo run | head`."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -238,10 +238,10 @@ def reproduce(request: Request, trial: int, device: str | None) -> None:
     result = request.result({"device": device})
     from hpo.commands import reproduce as reproducing
 
-    found = reproducing.reproduce(result, trial, epochs_shown(result.spec.metric.as_goal()))
-    for line in reproducing.lines(found):
+    reproduced = reproducing.reproduce(result, trial, epochs_shown(result.spec.metric.as_goal()))
+    for line in reproducing.lines(reproduced):
         click.echo(line)
-    sys.exit(0 if found.identical else NoResult.exit_code)
+    sys.exit(0 if reproduced.identical else NoResult.exit_code)
 
 
 @cli.command(cls=StudyVerb)

@@ -38,7 +38,7 @@ FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 
 def summary(result: Result, utilization: Utilization, again: str) -> Iterator[str]:
-    """Lines for a person, with rich markup."""
+    """The lines that end a run, with rich markup."""
     study = result.study
     states = [
         f"{sum(t.state is state for t in study.trials)} {state}"
@@ -240,14 +240,16 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
 def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
     goal = spec.metric.as_goal()
     best = goal.best(one.study.trials)
-    found = None if best is None else {"trial": best.number, "value": goal.value(best), "params": dict(best.params)}
+    best_trial = (
+        None if best is None else {"trial": best.number, "value": goal.value(best), "params": dict(best.params)}
+    )
     return {
         "study": one.folders.run.name,
         "state": str(one.state),
         "trials": len(one.study),
         "epochs": one.study.epochs,
         "states": {str(state): len(one.study.with_state(state)) for state in State},
-        "best": found,
+        "best": best_trial,
         "driver": one.driver or None,
     }
 

@@ -43,7 +43,7 @@ Factory = Callable[[], Train]
 
 @dataclass(frozen=True)
 class Components:
-    """What a study is made of once its data are known. dataset is None where a user's own trainer needs none."""
+    """The objects of one study once its data are known. dataset is None where a user's own trainer needs none."""
 
     spec: StudySpec
     dataset: Dataset | None
@@ -133,8 +133,8 @@ def code_digest(spec: StudySpec) -> str:
 
 def _module_digest(reference: str, spec: StudySpec) -> str:
     function = user.resolve(reference, spec.path.parent if spec.path else None, f"{spec.path or 'study'}: {reference}")
-    found = importlib.util.find_spec(function.__module__)
-    return provenance.source_digest(Path(found.origin)) if found is not None and found.origin else function.__module__
+    module = importlib.util.find_spec(function.__module__)
+    return provenance.source_digest(Path(module.origin)) if module and module.origin else function.__module__
 
 
 def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
@@ -167,8 +167,8 @@ def placement(spec: StudySpec) -> Sequence[str]:
         from hpo.execution import cluster
 
         return cluster.worker_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
-    found = local.worker_devices(spec.device, spec.workers, spec.place)
-    return found[:1] if own.engine == "inline" else found
+    all_devices = local.worker_devices(spec.device, spec.workers, spec.place)
+    return all_devices[:1] if own.engine == "inline" else all_devices
 
 
 def refuse_missing_ray(spec: StudySpec) -> None:
@@ -176,4 +176,4 @@ def refuse_missing_ray(spec: StudySpec) -> None:
     if importlib.util.find_spec("ray") is None:
         remedy = "in a checkout of hpo: pip install '.[ray]'"
         raise BadInput(Mistake(spec.place("execution.engine"), "needs the package ray", "none here", remedy))
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # read at import: what it prints is no line for a person
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # read at import; what Ray prints is not for the user

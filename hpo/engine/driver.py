@@ -61,8 +61,8 @@ class Driver:
     ) -> None:
         self.searches, self.executor, self.trainings = searches, executor, trainings
         self.limits, self.clock, self.listeners = limits, clock, listeners
-        self.jobs: dict[str, bool] = {}  # trainings that a worker is at -> whether it was told to stop
-        self.stopping = 0  # the signal number that asked for it, or 1
+        self.jobs: dict[str, bool] = {}  # trainings that a worker is at -> whether it has been stopped
+        self.stopping = 0  # the signal number that requested it, or 1
         self._tidied = 0.0
 
     def run(self, environment: Mapping[str, Value] | None = None) -> None:
@@ -279,7 +279,7 @@ class Driver:
             elif not search.study.running and not search.affordable():
                 search.closing = Reason.BUDGET
             if search.closing is not None and not search.study.running and search.study.closed is None:
-                self._end(search, search.closing)  # its time is over, though others of a comparison go on
+                self._end(search, search.closing)  # its time ends now, though other studies of a comparison continue
         if self.clock() - self._tidied > TIDY_SECONDS:
             self._tidy()
 

@@ -124,12 +124,12 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
     narrowed = spec.space.widens(Space.from_record(json.loads(space))) if space is not None else []
     if changed or narrowed:
         remedy = "undo that, give the study another name, or set the old one aside with --fresh"
-        rule = f"cannot go on with {folders.run}, because the study has changed"
+        rule = f"cannot resume {folders.run}, because the study has changed"
         raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
 
 
 def lengthen(spec: StudySpec, before: Space, journal: Journal) -> None:
-    """Where `epochs` became longer, the best point at its new longest value comes next: it goes on from its checkpoint.
+    """Where `epochs` became longer, the best point with its new longest value comes next and continues from its checkpoint.
 
     Kept in the journal, so that every later run has the same points.
     """
@@ -153,11 +153,11 @@ def open_search(parts: components.Components, journal: Journal, trials: int | No
     return Search(journal.study(), parts.strategy(), goal, budget, parts.identity(), journal.append, parallel, name)
 
 
-def target_trials(spec: StudySpec, journal: Journal, asked: int | None) -> int | None:
+def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:
     """--trials raises the target and is remembered; a file that asks for more wins over what is remembered."""
-    if asked is not None:
-        journal.put("trials", str(asked))
-        return asked
+    if requested is not None:
+        journal.put("trials", str(requested))
+        return requested
     remembered = journal.get("trials")
     if remembered is None or spec.budget.trials is None:
         return spec.budget.trials

@@ -1,4 +1,4 @@
-"""What a study came to, for people who go on in Python."""
+"""The result of a study, for use in Python."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Result:
         """Two lines, for a notebook."""
         best = self.spec.metric.as_goal().best(self.study.trials)
         head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
-        found = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
-        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {found}   (.best, .trials, .test, .model())"
+        line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
+        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .model())"
 
     @property
     def best(self) -> Trial:

@@ -27,7 +27,7 @@ from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, point, random_points, start_points
 
 STARTUP = 10  # trials before TPE has anything to go by
-MOST_ASKS = 32  # times a known or infeasible point is asked again before a random one is taken
+MOST_ASKS = 32  # proposals in a row that are known or infeasible before a random point is taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -115,7 +115,7 @@ class Coordinate:
     """One parameter as Optuna sees it: levels in an order become whole numbers, so that neighbours are near."""
 
     def __init__(self, domain: Domain, plain: bool = False) -> None:
-        """plain: as a person would write it for Optuna, its values its own."""
+        """plain: as one would write it for Optuna, with the values themselves."""
         self.domain = domain
         self._by_index = not plain and _ordered(domain)
         self.distribution = self._distribution()
@@ -133,7 +133,7 @@ class Coordinate:
         return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)
 
     def coordinate(self, value: Value) -> Value | None:
-        """The value as told to Optuna; None for one outside the space."""
+        """The value as Optuna sees it; None for one outside the space."""
         return self.domain.index(value) if self._by_index else self.domain.coerce(value)
 
     def suggest(self, trial: optuna.Trial, parameter: Parameter) -> Value:

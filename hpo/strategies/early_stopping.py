@@ -1,4 +1,4 @@
-"""Early stopping around any strategy: trials rest at rungs, and only those worth it go on.
+"""Early stopping around any strategy: trials are paused at rungs, and only the promising ones are continued.
 
 A rule decides from reports at the same epoch only, so that short and long trials are compared fairly. What a trial may train
 to is `until`; nothing beyond it is trained before the decision.
@@ -53,7 +53,7 @@ class Median:
 
 
 class Asha:
-    """Asynchronous successive halving: of the trials that reached a rung, the best 1/reduction go on to the next.
+    """Asynchronous successive halving: of the trials that reached a rung, the best 1/reduction continue to the next.
 
     Rungs are min_epochs * reduction^k. A trial's own epochs are its maximum: it is complete there, whatever the rung.
     Source: L. Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
@@ -97,7 +97,7 @@ class Asha:
 
 
 def at_rung(study: Study) -> list[Trial]:
-    """Trials at a rung, waiting for a decision; an interrupted one goes on by itself."""
+    """Trials paused at a rung, waiting for a decision; the driver continues interrupted ones."""
     paused = (study.trials[number] for number in study.paused)
     return sorted((trial for trial in paused if trial.epoch >= trial.until), key=lambda trial: trial.number)
 

@@ -27,7 +27,7 @@ Point = tuple[tuple[str, Value], ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """What every strategy is told: where to search, for what, from which seed. feasible says why a point can never be trained."""
+    """What a strategy has to solve: space, goal and seed. feasible says why a point can never be trained."""
 
     space: Space
     goal: Goal = Goal()  # noqa: RUF009  # frozen
@@ -69,13 +69,13 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
 
 
 def start_points(problem: Problem) -> Iterator[Params]:
-    """The points a person wants first; what they leave open is drawn until it can be trained."""
+    """The points the user wants first; what they leave open is drawn until it can be trained."""
     for index, partial in enumerate(problem.start_with):
         rng = random.Random(f"{problem.seed}/start_with/{index}")
         candidates = (problem.space.complete(partial, rng) for _ in range(MOST_MISSES))
-        found = next((params for params in candidates if problem.feasible(params) is None), None)
-        if found is not None:
-            yield found
+        feasible = next((params for params in candidates if problem.feasible(params) is None), None)
+        if feasible is not None:
+            yield feasible
 
 
 def grid_points(problem: Problem, grid: Grid) -> Iterator[Params]:
