@@ -13,6 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpo.errors import EnvironmentFailed, Mistake
+
+# File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
+
 
 @dataclass(frozen=True, slots=True)
 class Folders:
@@ -194,3 +199,28 @@ def _move_away(folder: Path, to: Path) -> None:
         folder.rename(to)
     except FileNotFoundError:  # another process did it
         return
+
+
+# -- where files are
+
+
+def refuse_network_file_system(folder: Path) -> None:
+    """SQLite and flock need a local disk."""
+    kind = file_system(folder.resolve())
+    if kind in NETWORK_FILE_SYSTEMS:
+        rule = "must be on a local disk, because file locks cannot be trusted on a network file system"
+        raise EnvironmentFailed(Mistake(str(folder), rule, kind, "name a local folder with --state DIR"))
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the file system a folder is on ("ext4", "nfs4", ...); "" where the system does not tell."""
+    try:
+        rows = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    except OSError:
+        return ""
+    holding = [
+        (point.replace("\\040", " "), kind)
+        for point, kind in rows
+        if folder.is_relative_to(point.replace("\\040", " "))
+    ]
+    return max(holding, key=lambda row: len(row[0]), default=("", ""))[1]

@@ -38,13 +38,12 @@ from hpo.core import (
 )
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
+from hpo.files import refuse_network_file_system
 
-VERSION = 1
+VERSION = 2
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind for kind in (Opened, Started, Continued, Reported, Paused, Retried, Ended, Scored, Closed)
 }
-# File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL);
@@ -245,28 +244,6 @@ def _holder(text: str | bytes) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return holder
-
-
-def refuse_network_file_system(folder: Path) -> None:
-    """SQLite and flock need a local disk."""
-    kind = file_system(folder.resolve())
-    if kind in NETWORK_FILE_SYSTEMS:
-        rule = "must be on a local disk, because file locks cannot be trusted on a network file system"
-        raise EnvironmentFailed(Mistake(str(folder), rule, kind, "name a local folder with --state DIR"))
-
-
-def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The type of the file system a folder is on ("ext4", "nfs4", ...); "" where the system does not tell."""
-    try:
-        rows = [line.split()[1:3] for line in mounts.read_text().splitlines()]
-    except OSError:
-        return ""
-    holding = [
-        (point.replace("\\040", " "), kind)
-        for point, kind in rows
-        if folder.is_relative_to(point.replace("\\040", " "))
-    ]
-    return max(holding, key=lambda row: len(row[0]), default=("", ""))[1]
 
 
 def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:

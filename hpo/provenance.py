@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpo.core import Value
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
 HERE = Path(__file__).parent
 TRAINING_CODE = (HERE / "data", HERE / "models", HERE / "training")

@@ -149,7 +149,6 @@ def test_no_private_name_of_a_library_is_used() -> None:
     assert not [name for name, path in modules() if words.search(path.read_text())]
 
 
-@pytest.mark.skip(reason="docs")
 def test_the_evening_path_is_short_and_imports_nothing_from_above() -> None:
     """What docs/design.md names to be read first: every file exists, and all of it is an evening's reading."""
     text = (ROOT.parent / "docs" / "design.md").read_text().partition("## The evening path")[2].partition("\n## ")[0]

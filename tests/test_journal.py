@@ -38,9 +38,10 @@ from hpo.core import (
     Study,
 )
 from hpo.errors import Conflict, EnvironmentFailed
-from hpo.journal import DriverLock, Journal, decode, encode, file_system, holder_of
+from hpo.files import file_system
+from hpo.journal import DriverLock, Journal, decode, encode, holder_of
 
-# What version 1 of the journal wrote. A change here makes all studies there are unreadable: raise journal.VERSION too.
+# What version 2 of the journal wrote. A change here makes all studies there are unreadable: raise journal.VERSION too.
 WRITTEN = {
     ("Opened", '{"time":1.5,"environment":{"torch":"2.13.0","pid":7,"dirty":false}}'): Opened(
         1.5, {"torch": "2.13.0", "pid": 7, "dirty": False}
@@ -65,7 +66,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize(("written", "event"), WRITTEN.items(), ids=[kind for kind, _ in WRITTEN])
-def test_what_version_1_wrote_is_read_and_still_written_so(written: tuple[str, str], event: Event) -> None:
+def test_what_version_2_wrote_is_read_and_still_written_so(written: tuple[str, str], event: Event) -> None:
     kind, body = encode(event)
     assert (kind, json.loads(body.replace("NaN", "null"))) == (
         written[0],
@@ -147,7 +148,7 @@ def test_texts_beside_the_events_are_kept_and_replaced(path: Path) -> None:
         journal.put("study", "b")
     with Journal.open(path) as journal:
         assert journal.get("study") == "b"
-        assert journal.get("version") == "1"
+        assert journal.get("version") == "2"
 
 
 def test_events_no_study_can_have_had_are_a_damaged_journal(path: Path) -> None:

@@ -20,11 +20,12 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
+from hpo.space.grid import permutation
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
-from hpo.strategies.points import Problem, permutation, point
+from hpo.strategies.points import Problem, point
 from hpo.strategies.random import Random
 from hpo.study_file.spec import Budget
 

@@ -20,6 +20,7 @@ from hpo.provenance import __version__
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
+    from hpo.study_file.spec import StudySpec
 
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
 TRIAL = click.argument("trial", type=int)
@@ -127,9 +128,31 @@ def compare(
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
     flags = {f"compare.{name}": value for name, value in values.items()}
     spec = request.spec({"strategy": None, **flags, "workers": workers, "device": device})
-    from hpo.cli.summary import show_comparison
-
     show_comparison(spec, request.folder(spec), not no_rescore, fresh, as_json)
+
+
+def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = False, as_json: bool = False) -> None:
+    """What `hpo compare` prints; of JSON the progress goes to stderr."""
+    from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
+    from hpo.commands.compare import compare_strategies, deliver
+    from hpo.commands.run import RunOptions
+    from hpo.comparison import text
+
+    terminal = Terminal(stderr=as_json)
+    progress = ComparisonProgress(spec, terminal)
+    options = RunOptions(state, fresh, listeners=[progress.hear], environ=os.environ)
+    with live(terminal, progress, COMPARISON_REDRAWS):
+        compared = compare_strategies(spec, options, rescore)
+    deliver(spec, compared)
+    if as_json:
+        click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
+        return
+    lines = text.lines(compared.comparison, *([terminal.width] if terminal.is_terminal else []))
+    terminal.print(*lines, sep="\n", highlight=False, soft_wrap=not terminal.is_terminal, markup=False)
+    progress.say(
+        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
+    )
+    progress.say(f"report, and what the columns mean: {compared.report}")
 
 
 @cli.command(cls=StudyVerb)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hpo.cli.console import (
-    COMPARISON_REDRAWS,
-    ComparisonProgress,
     Terminal,
     Utilization,
-    live,
     settings,
     sparkline,
 )
-from hpo.commands.compare import compare_strategies, deliver
-from hpo.commands.run import RunOptions
 from hpo.commands.status import Filter, StudyStatus, statuses
-from hpo.comparison import text
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Result
@@ -252,25 +245,3 @@ def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
         "best": best_trial,
         "driver": one.driver or None,
     }
-
-
-# -- a comparison
-
-
-def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = False, as_json: bool = False) -> None:
-    """What `hpo compare` prints; of JSON the progress goes to stderr."""
-    terminal = Terminal(stderr=as_json)
-    progress = ComparisonProgress(spec, terminal)
-    options = RunOptions(state, fresh, listeners=[progress.hear], environ=os.environ)
-    with live(terminal, progress, COMPARISON_REDRAWS):
-        compared = compare_strategies(spec, options, rescore)
-    deliver(spec, compared)
-    if as_json:
-        print(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
-        return
-    lines = text.lines(compared.comparison, *([terminal.width] if terminal.is_terminal else []))
-    terminal.print(*lines, sep="\n", highlight=False, soft_wrap=not terminal.is_terminal, markup=False)
-    progress.say(
-        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
-    )
-    progress.say(f"report, and what the columns mean: {compared.report}")

@@ -50,15 +50,9 @@ class Components:
     placement: Sequence[str]  # the device of each worker
     numerics: Mapping[str, Value]
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        assert self.dataset is not None
-        return self.dataset.shape
-
     def problem(self) -> Problem:
-        return Problem(
-            self.spec.space, self.spec.metric.as_goal(), self.spec.seed, self.feasible(), self.spec.start_with
-        )
+        spec = self.spec
+        return Problem(spec.space, spec.metric.as_goal(), spec.seed, self.feasible(), spec.start_with)
 
     def strategy(self) -> Strategy:
         problem = self.problem()
@@ -126,15 +120,10 @@ def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -
 
 
 def code_digest(spec: StudySpec) -> str:
-    """What trains: our own code, and the file of a user's function."""
+    """Of what trains: our own code, and the file of a user's function."""
+    folder, place = spec.path.parent if spec.path else None, str(spec.path or "study")
     own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
-    return "+".join([provenance.training_code(), *(_module_digest(reference, spec) for reference in own)])
-
-
-def _module_digest(reference: str, spec: StudySpec) -> str:
-    function = user.resolve(reference, spec.path.parent if spec.path else None, f"{spec.path or 'study'}: {reference}")
-    module = importlib.util.find_spec(function.__module__)
-    return provenance.source_digest(Path(module.origin)) if module and module.origin else function.__module__
+    return "+".join([provenance.training_code(), *(user.digest(one, folder, f"{place}: {one}") for one in own)])
 
 
 def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:

@@ -10,6 +10,7 @@ wrote. One that yields plain mappings cannot be saved and always starts at epoch
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,6 +23,7 @@ from typing import Any
 
 from hpo.core import Outcome, Report, Train, TrainingFailed
 from hpo.errors import BadInput, Mistake
+from hpo.provenance import source_digest
 
 Function = Callable[..., Any]
 
@@ -52,6 +54,13 @@ def resolve(reference: str, folder: Path | None, place: str) -> Function:
         there = ", ".join(key for key, value in vars(module).items() if isinstance(value, FunctionType)) or "none"
         raise BadInput(Mistake(place, f"no function {name} in {module_name}", "", f"functions there: {there}"))
     return function
+
+
+def digest(reference: str, folder: Path | None, place: str) -> str:
+    """Of the file of a user's function. Raises BadInput."""
+    function = resolve(reference, folder, place)
+    module = importlib.util.find_spec(function.__module__)
+    return source_digest(Path(module.origin)) if module and module.origin else function.__module__
 
 
 def _look_in(module_name: str, folders: list[str]) -> None:

@@ -6,20 +6,18 @@ whatever ran in between: that is what makes a resumed study the same study.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
-from hpo.space.grid import Grid
+from hpo.space.grid import Grid, permutation
 from hpo.space.space import Space
 
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before a countable space is enumerated
 MOST_MISSES_ENDLESS = 50_000  # the same where there is nothing to enumerate: the space counts as used up
 LARGEST_ENUMERATED = 10_000_000  # points that are walked through to find the last untried ones
-ROUNDS = 4  # of the Feistel network that shuffles a grid
 CONFIRM = "confirm"  # the strategy of a study that no study file can ask for
 
 Point = tuple[tuple[str, Value], ...]
@@ -87,27 +85,6 @@ def grid_points(problem: Problem, grid: Grid) -> Iterator[Params]:
         params = grid.point(index)
         if problem.feasible(params) is None:
             yield params
-
-
-def permutation(size: int, seed: str) -> Iterator[int]:
-    """A seeded order of 0..size-1 that is never built: a Feistel network over the next power of four, walking its cycles.
-
-    Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, sections 3 and 5.
-    """
-    half = max(1, ((max(size, 1) - 1).bit_length() + 1) // 2)
-    for index in range(1 << (2 * half)):
-        shuffled = _feistel(index, half, seed)
-        if shuffled < size:
-            yield shuffled
-
-
-def _feistel(value: int, half: int, seed: str) -> int:
-    mask = (1 << half) - 1
-    left, right = value >> half, value & mask
-    for number in range(ROUNDS):
-        word = hashlib.blake2b(f"{seed}/{number}/{right}".encode(), digest_size=32).digest()
-        left, right = right, left ^ (int.from_bytes(word, "big") & mask)
-    return (left << half) | right
 
 
 class Stream:
