@@ -59,22 +59,6 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     FAILING = "failing"
 
-    @property
-    def text(self) -> str:
-        """The same for people."""
-        return _REASONS[self]
-
-
-_REASONS = {
-    Reason.BUDGET: "budget spent",
-    Reason.TIME: "time limit reached",
-    Reason.TARGET: "target met",
-    Reason.PATIENCE: "no improvement within the patience",
-    Reason.EXHAUSTED: "every point of the space tried",
-    Reason.INTERRUPTED: "interrupted",
-    Reason.FAILING: "failing, trial after trial with the same error",
-}
-
 
 class TrainingFailed(Exception):
     """The training is over, its worker is sound: record the outcome and take the next job. text is for the user."""
@@ -242,6 +226,7 @@ class Study:
         self.spent: dict[int, int] = {}  # trial -> epochs of the study when it ended, in the order of the ends
         self.scores: list[Scored] = []
         self.environments: list[Mapping[str, Value]] = []
+        self.epochs = 0  # of distinct trainings: what it would have trained alone
         self.reused_epochs = 0
         self.active_seconds = 0.0  # what drivers spent on it, summed over resumes
         self.closed: Reason | None = None
@@ -252,13 +237,6 @@ class Study:
 
     def __len__(self) -> int:
         return len(self.trials)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of distinct trainings this study has seen: what it would have trained alone."""
-        return self._epochs
-
-    _epochs = 0
 
     def active_seconds_at(self, now: float) -> float:
         """What drivers have spent on it by `now`, while one has it."""
@@ -297,7 +275,7 @@ class Study:
             case Ended(trial=number):
                 trial = self.trials[number]
                 assert not trial.finished, trial
-                self.spent[number] = self._epochs
+                self.spent[number] = self.epochs
                 self._put(replace(trial, state=event.state, outcome=event.outcome, error=event.error, ended=event.time))
             case Scored():
                 self.scores.append(event)
@@ -324,7 +302,7 @@ class Study:
         assert event.report.epoch == len(training.reports) + 1, (event, len(training.reports))
         reports = (*training.reports, event.report)
         self.trainings[event.training] = replace(training, reports=reports)
-        self._epochs += 1
+        self.epochs += 1
         self.reused_epochs += event.reused
         for trial in self.readers(event.training):
             if trial.state is State.RUNNING and event.report.epoch <= trial.until:
@@ -481,7 +459,7 @@ class Job:
     start: int
     until: int
     known: int  # epochs the driver has reports of; start < known when the newest checkpoint was lost
-    folder: Path  # where its checkpoints are: see execution/checkpoints.py
+    folder: Path  # where its checkpoints are: see training/checkpoints.py
     limits: Limits = Limits()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from hpo.core import Params, Value
+from hpo.core import Params, Reason, Value
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -42,6 +42,17 @@ def written(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return number(value) if isinstance(value, float) else str(value)
+
+
+REASONS = {
+    Reason.BUDGET: "budget spent",
+    Reason.TIME: "time limit reached",
+    Reason.TARGET: "target met",
+    Reason.PATIENCE: "no improvement within the patience",
+    Reason.EXHAUSTED: "every point of the space tried",
+    Reason.INTERRUPTED: "interrupted",
+    Reason.FAILING: "failing, trial after trial with the same error",
+}  # why a study ended
 
 
 def point(params: Params) -> str:

@@ -253,26 +253,17 @@ def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
 
 
 def _cannot_write(path: Path, why: str) -> Mistake:
-    return Mistake(
-        str(path),
-        "must be writable",
-        why,
-        "free space or fix the permissions, or name another folder with --state DIR",
-    )
+    remedy = "free space or fix the permissions, or name another folder with --state DIR"
+    return Mistake(str(path), "must be writable", why, remedy)
 
 
 def _unusable(path: Path, error: Exception) -> Mistake:
-    """One line about a store that does not work, by what SQLite says of it."""
+    """One line about a store that does not work, by SQLite's error."""
     text = str(error)
     if "locked" in text:
-        return Mistake(
-            str(path),
-            "must not be locked by another program",
-            text,
-            "close that program, then run the same command again",
-        )
-    if "readonly" in text or "unable to open" in text or "full" in text or "I/O" in text:
+        rule, remedy = "must not be locked by another program", "close that program, then run the same command again"
+    elif "readonly" in text or "unable to open" in text or "full" in text or "I/O" in text:
         return _cannot_write(path, text)
-    return Mistake(
-        str(path), "must be an intact journal", text, "restore it from a copy, or set the study aside with --fresh"
-    )
+    else:
+        rule, remedy = "must be an intact journal", "restore it from a copy, or set the study aside with --fresh"
+    return Mistake(str(path), rule, text, remedy)
