@@ -15,7 +15,7 @@ import torch
 
 from hpo.models.families import FAMILIES, known, peak_memory
 from hpo.models.layers import Impossible, Layer, summary
-from hpo.models.shape_check import disagreement
+from hpo.models.network import disagreement
 from hpo.study_file import reader as study_file
 
 ARCHITECTURES = 1_000

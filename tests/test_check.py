@@ -16,9 +16,8 @@ from hpo.commands.check import check_study
 from hpo.core import Params, Value
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary
-from hpo.models.network import build
+from hpo.models.network import build, disagreement
 from hpo.models.parameters import optimizer_states
-from hpo.models.shape_check import disagreement
 from hpo.study_file import reader as study_file
 from hpo.study_file.spec import StudySpec
 from hpo.training.optimizers import Update

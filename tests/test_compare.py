@@ -11,8 +11,7 @@ from studied import SPACE, Place
 
 from hpo import api
 from hpo.commands import compare as compare_command
-from hpo.commands.compare import Compared, compare_strategies, studies, total_epochs
-from hpo.commands.confirm import confirm_finalists, fresh_values
+from hpo.commands.compare import Compared, compare_strategies, confirm_finalists, fresh_values, studies, total_epochs
 from hpo.commands.run import RunOptions
 from hpo.core import Event, Outcome, Reported, State, Study
 from hpo.engine.result import read_result

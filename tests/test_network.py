@@ -14,8 +14,7 @@ from hpo.models import cnn
 from hpo.models.cnn import ACTIVATIONS, MODES
 from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output
-from hpo.models.network import build, construct, module
-from hpo.models.shape_check import disagreement
+from hpo.models.network import build, construct, disagreement, module
 from hpo.training.setup import time_step
 
 ARCHITECTURES = 10_000

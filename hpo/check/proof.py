@@ -44,7 +44,7 @@ class Machine:
 
     workers: int = 1
     memory: int | None = None
-    prove: Callable[[Summary], str | None] | None = None  # hpo.models.shape_check.disagreement
+    prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
     time_step: Callable[[Params], float] | None = None  # hpo.training.setup.time_step(...)
 
 

@@ -161,7 +161,7 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
 def confirm(request: Request, top: int, seeds: int) -> None:
     """Retrain the finalists with fresh seeds: how much of the lead was luck, and which smallest model is as good."""
     spec = request.spec()
-    from hpo.commands.confirm import run_confirmation
+    from hpo.commands.compare import run_confirmation
 
     for line in run_confirmation(spec, request.folder(spec), top, seeds):
         click.echo(line)
@@ -170,7 +170,7 @@ def confirm(request: Request, top: int, seeds: int) -> None:
 @cli.command(cls=StudyVerb)
 def stop(request: Request) -> None:
     """Ask the driver of a study to finish its epochs and pause."""
-    from hpo.commands.status import stop_driver
+    from hpo.engine.result import stop_driver
 
     spec = request.spec()
     click.echo(stop_driver(spec, request.folder(spec)))
@@ -292,7 +292,7 @@ def export(request: Request, optuna: Path | None, csv: Path | None) -> None:
     if optuna is None and csv is None:
         raise click.UsageError("name --optuna FILE or --csv FILE")
     result = request.result()
-    from hpo.commands.export import export_csv, export_optuna
+    from hpo.commands.report import export_csv, export_optuna
 
     for path, write in ((optuna, export_optuna), (csv, export_csv)):
         if path is not None:

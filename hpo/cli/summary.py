@@ -17,10 +17,9 @@ from hpo.cli.console import (
     settings,
     sparkline,
 )
-from hpo.commands.status import Filter, StudyStatus, statuses
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
-from hpo.engine.result import Result
+from hpo.engine.result import Filter, Result, StudyStatus, statuses
 from hpo.errors import NoResult
 from hpo.formatting import REASONS, count, decimals, duration
 from hpo.study_file.spec import StudySpec

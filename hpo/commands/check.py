@@ -46,7 +46,7 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
 
 def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     """Lines on every network of the space. Raises BadInput at the end where none of them can be trained."""
-    from hpo.models.shape_check import disagreement  # torch: 2 s that a refused file should not wait for
+    from hpo.models.network import disagreement  # torch: 2 s that a refused file should not wait for
     from hpo.training.setup import time_step
 
     workers, free = len(components.placement(spec)), available_memory()

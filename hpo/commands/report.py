@@ -1,10 +1,18 @@
-"""The table and the report of a study, from its journal: at the end of a run and at any time after."""
+"""`hpo report` and `hpo export`: a study as files, for people and for other tools."""
 
 from __future__ import annotations
 
-from hpo.core import Study
-from hpo.engine.result import trials_table
-from hpo.errors import EnvironmentFailed, Mistake
+import math
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.core import State, Study, Trial
+from hpo.engine.result import Result, trials_table
+from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
 from hpo.journal import read_events
@@ -12,6 +20,7 @@ from hpo.models import families
 from hpo.report.document import StudyReport
 from hpo.report.drawing import save
 from hpo.report.model_figures import ModelFigures
+from hpo.strategies.bayesian import Coordinate
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.ui import without_password
 from hpo.training.diagnosis import diagnose
@@ -69,3 +78,45 @@ def facts(spec: StudySpec) -> dict[str, str]:
         "Budget": limits or "the whole grid",
         "Early stopping": spec.early_stopping.type if spec.early_stopping else "none",
     }
+
+
+# -- export
+
+
+def export_csv(result: Result, path: Path) -> None:
+    with replace_file(path) as draft:
+        result.trials.to_csv(draft, index=False)
+
+
+def export_optuna(result: Result, path: Path) -> None:
+    """Write a new Optuna journal file. Raises BadInput for a file that exists: it would grow a second study."""
+    if path.exists():
+        raise BadInput(Mistake(str(path), "must not exist yet", "", "name another file, or delete it"))
+    goal = result.spec.metric.as_goal()
+    study = optuna.create_study(
+        study_name=result.folders.run.name,
+        storage=JournalStorage(JournalFileBackend(str(path))),
+        direction="maximize" if goal.maximize else "minimize",
+    )
+    study.add_trials([frozen(result, trial) for trial in result.study.trials if trial.state is not State.RUNNING])
+
+
+def frozen(result: Result, trial: Trial) -> FrozenTrial:
+    """A trial that does not run as Optuna has it; a complete one without a finite value has failed there."""
+    goal, space = result.spec.metric.as_goal(), result.spec.space
+    value = goal.value(trial)
+    complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
+    stopped = TrialState.PRUNED if trial.state in (State.PRUNED, State.PAUSED) else TrialState.FAIL
+    params = {
+        name: value
+        for name, value in trial.params.items()
+        if name in space and space[name].domain.coerce(value) is not None
+    }
+    return create_trial(
+        state=TrialState.COMPLETE if complete else stopped,
+        value=value if complete else None,
+        params=params,
+        distributions={name: Coordinate(space[name].domain, plain=True).distribution for name in params},
+        user_attrs={"hpo.outcome": str(trial.outcome), "hpo.error": trial.error, "hpo.training": trial.training},
+        intermediate_values={r.epoch: r.metrics[goal.metric] for r in trial.reports if goal.metric in r.metrics},
+    )
