@@ -403,9 +403,10 @@ def test_mistakes_name_the_true_and_the_predicted_class() -> None:
 
 
 def test_a_confusion_matrix_shows_its_counts() -> None:
-    drawn = texts(model_figures.confusion(np.array([[24, 0], [3, 21]]), ("cat", "dog")))
+    drawn = texts(model_figures.confusion(ModelFigures(0, ("cat", "dog"), confusion=np.array([[24, 0], [3, 21]]))))
     assert [text for text in drawn if text.isdigit()] == ["24", "3", "21"]
-    assert Picture("x", "x", lambda: model_figures.confusion(np.eye(100), [str(i) for i in range(100)])).svg()
+    many = ModelFigures(0, tuple(map(str, range(100))), confusion=np.eye(100))
+    assert Picture("x", "x", lambda: model_figures.confusion(many)).svg()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

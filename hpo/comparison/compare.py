@@ -136,13 +136,13 @@ def compare(
     results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
     spent = [curve for curve in doubled if curve.points and curve.epochs >= 2 * budget]
     twice = _result(TWICE, spent, goal, 2 * budget, target, start) if spent else None
-    same = startup if _is_random_itself(groups, budget, startup) else 0
-    couples = [
-        (a, b)
-        for a, b in itertools.combinations(results, 2)
-        if not same or {a.strategy, b.strategy} != {"bayesian", "random"}
-    ]
-    rivals = [one for one in results if one.strategy not in ("random", *(("bayesian",) if same else ()))]
+    early = [point.trials for curve in groups.get("bayesian", ()) if (point := curve.at(budget))]
+    same = startup if early and "random" in groups and np.median(early) <= startup else 0
+    couples = list(itertools.combinations(results, 2))
+    rivals = [one for one in results if one.strategy != "random"]
+    if same:  # bayesian search mostly never got beyond what it shares with random search
+        couples = [(a, b) for a, b in couples if {a.strategy, b.strategy} != {"bayesian", "random"}]
+        rivals = [one for one in rivals if one.strategy != "bayesian"]
     return Comparison(
         goal=goal,
         budget=budget,
@@ -191,12 +191,6 @@ def _notes(
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):
             yield f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial."
-
-
-def _is_random_itself(groups: Groups, budget: int, startup: int) -> bool:
-    """Whether bayesian search mostly never got beyond what it shares with random search."""
-    trials = [point.trials for curve in groups.get("bayesian", ()) if (point := curve.at(budget))]
-    return bool(trials) and "random" in groups and bool(np.median(trials) <= startup)
 
 
 def _target(goal: Goal, groups: Groups, budget: int) -> float:

@@ -69,18 +69,12 @@ class ModelFigures:
 def pictures(model: ModelFigures, reports: Sequence[Report] = ()) -> list[Picture]:
     """Those for which there is data; reports: the trial's, for its learning curves."""
     who, where = f"trial {model.trial}", f"on the {model.split} split"
-    confused, maps = model.confusion, model.maps
     drawn: list[tuple[object, str, str, Callable[[], Figure]]] = [
         (len(reports) > 1, "learning", f"Training and validation of {who} after each epoch", lambda: learning(reports)),
-        (
-            confused.size,
-            "confusion",
-            f"Confusion matrix of {who} {where}",
-            lambda: confusion(confused, model.classes),
-        ),
+        (model.confusion.size, "confusion", f"Confusion matrix of {who} {where}", lambda: confusion(model)),
         (model.mistakes.size, "mistakes", f"Worst mistakes of {who} {where}", lambda: mistakes(model)),
         (model.filters.size, "filters", f"First-layer filters of {who}", lambda: filters(model.filters)),
-        (maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(model.samples, maps)),
+        (model.maps.size, "maps", f"Feature maps of {who}", lambda: feature_maps(model)),
     ]
     return [Picture(f"best-{name}", caption, draw) for there, name, caption, draw in drawn if there]
 
@@ -114,9 +108,9 @@ def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
     axes.set_xlabel("epoch")
 
 
-def confusion(counts: Array, classes: Sequence[str]) -> Figure:
+def confusion(model: ModelFigures) -> Figure:
     """Rows are the true classes, columns the predicted ones; the shade is the share of the row, mistakes stand out."""
-    table = np.asarray(counts, dtype=float)
+    table, classes = np.asarray(model.confusion, dtype=float), model.classes
     size = len(table)
     side = min(max(2.6, 0.36 * size + 0.9), 6.5)
     figure, axes = canvas(side, side)
@@ -150,15 +144,11 @@ def _mistake(model: ModelFigures, i: int) -> str:
     truth, guess = model.truth[i], model.guess[i]
     if not model.classes:
         return f"true {number(float(truth))}\npred. {number(float(guess))}"
-    names = [_short(model.classes[int(which)]) for which in (truth, guess)]
+    names = [model.classes[int(which)] for which in (truth, guess)]
+    names = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in names]
     between = " " if max(map(len, model.classes)) <= ONE_LINE else "\n"
     sure = f"{between}{float(model.confidence[i]) * 100:.0f} %" if len(model.confidence) else ""
     return f"true {names[0]}\npred. {names[1]}{sure}"
-
-
-def _short(name: str) -> str:
-    """As much of a class's name as stands over a small image."""
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 def filters(weights: Array) -> Figure:
@@ -171,14 +161,13 @@ def filters(weights: Array) -> Figure:
     return _gallery(list(some / top / 2 + 0.5), numbers, columns=16, room=0.36, limits=(0.0, 1.0))
 
 
-def feature_maps(samples: Array, maps: Array) -> Figure:
+def feature_maps(model: ModelFigures) -> Figure:
     """One row a sample: the image, then what the first layers' filters make of it."""
-    rows = min(len(samples), 4)
-    columns = 1 + min(maps.shape[1], MOST_MAPS)
-    images, titles = [], []
-    for i in range(rows):
-        images += [samples[i], *(maps[i, j][None] for j in range(columns - 1))]
-        titles += [("image", *(f"{j}" for j in range(columns - 1)))[k] if i == 0 else "" for k in range(columns)]
+    images: list[Array] = []
+    for sample, maps in zip(model.samples[:4], model.maps[:4], strict=True):
+        images += [sample, *(one[None] for one in maps[:MOST_MAPS])]
+    columns = 1 + min(model.maps.shape[1], MOST_MAPS)
+    titles = ["image", *map(str, range(columns - 1)), *[""] * (len(images) - columns)]
     return _gallery(images, titles, columns=columns, head=0.26)
 
 

@@ -291,7 +291,9 @@ class ParameterSpec:
         elif self.kind == "bool" or isinstance(value, bool | str) or not math.isfinite(value):
             fits = self.kind == "bool" and isinstance(value, bool)
         else:
-            fits = self._inside(value) and (self.kind == "float" or value == int(value))
+            above = self.low is None or (value > self.low if self.open_low else value >= self.low)
+            below = self.high is None or (value < self.high if self.open_high else value <= self.high)
+            fits = above and below and (self.kind == "float" or value == int(value))
         return None if fits else self.rule
 
     @property
@@ -312,7 +314,3 @@ class ParameterSpec:
         if self.kind == "bool":
             return value
         return int(value) if self.kind == "int" else float(value)
-
-    def _inside(self, number: float) -> bool:
-        above = self.low is None or (number > self.low if self.open_low else number >= self.low)
-        return above and (self.high is None or (number < self.high if self.open_high else number <= self.high))

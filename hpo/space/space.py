@@ -7,12 +7,14 @@ comes after those that its conditions name.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import listed
 from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, members, show
 from hpo.space.grid import Grid, GridImpossible
 
@@ -126,7 +128,7 @@ class Space:
                 given = name in partial and not condition.allows(partial[name])
                 if given or not forced[name]:
                     got = f"{name}: {show(partial[name])}" if given else ""
-                    rule = f"exists only when {name} is {_any_of(condition.allowed)}"
+                    rule = f"exists only when {name} is {listed([*map(show, condition.allowed)], 'or')}"
                     clashes.append(Mistake(parameter.name, rule, got, "leave one of them out"))
         return forced, clashes
 
@@ -175,14 +177,8 @@ class Space:
 
     def record(self) -> list[dict[str, Any]]:
         """This space as JSON; `from_record` reads it."""
-        return [
-            {
-                "name": parameter.name,
-                "domain": asdict(parameter.domain),
-                "when": [[condition.name, list(condition.allowed)] for condition in parameter.when],
-            }
-            for parameter in self.parameters
-        ]
+        when = {one.name: [[c.name, list(c.allowed)] for c in one.when] for one in self.parameters}
+        return [{**asdict(one), "when": when[one.name]} for one in self.parameters]
 
     @classmethod
     def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Space:
@@ -200,18 +196,13 @@ def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
     if len(parameters) > MOST_PARAMETERS:
         rule = f"must be at most {MOST_PARAMETERS:,} parameters"
         return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
-    domains: dict[str, Domain] = {}
-    faults = []
-    for parameter in parameters:
-        if parameter.name in domains:
-            faults.append(Mistake(parameter.name, "is given twice", remedy="keep one"))
-        domains[parameter.name] = parameter.domain
+    names = Counter(parameter.name for parameter in parameters)
+    faults = [Mistake(name, "is given twice", remedy="keep one") for name, times in names.items() if times > 1]
+    domains = {parameter.name: parameter.domain for parameter in parameters}
     for parameter in parameters:
         for condition in parameter.when:
             faults += _condition_faults(parameter.name, condition, domains)
-    if not faults:
-        faults = _ordered(parameters)[1]
-    return faults
+    return faults or _ordered(parameters)[1]
 
 
 def _condition_faults(name: str, condition: Condition, domains: Mapping[str, Domain]) -> list[Mistake]:
@@ -252,10 +243,6 @@ def _circle(rest: Mapping[str, Parameter]) -> Mistake:
             shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
             return Mistake(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
         path.append(name)
-
-
-def _any_of(values: tuple[Value, ...]) -> str:
-    return ", ".join(map(show, values[:-1])) + " or " * (len(values) > 1) + show(values[-1])
 
 
 def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:

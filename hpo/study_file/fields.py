@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import listed
 from hpo.space.domains import ParameterSpec
 from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
 
@@ -55,7 +56,7 @@ class Mistakes:
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """The remedy for a word that is not among the known ones."""
     close = nearest(word, known)
-    return f"did you mean {close}?" if close else f"use {any_of(known)}"
+    return f"did you mean {close}?" if close else f"use {listed([*known], 'or')}"
 
 
 def of_blocks(name: str, names: Iterable[str]) -> list[str]:
@@ -81,11 +82,6 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     lowered = word[:80].lower().replace("-", "_").replace(" ", "_")
     close = get_close_matches(lowered, known, 1, 0.6)
     return close[0] if close else None
-
-
-def any_of(names: Collection[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 @cache
@@ -165,7 +161,7 @@ def one_of(*words: str, absent: str = "") -> Plain:
     def value(node: Node) -> str | None:
         return node.value if isinstance(node.value, str) and node.value in words else None
 
-    return Plain(f"must be {any_of(words)}", {"enum": list(words)}, value, remedy)
+    return Plain(f"must be {listed(words, 'or')}", {"enum": list(words)}, value, remedy)
 
 
 def number(

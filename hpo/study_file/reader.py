@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +50,10 @@ def load(
     """
     mistakes = Mistakes()
     if isinstance(source, Mapping):
-        document = Document(node_of(source, "study"), (), _dumped(source))
+        text = ""
+        with suppress(yaml.YAMLError):
+            text = yaml.safe_dump(dict(source), sort_keys=False)
+        document = Document(node_of(source, "study"), (), text)
         path, folder = None, Path()
     else:
         path = Path(source)
@@ -64,13 +68,6 @@ def load(
     if mistakes.all:
         raise BadInput(*_in_order(mistakes.all))
     return spec
-
-
-def _dumped(source: Mapping[str, Any]) -> str:
-    try:
-        return yaml.safe_dump(dict(source), sort_keys=False)
-    except yaml.YAMLError:
-        return ""
 
 
 def _in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
