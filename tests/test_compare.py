@@ -252,10 +252,10 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
 def test_a_comparison_stopped_while_its_best_trials_are_trained_again_says_nothing(
     place: Place, monkeypatch: Any
 ) -> None:
-    from hpo.commands import confirm as confirm_command
+    from hpo.commands import compare as command
 
-    real = confirm_command.run
-    monkeypatch.setattr(confirm_command, "run", lambda *args: replace(real(*args), stopped_by=2))
+    real = command.run
+    monkeypatch.setattr(command, "run", lambda *args: replace(real(*args), stopped_by=2))
     with pytest.raises(Stopped):
         compared(place, rescore=True)
 

@@ -1,1 +1,0 @@
-"""Which strategy is actually better: learning curves, statistics, verdicts as values, and their wording."""

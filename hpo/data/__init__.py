@@ -1,1 +1,0 @@
-"""From a source to a checked, split and measured data set, which all workers of a machine share."""

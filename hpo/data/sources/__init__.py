@@ -1,1 +1,0 @@
-"""Where images come from: each module reads one kind of source into Contents, and trusts no file."""

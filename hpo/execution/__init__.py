@@ -1,1 +1,0 @@
-"""Carrying jobs out: inline, local worker processes, simulated, Ray."""

@@ -1,1 +1,0 @@
-"""What can be searched: domains, conditions, constraints; sampling, enumeration and encoding."""

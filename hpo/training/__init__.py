@@ -1,1 +1,0 @@
-"""Training: data, model families and the loop; knows no strategy, no process and no MLflow."""
