@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -261,17 +260,8 @@ def sync_of_lists(
     studies: Sequence[tuple[TrackedStudy, list[Event]]], connect: Connect, uri: str = "http://fake"
 ) -> Sync:
     """Of studies whose journals are lists."""
-    events = {study.journal: journal for study, journal in studies}
-
-    def open_journal(path: Path) -> Any:
-        return ListJournal(events[path])
-
-    return Sync([study for study, _ in studies], uri, connect, lambda: 1_800_000_000.0, open_journal)
-
-
-def workspace() -> tempfile.TemporaryDirectory[str]:
-    """For a test of many examples: in memory where that is possible, because it is the disk that takes the time."""
-    return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    journals: dict[Path, Any] = {study.journal: ListJournal(events) for study, events in studies}
+    return Sync([study for study, _ in studies], uri, connect, lambda: 1_800_000_000.0, journals.__getitem__)
 
 
 def until_well(sync: Sync, live: bool, most: int = 200) -> None:

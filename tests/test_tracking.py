@@ -6,6 +6,8 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,6 @@ from mlflow_fixtures import (
     sync_of_lists,
     tracked_study,
     until_well,
-    workspace,
 )
 
 from hpo.commands.sync import sync_these
@@ -36,6 +37,7 @@ from hpo.study_file import reader
 from hpo.tracking import sync as tracking
 from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note
 from hpo.tracking.study_sync import Outage
+from hpo.tracking.sync import Sync
 from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_line, without_password
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
@@ -49,9 +51,36 @@ def parent(server: FakeMlflow) -> Kept:
     return next(run for run in server.alive() if run.tags["hpo.kind"] == "study")
 
 
-def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStudy | None = None) -> FakeMlflow:
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def server() -> FakeMlflow:
+    return FakeMlflow()
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> TrackedStudy:
+    return tracked_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> TrackedStudy:
+    """For a test of many examples: their journals are lists."""
+    return tracked_study(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def sync(server: FakeMlflow, one: TrackedStudy, script: Script) -> Iterator[Sync]:
+    with closing(new_sync(server, one, script.events)) as sync:
+        yield sync
+
+
+def delivered(one: TrackedStudy, script: Script, live: bool = False) -> FakeMlflow:
     server = FakeMlflow()
-    send(new_sync(server, one or tracked_study(folder), script.events), live)
+    send(new_sync(server, one, script.events), live)
     return server
 
 
@@ -61,63 +90,48 @@ def delivered(folder: Path, script: Script, live: bool = False, one: TrackedStud
 @given(studies, faults, st.lists(st.integers(0, 40), max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
-    events: list[Event], troubles: list[str], cuts: list[int]
+    shared: TrackedStudy, events: list[Event], troubles: list[str], cuts: list[int]
 ) -> None:
     server = FakeMlflow(iter(troubles))
-    with workspace() as name:
-        one = tracked_study(Path(name))
-        for cut in sorted(cuts):  # drivers that were killed after so many events, with whatever they had sent
-            sync = new_sync(server, one, events[:cut])
+    for cut in sorted(cuts):  # drivers that were killed after so many events, with whatever they had sent
+        with closing(new_sync(server, shared, events[:cut])) as sync:
             sync.round(live=True)
             sync.round(live=True)
-            sync.close()
-        sync = new_sync(server, one, events)
+    with closing(new_sync(server, shared, events)) as sync:
         until_well(sync, live=False)
         until_well(sync, live=False)
-        sync.close()
-        check_delivered(server.alive(), one, events, live=False)
+    check_delivered(server.alive(), shared, events, live=False)
 
 
 @given(studies, st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
-def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(events: list[Event], step: int) -> None:
-    ends = []
-    for size in (step, len(events)):
-        server = FakeMlflow()
-        with workspace() as name:
-            seen: list[Event] = []
-            sync = new_sync(server, tracked_study(Path(name)), seen)
+def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(
+    shared: TrackedStudy, events: list[Event], step: int
+) -> None:
+    def runs(size: int) -> list[tuple[object, ...]]:
+        server, seen = FakeMlflow(), list[Event]()
+        with closing(new_sync(server, shared, seen)) as sync:
             for first in range(0, len(events), size):
                 seen += events[first : first + size]
                 assert sync.round(live=True)
             assert sync.round(live=False)
-            sync.close()
-        ends.append(
-            [
-                (run.name, run.tags, run.params, run.status, run.ended, sorted(run.points, key=repr))
-                for run in server.alive()
-            ]
-        )
-    assert sorted(ends[0], key=lambda run: run[0]) == sorted(ends[1], key=lambda run: run[0])
+        rows = [(r.name, r.tags, r.params, r.status, r.ended, sorted(r.points, key=repr)) for r in server.alive()]
+        return sorted(rows, key=lambda row: row[0])
+
+    assert runs(step) == runs(len(events))
 
 
-def test_a_round_without_news_makes_no_call(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
-    script.complete()
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
+def test_a_round_without_news_makes_no_call_and_a_later_driver_sends_only_what_is_new(
+    sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script
+) -> None:
+    for _ in range(20):
+        script.complete()
     assert sync.round(live=True)
     calls = server.calls
     assert sync.round(live=True)
     assert server.calls == calls
-    sync.close()
-
-
-def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), tracked_study(tmp_path)
-    for _ in range(20):
-        script.complete()
     script.close()
-    send(new_sync(server, one, script.events))
+    assert sync.round(live=False)
     calls = server.calls
     send(new_sync(server, one, script.events))
     assert server.calls - calls <= 2  # what is RUNNING of dead drivers, and what there is of this study
@@ -126,10 +140,11 @@ def test_a_later_driver_sends_only_what_is_new(tmp_path: Path) -> None:
 # -- how runs look -------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_a_child_run_with_params_metrics_an_epoch_a_step_and_the_original_times(tmp_path: Path) -> None:
-    script = Script()
+def test_a_trial_is_a_child_run_with_params_metrics_an_epoch_a_step_and_the_original_times(
+    one: TrackedStudy, script: Script
+) -> None:
     script.complete(dropout=0.25)
-    server = delivered(tmp_path, script)
+    server = delivered(one, script)
     run, over = child(server, 0), parent(server)
     assert server.runs[run.tags["mlflow.parentRunId"]] is over
     assert run.params == {"learning_rate": "0.1", "act": "relu", "dropout": "0.25", "epochs": "3"}
@@ -137,16 +152,10 @@ def test_a_trial_is_a_child_run_with_params_metrics_an_epoch_a_step_and_the_orig
     assert [(p.step, p.time) for p in run.points if p.name == "val_loss"] == list(zip((1, 2, 3), times, strict=True))
     assert run.started == round(script.study.trials[0].started * 1000)
     assert run.ended == round(script.now * 1000)
-    expected = {
-        "hpo.study": "digits",
-        "hpo.strategy": "random",
-        "hpo.seed": "0",
-        "hpo.trial": "0",
-        "hpo.state": "complete",
-    }
-    expected |= {"hpo.outcome": "ok", "hpo.attempt": "1"}
-    expected |= {"mlflow.user": "someone", "mlflow.source.name": "study.yaml"}
-    assert expected.items() <= run.tags.items()
+    expected = {"study": "digits", "strategy": "random", "seed": "0", "trial": "0", "state": "complete"}
+    expected |= {"outcome": "ok", "attempt": "1"}
+    assert {f"hpo.{name}": text for name, text in expected.items()}.items() <= run.tags.items()
+    assert (run.tags["mlflow.user"], run.tags["mlflow.source.name"]) == ("someone", "study.yaml")
     assert run.tags["mlflow.source.git.commit"] == "0123abc"
 
 
@@ -164,41 +173,44 @@ STANDINGS = [
 
 
 @pytest.mark.parametrize(("history", "live", "state", "status"), STANDINGS)
-def test_the_status_is_honest(tmp_path: Path, history: str, live: bool, state: str, status: str) -> None:
-    script = Script()
+def test_the_status_is_honest(
+    one: TrackedStudy, script: Script, history: str, live: bool, state: str, status: str
+) -> None:
     script.start()
     script.report(0)
     if history in ("paused", "continued"):
         script.add(Paused(script.tick(), 0))
     if history == "continued":
         script.add(Continued(script.tick(), 0, 3))
-    if history in ("complete", "pruned", "failed"):
-        script.end(
-            0,
-            State(history),
-            Outcome.NAN if history == "failed" else Outcome.OK,
-            "not a number" * (history == "failed"),
-        )
+    if history in ("complete", "pruned"):
+        script.end(0, State(history))
+    if history == "failed":
+        script.end(0, State.FAILED, Outcome.NAN, "not a number")
     if history in ("stopped", "spent"):
         script.close("interrupted" if history == "stopped" else "budget")
-    run = child(delivered(tmp_path, script, live), 0)
+    run = child(delivered(one, script, live), 0)
     assert (run.tags["hpo.state"], run.status) == (state, status)
     assert (run.ended is None) == (status == "RUNNING")
 
 
-def test_a_continued_trial_runs_again_and_ends_finished(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
+def test_a_continued_trial_runs_again_and_an_interruption_is_told_of_trials_that_were_sent_as_paused(
+    sync: Sync, server: FakeMlflow, script: Script
+) -> None:
     script.start()
     script.report(0)
-    script.add(Paused(script.tick(), 0))
     said = []
-    for act in (lambda: None, lambda: script.add(Continued(script.tick(), 0, 3)), lambda: script.report(0)):
+    for act in (
+        lambda: script.add(Paused(script.tick(), 0)),
+        lambda: script.add(Continued(script.tick(), 0, 3)),
+        lambda: script.report(0),
+        lambda: script.add(Paused(script.tick(), 0)),
+        lambda: script.close("interrupted"),
+    ):
         act()
-        sync.round(live=True)
+        assert sync.round(live=True)
         said.append((child(server, 0).status, child(server, 0).tags["hpo.state"]))
-    assert said == [("FINISHED", "paused"), ("RUNNING", "running"), ("RUNNING", "running")]
-    sync.close()
+    paused, running = ("FINISHED", "paused"), ("RUNNING", "running")
+    assert said == [paused, running, running, paused, ("KILLED", "interrupted")]
 
 
 @pytest.mark.parametrize(
@@ -211,29 +223,33 @@ def test_a_continued_trial_runs_again_and_ends_finished(tmp_path: Path) -> None:
         (None, "KILLED", "interrupted"),  # the driver vanished
     ],
 )
-def test_the_parent_says_why_the_driver_left(tmp_path: Path, reason: str | None, status: str, state: str) -> None:
-    script = Script()
+def test_the_parent_says_why_the_driver_left(
+    one: TrackedStudy, script: Script, reason: str | None, status: str, state: str
+) -> None:
     script.complete()
     if reason:
         script.close(reason)
-    run = parent(delivered(tmp_path, script))
+    run = parent(delivered(one, script))
     assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, state, "none")
 
 
-def test_best_so_far_stands_at_the_epochs_spent(tmp_path: Path) -> None:
+def test_best_so_far_and_a_test_score_stand_at_the_epochs_spent(one: TrackedStudy) -> None:
     script = Script(epochs=2)
     for values in ((0.1, 0.5), (0.9, 0.4), (0.2, 0.7)):
         number = script.start()
         for value in values:
             script.report(number, value)
         script.end(number)
+    script.add(Scored(script.tick(), 2, {"test_accuracy": 0.875}))
     script.close()
-    points = parent(delivered(tmp_path, script)).points
-    assert [(p.name, p.value, p.step) for p in points] == [
+    server = delivered(one, script)
+    assert [(p.name, p.value, p.step) for p in parent(server).points] == [
         ("best_val_accuracy", 0.5, 2),
         ("best_val_accuracy", 0.5, 4),  # the value of a trial is its last epoch's, so 0.9 was none
         ("best_val_accuracy", 0.7, 6),
+        ("test_accuracy", 0.875, 6),
     ]
+    assert [(p.value, p.step) for p in child(server, 2).points if p.name == "test_accuracy"] == [(0.875, 2)]
 
 
 @given(studies, st.booleans())
@@ -247,23 +263,11 @@ def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize
         assert history.best == goal.best(complete)
 
 
-def test_a_test_score_is_on_the_trial_and_on_the_study(tmp_path: Path) -> None:
-    script = Script(epochs=1)
-    script.complete()
-    script.add(Scored(script.tick(), 0, {"test_accuracy": 0.875}))
-    server = delivered(tmp_path, script)
-    for run in (child(server, 0), parent(server)):
-        assert [(p.value, p.step) for p in run.points if p.name == "test_accuracy"] == [(0.875, 1)]
-
-
-def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(tmp_path: Path) -> None:
-    script = Script()
+def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(one: TrackedStudy, script: Script) -> None:
     script.complete()
     script.start()
-    one = tracked_study(
-        tmp_path, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs")
-    )
-    server = delivered(tmp_path, script, live=True, one=one)
+    one = replace(one, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs"))
+    server = delivered(one, script, live=True)
     assert child(server, 0).tags["hpo.diagnosis"] == "overfits"
     assert child(server, 0).tags["mlflow.note.content"] == "val loss rose after 3 epochs"
     assert "hpo.diagnosis" not in child(server, 1).tags
@@ -296,12 +300,12 @@ def test_the_note_names_the_best_trial(tmp_path: Path) -> None:
     ]
 
 
-def test_what_mlflow_would_refuse_is_made_legal_and_says_so(tmp_path: Path) -> None:
+def test_what_mlflow_would_refuse_is_made_legal_and_says_so(one: TrackedStudy) -> None:
     script = Script(epochs=1)
     number = script.start(**{"lr(x)": 0.1, "lr[x]": 0.2, "text": "y" * 10_000})
     script.add(Reported("t0", Report(1, {"loss(%)": math.inf, "val_accuracy": 1.0}, 0.5, script.tick())))
     script.end(number, State.FAILED, Outcome.CRASHED, "z" * 20_000)
-    run = child(delivered(tmp_path, script), 0)
+    run = child(delivered(one, script), 0)
     assert {name for name in run.params if name.startswith("lr")} == {"lr_x_-c5332b", "lr_x_-" + legal("lr[x]")[-6:]}
     assert len(run.params) == 6
     assert len(run.params["text"]) == LONGEST_PARAM
@@ -320,11 +324,11 @@ def test_names_stay_distinct_and_legal_ones_stay(one: str, other: str) -> None:
 # -- outages -------------------------------------------------------------------------------------------------------
 
 
-def test_mlflow_away_costs_nothing_but_waiting_longer_each_time(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
+def test_mlflow_away_costs_nothing_but_waiting_longer_each_time_and_is_said_once(
+    sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
     script.complete()
     server.away = True
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
     waits = []
     for _ in range(9):
         assert not sync.round(live=True)
@@ -334,71 +338,44 @@ def test_mlflow_away_costs_nothing_but_waiting_longer_each_time(tmp_path: Path) 
     server.away = False
     assert sync.round(live=False)
     assert (sync.undelivered(), sync.trouble, sync.wait) == (0, "", 1)
-    sync.close()
-    check_delivered(server.alive(), tracked_study(tmp_path), script.events, live=False)
-
-
-def test_an_outage_is_said_once_and_its_end_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    script, server = Script(), FakeMlflow()
-    server.away = True
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
-    sync.round(live=True)
-    sync.round(live=True)
-    server.away = False
-    sync.round(live=True)
-    sync.close()
-    assert [record.message for record in caplog.records] == [
+    assert caplog.messages == [
         "MLflow cannot be reached (connection refused); the study goes on, and what is missing is sent later",
         "MLflow is back after 0 s; nothing is missing",
     ]
+    check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_a_run_created_long_after_its_request_was_given_up_is_removed(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow(iter(["", "", "", "before"]))
+def test_a_run_created_long_after_its_request_was_given_up_is_removed(
+    sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script
+) -> None:
+    server.faults = iter(["", "", "", "before"])
     script.complete()
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
     assert not sync.round(live=True)
     assert sync.round(live=True)
-    late = next(run for run in server.runs.values() if run.tags.get("hpo.trial") == "0")
+    late = child(server, 0)
     server.runs["late"] = Kept(late.name, dict(late.tags), late.started)
     until_well(sync, live=False)
-    sync.close()
     assert server.runs["late"].deleted
-    check_delivered(server.alive(), tracked_study(tmp_path), script.events, live=False)
+    check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_a_run_whose_creation_was_not_answered_is_looked_for_first(tmp_path: Path) -> None:
-    script = Script()
+def test_a_run_whose_creation_was_not_answered_is_looked_for_first(
+    sync: Sync, server: FakeMlflow, script: Script
+) -> None:
     script.complete()
     sweep, adopt, study_run = ["", "", ""]
-    server = FakeMlflow(iter([sweep, adopt, study_run, "after"]))
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
+    server.faults = iter([sweep, adopt, study_run, "after"])
     assert not sync.round(live=True)
     until_well(sync, live=True, most=1)
-    sync.close()
     assert len(server.runs) == 2
 
 
-def test_an_interruption_is_told_of_trials_that_were_sent_as_paused(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
-    script.start()
-    script.report(0)
-    script.add(Paused(script.tick(), 0))
-    sync = new_sync(server, tracked_study(tmp_path), script.events)
-    assert sync.round(live=True)
-    assert child(server, 0).status == "FINISHED"
-    script.close("interrupted")
-    assert sync.round(live=True)
-    assert (child(server, 0).status, child(server, 0).tags["hpo.state"]) == ("KILLED", "interrupted")
-    sync.close()
-
-
-def test_runs_deleted_for_good_are_made_again(tmp_path: Path) -> None:
-    script, server, one = Script(), FakeMlflow(), tracked_study(tmp_path)
+def test_runs_deleted_for_good_are_made_again(
+    sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script
+) -> None:
     script.start()
     script.report(0)
     script.complete()
-    sync = new_sync(server, one, script.events)
     assert sync.round(live=True)
     server.runs = {name: run for name, run in server.runs.items() if run.tags.get("hpo.trial") != "0"}
     script.report(0)
@@ -411,19 +388,15 @@ def test_runs_deleted_for_good_are_made_again(tmp_path: Path) -> None:
     server.runs = {}  # somebody emptied the whole experiment
     script.complete()
     until_well(sync, live=False)
-    sync.close()
     check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(tmp_path: Path) -> None:
+def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(one: TrackedStudy, script: Script) -> None:
     """MLflow already had three trials of which the journal kept one; the second number went to another trial."""
-    server, one, lost = FakeMlflow(), tracked_study(tmp_path), Script()
+    lost = Script()
     for _ in range(3):
         lost.complete()
-    sync = new_sync(server, one, lost.events)
-    assert sync.round(live=True)
-    sync.close()
-    script = Script()
+    server = delivered(one, lost, live=True)
     script.complete()
     script.complete(act="tanh")
     script.close()
@@ -443,13 +416,11 @@ def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path)
     lock.release()
 
 
-def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
-    server = FakeMlflow()
+def test_a_study_set_aside_with_fresh_keeps_its_runs(server: FakeMlflow, tmp_path: Path) -> None:
     for number in range(2):
         script = Script(now=1_700_000_000.0 + number * 1e6)
         script.complete()
-        one = tracked_study(tmp_path / str(number))
-        send(new_sync(server, one, script.events))
+        send(new_sync(server, tracked_study(tmp_path / str(number)), script.events))
     assert len(server.alive()) == 4
 
 
@@ -460,31 +431,27 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(tmp_path: Path) -> None:
     ("driver", "status"), [("here:1", "RUNNING"), ("here:999", "KILLED"), ("there:999", "RUNNING")]
 )
 def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, status: str
+    script: Script, one: TrackedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, status: str
 ) -> None:
-    monkeypatch.setattr(os, "kill", fake_kill)
+    def kill(pid: int, signal: int) -> None:
+        if pid == 999:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(os, "uname", lambda: type("Name", (), {"nodename": "here"}))
-    server, script = FakeMlflow(), Script()
     script.start()
-    left = new_sync(server, tracked_study(tmp_path / "a", driver=driver), script.events)
-    assert left.round(live=True)
-    left.close()  # as a SIGKILL leaves it: no round with live=False
+    server = delivered(replace(one, driver=driver), script, live=True)  # as a SIGKILL leaves it
     other = Script(now=1_700_000_999.0)
     other.complete()
     send(new_sync(server, tracked_study(tmp_path / "b", driver="here:1"), other.events), live=True)
     assert {run.status for run in server.alive() if run.started < 1_700_000_900_000} == {status}
 
 
-def fake_kill(pid: int, signal: int) -> None:
-    if pid == 999:
-        raise ProcessLookupError
-
-
 # -- comparisons ---------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None:
-    server, report = FakeMlflow(), tmp_path / "report.html"
+def test_a_comparison_is_one_grandparent_and_found_again(server: FakeMlflow, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
     info = ComparisonInfo("digits/random,grid/0", "comparison", (report,))
     report.write_text("<p>random and grid")
     scripts = [Script(), Script(now=1_700_001_000.0)]
@@ -512,23 +479,20 @@ def test_a_comparison_is_one_grandparent_and_found_again(tmp_path: Path) -> None
 # -- artifacts -----------------------------------------------------------------------------------------------------
 
 
-def test_artifacts_go_once_and_again_when_they_change(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
+def test_artifacts_go_once_and_again_when_they_change(server: FakeMlflow, script: Script, tmp_path: Path) -> None:
     script.complete()
     (tmp_path / "plots" / "deep").mkdir(parents=True)
     (tmp_path / "report.html").write_text("<p>one")
     (tmp_path / "plots" / "a.png").write_bytes(b"a")
     (tmp_path / "plots" / "deep" / "b.png").write_bytes(b"b")
     paths = (tmp_path / "report.html", tmp_path / "plots", tmp_path / "missing.csv")
-    one = tracked_study(
-        tmp_path, texts={"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, artifacts=paths
-    )
+    texts = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}
+    one = tracked_study(tmp_path, texts=texts, artifacts=paths)
     sync = new_sync(server, one, script.events)
     assert sync.round(live=True)
-    assert set(parent(server).files) == {"study.yaml", "search_spaces/cnn.yaml"}
+    assert set(parent(server).files) == set(texts)
     assert sync.round(live=False)
-    expected = {"study.yaml", "search_spaces/cnn.yaml", "report.html", "a.png", "deep/b.png"}
-    assert set(parent(server).files) == expected
+    assert set(parent(server).files) == {*texts, "report.html", "a.png", "deep/b.png"}
     calls = server.calls
     assert sync.round(live=False)
     assert server.calls == calls
@@ -548,69 +512,70 @@ def test_a_text_cannot_leave_the_artifacts(tmp_path: Path) -> None:
 # -- the thread ----------------------------------------------------------------------------------------------------
 
 
-def journaled(folder: Path, script: Script) -> tuple[TrackedStudy, Journal]:
-    one = replace(tracked_study(folder), journal=folder / "real" / "journal.db")
-    journal = Journal.open(one.journal)
-    for event in script.events:
-        journal.append(event)
-    return one, journal
-
-
-def test_the_thread_delivers_what_is_appended_while_it_runs(tmp_path: Path) -> None:
-    script, server = Script(), FakeMlflow()
-    one, journal = journaled(tmp_path, script)
-    tracker = tracking.Tracker([one], "http://fake", connect=server.connect)
-    tracker.start()
-    for _ in range(5):
-        before = len(script.events)
-        script.complete()
-        for event in script.events[before:]:
-            journal.append(event)
-    assert tracker.drain(60) == 0
-    assert tracker.parent(one.journal) in server.runs
-    assert tracker.close(60) == 0
-    journal.close()
-    check_delivered(server.alive(), one, script.events, live=False)
-
-
-def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(tmp_path: Path) -> None:
-    script, server, release = Script(), FakeMlflow(), threading.Event()
+@pytest.fixture
+def journal(tmp_path: Path, script: Script) -> Iterator[Journal]:
+    """On disk, with one trial that is complete."""
     script.complete()
-    one, journal = journaled(tmp_path, script)
+    with Journal.open(tmp_path / "real" / "journal.db") as journal:
+        for event in script.events:
+            journal.append(event)
+        yield journal
+
+
+@pytest.fixture
+def real(journal: Journal, one: TrackedStudy) -> TrackedStudy:
+    return replace(one, journal=journal.path)
+
+
+def test_the_thread_delivers_what_is_appended_while_it_runs(
+    real: TrackedStudy, journal: Journal, server: FakeMlflow, script: Script
+) -> None:
+    with tracking.Tracker([real], "http://fake", connect=server.connect) as tracker:
+        for _ in range(5):
+            before = len(script.events)
+            script.complete()
+            for event in script.events[before:]:
+                journal.append(event)
+        assert tracker.drain(60) == 0
+        assert tracker.parent(real.journal) in server.runs
+        assert tracker.close(60) == 0
+    check_delivered(server.alive(), real, script.events, live=False)
+
+
+def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(
+    real: TrackedStudy, server: FakeMlflow, script: Script
+) -> None:
+    release = threading.Event()
 
     def hang(uri: str, experiment: str, tags: object) -> FakeStore:
         release.wait()
         raise Outage("timed out")
 
-    tracker = tracking.Tracker([one], "http://fake", connect=hang)
+    tracker = tracking.Tracker([real], "http://fake", connect=hang)
     tracker.start()
     assert tracker.drain(0.01) == len(script.events)
     assert tracker.close(0.01) == len(script.events)
     release.set()
     tracker._thread.join()
-    assert tracking.sync([one], "http://fake", connect=server.connect) == ""
-    journal.close()
-    check_delivered(server.alive(), one, script.events, live=False)
+    assert tracking.sync([real], "http://fake", connect=server.connect) == ""
+    check_delivered(server.alive(), real, script.events, live=False)
 
 
-def test_sync_gives_up_after_its_time_and_says_what_is_missing(tmp_path: Path) -> None:
-    script, server, clock = Script(), FakeMlflow(), [0.0]
-    script.complete()
-    one, journal = journaled(tmp_path, script)
+def test_sync_gives_up_after_its_time_and_says_what_is_missing(real: TrackedStudy, server: FakeMlflow) -> None:
+    clock = [0.0]
     server.away = True
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    trouble = tracking.sync([one], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
-    journal.close()
+    trouble = tracking.sync([real], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
     assert trouble == "connection refused"
     assert clock[0] == 31  # 1 + 2 + 4 + 8 + 16, and 32 more would be too late
 
 
-def test_a_bug_in_the_delivery_is_said_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    script, server = Script(), FakeMlflow()
-    one, journal = journaled(tmp_path, script)
+def test_a_bug_in_the_delivery_is_said_and_tried_again(
+    real: TrackedStudy, server: FakeMlflow, caplog: pytest.LogCaptureFixture
+) -> None:
     bugs = iter([TypeError("of ours")])
 
     def connect(uri: str, experiment: str, tags: object) -> FakeStore:
@@ -618,19 +583,14 @@ def test_a_bug_in_the_delivery_is_said_and_tried_again(tmp_path: Path, caplog: p
             raise bug
         return FakeStore(server)
 
-    tracker = tracking.Tracker([one], "http://fake", connect=connect)
-    tracker.start()
-    assert tracker.drain(60) == 0
-    assert tracker.close(60) == 0
-    journal.close()
+    with tracking.Tracker([real], "http://fake", connect=connect) as tracker:
+        assert tracker.drain(60) == 0
+        assert tracker.close(60) == 0
     assert "tracking failed by a bug of hpo: TypeError: of ours" in caplog.text
 
 
-def test_closing_a_tracker_that_never_started_tells_what_is_missing(tmp_path: Path) -> None:
-    script = Script()
-    one, journal = journaled(tmp_path, script)
-    assert tracking.Tracker([one], "http://fake").close() == 1
-    journal.close()
+def test_closing_a_tracker_that_never_started_tells_what_is_missing(real: TrackedStudy, script: Script) -> None:
+    assert tracking.Tracker([real], "http://fake").close() == len(script.events)
 
 
 def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -646,21 +606,20 @@ def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch
 # -- where MLflow is -----------------------------------------------------------------------------------------------
 
 
-def test_the_study_file_comes_before_the_environment_before_the_default(tmp_path: Path) -> None:
+def test_the_study_file_comes_before_the_environment_before_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environ = {"MLFLOW_TRACKING_URI": "http://there:5000"}
     assert tracking_uri("https://here", tmp_path, environ) == "https://here"
     assert tracking_uri(None, tmp_path, environ) == "http://there:5000"
     assert tracking_uri(None, tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)  # where a relative one is
+    assert tracking_uri("sqlite:///mlflow.db", Path("elsewhere"), {}) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_a_folder_with_odd_characters_survives_the_uri() -> None:
     path = Path("/a b/c#d/50%20?/ü/mlflow.db")
     assert sqlite_path(sqlite_uri(path)) == path
-
-
-def test_a_relative_database_is_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri("sqlite:///mlflow.db", Path("elsewhere"), {}) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "sqlite://mlflow.db", "ftp://x"])

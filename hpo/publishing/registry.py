@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from hpo.core import digest
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
+from hpo.files import scratch
 from hpo.publishing.publish_best import CHAMPION, Order, about_images
 from hpo.tracking.store import quiet, reason
 
@@ -79,7 +79,7 @@ def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) ->
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
     model = client.create_logged_model(experiment, name, order.run, tags, params)
-    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+    with scratch() as folder:
         Model.log(
             artifact_path=None,
             flavor=mlflow.pytorch,
@@ -90,7 +90,7 @@ def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) ->
             input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
             pip_requirements=requirements(),
-            extra_files=beside(Path(folder), order, module.get_submodule("network"), data),
+            extra_files=beside(folder, order, module.get_submodule("network"), data),
             metadata={"hpo.study": order.study, "hpo.trial": order.trial, **about_images(data)},
         )
     return str(model.model_id)
