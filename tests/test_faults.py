@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import fakes
@@ -54,6 +54,11 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{SEED}/{request.node.name}")
 
 
+def retried(config: Config) -> list[str]:
+    """What was said whenever a training was tried again."""
+    return [event.error for event in events_of(config.journal) if isinstance(event, Retried)]
+
+
 # -- workers --------------------------------------------------------------------------------------------------------
 
 
@@ -83,9 +88,9 @@ def test_killed_workers_cost_an_epoch_each_at_most(tmp_path: Path, rng: random.R
         study = check(config, process.finish(), lost=kills)
     assert kills == WORKER_KILLS
     assert complete(study)
-    retried = [event for event in events_of(config.journal) if isinstance(event, Retried)]
-    assert kills // 2 <= len(retried) <= kills, "a worker may rest between two jobs when it is hit"
-    assert all("SIGKILL" in event.error for event in retried)
+    errors = retried(config)
+    assert kills // 2 <= len(errors) <= kills, "a worker may rest between two jobs when it is hit"
+    assert all("SIGKILL" in error for error in errors)
 
 
 def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_path: Path, rng: random.Random) -> None:
@@ -103,7 +108,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_pa
         kill_workers(process, config, 4, rng, strike)
         study = check(config, process.finish(), lost=4)
     assert complete(study)
-    errors = [event.error for event in events_of(config.journal) if isinstance(event, Retried)]
+    errors = retried(config)
     assert errors
     assert all("no report for 1.5 s" in error for error in errors)
 
@@ -113,18 +118,15 @@ def test_a_trainer_that_ends_its_process_is_tried_again(mischief: str, says: str
     config = Config(str(tmp_path), budget={"trials": 3}, fake={"mischief": mischief})
     study = check(config, finish(start(config)), lost=3)
     assert complete(study)
-    retried = [event for event in events_of(config.journal) if isinstance(event, Retried)]
-    assert len(retried) == 3
-    assert all(says in event.error for event in retried)
+    assert [says in error for error in retried(config)] == [True] * 3
 
 
 @pytest.mark.parametrize("mischief", ["exit", "hang"])
 def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_goes_on(
     mischief: str, tmp_path: Path
 ) -> None:
-    config = Config(
-        str(tmp_path), budget={"trials": 1}, fake={"mischief": mischief, "always": True}, report_seconds=1.0, slots=1
-    )
+    fake = {"mischief": mischief, "always": True}
+    config = Config(str(tmp_path), budget={"trials": 1}, fake=fake, report_seconds=1.0, slots=1)
     said = finish(start(config))
     (trial,) = Study(events_of(config.journal)).trials
     assert said.code == 0
@@ -135,16 +137,13 @@ def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_g
 
 def test_a_late_result_of_a_replaced_attempt_is_ignored(tmp_path: Path) -> None:
     """A worker is stopped behind an epoch it has trained and not told of; it wakes when another has taken over."""
-    config = Config(
-        str(tmp_path), budget={"trials": 2}, fake={"mischief": "stop", "at": 3}, report_seconds=1.0, slots=1
-    )
+    fake = {"mischief": "stop", "at": 3}
+    config = Config(str(tmp_path), budget={"trials": 2}, fake=fake, report_seconds=1.0, slots=1)
     with never_left(start(config)) as process:
-        wait_until(lambda: any(isinstance(event, Retried) for event in events_of(config.journal)), "a new attempt")
+        wait_until(lambda: retried(config) != [], "a new attempt")
         for pid in {pid for _, _, pid in lines(config.witness)}:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
         assert complete(check(config, process.finish(), lost=2))
 
 
@@ -161,10 +160,9 @@ def test_a_worker_that_never_becomes_ready_is_replaced(tmp_path: Path, monkeypat
     (tmp_path / "stuck_module.py").write_text(STUCK)
     monkeypatch.syspath_prepend(tmp_path)
     ahead = 0.0
-    executor = LocalExecutor(1, ["stuck_module"], clock=lambda: time.monotonic() + ahead)
-    try:
+    job = Job("a", {"learning_rate": 0.01, "epochs": 2}, 7, 0, 2, 0, tmp_path / "trainings")
+    with contextlib.closing(LocalExecutor(1, ["stuck_module"], clock=lambda: time.monotonic() + ahead)) as executor:
         executor.begin([fakes.Fake()])
-        job = Job("a", {"learning_rate": 0.01, "epochs": 2}, 7, 0, 2, 0, tmp_path / "trainings")
         executor.submit(job)
         wait_until((tmp_path / "stuck").exists, "the worker is stuck")
         ahead = 601.0
@@ -173,13 +171,10 @@ def test_a_worker_that_never_becomes_ready_is_replaced(tmp_path: Path, monkeypat
         assert (broke.lost, broke.error) == (True, "not ready for 600 s")
         executor.submit(job)
         assert messages(executor)[-1] == JobEnded("a")
-    finally:
-        executor.close()
 
 
 def test_a_trainer_that_leaks_files_hurts_its_own_trials_only(tmp_path: Path) -> None:
-    executor = LocalExecutor(1)
-    try:
+    with contextlib.closing(LocalExecutor(1)) as executor:
         executor.begin([fakes.Fake(witness=tmp_path / "witness", mischief="files")])
         pids = executor.pids()
         executor.submit(Job("a", {"learning_rate": 0.01, "epochs": 4}, 7, 0, 4, 0, tmp_path / "trainings"))
@@ -189,8 +184,6 @@ def test_a_trainer_that_leaks_files_hurts_its_own_trials_only(tmp_path: Path) ->
         wait_until(lambda: not executor.wait(0.01) and executor.pids() != pids, "another worker stands in")
         executor.submit(Job("b", {"learning_rate": 0.1, "epochs": 1}, 7, 0, 1, 0, tmp_path / "trainings"))
         assert messages(executor)[-1] == JobEnded("b")
-    finally:
-        executor.close()
 
 
 def messages(executor: LocalExecutor) -> list[Message]:
@@ -214,14 +207,19 @@ def test_killed_drivers_lose_nothing(tmp_path: Path, rng: random.Random) -> None
             wait_for_moment(kill, process, config, rng)
             process.kill()
             assert process.finish().code == -signal.SIGKILL
-        events = events_of(config.journal)
-        assert all(Study(events).trials[number] == trial for number, trial in ended.items())
-        ended = finished(events)
-        hit[phase(events)] += 1
+        ended = still_ended(config, ended)
+        hit[phase(events_of(config.journal))] += 1
     study = check(config, finish(start(config)), lost=DRIVER_KILLS * config.slots, before=ended)
     assert complete(study)
     assert set(hit) >= {"before the first event", "first visit, training", "resumed, opening", "resumed, training"}, hit
     assert sum(isinstance(event, Opened) for event in events_of(config.journal)) >= DRIVER_KILLS // 2
+
+
+def still_ended(config: Config, before: Mapping[int, object]) -> dict[int, object]:
+    """The trials that have ended; those that had before are as they were."""
+    ended = finished(events_of(config.journal))
+    assert before.items() <= ended.items()
+    return ended
 
 
 def wait_for_moment(kill: int, process: Process, config: Config, rng: random.Random) -> None:
@@ -241,16 +239,8 @@ def wait_for_moment(kill: int, process: Process, config: Config, rng: random.Ran
 IN_THE_DRIVER = ("resume.opened", "append.before", "append.after", "start.recorded", "submit", "listen", "forget")
 AT_THE_END = ("prune", "close")
 IN_A_WORKER = ("checkpoint.draft", "checkpoint.placed")
-IN_A_WHOLE_RUN = (
-    "lock.held",
-    "journal.open",
-    "sweep",
-    "publish.begin",
-    "publish.done",
-    "publish.scored",
-    "table",
-    "report",
-)
+TO_PUBLISH = ("publish.begin", "publish.done", "publish.scored")
+IN_A_WHOLE_RUN = ("lock.held", "journal.open", "sweep", *TO_PUBLISH, "table", "report")
 
 
 def test_every_failpoint_is_in_the_code_once_and_in_a_test_here() -> None:
@@ -268,9 +258,7 @@ def test_a_driver_killed_at_each_of_its_commits_loses_nothing(tmp_path: Path, rn
     for name in [*order, *AT_THE_END]:
         failpoint = f"{name}:{rng.randint(2, 5)}" if name in IN_THE_DRIVER[1:] else name
         assert finish(start(config, failpoint)).code == -signal.SIGKILL, failpoint
-        events = events_of(config.journal)
-        assert all(Study(events).trials[number] == trial for number, trial in ended.items())
-        ended = finished(events)
+        ended = still_ended(config, ended)
     study = check(config, finish(start(config)), lost=(len(order) + 2) * config.slots, before=ended)
     assert complete(study)
 
@@ -279,7 +267,7 @@ def test_a_driver_killed_at_each_of_its_commits_loses_nothing(tmp_path: Path, rn
 def test_a_worker_killed_around_a_checkpoint_loses_an_epoch_at_most(name: str, tmp_path: Path) -> None:
     config = Config(str(tmp_path), budget={"trials": 3}, seed=5)
     said = finish(start(config, f"{name}:3"))
-    deaths = sum(isinstance(event, Retried) for event in events_of(config.journal))
+    deaths = len(retried(config))
     assert deaths >= 2
     assert complete(check(config, said, lost=deaths))
 
@@ -328,9 +316,7 @@ def check_whole(folder: Path, said: Said, trials: int = 6) -> Study:
     told = json.loads(said.out)
     assert (told["closed"], told["undelivered"], told["best"]["trial"]) == ("budget", 0, best.number)
     assert complete(study)
-    assert [score.trial for score in study.scores] == [best.number], (
-        "the test split was read for the winner, and told once"
-    )
+    assert [score.trial for score in study.scores] == [best.number], "the test split was read once, for the winner"
     assert told["test"] == {"test_accuracy": 0.5}
     orders = [line.split() for line in (folder / "published").read_text().splitlines()]
     assert all(order == [str(best.number), str(best.epoch), str(best.epoch)] for order in orders)
@@ -390,6 +376,9 @@ def under_way(process: Process, folder: Path, epochs: int) -> None:
     assert process.running
 
 
+SIGNALS = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
+
+
 def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp_path: Path) -> None:
     said: dict[str, Said] = {}
     trainings = tmp_path / "studies" / "whole" / "trainings"
@@ -397,12 +386,7 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         wait_until(lambda: bool(process.workers()), "workers")
         process.kill(signal.SIGTERM)
         said["early SIGTERM"] = process.finish()
-    for name, number in {
-        "SIGTERM": signal.SIGTERM,
-        "Ctrl-C": signal.SIGINT,
-        "Ctrl-C again and again": signal.SIGINT,
-        "SIGTERM again and again": signal.SIGTERM,
-    }.items():
+    for name, number in [*SIGNALS.items(), *((f"{name} again and again", number) for name, number in SIGNALS.items())]:
         with never_left(whole(tmp_path, pause="1.5" if "again" in name else "0.1")) as process:
             under_way(process, tmp_path, 2)
             os.killpg(process.popen.pid, number)  # as a terminal does: to the workers too
@@ -415,14 +399,7 @@ def test_signals_end_a_run_with_their_exit_code_and_the_same_command_goes_on(tmp
         if "again" not in name:
             assert study.epochs == len(lines(tmp_path / "witness")), "every epoch under way was finished and recorded"
             assert all(checkpoints.epochs(trainings, t.training) for t in study.with_state(State.PAUSED) if t.epoch)
-    codes = {name: one.code for name, one in said.items()}
-    assert codes == {
-        "early SIGTERM": 143,
-        "SIGTERM": 143,
-        "Ctrl-C": 130,
-        "Ctrl-C again and again": 130,
-        "SIGTERM again and again": 143,
-    }
+    assert {name: one.code for name, one in said.items()} == {name: 130 if "Ctrl-C" in name else 143 for name in said}
     assert said["Ctrl-C again and again"].error.splitlines()[-1] == "stopped; the same command resumes"
     last = finish(whole(tmp_path))
     assert last.code == 0

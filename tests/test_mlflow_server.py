@@ -8,6 +8,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,51 +58,37 @@ def busy_script() -> Script:
 # -- the SQLite store ----------------------------------------------------------------------------------------------
 
 
-def test_a_study_lands_in_sqlite_and_sending_it_again_adds_nothing(tmp_path: Path) -> None:
-    uri, script, one = fresh_store(tmp_path / "state"), busy_script(), tracked_study(tmp_path / "run")
-    counts = []
-    for _ in range(2):
-        send(sync_to(uri, one, script), most=1)
-        database = sqlite3.connect(tmp_path / "state" / "mlflow.db")
-        tables = ("runs", "metrics", "params", "tags")
-        counts.append([database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables])
-        database.close()
-        check_delivered(kept(uri, "digits"), one, script.events, live=False)
-    assert counts[0] == counts[1]
-    assert counts[0][0] == 5
-
-
-def test_artifacts_lie_under_mlruns_beside_the_database(tmp_path: Path) -> None:
-    state = tmp_path / "a b#c 50% ü"
-    uri, script = fresh_store(state), busy_script()
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "best.png").write_bytes(b"png")
-    one = tracked_study(
-        tmp_path / "run", texts={"study.yaml": "name: digits"}, artifacts=(tmp_path / "plots",), experiment="a/../b c"
-    )
-    send(sync_to(uri, one, script), most=1)
-    found = [path.relative_to(state).as_posix() for path in sorted(state.rglob("*")) if path.is_file()]
-    artifacts = [name for name in found if name.startswith("mlruns/")]
-    assert [name.rpartition("/")[2] for name in artifacts] == ["best.png", "study.yaml"]
-    assert [name for name in found if name not in artifacts] == ["mlflow.db"]
-
-
-def test_the_thread_feeds_sqlite_and_leaves_nothing_where_it_ran(
+def test_the_thread_feeds_sqlite_sending_again_adds_nothing_and_artifacts_lie_under_mlruns_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "elsewhere").mkdir()
+    state, script = tmp_path / "a b#c 50% ü", busy_script()
+    for folder in ("plots", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "plots" / "best.png").write_bytes(b"png")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    uri, script = fresh_store(tmp_path / "state"), busy_script()
-    one = replace(tracked_study(tmp_path / "run"), journal=tmp_path / "run" / "real.db")
-    with Journal.open(one.journal) as journal:
-        tracker = tracking.Tracker([one], uri)
-        tracker.start()
+    uri = fresh_store(state)
+    texts = {"study.yaml": "name: digits"}
+    one = tracked_study(tmp_path / "run", texts=texts, artifacts=(tmp_path / "plots",), experiment="a/../b c")
+    one = replace(one, journal=tmp_path / "run" / "real.db")
+    with Journal.open(one.journal) as journal, tracking.Tracker([one], uri) as tracker:
         for event in script.events:
             journal.append(event)
         assert tracker.drain(60) == 0
         assert tracker.close(60) == 0
         assert "/#/experiments/1/runs?" in tracker.ui_line()
-    check_delivered(kept(uri, "digits"), one, script.events, live=False)
+    counts = []
+    for _ in range(2):
+        check_delivered(kept(uri, one.experiment), one, script.events, live=False)
+        with closing(sqlite3.connect(state / "mlflow.db")) as database:
+            tables = ("runs", "metrics", "params", "tags")
+            counts.append([database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables])
+        send(sync_to(uri, one, script), most=1)
+    assert counts[0] == counts[1]
+    assert counts[0][0] == 5
+    files = [path.relative_to(state).as_posix() for path in sorted(state.rglob("*")) if path.is_file()]
+    artifacts = [name for name in files if name.startswith("mlruns/")]
+    assert [name.rpartition("/")[2] for name in artifacts] == ["best.png", "study.yaml"]
+    assert [name for name in files if name not in artifacts] == ["mlflow.db"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -131,35 +119,37 @@ def test_what_was_deleted_in_the_ui_comes_back_once(tmp_path: Path, caplog: pyte
     assert len(said) == 2
 
 
-def test_a_part_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = mlflow_store.connect(fresh_store(tmp_path), "x", {})
-    run = store.create(Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None))
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[mlflow_store.MlflowStore]:
+    with closing(mlflow_store.connect(fresh_store(tmp_path), "x", {})) as store:
+        yield store
+
+
+TRIAL = Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None)
+
+
+def test_a_part_mlflow_refuses_does_not_hold_up_the_rest(
+    store: mlflow_store.MlflowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store.create(TRIAL)
     store.write(run, Change(params={"a": "1"}))
-    store.write(
-        run,
-        Change(
-            params={"a": "2"}, points=[MetricPoint("m", 1.0, 1, 1)], tags={"t": "x"}, status="FINISHED", ended=2_000
-        ),
-    )
+    points = [MetricPoint("m", 1.0, 1, 1)]
+    store.write(run, Change(params={"a": "2"}, points=points, tags={"t": "x"}, status="FINISHED", ended=2_000))
     data = store._client.get_run(run)
     assert (data.data.params, data.data.metrics, data.data.tags["t"]) == ({"a": "1"}, {"m": 1.0}, "x")
     assert data.info.status == "FINISHED"
-    assert [record.message[:25] for record in caplog.records] == ["MLflow refuses the params"]
-    store.close()
+    assert [message[:25] for message in caplog.messages] == ["MLflow refuses the params"]
 
 
 def test_a_run_that_is_not_there_is_gone_and_a_corrupt_database_is_an_outage(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    store: mlflow_store.MlflowStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store = mlflow_store.connect(fresh_store(tmp_path), "x", {})
     with pytest.raises(Gone):
         store.write("0" * 32, Change(tags={"a": "b"}))
-    database = sqlite3.connect(tmp_path / "mlflow.db")
-    database.execute("DROP TABLE tags")
-    database.close()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TABLE tags")
     with pytest.raises(Outage, match="no such table: tags"):
-        store.create(Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None))
-    store.close()
+        store.create(TRIAL)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -196,26 +186,18 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
-def crowd(folders: list[Path]) -> str:
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_eight_processes_at_once_on_a_fresh_folder(times: int, tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(times)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CROWD, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "Traceback" not in done.stderr
-    return done.stdout
-
-
-def test_eight_processes_at_once_on_a_fresh_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "state"
-    assert crowd([folder]) == "8\n"
-    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
-    database = sqlite3.connect(folder / "mlflow.db")
-    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    database.close()
-
-
-@pytest.mark.slow
-def test_eight_processes_at_once_on_a_fresh_folder_twenty_times(tmp_path: Path) -> None:
-    assert crowd([tmp_path / str(number) for number in range(20)]) == "8\n" * 20
+    assert done.stdout == "8\n" * times
+    for folder in folders:
+        assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
+        with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+            assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 # -- the server ----------------------------------------------------------------------------------------------------
@@ -274,23 +256,16 @@ def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path: Path, capfd: p
     assert capfd.readouterr().err.count("Traceback") == 0
 
 
-def test_artifacts_go_through_the_server(mlflow_server: Server, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("<p>report")
-    texts = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}
-    one = tracked_study(tmp_path / "run", experiment="artifacts", texts=texts, artifacts=(tmp_path / "report.html",))
-    sync = sync_to(mlflow_server.url, one, busy_script())
-    until_well(sync, live=False, most=1)
-    parent = sync.studies[0].run()
-    sync.close()
-    client = MlflowClient(mlflow_server.url)
-    assert [found.path for found in client.list_artifacts(parent)] == ["report.html", "search_spaces", "study.yaml"]
-
-
-def test_odd_values_survive_the_way_through_json(
+def test_artifacts_and_odd_values_survive_the_way_through_the_server(
     mlflow_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script, one = busy_script(), tracked_study(tmp_path / "run", experiment="odd values")
-    send(sync_to(mlflow_server.url, one, script), most=1)
+    (tmp_path / "report.html").write_text("<p>report")
+    texts, script = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, busy_script()
+    one = tracked_study(tmp_path / "run", experiment="odd values", texts=texts, artifacts=(tmp_path / "report.html",))
+    with closing(sync_to(mlflow_server.url, one, script)) as sync:
+        until_well(sync, live=False, most=1)
+        artifacts = MlflowClient(mlflow_server.url).list_artifacts(sync.studies[0].run())
+    assert [artifact.path for artifact in artifacts] == ["report.html", "search_spaces", "study.yaml"]
     assert "MLflow refuses" not in caplog.text
     check_delivered(kept(mlflow_server.url, "odd values"), one, script.events, live=False)
 
