@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from hpo.core import Ended, Event, Params, Reported, Started, State, Study, training_key, training_seed
 from hpo.engine.search import Identity
+from hpo.space.space import Space
 
 MORE = int(os.environ.get("CHAOS_FACTOR", "1"))  # how many times the usual number of cases `make chaos` wants
 
@@ -18,6 +19,12 @@ def identity(prefix_safe: bool = True) -> Identity:
         return training_key(params, seed, {"machine": "test"}, prefix_safe), seed
 
     return name
+
+
+def is_point(params: Params, space: Space) -> bool:
+    """Whether params has a value for each parameter that exists there, and nothing else."""
+    valid = all(name in space and space[name].domain.coerce(value) is not None for name, value in params.items())
+    return valid and all(parameter.active(params) == (parameter.name in params) for parameter in space.parameters)
 
 
 def check(events: Sequence[Event], trials: int | None = None, resting: bool = True) -> Study:

@@ -20,7 +20,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Choice, Domain, Parameter, ParameterSpec, Range, show
+from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, show
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
 
@@ -246,57 +246,43 @@ def edges(
     best, known = complete[: max(5, len(complete) // 10)], known or {}
     at_bounds = []
     for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
-        levels = _levels(domain)
-        if name not in best[0].params or len(levels) == 2:  # two values are nothing but ends
+        levels, continuous = _levels(domain)
+        if name not in best[0].params or (len(levels) == 2 and not continuous):  # two values are nothing but ends
             continue
         active = [float(trial.params[name]) for trial in best if name in trial.params]
         limits = known.get(name) or known.get(name.partition(".")[2])
         for upper in (True, False):
-            there = [_at_edge(domain, levels, value, upper) for value in active]
+            bound = levels[-1 if upper else 0]
+            near = 0.1 if continuous else 1e-9  # the outer tenth of a range, or its last level
+            there = [abs(domain.encode(value) - domain.encode(bound)) <= near for value in active]
             if there[0]:
-                bound, wider = _bound(domain, levels, upper), _wider(domain, levels, upper, limits)
-                share = max(0.1, 1 / len(levels)) if levels else 0.1
+                wider = _meaningful(_wider(domain, levels, continuous, upper), bound, limits)
+                share = 0.1 if continuous else max(0.1, 1 / len(levels))
                 room = None if wider == bound else wider
                 at_bounds.append(Edge(name, upper, bound, sum(there), len(active), share, room))
     return at_bounds
 
 
-def _levels(domain: Domain) -> list[int | float]:
-    """The numbers of a choice or of a short enumerated range, ascending; none where the range is all but continuous."""
-    if isinstance(domain, Choice):
-        return sorted(value for value in domain.values if not isinstance(value, str))
-    if domain.levels is None or domain.levels > 10:
-        return []
-    return [value for i in range(domain.levels) if not isinstance(value := domain.level(i), str)]
+def _levels(domain: Domain) -> tuple[list[int | float], bool]:
+    """The numbers, ascending, and whether these are only the ends of a range that is all but continuous."""
+    if isinstance(domain, Range) and (domain.levels is None or domain.levels > 10):
+        return [domain.low, domain.high], True
+    levels = map(domain.level, range(domain.levels or 0))
+    return sorted(value for value in levels if not isinstance(value, str)), False
 
 
-def _bound(domain: Domain, levels: Sequence[int | float], upper: bool) -> int | float:
-    if isinstance(domain, Choice) or levels:
-        return levels[-1 if upper else 0]
-    return domain.high if upper else domain.low
-
-
-def _at_edge(domain: Domain, levels: Sequence[int | float], value: float, upper: bool) -> bool:
-    """At the last level, or in the outer tenth of a range."""
-    if levels:
-        return math.isclose(value, _bound(domain, levels, upper))
-    return domain.encode(value) >= 0.9 if upper else domain.encode(value) <= 0.1
-
-
-def _wider(domain: Domain, levels: Sequence[int | float], upper: bool, limits: ParameterSpec | None) -> Value:
+def _wider(domain: Domain, levels: Sequence[int | float], continuous: bool, upper: bool) -> float:
     """Three times as far on a log scale, half the width further on a plain one; a choice gets one more of its kind."""
-    bound = _bound(domain, levels, upper)
-    if levels:
-        inner = levels[-2] if upper else levels[1]
-        geometric = min(levels) > 0 and max(levels) / min(levels) >= 4
-        value = bound * bound / inner if geometric else 2 * bound - inner
-    elif isinstance(domain, Range) and domain.log:
+    bound, inner = (levels[-1], levels[-2]) if upper else (levels[0], levels[1])
+    if continuous and isinstance(domain, Range) and domain.log:
         value = float(f"{bound * 3 if upper else bound / 3:.1g}")
+    elif continuous:
+        value = bound + (bound - inner) / 2
     else:
-        width = bound - _bound(domain, levels, not upper)
-        value = bound + width / 2
+        geometric = levels[0] > 0 and levels[-1] / levels[0] >= 4
+        value = bound * bound / inner if geometric else 2 * bound - inner
     value = float(f"{value:.3g}")
-    return _meaningful(round(value) if isinstance(bound, int) else value, bound, limits)
+    return round(value) if isinstance(bound, int) else value
 
 
 def _meaningful(value: float, bound: float, limits: ParameterSpec | None) -> Value:

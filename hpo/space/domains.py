@@ -177,12 +177,6 @@ class Range:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def discretized(self, count: int = 5) -> Range:
-        """The range a grid could enumerate."""
-        if self.integer:
-            count = min(count, int(self.high - self.low) + 1)
-        return Range(self.low, self.high, self.integer, self.log, count=count)
-
     def __str__(self) -> str:
         kind = "a whole number from" if self.integer else "from"
         text = f"{kind} {show(self.low)} to {show(self.high)}"

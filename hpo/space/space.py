@@ -95,17 +95,6 @@ class Space:
             params[parameter.name] = value
         return params
 
-    def faults(self, params: Params) -> list[str]:
-        """Why params are no point of this space; [] if they are."""
-        faults = [f"{name} is not in the space" for name in params if name not in self]
-        for parameter in self.parameters:
-            name, given = parameter.name, parameter.name in params
-            if parameter.active(params) != given:
-                faults.append(f"{name} {'must be absent here' if given else 'is missing'}")
-            elif given and parameter.domain.coerce(params[name]) is None:
-                faults.append(f"{name} must be {parameter.domain}, got {show(params[name])}")
-        return faults
-
     def conflicts(self, partial: Params) -> list[Mistake]:
         """Why no point of this space has these values; [] if one has."""
         faults = [Mistake(name, "is not in the search space") for name in partial if name not in self]
@@ -148,7 +137,8 @@ class Space:
         faults = []
         for parameter in self.parameters:
             if isinstance(parameter.domain, Range) and not parameter.domain.gridded:
-                spaced = parameter.domain.discretized()
+                whole, width = parameter.domain.integer, parameter.domain.high - parameter.domain.low
+                spaced = replace(parameter.domain, count=min(5, int(width) + 1) if whole else 5)
                 levels = ", ".join(show(spaced.level(index)) for index in range(spaced.levels or 0))
                 log = ", log: true" if spaced.log else ""
                 offer = f"{{min: {show(spaced.low)}, max: {show(spaced.high)}{log}, count: {spaced.count}}}"

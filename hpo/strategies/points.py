@@ -78,9 +78,7 @@ def start_points(problem: Problem) -> Iterator[Params]:
 
 def grid_points(problem: Problem, grid: Grid) -> Iterator[Params]:
     """start_with, then every feasible point of a grid in an order shuffled by the seed; nothing is built."""
-    for params in start_points(problem):
-        if not problem.space.faults(params):
-            yield params
+    yield from start_points(problem)
     for index in permutation(grid.size, f"{problem.seed}/grid"):
         params = grid.point(index)
         if problem.feasible(params) is None:

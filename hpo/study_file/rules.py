@@ -196,14 +196,12 @@ def read_constraints(node: Node | None, mistakes: Mistakes) -> Written:
         return ()
     constraints = []
     for index, item in enumerate(items):
-        path = f"constraints.{index}"
-        if not isinstance(item.value, str):
-            mistakes.note(item, path, "must be a condition as text", str(item), 'write "channels <= 32"')
-            continue
         try:
+            if not isinstance(item.value, str):
+                raise NoExpression("must be a condition as text", str(item), 'write "channels <= 32"')
             constraints.append((Constraint(item.value), item))
         except NoExpression as error:
-            mistakes.note(item, path, error.rule, error.got, error.remedy)
+            mistakes.note(item, f"constraints.{index}", error.rule, error.got, error.remedy)
     return tuple(constraints)
 
 

@@ -280,13 +280,11 @@ class SpaceReader:
         self.mistakes.note(place, path, f"is not a parameter of {self.model}", "", guess + knows)
 
     def _when(self, node: Node, path: str) -> tuple[tuple[str, Sequence[Node]], ...]:
-        when = (node.mapping or {}).get("when")
-        if when is None or when.value is None:
-            return ()
-        if not when.mapping:
+        when = (node.mapping or {}).get("when", NOTHING)
+        if when.value is not None and not when.mapping:
             self.mistakes.note(when, f"{path}.when", "must be a mapping", str(when), "write when: {optimizer: sgd}")
-            return ()
-        return tuple((name, one.items if one.items is not None else (one,)) for name, one in when.mapping.items())
+        given = (when.mapping or {}).items()
+        return tuple((name, one.items if one.items is not None else (one,)) for name, one in given)
 
     # -- blocks --------------------------------------------------------------------------------------------------------
 

@@ -145,8 +145,8 @@ def _loaded(text: str, name: str, place: Callable[[Any], str]) -> tuple[Node | N
         return loader.root(), loader.mistakes
     except yaml.MarkedYAMLError as error:
         raise BadInput(*loader.mistakes, _syntax(error, name, text)) from None
-    except _Fatal as error:
-        raise BadInput(*loader.mistakes, error.mistake) from None
+    except BadInput as error:
+        raise BadInput(*loader.mistakes, *error.mistakes) from None
 
 
 def node_of(value: object, place: str) -> Node:
@@ -232,11 +232,6 @@ def _syntax(error: yaml.MarkedYAMLError, name: str, text: str) -> Mistake:
 # -- the tree ---------------------------------------------------------------------------------------------------------
 
 
-class _Fatal(Exception):
-    def __init__(self, place: str, rule: str, got: str = "", remedy: str = "") -> None:
-        self.mistake = Mistake(place, rule, got, remedy)
-
-
 class _Loader:
     """Builds the tree from the parser's events, depth first; the caps keep recursion and memory small."""
 
@@ -253,7 +248,7 @@ class _Loader:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 place = self._place(event.start_mark)
-                raise _Fatal(place, "must be one document", "a second one after ---", "delete the line ---")
+                raise BadInput(Mistake(place, "must be one document", "a second one after ---", "delete the line ---"))
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         return root
@@ -268,7 +263,7 @@ class _Loader:
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, place)
         elif depth >= DEEPEST:
-            raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
+            raise BadInput(Mistake(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it"))
         elif isinstance(event, yaml.SequenceStartEvent):
             node = Node(tuple(self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)), place)
         else:
@@ -285,16 +280,16 @@ class _Loader:
     def _count(self, size: int, place: str) -> None:
         self._size += size
         if self._size > MOST_VALUES:
-            raise _Fatal(place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more")
+            raise BadInput(Mistake(place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more"))
 
     def _alias(self, anchor: str, place: str, depth: int) -> Node:
         node = self._anchors.get(anchor)
         if node is None:
             rule = "must not contain itself" if anchor in self._anchors else f"has no anchor &{clean(anchor)} before it"
-            raise _Fatal(place, f"*{clean(anchor)} {rule}", remedy="write it out")
+            raise BadInput(Mistake(place, f"*{clean(anchor)} {rule}", remedy="write it out"))
         size, height = _extent(node)
         if depth + height > DEEPEST:
-            raise _Fatal(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it")
+            raise BadInput(Mistake(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it"))
         self._count(size, place)
         return replace(node, place=place)
 
@@ -317,7 +312,7 @@ class _Loader:
         place = self._place(event.start_mark)
         if not isinstance(event, yaml.ScalarEvent):
             got = f"*{clean(str(event.anchor))}" if isinstance(event, yaml.AliasEvent) else "a list or a mapping"
-            raise _Fatal(place, "a key must be a word", got, "write key: value")
+            raise BadInput(Mistake(place, "a key must be a word", got, "write key: value"))
         _refuse(event, place)
         return str(event.value)
 
@@ -325,7 +320,7 @@ class _Loader:
         place = f"{place} {'.'.join(map(clean, self._path))}"
         self.mistakes.append(Mistake(place, rule, got, remedy))
         if len(self.mistakes) >= MOST_MISTAKES:
-            raise _Fatal(place, "has more mistakes than these", "", "fix these first")
+            raise BadInput(Mistake(place, "has more mistakes than these", "", "fix these first"))
 
     def _scalar(self, event: Any, place: str) -> Node:
         text: str = event.value
@@ -348,9 +343,9 @@ def _extent(node: Node) -> tuple[int, int]:
 def _refuse(event: Any, place: str) -> None:
     if event.tag is not None:
         tag = clean(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
-        raise _Fatal(place, "must not have a tag", tag, "delete it; quote what is to be text")
+        raise BadInput(Mistake(place, "must not have a tag", tag, "delete it; quote what is to be text"))
     if isinstance(event, yaml.ScalarEvent) and _HIDDEN.search(event.value):  # an escape such as "\e" in double quotes
-        raise _Fatal(place, "must not contain control characters", clean(event.value), "delete them")
+        raise BadInput(Mistake(place, "must not contain control characters", clean(event.value), "delete them"))
 
 
 def _resolved(text: str) -> Scalar:
