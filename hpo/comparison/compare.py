@@ -131,7 +131,8 @@ def compare(
     """
     groups = _groups(curves, budget)
     late = [f"{one.strategy}, seed {one.seed}" for one in curves if one.first > budget]
-    target = _target(goal, groups, budget)
+    base = groups.get("random") or list(groups.values())[-1]  # what it reaches with its whole budget is the target
+    target = float(np.median([curve.value(budget) for curve in base])) if goal.target is None else goal.target
     start = max(curve.first for group in groups.values() for curve in group)
     results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
     spent = [curve for curve in doubled if curve.points and curve.epochs >= 2 * budget]
@@ -191,14 +192,6 @@ def _notes(
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):
             yield f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial."
-
-
-def _target(goal: Goal, groups: Groups, budget: int) -> float:
-    """The goal's own target, or what random (where it is missing, the last strategy) reaches with its whole budget."""
-    if goal.target is not None:
-        return goal.target
-    base = groups.get("random") or list(groups.values())[-1]
-    return float(np.median([curve.value(budget) for curve in base]))
 
 
 def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float, start: float) -> StrategyResult:
@@ -275,7 +268,6 @@ class Confirmation:
     on fresh seeds; tied: the trials that cannot be told from it, best included, which alone is there if nothing is judged.
     """
 
-    goal: Goal
     finalists: tuple[Finalist, ...]
     lead: float
     fresh_lead: float
@@ -310,7 +302,6 @@ def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
         low, high = sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1])))
         interval = Interval(low, high)
     return Confirmation(
-        goal=goal,
         finalists=tuple(ranked),
         lead=lead,
         fresh_lead=fresh_lead,

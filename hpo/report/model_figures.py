@@ -7,13 +7,13 @@ Plain arrays in, figures out. Empty arrays leave their figure out.
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -91,21 +91,16 @@ def learning(reports: Sequence[Report]) -> Figure:
     for place, group in enumerate(groups):
         axes = figure.add_subplot(1, len(groups), place + 1)
         axes.tick_params(length=0)
-        _lines(axes, reports, group)
+        axes.set_xlabel("epoch")
+        lines = [[finite(report.metrics[name]) for report in reports] for name in group]
+        for line, colour in zip(lines, itertools.cycle(SERIES), strict=False):
+            axes.plot([report.epoch for report in reports], line, color=colour, lw=1.8)
+        low, high = axes.get_ylim()
+        ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
+        places = spread(ends, (high - low) * 0.07, low, high)
+        for name, end, colour in zip(group, places, itertools.cycle(SERIES), strict=False):
+            label(axes, reports[-1].epoch, end, name, colour)
     return figure
-
-
-def _lines(axes: Axes, reports: Sequence[Report], names: Sequence[str]) -> None:
-    epochs = [report.epoch for report in reports]
-    lines = [[finite(report.metrics[name]) for report in reports] for name in names]
-    colours = [SERIES[place % len(SERIES)] for place in range(len(names))]
-    for line, colour in zip(lines, colours, strict=True):
-        axes.plot(epochs, line, color=colour, lw=1.8)
-    low, high = axes.get_ylim()
-    ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
-    for name, end, colour in zip(names, spread(ends, (high - low) * 0.07, low, high), colours, strict=True):
-        label(axes, epochs[-1], end, name, colour)
-    axes.set_xlabel("epoch")
 
 
 def confusion(model: ModelFigures) -> Figure:

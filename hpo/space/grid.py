@@ -64,9 +64,6 @@ class Grid:
     def size(self) -> int:
         return self._paths[0][frozenset()]
 
-    def __len__(self) -> int:
-        return self.size
-
     def __iter__(self) -> Iterator[dict[str, Value]]:
         return (self.point(index) for index in range(self.size))
 

@@ -46,9 +46,6 @@ class Space:
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
-    def __len__(self) -> int:
-        return len(self.parameters)
-
     @property
     def constants(self) -> dict[str, Value]:
         """The parameters that have the same value in every point."""

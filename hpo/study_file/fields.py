@@ -296,7 +296,7 @@ class Record:
 
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
         if self.short and node.is_scalar:
-            value = self._short_kind.read(node, path, mistakes)
+            value = options(self.section)[self.short].metadata["kind"].read(node, path, mistakes)
             return None if value is None else self.section(**{self.short: value})
         if self.listed is not None and node.items is not None:
             values = self.listed.read(node, path, mistakes)
@@ -310,14 +310,10 @@ class Record:
         return None if set(required) - set(given) else self.section(**given)
 
     @property
-    def _short_kind(self) -> Kind:
-        kind: Kind = options(self.section)[self.short].metadata["kind"]
-        return kind
-
-    @property
     def schema(self) -> Schema:
-        short = [self._short_kind.schema] if self.short else [self.listed.schema] if self.listed else []
-        return {"anyOf": [*short, record_schema(self.section)]} if short else record_schema(self.section)
+        short: Kind | None = options(self.section)[self.short].metadata["kind"] if self.short else self.listed
+        whole = record_schema(self.section)
+        return whole if short is None else {"anyOf": [short.schema, whole]}
 
 
 def option(kind: Kind, default: Any = MISSING, doc: str = "", key: str = "", example: str = "") -> Any:

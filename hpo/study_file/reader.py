@@ -126,12 +126,7 @@ def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping
 
 def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes) -> tuple[Node, str]:
     """The tree with the flags' values and the space's own file in it, and that file's text."""
-    overrides = []
-    for flag in sets:
-        try:
-            overrides.append(_override(flag))
-        except BadInput as error:
-            mistakes.add(*error.mistakes)
+    overrides = [override for flag in sets if (override := _override(flag, mistakes)) is not None]
     within = [(keys, value) for keys, value in overrides if keys[0] == "search_space" and keys[1:]]
     root = _applied(root, [override for override in overrides if override not in within], mistakes)
     root, text = _with_space_file(root, folder, mistakes)
@@ -179,18 +174,20 @@ def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
 Override = tuple[Sequence[str], Node]  # the path split at dots, those of block1.channels too; and the value
 
 
-def _override(flag: str) -> Override:
-    """What one `--set key.path=value` says. Raises BadInput."""
+def _override(flag: str, mistakes: Mistakes) -> Override | None:
+    """What one `--set key.path=value` says; None where something is wrong."""
     key, equals, value = map(str.strip, flag.partition("="))
     if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key):
-        raise BadInput(Mistake(f"{FLAG} {clean(flag)}", "must be key.path=value", remedy="write budget.trials=40"))
+        mistakes.add(Mistake(f"{FLAG} {clean(flag)}", "must be key.path=value", remedy="write budget.trials=40"))
+        return None
     try:
         return key.split("."), value_of(value, FLAG)
     except BadInput as error:
         wrong = error.mistakes[0]
         assert isinstance(wrong, Mistake)
         below = wrong.place.removeprefix(f"{FLAG} value") if " " in wrong.place else ""  # the path within the value
-        raise BadInput(Mistake(f"{FLAG} {key}{below}", wrong.rule, clean(value))) from None
+        mistakes.add(Mistake(f"{FLAG} {key}{below}", wrong.rule, clean(value)))
+        return None
 
 
 def _applied(root: Node, overrides: Sequence[Override], mistakes: Mistakes) -> Node:

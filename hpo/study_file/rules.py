@@ -215,8 +215,12 @@ def check_constraints(constraints: Written, space: Space, seed: int, mistakes: M
                 mistakes.note(node, f"constraints.{index}", rule, "", remedy)
     if not constraints or mistakes.within("constraints"):
         return
+    rng = random.Random(f"constraints-{seed}")
+    points: Iterable[Params] = islice(iter(lambda: space.sample(rng), None), SAMPLES)
+    if (space.size() or ENUMERATED + 1) <= ENUMERATED:
+        points = Grid(space.parameters)
     held, together, tried = [False] * len(constraints), False, 0
-    for point in _points(space, seed):
+    for point in points:
         now = [_holds(item, index, point, mistakes) for index, item in enumerate(constraints)]
         if mistakes.within("constraints"):
             return
@@ -243,14 +247,6 @@ def _holds(item: tuple[Constraint, Node], index: int, point: Params, mistakes: M
         rule = "must compare numbers with numbers"
         mistakes.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
         return False
-
-
-def _points(space: Space, seed: int) -> Iterable[dict[str, Value]]:
-    """All points of a small space, else a seeded sample."""
-    if (space.size() or ENUMERATED + 1) <= ENUMERATED:
-        return Grid(space.parameters)
-    rng = random.Random(f"constraints-{seed}")
-    return islice(iter(lambda: space.sample(rng), None), SAMPLES)
 
 
 # -- points to start with ---------------------------------------------------------------------------------------------

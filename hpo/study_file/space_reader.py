@@ -373,7 +373,9 @@ class SpaceReader:
                     got, remedy = f"{condition.name}: {domain}", f"leave it out, or add {some} to {condition.name}"
                     self.mistakes.note(entry.place, entry.path, rule, got, remedy)
                 yield parent, allowed, f"{entry.path.rpartition('.')[2]} {rule}"
-            elif not self._somewhere(condition.name):
+            elif condition.name in self.known and not (
+                condition.name in self.unread or of_blocks(condition.name, self.written)
+            ):
                 default = self.known[condition.name].default
                 if default is not None and not condition.allows(default):
                     got, remedy = f"{show(default)}, its default", f"add {condition.name}: {some}"
@@ -388,7 +390,3 @@ class SpaceReader:
         if name in self.known and not of_blocks(name, self.written):
             return f"add {name}"
         return known_name(name, self.written)
-
-    def _somewhere(self, name: str) -> bool:
-        """Whether some block has a parameter of its own of this name, or it could not be read, or is unknown."""
-        return bool(of_blocks(name, self.written)) or name in self.unread or name not in self.known
