@@ -53,7 +53,7 @@ def test_a_small_space_is_tried_whole_and_what_is_impossible_has_its_reason_and_
     """8 -> 4 -> 0 with kernel 5, 8 -> 6 -> 4 -> 2 with kernel 3: blocks 2 and 3 with 5 and no padding cannot be."""
     found = check(three_blocks, DIGITS, Machine(prove=disagreement))
     coverage = found.coverage
-    assert (found.size, found.grid, coverage.tried, coverage.complete) == (48, 48, 48, True)
+    assert (found.size, found.grid, coverage.tried, coverage.what) == (48, 48, 48, "every configuration")
     assert (len(coverage.feasible), len(coverage.architectures), found.proof) == (40, 20, (None,) * 20)
     assert coverage.reasons == {"kernel_size 5 without padding at block 2 on 8x8: map 0x0": 8}
     named = {(cause.name, cause.value) for cause in found.causes}
@@ -95,7 +95,8 @@ def test_what_shapes_no_network_does_not_keep_the_architectures_from_being_count
 ) -> None:
     space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}") + more
     found = check(study(tmp_path, space), DIGITS)
-    assert (found.coverage.tried, found.coverage.complete, found.size) == (tried, True, None)
+    combinations = "every combination of architecture, batch size and optimizer"
+    assert (found.coverage.tried, found.coverage.what, found.size) == (tried, combinations, None)
     assert len(found.coverage.impossible) == tried / 6
     assert "learning_rate" in str(found.grid)
 
@@ -106,7 +107,7 @@ def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_pa
     spec = study(tmp_path, space)
     one, two = check(spec, DIGITS), check(spec, DIGITS)
     assert one == two
-    assert (one.coverage.tried, one.coverage.complete) == (2_000, False)
+    assert (one.coverage.tried, one.coverage.what) == (2_000, "a sample of the configurations")
     assert 0 < len(one.coverage.impossible) < 2_000
 
 

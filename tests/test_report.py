@@ -491,7 +491,7 @@ def test_a_best_trial_brought_along_is_told_as_such() -> None:
 
 
 def limiting(study: Study, space: Space = SPACE, known: dict[str, ParameterSpec] | None = None) -> list[Edge]:
-    found = findings.edges(findings.within(study, space), GOAL, space, known)
+    found = findings.edges(findings.within(study, space), GOAL, space, known or {})
     return [edge for edge in found if edge.limiting]
 
 
@@ -516,7 +516,7 @@ def test_a_best_trial_at_an_edge_is_said_also_where_chance_could_put_it_there() 
     mixed = [0.1, 0.001, 0.002, 0.003, 0.004, *HIGH[5:]]
     study = lined_up(mixed)
     assert limiting(study) == []
-    edge = next(edge for edge in findings.edges(study.trials, GOAL, SPACE) if edge.name == "learning_rate")
+    edge = next(edge for edge in findings.edges(study.trials, GOAL, SPACE, {}) if edge.name == "learning_rate")
     assert str(edge) == "learning_rate at 0.1, its upper bound: 1 of the 5 best trials are there"
 
 

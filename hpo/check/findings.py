@@ -60,7 +60,6 @@ class Coverage:
     """The configurations that were tried and what became of them."""
 
     what: str
-    complete: bool  # nothing of the space was left out
     tried: int = 0
     architectures: dict[Summary, Summary] = field(default_factory=dict)  # those possible, each once
     feasible: list[tuple[Params, Summary]] = field(default_factory=list)  # neither impossible nor excluded

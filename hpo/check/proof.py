@@ -69,8 +69,8 @@ def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Finding
 
 
 def _coverage(spec: StudySpec, data: Input) -> Coverage:
-    what, complete, points = _configurations(spec)
-    coverage = Coverage(what, complete)
+    what, points = _configurations(spec)
+    coverage = Coverage(what)
     for params in points:
         coverage.tried += 1
         coverage.values.update(params.items())
@@ -86,15 +86,15 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
     return coverage
 
 
-def _configurations(spec: StudySpec) -> tuple[str, bool, Iterable[Params]]:
+def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
     """All of the space; or all of what shapes the network, where that alone is small enough; or a sample."""
     shaping = _shaping(spec.space, FAMILIES[spec.model])
     combinations = "every combination of architecture, batch size and optimizer"
     for what, space in (("every configuration", spec.space), (combinations, shaping)):
         if (size := space.size()) is not None and size <= EVERY:
-            return what, True, Grid(space.parameters)
+            return what, Grid(space.parameters)
     rng = random.Random(digest(["check", spec.seed]))
-    return "a sample of the configurations", False, (spec.space.sample(rng) for _ in range(SAMPLE))
+    return "a sample of the configurations", (spec.space.sample(rng) for _ in range(SAMPLE))
 
 
 def _shaping(space: Space, family: Family) -> Space:

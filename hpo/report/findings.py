@@ -236,14 +236,12 @@ class Edge:
         return f"{edge}: {many}" + (f"; try {written(self.wider)}" if self.wider is not None and self.limiting else "")
 
 
-def edges(
-    trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec] | None = None
-) -> list[Edge]:
+def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec]) -> list[Edge]:
     """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
     complete = [trial for trial in ranked(trials, goal) if trial.state is State.COMPLETE]
     if len(complete) < FEWEST:
         return []
-    best, known = complete[: max(5, len(complete) // 10)], known or {}
+    best = complete[: max(5, len(complete) // 10)]
     at_bounds = []
     for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
         levels, continuous = _levels(domain)

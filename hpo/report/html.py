@@ -52,9 +52,8 @@ def bullets(items: Sequence[Content]) -> Html:
 
 def facts(values: Mapping[str, str]) -> Html:
     """A few names with a value each, side by side."""
-    return tag(
-        "dl", [tag("div", [tag("dt", name), tag("dd", value)]) for name, value in values.items()], class_="facts"
-    )
+    pairs = [tag("div", [tag("dt", name), tag("dd", value)]) for name, value in values.items()]
+    return tag("dl", pairs, class_="facts")
 
 
 def figure(picture: Picture) -> Html:
