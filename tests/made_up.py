@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 
 from hpo.core import (
     Closed,
@@ -76,29 +75,26 @@ def reports(params: Params, rng: random.Random, clock: float) -> list[Report]:
     return found
 
 
-def events(
-    trials: int, seed: int = 0, points: Sequence[Params] = (), diverging: float | None = 0.07, lift: float = 0.0
-) -> list[Event]:
-    """A study: `points` first, the rest drawn. Learning rates above `diverging` diverge at epoch 2."""
+def events(trials: int, seed: int = 0, lift: float = 0.0) -> list[Event]:
+    """A study. Learning rates above 0.07 diverge at epoch 2."""
     rng, clock = random.Random(f"made-up/{seed}"), 1_700_000_000.0
     made: list[Event] = [Opened(clock, {"torch": "2.13.0", "commit": "abc1234"})]
     for number in range(trials):
-        params = dict(points[number]) if number < len(points) else draw(rng)
+        params = draw(rng)
         if lift and rng.random() < lift:  # a better strategy looks where it is good more often
             params["learning_rate"] = float(f"{10 ** rng.uniform(-1.8, -1.2):.6g}")
         key = training_key({**params, "trial": number}, 0, {}, True)
         made.append(Started(clock, number, params, 0, key, training_seed(0, params, 0), int(params["epochs"])))
         curve = reports(params, rng, clock)
-        if diverging is not None and float(params["learning_rate"]) > diverging:
-            made += [Reported(key, report) for report in curve[:1]]
-            made.append(Ended(curve[0].time, number, State.FAILED, Outcome.DIVERGED, "loss 3.1e+08 at epoch 2"))
+        if float(params["learning_rate"]) > 0.07:
+            length, end = 1, (State.FAILED, Outcome.DIVERGED, "loss 3.1e+08 at epoch 2")
         elif rng.random() < 0.15 and len(curve) > 3:
-            made += [Reported(key, report) for report in curve[:3]]
-            made.append(Ended(curve[2].time, number, State.PRUNED))
+            length, end = 3, (State.PRUNED,)
         else:
-            made += [Reported(key, report) for report in curve]
-            made.append(Ended(curve[-1].time, number, State.COMPLETE))
-        clock = max(clock, made[-1].time) if isinstance(made[-1], Ended) else clock
+            length, end = len(curve), (State.COMPLETE,)
+        made += [Reported(key, report) for report in curve[:length]]
+        clock = curve[length - 1].time
+        made.append(Ended(clock, number, *end))
     made.append(Closed(clock, Reason.BUDGET))
     return made
 

@@ -41,8 +41,7 @@ def bars(folder: Path, count: int = 90, channels: int = 1, size: int = 8, train:
             image[:, :, where] = 220
         else:
             image[:, np.arange(size), np.arange(size)] = 220
-    made = dataset(images.astype(np.uint8), targets.astype(np.int64), 3, (train, 20))
-    made.save(folder)
+    dataset(images.astype(np.uint8), targets.astype(np.int64), 3, (train, 20)).save(folder)
     return folder
 
 
@@ -73,8 +72,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def digits(folder: Path) -> Path:
     """scikit-learn's digits: 1,257 to train, 270 to validate, 270 to test."""
     images, targets = _digits()
-    made = dataset(images, targets, 10, (1257, 270))
-    made.save(folder)
+    dataset(images, targets, 10, (1257, 270)).save(folder)
     return folder
 
 

@@ -22,7 +22,7 @@ from hpo.training import checkpoints
 HERE = Path(__file__).parent
 
 def train(job):
-    rate, total = job.params["rate"], 0.0
+    rate, total, drift = job.params["rate"], 0.0, HERE / "drift.json"
     if job.start:
         total = json.loads(checkpoints.path(job.folder, job.training, job.start).read_text())
     for epoch in range(job.start + 1, int(job.params["epochs"]) + 1):
@@ -32,7 +32,8 @@ def train(job):
         with (HERE / "witness").open("a") as file:
             file.write(json.dumps([job.training, epoch, job.start, job.seed]) + "\\n")
         save = lambda path, total=total: path.write_text(json.dumps(total))
-        yield Report(epoch, {"val_accuracy": 1 - math.exp(-total)}, 0.01, time.time(), save)
+        value = 1 - math.exp(-total) + (json.loads(drift.read_text()) if epoch == 2 and drift.exists() else 0)
+        yield Report(epoch, {"val_accuracy": value, "total": total}, 0.01, time.time(), save)
 '''
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "width": [1, 2, 3], "epochs": [2, 4, 8]}
 STUDY: dict[str, Any] = {
@@ -42,6 +43,14 @@ STUDY: dict[str, Any] = {
     "prefix_safe": True,
     "search_space": SPACE,
     "budget": {"trials": 6},
+    "execution": {"engine": "inline"},
+    "tracking": False,
+}
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "digits", "limit": 120},
+    "search_space": {"blocks": 1, "channels": 4, "dropout": 0.3, "optimizer": ["sgd", "adam"], "epochs": [1, 3]},
+    "device": "cpu",
     "execution": {"engine": "inline"},
     "tracking": False,
 }

@@ -1,5 +1,6 @@
 """Proof before training: what is impossible and why, what torch confirms, what it costs, and the lines of it."""
 
+import math
 import subprocess
 import sys
 from functools import partial
@@ -78,12 +79,9 @@ def test_what_every_impossible_one_has_is_named_first_then_the_worst(tmp_path: P
         ("blocks", 3, 12, 32, False),
         ("kernel_size", 5, 8, 24, False),
     ]
-
-
-def test_a_parameter_of_a_block_is_not_named_for_the_blocks_existence(tmp_path: Path) -> None:
     space = "\n  blocks: [1, 4]\n  channels: {choices: [8, 16], per: block}\n  kernel_size: 3\n  epochs: 5\n"
-    found = check(study(tmp_path, space), DIGITS)
-    assert [(cause.name, cause.value, cause.always) for cause in found.causes] == [("blocks", 4, True)]
+    causes = check(study(tmp_path, space), DIGITS).causes
+    assert [(cause.name, cause.value, cause.always) for cause in causes] == [("blocks", 4, True)], "and no parameter"
 
 
 @pytest.mark.parametrize(
@@ -217,24 +215,19 @@ def test_the_time_is_trials_times_epochs_times_steps_over_workers(tmp_path: Path
     assert found.estimate is not None
     assert found.estimate.trial_seconds == pytest.approx(5 * 1_300 / 32 * 0.01)
     assert found.estimate.trials == trials
-    assert found.estimate.seconds == pytest.approx(
-        min(trials / 2 * 5 * 1_300 / 32 * 0.01, 10 if "time" in budget else 99)
-    )
+    limit = 10 if "time" in budget else math.inf
+    assert found.estimate.seconds == pytest.approx(min(trials / 2 * 5 * 1_300 / 32 * 0.01, limit))
     each = "2.0 s each at 10 ms per step, 2 workers"
     assert trials != 40 or f"time: at most about 41 s (40 trials, {each})" in found.lines()
 
 
-def test_only_possible_configurations_are_timed(tmp_path: Path) -> None:
+def test_possible_configurations_are_timed_with_real_steps(tmp_path: Path) -> None:
     timed: list[Params] = []
-    spec = study(tmp_path, THREE_BLOCKS)
-    check(spec, DIGITS, Machine(time_step=lambda params: timed.append(params) or 0.01))
+    real = time_step("cnn", DIGITS.shape, DIGITS.outputs)
+    spec = study(tmp_path, THREE_BLOCKS + "  optimizer: [sgd, adamw]\n")
+    found = check(spec, DIGITS, Machine(time_step=lambda params: timed.append(params) or real(params)))
     assert len(timed) == 5
     assert all(fits(params) for params in timed)
-
-
-def test_real_steps_can_be_timed(tmp_path: Path) -> None:
-    spec = study(tmp_path, "\n  blocks: [1]\n  channels: [4]\n  optimizer: [sgd, adamw]\n  epochs: 1\n")
-    found = check(spec, DIGITS, Machine(time_step=time_step("cnn", DIGITS.shape, DIGITS.outputs)))
     assert found.estimate is not None
     assert found.estimate.step_seconds.low > 0
 

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studied import SPACE, Place
+from studied import SPACE, TINY, Place
 
 from hpo import api
 from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, confirm_finalists, fresh_values, studies, total_epochs
 from hpo.commands.run import RunOptions
 from hpo.core import Event, Outcome, Reported, State, Study
+from hpo.engine.driver import Driver
 from hpo.engine.result import read_result
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
-from hpo.journal import Journal, read_events
+from hpo.journal import read_events
 from hpo.strategies.points import point
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
@@ -77,6 +78,10 @@ def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(pl
         ("bayesian", "random", "grid"), (0, 1)
     )
     assert (comparison.comparison.budget, comparison.comparison.twice is not None) == (30, True)
+    again = compared(place)
+    assert len(place.trained()) == trained, "nothing is trained again"
+    assert again.comparison.strategies == comparison.comparison.strategies
+    assert again.comparison.pairs == comparison.comparison.pairs
 
 
 def test_each_study_runs_one_trial_at_a_time_although_there_are_more_workers(place: Place) -> None:
@@ -88,23 +93,6 @@ def test_each_study_runs_one_trial_at_a_time_although_there_are_more_workers(pla
             study.apply(event)
             most = max(most, len(study.running))
         assert most == 1, result.folders.run.name
-
-
-def test_a_strategy_decides_what_it_would_decide_alone(place: Place, tmp_path: Path) -> None:
-    together = by_name(compared(place))
-    other = Place.made(tmp_path / "other")
-    alone = other.run(strategy="bayesian", seed=1, training_seed=0, search_space=WIDE, budget={"total_epochs": 30})
-    assert [trial.params for trial in together["bayesian-1"].trials] == [trial.params for trial in alone.study.trials]
-    assert together["bayesian-1"].epochs == alone.study.epochs
-
-
-def test_the_same_comparison_again_trains_nothing_and_says_the_same(place: Place) -> None:
-    first = compared(place)
-    before = len(place.trained())
-    again = compared(place)
-    assert len(place.trained()) == before
-    assert again.comparison.strategies == first.comparison.strategies
-    assert again.comparison.pairs == first.comparison.pairs
 
 
 def test_more_seeds_keep_what_is_there(place: Place) -> None:
@@ -126,8 +114,6 @@ def test_what_run_has_done_is_reused(place: Place) -> None:
 
 def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Path, monkeypatch: Any) -> None:
     """Stopped after 50 recorded epochs, as by a signal; nothing is scored or rescored then."""
-    from hpo.engine.driver import Driver
-
     heard: list[Event] = []
     drivers: list[Driver] = []
     opened = Driver._open
@@ -170,25 +156,18 @@ def test_random_has_a_best_trial_at_the_budget_and_another_at_twice_as_much(plac
         assert end is not None
         assert [trial.number for one, trial in winning if one is result] == [end.best]
     winners = {(result.spec.strategy, result.spec.seed): trial.params for result, trial in winning}
-    assert any(winners["random", seed] != winners["random-x2", seed] for seed in range(6)), (
-        "the second half is some use"
-    )
+    assert any(winners["random", seed] != winners["random-x2", seed] for seed in range(6)), "the rest is of use"
 
 
 def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None:
     comparison = compared(place, rescore=True)
     assert all(result.fresh is not None for result in comparison.comparison.strategies)
-    winners = {
-        point(best.params) for _, best in compare_command.best_trials(comparison.results, comparison.comparison.budget)
-    }
-    confirmations = list((place.folder / "studies/made-up").glob("confirm-*/journal.db"))
-    assert len(confirmations) == 1
-    with Journal.open(confirmations[0], read_only=True) as journal:
-        study = journal.study()
+    winners = {point(best.params) for _, best in compare_command.best_trials(comparison.results, 30)}
+    (confirmation,) = (place.folder / "studies/made-up").glob("confirm-*/journal.db")
+    study = Study(read_events(confirmation))
     assert {(point(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
     seeds = {training.seed for result in comparison.results for training in result.study.trainings.values()}
     assert not seeds & {training.seed for training in study.trainings.values()}
-    assert all(standing.fresh is not None for standing in comparison.comparison.strategies)
     before = len(place.trained())
     compared(place, rescore=True)
     assert len(place.trained()) == before
@@ -196,16 +175,8 @@ def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None
 
 def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None:
     space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": 1}
-    given = {
-        "name": "tiny",
-        "data": {"source": "digits", "limit": 300},
-        "search_space": space,
-        "budget": {"total_epochs": 1},
-        "compare": {"strategies": ["random", "grid"], "seeds": 1},
-        "execution": {"engine": "inline"},
-        "device": "cpu",
-        "tracking": False,
-    }
+    given = {**TINY, "search_space": space, "budget": {"total_epochs": 1}}
+    given["compare"] = {"strategies": ["random", "grid"], "seeds": 1}
     spec, options = api.load(given), RunOptions(tmp_path, publish=False)
     first = compare_strategies(spec, options)
     winners = [(result.spec.strategy, best.number) for result, best in compare_command.best_trials(first.results, 1)]
@@ -249,13 +220,9 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
     assert {(pair.a, pair.b) for pair in longer.pairs} >= {("bayesian", "random")}
 
 
-def test_a_comparison_stopped_while_its_best_trials_are_trained_again_says_nothing(
-    place: Place, monkeypatch: Any
-) -> None:
-    from hpo.commands import compare as command
-
-    real = command.run
-    monkeypatch.setattr(command, "run", lambda *args: replace(real(*args), stopped_by=2))
+def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: Place, monkeypatch: Any) -> None:
+    real = compare_command.run
+    monkeypatch.setattr(compare_command, "run", lambda *args: replace(real(*args), stopped_by=2))
     with pytest.raises(Stopped):
         compared(place, rescore=True)
 
@@ -286,27 +253,21 @@ def test_what_cannot_be_compared_is_refused(place: Place, changes: dict[str, Any
 # -- confirm ---------------------------------------------------------------------------------------------------------
 
 
-def test_finalists_are_the_best_complete_trials_and_get_fresh_training_seeds(place: Place) -> None:
+def test_finalists_are_the_best_complete_trials_with_fresh_seeds_and_more_seeds_add_only_these(place: Place) -> None:
     result = place.run(budget={"trials": 8})
-    confirmation = confirm_finalists(result, top=3, seeds=4, options=place.options)
+    first = confirm_finalists(result, 3, 4, place.options)
     goal = result.spec.metric.as_goal()
     ranked = sorted(result.study.with_state(State.COMPLETE), key=goal.score)
-    assert [one.trial for one in confirmation.finalists] == [trial.number for trial in ranked[:3]]
-    assert [one.value for one in confirmation.finalists] == [goal.value(trial) for trial in ranked[:3]]
-    for one in confirmation.finalists:
+    assert [(one.trial, one.value) for one in first.finalists] == [(t.number, goal.value(t)) for t in ranked[:3]]
+    for one in first.finalists:
         assert len(one.fresh) == 4 == len(set(one.fresh)), "four seeds, four values"
         assert one.value not in one.fresh
-
-
-def test_confirming_again_trains_nothing_and_more_seeds_add_only_these(place: Place) -> None:
-    result = place.run(budget={"trials": 4})
-    first = confirm_finalists(result, 2, 2, place.options)
     before = len(place.trained())
-    assert confirm_finalists(result, 2, 2, place.options) == first
+    assert confirm_finalists(result, 3, 4, place.options) == first
     assert len(place.trained()) == before
-    more = confirm_finalists(result, 2, 3, place.options)
-    assert [one.fresh[:2] for one in more.finalists] == [one.fresh for one in first.finalists]
-    assert confirm_finalists(result, 2, 2, place.options) == first, "fewer seeds than are there"
+    more = confirm_finalists(result, 3, 5, place.options)
+    assert [one.fresh[:4] for one in more.finalists] == [one.fresh for one in first.finalists]
+    assert confirm_finalists(result, 3, 4, place.options) == first, "fewer seeds than are there"
     assert len(place.trained()) == len(set(place.trained())) > before
 
 

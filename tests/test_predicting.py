@@ -29,6 +29,7 @@ from hpo.report.model_figures import ModelFigures
 from hpo.training.evaluation import load_network, outputs
 
 CLASSES = ("column", "diagonal", "row")
+PLOTS = {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
 
 
 def picture(kind: str, rng: np.random.Generator, side: int = 8) -> Image.Image:
@@ -52,12 +53,12 @@ class Place:
     def study(self) -> str:
         return str(self.folder / "study.yaml")
 
-    def process(self, *words: str) -> list[str]:
-        """The same in a process of its own, for what mlflow does to one."""
-        program = "from hpo.cli.main import main; main()"
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+
+def process(*words: str) -> list[str]:
+    """The lines that hpo prints in a process of its own, for what mlflow does to one."""
+    done = subprocess.run([sys.executable, "-m", "hpo", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def made(folder: Path, tracking: object) -> Place:
@@ -75,9 +76,7 @@ def made(folder: Path, tracking: object) -> Place:
     given = {"name": "bars", "data": {"source": "images", "resize": 8}, "search_space": space, "device": "cpu"}
     given |= {"tracking": tracking, "workers": 1, "budget": {"trials": 1}}
     (folder / "study.yaml").write_text(json.dumps(given))
-    command = [sys.executable, "-m", "hpo", "run", str(folder / "study.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process("run", str(folder / "study.yaml"))
     spec = api.load(folder / "study.yaml")
     result = read_result(spec, folder)
     return Place(folder, replace(result, dataset=load_data(spec, result.folders)))
@@ -91,23 +90,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 # -- the figures --------------------------------------------------------------------------------------------------
 
 
-def test_the_figures_of_the_best_model_lie_beside_its_journal_and_agree_with_its_score(place: Place) -> None:
+def test_the_figures_of_the_best_model_agree_with_its_score_and_are_in_the_report_and_ready_for_mlflow(
+    place: Place,
+) -> None:
     seen = ModelFigures.open(place.ran.folders.model_figures)
     assert (seen.trial, seen.classes, seen.split) == (0, CLASSES, "test")
-    assert seen.filters.shape == (6, 3, 3, 3)
-    assert seen.samples.shape == (3, 3, 8, 8)
+    assert (seen.filters.shape, seen.samples.shape) == ((6, 3, 3, 3), (3, 3, 8, 8))
     assert seen.maps.shape == (3, 6, 8, 8)
     counts = np.asarray(seen.confusion, dtype=int)
     assert counts.trace() / counts.sum() == pytest.approx(place.ran.test["test_accuracy"])
     assert len(seen.mistakes) == counts.sum() - counts.trace()
-
-
-def test_its_pictures_are_in_the_report_and_ready_for_mlflow(place: Place) -> None:
     text = place.ran.folders.report.read_text()
     assert 'aria-label="First-layer filters of trial 0"' in text
     assert 'aria-label="Confusion matrix of trial 0 on the test split"' in text
-    plots = {path.name for path in (place.ran.folders.artifacts / "plots").glob("best-*.png")}
-    assert plots >= {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
+    assert {path.name for path in (place.ran.folders.artifacts / "plots").glob("best-*.png")} >= PLOTS
 
 
 # -- predict -------------------------------------------------------------------------------------------------------
@@ -156,14 +152,11 @@ def test_every_bad_image_is_named_and_nothing_is_printed(place: Place, tmp_path:
     assert done.stdout == ""
 
 
-def test_a_model_must_be_named_as_mlflow_names_it(place: Place) -> None:
+def test_a_model_must_be_named_as_mlflow_names_it_and_without_one_the_study_must_have_run(place: Place) -> None:
     done = place.hpo("predict", str(place.folder / "new"), place.study, "--model", "bars")
     assert str(done.exception) == (
         "--model: must be the name of a model in MLflow, got bars; write models:/NAME@champion or models:/NAME/VERSION"
     )
-
-
-def test_before_its_first_run_a_study_has_nothing_to_predict_with(place: Place) -> None:
     done = place.hpo("predict", str(place.folder / "new"), place.study, "--seed", "9")
     assert isinstance(done.exception, NoResult)
 
@@ -186,20 +179,18 @@ def grey(folder: Path, **pixels: int) -> Path:
     return folder
 
 
-def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16(tmp_path: Path) -> None:
-    notes: list[str] = []
-    found = predict.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
-    assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
-    assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
-
-
-def test_files_that_are_on_the_datas_scale_stay_as_they_are(tmp_path: Path) -> None:
+def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16_unless_they_are_on_it(tmp_path: Path) -> None:
     notes: list[str] = []
     found = predict.predict(SIXTEEN, grey(tmp_path, a=8, b=16), notes.append)
     assert [one.numbers[1] for one in found] == [0.5, 1.0]
     plain = replace(SIXTEEN, largest=255.0)
     assert [one.numbers[1] for one in predict.predict(plain, tmp_path, notes.append)] == [0.5, 1.0]
     assert notes == []
+    with pytest.raises(BadInput, match="the model takes numbers of a scale that image files do not have, got float32"):
+        predict.predict(replace(SIXTEEN, dtype="float32"), tmp_path)
+    found = predict.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
+    assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
+    assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
 
 
 def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,11 +203,6 @@ def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, mo
     with pytest.raises(BadInput) as caught:
         predict.predict(SIXTEEN, folder)
     assert len(caught.value.mistakes) == 2
-
-
-def test_numbers_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="the model takes numbers of a scale that image files do not have, got float32"):
-        predict.predict(replace(SIXTEEN, dtype="float32"), grey(tmp_path, a=0))
 
 
 def test_a_regression_has_values_and_no_classes() -> None:
@@ -241,21 +227,20 @@ def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_pat
 @pytest.mark.slow  # a minute of a busy core: four processes that import mlflow
 def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_checkpoint_says(tmp_path: Path) -> None:
     place = made(tmp_path, {"register": "bars", "uri": f"sqlite:///{tmp_path}/mlflow.db"})
-    stored = {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/best-*.png")}
-    assert stored >= {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
+    assert {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/best-*.png")} >= PLOTS
 
     words = ("predict", str(tmp_path / "new"), place.study, "--json")
     mine = json.loads(place.hpo(*words).stdout)
-    theirs = json.loads("\n".join(place.process(*words, "--model", "models:/bars@champion")))
+    theirs = json.loads("\n".join(process(*words, "--model", "models:/bars@champion")))
     assert [list(one["probabilities"]) for one in mine] == [list(CLASSES)] * 4
     for one, other in zip(mine, theirs, strict=True):
         assert (one["file"], one["class"]) == (other["file"], other["class"])
         assert list(one["probabilities"].values()) == pytest.approx(list(other["probabilities"].values()), abs=1e-5)
 
-    lines = place.process("best", place.study, "--refit")
+    lines = process("best", place.study, "--refit")
     assert lines[0].startswith("refit:  trial 0 on 77 images of train and val, 6 epochs: test_accuracy ")
     assert lines[1] == "model:  models:/bars@refit is version 2"
-    assert place.process("best", place.study, "--refit") == [f"{lines[0]} (made earlier)", *lines[1:]]
+    assert process("best", place.study, "--refit") == [f"{lines[0]} (made earlier)", *lines[1:]]
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         aliases = store.execute("SELECT alias, version FROM registered_model_aliases ORDER BY alias").fetchall()
     assert aliases == [("champion", 1), ("refit", 2)]

@@ -115,27 +115,33 @@ def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_
     assert client.get_run(ordered.run).info.status == "RUNNING"  # that is the tracker's to say
 
 
-def test_the_score_is_the_trainings_own(tmp_path: Path) -> None:
-    made = order(tmp_path, bars(tmp_path / "data"))
-    found = publish.publish(replace(made, run=None)).test
-    assert found == pytest.approx(score(made.recipe.setup(), made.params, made.checkpoint), abs=1e-5)
-    assert set(found) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
+@pytest.fixture
+def ordered(tmp_path: Path) -> Order:
+    return order(tmp_path, bars(tmp_path / "data"))
 
 
-def test_a_model_in_mlflow_says_what_it_takes_and_is_there_once_however_often_it_is_published(tmp_path: Path) -> None:
-    made = order(tmp_path, bars(tmp_path / "data"))
-    published = publish.publish(made)
-    assert publish.publish(made) == published
-    client = MlflowClient(made.uri, made.uri)
+def test_a_model_in_mlflow_says_what_it_takes_and_is_there_once_however_often_it_is_published(
+    tmp_path: Path, ordered: Order
+) -> None:
+    published = publish.publish(ordered)
+    assert publish.publish(ordered) == published
+    client = MlflowClient(ordered.uri, ordered.uri)
     assert len(client.search_model_versions("name = 'digits-cnn'")) == 1
     assert len(client.search_logged_models(["1"])) == 1
-    module, about = registry.loaded(made.uri, "models:/digits-cnn@champion")
-    data = Dataset.open(made.recipe.data)
+    module, about = registry.loaded(ordered.uri, "models:/digits-cnn@champion")
+    data = Dataset.open(ordered.recipe.data)
     said = publish.of_module(module)(np.array(data.images[data.test])).argmax(1)
     assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
     assert {name: about[name] for name in publish_best.about_images(data)} == publish_best.about_images(data)
     assert (about["classes"], about["shape"], about["dtype"]) == (["0", "1", "2"], [1, 8, 8], "uint8")
     assert (about["resized"], about["largest_pixel"]) == (False, 220.0)
+    weights = next((tmp_path / "state" / "mlruns").rglob("state_dict.pt"))  # beside the model
+    trained = torch.load(ordered.checkpoint, weights_only=True)["network"]
+    kept = torch.load(weights, weights_only=True)
+    assert kept.keys() == trained.keys()
+    assert all(torch.equal(kept[name], trained[name]) for name in kept)
+    told = json.loads(weights.with_name("params.json").read_text())
+    assert (told["params"], told["classes"]) == (dict(CNN), ["0", "1", "2"])
 
 
 def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,32 +156,20 @@ def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: p
         registry.loaded(uri, model.model_uri)
 
 
-def test_the_figures_are_saved_whether_the_model_is_logged_or_not(tmp_path: Path) -> None:
-    made = replace(order(tmp_path, bars(tmp_path / "data")), run=None, figures=tmp_path / "model_figures.npz", trial=7)
-    published = publish.publish(made)
-    seen = ModelFigures.open(tmp_path / "model_figures.npz")
+def test_without_mlflow_the_score_is_the_trainings_own_and_the_figures_are_saved(
+    tmp_path: Path, ordered: Order
+) -> None:
+    path = tmp_path / "model_figures.npz"
+    test = publish.publish(replace(ordered, run=None, figures=path, trial=7)).test
+    assert test == pytest.approx(score(ordered.recipe.setup(), ordered.params, ordered.checkpoint), abs=1e-5)
+    assert set(test) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
+    seen = ModelFigures.open(path)
     assert (seen.trial, seen.classes, seen.split) == (7, ("0", "1", "2"), "test")
     counts = np.asarray(seen.confusion, dtype=int)
-    assert counts.trace() / counts.sum() == pytest.approx(published.test["test_accuracy"])
+    assert counts.trace() / counts.sum() == pytest.approx(test["test_accuracy"])
 
 
-def test_the_weights_and_the_params_lie_beside_the_model(tmp_path: Path) -> None:
-    made = order(tmp_path, bars(tmp_path / "data"))
-    publish.publish(made)
-    weights = next((tmp_path / "state" / "mlruns").rglob("state_dict.pt"))
-    trained = torch.load(made.checkpoint, weights_only=True)["network"]
-    kept = torch.load(weights, weights_only=True)
-    assert kept.keys() == trained.keys()
-    assert all(torch.equal(kept[name], trained[name]) for name in kept)
-    told = json.loads(weights.with_name("params.json").read_text())
-    assert told["params"] == dict(CNN)
-    assert told["classes"] == ["0", "1", "2"]
-
-
-@pytest.mark.parametrize(
-    ("model", "params", "loss"),
-    [("rnn", RNN, "cross_entropy"), ("cnn", CNN, "squared_error")],
-)
+@pytest.mark.parametrize(("model", "params", "loss"), [("rnn", RNN, "cross_entropy"), ("cnn", CNN, "squared_error")])
 def test_every_family_and_regression_can_be_published(tmp_path: Path, model: str, params: Params, loss: str) -> None:
     regression = loss == "squared_error"
     data = slopes(tmp_path / "data", 60) if regression else bars(tmp_path / "data")
@@ -203,7 +197,7 @@ class Contest:
 
 
 @pytest.fixture(scope="module")
-def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     folder = tmp_path_factory.mktemp("contest")
     uri, run, experiment = store_with_run(folder)
     client = MlflowClient(uri, uri)
@@ -214,8 +208,9 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
 
 
 @pytest.fixture
-def _tracked(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", contest.order.uri)
+def contest(empty: Contest, monkeypatch: pytest.MonkeyPatch) -> Contest:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty.order.uri)
+    return empty
 
 
 OTHER = "because it was chosen on other data or by another metric"
@@ -228,7 +223,6 @@ CASES = {
 }
 
 
-@pytest.mark.usefixtures("_tracked")
 @pytest.mark.parametrize("case", CASES)
 def test_the_champion_gives_way_only_to_a_better_one(contest: Contest, case: str) -> None:
     change, stays = CASES[case]
@@ -240,7 +234,6 @@ def test_the_champion_gives_way_only_to_a_better_one(contest: Contest, case: str
     assert str(holder.version) == ("1" if stays else "2")
 
 
-@pytest.mark.usefixtures("_tracked")
 def test_of_a_metric_to_minimize_the_smaller_is_better(contest: Contest) -> None:
     goal = Goal("val_loss", maximize=False)
     contest.enter("loss", 0, goal=goal)
@@ -248,7 +241,6 @@ def test_of_a_metric_to_minimize_the_smaller_is_better(contest: Contest) -> None
     assert contest.enter("loss", 2, goal=goal, value=0.25).champion
 
 
-@pytest.mark.usefixtures("_tracked")
 def test_another_alias_goes_to_the_last_and_leaves_the_champion_alone(contest: Contest) -> None:
     contest.enter("both", 0)
     for trial, value in ((1, 0.9), (2, float("nan"))):
@@ -259,14 +251,11 @@ def test_another_alias_goes_to_the_last_and_leaves_the_champion_alone(contest: C
     assert {name: str(version) for name, version in aliases.items()} == {"champion": "1", "refit": "3"}
 
 
-@pytest.mark.usefixtures("_tracked")
 def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
     contest.enter("tags", 7)
     tags = contest.client.get_model_version("tags", "1").tags
     expected = {"hpo.study": "study", "hpo.trial": "7", "hpo.data": "made up", "hpo.metric": "val_accuracy"}
-    assert expected | {"hpo.value": "0.5", "hpo.test_accuracy": "0.5"} == {
-        n: t for n, t in tags.items() if n != "hpo.best"
-    }
+    assert tags.items() >= (expected | {"hpo.value": "0.5", "hpo.test_accuracy": "0.5"}).items()
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------

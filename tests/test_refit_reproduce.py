@@ -1,10 +1,9 @@
-"""Going on with the best trial, fitting the best model again, and training a trial twice: with a trainer that needs no torch."""
+"""Going on with the best trial, fitting the best model again, and training a trial twice."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from made_up import GOAL, events, scored
 from pictures import digits
+from studied import TRAINER, Place
 
 from hpo import api
 from hpo.commands import refit, reproduce
@@ -25,72 +25,15 @@ from hpo.journal import Journal
 from hpo.publishing.publish_best import Order, is_own_score
 from hpo.report.document import StudyReport
 from hpo.space.space import Space
-from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
 
-REFIT = {"refit_test_accuracy": 0.9}
-TRAINER = '''
-"""Ten lines that train: a curve of the params and the seed, a state that counts, and a witness of every epoch."""
-import json, math, time
-from pathlib import Path
-from hpo.core import Outcome, Report, TrainingFailed
-from hpo.training import checkpoints
-
-HERE = Path(__file__).parent
-
-def train(job):
-    before = checkpoints.path(job.folder, job.training, job.start)
-    total = json.loads(before.read_text()) if job.start else 0.0
-    drift = json.loads((HERE / "drift.json").read_text()) if (HERE / "drift.json").exists() else 0.0
-    for epoch in range(job.start + 1, int(job.params["epochs"]) + 1):
-        total += epoch / 10 + job.seed % 97 / 1000
-        if job.params["rate"] > 0.9 and epoch == 2:
-            raise TrainingFailed(Outcome.DIVERGED, "made to diverge")
-        with (HERE / "witness").open("a") as file:
-            file.write(f"{job.training} {epoch}\\n")
-        value = 1 - math.exp(-total * job.params["rate"]) + (drift if epoch == 2 else 0.0)
-        save = lambda path, total=total: path.write_text(json.dumps(total))
-        yield Report(epoch, {"val_accuracy": value, "total": total}, 0.01, time.time(), save)
-'''
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with a study in it."""
-
-    folder: Path
-
-    def spec(self, **changes: Any) -> StudySpec:
-        given: dict[str, Any] = {
-            "name": "made-up",
-            "strategy": "random",
-            "train": "made_trainer:train",
-            "prefix_safe": True,
-            "search_space": {"rate": {"min": 0.1, "max": 0.8}, "epochs": 3},
-            "budget": {"trials": 2},
-            "workers": 1,
-            "tracking": False,
-            **changes,
-        }
-        (self.folder / "study.yaml").write_text(json.dumps(given))
-        return api.load(self.folder / "study.yaml")
-
-    def run(self, spec: StudySpec) -> Result:
-        return run(spec, self.options)
-
-    @property
-    def options(self) -> RunOptions:
-        return RunOptions(self.folder, publish=False)
-
-    def witnessed(self) -> list[str]:
-        return (self.folder / "witness").read_text().splitlines()
+SPACE = {"rate": {"min": 0.1, "max": 0.8}, "epochs": 3}
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    (tmp_path / "made_trainer.py").write_text(TRAINER)
-    return Place(tmp_path)
+    return Place.made(tmp_path)
 
 
 # -- going on with the best ----------------------------------------------------------------------------------------
@@ -99,14 +42,14 @@ def place(tmp_path: Path) -> Place:
 @pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
 def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: Place, strategy: str) -> None:
     rates = {"choices": [round(0.1 + 0.05 * step, 2) for step in range(15)]}
-    spec = place.spec(strategy=strategy, search_space={"rate": rates, "epochs": [2, 3]}, budget={"trials": 12})
-    best = place.run(spec).best
-    before = len(place.witnessed())
-    longer = {"strategy": strategy, "search_space": {"rate": rates, "epochs": [2, 3, 6]}, "budget": {"trials": 13}}
-    result = place.run(place.spec(**longer))
+    shorter = {"strategy": strategy, "search_space": {"rate": rates, "epochs": [2, 3]}}
+    best = place.run(**shorter, budget={"trials": 12}).best
+    before = len(place.trained())
+    longer = {"strategy": strategy, "search_space": {"rate": rates, "epochs": [2, 3, 6]}}
+    result = place.run(**longer, budget={"trials": 13})
     assert result.study.trials[12].params == {**best.params, "epochs": 6}
-    assert place.witnessed()[before:] == [f"{best.training} {epoch}" for epoch in range(best.epoch + 1, 7)]
-    again = place.run(place.spec(**{**longer, "budget": {"trials": 14}}))
+    assert place.trained()[before:] == [(best.training, epoch) for epoch in range(best.epoch + 1, 7)]
+    again = place.run(**longer, budget={"trials": 14})
     assert again.study.trials[13].params != result.study.trials[12].params
     assert again.study.trials[:13] == result.study.trials[:13]
 
@@ -115,72 +58,63 @@ def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: 
 
 
 @pytest.fixture
-def trained(place: Place) -> tuple[Place, Result]:
-    return place, place.run(place.spec(budget={"trials": 2}))
+def result(place: Place) -> Result:
+    return place.run(search_space=SPACE, budget={"trials": 2})
 
 
-def inline(result: Result) -> Result:
-    """The same study, its trainings in this process."""
-    return replace(result, spec=replace(result.spec, execution=replace(result.spec.execution, engine="inline")))
-
-
-def test_a_trial_comes_out_the_same_without_touching_what_is_known(trained: tuple[Place, Result]) -> None:
-    place, result = trained
+def test_a_trial_comes_out_the_same_without_touching_what_is_known(place: Place, result: Result) -> None:
     before = sorted(place.folder.rglob("*.ckpt"))
-    found = reproduce.reproduce(inline(result), 1)
+    found = reproduce.reproduce(result, 1)
     assert found.identical
     assert list(reproduce.lines(found)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit"]
-    assert len(place.witnessed()) == 9, "from nothing: all three epochs"
+    assert len(place.trained()) == 9, "from nothing: all three epochs"
     assert sorted(place.folder.rglob("*.ckpt")) == before
     assert not list(result.folders.run.glob(".saving-*"))
 
 
-def test_the_first_difference_is_said_and_what_has_changed(trained: tuple[Place, Result]) -> None:
-    place, result = trained
+def test_the_first_difference_is_said_and_what_has_changed(place: Place, result: Result) -> None:
     (place.folder / "drift.json").write_text("1e-18")  # less than a bit of the value: the same
-    assert reproduce.reproduce(inline(result), 0).identical
+    assert reproduce.reproduce(result, 0).identical
     (place.folder / "drift.json").write_text("1e-9")
     then = result.study.trials[0].reports[1].metrics["val_accuracy"]
-    found = reproduce.reproduce(inline(result), 0)
+    found = reproduce.reproduce(result, 0)
     assert list(reproduce.lines(found)) == [
         f"trial 0: different. epoch 2: val_accuracy was {then!r}, is {then + 1e-9!r}",
         "nothing has changed that is recorded: versions, processor, device, threads, data and code are the same",
     ]
-    rewrite(result, lambda told: {**told, "torch": "2.11.0", "threads": 4})
-    told = list(reproduce.lines(reproduce.reproduce(inline(result), 0)))[1]
-    assert told.startswith("changed since: torch 2.11.0 -> ")
-    assert told.endswith("threads 4 -> 1")
-
-
-def rewrite(result: Result, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The journal as if the sessions had depended on something else."""
     with Journal.open(result.folders.journal, read_only=True) as journal:
-        made = [event for _, event in journal.events()]
+        events = [event for _, event in journal.events()]
     for path in result.folders.run.glob("journal.db*"):
         path.unlink()
-    with Journal.open(result.folders.journal) as journal:
-        for event in made:
-            journal.append(
-                replace(event, environment=change(dict(event.environment))) if isinstance(event, Opened) else event
-            )
+    with Journal.open(result.folders.journal) as journal:  # as if the sessions had depended on something else
+        for event in events:
+            if isinstance(event, Opened):
+                event = replace(event, environment={**event.environment, "torch": "2.11.0", "threads": 4})
+            journal.append(event)
+    changed = list(reproduce.lines(reproduce.reproduce(result, 0)))[1]
+    assert changed.startswith("changed since: torch 2.11.0 -> ")
+    assert changed.endswith("threads 4 -> 1")
 
 
-def test_a_checkpoint_that_was_pruned_away_is_put_back(trained: tuple[Place, Result]) -> None:
-    _, result = trained
+def test_a_checkpoint_that_was_pruned_away_is_put_back(result: Result) -> None:
     kept = checkpoints.path(result.folders.trainings, result.study.trials[1].training, 3)
     text = kept.read_text()
     kept.unlink()
-    found = reproduce.reproduce(inline(result), 1)
+    found = reproduce.reproduce(result, 1)
     assert list(reproduce.lines(found))[1] == "its checkpoint had been pruned away and is back"
     assert kept.read_text() == text
 
 
+def with_engine(result: Result, engine: str) -> Result:
+    return replace(result, spec=replace(result.spec, execution=replace(result.spec.execution, engine=engine)))
+
+
 def test_a_trial_that_diverged_diverges_again(place: Place) -> None:
-    result = place.run(place.spec(search_space={"rate": 0.95, "epochs": 3}, budget={"trials": 1}))
+    result = place.run(search_space={"rate": 1.0, "epochs": 3}, budget={"trials": 1})
     assert result.study.trials[0].outcome is Outcome.DIVERGED
-    assert reproduce.reproduce(inline(result), 0).identical
-    (place.folder / "made_trainer.py").write_text(TRAINER.replace("epoch == 2:", "epoch == 3:"))
-    found = reproduce.reproduce(replace(result, spec=replace(result.spec, workers=1)), 0)
+    assert reproduce.reproduce(result, 0).identical
+    (place.folder / "studied_trainer.py").write_text(TRAINER.replace("epoch == 2:", "epoch == 3:"))
+    found = reproduce.reproduce(with_engine(result, "local"), 0)
     assert found.difference == "2 epochs came of it; then it was 1"
 
 
@@ -204,7 +138,7 @@ def searched(tmp_path: Path) -> Result:
     given = {"name": "tiny", "data": "digits", "search_space": space, "budget": {"trials": 1}, "workers": 1}
     (tmp_path / "study.yaml").write_text(json.dumps({**given, "tracking": False, "device": "cpu"}))
     spec = api.load(tmp_path / "study.yaml")
-    return inline(run(spec, RunOptions(tmp_path, publish=False)))
+    return with_engine(run(spec, RunOptions(tmp_path, publish=False)), "inline")
 
 
 def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: Result, monkeypatch: Any) -> None:
@@ -247,8 +181,7 @@ def test_a_network_trained_by_a_worker_is_reproduced_bit_for_bit_in_another_proc
     assert next(reproduce.lines(reproduce.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
 
 
-def test_a_trainer_of_ones_own_has_no_splits_to_join(place: Place) -> None:
-    result = place.run(place.spec(budget={"trials": 1}))
+def test_a_trainer_of_ones_own_has_no_splits_to_join(result: Result) -> None:
     with pytest.raises(BadInput, match="a study with a trainer of its own has no splits that hpo could join"):
         refit.refit(result, {})
 
@@ -264,11 +197,8 @@ def test_a_report_and_a_comparison_show_the_best_trials_own_test_score() -> None
     made = scored(events(3, seed=4), 0, 0.5)
     best = GOAL.best(Study(made).trials)
     assert best is not None
-    both = [
-        *made,
-        Scored(1_800_000_000.0, best.number, {"test_accuracy": 0.75}),
-        Scored(1_800_000_001.0, best.number, REFIT),
-    ]
+    own = Scored(1_800_000_000.0, best.number, {"test_accuracy": 0.75})
+    both = [*made, own, replace(own, time=1_800_000_001.0, metrics={"refit_test_accuracy": 0.9})]
     assert curve("random", 0, both, GOAL).tests[best.number] == 0.75
     study = StudyReport("made-up", "random", 0, GOAL, Space(()), both)
     assert "The test split was evaluated 3 times; this trial scored test_accuracy 0.7500." in study.document()

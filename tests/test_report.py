@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
 import itertools
 import math
+import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +31,6 @@ from PIL import Image
 from hpo.comparison.compare import Comparison, compare
 from hpo.comparison.curves import curve
 from hpo.core import (
-    Closed,
     Ended,
     Event,
     Goal,
@@ -101,9 +104,9 @@ def listing(*rows: Any) -> list[Event]:
     return [event for number, row in enumerate(rows) for event in ended(number, *row)]
 
 
-def lined_up(rates: Sequence[float], best_high: bool = True) -> Study:
+def lined_up(rates: Sequence[float], best_high: bool = True) -> list[Event]:
     """Trials that differ in learning_rate only; the higher, the better."""
-    return Study(listing(*(({"learning_rate": rate}, rate if best_high else -rate) for rate in rates)))
+    return listing(*(({"learning_rate": rate}, rate if best_high else -rate) for rate in rates))
 
 
 @cache
@@ -148,13 +151,16 @@ def test_any_number_of_trials_has_a_report(trials: int) -> None:
     assert text.count("<tr") >= trials
 
 
-def test_a_page_requests_nothing() -> None:
-    study = replace(made(5), model=seen()).document()
-    assert "finished trials are too few; 10 are needed." in plain(study)
-    for text in (study, comparison_document("digits", compared())):
+def test_a_page_requests_nothing_and_a_comparison_alone_has_one() -> None:
+    study, comparison = replace(made(5), model=seen()).document(), comparison_document("digits", compared())
+    for text in (study, comparison):
         assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
         assert "http" not in text.replace("http-equiv", "")
         assert "@import" not in text
+    assert "finished trials are too few; 10 are needed." in plain(study)
+    assert plain(comparison).count("The usual ranking (bayesian, random) ") == 1
+    assert "Search space" not in plain(comparison)
+    assert "random x2" in plain(comparison)
 
 
 def test_the_top_says_the_best_trial_its_params_and_how_often_the_test_split_was_evaluated() -> None:
@@ -172,13 +178,8 @@ def test_the_top_says_the_best_trial_its_params_and_how_often_the_test_split_was
     assert "The test split has not been evaluated." in plain(made().document())
 
 
-def reused() -> list[Event]:
-    return [replace(event, reused=True) if isinstance(event, Reported) else event for event in events(3)]
-
-
-def running() -> list[Event]:
-    story = [event for event in events(6) if not isinstance(event, Closed)]
-    return story[: max(i for i, event in enumerate(story) if isinstance(event, Ended))]
+REUSED = [replace(event, reused=True) if isinstance(event, Reported) else event for event in events(3)]
+RUNNING = list(itertools.takewhile(lambda event: not (isinstance(event, Ended) and event.trial == 5), events(6)))
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ def running() -> list[Event]:
             listing(*(({"learning_rate": 0.05}, 0.1 * i, State.PRUNED) for i in range(3))),
             ["No trial is complete; of those trained longest, the best is trial 2, val_accuracy 0.2000"],
         ),
-        (reused(), [f"{Study(reused()).epochs} ({Study(reused()).epochs} reused)"]),
-        (running(), ["Status running", "1 running"]),
+        (REUSED, [f"{Study(REUSED).epochs} ({Study(REUSED).epochs} reused)"]),
+        (RUNNING, ["Status running", "1 running"]),
     ],
     ids=["failed", "pruned", "reused", "running"],
 )
@@ -203,17 +204,9 @@ def test_a_study_of_any_kind_says_how_it_stands(story: list[Event], sentences: l
     assert ("<svg" in text) == bool(findings.ranked(Study(story).trials, GOAL))
 
 
-def test_a_comparison_alone_has_a_page() -> None:
-    text = plain(comparison_document("digits", compared()))
-    assert text.count("The usual ranking (bayesian, random) ") == 1
-    assert "Search space" not in text
-    assert "random x2" in text
-
-
 def test_trials_from_before_the_space_changed_break_nothing() -> None:
-    space = Space(
-        (Parameter("activation", Choice(("relu", "tanh"))), Parameter("learning_rate", Range(0.01, 0.02, False)))
-    )
+    parameters = Parameter("activation", Choice(("relu", "tanh"))), Parameter("learning_rate", Range(0.01, 0.02, False))
+    space = Space(parameters)
     assert "Best of 20 trials" in made(20, space=space).document()
     assert findings.importances(findings.within(Study(events(40)), space), GOAL, space).shares
 
@@ -222,9 +215,8 @@ NASTY = '<script>alert("x")</script>&amp;<b>'
 
 
 def test_names_with_html_in_them_are_shown_and_never_run() -> None:
-    space = Space(
-        (Parameter(NASTY, Choice((NASTY, "b", "<img src=x onerror=alert(1)>"))), Parameter("epochs", Choice((5, 6))))
-    )
+    nasty = Parameter(NASTY, Choice((NASTY, "b", "<img src=x onerror=alert(1)>")))
+    space = Space((nasty, Parameter("epochs", Choice((5, 6)))))
     states = (State.FAILED, State.COMPLETE, State.COMPLETE)
     rows = [({NASTY: (NASTY, "b")[i % 2]}, i / 20, states[i % 3], NASTY) for i in range(12)]
     texts = {"facts": {NASTY: NASTY}, "diagnoses": {1: NASTY}, "study_text": f"name: a  # {NASTY}\n"}
@@ -235,19 +227,13 @@ def test_names_with_html_in_them_are_shown_and_never_run() -> None:
     assert html.escape(NASTY) in text
 
 
-def test_only_the_page_s_own_script_may_run() -> None:
-    import base64
-    import hashlib
-
-    text = made(1).document()
+def test_the_same_study_gives_the_same_page_and_only_its_own_script_may_run() -> None:
+    text = made(12).document()
+    assert made(12).document() == text
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'\"" in text
     assert "default-src 'none'" in text
-
-
-def test_the_same_study_gives_the_same_page() -> None:
-    assert made(12).document() == made(12).document()
 
 
 def test_start_points_and_diagnoses_are_reported() -> None:
@@ -293,22 +279,15 @@ def test_every_figure_is_on_the_page_and_comes_as_png() -> None:
             assert len(image.convert("L").getcolors(1 << 16) or []) > 3
 
 
-def test_a_figure_is_drawn_in_the_page_s_own_colours() -> None:
+def test_a_figure_has_the_page_s_own_colours_and_leaves_the_look_of_others_alone() -> None:
     """Else a dark page would have dark text on it."""
+    before = dict(mpl.rcParams)
     assert LIGHT.keys() == DARK.keys()
     for picture in [*made(20).pictures(), comparison_picture(compared())]:
         svg = picture.svg()
         assert not set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg)) - {"#ffffff"}, picture.name
         assert "var(--" in svg
         assert html.escape(picture.label) in svg
-
-
-def test_figures_leave_the_look_of_others_alone() -> None:
-    import matplotlib as mpl
-
-    before = dict(mpl.rcParams)
-    for picture in made(10).pictures():
-        picture.svg()
     assert dict(mpl.rcParams) == before
 
 
@@ -324,10 +303,7 @@ def test_log_parameters_have_decades_and_ends_as_ticks() -> None:
     assert [text for _, text in figures.ticks(Choice(("relu", "tanh")))] == ["relu", "tanh"]
 
 
-@given(
-    st.lists(st.floats(0, 1), max_size=8),
-    st.floats(0.001, 0.1),
-)
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.1))
 def test_labels_keep_their_distance_and_their_order(places: list[float], distance: float) -> None:
     placed = figures.spread(places, distance)
     order = sorted(range(len(places)), key=lambda i: places[i])
@@ -350,38 +326,31 @@ def test_a_window_holds_the_best_and_most_of_the_rest(values: list[float], maxim
 def test_metrics_that_are_not_numbers_break_no_figure() -> None:
     story: list[Event] = []
     for i in range(12):
-        key = f"t{i}"
-        story.append(Started(0.0, i, {"learning_rate": 0.01, "epochs": 5}, 0, key, 0, 5))
+        start, _, end = ended(i, {"learning_rate": 0.01}, 0.5)
+        story.append(start)
         for epoch, value in ((1, 0.5), (2, math.nan), (3, math.inf if i == 3 else 0.6 + i / 100)):
             metrics = {"val_accuracy": value, "val_loss": value, "train_loss": math.inf}
-            story.append(Reported(key, Report(epoch, metrics, 0.1, 0.0)))
-        story.append(Ended(0.0, i, State.COMPLETE))
+            story.append(Reported(f"t{i}", Report(epoch, metrics, 0.1, 0.0)))
+        story.append(end)
     assert made(story=story).document().count("<svg") >= 3
 
 
 # -- the winner --------------------------------------------------------------------------------------------------
 
 
-def saved(path: Path) -> None:
+def test_model_figures_survive_their_file_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "winner.npz"
+    assert ModelFigures.open(path) is None
     arrays: Any = asdict(seen(4))
     np.savez_compressed(path, **arrays)
-
-
-def test_model_figures_survive_their_file(tmp_path: Path) -> None:
-    saved(tmp_path / "winner.npz")
-    back = ModelFigures.open(tmp_path / "winner.npz")
+    back = ModelFigures.open(path)
     assert back is not None
     assert (back.trial, back.classes) == (4, ("kind <0>", "kind <1>", "kind <2>"))
     assert np.array_equal(back.maps, seen().maps)
-
-
-@pytest.mark.parametrize("left", [0, 1, 100, 1_000])
-def test_a_torn_file_of_model_figures_is_none(tmp_path: Path, left: int) -> None:
-    path = tmp_path / "winner.npz"
-    assert ModelFigures.open(path) is None
-    saved(path)
-    path.write_bytes(path.read_bytes()[:left])
-    assert ModelFigures.open(path) is None
+    whole = path.read_bytes()
+    for left in (0, 1, 100, 1_000):
+        path.write_bytes(whole[:left])
+        assert ModelFigures.open(path) is None, left
 
 
 def test_model_figures_are_drawn_as_far_as_they_are_there() -> None:
@@ -434,7 +403,7 @@ def test_the_parameter_that_decides_is_the_most_important() -> None:
     ("study", "reason"),
     [
         (Study(events(4)), "finished trials are too few; 10 are needed"),
-        (lined_up([0.01] * 12), "all trials have the same value"),
+        (Study(lined_up([0.01] * 12)), "all trials have the same value"),
     ],
 )
 def test_without_importances_there_is_a_reason(study: Study, reason: str) -> None:
@@ -443,29 +412,36 @@ def test_without_importances_there_is_a_reason(study: Study, reason: str) -> Non
     assert reason in found.reason
 
 
-def test_what_diverged_trials_have_in_common_is_said_with_a_round_number() -> None:
-    rates = [0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]
-    rows = (({"learning_rate": rate}, 0.5, State.FAILED if rate > 0.05 else State.COMPLETE) for rate in rates)
-    assert in_common(*rows) == ["All 4 diverged trials have learning_rate above 0.05; none of the 8 others does."]
+RATES = [0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]
+KINDS = ["relu", "tanh", "sigmoid"] * 10
 
 
-def test_failures_of_one_choice_are_named_with_it() -> None:
-    kinds = [("relu", "tanh", "sigmoid")[i % 3] for i in range(30)]
-    states = [State.FAILED if kind == "sigmoid" and i != 2 else State.COMPLETE for i, kind in enumerate(kinds)]
-    points = [{"activation": kind, "learning_rate": 0.01 + 0.001 * (i % 7)} for i, kind in enumerate(kinds)]
-    rows = zip(points, [0.5] * 30, states, strict=True)
-    assert in_common(*rows) == ["All 9 diverged trials have activation sigmoid; 1 of the 21 others does."]
-
-
-def test_a_coincidence_is_not_reported() -> None:
-    """Two failures among twelve, both with a high rate, is nothing: 1 in 66 for each of some dozen rules."""
-    states = [State.COMPLETE] * 10 + [State.FAILED] * 2
-    rows = [({"learning_rate": 0.001 * (i + 1)}, 0.5, state) for i, state in enumerate(states)]
-    assert in_common(*rows) == ["No single parameter sets the 2 diverged trials apart from the others."]
-
-
-def in_common(*rows: Any) -> list[str]:
-    return findings.in_common(Study(listing(*rows)).trials, SPACE)
+@pytest.mark.parametrize(
+    ("points", "diverged", "sentence"),
+    [
+        (
+            [{"learning_rate": rate} for rate in RATES],
+            [6, 7, 8, 9],
+            "All 4 diverged trials have learning_rate above 0.05; none of the 8 others does.",
+        ),
+        (
+            [{"activation": kind, "learning_rate": 0.01 + 0.001 * (i % 7)} for i, kind in enumerate(KINDS)],
+            range(5, 30, 3),
+            "All 9 diverged trials have activation sigmoid; 1 of the 21 others does.",
+        ),
+        (  # two of twelve, both with a high rate, is nothing: 1 in 66 for each of some dozen rules
+            [{"learning_rate": 0.001 * (i + 1)} for i in range(12)],
+            [10, 11],
+            "No single parameter sets the 2 diverged trials apart from the others.",
+        ),
+    ],
+)
+def test_what_diverged_trials_have_in_common_is_said_with_a_round_number_if_it_is_no_coincidence(
+    points: list[Params], diverged: Sequence[int], sentence: str
+) -> None:
+    states = [State.FAILED if i in diverged else State.COMPLETE for i in range(len(points))]
+    story = listing(*((params, 0.5, state) for params, state in zip(points, states, strict=True)))
+    assert findings.in_common(Study(story).trials, SPACE) == [sentence]
 
 
 def test_the_tally_names_states_and_reasons() -> None:
@@ -481,8 +457,7 @@ def test_the_shortest_number_lies_in_its_gap(low: float, factor: float) -> None:
 
 def test_a_best_trial_brought_along_is_told_as_such() -> None:
     trials = Study(listing(({"learning_rate": 0.01}, 0.9), ({"learning_rate": 0.02}, 0.8))).trials
-    own = [{"learning_rate": 0.01}]
-    assert "is your own start_with point (trial 0)" in findings.against_start(trials, GOAL, own)
+    assert "is your own start_with point (trial 0)" in findings.against_start(trials, GOAL, [{"learning_rate": 0.01}])
     assert findings.against_start(trials, GOAL, []) == ""
     assert findings.against_start(trials, GOAL, [{"learning_rate": 0.5}]) == ""
 
@@ -490,8 +465,8 @@ def test_a_best_trial_brought_along_is_told_as_such() -> None:
 # -- bounds ------------------------------------------------------------------------------------------------------
 
 
-def limiting(study: Study, space: Space = SPACE, known: dict[str, ParameterSpec] | None = None) -> list[Edge]:
-    found = findings.edges(findings.within(study, space), GOAL, space, known or {})
+def limiting(story: list[Event], space: Space = SPACE, known: dict[str, ParameterSpec] | None = None) -> list[Edge]:
+    found = findings.edges(findings.within(Study(story), space), GOAL, space, known or {})
     return [edge for edge in found if edge.limiting]
 
 
@@ -502,7 +477,7 @@ def widened(name: str, upper: bool, bound: float, wider: float) -> Edge:
 HIGH = [0.1, 0.098, 0.095, 0.09, 0.085, 0.01, 0.001, 0.002, 0.003, 0.0004, 0.0005]
 
 
-def test_the_best_trials_at_an_edge_are_a_hit() -> None:
+def test_the_best_trials_at_an_edge_are_a_hit_unless_chance_could_put_them_there() -> None:
     (edge,) = limiting(lined_up(HIGH))
     assert edge == widened("learning_rate", True, 0.1, 0.3)
     assert str(edge) == "learning_rate at 0.1, its upper bound: 5 of the 5 best trials are there; try 0.3"
@@ -510,24 +485,19 @@ def test_the_best_trials_at_an_edge_are_a_hit() -> None:
     assert (edge.upper, edge.wider) == (False, 3e-5)
     assert limiting(lined_up([0.01 + 0.0001 * i for i in range(12)])) == []  # in the middle
     assert limiting(lined_up(HIGH[:9])) == []  # too few to say
-
-
-def test_a_best_trial_at_an_edge_is_said_also_where_chance_could_put_it_there() -> None:
-    mixed = [0.1, 0.001, 0.002, 0.003, 0.004, *HIGH[5:]]
-    study = lined_up(mixed)
-    assert limiting(study) == []
-    edge = next(edge for edge in findings.edges(study.trials, GOAL, SPACE, {}) if edge.name == "learning_rate")
+    by_chance = lined_up([0.1, 0.001, 0.002, 0.003, 0.004, *HIGH[5:]])
+    assert limiting(by_chance) == []
+    edges = findings.edges(Study(by_chance).trials, GOAL, SPACE, {})
+    edge = next(edge for edge in edges if edge.name == "learning_rate")
     assert str(edge) == "learning_rate at 0.1, its upper bound: 1 of the 5 best trials are there"
 
 
 def test_random_trials_hit_nothing() -> None:
     """Twenty studies whose values have nothing to do with their params: 0.3 hits expected; 3 has odds of 1 in 280."""
-    import random
-
     found = 0
     for seed in range(20):
         rng = random.Random(seed)
-        found += len(limiting(Study(listing(*((without_epochs(SPACE.sample(rng)), rng.random()) for _ in range(40))))))
+        found += len(limiting(listing(*((without_epochs(SPACE.sample(rng)), rng.random()) for _ in range(40)))))
     assert found <= 2, found
 
 
@@ -535,7 +505,7 @@ def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
     space = Space((Parameter("batch_size", Choice((16, 32, 64, 128))), Parameter("depth", Choice((1, 2, 3, 4)))))
     points = [{"batch_size": 128, "depth": 1}] * 12 + [{"batch_size": 32, "depth": 2}] * 48
     story = listing(*((params, 1 - i / 100) for i, params in enumerate(points)))
-    found = {edge.name: edge.wider for edge in limiting(Study(story), space)}
+    found = {edge.name: edge.wider for edge in limiting(story, space)}
     assert found == {"batch_size": 256}  # depth would be 0, which is no depth
 
 
@@ -551,7 +521,7 @@ def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
 def test_no_bound_is_widened_beyond_its_meaning(known: ParameterSpec | None, wider: float | None) -> None:
     space = Space((Parameter("dropout", Range(0.0, 0.9, integer=False)),))
     story = listing(*(({"dropout": 0.9 - i / 100}, 1 - i / 100) for i in range(12)))
-    found = limiting(Study(story), space, {} if known is None else {"dropout": known})
+    found = limiting(story, space, {} if known is None else {"dropout": known})
     assert [edge.wider for edge in found] == ([] if wider is None else [wider])
 
 
@@ -589,10 +559,10 @@ def test_a_space_in_its_own_file_moves_into_the_next_study() -> None:
 
 
 def test_the_report_offers_the_next_study_ready_to_save() -> None:
-    story = listing(*(({"learning_rate": rate}, rate) for rate in HIGH))
+    story = lined_up(HIGH)
     text = made(story=story).document()
     (offered,) = re.findall(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
-    assert html.unescape(offered) == next_study(STUDY, limiting(Study(story)))
+    assert html.unescape(offered) == next_study(STUDY, limiting(story))
     assert "5 of the 5 best trials are there; try 0.3" in plain(text)
 
 
@@ -621,18 +591,15 @@ def test_a_row_a_trial_with_params_and_metrics_as_mlflow_names_them(tmp_path: Pa
         assert back.loc[trial.number, "params.batch_size"] == trial.params["batch_size"]
 
 
-def test_a_whole_number_stays_one_where_other_trials_have_none() -> None:
+def test_a_whole_number_stays_one_where_other_trials_have_none_and_an_empty_table_has_its_columns() -> None:
     study = Study(listing(({"depth": 3}, 0.5), ({"norm": True}, 0.6), ({"rate": 1.0}, 0.7)))
     table = trials_table(study, GOAL)
     assert str(table["params.depth"].dtype) == "Int64"
     assert str(table["params.norm"].dtype) == "boolean"
     assert "3,," in table[["params.depth", "params.norm", "params.rate"]].to_csv(index=False)
-
-
-def test_no_trials_are_an_empty_table_with_its_columns() -> None:
-    table = trials_table(Study(), GOAL)
-    assert len(table) == 0
-    assert {"trial", "state", "value", "started"} <= set(table.columns)
+    empty = trials_table(Study(), GOAL)
+    assert len(empty) == 0
+    assert {"trial", "state", "value", "started"} <= set(empty.columns)
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------
@@ -653,26 +620,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromi
         yield browser
 
 
-def test_the_page_opens_without_an_error_or_a_request(opened: chromium.Chromium) -> None:
+def test_the_page_opens_without_an_error_or_a_request_and_has_every_heading(opened: chromium.Chromium) -> None:
     assert opened.complaints == []
-    outside = [url for url in opened.requests if not url.startswith(("file:", "data:"))]
-    assert outside == []
-
-
-def test_a_person_reads_the_result_and_every_heading(opened: chromium.Chromium) -> None:
+    assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
     text = opened.text
     assert "Best of 40 trials: trial " in text
     assert "The test split was evaluated once; this trial scored test_accuracy 0.9778." in text
-    for heading in (
-        "Search space",
-        "Optimization history",
-        "Best trial",
-        "Parameter importance",
-        "Outcomes",
-        "What to try next",
-        "Trials",
-    ):
-        assert heading in text
+    headings = (
+        "Search space, Optimization history, Best trial, Parameter importance, Outcomes, What to try next, Trials"
+    )
+    assert all(heading in text for heading in headings.split(", "))
 
 
 def test_every_figure_is_drawn_with_something_in_it(opened: chromium.Chromium) -> None:
@@ -750,9 +707,9 @@ def test_every_colour_that_is_written_in_stands_out(colours: dict[str, str]) -> 
         assert contrast(*rgb) >= 4.5, name
 
 
-def contrast(one: str, other: str) -> float:
-    lights = sorted(light(colour) for colour in (one, other))
-    return (lights[1] + 0.05) / (lights[0] + 0.05)
+def contrast(*colours: str) -> float:
+    dark, bright = sorted(map(light, colours))
+    return (bright + 0.05) / (dark + 0.05)
 
 
 def light(colour: str) -> float:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import LOST, NAN, Scripted
-from studied import SPACE, Place
+from studied import SPACE, TINY, Place
 from test_driver import STRATEGIES, Made
 
 from hpo import api
@@ -41,15 +41,6 @@ def metrics_read(study: Study) -> dict[object, list[dict[str, float]]]:
 
 # -- real trainings, bit for bit -------------------------------------------------------------------------------------
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"source": "digits", "limit": 120},
-    "search_space": {"blocks": 1, "channels": 4, "dropout": 0.3, "optimizer": ["sgd", "adam"], "epochs": [1, 3]},
-    "device": "cpu",
-    "execution": {"engine": "inline"},
-    "tracking": False,
-}
-
 
 def real(folder: Path, strategy: str, space: dict[str, Any] | None = None, **budget: int) -> Result:
     """A study of real trainings, in the folder's pool; a new folder shares nothing with another."""
@@ -65,9 +56,7 @@ def test_a_reused_reading_equals_a_fresh_training_bit_for_bit(tmp_path: Path) ->
     assert (first.study.reused_epochs, reused.study.reused_epochs, fresh.study.reused_epochs) == (0, 6, 0)
     assert reused.study.epochs == fresh.study.epochs == 6
     assert metrics_read(reused.study) == metrics_read(fresh.study)
-    assert len({str(curve) for curve in metrics_read(fresh.study).values()}) == 4, (
-        "the trainings differ from each other"
-    )
+    assert len({str(curve) for curve in metrics_read(fresh.study).values()}) == 4, "the trainings differ"
 
 
 def test_a_longer_trial_that_goes_on_from_a_shorter_one_equals_one_in_a_single_piece(tmp_path: Path) -> None:
@@ -92,10 +81,12 @@ def test_cosine_shares_nothing_between_trials_of_different_length(tmp_path: Path
 # -- who shares what -------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_over_epochs_2_4_and_8_trains_8_epochs_a_point(place: Place) -> None:
+def test_a_grid_over_epochs_2_4_and_8_trains_8_epochs_a_point_and_a_duplicate_costs_nothing(place: Place) -> None:
     study = place.run(strategy="grid", budget={"trials": 36}).study
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 36
     assert len(place.trained()) == len(set(place.trained())) == study.epochs == 12 * 8
+    again = place.run(strategy="random", budget={"trials": 36}).study
+    assert len(place.trained()) == again.reused_epochs == again.epochs == 12 * 8
 
 
 def test_a_trainer_that_declares_nothing_shares_nothing(place: Place) -> None:
@@ -218,42 +209,30 @@ def test_another_training_seed_is_another_training(place: Place) -> None:
     assert again.reused_epochs == 0
 
 
-def test_an_exact_duplicate_costs_nothing(place: Place) -> None:
-    place.run(strategy="grid", budget={"trials": 36})
-    before = len(place.trained())
-    study = place.run(strategy="random", budget={"trials": 36}).study
-    assert len(place.trained()) == before
-    assert study.reused_epochs == study.epochs == 12 * 8
-
-
 # -- going on --------------------------------------------------------------------------------------------------------
 
 ONE = {"rate": 0.1, "width": 2, "epochs": 4}
 
 
-def test_an_extension_goes_on_from_the_checkpoint(place: Place) -> None:
-    place.run(search_space=ONE, budget={"trials": 1})
-    longer = place.run(search_space={**ONE, "epochs": 8}, budget={"trials": 1}, strategy="grid").study
-    starts = [(epoch, start) for _, epoch, start, _ in place.witnessed()]
-    assert starts == [(1, 0), (2, 0), (3, 0), (4, 0), (5, 4), (6, 4), (7, 4), (8, 4)]
-    assert (longer.epochs, longer.reused_epochs) == (8, 4)
-
-
-def test_without_the_checkpoint_it_begins_again_and_comes_to_the_same(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_an_extension_goes_on_from_the_checkpoint_or_begins_again_and_comes_to_the_same(
+    place: Place, tmp_path: Path, forgotten: bool
+) -> None:
     first = place.run(search_space=ONE, budget={"trials": 1})
-    checkpoints.forget(first.folders.trainings, first.study.trials[0].training, 4)
-    again = place.run(search_space={**ONE, "epochs": 8}, budget={"trials": 1}, strategy="grid").study
-    assert [epoch for _, epoch in place.trained()] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert (again.epochs, again.reused_epochs) == (8, 4), "what it costs is time, not budget"
-    other = Place.made(tmp_path / "other")
-    straight = other.run(search_space={**ONE, "epochs": 8}, budget={"trials": 1}, strategy="grid").study
-    assert metrics_read(again) == metrics_read(straight)
+    if forgotten:
+        checkpoints.forget(first.folders.trainings, first.study.trials[0].training, 4)
+    longer: dict[str, Any] = {"search_space": {**ONE, "epochs": 8}, "budget": {"trials": 1}, "strategy": "grid"}
+    study = place.run(**longer).study
+    assert (study.epochs, study.reused_epochs) == (8, 4), "what it costs is time, not budget"
+    start = 0 if forgotten else 4
+    starts = [(epoch, 0) for epoch in range(1, 5)] + [(epoch, start) for epoch in range(start + 1, 9)]
+    assert [(epoch, start) for _, epoch, start, _ in place.witnessed()] == starts
+    assert metrics_read(study) == metrics_read(Place.made(tmp_path / "other").run(**longer).study)
 
 
 def test_a_promoted_trial_goes_on_where_it_was_paused(place: Place) -> None:
     rule = {"type": "asha", "min_epochs": 1, "reduction": 2}
-    space = {"rate": [0.05, 0.1, 0.2, 0.4], "width": [1, 2, 3], "epochs": 8}
-    study = place.run(search_space=space, budget={"trials": 12}, early_stopping=rule).study
+    study = place.run(search_space={**SPACE, "epochs": 8}, budget={"trials": 12}, early_stopping=rule).study
     assert len(place.trained()) == len(set(place.trained())) == study.epochs < 12 * 8
     promoted = {start for _, _, start, _ in place.witnessed()} - {0}
     assert promoted and promoted <= {1, 2, 4}, "the rungs"

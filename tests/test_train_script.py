@@ -100,12 +100,11 @@ VARIANTS: dict[str, Params] = {
     "leaky": {"batch_norm": "after", "activation": "leaky_relu", "leaky_slope": 0.2, "kernel_size": 4},
     "tanh": {"pool": "none", "stride": 2, "activation": "tanh", "blocks": 2, "block2.channels": 3},
     "perceptron": {"blocks": 0, "dense_layers": 0, "batch_size": 60},
-}
-RECURRENT: dict[str, Params] = {
     "lstm": {"cell": "lstm", "hidden_size": 6, "rnn_layers": 2, "rnn_dropout": 0.2, "bidirectional": True},
     "gru": {"cell": "gru", "hidden_size": 6, "bias": False},
     "relu": {"cell": "rnn", "hidden_size": 6, "nonlinearity": "relu", "dense_layers": 0},
 }
+RECURRENT: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
 LOSSES = [
     (loss, *rest) for loss in ("cross_entropy", "squared_error") for rest in ((True, 0.0), (True, 0.1), (False, 0.1))
 ]
@@ -152,13 +151,9 @@ def check_the_same(won: ScriptSource, folder: Path) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_not_augmented_is_repeated(tmp_path: Path, variant: str) -> None:
-    check_the_same(source_of(bars(tmp_path / "data"), {**TINY, **VARIANTS[variant]}), tmp_path)
-
-
-@pytest.mark.parametrize("variant", RECURRENT)
-def test_recurrent_networks_are_repeated_too(tmp_path: Path, variant: str) -> None:
-    common: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
-    check_the_same(source_of(bars(tmp_path / "data"), {**common, **RECURRENT[variant]}, model="rnn"), tmp_path)
+    params = VARIANTS[variant]
+    model, common = ("rnn", RECURRENT) if "cell" in params else ("cnn", TINY)
+    check_the_same(source_of(bars(tmp_path / "data"), {**common, **params}, model=model), tmp_path)
 
 
 @pytest.mark.parametrize(("loss", "weights", "smoothing"), LOSSES)
@@ -241,20 +236,15 @@ def test_images_are_shifted_by_whole_pixels_each_by_its_own(monkeypatch: pytest.
 # -- its files -----------------------------------------------------------------------------------------------------
 
 
-def test_the_data_beside_it_need_no_pickle(tmp_path: Path) -> None:
-    won = source_of(bars(tmp_path / "data"), TINY)
-    best.write(won, tmp_path / "out")
-    with np.load(tmp_path / "out" / "data.npz", allow_pickle=False) as arrays:
-        assert list(arrays["classes"]) == ["0", "1", "2"]
-        assert np.array_equal(arrays["images"], won.dataset.images)
-        assert np.array_equal(arrays["test"], won.dataset.test)
-
-
 @pytest.mark.parametrize("name", ["train.py", "data.npz"])
 def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_path: Path, name: str) -> None:
     won = source_of(bars(tmp_path / "data"), TINY)
     best.write(won, tmp_path / "out")
     path = best.write(won, tmp_path / "out")
+    with np.load(tmp_path / "out" / "data.npz", allow_pickle=False) as arrays:
+        assert list(arrays["classes"]) == ["0", "1", "2"]
+        assert np.array_equal(arrays["images"], won.dataset.images)
+        assert np.array_equal(arrays["test"], won.dataset.test)
     path.unlink()
     file = tmp_path / "out" / name
     file.write_text("print('mine')\n")
