@@ -48,9 +48,7 @@ def three_blocks(tmp_path: Path) -> StudySpec:
     return study(tmp_path, THREE_BLOCKS)
 
 
-def test_a_small_space_is_tried_whole_and_what_is_impossible_has_its_reason_and_its_likely_causes(
-    three_blocks: StudySpec,
-) -> None:
+def test_a_small_space_is_tried_whole_and_the_impossible_has_its_reason_and_causes(three_blocks: StudySpec) -> None:
     """8 -> 4 -> 0 with kernel 5, 8 -> 6 -> 4 -> 2 with kernel 3: blocks 2 and 3 with 5 and no padding cannot be."""
     found = check(three_blocks, DIGITS, Machine(prove=disagreement))
     coverage = found.coverage
@@ -88,9 +86,7 @@ def test_what_every_impossible_one_has_is_named_first_then_the_worst(tmp_path: P
     ("more", "tried"),
     [("", 24), ("  schedule: [constant, step]\n  dropout: {choices: [0.1, 0.2], when: {schedule: step}}\n", 24 * 3)],
 )
-def test_what_shapes_no_network_does_not_keep_the_architectures_from_being_counted(
-    tmp_path: Path, more: str, tried: int
-) -> None:
+def test_architectures_are_counted_whatever_else_the_space_has(tmp_path: Path, more: str, tried: int) -> None:
     space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}") + more
     found = check(study(tmp_path, space), DIGITS)
     combinations = "every combination of architecture, batch size and optimizer"
@@ -138,9 +134,7 @@ def fits(params: Params) -> bool:
         ),
     ],
 )
-def test_a_space_in_which_nothing_can_be_trained_is_hopeless_and_says_so(
-    tmp_path: Path, space: str, more: str, warning: str
-) -> None:
+def test_where_nothing_can_be_trained_is_hopeless(tmp_path: Path, space: str, more: str, warning: str) -> None:
     found = check(study(tmp_path, space, more), DIGITS)
     assert (found.hopeless, found.needs) == (True, None)
     assert warning in found.lines()

@@ -240,10 +240,7 @@ def test_an_undecided_pair_gets_advice_with_its_range() -> None:
             Advice(12, 4, 30, equal=True),
             "about 12 more seeds would be needed to call them practically equal (the advice ranges from 4 to 30)",
         ),
-        (
-            Advice(math.inf, 40, math.inf),
-            "no number of seeds within reason would be enough (the advice starts at 40)",
-        ),
+        (Advice(math.inf, 40, math.inf), "no number of seeds within reason would be enough (the advice starts at 40)"),
     ],
 )
 def test_advice_in_words(advice: Advice, words: str) -> None:
@@ -409,7 +406,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
         ({17: (0.99, 0.98, 0.97)}, math.nan, 17, ["with no other finalist there is no lead to explain"]),
     ],
 )
-def test_it_is_said_how_much_of_a_lead_was_luck(
+def test_luck_in_a_lead_is_said(
     finalists: dict[int, tuple[float, ...]], luck: float, best: int, words: list[str]
 ) -> None:
     confirmation = confirm([Finalist(trial, value, fresh) for trial, (value, *fresh) in finalists.items()], GOAL)
@@ -428,9 +425,7 @@ def test_of_a_loss_the_smaller_is_better_on_fresh_seeds_too() -> None:
 
 
 @pytest.mark.parametrize("fresh", [((0.97,), (0.7,)), ((0.69, 0.69), (0.65, 0.65)), ((0.95,), (0.96,))])
-def test_too_few_seeds_are_said_and_no_finalist_is_called_tied(
-    fresh: tuple[tuple[float, ...], tuple[float, ...]],
-) -> None:
+def test_too_few_seeds_are_said_and_no_finalist_is_called_tied(fresh: tuple[tuple[float, ...], ...]) -> None:
     confirmation = confirm([Finalist(0, 0.97, fresh[0], 5_000), Finalist(2, 0.7, fresh[1], 900)], GOAL)
     assert (confirmation.judged, confirmation.tied, confirmation.smallest) == (False, (confirmation.best,), None)
     assert math.isinf(confirmation.interval.high)

@@ -90,9 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 # -- the figures --------------------------------------------------------------------------------------------------
 
 
-def test_the_figures_of_the_best_model_agree_with_its_score_and_are_in_the_report_and_ready_for_mlflow(
-    place: Place,
-) -> None:
+def test_the_figures_of_the_best_model_agree_with_its_score_and_are_in_the_report(place: Place) -> None:
     seen = ModelFigures.open(place.ran.folders.model_figures)
     assert (seen.trial, seen.classes, seen.split) == (0, CLASSES, "test")
     assert (seen.filters.shape, seen.samples.shape) == ((6, 3, 3, 3), (3, 3, 8, 8))

@@ -120,9 +120,7 @@ def ordered(tmp_path: Path) -> Order:
     return order(tmp_path, bars(tmp_path / "data"))
 
 
-def test_a_model_in_mlflow_says_what_it_takes_and_is_there_once_however_often_it_is_published(
-    tmp_path: Path, ordered: Order
-) -> None:
+def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Order) -> None:
     published = publish.publish(ordered)
     assert publish.publish(ordered) == published
     client = MlflowClient(ordered.uri, ordered.uri)
@@ -156,9 +154,7 @@ def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: p
         registry.loaded(uri, model.model_uri)
 
 
-def test_without_mlflow_the_score_is_the_trainings_own_and_the_figures_are_saved(
-    tmp_path: Path, ordered: Order
-) -> None:
+def test_without_mlflow_there_are_the_trainings_score_and_figures(tmp_path: Path, ordered: Order) -> None:
     path = tmp_path / "model_figures.npz"
     test = publish.publish(replace(ordered, run=None, figures=path, trial=7)).test
     assert test == pytest.approx(score(ordered.recipe.setup(), ordered.params, ordered.checkpoint), abs=1e-5)

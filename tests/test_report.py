@@ -30,19 +30,7 @@ from PIL import Image
 
 from hpo.comparison.compare import Comparison, compare
 from hpo.comparison.curves import curve
-from hpo.core import (
-    Ended,
-    Event,
-    Goal,
-    Outcome,
-    Params,
-    Report,
-    Reported,
-    Started,
-    State,
-    Study,
-    without_epochs,
-)
+from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number
 from hpo.report import figures, findings, model_figures
@@ -436,7 +424,7 @@ KINDS = ["relu", "tanh", "sigmoid"] * 10
         ),
     ],
 )
-def test_what_diverged_trials_have_in_common_is_said_with_a_round_number_if_it_is_no_coincidence(
+def test_what_diverged_trials_have_in_common_is_said(
     points: list[Params], diverged: Sequence[int], sentence: str
 ) -> None:
     states = [State.FAILED if i in diverged else State.COMPLETE for i in range(len(points))]

@@ -96,9 +96,7 @@ def test_a_trainer_that_declares_nothing_shares_nothing(place: Place) -> None:
 
 
 @pytest.mark.parametrize("rule", [None, {"type": "asha", "min_epochs": 1, "reduction": 2}], ids=["plain", "asha"])
-def test_strategies_and_seeds_share_trainings_and_each_is_charged_as_if_alone(
-    rule: dict[str, Any] | None, tmp_path: Path
-) -> None:
+def test_studies_share_trainings_and_are_charged_as_if_alone(rule: dict[str, Any] | None, tmp_path: Path) -> None:
     budget = 24 if rule else 40
     together = Place.made(tmp_path / "together")
     space = {**SPACE, "width": [1, 2, 3, 4, 5, 6]}
@@ -215,9 +213,7 @@ ONE = {"rate": 0.1, "width": 2, "epochs": 4}
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-def test_an_extension_goes_on_from_the_checkpoint_or_begins_again_and_comes_to_the_same(
-    place: Place, tmp_path: Path, forgotten: bool
-) -> None:
+def test_an_extension_needs_the_checkpoint_to_be_quick_only(place: Place, tmp_path: Path, forgotten: bool) -> None:
     first = place.run(search_space=ONE, budget={"trials": 1})
     if forgotten:
         checkpoints.forget(first.folders.trainings, first.study.trials[0].training, 4)
