@@ -186,17 +186,13 @@ def test_a_trainer_of_ones_own_has_no_splits_to_join(result: Result) -> None:
         refit.refit(result, {})
 
 
-def test_a_trials_own_score_is_not_that_of_its_refit() -> None:
-    trial = Study(events(3, seed=4)).trials[0]
+def test_a_report_and_a_comparison_show_the_best_trials_own_test_score_and_not_that_of_its_refit() -> None:
+    made = scored(events(3, seed=4), 0, 0.5)
+    trial = Study(made).trials[0]
     assert is_own_score(Scored(9.0, 0, {"test_accuracy": 0.5}), trial)
     assert not is_own_score(Scored(9.5, 0, {"refit_test_accuracy": 0.75}), trial)
     assert not is_own_score(Scored(9.0, 1, {"test_accuracy": 0.5}), trial)
-
-
-def test_a_report_and_a_comparison_show_the_best_trials_own_test_score() -> None:
-    made = scored(events(3, seed=4), 0, 0.5)
     best = GOAL.best(Study(made).trials)
-    assert best is not None
     own = Scored(1_800_000_000.0, best.number, {"test_accuracy": 0.75})
     both = [*made, own, replace(own, time=1_800_000_001.0, metrics={"refit_test_accuracy": 0.9})]
     assert curve("random", 0, both, GOAL).tests[best.number] == 0.75

@@ -105,15 +105,15 @@ def compared() -> Comparison:
     return compare(curves, GOAL, margin=0.002, budget=250, doubled=doubled, scope="digits")
 
 
-def seen(trial: int = 0, classes: int = 3) -> ModelFigures:
+def seen(trial: int = 0) -> ModelFigures:
     rng = np.random.default_rng(0)
     return ModelFigures(
         trial=trial,
-        classes=tuple(f"kind <{i}>" for i in range(classes)),
+        classes=tuple(f"kind <{i}>" for i in range(3)),
         filters=rng.normal(size=(6, 1, 3, 3)),
         samples=rng.random((2, 1, 8, 8)),
         maps=rng.random((2, 6, 6, 6)),
-        confusion=np.diag([9] * classes) + 1,
+        confusion=np.diag([9] * 3) + 1,
         mistakes=rng.random((3, 1, 8, 8)),
         truth=np.array([0, 1, 2]),
         guess=np.array([1, 2, 0]),
@@ -154,7 +154,6 @@ def test_a_page_requests_nothing_and_a_comparison_alone_has_one() -> None:
 def test_the_top_says_the_best_trial_its_params_and_how_often_the_test_split_was_evaluated() -> None:
     story = events(20)
     best = GOAL.best(Study(story).trials)
-    assert best is not None
     text = plain(made(story=scored(story, best.number, 0.9778)).document())
     assert f"Best of 20 trials: trial {best.number}, val_accuracy {GOAL.value(best):.4f}" in text
     assert "The test split was evaluated once; this trial scored test_accuracy 0.9778." in text
@@ -332,7 +331,6 @@ def test_model_figures_survive_their_file_and_a_torn_one_is_none(tmp_path: Path)
     arrays: Any = asdict(seen(4))
     np.savez_compressed(path, **arrays)
     back = ModelFigures.open(path)
-    assert back is not None
     assert (back.trial, back.classes) == (4, ("kind <0>", "kind <1>", "kind <2>"))
     assert np.array_equal(back.maps, seen().maps)
     whole = path.read_bytes()
@@ -424,9 +422,7 @@ KINDS = ["relu", "tanh", "sigmoid"] * 10
         ),
     ],
 )
-def test_what_diverged_trials_have_in_common_is_said(
-    points: list[Params], diverged: Sequence[int], sentence: str
-) -> None:
+def test_what_diverged_trials_have_in_common(points: list[Params], diverged: Sequence[int], sentence: str) -> None:
     states = [State.FAILED if i in diverged else State.COMPLETE for i in range(len(points))]
     story = listing(*((params, 0.5, state) for params, state in zip(points, states, strict=True)))
     assert findings.in_common(Study(story).trials, SPACE) == [sentence]
@@ -600,7 +596,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromi
     path = tmp_path_factory.mktemp("report") / "report.html"
     story = events(40)
     best = GOAL.best(Study(story).trials)
-    assert best is not None
     shown = replace(made(story=scored(story, best.number), space=SPACE), model=seen(best.number))
     path.write_text(shown.document(), encoding="utf-8")
     with chromium.Chromium() as browser:

@@ -227,7 +227,6 @@ def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
     difference = paired(d, np.zeros(SEEDS))
     advice = advise(difference, margin=0.0)
     t = difference.mean / difference.sd * math.sqrt(SEEDS)
-    assert advice is not None
     assert (advice.more, advice.low) == (more_seeds(t, SEEDS, 0.05), more_seeds(t, SEEDS, 0.05, 0.1))
     assert not advice.equal
 
@@ -235,19 +234,15 @@ def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
 def test_more_pairs_need_more_seeds() -> None:
     difference = Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=Interval(-0.2, 1.2))
     one, three = advise(difference, 0.0, pairs=1), advise(difference, 0.0, pairs=3)
-    assert one is not None
-    assert three is not None
     assert three.more > one.more
 
 
 def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> None:
     difference = Difference(mean=0.0001, sd=0.004, seeds=10, p=0.9, interval=Interval(-0.0027, 0.0029))
     advice = advise(difference, margin=0.002)
-    assert advice is not None
     assert advice.equal
     assert advice.more == 37  # 47 in all: ((2.01 + 1.28) * 1.04 * 0.004 / 0.002) ** 2, 1.04 for the median of the sd
     without = advise(difference, margin=0.0)
-    assert without is not None
     assert math.isinf(without.more)
 
 

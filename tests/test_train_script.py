@@ -109,10 +109,8 @@ RECURRENT: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
 
 def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """What hpo's own loop comes to: metrics of val and test, and the weights."""
-    assert won.dataset.folder is not None
     recipe = Recipe(won.model, won.loss, won.dataset.folder, "cpu", won.class_weights)
     report = next(each for each in recipe()(job(won.params, folder, seed=won.seed)) if each.epoch == won.epoch)
-    assert report.save is not None
     report.save(folder / "last.ckpt")
     metrics = {name: value for name, value in report.metrics.items() if name.startswith("val_")}
     weights = torch.load(folder / "last.ckpt", weights_only=True)["network"]
@@ -206,7 +204,6 @@ def test_images_are_changed_as_hpo_changes_them(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(train_script, name.upper(), value)
     images = torch.rand(40, 2, 9, 7, generator=torch.Generator().manual_seed(0))
     ours = augmentation(change)
-    assert ours is not None
     expected = ours(images, torch.Generator().manual_seed(1))
     found = train_script.augmented(images, torch.Generator().manual_seed(1))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
