@@ -80,20 +80,14 @@ def page(title: str, parts: Sequence[Content]) -> str:
     """The whole document. Its policy allows no script but this page's own, whatever a name in it contains."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    light, dark = ("".join(f"--{name}:{colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<style>{_colours()}{STYLE}</style>\n</head>\n<body>\n<main>\n{join(parts).text}\n</main>\n"
+        f"<style>\n:root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+        f"@media print {{ :root {{ {light} }} }}\n{STYLE}</style>\n"
+        f"</head>\n<body>\n<main>\n{join(parts).text}\n</main>\n"
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
-
-
-def _colours() -> str:
-    """The figures' colours as CSS variables, for a light screen, a dark one and paper."""
-    light, dark = ("".join(f"--{name}:{colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))
-    return (
-        f"\n:root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
-        f"@media print {{ :root {{ {light} }} }}\n"
     )

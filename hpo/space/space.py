@@ -186,21 +186,17 @@ def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
     names = Counter(parameter.name for parameter in parameters)
     faults = [Mistake(name, "is given twice", remedy="keep one") for name, times in names.items() if times > 1]
     domains = {parameter.name: parameter.domain for parameter in parameters}
-    for parameter in parameters:
-        for condition in parameter.when:
-            faults += _condition_faults(parameter.name, condition, domains)
+    for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
+        where, domain = f"{name}.when.{condition.name}", domains.get(condition.name)
+        if domain is None:
+            faults.append(Mistake(where, "is not in the search space"))
+        elif not condition.allowed:
+            faults.append(Mistake(where, "must name at least one value"))
+        else:
+            impossible = [value for value in condition.allowed if domain.coerce(value) is None]
+            rule = f"can never be: {condition.name} is {domain}"
+            faults += [Mistake(where, rule, show(value)) for value in impossible]
     return faults or _ordered(parameters)[1]
-
-
-def _condition_faults(name: str, condition: Condition, domains: Mapping[str, Domain]) -> list[Mistake]:
-    where = f"{name}.when.{condition.name}"
-    if condition.name not in domains:
-        return [Mistake(where, "is not in the search space")]
-    if not condition.allowed:
-        return [Mistake(where, "must name at least one value")]
-    domain = domains[condition.name]
-    impossible = [value for value in condition.allowed if domain.coerce(value) is None]
-    return [Mistake(where, f"can never be: {condition.name} is {domain}", show(value)) for value in impossible]
 
 
 def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:

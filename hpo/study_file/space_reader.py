@@ -348,7 +348,9 @@ class SpaceReader:
             if parent is None:
                 if name not in self.unread:
                     place = nodes[0].place if nodes else entry.place
-                    self.mistakes.note(place, path, "is not in the search space", "", self._remedy(name))
+                    missing = name in self.known and not of_blocks(name, self.written)
+                    remedy = f"add {name}" if missing else known_name(name, self.written)
+                    self.mistakes.note(place, path, "is not in the search space", "", remedy)
                 continue
             domain = self.written[parent].domain
             if not nodes:
@@ -385,8 +387,3 @@ class SpaceReader:
         """The parameter meant: of the same block, if there is one."""
         own = f"block{block_of(entry.name)[0]}.{name}"
         return own if own in self.written else name if name in self.written else None
-
-    def _remedy(self, name: str) -> str:
-        if name in self.known and not of_blocks(name, self.written):
-            return f"add {name}"
-        return known_name(name, self.written)
