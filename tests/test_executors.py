@@ -292,3 +292,28 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.parametrize(
+    ("error", "node", "line"),
+    [
+        (
+            "The actor died unexpectedly. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits "
+            "with a connection error code 2. End of file. Some common causes include: (1) the process was killed by "
+            "the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed",
+            "10.0.0.2",
+            "the worker on node 10.0.0.2 ended: the process was killed or crashed",
+        ),
+        (
+            "Worker exit detail: the actor was killed due to the node running low on memory",
+            "10.0.0.2",
+            "the worker on node 10.0.0.2 ended: the node was out of memory",
+        ),
+        ("something new", "", "a worker that was starting ended: ValueError: something new"),
+    ],
+)
+def test_ray_s_guess_of_a_full_memory_is_not_taken_for_the_cause(error: str, node: str, line: str) -> None:
+    pytest.importorskip("ray")
+    from hpo.execution.ray import death_of_worker
+
+    assert death_of_worker(ValueError(error), node) == line

@@ -94,7 +94,7 @@ def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(sho
 
 
 def test_the_trials_charts_are_drawn(shown: Shown) -> None:
-    address = ui.link(shown.server, shown.experiment, ui.TRIALS, charts=True)
+    address = ui.link(shown.server, shown.experiment, ui.TRIALS) + "&compareRunsMode=CHART"
     shown.open(address, "Learning curves", "val_loss vs train_loss", "Parameters")
     shown.until(f"{DRAWN} >= 10")
     shown.until(f"document.querySelectorAll('.parcoords .dimension').length == {len(COLUMNS) + 1}")

@@ -25,7 +25,7 @@ from hpo.models import families
 from hpo.models.network import build
 from hpo.publishing import train_script
 from hpo.study_file.reader import load
-from hpo.training.augment import augmentation
+from hpo.training.augment import augmented
 from hpo.training.evaluation import score
 from hpo.training.recipe import Recipe
 
@@ -203,8 +203,7 @@ def test_images_are_changed_as_hpo_changes_them(monkeypatch: pytest.MonkeyPatch,
     for name, value in {"flip": False, "rotation": 0.0, "shift": 0, "erase": 0.0, **change}.items():
         monkeypatch.setattr(train_script, name.upper(), value)
     images = torch.rand(40, 2, 9, 7, generator=torch.Generator().manual_seed(0))
-    ours = augmentation(change)
-    expected = ours(images, torch.Generator().manual_seed(1))
+    expected = augmented(images, change, torch.Generator().manual_seed(1))
     found = train_script.augmented(images, torch.Generator().manual_seed(1))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, images)

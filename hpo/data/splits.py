@@ -7,6 +7,7 @@ stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,13 +16,12 @@ from hpo.data.sources.contents import Array, Part
 DECILES = 10
 
 
+@dataclass(eq=False)
 class TooFew(Exception):
     """A stratum has fewer images than it must have."""
 
-    def __init__(self, least: int, got: int) -> None:
-        super().__init__(least, got)
-        self.least = least
-        self.got = got
+    least: int
+    got: int
 
 
 def strata(targets: Array, regression: bool) -> Array:

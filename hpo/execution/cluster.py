@@ -211,42 +211,34 @@ class Monitor:
         self.address, self.resources, self.patience, self.clock = address, resources, patience, clock
         self.answers = True
         self._through_client = bool(ray.util.client.ray.is_connected())
-        self._silent_since: float | None = None
-        self._empty_since: float | None = None
+        self._since: dict[str, float] = {}  # when what the warning says began
 
     def capacity(self) -> int | None:
         """How many trials fit now; None while the cluster does not answer. Raises EnvironmentFailed."""
-        self._check_for_an_answer()
+        self.answers = listens(self.address)  # without Ray, which would wait, and end this process after a minute
+        warning = f"the Ray cluster at {self.address} does not answer; waiting {GONE_SECONDS:.0f} s for it"
+        if self._lasts(warning, not self.answers, GONE_SECONDS):
+            self._fail("the Ray cluster is gone", f"no answer for {GONE_SECONDS:.0f} s", "the cluster")
         if not self.answers:
             return None
         alive = nodes()
         if not self._through_client and ray.get_runtime_context().get_node_id() not in {node.id for node in alive}:
             self._fail("the Ray node of this driver died", "", "ray start")
         fitting = capacity(self.resources, alive)
-        self._check_for_room(fitting)
-        return fitting
-
-    def _check_for_an_answer(self) -> None:
-        """Without Ray, which would wait for an answer, and end this process after a minute."""
-        self.answers = listens(self.address)
-        if self.answers:
-            self._silent_since = None
-        elif self._silent_since is None:
-            self._silent_since = self.clock()
-            log.warning("the Ray cluster at %s does not answer; waiting %.0f s for it", self.address, GONE_SECONDS)
-        elif self.clock() - self._silent_since >= GONE_SECONDS:
-            self._fail("the Ray cluster is gone", f"no answer for {GONE_SECONDS:.0f} s", "the cluster")
-
-    def _check_for_room(self, fitting: int) -> None:
-        if fitting:
-            self._empty_since = None
-        elif self._empty_since is None:
-            self._empty_since = self.clock()
-            text = "no node of the Ray cluster at %s can run a trial (%s); waiting %.0f s for one"
-            log.warning(text, self.address, self.resources, self.patience)
-        elif self.clock() - self._empty_since >= self.patience:
+        text = f"no node of the Ray cluster at {self.address} can run a trial ({self.resources})"
+        if self._lasts(f"{text}; waiting {self.patience:.0f} s for one", not fitting, self.patience):
             rule = f"must have a node that can run a trial ({self.resources})"
             self._fail(rule, f"none for {self.patience:.0f} s", "nodes")
+        return fitting
+
+    def _lasts(self, warning: str, trouble: bool, patience: float) -> bool:
+        """Whether this trouble has lasted for `patience` seconds; a warning is logged when it begins."""
+        if not trouble:
+            self._since.pop(warning, None)
+        elif warning not in self._since:
+            self._since[warning] = self.clock()
+            log.warning(warning)
+        return trouble and self.clock() - self._since[warning] >= patience
 
     def _fail(self, rule: str, got: str, missing: str) -> None:
         raise EnvironmentFailed(Mistake(self.address, rule, got, f"start {missing}, then run the same command again"))

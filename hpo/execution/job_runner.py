@@ -44,8 +44,12 @@ class JobRunner:
         except EnvironmentFailed:
             raise
         except Exception as error:  # whatever a trainer raises becomes a message: the study goes on
-            from_checkpoint = job.start > 0 and not paused
-            yield resume_failed(job, error) if from_checkpoint and not reported else failed(job, error)
+            broke = failed(job, error)
+            if job.start > 0 and not paused and not reported and broke.outcome is Outcome.CRASHED:
+                # The checkpoint may be torn or gone: delete it, and let another attempt train from an earlier one.
+                checkpoints.forget(job.folder, job.training, job.start)
+                broke = replace(broke, lost=True)
+            yield broke
 
     def _advance(self, job: Job, reports: Iterator[Report], stopped: Callable[[], bool]) -> Iterator[Message]:
         """Train epoch by epoch; a report is sent only after its checkpoint is written."""
@@ -77,15 +81,6 @@ def failed(job: Job, error: Exception) -> JobFailed:
         return JobFailed(job.training, Outcome.CRASHED, text)
     trace = "".join(traceback.format_exception(error))
     return JobFailed(job.training, Outcome.CRASHED, text, place=keep_traceback(job.folder, trace))
-
-
-def resume_failed(job: Job, error: Exception) -> JobFailed:
-    """The checkpoint may be torn or gone: delete it, and let another attempt train from an earlier one."""
-    broke = failed(job, error)
-    if broke.outcome is not Outcome.CRASHED:
-        return broke
-    checkpoints.forget(job.folder, job.training, job.start)
-    return replace(broke, lost=True)
 
 
 def timed_out(job: Job) -> JobFailed:
@@ -126,21 +121,17 @@ class RunningJob:
 
     def deadline(self) -> float:
         """When `overdue` must be called again."""
-        limit = self._limit()
-        return self.heard + self._silence() if limit is None else min(self.heard + self._silence(), self.since + limit)
+        return min(end for end, _ in self._ends())
 
     def overdue(self, now: float) -> JobFailed | None:
         """Why the worker must be killed: the job is over its time limit, or the worker hangs and the job is lost."""
-        limit = self._limit()
-        if limit is not None and now > self.since + limit:
-            return timed_out(self.job)
-        if now > self.heard + self._silence():
-            error = f"{'no report' if self.ready else 'not ready'} for {self._silence():.3g} s"
-            return JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True)
-        return None
+        return next((why for end, why in self._ends() if now > end), None)
 
-    def _silence(self) -> float:
-        return self.job.limits.report_seconds or HANG_SECONDS if self.ready else START_SECONDS
-
-    def _limit(self) -> float | None:
-        return self.job.limits.trial_seconds if self.ready else None
+    def _ends(self) -> list[tuple[float, JobFailed]]:
+        limits = self.job.limits
+        silence = limits.report_seconds or HANG_SECONDS if self.ready else START_SECONDS
+        error = f"{'no report' if self.ready else 'not ready'} for {silence:.3g} s"
+        ends = [(self.heard + silence, JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True))]
+        if self.ready and limits.trial_seconds is not None:
+            ends.insert(0, (self.since + limits.trial_seconds, timed_out(self.job)))
+        return ends

@@ -37,9 +37,8 @@ CAUSES = {  # what Ray's error about a dead worker contains -> what to say
     "ModuleNotFoundError: No module named 'hpo'": "hpo is not installed there",
     "node died": "the node died",
     "is unavailable": "the connection to it broke",
-    "OOM": "the node was out of memory",
-    "SIGKILL": "the process was killed",
-    "connection error code 2": "the process ended",
+    "low on memory": "the node was out of memory",
+    "connection error code 2": "the process was killed or crashed",  # Ray does not know which, and guesses OOM
 }
 
 
@@ -206,7 +205,7 @@ class RayExecutor:
         try:
             batch: list[Sent] = ray.get(worker.next_messages)
         except ray.exceptions.RayError as error:
-            why = _cause(error, worker)
+            why = death_of_worker(error, worker.node)
             self._remove(worker, why)
             running = worker.running
             return [JobFailed(running.job.training, Outcome.CRASHED, why, lost=True)] if running else []
@@ -304,9 +303,9 @@ def _refuse_other_versions(info: WorkerInfo) -> None:
         raise EnvironmentFailed(Mistake(f"node {info.node}", rule, ", ".join(other), remedy))
 
 
-def _cause(error: Exception, worker: _Worker) -> str:
-    """One line about a worker that is gone, the same for the same cause."""
-    where = f"the worker on node {worker.node}" if worker.node else "a worker that was starting"
+def death_of_worker(error: Exception, node: str) -> str:
+    """One line about a worker that is gone, the same for the same cause. node: "" if it was starting."""
+    where = f"the worker on node {node}" if node else "a worker that was starting"
     text = " ".join(str(error).split())
     cause = next((cause for sign, cause in CAUSES.items() if sign in text), f"{type(error).__name__}: {text[:300]}")
     return f"{where} ended: {cause}"

@@ -102,19 +102,14 @@ class _Worker:
         while True:
             match self._commands.get():
                 case Begin(factory=factory):
-                    runner = self._begin(factory)
+                    try:
+                        runner = JobRunner(factory())
+                        self._pipe.send(Ready())
+                    except Exception as error:  # reported to the driver, which decides
+                        self._start_failed(error)
                 case job:
                     assert runner is not None, "Begin comes first"
                     self._run(runner, job)
-
-    def _begin(self, factory: Callable[[], Train]) -> JobRunner | None:
-        try:
-            runner = JobRunner(factory())
-        except Exception as error:  # reported to the driver, which decides
-            self._start_failed(error)
-            return None
-        self._pipe.send(Ready())
-        return runner
 
     def _start_failed(self, error: Exception) -> None:
         self._pipe.send(MachineFailed(f"a worker could not start: {one_line(error)}"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.study_file.spec import StudySpec
+from hpo.tracking import sync
 from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
@@ -33,14 +35,10 @@ CHAMPION = "champion"
 PUBLISHED = "published"  # the journal's note of what was published last
 MANY = 4096  # images whose largest pixel stands for all
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
-ENVIRONMENT = {
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "GIT_PYTHON_REFRESH": "quiet",
 }
 
 
@@ -68,22 +66,6 @@ class Order:
     alias: str = CHAMPION
     figures: Path | None = None
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        fields = json.loads(text)
-        return cls(
-            **fields
-            | {
-                "recipe": Recipe.from_json(fields["recipe"]),
-                "goal": Goal(**fields["goal"]),
-                "checkpoint": Path(fields["checkpoint"]),
-                "figures": fields["figures"] and Path(fields["figures"]),
-            }
-        )
-
 
 def publish(order: Order, timeout: float = 600.0) -> Published:
     """Score the model on the test split, log it, register it. Repeating it creates nothing twice.
@@ -93,9 +75,8 @@ def publish(order: Order, timeout: float = 600.0) -> Published:
     try:
         process = subprocess.run(
             [sys.executable, "-m", "hpo.publishing.publish"],
-            input=replace(order, checkpoint=order.checkpoint.absolute()).to_json(),
+            input=pickle.dumps(replace(order, checkpoint=order.checkpoint.absolute())),
             capture_output=True,
-            text=True,
             timeout=timeout,
             env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
             check=False,
@@ -104,8 +85,9 @@ def publish(order: Order, timeout: float = 600.0) -> Published:
         raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
     try:
         answer: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+    except (IndexError, ValueError):
+        errors = process.stderr.decode(errors="replace")
+        last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise EnvironmentFailed(_failed(last[0][:300])) from None
     if "error" in answer:
         raise EnvironmentFailed(_failed(str(answer["error"])))

@@ -89,7 +89,7 @@ def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) ->
             serialization_format="pt2",
             input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
-            pip_requirements=requirements(),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
             extra_files=beside(folder, order, module.get_submodule("network"), data),
             metadata={"hpo.study": order.study, "hpo.trial": order.trial, **about_images(data)},
         )
@@ -103,12 +103,6 @@ def signature(data: Dataset) -> ModelSignature:
     inputs = TensorSpec(data.images.dtype, (-1, channels, *size))
     outputs = TensorSpec(np.dtype(np.float32), (-1, data.outputs))
     return ModelSignature(Schema([inputs]), Schema([outputs]))
-
-
-def requirements() -> list[str]:
-    """What loading the model needs: mlflow itself would take 19 s to find out."""
-    torch_version = version("torch").partition("+")[0]
-    return [f"mlflow=={version('mlflow')}", f"torch=={torch_version}", f"numpy=={version('numpy')}"]
 
 
 def beside(folder: Path, order: Order, network: nn.Module, data: Dataset) -> list[str]:

@@ -16,7 +16,6 @@ from typing import TypeVar
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunTag, ViewType
-from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import SQLAlchemyError
@@ -68,7 +67,9 @@ class MlflowStore:
             with self._whole():
                 query = [self.experiment], " and ".join(conditions), ViewType.ALL, PAGE, ["attributes.start_time ASC"]
                 page = self._client.search_runs(*query, token)
-            runs += map(stored_run, page)
+            for info, data in ((run.info, run.data) for run in page):
+                deleted = info.lifecycle_stage == "deleted"
+                runs.append(StoredRun(info.run_id, data.tags, data.params, info.status, info.end_time, deleted))
             if not (token := page.token):
                 return sorted(runs, key=lambda run: run.deleted)
 
@@ -146,12 +147,6 @@ class MlflowStore:
             raise Outage(str(error)) from None
 
 
-def stored_run(run: MlflowRun) -> StoredRun:
-    info = run.info
-    deleted = info.lifecycle_stage == "deleted"
-    return StoredRun(info.run_id, run.data.tags, run.data.params, info.status, info.end_time, deleted)
-
-
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
     """MLflow's exceptions as ours. A server's answer counts only as JSON: a proxy says 404 too, in HTML."""
@@ -165,16 +160,12 @@ def translated(uri: str) -> Iterator[None]:
             raise Gone(text) from None
         if error.error_code == INVALID and "'active' state" in str(error):
             raise _Deleted(text) from None
-        if error.error_code in (INVALID, "BAD_REQUEST") and not _database_trouble(error):
+        of_database = isinstance(error.__cause__, SQLAlchemyError)  # arrives as BAD_REQUEST too
+        if error.error_code in (INVALID, "BAD_REQUEST") and not of_database:
             raise _Refused(text) from None
         raise Outage(text) from None
     except (requests.RequestException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         raise Outage(f"{without_password(uri)}: {reason(error)}") from None
-
-
-def _database_trouble(error: MlflowException) -> bool:
-    """SQLAlchemy's errors arrive as BAD_REQUEST too."""
-    return isinstance(error.__cause__, Exception) and type(error.__cause__).__module__.startswith("sqlalchemy")
 
 
 def reason(error: BaseException) -> str:

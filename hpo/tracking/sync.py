@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,7 +34,6 @@ from hpo.tracking.runs import (
     PARENT,
     RUNNING,
     Change,
-    Run,
     StoredRun,
     TrackedStudy,
     comparison_run,
@@ -127,29 +125,28 @@ class Sync:
         if not self._swept:
             sweep(self.store, {study.history.journal for study in self.studies}, self._now())
             self._swept = True
-        comparison = self._comparison_run(self.store)
-        for study in self.studies:
-            study.send(self.store, live, comparison)
-            study.upload(self.store, artifacts=not live)
-        self._send_comparison(self.store, artifacts=not live)
+        with self._comparison_run(self.store, artifacts=not live) as comparison:
+            for study in self.studies:
+                study.send(self.store, live, comparison)
+                study.upload(self.store, artifacts=not live)
 
-    def _comparison_run(self, store: Store) -> str | None:
-        """The id of the run above those of the studies; None before its first study has an event."""
-        if self._comparison is None and (run := self._comparison_now({RUNNING})) is not None:
-            known = store.find({"hpo.journal": run.tags["hpo.journal"]})
-            self._comparison = known[0] if known else StoredRun(store.create(run), run.tags)
-        return self._comparison.id if self._comparison is not None else None
+    @contextmanager
+    def _comparison_run(self, store: Store, artifacts: bool) -> Iterator[str | None]:
+        """The id of the run above those of the studies, which is brought up to date once they are.
 
-    def _comparison_now(self, statuses: Collection[str]) -> Run | None:
-        info = self._first.comparison
-        histories = [study.history for study in self.studies if study.history.journal]
-        return comparison_run(info, histories, statuses) if info is not None and histories else None
-
-    def _send_comparison(self, store: Store, artifacts: bool) -> None:
-        stored, run = self._comparison, self._comparison_now({study.status for study in self.studies})
-        info = self._first.comparison
-        if stored is None or run is None or info is None:
+        None without a comparison, and before its first study has an event.
+        """
+        info, histories = self._first.comparison, [study.history for study in self.studies if study.history.journal]
+        if info is None or not histories:
+            yield None
             return
+        if self._comparison is None:
+            run = comparison_run(info, histories, {RUNNING})
+            known = store.find({"hpo.journal": info.journal})
+            self._comparison = known[0] if known else StoredRun(store.create(run), run.tags)
+        stored = self._comparison
+        yield stored.id
+        run = comparison_run(info, histories, {study.status for study in self.studies})
         change = difference(stored, run, ())
         if change.tags or change.status:
             store.write(stored.id, change)
@@ -200,7 +197,7 @@ class Tracker:
         self._sync = Sync(studies, uri, connect)
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._wake = threading.Event()
-        self._waiting: set[threading.Event] = set()  # set once all there was when they came is delivered
+        self._waiting: threading.Event | None = None  # of `drain`: set once all there was when it came is delivered
         self._closing = self._abandoned = False
         self.undelivered = 0  # what had not reached MLflow when it was closed
 
@@ -218,12 +215,11 @@ class Tracker:
 
     def drain(self, timeout: float) -> int:
         """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not."""
-        delivered = threading.Event()
-        self._waiting.add(delivered)
+        self._waiting = delivered = threading.Event()
         self._wake.set()
         if self._thread.is_alive():
             delivered.wait(timeout)
-        self._waiting.discard(delivered)
+        self._waiting = None
         return self._sync.undelivered()
 
     def close(self, timeout: float = 10.0) -> int:
@@ -250,16 +246,18 @@ class Tracker:
         try:
             with environment():
                 while not self._abandoned:
-                    waiting, began = list(self._waiting), time.monotonic()
+                    waiting, began = self._waiting, time.monotonic()
                     well = self._round(live=not self._closing)
-                    for delivered in waiting if well else ():
-                        delivered.set()
-                    self._wake.wait(self._rest(well, time.monotonic() - began))
+                    if well and waiting is not None:
+                        waiting.set()
+                    pace = min(LONGEST_PACE, max(PACE, SHARE * (time.monotonic() - began)))
+                    patience = min(IMPATIENT, self._sync.wait) if self._waiting else self._sync.wait
+                    self._wake.wait(pace if well else patience)
                     self._wake.clear()
         finally:
             self._sync.close()
-            for delivered in list(self._waiting):
-                delivered.set()
+            if (waiting := self._waiting) is not None:
+                waiting.set()
 
     def _round(self, live: bool) -> bool:
         """A bug in here must not end the delivery, still less the study."""
@@ -270,12 +268,6 @@ class Tracker:
             logger.error("tracking failed by %s", self._sync.trouble)
             logger.debug("where it failed", exc_info=True)
             return False
-
-    def _rest(self, well: bool, cost: float) -> float:
-        """Seconds until it is time to look again."""
-        if well:
-            return min(LONGEST_PACE, max(PACE, SHARE * cost))
-        return min(IMPATIENT, self._sync.wait) if self._waiting else self._sync.wait
 
 
 def sync(
@@ -303,9 +295,10 @@ def sync(
 
 
 def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
-    """MLflow itself; here and not at the top, because importing it takes 2 s that must not delay the training."""
-    store: Store = import_module("hpo.tracking.store").connect(uri, experiment, tags)
-    return store
+    """MLflow itself."""
+    from hpo.tracking.store import connect  # mlflow: 2 s that must not delay the training
+
+    return connect(uri, experiment, tags)
 
 
 @contextmanager

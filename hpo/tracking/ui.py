@@ -58,11 +58,8 @@ def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], pla
         return sqlite_uri(state / "mlflow.db")
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES or (scheme == "sqlite" and not uri.startswith(SQLITE)):
-        rule, remedy = (
-            "must be an MLflow server or database",
-            f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out",
-        )
-        raise BadInput(Mistake(place, rule, without_password(uri), remedy))
+        remedy = f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out"
+        raise BadInput(Mistake(place, "must be an MLflow server or database", without_password(uri), remedy))
     return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
 
 
@@ -90,11 +87,9 @@ def ui_line(uri: str, experiment: str | None, key: str = TRIALS) -> str:
     return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}"
 
 
-def link(base: str, experiment: str, key: str, charts: bool = False) -> str:
+def link(base: str, experiment: str, key: str) -> str:
     """The address that opens a saved view. base: where the server is."""
-    query = {"workflowType": "machine_learning", "viewStateShareKey": key} | (
-        {"compareRunsMode": "CHART"} if charts else {}
-    )
+    query = {"workflowType": "machine_learning", "viewStateShareKey": key}
     return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(query)}"
 
 

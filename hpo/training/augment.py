@@ -6,7 +6,6 @@ images (N, C, H, W), standardized, so that 0 is the training split's mean. All r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,36 +17,17 @@ from hpo.models.parameters import TRAINING, setting
 LONGEST = 2.0  # an erased rectangle is at most twice as long as it is wide (Zhong et al. 2017 take 3.3)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is done to every training image, in this order; see models/parameters.py for the units."""
-
-    flip: bool
-    rotation: float
-    shift: int
-    erase: float
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        if self.flip:
-            images = flipped(images, generator)
-        if self.rotation > 0:
-            images = turned(images, self.rotation, generator)
-        if self.shift > 0:
-            images = shifted(images, self.shift, generator)
-        if self.erase > 0:
-            images = erased(images, self.erase, generator)
-        return images
-
-
-def augmentation(params: Params) -> Augmentation | None:
-    """What these params ask for; None where that is nothing."""
-    asked = Augmentation(
-        flip=bool(setting(params, TRAINING, "flip")),
-        rotation=float(setting(params, TRAINING, "rotation")),
-        shift=int(setting(params, TRAINING, "shift")),
-        erase=float(setting(params, TRAINING, "erase")),
-    )
-    return None if asked == Augmentation(False, 0.0, 0, 0.0) else asked
+def augmented(images: Tensor, params: Params, generator: Generator) -> Tensor:
+    """What these params say is done to every training image, in this order; channels last."""
+    if setting(params, TRAINING, "flip"):
+        images = flipped(images, generator)
+    if (rotation := float(setting(params, TRAINING, "rotation"))) > 0:
+        images = turned(images, rotation, generator)
+    if (shift := int(setting(params, TRAINING, "shift"))) > 0:
+        images = shifted(images, shift, generator)
+    if (erase := float(setting(params, TRAINING, "erase"))) > 0:
+        images = erased(images, erase, generator)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def flipped(images: Tensor, generator: Generator) -> Tensor:

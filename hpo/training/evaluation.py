@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,14 +18,11 @@ MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
 
 def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
     """(len(rows), K), as the network gives them, on the device."""
-    with torch.inference_mode():
-        return torch.cat(list(_batches(network.eval(), data, rows)))
-
-
-def _batches(network: nn.Module, data: DeviceData, rows: Tensor) -> Iterator[Tensor]:
+    network.eval()
     _, height, width = data.shape
-    for batch in torch.split(rows, max(1, min(MOST_ROWS, MOST_PIXELS // (height * width)))):
-        yield network(data.pixels(batch))
+    batches = torch.split(rows, max(1, min(MOST_ROWS, MOST_PIXELS // (height * width))))
+    with torch.inference_mode():
+        return torch.cat([network(data.pixels(batch)) for batch in batches])
 
 
 def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> dict[str, Tensor]:

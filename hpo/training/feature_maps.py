@@ -72,8 +72,14 @@ def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str,
 
 def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:
     """What leaves the first layer; in a network of ours its activation, whole though pooling goes before it."""
+    caught: list[Tensor] = []
+    handle = first.register_forward_hook(lambda module, inputs, result: caught.append(result))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    maps = caught[0] if caught and isinstance(caught[0], Tensor) else images.new_zeros(0)
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    maps = _seen(network, first, images)
     if modules.get("block1.conv") is first:
         for name, module in modules["block1"].named_children():
             if name in ("norm", "activation"):
@@ -81,17 +87,6 @@ def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:
             if name == "activation":
                 break
     return maps
-
-
-def _seen(network: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
-    """What leaves a module while these images pass the network."""
-    caught: list[Tensor] = []
-    handle = module.register_forward_hook(lambda module, inputs, result: caught.append(result))
-    try:
-        network(images)
-    finally:
-        handle.remove()
-    return caught[0] if caught and isinstance(caught[0], Tensor) else images.new_zeros(0)
 
 
 def some(data: DeviceData, rows: Tensor) -> Tensor:

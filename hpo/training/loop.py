@@ -13,7 +13,7 @@ import math
 import pickle
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, epochs_of
 from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
-from hpo.training.augment import Augmentation, augmentation
+from hpo.training.augment import augmented
 from hpo.training.evaluation import evaluate
 from hpo.training.metrics import Loss
 from hpo.training.optimizers import Update
@@ -43,7 +43,6 @@ class TrainingState:
     network: nn.Module
     update: Update
     loss: Loss
-    augment: Augmentation | None
     places: probes.Places
     batch_size: int
     epoch: int = 0
@@ -71,10 +70,7 @@ class TrainingState:
 
 
 def trainer(ready: Setup) -> Train:
-    def train(job: Job) -> Iterator[Report]:
-        return translate_errors(train_epochs(ready, job), ready.data.device)
-
-    return train
+    return lambda job: translate_errors(train_epochs(ready, job), ready.data.device)
 
 
 def train_epochs(ready: Setup, job: Job) -> Iterator[Report]:
@@ -133,8 +129,7 @@ def new_state(ready: Setup, job: Job) -> TrainingState:
     return TrainingState(
         network=network,
         update=Update.of(job.params, network),
-        loss=ready.training_loss(job.params),
-        augment=augmentation(job.params),
+        loss=replace(ready.loss, smoothing=float(setting(job.params, TRAINING, "label_smoothing"))),
         places=probes.places(network, ready.ours),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
     )
@@ -173,9 +168,7 @@ def batches(
     for first in range(0, len(sizes), chunk):
         chunk_sizes = sizes[first : first + chunk]
         chunk_rows = rows[sum(sizes[:first]) :][: sum(chunk_sizes)]
-        images = data.pixels(chunk_rows)
-        if state.augment is not None:
-            images = state.augment(images, generator).contiguous(memory_format=torch.channels_last)
+        images = augmented(data.pixels(chunk_rows), state.update.params, generator)
         yield from zip(
             torch.split(images, chunk_sizes), torch.split(data.targets[chunk_rows], chunk_sizes), strict=True
         )

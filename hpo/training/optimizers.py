@@ -120,7 +120,11 @@ class Update:
 
         A parameter without a gradient has one of 0: only its decay and its momentum move it.
         """
-        self._penalize()
+        for weight in self.weights:  # d/dw (l1 * sum |w| + l2 * sum w^2) = l1 * sign(w) + 2 * l2 * w
+            if weight.grad is not None and self.l1 > 0:
+                weight.grad.add_(weight.sign(), alpha=self.l1)
+            if weight.grad is not None and self.l2 > 0:
+                weight.grad.add_(weight, alpha=2 * self.l2)
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         rate = eta(self.params, done)
@@ -129,16 +133,6 @@ class Update:
             self.optimizer(self.params, group, gradients, rate)
         for parameter in self.parameters:
             parameter.grad = None
-
-    def _penalize(self) -> None:
-        """Add d/dw (l1 * sum |w| + l2 * sum w^2) = l1 * sign(w) + 2 * l2 * w."""
-        if self.l1 == 0 and self.l2 == 0:
-            return
-        for weight in self.weights:
-            if weight.grad is not None and self.l1 > 0:
-                weight.grad.add_(weight.sign(), alpha=self.l1)
-            if weight.grad is not None and self.l2 > 0:
-                weight.grad.add_(weight, alpha=2 * self.l2)
 
     def state_dict(self) -> dict[str, Any]:
         return {"groups": [group.state for group in self.groups]}

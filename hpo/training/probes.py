@@ -50,17 +50,12 @@ def places(network: nn.Module, ours: bool) -> Places:
         name = path.removeprefix("network.").replace(".cells", "") or "network"
         for own, weight in module.named_parameters(recurse=False):
             if weight.ndim >= 2 and weight.requires_grad:
-                layer = f"{name}.{_recurrence(own)}" if isinstance(module, nn.RNNBase) else name
+                layer = f"{name}.{own.split('_')[2]}" if isinstance(module, nn.RNNBase) else name  # weight_hh_l1: l1
                 weights.setdefault(layer, []).append(weight)
                 here = name
         if isinstance(module, WATCHED):
             activations.append((place(name) if ours else here, module))
     return Places(weights, activations)
-
-
-def _recurrence(parameter: str) -> str:
-    """weight_hh_l1_reverse -> l1."""
-    return parameter.split("_")[2]
 
 
 @dataclass

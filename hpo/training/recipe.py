@@ -60,7 +60,7 @@ class Recipe:
         data = to_device(self.dataset or Dataset.open(self.data), torch.device(self.device))
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
-        return Setup(self.model, function, data, Loss.of(self.loss, data.outputs, targets, weights))
+        return Setup(self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:

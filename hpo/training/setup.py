@@ -7,7 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,10 +46,6 @@ class DeviceData:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.dataset.shape
-
-    @property
-    def outputs(self) -> int:
-        return self.dataset.outputs
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Rows as the network takes them: (len(rows), C, H, W) float32, channels last."""
@@ -95,9 +91,6 @@ class Setup:
     def ours(self) -> bool:
         return self.function is None
 
-    def training_loss(self, params: Params) -> Loss:
-        return replace(self.loss, smoothing=float(setting(params, TRAINING, "label_smoothing")))
-
     def network(self, params: Params, seed: int) -> nn.Module:
         """A fresh network on the device, its weights drawn from the seed. Raises TrainingFailed where there is none."""
         try:
@@ -109,14 +102,14 @@ class Setup:
         return network
 
     def _family(self, params: Params, seed: int) -> nn.Module:
-        layers = FAMILIES[self.model].layers(params, self.data.shape, self.data.outputs)
+        layers = FAMILIES[self.model].layers(params, self.data.shape, self.data.dataset.outputs)
         network = build(layers, self.data.shape, torch.Generator().manual_seed(stream(seed, "weights")))
         if self.loss.spread is not None:
             network.add_module("rescale", self._rescale(self.loss.spread))
         return network
 
     def _own(self, function: user.Function, params: Params) -> nn.Module:
-        shape, outputs = self.data.shape, self.data.outputs
+        shape, outputs = self.data.shape, self.data.dataset.outputs
         network = checked(function(dict(params), shape, outputs), self.model, shape, outputs)
         if self.loss.spread is None:
             return network

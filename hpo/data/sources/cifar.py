@@ -58,7 +58,7 @@ def _names(folder: Path) -> list[str] | None:
         if (folder / name).is_file():
             names = unpickled(folder / name).get(key)
             if not isinstance(names, list) or not all(isinstance(item, bytes | str) for item in names):
-                raise _bad_batch(folder / name, f"must hold a list {key.decode()}")
+                raise bad_file(folder / name, f"must hold a list {key.decode()}")
             return [item if isinstance(item, str) else item.decode("utf-8", "replace") for item in names]
     return None
 
@@ -68,11 +68,11 @@ def _batch(path: Path) -> tuple[Array, Array]:
     batch = unpickled(path)
     labels, images = batch.get(b"labels", batch.get(b"fine_labels")), batch.get(b"data")
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise _bad_batch(path, "must hold a list of numbers, labels or fine_labels")
+        raise bad_file(path, "must hold a list of numbers, labels or fine_labels")
     array = images.array if isinstance(images, _Pixels) else None
     if array is None or array.shape != (len(labels), 3072):
         got = type(images).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise _bad_batch(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
+        raise bad_file(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
     return array.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
 
 
@@ -81,20 +81,20 @@ def unpickled(path: Path) -> dict[bytes, Any]:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise _bad_batch(path, f"must have at most {MOST_BYTES} bytes", str(size))
+            raise bad_file(path, f"must have at most {MOST_BYTES} bytes", str(size))
         data = path.read_bytes()
         _inspect(data)
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except PermissionError as error:
         raise locked(path) from error
     except Refused as error:
-        raise _bad_batch(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
+        raise bad_file(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
     except BadInput:
         raise
     except Exception as error:  # a damaged pickle raises anything at all
-        raise _bad_batch(path, "is no pickled CIFAR batch or is damaged") from error
+        raise bad_file(path, "is no pickled CIFAR batch or is damaged") from error
     if not isinstance(value, dict):
-        raise _bad_batch(path, "must hold a dict", type(value).__name__)
+        raise bad_file(path, "must hold a dict", type(value).__name__)
     return {key.encode() if isinstance(key, str) else key: item for key, item in value.items()}
 
 
@@ -153,7 +153,3 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in STAND_INS:
             raise Refused(f"{module}.{name}"[:80])
         return STAND_INS[module, name]
-
-
-def _bad_batch(path: Path, rule: str, got: str = "") -> BadInput:
-    return bad_file(path, rule, got, "fetch the data again")
