@@ -85,7 +85,6 @@ class LocalExecutor:
             handles = [handle for worker in self._workers for handle in (worker.pipe, worker.sentinel)]
             active = connection.wait(handles, self._seconds_to_wait(end))
             messages = [message for index in range(self.slots) for message in self._receive(index, active)]
-            messages += self._kill_overdue()
             if messages or (end is not None and self._clock() >= end):
                 return messages
 
@@ -99,7 +98,7 @@ class LocalExecutor:
     # -- messages, deaths and deadlines
 
     def _receive(self, index: int, active: Collection[object]) -> list[Message]:
-        """All messages of this worker; if its process has ended, another one is started in its place."""
+        """All messages of this worker; if its process has ended or is overdue, another one is started in its place."""
         worker = self._workers[index]
         messages: list[Message] = []
         if worker.pipe in active or worker.sentinel in active:
@@ -108,6 +107,9 @@ class LocalExecutor:
             error = self._replace(index)
             if worker.running:
                 messages.append(JobFailed(worker.running.job.training, Outcome.CRASHED, error, lost=True))
+        elif worker.running and (broke := worker.running.overdue(self._clock())) is not None:
+            error = self._replace(index, broke.error)
+            messages.append(replace(broke, error=error) if broke.lost else broke)
         return messages
 
     def _understand(self, worker: _Worker, sent: Sent) -> list[Message]:
@@ -133,15 +135,6 @@ class LocalExecutor:
         if end is not None:
             deadlines.append(end)
         return max(0.0, min(deadlines) - self._clock()) + 0.01 if deadlines else None
-
-    def _kill_overdue(self) -> list[Message]:
-        messages: list[Message] = []
-        for index, worker in enumerate(self._workers):
-            broke = worker.running.overdue(self._clock()) if worker.running else None
-            if broke is not None:
-                error = self._replace(index, broke.error)
-                messages.append(replace(broke, error=error) if broke.lost else broke)
-        return messages
 
     # -- starting and replacing
 

@@ -146,9 +146,10 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
     mine = next((str(version.version) for version in versions if version.name == name), None)
     mine = mine or create_version(client, name, order, data, published)
     published = replace(published, version=mine)
-    if order.alias == CHAMPION and (holder := champion(client, name)) is not None and str(holder.version) != mine:
-        if obstacle := why_not_better(holder.tags, order, data):
-            said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder.version}, {obstacle}"
+    holder = client.get_registered_model(name).aliases.get(CHAMPION)  # a version
+    if order.alias == CHAMPION and holder is not None and str(holder) != mine:
+        if obstacle := why_not_better(client.get_model_version(name, holder).tags, order, data):
+            said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder}, {obstacle}"
             return replace(published, said=said)
     client.set_registered_model_alias(name, order.alias, mine)
     said = f"models:/{name}@{order.alias} is version {mine}"
@@ -167,15 +168,6 @@ def create_version(client: MlflowClient, name: str, order: Order, data: Dataset,
     }
     model = str(published.model)
     return str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
-
-
-def champion(client: MlflowClient, name: str) -> Any | None:
-    try:
-        return client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-            raise
-        return None
 
 
 def why_not_better(tags: dict[str, str], order: Order, data: Dataset) -> str:

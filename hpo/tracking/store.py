@@ -9,7 +9,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -255,14 +255,9 @@ def create_sqlite(path: Path) -> None:
             sweep(path.parent)
             if not path.exists():
                 with replace_file(path) as draft, translated(sqlite_uri(path)):
-                    _make_sqlite(draft, path.parent / "mlruns")
+                    artifacts = (path.parent / "mlruns").as_uri()
+                    SqlAlchemyStore(sqlite_uri(draft), artifacts).engine.dispose()  # type: ignore[no-untyped-call]
+                    with closing(sqlite3.connect(draft)) as database:
+                        database.execute("PRAGMA journal_mode=WAL")
     except OSError as error:
         raise Outage(f"{path}: {error.strerror or error}") from None
-
-
-def _make_sqlite(path: Path, artifacts: Path) -> None:
-    store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())  # type: ignore[no-untyped-call]
-    store.engine.dispose()
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.close()

@@ -36,6 +36,7 @@ MOST_COLUMNS = 24  # a tag of an experiment holds 20,000 characters
 LOCAL = "http://127.0.0.1:5000"
 
 Json = dict[str, Any]
+SECTION: Json = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False, "cardHeight": 360}
 
 
 def sqlite_uri(path: Path) -> str:
@@ -148,14 +149,9 @@ def view(kind: str, order: str, ascending: bool, shown: Sequence[str], charts: M
         "selectedColumns": list(shown),
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": [chart | {"metricSectionId": name} for name, cards in charts.items() for chart in cards],
-        "compareRunSections": [section(name, len(cards)) for name, cards in charts.items()],
+        "compareRunSections": [SECTION | {"uuid": name, "name": name, "columns": len(charts[name])} for name in charts],
         "isAccordionReordered": True,
     }
-
-
-def section(name: str, columns: int) -> Json:
-    fixed = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False, "cardHeight": 360}
-    return fixed | {"uuid": name, "name": name, "columns": columns}
 
 
 def column(kind: str, name: str) -> str:

@@ -66,17 +66,11 @@ def turned_by(images: Tensor, angles: Tensor) -> Tensor:
 def erased(images: Tensor, share: float, generator: Generator) -> Tensor:
     """One rectangle of `share` of the area blanked (set to 0, the mean) at a random place of each image."""
     count, _, height, width = images.shape
-    draw = torch.rand(3, count, generator=generator, device=images.device)
+    draw = torch.rand(3, count, 1, generator=generator, device=images.device)
     stretch = LONGEST ** ((draw[0] * 2 - 1) / 2)  # height to width, log-uniform in 1/LONGEST..LONGEST once squared
     tall = (stretch * math.sqrt(share) * height).round().clamp(max(1, math.ceil(share * height)), height)
     wide = (share * height * width / tall).round().clamp(1, width)
-    top = (draw[1] * (height - tall + 1)).floor()
-    left = (draw[2] * (width - wide + 1)).floor()
-    inside_rows = _between(torch.arange(height, device=images.device), top, tall)
-    inside_columns = _between(torch.arange(width, device=images.device), left, wide)
-    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0.0)
-
-
-def _between(places: Tensor, first: Tensor, length: Tensor) -> Tensor:
-    """(L,) places, (N,) starts and lengths -> (N, L) whether the place is inside."""
-    return (places >= first[:, None]) & (places < (first + length)[:, None])
+    top, left = (draw[1] * (height - tall + 1)).floor(), (draw[2] * (width - wide + 1)).floor()
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)  # (N, H), (N, W)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

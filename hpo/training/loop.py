@@ -130,7 +130,7 @@ def new_state(ready: Setup, job: Job) -> TrainingState:
         network=network,
         update=Update.of(job.params, network),
         loss=replace(ready.loss, smoothing=float(setting(job.params, TRAINING, "label_smoothing"))),
-        places=probes.places(network, ready.ours),
+        places=probes.places(network, ours=ready.function is None),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
     )
 
@@ -149,12 +149,9 @@ def refuse_invalid(params: Params) -> None:
 def batch_sizes(rows: int, batch_size: int) -> list[int]:
     """How the rows are split. A single row left over joins the last batch: one image has no batch statistics."""
     full, rest = divmod(rows, batch_size)
-    sizes = [batch_size] * full
     if rest == 1 and full:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
+        return [batch_size] * (full - 1) + [batch_size + 1]
+    return [batch_size] * full + [rest] * (rest > 0)
 
 
 def batches(

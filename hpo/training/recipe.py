@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.core import Params, Train
 from hpo.data.dataset import Dataset
@@ -62,12 +62,6 @@ class Recipe:
         targets = data.targets[data.splits["train"]]
         return Setup(self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights))
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
-        """From what `asdict` gave, after it was JSON."""
-        folder = fields["folder"] and Path(fields["folder"])
-        return cls(**{**fields, "data": Path(fields["data"]), "folder": folder})
-
 
 @dataclass(frozen=True)
 class ScoreRequest:
@@ -85,7 +79,8 @@ def scores(text: str) -> list[dict[str, float]]:
     from hpo.training.evaluation import score  # torch
 
     fields = json.loads(text)
-    ready = Recipe.from_json(fields["recipe"]).setup()
+    paths = {name: Path(value) for name in ("data", "folder") if (value := fields["recipe"][name])}
+    ready = Recipe(**fields["recipe"] | paths).setup()
     return [score(ready, params, Path(path)) for params, path in fields["models"]]
 
 

@@ -87,10 +87,6 @@ class Setup:
     data: DeviceData
     loss: Loss
 
-    @property
-    def ours(self) -> bool:
-        return self.function is None
-
     def network(self, params: Params, seed: int) -> nn.Module:
         """A fresh network on the device, its weights drawn from the seed. Raises TrainingFailed where there is none."""
         try:
