@@ -225,7 +225,10 @@ def find(spec: DataSpec, available: int | None) -> Contents:
         if stat.S_ISDIR(mode):
             return _in_folder(path, spec, available)
     except FileNotFoundError as error:
-        raise BadInput(_missing(spec.source)) from error
+        close = get_close_matches(path.name.lower(), DATA_SETS, 1, 0.7)
+        remedy = f"did you mean {close[0]}?" if close else "check the path"
+        rule = f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}"
+        raise BadInput(Mistake("data.source", rule, repr(spec.source), remedy)) from error
     except PermissionError as error:
         raise locked(error.filename or path) from error
     except (OSError, ValueError) as error:  # a name no disk can have: too long, with a zero byte
@@ -246,12 +249,6 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
     if cifar.files(path):
         return cifar.read(path, spec)
     return images.read(path, spec)
-
-
-def _missing(source: str) -> Mistake:
-    close = get_close_matches(Path(source).name.lower(), DATA_SETS, 1, 0.7)
-    remedy = f"did you mean {close[0]}?" if close else "check the path"
-    return Mistake("data.source", f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}", repr(source), remedy)
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------

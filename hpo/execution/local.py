@@ -23,7 +23,7 @@ from pathlib import Path
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.execution.job_runner import RunningJob
-from hpo.execution.worker import Begin, Command, Halt, MachineFailed, Ready, Sent
+from hpo.execution.worker import Command, Halt, MachineFailed, Ready, Sent
 
 OUTPUT_BYTES = 4096  # of a chunk of a worker's output that are kept
 MAX_FAILED_STARTS = 3
@@ -60,7 +60,7 @@ class LocalExecutor:
         """Send each worker its trainer's factory, in turn, so that each can have its own device; does not wait."""
         self._factories = factories
         for index, worker in enumerate(self._workers):
-            worker.send(Begin(factories[index % len(factories)]))
+            worker.send(factories[index % len(factories)])
 
     def pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers]
@@ -141,7 +141,7 @@ class LocalExecutor:
     def _start(self, index: int) -> _Worker:
         worker = _Worker(self._modules)
         if self._factories:
-            worker.send(Begin(self._factories[index % len(self._factories)]))
+            worker.send(self._factories[index % len(self._factories)])
         return worker
 
     def _replace(self, index: int, why: str = "") -> str:

@@ -30,20 +30,14 @@ MAX_LEAKED_FILES = 64  # file descriptors a job may leave open before its worker
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """Make the trainer; factory is picklable."""
-
-    factory: Callable[[], Train]
-
-
-@dataclass(frozen=True, slots=True)
 class Halt:
     """Finish the epoch of this training, then pause."""
 
     training: str
 
 
-Command = Begin | Halt | Job
+Factory = Callable[[], Train]  # picklable; makes the trainer
+Command = Factory | Halt | Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +70,7 @@ class _Worker:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._commands: queue.SimpleQueue[Begin | Job] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Factory | Job] = queue.SimpleQueue()
         self._halted: set[str] = set()
 
     def listen(self) -> None:
@@ -94,22 +88,22 @@ class _Worker:
                 case Job(training=training):
                     self._halted.discard(training)
                     self._commands.put(command)
-                case Begin():
-                    self._commands.put(command)
+                case factory:
+                    self._commands.put(factory)
 
     def serve(self) -> None:
         runner: JobRunner | None = None
         while True:
             match self._commands.get():
-                case Begin(factory=factory):
+                case Job() as job:
+                    assert runner is not None, "the factory comes first"
+                    self._run(runner, job)
+                case factory:
                     try:
                         runner = JobRunner(factory())
                         self._pipe.send(Ready())
                     except Exception as error:  # reported to the driver, which decides
                         self._start_failed(error)
-                case job:
-                    assert runner is not None, "Begin comes first"
-                    self._run(runner, job)
 
     def _start_failed(self, error: Exception) -> None:
         self._pipe.send(MachineFailed(f"a worker could not start: {one_line(error)}"))

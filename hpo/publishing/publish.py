@@ -75,9 +75,9 @@ def of_checkpoint(recipe: Recipe, params: Params, checkpoint: Path) -> Predict:
 def of_module(module: nn.Module) -> Predict:
     """A module as a function of arrays."""
 
+    @torch.inference_mode()
     def predict(images: Array) -> Array:
-        with torch.inference_mode():
-            outputs: Array = module(torch.from_numpy(images)).numpy()
+        outputs: Array = module(torch.from_numpy(images)).numpy()
         return outputs
 
     return predict

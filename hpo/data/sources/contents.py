@@ -93,7 +93,9 @@ def labelled(
     elif values.dtype.kind not in "bUS":
         raise BadInput(Mistake(place, "must be class numbers or names", f"{values.dtype}", "save integers or texts"))
     labels, numbers = np.unique(values, return_inverse=True)
-    return numbers.reshape(-1).astype(np.int64), tuple(_text(label) for label in labels.tolist())
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+    return numbers.reshape(-1).astype(np.int64), tuple(map(str, labels.tolist()))
 
 
 def _numbers(values: Array, place: str) -> Array:
@@ -110,10 +112,6 @@ def _refuse_where(bad: Array, values: Array, place: str, rule: str, remedy: str)
     if len(indices):
         more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
         raise BadInput(Mistake(place, rule, f"{values[indices[0]]} at index {indices[0]}{more}", remedy))
-
-
-def _text(label: object) -> str:
-    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------

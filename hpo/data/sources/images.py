@@ -55,7 +55,10 @@ def decode(path: Path, shape: Shape, resize: bool) -> Array:
     channels, height, width = shape
     with _opened(path) as image:
         image.load()
-        picture = _eight_bits(_upright(image)).convert("L" if channels == 1 else "RGB")
+        upright = image
+        with contextlib.suppress(Exception):  # damaged EXIF
+            upright = ImageOps.exif_transpose(image)
+        picture = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         if not resize:
             got = f"{picture.height}x{picture.width}"
@@ -192,12 +195,6 @@ def _on_its_side(image: Image.Image) -> bool:
     with contextlib.suppress(Exception):  # damaged EXIF raises anything at all and is no reason to refuse the image
         return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return False
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # damaged EXIF
-        return ImageOps.exif_transpose(image)
-    return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
