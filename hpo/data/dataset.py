@@ -284,17 +284,12 @@ def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
                 refuse(mistakes, contents.place)
             continue
         assert block.dtype == contents.dtype and block.shape[1:] == contents.shape, (block.dtype, block.shape)
-        _refuse_not_finite(contents, block, indices)
+        if block.dtype == np.float32 and not np.isfinite(block).all():
+            row = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0]
+            got = f"{block[row][~np.isfinite(block[row])][0]} in image {indices[row]}"
+            raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or fix these images"))
         yield block
     refuse(mistakes, contents.place)
-
-
-def _refuse_not_finite(contents: Contents, block: Array, indices: Array) -> None:
-    if block.dtype != np.float32 or np.isfinite(block).all():
-        return
-    row = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0]
-    got = f"{block[row][~np.isfinite(block[row])][0]} in image {indices[row]}"
-    raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or fix these images"))
 
 
 def standards(images: Array, train: Array) -> tuple[Array, Array]:

@@ -251,11 +251,9 @@ def worker_devices(
     if workers != "auto" and int(workers) > MAX_WORKERS_PER_CORE * cores():
         rule, got = f"must be at most {MAX_WORKERS_PER_CORE} a core", f"{workers} (cores here: {cores()})"
         raise BadInput(Mistake(where("workers"), rule, got, "write auto, one a core or GPU"))
-    if device == "cpu":
-        count = 0
-    elif count is None:
-        count = gpus()
-    if device == "cpu" or (device == "auto" and count == 0):
+    if device == "cpu" or count is None:
+        count = 0 if device == "cpu" else gpus()
+    if device in ("auto", "cpu") and count == 0:
         return ["cpu"] * (cores() if workers == "auto" else int(workers))
     names = [f"cuda:{index}" for index in range(count)] if device in ("auto", "cuda") else [device]
     if not names or int(names[-1].partition(":")[2] or 0) >= count:

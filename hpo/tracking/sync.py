@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from hpo.errors import HpoError
@@ -173,17 +172,11 @@ def sweep(store: Store, own: Collection[str], now: float) -> None:
     running = {run.id: run for run in store.find({}, status=RUNNING) if not run.deleted and "hpo.kind" in run.tags}
     tags = {"hpo.state": INTERRUPTED, DRIVER: NO_DRIVER}
     for run in running.values():
-        if run.tags.get("hpo.journal") not in own and not has_driver(run, running):
+        driven = run if DRIVER in run.tags else running.get(run.tags.get(PARENT, ""), run)
+        host, _, pid = driven.tags.get(DRIVER, "").rpartition(":")
+        elsewhere = host not in ("", os.uname().nodename)  # where nothing says whether the driver is at work
+        if run.tags.get("hpo.journal") not in own and not elsewhere and not (host and alive(int(pid))):
             store.write(run.id, Change(tags=tags, status=KILLED, ended=milliseconds(now)))
-
-
-def has_driver(run: StoredRun, running: Mapping[str, StoredRun]) -> bool:
-    """Whether a driver may be at work on this run: only a process of this machine that is gone surely is not."""
-    driven = run if DRIVER in run.tags else running.get(run.tags.get(PARENT, ""))
-    if driven is None:
-        return False
-    host, _, pid = driven.tags.get(DRIVER, "").rpartition(":")
-    return bool(host) and (host != os.uname().nodename or alive(int(pid)))
 
 
 # -- while the studies run, and afterwards -----------------------------------------------------------------------
@@ -205,9 +198,7 @@ class Tracker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.undelivered = self.close(3.0 if kind is not None else 30.0)
 
     def start(self) -> None:

@@ -61,13 +61,10 @@ def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str,
         return {}
     samples = some(data, rows)
     maps = _maps(network, first, data.pixels(samples))
-    if maps.ndim != 4 or len(maps) != len(samples):
-        return {"filters": shrunk(first.weight[:FILTERS])}
-    return {
-        "filters": shrunk(first.weight[:FILTERS]),
-        "samples": shrunk(data.images[samples].float()),
-        "maps": shrunk(maps[:, :MAPS]),
-    }
+    figures = {"filters": shrunk(first.weight[:FILTERS])}
+    if maps.ndim == 4 and len(maps) == len(samples):
+        figures |= {"samples": shrunk(data.images[samples].float()), "maps": shrunk(maps[:, :MAPS])}
+    return figures
 
 
 def _maps(network: nn.Module, first: nn.Module, images: Tensor) -> Tensor:

@@ -112,14 +112,13 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
 def resume(ready: Setup, job: Job) -> TrainingState:
     """The state after epoch job.start. A checkpoint that cannot be read costs time, never a result: begin again."""
     state = new_state(ready, job)
-    if job.start == 0:
-        return state
-    path = checkpoints.path(job.folder, job.training, job.start)
-    try:
-        state.load(path, ready.data.device)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        log.warning("%s cannot be read (%s): training epochs 1 to %d again", path, error, job.start)
-        return new_state(ready, job)
+    if job.start > 0:
+        path = checkpoints.path(job.folder, job.training, job.start)
+        try:
+            state.load(path, ready.data.device)
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            log.warning("%s cannot be read (%s): training epochs 1 to %d again", path, error, job.start)
+            return new_state(ready, job)
     return state
 
 
