@@ -89,19 +89,20 @@ def connect(address: str | None, place: str) -> str:
 
 def refuse_unreachable(address: str, place: str) -> None:
     """Raises EnvironmentFailed where no cluster can be joined, in a bounded time."""
+    silent = EnvironmentFailed(Mistake(place, "no Ray cluster answers", address, START))
     if address != "auto":
         host, _, port = address.removeprefix(CLIENT).rpartition(":")
         if not host or not port.isdigit():
             raise EnvironmentFailed(Mistake(place, "must be auto, HOST:PORT or ray://HOST:PORT", address, START))
         if not listens(address.removeprefix(CLIENT)):
-            raise EnvironmentFailed(Mistake(place, "no Ray cluster answers", address, START))
+            raise silent
     if address.startswith(CLIENT):
         return  # ray.init itself gives up after 30 s
     command = [sys.executable, "-c", PROBE, address]
     try:
         probe = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise EnvironmentFailed(Mistake(place, "no Ray cluster answers", address, START)) from None
+        raise silent from None
     if probe.returncode or probe.stdout:
         raise refused(probe.stdout or f"exit {probe.returncode}", address, place)
 

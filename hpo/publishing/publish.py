@@ -1,5 +1,4 @@
-"""Scores one model and logs it: `python -m hpo.publishing.publish`, a pickled Order on stdin, a
-Published as JSON on stdout.
+"""Scores one model and logs it: `python -m hpo.publishing.publish`, an Order as JSON on stdin, a Published on stdout.
 
 The published model takes images as the data set stores them; `hpo predict` calls the same. What is scored on the test
 split is, where MLflow is on, the model that MLflow gives back.
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -112,10 +110,10 @@ def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     return {f"test_{name}": float(value) for name, value in scores.items()}
 
 
-def answer(order: Order) -> dict[str, object]:
+def answer(text: str) -> dict[str, object]:
     """What an order comes to, or {"error": one line}."""
     try:
-        return asdict(publish(order))
+        return asdict(publish(Order.from_json(text)))
     except HpoError as error:
         return {"error": str(error)}
     except (OSError, RuntimeError) as error:
@@ -127,7 +125,7 @@ def main() -> int:
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     die_with_parent()
-    text = json.dumps(answer(pickle.load(sys.stdin.buffer)))
+    text = json.dumps(answer(sys.stdin.read()))
     with stdout:
         stdout.write(text + "\n")
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -66,6 +65,15 @@ class Order:
     alias: str = CHAMPION
     figures: Path | None = None
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        fields = json.loads(text)
+        paths = {name: Path(value) for name in ("checkpoint", "figures") if (value := fields[name])}
+        return cls(**fields | paths | {"recipe": Recipe.from_json(fields["recipe"]), "goal": Goal(**fields["goal"])})
+
 
 def publish(order: Order, timeout: float = 600.0) -> Published:
     """Score the model on the test split, log it, register it. Repeating it creates nothing twice.
@@ -75,8 +83,9 @@ def publish(order: Order, timeout: float = 600.0) -> Published:
     try:
         process = subprocess.run(
             [sys.executable, "-m", "hpo.publishing.publish"],
-            input=pickle.dumps(replace(order, checkpoint=order.checkpoint.absolute())),
+            input=replace(order, checkpoint=order.checkpoint.absolute()).to_json(),
             capture_output=True,
+            text=True,
             timeout=timeout,
             env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
             check=False,
@@ -85,9 +94,8 @@ def publish(order: Order, timeout: float = 600.0) -> Published:
         raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
     try:
         answer: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        errors = process.stderr.decode(errors="replace")
-        last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+    except (IndexError, json.JSONDecodeError):
+        last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise EnvironmentFailed(_failed(last[0][:300])) from None
     if "error" in answer:
         raise EnvironmentFailed(_failed(str(answer["error"])))

@@ -71,9 +71,8 @@ def prune(folder: Path, cap: int, wanted: Collection[str]) -> int:
     for training in folder.glob("*/"):
         with contextlib.suppress(FileNotFoundError):
             stats = [entry.stat() for entry in training.iterdir()]
-            sizes.append(
-                (max((stat.st_mtime for stat in stats), default=0.0), sum(stat.st_size for stat in stats), training)
-            )
+            used = max((stat.st_mtime for stat in stats), default=0.0)
+            sizes.append((used, sum(stat.st_size for stat in stats), training))
     left = sum(size for _, size, _ in sizes)
     for _, size, training in sorted(sizes):
         if left > cap and training.name not in wanted:

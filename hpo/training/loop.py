@@ -165,9 +165,8 @@ def batches(
         chunk_sizes = sizes[first : first + chunk]
         chunk_rows = rows[sum(sizes[:first]) :][: sum(chunk_sizes)]
         images = augmented(data.pixels(chunk_rows), state.update.params, generator)
-        yield from zip(
-            torch.split(images, chunk_sizes), torch.split(data.targets[chunk_rows], chunk_sizes), strict=True
-        )
+        targets = data.targets[chunk_rows]
+        yield from zip(torch.split(images, chunk_sizes), torch.split(targets, chunk_sizes), strict=True)
 
 
 # -- metrics and failures ------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.core import Params, Train
 from hpo.data.dataset import Dataset
@@ -62,6 +62,12 @@ class Recipe:
         targets = data.targets[data.splits["train"]]
         return Setup(self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights))
 
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
+        """From what `asdict` gave, after it was JSON."""
+        paths = {name: Path(value) for name in ("data", "folder") if (value := fields[name])}
+        return cls(**{**fields, **paths})
+
 
 @dataclass(frozen=True)
 class ScoreRequest:
@@ -79,8 +85,7 @@ def scores(text: str) -> list[dict[str, float]]:
     from hpo.training.evaluation import score  # torch
 
     fields = json.loads(text)
-    paths = {name: Path(value) for name in ("data", "folder") if (value := fields["recipe"][name])}
-    ready = Recipe(**fields["recipe"] | paths).setup()
+    ready = Recipe.from_json(fields["recipe"]).setup()
     return [score(ready, params, Path(path)) for params, path in fields["models"]]
 
 

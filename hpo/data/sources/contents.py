@@ -25,7 +25,6 @@ R = TypeVar("R")
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
 
-
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 LUMA = (19595, 38470, 7471)

@@ -31,7 +31,6 @@ GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
 TOO_DEEP = ("I", "F")  # 32 bits a pixel, of no agreed range
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
 
-
 PART_NAMES = {
     **dict.fromkeys(("train", "training"), Part.TRAIN),
     **dict.fromkeys(("val", "valid", "validation"), Part.VAL),
@@ -231,9 +230,7 @@ def _files(root: Path) -> list[tuple[Path, str, Part | None]]:
     for folder, part in _part_folders(root):
         for label in _class_folders(folder, root):
             paths = walk(label, within=root)
-            name = label.name.encode(
-                "utf-8", "replace"
-            ).decode()  # can be written anywhere, whatever bytes the disk has
+            name = label.name.encode("utf-8", "replace").decode()  # whatever bytes the disk has
             files += [(path, name, part) for path in paths]
             if not paths:
                 mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))

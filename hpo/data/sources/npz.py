@@ -132,11 +132,6 @@ def _object(member: Member) -> Mistake:
 
 def _channels_first(images: Array) -> Array:
     """A view (N, C, H, W)."""
-    match images.shape[1:]:
-        case (_,):
-            return images[:, None, None]
-        case (_, _):
-            return images[:, None]
-        case (first, _, third):
-            return images if first < third else images.transpose(0, 3, 1, 2)
-    raise AssertionError(images.shape)
+    if images.ndim < 4:
+        return images[:, None] if images.ndim == 3 else images[:, None, None]
+    return images if images.shape[1] < images.shape[3] else images.transpose(0, 3, 1, 2)
