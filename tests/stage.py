@@ -165,9 +165,8 @@ class Stage:
         for service in services:
             assert all(self.is_healthy(other) for other in self.file["services"][service].get("depends_on", {}))
             self.start(service)
-            laws.until(
-                lambda service=service: self.is_healthy(service), lambda service=service: self._tick(service), most=400
-            )  # type: ignore[misc]
+            healthy, tick = functools.partial(self.is_healthy, service), functools.partial(self._tick, service)
+            laws.until(healthy, tick, most=400)
 
     def start(self, service: str) -> None:
         command = self.postgres() if service == "postgres" else self.command(service)
@@ -221,25 +220,17 @@ class Stage:
         tools = postgres_tools()
         path = [ROOT / "docker", Path(sys.executable).parent, tools, "/usr/bin", "/bin"]
         paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        own = {} if service == "postgres" else image_environment()
-        environment = {
-            "PATH": ":".join(map(str, path)),
-            "PYTHONPATH": os.pathsep.join(paths),
-            **own,
-            **told.get("environment", {}),
-        }
+        environment = {"PATH": ":".join(map(str, path)), "PYTHONPATH": os.pathsep.join(paths)}
+        reading: list[str] = []
+        if service != "postgres":
+            environment |= image_environment()
+            reading = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        environment |= told.get("environment", {})
         user, _, group = told.get("user", "1000:1000").partition(":")
         enter = ["nsenter", "--target", self._inside, "--mount", "--net", "--pid", "--"]
-        reading = [] if service == "postgres" else ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
         become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *reading]
-        return [
-            *enter,
-            *become,
-            "env",
-            "--ignore-environment",
-            "--chdir=/srv",
-            *(f"{n}={t}" for n, t in environment.items()),
-        ]
+        clean = ["env", "--ignore-environment", "--chdir=/srv", *(f"{n}={t}" for n, t in environment.items())]
+        return [*enter, *become, *clean]
 
     def _tick(self, service: str) -> None:
         """Wait a little, unless the service is over."""

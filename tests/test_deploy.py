@@ -43,9 +43,8 @@ def test_a_study_on_one_machine(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     said = {}
     for line in lines:
-        done = subprocess.run(
-            line.replace(" --watch", ""), shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        line = line.replace(" --watch", "")
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         said[line] = done.stdout
     assert "2 trials (2 complete)" in said["hpo run study.yaml"]

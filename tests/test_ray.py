@@ -378,31 +378,30 @@ def test_the_study_file_alone_chooses_ray(cluster: Cluster) -> None:
     assert isinstance(executor, RayExecutor)
 
 
+def failure(recipe: Any) -> str:
+    """What the driver says when a worker on a node does not start."""
+    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
+        executor.begin([recipe])
+        with pytest.raises(EnvironmentFailed) as failed:
+            ready(executor, 1)
+    return str(failed.value)
+
+
 def test_other_versions_on_a_node_are_refused_with_both_named(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = hpo.execution.ray.versions()
     monkeypatch.setattr(hpo.execution.ray, "versions", lambda: theirs | {"torch": "1.0"})
-    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
-        executor.begin([fakes.Fake()])
-        with pytest.raises(EnvironmentFailed) as raised:
-            ready(executor, 1)
-    text = f"got torch {theirs['torch']} where the driver has 1.0; install the same there"
-    assert str(raised.value).startswith("node ")
-    assert str(raised.value).endswith(text)
+    said = failure(fakes.Fake())
+    assert said.startswith("node ")
+    assert said.endswith(f"got torch {theirs['torch']} where the driver has 1.0; install the same there")
 
 
-def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node(
-    cluster: Cluster, digits: data.Dataset
-) -> None:
+def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node(digits: data.Dataset) -> None:
     assert digits.folder is not None
-    with contextlib.closing(RayExecutor(Resources(), 1)) as executor:
-        executor.begin([Recipe("cnn", "cross_entropy", digits.folder, "cpu", train="not_there:train")])
-        with pytest.raises(EnvironmentFailed) as failed:
-            ready(executor, 1)
-    assert re.fullmatch(
-        r"a worker on node [0-9.]+ could not start: train: module not_there does not import, got .*", str(failed.value)
-    )
+    said = failure(Recipe("cnn", "cross_entropy", digits.folder, "cpu", train="not_there:train"))
+    text = "could not start: train: module not_there does not import, got "
+    assert re.fullmatch(rf"a worker on node [0-9.]+ {text}.*", said)
 
 
 def test_an_address_where_no_cluster_answers_is_one_line_in_a_bounded_time(
@@ -425,47 +424,29 @@ def test_an_address_without_host_and_port_is_refused(address: str) -> None:
         refuse_unreachable(address, "here")
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (
-            "ConnectionError: Could not find any running Ray instance.",
-            "here: no Ray cluster runs here, got auto; start",
-        ),
-        (
-            "RuntimeError: Version mismatch: The cluster was started with:\n  Ray: 2.50.0",
-            "here: must run the driver's versions, got The cluster was started with: Ray: 2.50.0; install",
-        ),
-        ("OSError: no space", "here: cannot be joined, got auto (OSError: no space); start"),
-    ],
-)
+UNJOINED = {
+    "ConnectionError: Could not find any running Ray instance.": "no Ray cluster runs here, got auto; start",
+    "RuntimeError: Version mismatch: The cluster was started with:\n  Ray: 2.50.0": "must run the driver's versions, got "
+    "The cluster was started with: Ray: 2.50.0; install",
+    "OSError: no space": "cannot be joined, got auto (OSError: no space); start",
+}
+TOO_MUCH = {
+    (1, 2): ".gpus: must fit on one node, got 2 (the most any node has is 1); lower it, or start a node with 2",
+    (9, 0): ".cpus: must fit on one node, got 9 (the most any node has is 8); lower it, or start a node with 9",
+    (8, 1): ": must fit together on one node, got 8 cpus and 1 gpus; lower them, or start a larger node",
+}
+
+
+@pytest.mark.parametrize(("error", "message"), UNJOINED.items())
 def test_what_ray_says_of_a_cluster_that_cannot_be_joined_is_one_line(error: str, message: str) -> None:
-    assert str(refused(error, "auto", "here")).startswith(message)
+    assert str(refused(error, "auto", "here")).startswith(f"here: {message}")
 
 
-@pytest.mark.parametrize(
-    ("resources", "message"),
-    [
-        (
-            Resources(1, 2),
-            "execution.gpus: must fit on one node, got 2 (the most any node has is 1); "
-            "lower it, or start a node with 2",
-        ),
-        (
-            Resources(9, 0),
-            "execution.cpus: must fit on one node, got 9 (the most any node has is 8); "
-            "lower it, or start a node with 9",
-        ),
-        (
-            Resources(8, 1),
-            "execution: must fit together on one node, got 8 cpus and 1 gpus; lower them, or start a larger node",
-        ),
-    ],
-)
-def test_a_trial_that_fits_on_no_node_is_bad_input(resources: Resources, message: str) -> None:
+@pytest.mark.parametrize(("resources", "message"), TOO_MUCH.items())
+def test_a_trial_that_fits_on_no_node_is_bad_input(resources: tuple[float, float], message: str) -> None:
     with pytest.raises(BadInput) as raised:
-        refuse_too_much(resources, [Node("1", 8, 0), Node("2", 2, 1)], str)
-    assert str(raised.value) == message
+        refuse_too_much(Resources(*resources), [Node("1", 8, 0), Node("2", 2, 1)], str)
+    assert str(raised.value) == f"execution{message}"
 
 
 def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
