@@ -220,9 +220,8 @@ class Script:
             if choice % 16 > 7:
                 self.add(Continued(self.tick(), trial, self.epochs))
         elif what == 5:
-            self.end(trial, State.FAILED, Outcome.NAN, "loss is not a number") if choice % 2 else self.end(
-                trial, State.PRUNED
-            )
+            fate = (State.FAILED, Outcome.NAN, "loss is not a number") if choice % 2 else (State.PRUNED,)
+            self.end(trial, *fate)
         elif what == 6:
             key = self.study.trials[trial].training
             self.add(Retried(self.tick(), key, self.study.attempts.get(key, 1) + 1, "the worker died"))
@@ -291,12 +290,12 @@ def check_delivered(runs: Sequence[Kept], one: TrackedStudy, events: Sequence[Ev
     assert sorted(map(repr, parents[0].points)) == sorted(map(repr, dict.fromkeys(points)))
     for trial in study.trials:
         run = children[str(trial.number)]
-        expected = {("seconds", 0.5, r.epoch, round(r.time * 1000)) for r in trial.reports}
-        expected |= {
-            (n, repr(finite(v)), r.epoch, round(r.time * 1000)) for r in trial.reports for n, v in r.metrics.items()
+        expected = {
+            (name, repr(finite(value)), report.epoch, round(report.time * 1000))
+            for report in trial.reports
+            for name, value in {**report.metrics, "seconds": report.seconds}.items()
         }
-        got = [(p.name, 0.5 if p.name == "seconds" else repr(p.value), p.step, p.time) for p in run.points]
-        got = [row for row in got if not row[0].startswith("test_")]
+        got = [(p.name, repr(p.value), p.step, p.time) for p in run.points if not p.name.startswith("test_")]
         assert len(got) == len(set(got))
         assert set(got) == expected
         assert run.params == {name: str(value) for name, value in trial.params.items()}

@@ -248,10 +248,8 @@ def test_a_server_in_trouble_loses_nothing_and_doubles_nothing(
 def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     proxy = Proxy("http://127.0.0.1:9")
     proxy.close()
-    script = Script()
-    sync = sync_to(proxy.url, tracked_study(tmp_path), script)
-    assert not sync.round(live=True)
-    sync.close()
+    with closing(sync_to(proxy.url, tracked_study(tmp_path), Script())) as sync:
+        assert not sync.round(live=True)
     assert sync.trouble == f"{proxy.url}: connection refused"
     assert capfd.readouterr().err.count("Traceback") == 0
 

@@ -144,8 +144,7 @@ def test_a_journal_torn_anywhere_keeps_what_is_before_the_tear(path: Path, tmp_p
 
 def test_a_log_of_noise_is_no_log(path: Path) -> None:
     path.with_name("journal.db-wal").write_bytes(random.Random(3).randbytes(50_000))
-    with Journal.open(path) as journal:
-        assert [event for _, event in journal.events()] == EVENTS
+    assert events_of(path) == EVENTS
 
 
 # -- in the way -----------------------------------------------------------------------------------------------------
@@ -277,8 +276,7 @@ def test_a_read_only_disk_is_said_to_be_one_and_a_study_on_it_can_be_looked_at(d
             text = str(failed.value)
             assert text.startswith(f"{place}: must be writable, got ")
             assert text.endswith("; free space or fix the permissions, or name another folder with --state DIR")
-    with Journal.open(path, read_only=True) as journal:
-        assert [event for _, event in journal.events()] == EVENTS
+    assert events_of(path) == EVENTS
 
 
 def test_a_checkpoint_of_torch_that_does_not_fit_is_the_disk_s_fault(disk: Disk) -> None:
