@@ -316,7 +316,7 @@ def check_whole(folder: Path, said: Said, trials: int = 6) -> Study:
     told = json.loads(said.out)
     assert (told["closed"], told["undelivered"], told["best"]["trial"]) == ("budget", 0, best.number)
     assert complete(study)
-    assert [score.trial for score in study.scores] == [best.number], "the test split was read once, for the winner"
+    assert [score.trial for score in study.scores] == [best.number], "the test split was read once, for the best trial"
     assert told["test"] == {"test_accuracy": 0.5}
     orders = [line.split() for line in (folder / "published").read_text().splitlines()]
     assert all(order == [str(best.number), str(best.epoch), str(best.epoch)] for order in orders)

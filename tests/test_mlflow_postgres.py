@@ -33,7 +33,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         made.close()
 
 
-def test_a_studys_winner_is_loaded_by_its_alias_through_the_server(up: Stage) -> None:
+def test_a_studys_champion_is_loaded_by_its_alias_through_the_server(up: Stage) -> None:
     (up.folder / "studies" / "digits.yaml").write_text(STUDY)
     done = up.run("hpo", "run", "studies/digits.yaml", join=False)
     assert done.returncode == 0, done.stdout + done.stderr

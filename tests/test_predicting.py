@@ -1,4 +1,4 @@
-"""One real study of colour images, MLflow included, and everything that can be done with its winner afterwards."""
+"""One real study of colour images, MLflow included, and everything that can be done with its best trial afterwards."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_pat
     assert done.stdout == f"{path} is written, with data.npz beside it; run: python {path}\n"
     assert "the study bars (bayesian-0), trial 0: val_accuracy" in path.read_text()
     own = place.hpo("best", place.study, "--script").stdout
-    assert own.startswith(str(place.ran.folders.run / "winner" / "train.py"))
+    assert own.startswith(str(place.ran.folders.run / "best" / "train.py"))
     assert place.hpo("best", place.study, "--to", "x").exit_code == 2
 
 
@@ -243,5 +243,5 @@ def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_c
         aliases = store.execute("SELECT alias, version FROM registered_model_aliases ORDER BY alias").fetchall()
     assert aliases == [("champion", 1), ("refit", 2)]
     study = read_result(place.ran.spec, tmp_path)
-    assert dict(study.test) == dict(place.ran.test), "the winner's own score stays"
+    assert dict(study.test) == dict(place.ran.test), "the best trial's own score stays"
     assert len(study.study.scores) == 2, "and both readings of the test split are on record"

@@ -1,4 +1,4 @@
-"""The winner's model in MLflow: what a stranger without hpo gets, and who is champion."""
+"""The best model in MLflow: what a process without hpo loads, and which version is the champion."""
 
 from __future__ import annotations
 

@@ -322,11 +322,11 @@ def test_metrics_that_are_not_numbers_break_no_figure() -> None:
     assert made(story=story).document().count("<svg") >= 3
 
 
-# -- the winner --------------------------------------------------------------------------------------------------
+# -- the best trial --------------------------------------------------------------------------------------------------
 
 
 def test_model_figures_survive_their_file_and_a_torn_one_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "winner.npz"
+    path = tmp_path / "best.npz"
     assert ModelFigures.open(path) is None
     arrays: Any = asdict(seen(4))
     np.savez_compressed(path, **arrays)

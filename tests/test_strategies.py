@@ -203,7 +203,7 @@ def test_asha_promotes_the_best_third_and_pauses_the_rest(tmp_path: Path) -> Non
     assert len(set(best_third) & {t.number for t in promoted}) >= 0.9 * len(best_third)
 
 
-def test_median_spares_epochs_and_keeps_the_winner(tmp_path: Path) -> None:
+def test_median_spares_epochs_and_keeps_the_best(tmp_path: Path) -> None:
     full = Study(run(make("random", space=fakes.SPACE), tmp_path, 2, Budget(trials=60)))
     cut = Study(run(make("random", "median", fakes.SPACE), tmp_path, 2, Budget(trials=60)))
     assert laws.params_of(full) == laws.params_of(cut)

@@ -1,6 +1,6 @@
 """A whole `hpo run` to be killed, without what takes seconds: `python tests/whole_victim.py FOLDER run study.yaml`.
 
-The command line, run_all, journal, winner, outlook and the delivery to MLflow are the real ones. The trainer
+The command line, run_all, journal, publishing and the delivery to MLflow are the real ones. The trainer
 is fakes.Fake, the process that publishes answers at once, the report is drawn by nobody, and MLflow is a file.
 """
 

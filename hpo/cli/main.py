@@ -217,7 +217,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     if script:
         from hpo.commands.best import DATA, write_script
 
-        path = write_script(result, to or result.folders.run / "winner")
+        path = write_script(result, to or result.folders.run / "best")
         click.echo(f"{path} is written, with {DATA} beside it; run: python {path}")
     if refit:
         from hpo.commands import refit as refitting

@@ -85,9 +85,9 @@ def best_lines(result: Result) -> Iterator[str]:
     )
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{scored}{complete}"
     yield f"        {settings(best.params, constants)}"
+    yield from longest_lines(result, best)
     if result.published:
         yield f"model:  {result.published.said}"
-    yield from longest_lines(result, best)
 
 
 def longest_lines(result: Result, best: Trial) -> Iterator[str]:
