@@ -83,9 +83,8 @@ class Fake:
 
     def _testify(self, job: Job, epoch: int) -> None:
         if self.witness is not None:
-            line = json.dumps([job.training, epoch, os.getpid()]) + "\n"
             with self.witness.open("a") as file:
-                file.write(line)
+                file.write(json.dumps([job.training, epoch, os.getpid()]) + "\n")
 
     def _misbehave(self, job: Job, epoch: int) -> None:
         if epoch != self.at or not self.mischief:
@@ -99,14 +98,6 @@ class Fake:
 
 
 LEAKED: list[object] = []
-
-
-def _segfault() -> None:
-    ctypes.string_at(0)
-
-
-def _fail(outcome: Outcome) -> None:
-    raise TrainingFailed(outcome, f"made to end with {outcome}")
 
 
 def _raise(error: Exception) -> None:
@@ -132,11 +123,11 @@ def _print_much() -> None:
 MISCHIEF = {
     "kill": lambda: os.kill(os.getpid(), 9),
     "exit": lambda: os._exit(0),
-    "segfault": _segfault,
+    "segfault": lambda: ctypes.string_at(0),
     "stop": lambda: os.kill(os.getpid(), 19),
     "hang": lambda: time.sleep(3600),
-    "nan": lambda: _fail(Outcome.NAN),
-    "diverged": lambda: _fail(Outcome.DIVERGED),
+    "nan": lambda: _raise(TrainingFailed(Outcome.NAN, "made to end with nan")),
+    "diverged": lambda: _raise(TrainingFailed(Outcome.DIVERGED, "made to end with diverged")),
     "oom": lambda: _raise(MemoryError("made up")),
     "raise": lambda: _raise(ValueError("a bug of the user")),
     "leak": _leak,

@@ -11,13 +11,8 @@ from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Report, Reporte
 from hpo.training import checkpoints
 
 LOST, CRASH, NAN, END = "lost", "crash", "nan", "end"
-Script = Callable[
-    [str, int, int], str
-]  # training, epoch, times this epoch was tried before -> what goes wrong, "" nothing
-
-
-def nothing(key: str, epoch: int, before: int) -> str:
-    return ""
+# training, epoch, times this epoch was tried before -> what goes wrong, "" nothing
+Script = Callable[[str, int, int], str]
 
 
 @dataclass
@@ -25,7 +20,7 @@ class Scripted:
     """trained: the witness, (training, epoch) in order. saves: whether a state is left after each epoch."""
 
     slots: int = 1
-    script: Script = nothing
+    script: Script = lambda key, epoch, before: ""
     saves: bool = True
     now: float = 0.0
     trained: list[tuple[str, int]] = field(default_factory=list)
@@ -35,6 +30,7 @@ class Scripted:
     tried: dict[tuple[str, int], int] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
     on_wait: Callable[[], None] = lambda: None
+    metrics: Callable[[Job, int], dict[str, float]] = lambda job, epoch: {"val_accuracy": fakes.accuracy(job, epoch)}
 
     def clock(self) -> float:
         return self.now
@@ -81,7 +77,7 @@ class Scripted:
         self.now += 1.0
         self.at[key] = epoch
         self.trained.append((key, epoch))
-        report = Report(epoch, {"val_accuracy": fakes.accuracy(job, epoch)}, 1.0, self.now)
+        report = Report(epoch, self.metrics(job, epoch), 1.0, self.now)
         if self.saves:
             place = checkpoints.path(job.folder, key, epoch)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import digits, job
@@ -17,6 +19,8 @@ from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.models.families import known
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.recipe import Recipe
+
+TABLES = yaml.safe_load(Path(__file__).with_name("diagnoses.yaml").read_text(encoding="utf-8"))
 
 # -- provoked on digits ------------------------------------------------------------------------------------------
 
@@ -36,60 +40,13 @@ def diagnosed(train: Train, params: Params, place: Path) -> Diagnosis:
     return diagnose(reports, params, outcome)
 
 
-PROVOKED: dict[str, tuple[Params, str]] = {
-    "vanishing": (
-        {
-            "blocks": 2,
-            "convs_per_block": 2,
-            "activation": "sigmoid",
-            "optimizer": "sgd",
-            "learning_rate": 0.1,
-            "epochs": 2,
-        },
-        r"vanishing gradients: block 1 receives 1/[\d,]+ of (output|dense 1)'s gradient \(sigmoid, no batch norm\)",
-    ),
-    "dead": (
-        {"blocks": 1, "optimizer": "adam", "learning_rate": 0.5, "epochs": 3},
-        r"dead ReLUs: \d+ % of (block|dense) 1 since epoch 1, learning rate 0\.5",
-    ),
-    "saturated": (
-        {"blocks": 1, "activation": "sigmoid", "optimizer": "adam", "learning_rate": 0.5, "epochs": 3},
-        r"saturation: \d+ % of dense 1's values are at an end of sigmoid since epoch \d, learning rate 0\.5",
-    ),
-    "exploding": (
-        {"blocks": 1, "activation": "leaky_relu", "optimizer": "adam", "learning_rate": 0.5, "epochs": 1},
-        r"exploding gradients: block 1's gradient is \d+ times its weights in epoch 1, learning rate 0\.5",
-    ),
-    "spikes": (
-        {"blocks": 0, "dense_layers": 0, "batch_size": 32, "learning_rate": 2.0, "epochs": 6},
-        r"loss spikes: \d+ % of the steps after epoch 1 are worse than knowing nothing, learning rate 2",
-    ),
-    "slow": (
-        {"blocks": 1, "learning_rate": 1e-4, "epochs": 3},
-        r"too slow: loss still falling \d+ % an epoch at the end, learning rate 0\.0001",
-    ),
-    "stuck": (
-        {"blocks": 0, "dense_layers": 0, "optimizer": "sgd", "learning_rate": 1e-5, "epochs": 2},
-        r"learns nothing: train loss is 2\.\d+ after 2 epochs, 2\.3 is knowing nothing, learning rate 1e-05",
-    ),
-    "diverged": (
-        {"blocks": 1, "activation": "tanh", "optimizer": "adam", "learning_rate": 30.0, "epochs": 4},
-        r"diverged: loss rose to [\de.+]+ in epoch 2, learning rate 30",
-    ),
-    "nan": (
-        {"blocks": 1, "optimizer": "sgd", "learning_rate": 1e30},
-        r"diverged: loss is not a number in epoch 1, learning rate 1e\+30",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", PROVOKED)
+@pytest.mark.parametrize("fault", TABLES["provoked"])
 def test_each_fault_is_named_where_it_is_provoked_and_every_cure_is_a_legal_change(
     train: Train, tmp_path: Path, fault: str
 ) -> None:
-    params, sentence = PROVOKED[fault]
-    found = diagnosed(train, params, tmp_path)
-    assert re.fullmatch(sentence, found.sentence), found.sentence
+    case = TABLES["provoked"][fault]
+    found = diagnosed(train, case["params"], tmp_path)
+    assert re.fullmatch(case["sentence"], found.sentence), found.sentence
     table = known("cnn")
     assert found.cures
     for cure in found.cures:
@@ -103,19 +60,9 @@ def test_overfitting_is_named_where_labels_mean_nothing(tmp_path: Path) -> None:
     assert re.fullmatch(said, found.sentence), found.sentence
 
 
-HEALTHY: tuple[Params, ...] = (
-    {"blocks": 2, "epochs": 8},
-    {"blocks": 2, "batch_norm": "before", "epochs": 8},
-    {"blocks": 1, "activation": "tanh", "batch_norm": "before", "epochs": 6},
-    {"blocks": 0, "dense_layers": 1, "activation": "sigmoid", "learning_rate": 0.01, "epochs": 8},
-    {"blocks": 2, "activation": "silu", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.05, "epochs": 6},
-    {"blocks": 1, "activation": "leaky_relu", "optimizer": "rmsprop", "batch_norm": "after", "epochs": 6},
-)
-
-
-@pytest.mark.parametrize("number", range(len(HEALTHY)))
-def test_healthy_trainings_are_called_healthy(train: Train, tmp_path: Path, number: int) -> None:
-    found = diagnosed(train, HEALTHY[number], tmp_path)
+@pytest.mark.parametrize("params", TABLES["healthy"])
+def test_healthy_trainings_are_called_healthy(train: Train, tmp_path: Path, params: Params) -> None:
+    found = diagnosed(train, params, tmp_path)
     assert found.tag == "healthy", found.sentence
     assert not found.cures
 
@@ -127,68 +74,23 @@ def course(*epochs: Mapping[str, float]) -> list[Report]:
     return [Report(number, metrics, 0.1, float(number)) for number, metrics in enumerate(epochs, 1)]
 
 
-def flat(count: int = 3, **metrics: float) -> list[Report]:
-    """Epochs that are all alike, of a training that has learned little."""
-    usual = {"train_loss": 2.0, "val_loss": 2.0, "train_skill": 0.13, "spikes": 0.0}
-    return course(*([{**usual, **{name.replace("__", "/"): value for name, value in metrics.items()}}] * count))
+def flat(epochs: int = 3, metrics: Mapping[str, Any] = {}) -> list[Report]:
+    """Epochs that are all alike but for lists of values, of a training that has learned little."""
+    usual = {"train_loss": 2.0, "val_loss": 2.0, "train_skill": 0.13, "spikes": 0.0, **metrics}
+    lists = {name: value if isinstance(value, list) else [value] * epochs for name, value in usual.items()}
+    return course(*({name: values[epoch] for name, values in lists.items()} for epoch in range(epochs)))
 
 
-@pytest.mark.parametrize(
-    ("reports", "params", "sentence"),
-    [
-        (
-            flat(**{"gradient__block1.conv": 1e-4, "gradient__block4.conv": 0.4, "gradient__output": 0.1}),
-            {"activation": "sigmoid", "blocks": 4},
-            "vanishing gradients: block 1 receives 1/4,000 of block 4's gradient (sigmoid, no batch norm)",
-        ),
-        (
-            flat(**{"gradient__block1.conv": 0.0, "gradient__block1.conv2": 0.4}),
-            {"activation": "tanh", "blocks": 1, "batch_norm": "after"},
-            "vanishing gradients: block 1 receives nothing of block 1 (conv2)'s gradient (tanh)",
-        ),
-        (
-            flat(dead__block2=0.1, dead__block3=0.78),
-            {"learning_rate": 0.3},
-            "dead ReLUs: 78 % of block 3 since epoch 1, learning rate 0.3",
-        ),
-        (
-            flat(saturated__dense1=0.97),
-            {"learning_rate": 0.3, "activation": "tanh"},
-            "saturation: 97 % of dense 1's values are at an end of tanh since epoch 1, learning rate 0.3",
-        ),
-        (
-            flat(ratio__recurrent=0.1, ratio__output=12.3456),
-            {"learning_rate": 0.3},
-            "exploding gradients: output's gradient is 12 times its weights in epoch 1, learning rate 0.3",
-        ),
-        (
-            course(*({"train_loss": 2 * 0.96**i, "val_loss": 2 * 0.96**i, "train_skill": 0.4} for i in range(5))),
-            {"learning_rate": 1e-4},
-            "too slow: loss still falling 4 % an epoch at the end, learning rate 0.0001",
-        ),
-        (
-            course(
-                *(
-                    {"train_loss": 1 / epoch, "val_loss": 1 / min(epoch, 10 - epoch), "train_skill": 0.9}
-                    for epoch in range(1, 10)
-                )
-            ),
-            {},
-            "overfits: val loss rose from epoch 6 (0.2 to 1), train loss fell on to 0.111",
-        ),
-        (flat(), {}, "healthy: loss 2 to 2 in 3 epochs"),
-        (flat(1), {}, "healthy: loss 2 to 2 in 1 epoch"),
-        ([], {}, "healthy: not trained yet"),
-    ],
-)
-def test_the_sentences_as_people_read_them(reports: list[Report], params: Params, sentence: str) -> None:
-    assert diagnose(reports, params).sentence == sentence
+@pytest.mark.parametrize("case", TABLES["sentences"], ids=lambda case: case["sentence"])
+def test_the_sentences_as_people_read_them(case: dict[str, Any]) -> None:
+    reports = flat(case.get("epochs", 3), case.get("metrics", {}))
+    assert diagnose(reports, case.get("params", {})).sentence == case["sentence"]
 
 
 def test_what_has_learned_well_is_not_blamed_for_its_gradients() -> None:
-    faults = {"gradient__block1.conv": 0.0, "gradient__output": 1.0, "dead__block1": 0.9, "ratio__output": 99.0}
-    assert diagnose(flat(**faults), {}).tag != "healthy"
-    assert diagnose(flat(**faults, train_skill=0.95), {}).tag == "healthy"
+    faults = {"gradient/block1.conv": 0.0, "gradient/output": 1.0, "dead/block1": 0.9, "ratio/output": 99.0}
+    assert diagnose(flat(metrics=faults), {}).tag != "healthy"
+    assert diagnose(flat(metrics={**faults, "train_skill": 0.95}), {}).tag == "healthy"
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OOM, Outcome.INVALID, Outcome.TIMEOUT, Outcome.CRASHED])
@@ -203,24 +105,11 @@ def test_a_users_own_metrics_are_no_obstacle() -> None:
 
 
 numbers = st.one_of(st.floats(0, 1e6), st.just(math.nan), st.just(math.inf), st.just(0.0))
-names = st.sampled_from(
-    [
-        "train_loss",
-        "val_loss",
-        "train_skill",
-        "spikes",
-        "dead/block1",
-        "saturated/dense1",
-        "gradient/a.conv",
-        "gradient/b",
-        "ratio/b",
-        "score",
-    ]
-)
+NAMES = "train_loss val_loss train_skill spikes dead/block1 saturated/dense1 gradient/a.conv gradient/b ratio/b score"
 
 
 @given(
-    epochs=st.lists(st.dictionaries(names, numbers), max_size=5),
+    epochs=st.lists(st.dictionaries(st.sampled_from(NAMES.split()), numbers), max_size=5),
     outcome=st.sampled_from(list(Outcome)),
     rate=st.one_of(st.none(), st.floats(1e-9, 1e9)),
 )

@@ -12,7 +12,7 @@ import laws
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scripted import CRASH, END, LOST, NAN, Scripted, nothing
+from scripted import CRASH, END, LOST, NAN, Scripted
 
 from hpo.core import (
     WAIT,
@@ -21,15 +21,14 @@ from hpo.core import (
     Ended,
     Event,
     Goal,
+    JobFailed,
     Limits,
     NoDecision,
     Opened,
     Outcome,
     Params,
-    Reported,
     Retried,
     Start,
-    Started,
     State,
     Stop,
     Strategy,
@@ -38,6 +37,7 @@ from hpo.core import (
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
+from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.grid import Grid
@@ -47,11 +47,12 @@ from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
 GOAL = Goal()
+POINT: Params = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
 Made = Callable[[int], Strategy]  # of a seed
 
 
-def random(seed: int = 3) -> Strategy:
-    return Random(Problem(fakes.SPACE, GOAL, seed=seed))
+def random(seed: int = 3, space: Space = fakes.SPACE) -> Strategy:
+    return Random(Problem(space, GOAL, seed=seed))
 
 
 def grid(seed: int = 3) -> Strategy:
@@ -69,9 +70,9 @@ every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def search(
-    strategy: Strategy, budget: Budget = Budget(), events: list[Event] | None = None, goal: Goal = GOAL
+    strategy: Strategy, budget: Budget = Budget(), before: Sequence[Event] = (), goal: Goal = GOAL
 ) -> tuple[Search, list[Event]]:
-    events = [] if events is None else list(events)
+    events = list(before)
     return Search(Study(events), strategy, goal, budget, laws.identity(), events.append), events
 
 
@@ -80,14 +81,15 @@ def drive(
     strategy: Strategy,
     budget: Budget = Budget(),
     executor: Scripted | None = None,
-    events: list[Event] | None = None,
+    events: Sequence[Event] = (),
     goal: Goal = GOAL,
     limits: Limits = Limits(),
+    pool: Trainings | None = None,
 ) -> list[Event]:
     """One visit of a driver; goes on where `events` stop."""
     executor = executor or Scripted()
     one, written = search(strategy, budget, events, goal)
-    Driver([one], executor, Trainings(folder, goal), limits, clock=executor.clock).run()
+    Driver([one], executor, pool or Trainings(folder, goal), limits, clock=executor.clock).run()
     assert not executor.jobs, "nothing is left running"
     return written
 
@@ -206,11 +208,6 @@ def test_a_smaller_budget_trains_nothing_more(tmp_path: Path) -> None:
     assert executor.trained == []
 
 
-def test_a_space_that_is_used_up_ends_the_study(tmp_path: Path) -> None:
-    study = laws.check(drive(tmp_path, grid(), Budget(), Scripted(4)), trials=18)
-    assert study.closed == "exhausted"
-
-
 def test_a_study_does_not_end_without_one_complete_trial(tmp_path: Path) -> None:
     """All three trials rest at the first rung, too few for asha to promote any: the best goes on to its end."""
     strategy = Asha(random(), GOAL, min_epochs=1, reduction=4)
@@ -222,24 +219,19 @@ def test_a_study_does_not_end_without_one_complete_trial(tmp_path: Path) -> None
 # -- sharing --------------------------------------------------------------------------------------------------------
 
 
-def test_trials_that_differ_in_epochs_only_are_one_training(tmp_path: Path) -> None:
-    executor = Scripted(1)
-    study = laws.check(drive(tmp_path, grid(), Budget(), executor), trials=18)
-    assert len(study.trainings) == 9
-    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == 9 * 4
-
-
-@pytest.mark.parametrize("slots", [2, 5])
-def test_they_are_one_training_in_flight_too(slots: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_trials_that_differ_in_epochs_only_are_one_training(slots: int, tmp_path: Path) -> None:
     executor = Scripted(slots)
     study = laws.check(drive(tmp_path, grid(), Budget(), executor), trials=18)
+    assert study.closed == "exhausted"
+    assert len(study.trainings) == 9
     assert len(executor.trained) == len(set(executor.trained)) == study.epochs == 9 * 4
 
 
 MANY: list[tuple[str, Made, Budget]] = [
     ("grid", grid, Budget(total_epochs=22)),
-    ("random", lambda seed: Random(Problem(fakes.DISCRETE, GOAL, seed=seed)), Budget(total_epochs=22)),
-    ("again", lambda seed: Random(Problem(fakes.DISCRETE, GOAL, seed=seed + 1)), Budget(trials=11)),
+    ("random", lambda seed: random(seed, fakes.DISCRETE), Budget(total_epochs=22)),
+    ("again", lambda seed: random(seed + 1, fakes.DISCRETE), Budget(trials=11)),
     ("bayesian", STRATEGIES["bayesian"], Budget(total_epochs=22)),
 ]
 
@@ -268,12 +260,9 @@ def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_al
 
 def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
     first = drive(tmp_path, grid(3))
-    executor = Scripted(2)
-    one, events = search(grid(4), Budget(total_epochs=30))
-    pool = Trainings(tmp_path)
+    executor, pool = Scripted(2), Trainings(tmp_path)
     pool.learn(Study(first))
-    Driver([one], executor, pool, clock=executor.clock).run()
-    study = laws.check(events)
+    study = laws.check(drive(tmp_path, grid(4), Budget(total_epochs=30), executor, pool=pool))
     assert (study.epochs, study.reused_epochs, executor.trained) == (30, 30, [])
 
 
@@ -290,10 +279,9 @@ def test_the_time_of_a_search_ends_when_it_is_over_though_others_go_on(tmp_path:
 
 def test_one_search_that_ends_does_not_stop_what_another_trains(tmp_path: Path) -> None:
     """Both read the same training; the first one's target is met while the second still wants epochs."""
-    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
-    other = {"learning_rate": 0.1, "activation": "relu", "epochs": 4}
-    quick = Search(Study(), Listed([{**point, "epochs": 2}, other]), Goal(target=0.1), Budget(), laws.identity())
-    slow = Search(Study(), Listed([other, point]), GOAL, Budget(), laws.identity())
+    other: Params = {**POINT, "learning_rate": 0.1}
+    quick, _ = search(Listed([{**POINT, "epochs": 2}, other]), goal=Goal(target=0.1))
+    slow, _ = search(Listed([other, POINT]))
     executor = Scripted(3)
     Driver([quick, slow], executor, Trainings(tmp_path), clock=executor.clock).run()
     assert quick.study.closed == "target"
@@ -318,8 +306,7 @@ class Listed:
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_training_without_a_new_epoch_gets_three_attempts(epoch: int, tmp_path: Path) -> None:
     executor = Scripted(script=lambda key, at, before: LOST if at == epoch else "")
-    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
-    events = drive(tmp_path, Listed([point]), executor=executor)
+    events = drive(tmp_path, Listed([POINT]), executor=executor)
     (trial,) = laws.check(events).trials
     assert (trial.state, trial.outcome, trial.error) == (State.FAILED, Outcome.CRASHED, "boom")
     assert (trial.epoch, trial.attempt) == (epoch - 1, 3)
@@ -348,10 +335,7 @@ def test_a_state_that_was_lost_costs_time_only(tmp_path: Path) -> None:
     reference = drive(tmp_path / "reference", random(), Budget(trials=4))
     for left in tmp_path.glob("*/*.ckpt"):
         left.unlink()
-    study = laws.check(drive(tmp_path, random(), Budget(trials=4), events=events))
-    assert [(t.params, t.state, t.epoch) for t in study.trials] == [
-        (t.params, t.state, t.epoch) for t in Study(reference).trials
-    ]
+    assert readings(drive(tmp_path, random(), Budget(trials=4), events=events)) == readings(reference)
 
 
 def test_an_exception_is_not_tried_again(tmp_path: Path) -> None:
@@ -384,15 +368,9 @@ def test_failures_that_are_results_or_differ_end_no_study(wrong: str, tmp_path: 
     executor = Scripted(script=lambda *_: NAN)
     if wrong == "different":
         count = itertools.count()
-        executor._end = lambda key, wrong: broke(key, f"error {next(count)}")  # type: ignore[method-assign]
+        executor._end = lambda key, wrong: JobFailed(key, Outcome.CRASHED, f"{next(count)}")  # type: ignore[method-assign]
     study = laws.check(drive(tmp_path, random(), Budget(trials=12), executor), trials=12)
     assert study.closed == "budget"
-
-
-def broke(key: str, error: str) -> object:
-    from hpo.core import JobFailed
-
-    return JobFailed(key, Outcome.CRASHED, error)
 
 
 def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended(tmp_path: Path) -> None:
@@ -404,31 +382,26 @@ def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended
 
 def test_a_failure_that_is_a_result_is_not_trained_again_by_another_study(tmp_path: Path) -> None:
     first = drive(tmp_path, grid(), Budget(), Scripted(1, lambda key, epoch, before: NAN if epoch == 3 else ""))
-    executor = Scripted()
-    one, events = search(grid(9))
-    pool = Trainings(tmp_path)
+    executor, pool = Scripted(), Trainings(tmp_path)
     pool.learn(Study(first))
-    Driver([one], executor, pool, clock=executor.clock).run()
+    study = laws.check(drive(tmp_path, grid(9), executor=executor, pool=pool))
     assert executor.trained == []
-    outcomes = Counter((trial.epochs, trial.outcome) for trial in laws.check(events).trials)
+    outcomes = Counter((trial.epochs, trial.outcome) for trial in study.trials)
     assert outcomes == {(2, Outcome.OK): 9, (4, Outcome.NAN): 9}
 
 
 def test_a_trainer_that_ends_early_is_complete_if_it_has_told_anything(tmp_path: Path) -> None:
-    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
-    study = Study(
-        drive(tmp_path / "a", Listed([point]), executor=Scripted(1, lambda k, epoch, b: END if epoch == 3 else ""))
-    )
-    assert (study.trials[0].state, study.trials[0].epoch) == (State.COMPLETE, 2)
-    study = Study(drive(tmp_path / "b", Listed([point]), executor=Scripted(1, lambda *_: END)))
-    assert (study.trials[0].state, study.trials[0].outcome) == (State.FAILED, Outcome.INVALID)
-    assert study.trials[0].error == "the trainer ended without a report"
+    third, first = Scripted(1, lambda key, epoch, before: END if epoch == 3 else ""), Scripted(1, lambda *_: END)
+    (trial,) = Study(drive(tmp_path / "a", Listed([POINT]), executor=third)).trials
+    assert (trial.state, trial.epoch) == (State.COMPLETE, 2)
+    (trial,) = Study(drive(tmp_path / "b", Listed([POINT]), executor=first)).trials
+    assert (trial.state, trial.outcome) == (State.FAILED, Outcome.INVALID)
+    assert trial.error == "the trainer ended without a report"
 
 
 def test_the_time_limit_of_a_trial_is_what_its_attempts_leave(tmp_path: Path) -> None:
-    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 4}
     executor = Scripted(script=lambda key, epoch, before: LOST if epoch in (2, 4) and before == 0 else "")
-    drive(tmp_path, Listed([point]), executor=executor, limits=Limits(trial_seconds=10.0))
+    drive(tmp_path, Listed([POINT]), executor=executor, limits=Limits(trial_seconds=10.0))
     assert [job.limits.trial_seconds for job in executor.submitted] == [10.0, 9.0, 7.0]
 
 
@@ -493,29 +466,18 @@ def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
 def test_the_state_of_the_best_epoch_is_kept_where_that_is_what_counts(cut: int, tmp_path: Path) -> None:
     """A curve that is best at epoch 3, whatever interruption lies behind it."""
     goal = Goal("distance", maximize=False, at="best")
-    point = {"learning_rate": 0.01, "activation": "relu", "epochs": 12}
     events: list[Event] = []
     for total in (cut, 12):
-        executor = Valley()
-        events = drive(tmp_path, Listed([point]), Budget(total_epochs=max(1, total)), executor, events, goal)
+        executor = Scripted(metrics=lambda job, epoch: {"distance": abs(epoch - 3)})
+        strategy = Listed([{**POINT, "epochs": 12}])
+        events = drive(tmp_path, strategy, Budget(total_epochs=max(1, total)), executor, events, goal)
     (trial,) = Study(events).trials
     assert checkpoints.epochs(tmp_path, trial.training) == [3, 12]
 
 
-class Valley(Scripted):
-    def _epoch(self, job: object, key: str, epoch: int) -> list[object]:  # type: ignore[override]
-        messages = super()._epoch(job, key, epoch)  # type: ignore[arg-type]
-        for message in messages:
-            if isinstance(message, Reported):
-                message.report.metrics["distance"] = abs(epoch - 3)  # type: ignore[index]
-        return messages  # type: ignore[return-value]
-
-
 def test_the_cap_on_states_spares_what_is_needed(tmp_path: Path) -> None:
     strategy = Asha(random(), GOAL, min_epochs=1, reduction=2)
-    one, events = search(strategy, Budget(trials=12))
-    executor = Scripted(2)
-    Driver([one], executor, Trainings(tmp_path, cap=0), clock=executor.clock).run()
+    events = drive(tmp_path, strategy, Budget(trials=12), Scripted(2), pool=Trainings(tmp_path, cap=0))
     study = laws.check(events, trials=12)
     best = GOAL.best(study.trials)
     assert best is not None
@@ -606,7 +568,6 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
         assert study.epochs == budget.total_epochs
     if study.closed == "budget" and study.epochs < (budget.total_epochs or 0):
         assert len(study.trials) == budget.trials
-    assert sum(isinstance(event, Started) for event in events) == len(study.trials)
 
 
 @given(
@@ -630,15 +591,16 @@ def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budge
 ) -> None:
     folder = tmp_path_factory.mktemp("many")
     histories: list[list[Event]] = [[] for _ in names]
+
+    def script(key: str, epoch: int, before: int) -> str:
+        return "" if before else wrong.get((int(key, 16) % 5, epoch), "")
+
     for visit in range(2):
-        executor = Scripted(
-            slots, lambda key, epoch, before: wrong.get((int(key, 16) % 5, epoch), "") if not before else ""
-        )
-        executor.now = visit * 1e5
+        executor = Scripted(slots, script, now=visit * 1e5)
         searches = [
             Search(
                 Study(events),
-                STRATEGIES[name](seed) if name != "random" else Random(Problem(fakes.DISCRETE, GOAL, seed=seed)),
+                grid(seed) if name == "grid" else random(seed, fakes.DISCRETE),
                 GOAL,
                 Budget(total_epochs=total),
                 laws.identity(),
@@ -657,7 +619,3 @@ def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budge
             assert study.closed != "budget" or study.epochs == total
         if visit == 0:
             histories = [events[:cut] for events in histories]
-
-
-def test_scripts_do_nothing_by_themselves() -> None:
-    assert nothing("a", 1, 0) == ""

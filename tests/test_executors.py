@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -72,6 +73,12 @@ def listen(executor: Executor, ends: int = 1) -> list[Message]:
     return messages
 
 
+def assert_failed(message: Message, outcome: Outcome, lost: bool) -> JobFailed:
+    assert isinstance(message, JobFailed)
+    assert (message.outcome, message.lost) == (outcome, lost)
+    return message
+
+
 def epochs(messages: list[Message]) -> list[int]:
     return [message.report.epoch for message in messages if isinstance(message, Reported)]
 
@@ -137,9 +144,7 @@ def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
     executor = make(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3))
     executor.submit(job(tmp_path))
     messages = listen(executor)
-    broke = messages[-1]
-    assert isinstance(broke, JobFailed)
-    assert (broke.outcome, broke.lost) == (outcome, False)
+    broke = assert_failed(messages[-1], outcome, lost=False)
     assert epochs(messages) == [1, 2]
     assert "\n" not in broke.error
     if mischief == "raise":
@@ -149,8 +154,6 @@ def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
 
 
 def test_failed_trainings_survive_pickling() -> None:
-    import pickle
-
     error = pickle.loads(pickle.dumps(TrainingFailed(Outcome.NAN, "why")))
     assert (error.outcome, str(error)) == (Outcome.NAN, "why")
 
@@ -181,9 +184,8 @@ def test_a_dead_worker_takes_only_its_own_job_with_it(
     executor.submit(job(tmp_path, "a"))
     executor.submit(job(tmp_path, "b"))
     messages = listen(executor, ends=2)
-    lost = [message for message in messages if isinstance(message, JobFailed)]
+    lost = [assert_failed(m, Outcome.CRASHED, lost=True) for m in messages if isinstance(m, JobFailed)]
     assert lost
-    assert all(message.lost and message.outcome is Outcome.CRASHED for message in lost)
     for broke in lost:
         executor.submit(job(tmp_path, broke.training, start=arrived(messages, broke.training)))
     assert sum(isinstance(message, JobEnded) for message in listen(executor, ends=len(lost))) == len(lost)
@@ -198,9 +200,7 @@ def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(
     limits = Limits(report_seconds=0.5)
     executor.submit(job(tmp_path, limits=limits))
     messages = listen(executor)
-    broke = messages[-1]
-    assert isinstance(broke, JobFailed)
-    assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, True)
+    assert_failed(messages[-1], Outcome.TIMEOUT, lost=True)
     executor.submit(job(tmp_path, start=arrived(messages, "a"), limits=limits))
     assert isinstance(listen(executor)[-1], JobEnded)
 
@@ -208,9 +208,7 @@ def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(
 def test_a_training_over_its_time_limit_ends_as_timeout(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.2))
     executor.submit(job(tmp_path, limits=Limits(trial_seconds=0.5)))
-    broke = listen(executor)[-1]
-    assert isinstance(broke, JobFailed)
-    assert (broke.outcome, broke.lost) == (Outcome.TIMEOUT, False)
+    assert_failed(listen(executor)[-1], Outcome.TIMEOUT, lost=False)
     executor.submit(job(tmp_path, "b", until=1))
     assert isinstance(listen(executor)[-1], JobEnded)
 
@@ -218,9 +216,7 @@ def test_a_training_over_its_time_limit_ends_as_timeout(local: Callable[..., Loc
 def test_a_memory_limit_hurts_only_who_exceeds_it(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief="leak", at=3))
     executor.submit(job(tmp_path, limits=Limits(memory_bytes=400_000_000)))
-    broke = listen(executor)[-1]
-    assert isinstance(broke, JobFailed)
-    assert (broke.outcome, broke.lost) == (Outcome.OOM, False)
+    assert_failed(listen(executor)[-1], Outcome.OOM, lost=False)
     pids = executor.pids()
     executor.submit(job(tmp_path, "b", until=2))
     assert isinstance(listen(executor)[-1], JobEnded)
@@ -236,10 +232,9 @@ def test_a_trainer_that_prints_without_end_hurts_nobody(local: Callable[..., Loc
 def test_every_report_that_arrived_has_its_checkpoint(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:
     executor = local(fakes.Fake(pause=0.005))
     executor.submit(job(tmp_path))
-    for message in listen(executor):
-        if isinstance(message, Reported):
-            path = checkpoints.path(tmp_path / "trainings", "a", message.report.epoch)
-            assert json.loads(path.read_text())["epoch"] == message.report.epoch
+    for epoch in epochs(listen(executor)):
+        path = checkpoints.path(tmp_path / "trainings", "a", epoch)
+        assert json.loads(path.read_text())["epoch"] == epoch
 
 
 def test_a_trainer_that_cannot_be_made_is_one_line() -> None:

@@ -63,25 +63,19 @@ def agree(net: nn.Module, expected: list[Tensor]) -> None:
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("params", [{}, {"nesterov": True}, {"clip": 1e6}], ids=str)
-def test_sgd_steps_against_the_gradient(params: Params) -> None:
-    """Nesterov without momentum, and clipping above the norm, change nothing."""
-    net, _ = moved(optimizer="sgd", learning_rate=0.1, **params)
-    agree(net, by_hand(lambda w, g, s, t: w - 0.1 * g))
+State = dict[str, Tensor]
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_keeps_a_share_of_the_last_update(nesterov: bool) -> None:
-    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], _: int) -> Tensor:
-        s["v"] = 0.9 * s["v"] + g if "v" in s else g
-        return w - 0.1 * (g + 0.9 * s["v"] if nesterov else s["v"])
+def sgd(momentum: float = 0.0, nesterov: bool = False) -> Any:
+    def update(w: Tensor, g: Tensor, s: State, _: int) -> Tensor:
+        s["v"] = momentum * s["v"] + g if "v" in s else g
+        return w - 0.1 * (g + momentum * s["v"] if nesterov else s["v"])
 
-    net, _ = moved(optimizer="sgd", learning_rate=0.1, momentum=0.9, nesterov=nesterov)
-    agree(net, by_hand(update))
+    return update
 
 
 def adam(decay: float = 0.0, coupled: float = 0.0) -> Any:
-    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], t: int) -> Tensor:
+    def update(w: Tensor, g: Tensor, s: State, t: int) -> Tensor:
         if w.ndim >= 2:
             g, w = g + coupled * w, w * (1 - 0.01 * decay)
         s["m"] = 0.8 * s.get("m", torch.zeros(())) + 0.2 * g
@@ -91,22 +85,31 @@ def adam(decay: float = 0.0, coupled: float = 0.0) -> Any:
     return update
 
 
+def rmsprop(w: Tensor, g: Tensor, s: State, _: int) -> Tensor:
+    s["v"] = 0.7 * s.get("v", torch.zeros(())) + 0.3 * g**2
+    return w - 0.01 * g / (s["v"].sqrt() + 1e-8)
+
+
+SGD: Params = {"optimizer": "sgd", "learning_rate": 0.1}
+ADAM: Params = {"optimizer": "adam", "learning_rate": 0.01, "beta1": 0.8, "beta2": 0.95}
+
+
 @pytest.mark.parametrize(
-    ("name", "decay", "update"),
-    [("adam", 0.0, adam()), ("adam", 0.5, adam(coupled=0.5)), ("adamw", 0.5, adam(decay=0.5))],
+    ("params", "update"),
+    [
+        (SGD, sgd()),
+        ({**SGD, "nesterov": True}, sgd()),  # without momentum it changes nothing
+        ({**SGD, "clip": 1e6}, sgd()),  # nor does clipping above the norm
+        ({**SGD, "momentum": 0.9}, sgd(0.9)),
+        ({**SGD, "momentum": 0.9, "nesterov": True}, sgd(0.9, nesterov=True)),
+        (ADAM, adam()),
+        ({**ADAM, "weight_decay": 0.5}, adam(coupled=0.5)),
+        ({**ADAM, "optimizer": "adamw", "weight_decay": 0.5}, adam(decay=0.5)),
+        ({"optimizer": "rmsprop", "learning_rate": 0.01, "rms_decay": 0.7}, rmsprop),
+    ],
 )
-def test_adam_divides_the_mean_gradient_by_its_root_mean_square(name: str, decay: float, update: Any) -> None:
-    """Weight decay is decoupled in adamw and part of the gradient in adam."""
-    net, _ = moved(optimizer=name, learning_rate=0.01, beta1=0.8, beta2=0.95, weight_decay=decay)
-    agree(net, by_hand(update))
-
-
-def test_rmsprop_divides_the_gradient_by_its_root_mean_square() -> None:
-    def update(w: Tensor, g: Tensor, s: dict[str, Tensor], _: int) -> Tensor:
-        s["v"] = 0.7 * s.get("v", torch.zeros(())) + 0.3 * g**2
-        return w - 0.01 * g / (s["v"].sqrt() + 1e-8)
-
-    net, _ = moved(optimizer="rmsprop", learning_rate=0.01, rms_decay=0.7)
+def test_each_optimizer_follows_its_equation(params: Params, update: Any) -> None:
+    net, _ = moved(**params)
     agree(net, by_hand(update))
 
 

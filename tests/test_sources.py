@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import numpy as np
@@ -93,19 +94,17 @@ def test_images_of_several_sizes_and_colours_become_one_size_and_colour(tmp_path
     assert (resized.shape, resized.resize) == ((3, 7, 9), (7, 9))
 
 
-def test_a_given_test_split_stays_and_validation_is_cut_from_train(tmp_path: Path) -> None:
-    folder(tmp_path, "Train/cat", "Train/dog", count=10)
-    tested = folder(tmp_path, "Test/cat", "Test/dog", count=3)
+@pytest.mark.parametrize("parts", [("train", "valid", "test"), ("Train", "", "Test")])
+def test_given_splits_stay_and_validation_is_cut_from_train_if_there_is_none(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    told = {part: folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in parts if part}
     dataset = load(DataSpec(str(tmp_path)), 0)
-    assert {dataset.images[index].tobytes() for index in dataset.test} == set(tested)
-    assert (len(dataset.train), len(dataset.val)) == (16, 4)  # 0.7 : 0.15 of 20, at least one a class
-
-
-def test_given_train_validation_and_test_all_stay(tmp_path: Path) -> None:
-    told = {part: folder(tmp_path, f"{part}/cat", f"{part}/dog", count=2) for part in ("train", "valid", "test")}
-    dataset = load(DataSpec(str(tmp_path)), 0)
-    for indices, part in ((dataset.train, "train"), (dataset.val, "valid"), (dataset.test, "test")):
-        assert {dataset.images[index].tobytes() for index in indices} == set(told[part])
+    for indices, part in zip((dataset.train, dataset.val, dataset.test), parts, strict=True):
+        if parts[1] or part == "Test":
+            assert {dataset.images[index].tobytes() for index in indices} == set(told[part])
+    sizes = (len(dataset.train), len(dataset.val), len(dataset.test))
+    assert sizes == ((20, 20, 20) if parts[1] else (16, 4, 20))  # 0.7 : 0.15 of 20, at least one a class
 
 
 def test_hidden_files_are_ignored_and_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
@@ -216,9 +215,8 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> 
 def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = (
-        tmp_path_factory.getbasetemp() / f"fuzzed.{data.draw(st.sampled_from(['png', 'jpg', 'gif', 'tiff', 'webp']))}"
-    )
+    suffix = data.draw(st.sampled_from(["png", "jpg", "gif", "tiff", "webp"]))
+    path = tmp_path_factory.getbasetemp() / f"fuzzed.{suffix}"
     put(path, np.arange(48, dtype=np.uint8).reshape(6, 8))
     content = bytearray(path.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
@@ -228,6 +226,11 @@ def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
 
 
 # -- npz -------------------------------------------------------------------------------------------------------------
+
+
+def of_npz(folder: Path, images: np.ndarray, targets: np.ndarray, options: Any = None, **names: Any) -> Dataset:
+    np.savez_compressed(folder / "d.npz", X=images, y=targets, **names)
+    return load(DataSpec(str(folder / "d.npz"), **(options or {})), 0)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +251,7 @@ def test_arrays_of_every_layout_become_channels_first(
     shape: tuple[int, ...], wanted: tuple[int, int, int], order: str, tmp_path: Path
 ) -> None:
     images = noise(*shape)
-    np.savez_compressed(tmp_path / "d.npz", X=np.asarray(images, order=order), y=np.arange(20) % 2)  # type: ignore[call-overload]
-    dataset = load(DataSpec(str(tmp_path / "d.npz")), 0)
+    dataset = of_npz(tmp_path, np.asarray(images, order=order), np.arange(20) % 2)  # type: ignore[call-overload]
     last = shape != (20, 3, 8, 9) and len(shape) == 4 and shape[3] <= shape[1]
     expected = images.transpose(0, 3, 1, 2) if last else images.reshape(20, *wanted)
     assert dataset.shape == wanted
@@ -273,28 +275,24 @@ def test_pixels_stay_bytes_as_long_as_that_loses_nothing(
     dtype: str, values: list[float], kept: str, tmp_path: Path
 ) -> None:
     images = np.resize(np.array(values), (8, 4, 4)).astype(dtype)
-    np.savez(tmp_path / "d.npz", X=images, y=np.arange(8) % 2)
-    dataset = load(DataSpec(str(tmp_path / "d.npz")), 0)
+    dataset = of_npz(tmp_path, images, np.arange(8) % 2)
     assert dataset.images.dtype == kept
     assert np.array_equal(dataset.images[:, 0], images)
 
 
 def test_labels_may_be_texts_or_have_gaps_or_have_names(tmp_path: Path) -> None:
-    images, kinds = noise(8, 4, 4), np.array(["owl", "ant"] * 4)
-    np.savez(tmp_path / "texts.npz", X=images, y=kinds)
-    np.savez(tmp_path / "gaps.npz", X=images, y=np.arange(8) % 2 * 7 + 3)
-    np.savez(tmp_path / "named.npz", X=images, y=np.arange(8) % 2, classes=["zebra", "ape"])
-    texts, gaps, named = (load(DataSpec(str(tmp_path / f"{name}.npz")), 0) for name in ("texts", "gaps", "named"))
+    images, halves = noise(8, 4, 4), np.arange(8) % 2
+    texts = of_npz(tmp_path, images, np.array(["owl", "ant"] * 4))
+    gaps = of_npz(tmp_path, images, halves * 7 + 3)
+    named = of_npz(tmp_path, images, halves, classes=["zebra", "ape"])
     assert (texts.classes, texts.targets.tolist()) == (("ant", "owl"), [1, 0] * 4)
     assert (gaps.classes, gaps.targets.tolist()) == (("3", "10"), [0, 1] * 4)
     assert (named.classes, named.targets.tolist()) == (("zebra", "ape"), [0, 1] * 4)
 
 
 def test_a_float_target_is_regression_and_an_integer_one_is_if_the_study_says_so(tmp_path: Path) -> None:
-    np.savez(tmp_path / "f.npz", X=noise(8, 4, 4), y=np.arange(8) / 2)
-    np.savez(tmp_path / "i.npz", X=noise(8, 4, 4), y=np.arange(8))
-    floats = load(DataSpec(str(tmp_path / "f.npz")), 0)
-    integers = load(DataSpec(str(tmp_path / "i.npz"), regression=True), 0)
+    floats = of_npz(tmp_path, noise(8, 4, 4), np.arange(8) / 2)
+    integers = of_npz(tmp_path, noise(8, 4, 4), np.arange(8), {"regression": True})
     for dataset in (floats, integers):
         assert (dataset.classes, dataset.outputs, dataset.targets.dtype) == (None, 1, np.float32)
     assert floats.targets.tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
@@ -302,8 +300,7 @@ def test_a_float_target_is_regression_and_an_integer_one_is_if_the_study_says_so
 
 def test_arrays_are_made_grey_and_resized_as_the_study_wants(tmp_path: Path) -> None:
     images = noise(8, 12, 10, 3)
-    np.savez(tmp_path / "d.npz", X=images, y=np.arange(8) % 2)
-    dataset = load(DataSpec(str(tmp_path / "d.npz"), grey=True, resize=(6, 5)), 0)
+    dataset = of_npz(tmp_path, images, np.arange(8) % 2, {"grey": True, "resize": (6, 5)})
     for image, read in zip(images, dataset.images[:, 0], strict=True):
         wanted = Image.fromarray(image).convert("L").resize((5, 6), Image.Resampling.BILINEAR)
         assert np.array_equal(read, np.asarray(wanted))
@@ -435,13 +432,9 @@ def test_cifar_100_as_python_3_writes_it(protocol: int, text: Any, tmp_path: Pat
     images = noise(12, 3, 32, 32)
     for name, rows in (("train", slice(8)), ("test", slice(8, 12))):
         count = rows.stop - (rows.start or 0)
-        batch = {
-            "data": images[rows].reshape(count, -1),
-            "fine_labels": [0, 1] * (count // 2),
-            "coarse_labels": [0] * count,
-        }
-        told = {text(key): value for key, value in batch.items()}
-        (tmp_path / name).write_bytes(pickle.dumps(told, protocol=protocol))
+        labels = {text("fine_labels"): [0, 1] * (count // 2), text("coarse_labels"): [0] * count}
+        batch = {text("data"): images[rows].reshape(count, -1), **labels}
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=protocol))
     names = {text("fine_label_names"): [text("apple"), text("bee")]}
     (tmp_path / "meta").write_bytes(pickle.dumps(names, protocol=protocol))
     dataset = load(DataSpec(str(tmp_path)), 0)
@@ -501,13 +494,6 @@ def test_whatever_is_changed_in_a_batch_it_is_read_or_refused(
 # -- scikit-learn ----------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_the_1797_real_images_as_bytes_of_0_to_16() -> None:
-    dataset = load(DataSpec("digits"), 0)
-    assert (len(dataset.images), dataset.shape, dataset.images.dtype) == (1797, (1, 8, 8), np.uint8)
-    assert (dataset.images.min(), dataset.images.max()) == (0, 16)
-    assert dataset.classes == tuple("0123456789")
-
-
 def test_the_harder_digits_are_the_same_on_every_machine_and_harder_for_a_straight_line() -> None:
     from sklearn.linear_model import RidgeClassifier
 
@@ -528,11 +514,6 @@ def test_the_harder_digits_are_the_same_on_every_machine_and_harder_for_a_straig
 def cached(home: Path, name: str, data_id: int, pixels: np.ndarray, marks: list[int]) -> None:
     """What fetch_openml would have left under `home` after downloading this data set."""
 
-    def keep(path: str, content: bytes) -> None:
-        file = home / "openml" / "openml.org" / f"{path}.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(gzip.compress(content))
-
     columns = [f"pixel{number}" for number in range(pixels.shape[1])]
     arff = [f"@RELATION {name}", *(f"@ATTRIBUTE {column} NUMERIC" for column in columns)]
     arff += ["@ATTRIBUTE class {" + ",".join(map(str, sorted(set(marks)))) + "}", "@DATA"]
@@ -550,22 +531,25 @@ def cached(home: Path, name: str, data_id: int, pixels: np.ndarray, marks: list[
     about |= {"description": "", "md5_checksum": hashlib.md5(text).hexdigest(), "default_target_attribute": "class"}
     found = {"data": {"dataset": [{"did": data_id, "name": name, "version": 1, "status": "active"}]}}
     qualities = [{"name": "NumberOfInstances", "value": str(float(len(pixels)))}]
-    where = f"api/v1/json/data/list/data_name/{name.lower()}/limit/2/data_version/1"
-    keep(where, json.dumps(found).encode())
-    keep(f"api/v1/json/data/{data_id}", json.dumps({"data_set_description": about}).encode())
-    keep(f"api/v1/json/data/features/{data_id}", json.dumps({"data_features": {"feature": features}}).encode())
-    keep(f"api/v1/json/data/qualities/{data_id}", json.dumps({"data_qualities": {"quality": qualities}}).encode())
-    keep(f"data/v1/download/{data_id}/{name}.arff", text)
+    api = "api/v1/json/data"
+    answers = {
+        f"{api}/list/data_name/{name.lower()}/limit/2/data_version/1": found,
+        f"{api}/{data_id}": {"data_set_description": about},
+        f"{api}/features/{data_id}": {"data_features": {"feature": features}},
+        f"{api}/qualities/{data_id}": {"data_qualities": {"quality": qualities}},
+    }
+    kept = {path: json.dumps(answer).encode() for path, answer in answers.items()}
+    for path, content in {**kept, f"data/v1/download/{data_id}/{name}.arff": text}.items():
+        file = home / "openml" / "openml.org" / f"{path}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content))
 
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """scikit-learn's home in an empty folder, and no network."""
 
-    def unreachable(*_: Any, **__: Any) -> Any:
-        raise URLError("no network in tests")
-
-    monkeypatch.setattr("sklearn.datasets._openml.urlopen", unreachable)
+    monkeypatch.setattr("sklearn.datasets._openml.urlopen", Mock(side_effect=URLError("no network in tests")))
     monkeypatch.setattr("sklearn.datasets._openml.time.sleep", lambda _: None)
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "home"))
     return tmp_path / "home"
@@ -614,9 +598,8 @@ def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None
 @pytest.mark.parametrize("pixels", [noise(40, 100), noise(40, 784).astype(int) + 1])
 def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(pixels: np.ndarray, offline: Path) -> None:
     cached(offline, "mnist_784", 554, pixels, [number % 10 for number in range(40)])
-    with pytest.raises(
-        BadInput, match=rf"must be images of 784 pixels of 0 to 255, got shape \(40, {pixels.shape[1]}\)"
-    ):
+    line = rf"must be images of 784 pixels of 0 to 255, got shape \(40, {pixels.shape[1]}\)"
+    with pytest.raises(BadInput, match=line):
         load(DataSpec("mnist"), 0)
 
 

@@ -63,12 +63,8 @@ def spaces(draw: st.DrawFn, domains: st.SearchStrategy[Domain] = discrete) -> Sp
     for name in NAMES[: draw(st.integers(1, len(NAMES)))]:
         enumerable = [parent for parent in parameters if parent.domain.levels is not None and parent.domain.levels < 10]
         parents = draw(st.lists(st.sampled_from(enumerable), max_size=2, unique=True)) if enumerable else []
-        when = tuple(
-            Condition(
-                parent.name, tuple(draw(st.lists(st.sampled_from(levels(parent.domain)), min_size=1, unique=True)))
-            )
-            for parent in parents
-        )
+        some = [st.lists(st.sampled_from(levels(parent.domain)), min_size=1, unique=True) for parent in parents]
+        when = tuple(Condition(parent.name, tuple(draw(one))) for parent, one in zip(parents, some, strict=True))
         parameters.append(Parameter(name, draw(domains), when))
     return Space(tuple(draw(st.permutations(parameters))))
 
@@ -94,10 +90,6 @@ def frozen(params: Params) -> tuple[tuple[str, Value], ...]:
 
 any_spaces = spaces(st.one_of(discrete, continuous))
 seeds = st.integers(0, 2**32).map(random.Random)
-
-
-def space_of(*parameters: Parameter) -> Space:
-    return Space(parameters)
 
 
 # -- domains
@@ -229,17 +221,19 @@ def test_values_that_do_not_conflict_are_together_in_some_point(
 def test_a_sample_calls_nothing_but_random() -> None:
     """The stream of rng.random() is promised to be the same in every Python; randrange and choice are not."""
 
-    space = space_of(
-        Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False))
+    space = Space(
+        (Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False)))
     )
     assert space.sample(SimpleNamespace(random=random.Random(7).random)) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
 
 
 def test_a_forced_parent_is_drawn_among_what_lets_all_its_children_exist() -> None:
-    space = space_of(
-        Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
-        Parameter("momentum", Choice((0.5, 0.9)), (Condition("optimizer", ("sgd", "rmsprop")),)),
-        Parameter("decay", Choice((0.5,)), (Condition("optimizer", ("adam", "rmsprop")),)),
+    space = Space(
+        (
+            Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
+            Parameter("momentum", Choice((0.5, 0.9)), (Condition("optimizer", ("sgd", "rmsprop")),)),
+            Parameter("decay", Choice((0.5,)), (Condition("optimizer", ("adam", "rmsprop")),)),
+        )
     )
     for partial, optimizers in (
         ({"momentum": 0.9}, {"sgd", "rmsprop"}),
@@ -264,10 +258,12 @@ def test_a_grid_holds_every_point_exactly_once(space: Space) -> None:
 
 
 def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> None:
-    space = space_of(
-        Parameter("big", Range(0, 10**18, True, step=1)),
-        *(Parameter(name, Range(0, 1, False, count=1000)) for name in "abcd"),
-        Parameter("child", Choice((1, 2, 3)), (Condition("a", (0.0,)),)),
+    space = Space(
+        (
+            Parameter("big", Range(0, 10**18, True, step=1)),
+            *(Parameter(name, Range(0, 1, False, count=1000)) for name in "abcd"),
+            Parameter("child", Choice((1, 2, 3)), (Condition("a", (0.0,)),)),
+        )
     )
     grid = space.grid()
     assert grid.size == (10**18 + 1) * 1000**3 * (999 + 3)
@@ -277,11 +273,9 @@ def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> 
 
 
 def test_a_block_that_does_not_exist_is_not_multiplied() -> None:
-    blocks = [Parameter("blocks", Choice((0, 1, 2, 3)))]
-    blocks += [
-        Parameter(f"block{i}.channels", Choice((8, 16)), (Condition("blocks", tuple(range(i, 4))),)) for i in (1, 2, 3)
-    ]
-    assert Space(tuple(blocks)).size() == 1 + 2 + 4 + 8
+    deep = [Condition("blocks", tuple(range(i, 4))) for i in (1, 2, 3)]
+    blocks = (Parameter(f"block{i}.channels", Choice((8, 16)), (when,)) for i, when in enumerate(deep, 1))
+    assert Space((Parameter("blocks", Choice((0, 1, 2, 3))), *blocks)).size() == 1 + 2 + 4 + 8
 
 
 def test_conditions_on_many_parents_at_once_are_counted_by_how_many_still_hold() -> None:
@@ -291,15 +285,13 @@ def test_conditions_on_many_parents_at_once_are_counted_by_how_many_still_hold()
 
 
 def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() -> None:
-    space = space_of(
-        Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,)))
-    )
+    space = Space((Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,)))))
     with pytest.raises(GridImpossible) as impossible:
         space.grid()
     assert [fault.place for fault in impossible.value.faults] == ["a", "b"]
     assert "count: 5" in impossible.value.faults[0].remedy
     assert space.size() is None
-    assert space_of(Parameter("a", Range(1, 9, True))).size() == 9
+    assert Space((Parameter("a", Range(1, 9, True)),)).size() == 9
 
 
 def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None:
@@ -318,14 +310,10 @@ def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None
 
 
 @given(any_spaces)
-def test_a_space_comes_back_from_json_and_from_pickle(space: Space) -> None:
+def test_a_space_comes_back_from_json_and_from_pickle_and_parents_stand_before_their_children(space: Space) -> None:
     assert Space.from_record(json.loads(json.dumps(space.record()))) == space
     assert pickle.loads(pickle.dumps(space)) == space
     assert space.widens(space) == []
-
-
-@given(any_spaces)
-def test_parents_stand_before_their_children(space: Space) -> None:
     for position, parameter in enumerate(space.parameters):
         assert {condition.name for condition in parameter.when} <= set(space.names[:position])
 
@@ -358,11 +346,13 @@ def test_a_thousand_parameters_in_one_chain_are_ordered_without_recursion() -> N
 
 
 def test_constants_are_in_every_point() -> None:
-    space = space_of(
-        Parameter("a", Choice((1, 2))),
-        Parameter("b", Choice((3,))),
-        Parameter("c", Choice((4,)), (Condition("a", (1,)),)),
-        Parameter("d", Choice((5,)), (Condition("b", (3,)),)),
+    space = Space(
+        (
+            Parameter("a", Choice((1, 2))),
+            Parameter("b", Choice((3,))),
+            Parameter("c", Choice((4,)), (Condition("a", (1,)),)),
+            Parameter("d", Choice((5,)), (Condition("b", (3,)),)),
+        )
     )
     assert space.constants == {"b": 3, "d": 5}
 

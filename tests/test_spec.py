@@ -37,6 +37,7 @@ from hpo.study_file.spec import (
 from hpo.study_file.yaml_nodes import node_of, parse
 
 ROOT = Path(__file__).parent.parent
+CONDITIONS = yaml.safe_load((ROOT / "tests/search_space_conditions.yaml").read_text(encoding="utf-8"))
 LEAST = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1, 0.2]}}
 
 
@@ -98,7 +99,6 @@ def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -
     assert spec("metric: val_loss").metric.goal == "minimize"
     assert spec("metric: {name: val_macro_f1}").metric.goal == "maximize"
     assert spec("metric: {name: val_loss, goal: maximize}").metric.goal == "maximize"
-    assert spec("{train: 'm:f', metric: reward}").metric == Metric("reward")
 
 
 def test_regression_brings_its_loss_and_its_metric() -> None:
@@ -109,6 +109,7 @@ def test_regression_brings_its_loss_and_its_metric() -> None:
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
     study = {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}
     loaded = load(study, environ={})
+    assert loaded.metric == Metric("reward")
     assert loaded.data is None
     assert loaded.fixed()["data"] is None
 
@@ -191,22 +192,23 @@ def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_tr
     assert [type(value) for value in loaded["batch_size"].domain.values] == [int, int]
 
 
-def test_a_parameter_of_each_block_exists_when_the_block_does() -> None:
-    loaded = space_of("{blocks: [0, 1, 3], channels: {choices: [8, 16], per: block}, block3.stride: 2}")
-    blocks = ["block1.channels", "block2.channels", "block3.channels", "block3.stride"]
-    assert list(loaded) == ["blocks", *blocks, "epochs"]
-    assert loaded["block1.channels"].when == (Condition("blocks", (1, 3)),)
-    assert loaded["block2.channels"].when == loaded["block3.stride"].when == (Condition("blocks", (3,)),)
+@pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: case["case"])
+def test_each_parameter_exists_under_its_conditions(case: dict[str, Any]) -> None:
+    loaded = load({**LEAST, "search_space": case["search_space"]}, known=known, environ={}).space
+    expected = {
+        name: tuple(Condition(parent, tuple(values)) for parent, values in when.items())
+        for name, when in case["when"].items()
+    }
+    assert {name: loaded[name].when for name in expected} == expected
 
 
-def test_blocks_may_be_a_range_or_left_to_the_model() -> None:
+def test_a_range_is_that_of_every_block_and_blocks_may_be_left_to_the_model() -> None:
     loaded = space_of("{blocks: {min: 1, max: 3}, channels: {min: 8, max: 64, log: true, per: block}}")
-    assert loaded["block2.channels"].when == (Condition("blocks", (2, 3)),)
+    assert list(loaded) == ["blocks", "block1.channels", "block2.channels", "block3.channels", "epochs"]
     assert loaded["block3.channels"].domain == Range(8, 64, True, log=True)
-    default = known("cnn")["blocks"].default
-    assert [name for name in space_of("{channels: {choices: [8], per: block}}") if "." in name] == [
-        f"block{i}.channels" for i in range(1, int(default or 0) + 1)
-    ]
+    default = int(known("cnn")["blocks"].default or 0)
+    left = [name for name in space_of("{channels: {choices: [8], per: block}}") if "." in name]
+    assert left == [f"block{i}.channels" for i in range(1, default + 1)]
 
 
 def test_one_block_may_differ_from_the_others() -> None:
@@ -215,34 +217,6 @@ def test_one_block_may_differ_from_the_others() -> None:
         loaded = space_of(f"{{blocks: 2, {text}}}")
         assert loaded["block1.channels"].domain == Choice((8, 16))
         assert loaded["block2.channels"].domain == Choice((32,))
-
-
-def test_a_condition_inside_a_block_asks_its_own_block() -> None:
-    loaded = space_of(
-        "{blocks: 2, pool: {choices: [max, none], per: block},"
-        " pool_size: {choices: [2, 3], per: block, when: {pool: max}},"
-        " stride: {choices: [1, 2], when: {block1.pool: none}}}"
-    )
-    assert loaded["block2.pool_size"].when == (Condition("blocks", (2,)), Condition("block2.pool", ("max",)))
-    assert loaded["stride"].when == (Condition("block1.pool", ("none",)),)
-
-
-def test_two_conditions_are_and_and_a_list_is_any() -> None:
-    loaded = space_of(
-        "{optimizer: [sgd, adam, adamw], batch_size: [16, 32], l2: {choices: [0.1],"
-        " when: {optimizer: [adam, adamw], batch_size: 16}}}"
-    )
-    assert loaded["l2"].when == (Condition("optimizer", ("adam", "adamw")), Condition("batch_size", (16,)))
-
-
-def test_a_parameter_exists_only_where_it_has_an_effect_without_being_told() -> None:
-    loaded = space_of(
-        "{optimizer: [adam, sgd, rmsprop], momentum: {min: 0, max: 0.9}, leaky_slope: 0.1, activation: leaky_relu}"
-    )
-    assert loaded["momentum"].when == (Condition("optimizer", ("sgd", "rmsprop")),)
-    assert loaded["leaky_slope"].when == (Condition("activation", ("leaky_relu",)),)
-    narrower = space_of("{optimizer: [adam, sgd, rmsprop], momentum: {choices: [0.9], when: {optimizer: [adam, sgd]}}}")
-    assert narrower["momentum"].when == (Condition("optimizer", ("sgd",)),)
 
 
 def test_points_to_start_with_take_the_types_of_the_space() -> None:
@@ -380,13 +354,9 @@ def test_every_commented_line_of_the_template_may_be_uncommented(
     added = [line[1:], *(one[1:] for one in beside if one.startswith("#"))]
     text = "\n".join([*kept, *added])
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
-    loaded = load(
-        tmp_path / "study.yaml", sets=["search_space.blocks=[2]"] if "block2" in line else [], known=known, environ={}
-    )
-    assert key in loaded.places
-    validator.validate(
-        yaml.safe_load(text.replace("1e-3", "1.0e-3").replace("1e-1", "1.0e-1").replace("1e-2", "1.0e-2"))
-    )
+    sets = ["search_space.blocks=[2]"] if "block2" in line else []
+    assert key in load(tmp_path / "study.yaml", sets=sets, known=known, environ={}).places
+    validator.validate(read(text))
 
 
 def test_every_key_is_documented_and_in_the_template() -> None:

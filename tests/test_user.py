@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pictures import bars, job, numbers
 
-from hpo.core import Outcome, Params, Report, TrainingFailed
+from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.errors import BadInput
 from hpo.models import user
 from hpo.study_file.reader import load
@@ -38,46 +38,44 @@ def written(folder: Path, text: str, name: str = "mine.py") -> Path:
     return folder
 
 
-def recipe(model: str, folder: Path, data: Path) -> Recipe:
-    return Recipe(model, "cross_entropy", data, "cpu", folder=folder)
+def model(reference: str, folder: Path, tmp_path: Path) -> Train:
+    return Recipe(reference, "cross_entropy", bars(tmp_path / "bars"), "cpu", folder=folder)()
+
+
+def assert_goes_on(train: Train, params: Params, folder: Path) -> None:
+    """Bit for bit, from any of its epochs."""
+    whole = []
+    for report in train(job(params, folder)):
+        checkpoints.write(folder, "made-up", report)
+        whole.append(numbers(report))
+    for start in range(1, len(whole)):
+        assert [numbers(report) for report in train(job(params, folder, start=start))] == whole[start:]
 
 
 # -- the examples ------------------------------------------------------------------------------------------------
 
 
 def test_the_example_model_learns(tmp_path: Path) -> None:
-    train = recipe("own_model:network", EXAMPLES, bars(tmp_path / "bars"))()
+    train = model("own_model:network", EXAMPLES, tmp_path)
     params = {"width": 8, "norm_groups": 4, "depth": 1, "learning_rate": 0.02, "batch_size": 8, "epochs": 8}
     *_, last = train(job(params, tmp_path))
     assert last.metrics["val_accuracy"] > 0.7
 
 
 def test_a_model_says_itself_what_is_impossible(tmp_path: Path) -> None:
-    train = recipe("own_model:network", EXAMPLES, bars(tmp_path / "bars"))()
+    train = model("own_model:network", EXAMPLES, tmp_path)
     with pytest.raises(TrainingFailed) as caught:
         next(train(job({"width": 8, "norm_groups": 5, "depth": 1}, tmp_path)))
     assert caught.value.outcome is Outcome.INVALID
     assert str(caught.value) == "norm_groups 5 does not divide width 8"
 
 
-def own_trainer() -> Recipe:
-    return Recipe("cnn", "cross_entropy", Path("nowhere"), "cpu", train="own_trainer:train", folder=EXAMPLES)
-
-
-def test_the_example_trainer_finds_what_made_its_data(tmp_path: Path) -> None:
-    *_, last = own_trainer()()(job(FIT, tmp_path, seed=3))
+def test_the_example_trainer_finds_what_made_its_data_and_goes_on_from_any_epoch(tmp_path: Path) -> None:
+    train = Recipe("cnn", "cross_entropy", Path("nowhere"), "cpu", train="own_trainer:train", folder=EXAMPLES)()
+    *_, last = train(job(FIT, tmp_path, seed=3))
     assert last.epoch == 12
     assert last.metrics["val_mse"] < 0.01  # the noise alone is 0.0025
-
-
-def test_the_example_trainer_goes_on_from_any_epoch(tmp_path: Path) -> None:
-    train = own_trainer()()
-    whole = []
-    for report in train(job(FIT, tmp_path)):
-        checkpoints.write(tmp_path, "made-up", report)
-        whole.append(numbers(report))
-    for start in range(1, 12):
-        assert [numbers(report) for report in train(job(FIT, tmp_path, start=start))] == whole[start:]
+    assert_goes_on(train, FIT, tmp_path)
 
 
 def test_a_trainer_of_ones_own_needs_no_torch() -> None:
@@ -97,19 +95,11 @@ def reports(text: str, folder: Path, start: int = 0) -> list[Report]:
     return list(train(job({"epochs": 3}, folder, start=start)))
 
 
-def test_a_trainer_may_yield_plain_mappings(tmp_path: Path) -> None:
-    made = reports("def train(job):\n    for _ in range(3):\n        yield {'score': 1}", tmp_path)
-    assert [(report.epoch, report.metrics, report.save) for report in made] == [
-        (1, {"score": 1.0}, None),
-        (2, {"score": 1.0}, None),
-        (3, {"score": 1.0}, None),
-    ]
-
-
-def test_numbers_of_numpy_become_plain(tmp_path: Path) -> None:
-    text = "import numpy\ndef train(job):\n    yield {'score': numpy.float32(0.5), 'count': numpy.int64(3)}"
-    (made,) = reports(text, tmp_path)
-    assert {name: type(value) for name, value in made.metrics.items()} == {"score": float, "count": float}
+def test_a_trainer_may_yield_plain_mappings_and_numbers_of_numpy(tmp_path: Path) -> None:
+    text = "import numpy\ndef train(job):\n    yield {'score': 1}\n    yield {'score': numpy.float32(0.5), 'n': numpy.int64(3)}"
+    made = [(report.epoch, report.metrics, report.save) for report in reports(text, tmp_path)]
+    assert made == [(1, {"score": 1.0}, None), (2, {"score": 0.5, "n": 3.0}, None)]
+    assert {type(value) for _, metrics, _ in made for value in metrics.values()} == {float}
 
 
 def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
@@ -168,7 +158,7 @@ def dropped(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Dropo
 def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
     tmp_path: Path, name: str, params: Params, message: str
 ) -> None:
-    train = recipe(f"mine:{name}", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
+    train = model(f"mine:{name}", written(tmp_path, MODELS), tmp_path)
     with pytest.raises(TrainingFailed) as caught:
         next(train(job(params, tmp_path)))
     assert caught.value.outcome is Outcome.INVALID
@@ -184,12 +174,7 @@ def test_the_example_studies_load(name: str) -> None:
 
 
 def test_a_users_model_with_lazy_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    train = recipe("mine:dropped", written(tmp_path, MODELS), bars(tmp_path / "bars"))()
-    whole = []
-    for report in train(job({"epochs": 3}, tmp_path)):
-        checkpoints.write(tmp_path, "made-up", report)
-        whole.append(numbers(report))
-    assert [numbers(report) for report in train(job({"epochs": 3}, tmp_path, start=1))] == whole[1:]
+    assert_goes_on(model("mine:dropped", written(tmp_path, MODELS), tmp_path), {"epochs": 3}, tmp_path)
 
 
 # -- names -------------------------------------------------------------------------------------------------------
@@ -228,11 +213,12 @@ def test_a_module_that_does_not_import_says_why(tmp_path: Path, text: str, why: 
     assert f"module mine does not import, got {why}" in refusal("mine:f", written(tmp_path, text))
 
 
-def test_modules_are_found_in_packages_and_in_the_current_folder(
+def test_modules_are_found_in_packages_and_in_the_current_folder_and_import_what_lies_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path / "mine_package", "", "__init__.py")
-    written(tmp_path / "mine_package", "def f(): return 5", "inner.py")
+    written(tmp_path / "mine_package", "from mine_other import f", "inner.py")
+    written(tmp_path, "def f(): return 5", "mine_other.py")
     monkeypatch.chdir(tmp_path)
     assert user.resolve("mine_package.inner:f", None, "model")() == 5
 
@@ -241,12 +227,6 @@ def test_two_studies_may_call_their_modules_the_same(tmp_path: Path) -> None:
     one, two = (written(tmp_path / name, f"def f(): return {name!r}") for name in ("one", "two"))
     answers = [user.resolve("mine:f", folder, "model")() for folder in (one, two, one)]
     assert answers == ["one", "two", "one"]
-
-
-def test_a_module_imports_what_lies_beside_it(tmp_path: Path) -> None:
-    written(tmp_path, "from mine_other import f", "mine.py")
-    written(tmp_path, "def f(): return 7", "mine_other.py")
-    assert user.resolve("mine:f", tmp_path, "model")() == 7
 
 
 def test_the_error_of_a_users_trainer_is_its_own(tmp_path: Path) -> None:
