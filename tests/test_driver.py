@@ -70,10 +70,14 @@ every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def search(
-    strategy: Strategy, budget: Budget = Budget(), before: Sequence[Event] = (), goal: Goal = GOAL
+    strategy: Strategy,
+    budget: Budget = Budget(),
+    before: Sequence[Event] = (),
+    goal: Goal = GOAL,
+    parallel: int | None = None,
 ) -> tuple[Search, list[Event]]:
     events = list(before)
-    return Search(Study(events), strategy, goal, budget, laws.identity(), events.append), events
+    return Search(Study(events), strategy, goal, budget, laws.identity(), events.append, parallel), events
 
 
 def drive(
@@ -240,11 +244,7 @@ MANY: list[tuple[str, Made, Budget]] = [
 def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_alone(slots: int, tmp_path: Path) -> None:
     """One trial of each at a time, as a comparison runs them: what each decides is what it would decide alone."""
     alone = [Study(drive(tmp_path / name, make(3), budget)) for name, make, budget in MANY]
-    written: list[list[Event]] = [[] for _ in MANY]
-    searches = [
-        Search(Study(), make(3), GOAL, budget, laws.identity(), events.append, parallel=1)
-        for (_, make, budget), events in zip(MANY, written, strict=True)
-    ]
+    searches, written = zip(*(search(make(3), budget, parallel=1) for _, make, budget in MANY), strict=True)
     executor = Scripted(slots)
     Driver(searches, executor, Trainings(tmp_path / "together"), clock=executor.clock).run()
     for events, reference, (name, _, _) in zip(written, alone, MANY, strict=True):
@@ -571,18 +571,16 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
 
 
 @given(
-    names=st.lists(st.sampled_from(["random", "grid"]), min_size=2, max_size=4),
-    totals=st.lists(st.integers(1, 30), min_size=4, max_size=4),
+    wanted=st.lists(st.tuples(st.sampled_from(["random", "grid"]), st.integers(1, 30)), min_size=2, max_size=4),
     slots=st.integers(1, 6),
     parallel=st.none() | st.integers(1, 2),
     cut=st.integers(1, 60),
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
-@example(names=["random", "random", "grid"], totals=[14, 3, 27, 1], slots=5, parallel=None, cut=41, wrong={(3, 2): NAN})
+@example(wanted=[("random", 14), ("random", 3), ("grid", 27)], slots=5, parallel=None, cut=41, wrong={(3, 2): NAN})
 @settings(max_examples=40 * laws.MORE, deadline=None)
 def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
-    names: list[str],
-    totals: list[int],
+    wanted: list[tuple[str, int]],
     slots: int,
     parallel: int | None,
     cut: int,
@@ -590,29 +588,23 @@ def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budge
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("many")
-    histories: list[list[Event]] = [[] for _ in names]
+    histories: list[list[Event]] = [[] for _ in wanted]
 
     def script(key: str, epoch: int, before: int) -> str:
         return "" if before else wrong.get((int(key, 16) % 5, epoch), "")
 
     for visit in range(2):
         executor = Scripted(slots, script, now=visit * 1e5)
-        searches = [
-            Search(
-                Study(events),
-                grid(seed) if name == "grid" else random(seed, fakes.DISCRETE),
-                GOAL,
-                Budget(total_epochs=total),
-                laws.identity(),
-                events.append,
-                parallel,
-            )
-            for seed, (name, total, events) in enumerate(zip(names, totals, histories, strict=False))
+        strategies = [grid(s) if name == "grid" else random(s, fakes.DISCRETE) for s, (name, _) in enumerate(wanted)]
+        runs = [
+            search(strategy, Budget(total_epochs=total), events, parallel=parallel)
+            for strategy, (_, total), events in zip(strategies, wanted, histories, strict=True)
         ]
+        searches, histories = [one for one, _ in runs], [events for _, events in runs]
         Driver(searches, executor, Trainings(folder), clock=executor.clock).run()
         assert len(executor.trained) == len(set(executor.trained))
         assert sum(s.study.epochs - s.study.reused_epochs for s in searches) <= len(executor.trained) or visit == 1
-        for events, total in zip(histories, totals, strict=False):
+        for events, (_, total) in zip(histories, wanted, strict=True):
             study = laws.check(events)
             assert study.epochs <= total
             assert study.closed in ("budget", "exhausted")

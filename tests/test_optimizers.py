@@ -204,25 +204,18 @@ def test_parameters_that_are_frozen_are_left_alone() -> None:
     assert all(parameter is not net[0].weight for parameter in update.parameters)
 
 
-SCHEDULES = {
-    "constant": {},
-    "step": {"schedule": "step", "step_epochs": 3, "decay": 0.1},
-    "exponential": {"schedule": "exponential", "decay": 0.5},
-    "cosine": {"schedule": "cosine"},
+# name: parameters, shares of the learning rate by epoch
+SCHEDULES: dict[str, tuple[Params, list[float]]] = {
+    "constant": ({}, [1, 1, 1, 1, 1, 1]),
+    "step": ({"schedule": "step", "step_epochs": 3, "decay": 0.1}, [1, 1, 1, 0.1, 0.1, 0.1]),
+    "exponential": ({"schedule": "exponential", "decay": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
+    "cosine": ({"schedule": "cosine"}, [0.5 * (1 + math.cos(math.pi * e / 6)) for e in range(7)]),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("constant", [1, 1, 1, 1, 1, 1]),
-        ("step", [1, 1, 1, 0.1, 0.1, 0.1]),
-        ("exponential", [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
-        ("cosine", [0.5 * (1 + math.cos(math.pi * e / 6)) for e in range(7)]),
-    ],
-)
-def test_each_schedule_by_the_epoch(name: str, expected: list[float]) -> None:
-    params = {"epochs": 6, "learning_rate": 1.0, **SCHEDULES[name]}
+@pytest.mark.parametrize(("change", "expected"), SCHEDULES.values(), ids=SCHEDULES)
+def test_each_schedule_by_the_epoch(change: Params, expected: list[float]) -> None:
+    params = {"epochs": 6, "learning_rate": 1.0, **change}
     assert [eta(params, epoch) for epoch in range(len(expected))] == pytest.approx(expected)
 
 
@@ -237,7 +230,7 @@ def test_each_schedule_by_the_epoch(name: str, expected: list[float]) -> None:
 def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
     name: str, warmup: int, epochs: int, share: float, peak: float
 ) -> None:
-    params = {"epochs": epochs, "learning_rate": peak, "warmup": warmup, **SCHEDULES[name]}
+    params = {"epochs": epochs, "learning_rate": peak, "warmup": warmup, **SCHEDULES[name][0]}
     at = share * epochs
     assert 0 <= eta(params, at) <= peak
     if at < warmup:
@@ -250,5 +243,5 @@ def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
 @given(name=st.sampled_from(["constant", "step", "exponential"]), warmup=st.integers(0, 3), at=st.floats(0, 5))
 @settings(deadline=None)
 def test_only_cosine_asks_how_many_epochs_follow(name: str, warmup: int, at: float) -> None:
-    params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name]}
+    params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name][0]}
     assert eta({**params, "epochs": 5}, at) == eta({**params, "epochs": 50}, at)

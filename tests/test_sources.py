@@ -147,16 +147,9 @@ def test_any_mode_becomes_eight_bits_of_the_channels_wanted(mode: str, channels:
 def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str, tmp_path: Path) -> None:
     upright = np.zeros((16, 32), np.uint8)
     upright[:8, :8] = 255  # one bright corner tells all eight orientations of an oblong apart
-    lay = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.T,
-        6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].T,
-        8: np.rot90(upright, -1),
-    }[orientation]
+    lay = upright.T if orientation > 4 else upright
+    lay = lay[:, ::-1] if orientation in (2, 3, 7, 8) else lay
+    lay = lay[::-1] if orientation in (3, 4, 6, 7) else lay
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"quality": 100} if suffix in ("jpg", "webp") else {}
@@ -174,8 +167,8 @@ def test_an_image_larger_than_the_cap_is_never_decoded(tmp_path: Path, monkeypat
     Image.new("1", (9000, 9000)).save(path)
     assert MOST_PIXELS < 9000 * 9000
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(BadInput, match="at most 67,108,864 pixels, got 9000x9000"):
-        read_images(path, (1, 8, 8), resize=True)
+    line = refusal(lambda: read_images(path, (1, 8, 8), resize=True))
+    assert "at most 67,108,864 pixels, got 9000x9000" in line
 
 
 def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones_named(tmp_path: Path) -> None:
@@ -197,17 +190,14 @@ def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones
 
 
 def test_nothing_to_predict_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no images"):
-        read_images(tmp_path, (1, 6, 5), resize=False)
-    with pytest.raises(BadInput, match="is not there"):
-        read_images(tmp_path / "nowhere.png", (1, 6, 5), resize=False)
+    for path, why in ((tmp_path, "holds no images"), (tmp_path / "nowhere.png", "is not there")):
+        assert why in refusal(lambda path=path: read_images(path, (1, 6, 5), resize=False))
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
     folder(tmp_path, "cat", "dog")
     os.mkfifo(tmp_path / "cat" / "x.png")
-    with pytest.raises(BadInput, match=r"x\.png: must be an image file, got no regular file"):
-        load(DataSpec(str(tmp_path)), 0)
+    assert "x.png: must be an image file, got no regular file" in refusal(lambda: load(DataSpec(str(tmp_path)), 0))
 
 
 @settings(max_examples=150, deadline=None)
@@ -598,9 +588,8 @@ def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None
 @pytest.mark.parametrize("pixels", [noise(40, 100), noise(40, 784).astype(int) + 1])
 def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(pixels: np.ndarray, offline: Path) -> None:
     cached(offline, "mnist_784", 554, pixels, [number % 10 for number in range(40)])
-    line = rf"must be images of 784 pixels of 0 to 255, got shape \(40, {pixels.shape[1]}\)"
-    with pytest.raises(BadInput, match=line):
-        load(DataSpec("mnist"), 0)
+    line = f"must be images of 784 pixels of 0 to 255, got shape (40, {pixels.shape[1]})"
+    assert line in refusal(lambda: load(DataSpec("mnist"), 0))
 
 
 def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offline: Path) -> None:

@@ -393,8 +393,6 @@ OLD = (
     Parameter("rate", Range(0.1, 1.0, False, log=True)),
     Parameter("momentum", Choice((0.5,)), (Condition("optimizer", ("sgd",)),)),
 )
-
-
 MORE = replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop")))
 
 

@@ -166,11 +166,11 @@ def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["own_model", "own_trainer"])
-def test_the_example_studies_load(name: str) -> None:
-    spec = load(EXAMPLES / f"{name}.yaml")
-    assert (spec.train or spec.model) in (f"{name}:train", f"{name}:network")
-    user.resolve(spec.train or spec.model, EXAMPLES, "")
+@pytest.mark.parametrize("function", ["own_model:network", "own_trainer:train"])
+def test_the_example_studies_load(function: str) -> None:
+    spec = load(EXAMPLES / f"{function.partition(':')[0]}.yaml")
+    assert (spec.train or spec.model) == function
+    user.resolve(function, EXAMPLES, "")
 
 
 def test_a_users_model_with_lazy_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
