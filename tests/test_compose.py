@@ -167,7 +167,7 @@ def test_a_study_can_be_sent_as_a_ray_job(up: Stage) -> None:
     send = ["ray", "job", "submit", "--address=http://ray-head:8265", "--", "hpo", "run", "/srv/studies/sent.yaml"]
     done = up.run("hpo", *send, plain=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sent: the budget is spent; 2 trials (2 complete)" in done.stdout
+    assert "sent: budget spent; 2 trials (2 complete)" in done.stdout
     assert "succeeded" in done.stdout
 
 
