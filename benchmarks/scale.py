@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale [--workers 8 64 512 4096] [--strategies random grid bayesian asha] [--trials N] [--profile]
 
-Trials last a minute (6 epochs of 5 to 15 s) on a virtual clock. What the driver really takes between two messages is added to that
+Trials last a minute (6 epochs of 5 to 15 s) on a simulated clock. What the driver really takes between two messages is added to that
 clock, so that the idle share counts how long workers waited for the driver; it is taken up to the last start, before the
 workers run dry at the end. Every row is a process of its own: `memory` is its peak.
 """
@@ -90,7 +90,7 @@ def train(job: Job) -> Iterator[Report]:
 
 
 class Charged(SimulatedExecutor):
-    """Adds to the virtual clock what the driver takes, and sums up how long workers had nothing to do."""
+    """Adds to the simulated clock what the driver takes, and sums up how long workers had nothing to do."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(train, slots, start=1e9)

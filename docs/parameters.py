@@ -57,7 +57,7 @@ def _values(known: ParameterSpec) -> str:
         numbers = [value for value in known.choices if isinstance(value, int)]
         words = [value for value in known.choices if not isinstance(value, int)]
         return _list(words) + (f", {min(numbers)} to {max(numbers)}" if numbers else "")
-    kind = "whole" if known.kind == "int" else "number"
+    kind = "integer" if known.kind == "int" else "number"
     low = "" if known.low is None else f" {'>' if known.open_low else '>='} {number(known.low)}"
     high = "" if known.high is None else f" {'<' if known.open_high else '<='} {number(known.high)}"
     return f"{kind}{low}{',' if low and high else ''}{high}"

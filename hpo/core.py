@@ -1,4 +1,4 @@
-"""The words of hpo. Read this first.
+"""The terms of hpo. Read this first.
 
 A study is a list of immutable trials changed only by events, and one process, the driver, owns it:
 
@@ -205,7 +205,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The driver left."""
+    """The driver closed the study."""
 
     time: float
     reason: Reason

@@ -80,8 +80,8 @@ def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
                 for alias in node.names
                 if (folder / f"{alias.name}.py").exists() or (folder / alias.name).is_dir()
             ]
-            if node.module != "hpo" and len(within) < len(node.names):
-                yield node.module, node.lineno, id(node) in top
+            if len(within) < len(node.names):
+                yield "hpo.__init__" if node.module == "hpo" else node.module, node.lineno, id(node) in top
             yield from ((f"{node.module}.{name}", node.lineno, id(node) in top) for name in within)
         elif isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno, id(node) in top) for alias in node.names)

@@ -276,3 +276,11 @@ def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:
     assert {trial.outcome for trial in result.study.trials} == {Outcome.DIVERGED}
     with pytest.raises(NoResult, match="no trial is complete, so there is nothing to confirm"):
         confirm_finalists(result, 3, 2, place.options)
+
+
+def test_confirm_after_epochs_became_longer_trains_the_finalists_alone(place: Place) -> None:
+    place.run(budget={"trials": 3})
+    result = place.run(budget={"trials": 3}, search_space={**SPACE, "epochs": [2, 4, 8, 16]})
+    assert len(result.study) == 4, "the best one, longer"
+    confirmation = confirm_finalists(result, top=2, seeds=2, options=place.options)
+    assert len(confirmation.finalists) == 2

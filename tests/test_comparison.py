@@ -246,7 +246,7 @@ def test_one_seed_is_allowed_and_undecided() -> None:
     assert text.sentence(comparison) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
         "one seed says nothing about chance, take at least 5. The usual ranking (bayesian, random) is not settled "
-        "here: no pair bears it out. This holds for these data; other splits and seeds may say otherwise."
+        "here: not confirmed by any pair. This holds for these data; other splits and seeds may say otherwise."
     )
 
 

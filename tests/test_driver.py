@@ -74,10 +74,10 @@ def search(
     budget: Budget = Budget(),
     before: Sequence[Event] = (),
     goal: Goal = GOAL,
-    parallel: int | None = None,
+    max_running: int | None = None,
 ) -> tuple[Search, list[Event]]:
     events = list(before)
-    return Search(Study(events), strategy, goal, budget, laws.identity(), events.append, parallel), events
+    return Search(Study(events), strategy, goal, budget, laws.identity(), events.append, max_running), events
 
 
 def drive(
@@ -244,7 +244,7 @@ MANY: list[tuple[str, Made, Budget]] = [
 def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_alone(slots: int, tmp_path: Path) -> None:
     """One trial of each at a time, as a comparison runs them: what each decides is what it would decide alone."""
     alone = [Study(drive(tmp_path / name, make(3), budget)) for name, make, budget in MANY]
-    searches, written = zip(*(search(make(3), budget, parallel=1) for _, make, budget in MANY), strict=True)
+    searches, written = zip(*(search(make(3), budget, max_running=1) for _, make, budget in MANY), strict=True)
     executor = Scripted(slots)
     Driver(searches, executor, Trainings(tmp_path / "together"), clock=executor.clock).run()
     for events, reference, (name, _, _) in zip(written, alone, MANY, strict=True):
@@ -573,16 +573,16 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
 @given(
     wanted=st.lists(st.tuples(st.sampled_from(["random", "grid"]), st.integers(1, 30)), min_size=2, max_size=4),
     slots=st.integers(1, 6),
-    parallel=st.none() | st.integers(1, 2),
+    max_running=st.none() | st.integers(1, 2),
     cut=st.integers(1, 60),
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
-@example(wanted=[("random", 14), ("random", 3), ("grid", 27)], slots=5, parallel=None, cut=41, wrong={(3, 2): NAN})
+@example(wanted=[("random", 14), ("random", 3), ("grid", 27)], slots=5, max_running=None, cut=41, wrong={(3, 2): NAN})
 @settings(max_examples=40 * laws.MORE, deadline=None)
 def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
     wanted: list[tuple[str, int]],
     slots: int,
-    parallel: int | None,
+    max_running: int | None,
     cut: int,
     wrong: dict[tuple[int, int], str],
     tmp_path_factory: pytest.TempPathFactory,
@@ -597,7 +597,7 @@ def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budge
         executor = Scripted(slots, script, now=visit * 1e5)
         strategies = [grid(s) if name == "grid" else random(s, fakes.DISCRETE) for s, (name, _) in enumerate(wanted)]
         runs = [
-            search(strategy, Budget(total_epochs=total), events, parallel=parallel)
+            search(strategy, Budget(total_epochs=total), events, max_running=max_running)
             for strategy, (_, total), events in zip(strategies, wanted, histories, strict=True)
         ]
         searches, histories = [one for one, _ in runs], [events for _, events in runs]

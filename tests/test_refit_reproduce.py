@@ -46,7 +46,7 @@ def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: 
     best = place.run(**shorter, budget={"trials": 12}).best
     before = len(place.trained())
     longer = {"strategy": strategy, "search_space": {"rate": rates, "epochs": [2, 3, 6]}}
-    result = place.run(**longer, budget={"trials": 13})
+    result = place.run(**longer, budget={"trials": 12})
     assert result.study.trials[12].params == {**best.params, "epochs": 6}
     assert place.trained()[before:] == [(best.training, epoch) for epoch in range(best.epoch + 1, 7)]
     again = place.run(**longer, budget={"trials": 14})

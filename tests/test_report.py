@@ -551,7 +551,7 @@ def test_the_report_offers_the_next_study_ready_to_save() -> None:
 
 
 def test_a_best_trial_at_the_longest_epochs_can_train_on_in_the_same_study() -> None:
-    said = "widen epochs in the study file and run it again"
+    said = "add a larger value to epochs in the study file and run it again"
     story = listing(({"learning_rate": 0.01}, 0.9))  # of 5 epochs
     assert said not in plain(made(story=story).document())
     shorter = Space((*SMALL.parameters[:1], Parameter("epochs", Choice((2, 5)))))

@@ -102,7 +102,7 @@ def test_studies_share_trainings_and_are_charged_as_if_alone(rule: dict[str, Any
     space = {**SPACE, "width": [1, 2, 3, 4, 5, 6]}
     base = together.spec(training_seed=0, early_stopping=rule, budget={"total_epochs": budget}, search_space=space)
     specs = [replace(base, strategy=name, seed=seed) for seed in (0, 1) for name in ("bayesian", "random", "grid")]
-    results = run_all(specs, replace(together.options, parallel=1))
+    results = run_all(specs, replace(together.options, max_running=1))
     for result in results:
         other = Place.made(tmp_path / result.folders.run.name)
         other.spec(training_seed=0)
@@ -137,7 +137,7 @@ def drive(
         return append
 
     searches = [
-        Search(Study(events), make(seed), Goal(), budget, laws.identity(), journal(events), parallel=1)
+        Search(Study(events), make(seed), Goal(), budget, laws.identity(), journal(events), max_running=1)
         for seed, events in histories.items()
     ]
     with contextlib.suppress(Killed):

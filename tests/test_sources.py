@@ -593,7 +593,7 @@ def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(pixels: np.n
 
 
 def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offline: Path) -> None:
-    with pytest.raises(BadInput, match=r"cifar10: needs 1\.5 GB of memory, got 1\.1 GB; hand the data over as"):
+    with pytest.raises(BadInput, match=r"cifar10: needs 1\.5 GB of memory, got 1\.1 GB; save the data as"):
         load(DataSpec("cifar10"), 0, available=2**30)
 
 

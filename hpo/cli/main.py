@@ -56,7 +56,7 @@ def init(study: Path) -> None:
 @cli.command(cls=StudyVerb)
 @click.option("--trust", is_flag=True, help="Import the study's own Python code too.")
 def check(request: Request, trust: bool) -> None:
-    """Proof before training: what is impossible and why, sizes, memory, time. Trains nothing, writes nothing."""
+    """Check a study before training: impossible configurations, sizes, memory, time. Writes nothing."""
     spec = request.spec()
     from hpo.commands.check import check_study
 
@@ -68,11 +68,11 @@ def check(request: Request, trust: bool) -> None:
 
 
 @cli.command(cls=StudyVerb)
-@click.option("--trials", type=click.IntRange(min=1), help="Trials in all from now on; remembered.")
-@click.option("--time", "seconds", metavar="DURATION", help="Stop after this much active time, as 30m.")
+@click.option("--trials", type=click.IntRange(min=1), help="New target number of trials (remembered).")
+@click.option("--time", "seconds", metavar="DURATION", help="Stop after this much active time, e.g. 30m.")
 @WORKERS
 @DEVICE
-@click.option("--fresh", is_flag=True, help="Set what was run under this name aside and begin anew.")
+@click.option("--fresh", is_flag=True, help="Archive the existing study and start over.")
 @JSON
 def run(
     request: Request,
@@ -109,7 +109,7 @@ def run(
 @click.option("--margin", type=float, help="Differences below are practically equal [the file's].")
 @WORKERS
 @DEVICE
-@click.option("--fresh", is_flag=True, help="Set what was run of these studies aside and begin anew.")
+@click.option("--fresh", is_flag=True, help="Archive the existing studies and start over.")
 @click.option("--no-rescore", is_flag=True, help="Leave out the test score and the fresh seeds of each best trial.")
 @JSON
 def compare(
@@ -123,7 +123,7 @@ def compare(
     no_rescore: bool,
     as_json: bool,
 ) -> None:
-    """Whether the strategies' ranking holds on these data: equal epochs, paired seeds, honest verdicts."""
+    """Compare search strategies on these data: equal epochs, paired seeds, confidence intervals."""
     names = strategies or request.strategy
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
     flags = {f"compare.{name}": value for name, value in values.items()}
@@ -183,7 +183,7 @@ def stop(request: Request) -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds while a driver is running.")
 @JSON
 def status(request: Request, watch: bool, as_json: bool) -> None:
-    """What every study of this name has done so far, and its driver; with --strategy or --seed, these studies."""
+    """Show progress and driver of every study of this name, or of one --strategy or --seed."""
     spec = request.spec()
     from hpo.cli.summary import show_status
 
@@ -194,7 +194,7 @@ def status(request: Request, watch: bool, as_json: bool) -> None:
 @TRIAL
 @JSON
 def show(request: Request, trial: int, as_json: bool) -> None:
-    """One trial: its params, its epochs, what went well or wrong."""
+    """Show one trial: parameters, curve, diagnosis."""
     from hpo.cli.summary import show_trial
 
     show_trial(request.result(), trial, as_json)
@@ -257,7 +257,7 @@ def ui(request: Request, port: int) -> None:
 @TRIAL
 @DEVICE
 def reproduce(request: Request, trial: int, device: str | None) -> None:
-    """Train TRIAL again from nothing and compare every number bit for bit; exit code 3 if one differs."""
+    """Train TRIAL again from scratch and compare every number bit for bit; exit code 3 if one differs."""
     result = request.result({"device": device})
     from hpo.commands import reproduce as reproducing
 
@@ -272,7 +272,7 @@ def reproduce(request: Request, trial: int, device: str | None) -> None:
 @click.option("--model", metavar="NAME", help="A model in MLflow, as models:/digits-cnn@champion [the best trial].")
 @JSON
 def predict(request: Request, folder: Path, model: str | None, as_json: bool) -> None:
-    """Say what the images in FOLDER show: file,class,confidence."""
+    """Classify the images in FOLDER; prints file,class,confidence."""
     spec = request.spec()
     from hpo.commands import predict as predicting
 
@@ -288,7 +288,7 @@ def predict(request: Request, folder: Path, model: str | None, as_json: bool) ->
 @click.option("--optuna", type=PATH, help="Write a journal file that optuna-dashboard opens.")
 @click.option("--csv", type=PATH, help="Write the trials as a table.")
 def export(request: Request, optuna: Path | None, csv: Path | None) -> None:
-    """Hand a study to other tools."""
+    """Export a study for other tools."""
     if optuna is None and csv is None:
         raise click.UsageError("name --optuna FILE or --csv FILE")
     result = request.result()

@@ -95,8 +95,8 @@ def longest_lines(result: Result, best: Trial) -> Iterator[str]:
     spec, goal = result.spec, result.spec.metric.as_goal()
     last = bool(best.reports) and min(best.reports, key=goal.cost) is best.reports[-1]
     if last and best.state is State.COMPLETE and best.epochs == spec.space.longest and best.epochs > 1:
-        trials = len(result.study) + 1
-        yield f"        its last epoch is its best: add a larger value to `epochs`, and --trials {trials} continues it"
+        raised = " and raise budget.total_epochs" if spec.budget.total_epochs else ""
+        yield f"        its last epoch is its best: add a larger value to `epochs`{raised}, and `hpo run` continues it"
 
 
 def failures(result: Result) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from hpo import __version__, provenance
+from hpo import provenance
 from hpo.core import Params, Value
 from hpo.data.dataset import Dataset
 from hpo.engine.opening import load_data
@@ -107,7 +107,7 @@ def script(source: ScriptSource) -> str:
 
 def settings(source: ScriptSource) -> Iterator[str]:
     """One assignment a line: how to train, then the network's layers."""
-    used = f"hpo {__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
+    used = f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
     yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"

@@ -69,7 +69,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse(spec, specs)
-    results = run_all(specs, replace(options, parallel=1, publish=False, group=title(spec)))
+    results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
     fresh: dict[str, dict[int, list[float]]] = {}

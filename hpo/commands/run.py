@@ -25,6 +25,7 @@ from hpo.engine.driver import Driver, Listener
 from hpo.engine.opening import (
     OpenStudy,
     environment,
+    lengthen,
     load_data,
     open_study,
     open_trainings,
@@ -35,6 +36,7 @@ from hpo.engine.result import Published, Result
 from hpo.errors import HpoError, Stopped
 from hpo.files import Folders
 from hpo.publishing.publish_best import publish_best
+from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
@@ -49,14 +51,14 @@ class RunOptions:
     """How studies are run this time.
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
-    parallel: the most trials of one study at a time; publish: log the best model and write a report for each study;
+    max_running: the most trials of one study at a time; publish: log the best model and write a report for each study;
     group: the title of the comparison these studies are part of.
     """
 
     state: Path
     fresh: bool = False
     trials: int | None = None
-    parallel: int | None = None
+    max_running: int | None = None
     publish: bool = True
     group: str | None = None
     listeners: Sequence[Listener] = ()
@@ -82,8 +84,11 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         refuse_impossible(parts[0])
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(parts[0].factories())
+        if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
+            lengthen(first, journals[0])
         studies = [
-            open_study(*three, options.trials, options.parallel) for three in zip(parts, folders, journals, strict=True)
+            open_study(*three, options.trials, options.max_running)
+            for three in zip(parts, folders, journals, strict=True)
         ]
         trainings = open_trainings(first, folders[0], journals)
         tracker = start_tracker(studies, options, stack)

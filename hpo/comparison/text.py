@@ -122,7 +122,7 @@ def ranking(comparison: Comparison) -> str:
         return f"{order} makes no difference here."
     shown = [f"{pair.a} beats {pair.b}" for pair in pairs if pair.verdict is Verdict.BETTER]
     if not shown:
-        return f"{order} is not settled here: no pair bears it out."
+        return f"{order} is not settled here: not confirmed by any pair."
     rest = [f"{pair.a} over {pair.b}" for pair in pairs if pair.verdict is not Verdict.BETTER]
     return f"{order} is borne out in part: {listed(shown)}, but nothing is shown for {listed(rest)}."
 

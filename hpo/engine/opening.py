@@ -44,10 +44,10 @@ class OpenStudy:
 
 
 def open_study(
-    parts: components.Components, folders: Folders, journal: Journal, trials: int | None, parallel: int | None
+    parts: components.Components, folders: Folders, journal: Journal, trials: int | None, max_running: int | None
 ) -> OpenStudy:
-    """trials: the new target; parallel: the most trials at a time."""
-    return OpenStudy(parts, folders, journal, open_search(parts, journal, trials, parallel))
+    """trials: the new target; max_running: the most trials at a time."""
+    return OpenStudy(parts, folders, journal, open_search(parts, journal, trials, max_running))
 
 
 def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
@@ -90,8 +90,6 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
     hit("lock.held")
     journal = stack.enter_context(Journal.open(folders.journal))
     refuse_changes(spec, folders, journal)
-    if (space := journal.get("space")) is not None:
-        lengthen(spec, Space.from_record(json.loads(space)), journal)
     hit("journal.open")
     journal.put("study", json.dumps(spec.fixed()))
     journal.put("space", json.dumps(spec.space.record()))
@@ -128,14 +126,20 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
 
 
-def lengthen(spec: StudySpec, before: Space, journal: Journal) -> None:
+def lengthen(spec: StudySpec, journal: Journal) -> None:
     """Where `epochs` became longer, the best point with its new longest value comes next and continues from its checkpoint.
 
-    Kept in the journal, so that every later run has the same points.
+    It raises the target by one trial. Kept in the journal, so that every later run has the same points.
     """
+    longest = spec.space.longest
+    before = int(journal.get("longest") or longest)
     best = spec.metric.as_goal().best(journal.study().trials)
-    if best is not None and spec.space.longest > before.longest:
-        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: spec.space.longest}]))
+    if best is not None and longest > before:
+        target = target_trials(spec, journal, None)
+        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: longest}]))
+        if target is not None:
+            journal.put("trials", str(target + 1))
+    journal.put("longest", str(longest))
 
 
 def longer(journal: Journal) -> list[Params]:
@@ -143,14 +147,14 @@ def longer(journal: Journal) -> list[Params]:
     return points
 
 
-def open_search(parts: components.Components, journal: Journal, trials: int | None, parallel: int | None) -> Search:
+def open_search(parts: components.Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
     spec = parts.spec
     budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
     parts = replace(parts, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
     name = journal.path.parent.name
     goal = spec.metric.as_goal()
-    return Search(journal.study(), parts.strategy(), goal, budget, parts.identity(), journal.append, parallel, name)
+    return Search(journal.study(), parts.strategy(), goal, budget, parts.identity(), journal.append, max_running, name)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:

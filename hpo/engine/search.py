@@ -17,7 +17,7 @@ class Search:
     """A study and what may still be spent on it.
 
     identity names the training of a point; journal writes an event before the study takes it in;
-    parallel: the most trials that may run at a time (None: as many as there are workers).
+    max_running: the most trials that may run at a time (None: as many as there are workers).
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class Search:
         budget: Budget,
         identity: Identity,
         journal: Callable[[Event], object] = lambda event: None,
-        parallel: int | None = None,
+        max_running: int | None = None,
         name: str = "",
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
-        self.identity, self.journal, self.parallel, self.name = identity, journal, parallel, name
+        self.identity, self.journal, self.max_running, self.name = identity, journal, max_running, name
         self.closing: Reason | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
@@ -65,7 +65,7 @@ class Search:
 
     def room(self, free: int) -> int:
         """How many trials may start where so many workers are free."""
-        return free if self.parallel is None else min(free, self.parallel - len(self.study.running))
+        return free if self.max_running is None else min(free, self.max_running - len(self.study.running))
 
     def interrupted(self) -> list[Trial]:
         """Trials paused before the epoch they were to reach, the last first: what ran when a driver ended goes before

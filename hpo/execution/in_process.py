@@ -1,4 +1,4 @@
-"""Executors that start no process: one trains here, the other replays made-up or recorded curves on a virtual clock."""
+"""Executors that start no process: one trains here, the other replays made-up or recorded curves on a simulated clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class InlineExecutor:
 class SimulatedExecutor:
     """Any number of workers that take no time: a report of `seconds` s arrives that much later on `clock()`.
 
-    train: as for a real executor, but it makes up its reports; `Report.time` becomes the virtual time. Epochs the
+    train: as for a real executor, but it makes up its reports; `Report.time` becomes the simulated time. Epochs the
     driver already has reports of take no time, as if they came from a checkpoint.
     """
 

@@ -89,7 +89,10 @@ def publish(order: Order) -> Published:
     if order.figures is not None:
         save_figures(network, data, order.trial, order.figures)
     if order.run is None:
-        return Published(test=score(model, data, order.recipe.loss), said="the model was scored, not logged")
+        return Published(
+            test=score(model, data, order.recipe.loss),
+            said="tracking is off: the model was scored, not logged to MLflow",
+        )
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
 
     return registry.keep(order, model, data, lambda loaded: score(loaded, data, order.recipe.loss))

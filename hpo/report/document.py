@@ -30,7 +30,7 @@ MOST_AXES = 9  # of parallel coordinates
 MOST_SLICES = 18
 MOST_TRIALS = 8  # named one by one in a sentence
 LONGER = (
-    "For longer training no new study is needed: widen <code>epochs</code> in the study file and run it again; "
+    "For longer training no new study is needed: add a larger value to <code>epochs</code> in the study file and run it again; "
     "the best trial continues from its checkpoint."
 )
 

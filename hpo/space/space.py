@@ -224,7 +224,7 @@ def _circle(rest: Mapping[str, Parameter]) -> Mistake:
         if name in path:
             circle = [*path[path.index(name) :], name]
             shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
-            return Mistake(f"{circle[0]}.when", "must not be a circle", shown, "drop one of these conditions")
+            return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
         path.append(name)
 
 

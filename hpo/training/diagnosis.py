@@ -188,7 +188,7 @@ def _spiking(course: Course) -> Diagnosis | None:
     later = course.series("spikes")[1:]
     if not later or _mean(later) <= SPIKES:
         return None
-    text = f"{_percent(_mean(later))} of the steps after epoch 1 are worse than knowing nothing{course.rate}"
+    text = f"{_percent(_mean(later))} of the steps after epoch 1 are above that of a constant prediction{course.rate}"
     return Diagnosis(Tag.SPIKES, text, course.rates(0.1, 0.01))
 
 
@@ -229,14 +229,14 @@ def _stuck(course: Course) -> Diagnosis | None:
     if not course.skill < STUCK or not course.chance > 0:
         return None
     text = f"train loss is {course.last['train_loss']:.3g} after {count(len(course.reports), 'epoch')}"
-    text += f", {course.chance:.3g} is knowing nothing{course.rate}"
+    text += f", {course.chance:.3g} is that of a constant prediction{course.rate}"
     return Diagnosis(Tag.STUCK, text, course.rates(0.1, 0.01, 10.0, 100.0))
 
 
 def _healthy(course: Course) -> Diagnosis:
     losses = course.series("val_loss") or course.series("train_loss")
     if not losses:
-        return Diagnosis(Tag.HEALTHY, "nothing to hold against it")
+        return Diagnosis(Tag.HEALTHY, "no problem found")
     return Diagnosis(Tag.HEALTHY, f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {count(len(losses), 'epoch')}")
 
 

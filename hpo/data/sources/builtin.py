@@ -83,7 +83,7 @@ def _raw(seed: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dt
 def _openml(name: str, known: Openml, spec: DataSpec, available: int | None) -> Contents:
     # scikit-learn parses the text of the whole set into 4 bytes a pixel, twice for a moment
     needed = 8 * known.images * known.pixels
-    refuse_above(name, needed, available, "hand the data over as a folder of IDX files or CIFAR batches")
+    refuse_above(name, needed, available, "save the data as a folder of IDX files or CIFAR batches")
     images, labels = _fetched(name, known)
     if images.shape[1:] != (known.pixels,) or not len(images) or images.min() < 0 or not images.max() <= 255:
         remedy = f"delete {_home()}/openml to have it fetched again"

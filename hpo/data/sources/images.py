@@ -43,7 +43,7 @@ def header(path: Path) -> tuple[tuple[int, int], bool]:
     """(height, width) of the upright image and whether it has colour. Raises BadInput; decodes nothing."""
     with _opened(path) as image:
         if image.mode in TOO_DEEP:
-            remedy = "save it with 8 bits, or hand the data over as .npz"
+            remedy = "save it with 8 bits, or save the data as .npz"
             raise BadInput(Mistake(str(path), "must have 8 or 16 bits a pixel", "32", remedy))
         size = image.size if _on_its_side(image) else image.size[::-1]
         return size, image.mode not in GREY
@@ -296,5 +296,5 @@ def _as_numbers(names: Array, root: Path) -> Array:
     try:
         return names.astype(np.float32)
     except ValueError as error:
-        rule, remedy = "folders must be named by numbers for regression", "hand the data over as .npz with numbers as y"
+        rule, remedy = "folders must be named by numbers for regression", "save the data as .npz with numbers as y"
         raise BadInput(Mistake(str(root), rule, ", ".join(np.unique(names)[:3]), remedy)) from error
