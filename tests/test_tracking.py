@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow_fixtures import (
     FakeMlflow,
@@ -21,6 +21,7 @@ from mlflow_fixtures import (
     Script,
     check_delivered,
     new_sync,
+    scripted,
     send,
     studies,
     sync_of_lists,
@@ -252,6 +253,7 @@ def test_best_so_far_and_a_test_score_stand_at_the_epochs_spent(one: TrackedStud
 
 @given(studies, st.booleans())
 @settings(max_examples=60, deadline=None)
+@example(events=scripted([0, 0, 1, 55, 0, 0, 1, 1, 1]), maximize=True)
 def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize: bool) -> None:
     goal = Goal("val_accuracy", maximize)
     history = History(TrackedStudy(Path(), "digits", "random", 0, goal))

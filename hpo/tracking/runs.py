@@ -183,7 +183,9 @@ class History:
 
     def _best_points(self, time: float) -> list[MetricPoint]:
         epochs, goal = self.study.epochs, self.tracked.goal
-        if self.best is None or (value := goal.value(self.best)) is None or self._charted == (value, epochs):
+        if self.best is None or self.best.state is not State.COMPLETE:
+            return []  # the best of what is not complete may be a worse one later, which is no curve of the best
+        if (value := goal.value(self.best)) is None or self._charted == (value, epochs):
             return []
         self._charted = value, epochs
         return [MetricPoint(legal(f"best_{goal.metric}"), finite(value), milliseconds(time), epochs)]
