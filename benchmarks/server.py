@@ -4,7 +4,7 @@
 
 Workers whose epochs take no time, the driver and its journal, the writer thread, HTTP, MLflow, PostgreSQL: the services are those
 of docker-compose.yml, played by tests/stage.py, with and without a password. Everything that arrived is compared
-with the journal: nothing lost, nothing doubled. Needs root, PostgreSQL and the extra hpo[server].
+with the journal: nothing lost, nothing doubled. Needs root, PostgreSQL and the extra server.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ SEARCH = "/api/2.0/mlflow/experiments/search"
 
 @pytest.fixture(scope="module")
 def up() -> Stage:
-    pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
-    pytest.importorskip("psycopg", reason="the extra hpo[postgres] is not installed")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
     if why := stage.missing():
         pytest.skip(why)
     made = stage.stage()

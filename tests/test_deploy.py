@@ -77,7 +77,7 @@ def test_the_cluster_for_kubernetes_starts_like_that_of_compose() -> None:
 
 @pytest.mark.cluster
 def test_a_small_cluster(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     if why := stage.missing():
         pytest.skip(why)
     made = Stage(tmp_path / "stage")

@@ -21,7 +21,7 @@ STUDY = stage.STUDY + "workers: 1\ntracking: {register: digits}\n"
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Behind a password where Flask-WTF is there, which that needs; test_compose.py has the open one."""
-    pytest.importorskip("psycopg", reason="the extra hpo[postgres] is not installed")
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
     if why := stage.missing():
         pytest.skip(why)
     more = [ROOT / "docker" / "auth.yml"] if WITH_PASSWORD else []
@@ -51,7 +51,7 @@ def test_eight_workers_lose_nothing_and_double_nothing(up: Stage) -> None:
     assert (found["trials"], found["undelivered"]) == (60, 0)
 
 
-@pytest.mark.skipif(not WITH_PASSWORD, reason="Flask-WTF is not installed (pip install 'hpo[server]')")
+@pytest.mark.skipif(not WITH_PASSWORD, reason="Flask-WTF is not installed (pip install '.[server]')")
 def test_who_does_not_know_the_password_reads_nothing(up: Stage) -> None:
     ask = (
         "import urllib.request as web; web.urlopen('http://mlflow:5000/api/2.0/mlflow/experiments/get?experiment_id=0')"

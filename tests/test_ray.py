@@ -21,7 +21,7 @@ import laws
 import pytest
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # as hpo does it: no lines printed by Ray itself
-ray = pytest.importorskip("ray", reason="the extra hpo[ray] is not installed")
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 

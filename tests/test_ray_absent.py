@@ -1,4 +1,4 @@
-"""Without the extra hpo[ray] everything else works, and a study that asks for it is told so."""
+"""Without the extra ray everything else works, and a study that asks for it is told so."""
 
 from __future__ import annotations
 
