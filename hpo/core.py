@@ -322,11 +322,13 @@ class Study:
     def _tick(self, event: Event) -> None:
         now = event.report.time if isinstance(event, Reported) else event.time
         reused = isinstance(event, Reported) and event.reused
-        if isinstance(event, Opened) or self._clock is None:
+        if isinstance(event, Opened):
             self._clock = now
-        elif not reused and now > self._clock:
+        elif self._clock is not None and not reused and now > self._clock:
             self.active_seconds += now - self._clock
             self._clock = now
+        if isinstance(event, Closed):
+            self._clock = None  # what comes later, as a refit's score, is no driver's time
 
 
 # -- what is wanted ----------------------------------------------------------------------------------------------

@@ -98,10 +98,7 @@ def test_show_and_best_print_a_trial_in_words_and_as_json(study: Path) -> None:
     assert shown == best
     assert f"trial {best['trial']} of bayesian-0: complete" in hpo(study, "best").stdout
     missing = hpo(study, "show", "77", code=2)
-    assert (
-        missing.stderr == "studies/tiny/bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n"
-        or "got 77" in missing.stderr
-    )
+    assert missing.stderr.endswith("bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n")
 
 
 def test_init_writes_a_file_that_checks_and_is_never_overwritten(tmp_path: Path) -> None:

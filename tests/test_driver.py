@@ -28,6 +28,7 @@ from hpo.core import (
     Outcome,
     Params,
     Retried,
+    Scored,
     Start,
     State,
     Stop,
@@ -154,6 +155,8 @@ def test_time_is_summed_over_visits_and_not_counted_between_them(tmp_path: Path)
     assert [event for event in again[len(first) :] if not isinstance(event, Opened | Closed)] == []
     more = drive(tmp_path, random(), Budget(time=30.0), Scripted(2, now=5_000.0), first)
     assert 30 <= Study(more).active_seconds <= 32
+    scored = Study([*more, Scored(90_000.0, 0, {"test_accuracy": 0.5})])  # as by a refit, a day later
+    assert scored.active_seconds == Study(more).active_seconds
 
 
 def test_patience_counts_epochs_since_the_best(tmp_path: Path) -> None:

@@ -439,7 +439,7 @@ def test_budget_workers_and_timeouts_may_change_and_the_space_may_widen(change: 
 @pytest.mark.parametrize(("change", "message"), TABLES["may not change"].items())
 def test_anything_else_is_refused_with_what_it_was_and_what_it_is(change: str, message: str, tmp_path: Path) -> None:
     said = reopened(tmp_path, load(tmp_path), load(tmp_path, STUDY, change))
-    rule = f"{tmp_path}/study.yaml: cannot resume {tmp_path}/studies/s/random-0, because the study has changed, got "
+    rule = f"{tmp_path}/study.yaml: cannot resume {tmp_path}/studies/s/random-0, because the study has changed: "
     remedy = "; undo that, give the study another name, or set the old one aside with --fresh"
     assert Conflict.exit_code == 5
     assert message in said

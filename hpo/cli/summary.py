@@ -26,6 +26,7 @@ from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnose
 
 WATCH_SECONDS = 2.0
+PIPED_WIDTH = 500  # no line of a table is cut or wrapped for a program
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 
@@ -204,7 +205,7 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
         if as_json:
             terminal.print_json(json.dumps([status_json(spec, one) for one in studies]))
         else:
-            terminal.print(status_table(spec, studies), soft_wrap=not terminal.is_terminal)
+            terminal.print(status_table(spec, studies), width=None if terminal.is_terminal else PIPED_WIDTH)
         if not watch or not any(one.driver for one in studies):
             return
         time.sleep(WATCH_SECONDS)
@@ -214,7 +215,8 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
     goal = spec.metric.as_goal()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("study", "state", "trials", "epochs", "time", f"best {goal.metric}", "driver"):
-        table.add_column(name, justify="right" if name in ("trials", "epochs", "time") else "left")
+        right, name_column = name in ("trials", "epochs", "time"), name == "study"
+        table.add_column(name, justify="right" if right else "left", no_wrap=name_column, overflow="fold")
     for one in studies:
         best = goal.best(one.study.trials)
         table.add_row(

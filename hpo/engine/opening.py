@@ -123,7 +123,8 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
     if changed or narrowed:
         remedy = "undo that, give the study another name, or set the old one aside with --fresh"
         rule = f"cannot resume {folders.run}, because the study has changed"
-        raise Conflict(*(Mistake(str(spec.path or spec.name), rule, what, remedy) for what in [*changed, *narrowed]))
+        place = str(spec.path or spec.name)
+        raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *narrowed]))
 
 
 def lengthen(spec: StudySpec, journal: Journal) -> None:
