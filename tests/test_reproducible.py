@@ -46,7 +46,7 @@ FIRST: dict[str, list[Params]] = {
 }
 
 
-def listed(name: str, slots: int, folder: Path, events: list[Event] | None = None) -> list[Event]:
+def listed(name: str, slots: int, folder: Path, events: Sequence[Event] = ()) -> list[Event]:
     return drive(folder, STRATEGIES[name](3), Budget(trials=16), Scripted(slots, now=len(events or ()) * 1e4), events)
 
 
