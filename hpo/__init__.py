@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpo.provenance import __version__
-
 __all__ = ["Result", "StudySpec", "__version__", "load", "run"]
 
 if TYPE_CHECKING:
     from hpo.api import run
     from hpo.cli.options import load
     from hpo.engine.result import Result
+    from hpo.provenance import __version__
     from hpo.study_file.spec import StudySpec
 
 _HOMES = {
@@ -24,6 +23,7 @@ _HOMES = {
     "load": "hpo.cli.options",
     "Result": "hpo.engine.result",
     "StudySpec": "hpo.study_file.spec",
+    "__version__": "hpo.provenance",
 }
 
 
