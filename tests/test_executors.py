@@ -173,9 +173,6 @@ def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: P
     assert len(first) == 2
 
 
-# -- real processes
-
-
 @pytest.mark.parametrize("mischief", ["kill", "exit", "segfault"])
 def test_a_dead_worker_takes_only_its_own_job_with_it(
     local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str

@@ -115,9 +115,6 @@ class Evil:
         return os.system, ("touch /tmp/hpo-was-here",)
 
 
-# -- cases of more than one step -------------------------------------------------------------------------------
-
-
 def pipe(root: Path) -> DataSpec:
     os.mkfifo(root / "pipe.npz")
     return DataSpec(str(root / "pipe.npz"))

@@ -36,9 +36,6 @@ def place(tmp_path: Path) -> Place:
     return Place.made(tmp_path)
 
 
-# -- going on with the best ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
 def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: Place, strategy: str) -> None:
     rates = {"choices": [round(0.1 + 0.05 * step, 2) for step in range(15)]}

@@ -107,8 +107,6 @@ def test_another_seed_is_another_list() -> None:
     assert first != second
 
 
-# -- training -------------------------------------------------------------------------------------------------------
-
 FLAGS = ["--trials", "1", "--workers", "1", "--set", "search_space.epochs=5", "--set", "search_space.batch_size=2"]
 
 
