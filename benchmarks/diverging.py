@@ -23,6 +23,7 @@ from benchmarks.measuring import machine
 from hpo.comparison.statistics import paired
 from hpo.core import Outcome, Strategy, Study
 from hpo.engine import components
+from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.opening import load_data
 from hpo.engine.search import Search
@@ -39,10 +40,10 @@ STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian,
 LOST = (Outcome.DIVERGED, Outcome.NAN)
 
 
-def outcomes(parts: components.Components, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
-    problem = replace(parts.problem(), seed=seed)
+def outcomes(components: Components, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
+    problem = replace(components.problem(), seed=seed)
     search = Search(
-        Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), parts.identity(), parallel=1
+        Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), components.identity(), parallel=1
     )
     executor = SimulatedExecutor(kept.train, 1)
     Driver([search], executor, Trainings(Path("/nonexistent"), problem.goal), clock=executor.clock).run()
@@ -61,11 +62,11 @@ def main() -> int:
         folder = Path(name)
         spec = hpo.load(SPACE)
         dataset = load_data(spec, Folders(folder, "diverging", "random", 0))
-        parts = components.assemble(spec, dataset, ["cpu"])
+        assembled = components.assemble(spec, dataset, ["cpu"])
         kept = KeptCurves(components.recipe(spec, dataset, "cpu"), folder / "curves")
         for seed in range(options.seeds):
             for strategy, share in shares.items():
-                counted = outcomes(parts, kept, strategy, seed, options.trials)
+                counted = outcomes(assembled, kept, strategy, seed, options.trials)
                 share.append(sum(counted[outcome] for outcome in LOST) / options.trials)
             print(f"    seed {seed}: " + ", ".join(f"{n} {100 * s[-1]:.0f} %" for n, s in shares.items()), flush=True)
     difference = paired(shares["random"], shares["bayesian"])

@@ -38,6 +38,7 @@ from benchmarks.measuring import machine
 from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
+from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.opening import load_data
 from hpo.engine.search import Search
@@ -72,14 +73,14 @@ class OneEpochFirst:
 class Track:
     """One data set, ready: what a study needs, the curves kept of it, and the budget in epochs."""
 
-    parts: components.Components
+    components: Components
     kept: KeptCurves
     budget: int
 
     def problem(self, seed: int, target: float | None) -> Problem:
-        parts = self.parts
-        goal = replace(parts.spec.metric.as_goal(), target=target)
-        return Problem(parts.spec.space, goal, seed, parts.feasible())
+        components = self.components
+        goal = replace(components.spec.metric.as_goal(), target=target)
+        return Problem(components.spec.space, goal, seed, components.feasible())
 
 
 @cache
@@ -100,7 +101,7 @@ def driven(make: Callable[[Problem, int], Strategy], on: Track, seed: int, targe
     problem = on.problem(seed, target)
     events: list[Event] = []
     budget = Budget(total_epochs=on.budget)
-    search = Search(Study(), make(problem, on.budget), problem.goal, budget, on.parts.identity(), events.append)
+    search = Search(Study(), make(problem, on.budget), problem.goal, budget, on.components.identity(), events.append)
     executor = SimulatedExecutor(on.kept.train, 1)
     Driver([search], executor, Trainings(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
@@ -111,9 +112,9 @@ def driven(make: Callable[[Problem, int], Strategy], on: Track, seed: int, targe
 
 def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
     """The script of Optuna's documentation (HyperbandPruner), counting what it trains."""
-    space = on.parts.spec.space
+    space = on.components.spec.space
     suggested = [(parameter, Coordinate(parameter.domain, plain=True)) for parameter in space.parameters]
-    identity, full = on.parts.identity(), epochs_of(space.constants)
+    identity, full = on.components.identity(), epochs_of(space.constants)
     spent, best = 0, 0.0
 
     def objective(trial: optuna.Trial) -> float:

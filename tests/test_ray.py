@@ -373,7 +373,7 @@ def test_the_study_file_alone_chooses_ray(cluster: Cluster) -> None:
     settings = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
     spec = api.load({**settings, "workers": 2})
     assert components.placement(spec) == ["cpu", "cpu"]
-    executor = components.executor(spec, ["cpu"])
+    executor = components.start_executor(spec, ["cpu"])
     executor.close()
     assert isinstance(executor, RayExecutor)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from hpo import provenance
 from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, State, Trial, Value
 from hpo.data.dataset import Dataset
-from hpo.engine import components
-from hpo.engine.components import Components
+from hpo.engine.components import Components, assemble, placement, start_executor
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import HpoError
@@ -47,17 +46,17 @@ class Reproduced:
 def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: None) -> Reproduced:
     """Train a trial again, in a folder of its own, ignoring what is known of it. Raises BadInput for a wrong number."""
     folders, trial = result.folders, result.trial(number)
-    parts = one_worker(result.spec, load_data(result.spec, folders))
+    components = one_worker(result.spec, load_data(result.spec, folders))
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
     with scratch(folders.run) as folder:
-        job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", parts.limits())
-        reports, end = train(parts, job, on_epoch)
+        job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", components.limits())
+        reports, end = train(components, job, on_epoch)
         difference = _difference(trial, reports, end)
-        same = parts.identity()(trial.params, trial.repeat) == (trial.training, seed)
+        same = components.identity()(trial.params, trial.repeat) == (trial.training, seed)
         restored = not difference and not failed and same and _restore(job, folders.trainings, until)
-    changed = provenance.differences(trained_in(result, trial), provenance.environment(parts.numerics))
+    changed = provenance.differences(trained_in(result, trial), provenance.environment(components.numerics))
     numbers = len(trial.reports[0].metrics) if trial.reports else 0
     return Reproduced(trial, len(reports), numbers, difference, changed, restored)
 
@@ -79,10 +78,10 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     """The study's parts for one worker on this machine, whatever cluster it runs on. Raises BadInput for its device."""
     execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
     here = replace(spec, execution=execution)
-    return components.assemble(here, dataset, components.placement(here)[:1])
+    return assemble(here, dataset, placement(here)[:1])
 
 
-def train(parts: Components, job: Job, on_epoch: OnEpoch) -> tuple[list[Report], JobEnded | JobFailed]:
+def train(components: Components, job: Job, on_epoch: OnEpoch) -> tuple[list[Report], JobEnded | JobFailed]:
     """Train the job to its end, and keep the last checkpoint only; on_epoch is called with every report."""
     reports: list[Report] = []
 
@@ -91,8 +90,8 @@ def train(parts: Components, job: Job, on_epoch: OnEpoch) -> tuple[list[Report],
         on_epoch(report)
         checkpoints.forget(job.folder, job.training, report.epoch - 1)
 
-    with closing(components.executor(parts.spec, parts.placement)) as executor:
-        executor.begin(parts.factories())
+    with closing(start_executor(components.spec, components.placement)) as executor:
+        executor.begin(components.factories())
         return reports, run_job(executor, job, keep)
 
 

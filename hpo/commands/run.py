@@ -77,25 +77,25 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
     with ExitStack() as stack:
         drivers = stack.enter_context(signals())
-        executor = components.executor(first, placement)  # before all else: a worker needs seconds to import torch
+        executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
         stack.callback(executor.close)
         dataset = load_data(first, folders[0])
-        parts = [components.assemble(spec, dataset, placement) for spec in specs]
-        refuse_impossible(parts[0])
+        assembled = [components.assemble(spec, dataset, placement) for spec in specs]
+        refuse_impossible(assembled[0])
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
-        executor.begin(parts[0].factories())
+        executor.begin(assembled[0].factories())
         if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
             lengthen(first, journals[0])
         studies = [
             open_study(*three, options.trials, options.max_running)
-            for three in zip(parts, folders, journals, strict=True)
+            for three in zip(assembled, folders, journals, strict=True)
         ]
         trainings = open_trainings(first, folders[0], journals)
         tracker = start_tracker(studies, options, stack)
         searches = [study.search for study in studies]
-        driver = Driver(searches, executor, trainings, parts[0].limits(), listeners=options.listeners)
+        driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
         drivers.append(driver)
-        driver.run(environment(parts[0]))
+        driver.run(environment(assembled[0]))
         published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [

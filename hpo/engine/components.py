@@ -126,7 +126,7 @@ def code_digest(spec: StudySpec) -> str:
     return "+".join([provenance.training_code(), *(user.digest(one, folder, f"{place}: {one}") for one in own)])
 
 
-def executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
+def start_executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
     """Workers that start at once; `begin` gives them their trainers when the data are there."""
     modules = HEAVY if spec.train is None else ()
     match spec.execution.engine:

@@ -14,7 +14,7 @@ from hpo import provenance
 from hpo.core import EPOCHS, Params, Value, digest
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
-from hpo.engine import components
+from hpo.engine.components import Components
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, HpoError, Mistake
@@ -33,21 +33,21 @@ log = logging.getLogger(__name__)
 class OpenStudy:
     """A study that this process drives."""
 
-    parts: components.Components
+    components: Components
     folders: Folders
     journal: Journal
     search: Search
 
     @property
     def spec(self) -> StudySpec:
-        return self.parts.spec
+        return self.components.spec
 
 
 def open_study(
-    parts: components.Components, folders: Folders, journal: Journal, trials: int | None, max_running: int | None
+    components: Components, folders: Folders, journal: Journal, trials: int | None, max_running: int | None
 ) -> OpenStudy:
     """trials: the new target; max_running: the most trials at a time."""
-    return OpenStudy(parts, folders, journal, open_search(parts, journal, trials, max_running))
+    return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
 
 
 def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
@@ -55,7 +55,7 @@ def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
     return None if spec.data is None else dataset.load(spec.data, spec.training_seed or 0, folders.data)
 
 
-def refuse_impossible(parts: components.Components) -> None:
+def refuse_impossible(components: Components) -> None:
     """A space in which nothing can be trained is bad input, not an empty study."""
     reasons: list[str] = []
 
@@ -64,9 +64,9 @@ def refuse_impossible(parts: components.Components) -> None:
         reasons.append(reason or "")
         return reason
 
-    problem = parts.problem()
+    problem = components.problem()
     if next(random_points(replace(problem, feasible=judge)), None) is None:
-        place = parts.spec.place("search_space")
+        place = components.spec.place("search_space")
         rule = "must hold at least one point that can be trained"
         raise BadInput(
             Mistake(
@@ -148,14 +148,15 @@ def longer(journal: Journal) -> list[Params]:
     return points
 
 
-def open_search(parts: components.Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
+def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
-    spec = parts.spec
+    spec = components.spec
     budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
-    parts = replace(parts, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
+    components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
     name = journal.path.parent.name
     goal = spec.metric.as_goal()
-    return Search(journal.study(), parts.strategy(), goal, budget, parts.identity(), journal.append, max_running, name)
+    strategy, identity = components.strategy(), components.identity()
+    return Search(journal.study(), strategy, goal, budget, identity, journal.append, max_running, name)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:
@@ -184,7 +185,8 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
     return trainings
 
 
-def environment(parts: components.Components) -> Mapping[str, Value]:
+def environment(components: Components) -> Mapping[str, Value]:
     """What to look at when two runs differ."""
-    spec = parts.spec
-    return provenance.environment(parts.numerics) | {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
+    spec = components.spec
+    study_file = digest([spec.text, spec.space_text, spec.sets])[:16]
+    return provenance.environment(components.numerics) | {"study_file": study_file}

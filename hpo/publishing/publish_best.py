@@ -19,6 +19,7 @@ from typing import Any
 from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
+from hpo.engine.components import Components
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed, Mistake
@@ -111,17 +112,17 @@ def _failed(why: str) -> Mistake:
 
 def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
     """Publish the best trial's model unless it was the last one published. None where there is nothing to publish."""
-    parts, folders, search, journal = study.parts, study.folders, study.search, study.journal
+    components, folders, search, journal = study.components, study.folders, study.search, study.journal
     best, goal = search.goal.best(search.study.trials), search.goal
     report = goal.reading(best) if best is not None else None
-    if best is None or report is None or parts.dataset is None or parts.spec.train is not None:
+    if best is None or report is None or components.dataset is None or components.spec.train is not None:
         return None
     key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None}
     last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
     if last_key == key and folders.model_figures.exists():
         return Published(**last)
-    checkpoint = restore(parts, folders, executor, best, report.epoch)
-    order = order_for(parts.spec, parts.dataset, folders, best, checkpoint, tracker)
+    checkpoint = restore(components, folders, executor, best, report.epoch)
+    order = order_for(components.spec, components.dataset, folders, best, checkpoint, tracker)
     hit("publish.begin")
     published = publish(replace(order, figures=folders.model_figures))
     hit("publish.done")
@@ -174,14 +175,14 @@ def is_own_score(scored: Scored, trial: Trial) -> bool:
     return scored.trial == trial.number and any(name.startswith("test_") for name in scored.metrics)
 
 
-def restore(parts: components.Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
+def restore(components: Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
     """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only."""
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if path.exists():
         return path
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
-    _, seed = parts.identity()(trial.params, trial.repeat)
-    job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, parts.limits())
+    _, seed = components.identity()(trial.params, trial.repeat)
+    job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, components.limits())
     end = run_job(executor, job)
     if not path.exists():
         rule = "must be there to publish the model"
