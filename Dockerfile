@@ -18,6 +18,7 @@ RUN case "$DEVICE" in \
     esac
 COPY pyproject.toml README.md LICENSE ./
 COPY hpo ./hpo
+COPY search_spaces ./search_spaces
 RUN pip install --constraint constraints.txt ".[server]"
 
 FROM python:${PYTHON}

@@ -51,6 +51,14 @@ def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_shipped_space_is_named_from_any_folder(path: Path, tmp_path: Path) -> None:
+    file, model = tmp_path / "study.yaml", MODELS.get(path.stem, "cnn")
+    file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path.stem}\n", encoding="utf-8")
+    spec = load(file, known=known)
+    assert (spec.space, spec.space_text) == (loaded(path, tmp_path).space, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_the_size_as_a_grid_is_the_one_the_file_states(path: Path, tmp_path: Path) -> None:
     stated = re.search(r"^# As a grid: ([\d,]+) points", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert stated is not None

@@ -32,6 +32,7 @@ from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, re
 
 KnownTo = Callable[[str, str | None], Mapping[str, ParameterSpec]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
+SHIPPED: Final = {path.stem: path for path in sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))}
 UNREAD: Final = Node({}, "")  # stands for a space file that could not be read: what follows from that is not said
 FLAG: Final = "--set"
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
@@ -138,13 +139,13 @@ def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node
     if node is None or not isinstance(node.value, str):
         return root, ""
     space, text = UNREAD, ""
-    if not SPACE_FILE.fullmatch(node.value):
-        rule = "must be a mapping of parameters, or a .yaml file of them"
-        mistakes.note(node, "search_space", rule, str(node), "write search_spaces/cnn-small.yaml")
+    if not SPACE_FILE.fullmatch(node.value) and node.value not in SHIPPED:
+        rule = f"must be a mapping of parameters, a .yaml file of them, or one of {', '.join(SHIPPED)}"
+        mistakes.note(node, "search_space", rule, str(node), "write cnn-small")
     else:
-        beside, here = folder / node.value, Path(node.value)
+        beside, here, current = folder / node.value, Path(node.value), Path.cwd()
         try:
-            file, current = here if here.is_file() and not beside.is_file() else beside, Path.cwd()
+            file = SHIPPED.get(node.value) or (here if here.is_file() and not beside.is_file() else beside)
             document = read(file.relative_to(current) if file.is_relative_to(current) else file)  # short in messages
             mistakes.all += document.mistakes
             space, text = document.root, document.text
@@ -250,7 +251,7 @@ def schema_text() -> str:
         "propertyNames": {"pattern": f"^{NAME}$"},
         "additionalProperties": {"anyOf": [value, values, domain]},
     }
-    file = {"type": "string", "pattern": r"\.ya?ml$", "description": "a file of parameters"}
+    file = {"anyOf": [{"enum": list(SHIPPED)}, {"type": "string", "pattern": r"\.ya?ml$"}]}
     shapes: dict[str, Schema] = {
         "search_space": {"anyOf": [file, parameters]},
         "constraints": {

@@ -173,9 +173,9 @@ class StudySpec:
     )
     space: Space = option(
         anything(),
-        doc="the parameters, or a .yaml file of them",
+        doc="the parameters, a .yaml file of them, or a shipped space: cnn-small, cnn, rnn, training-only",
         key="search_space",
-        example="search_spaces/cnn-small.yaml",
+        example="cnn-small",
     )
     constraints: tuple[Constraint, ...] = option(anything(), (), "conditions that every point must meet")
     start_with: tuple[Params, ...] = option(anything(), (), "points tried first; the rest of each is drawn")
