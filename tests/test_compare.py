@@ -84,6 +84,16 @@ def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(pl
     assert again.comparison.pairs == comparison.comparison.pairs
 
 
+def test_a_target_ends_no_study_and_is_what_epochs_to_counts(place: Place) -> None:
+    targeted = {"metric": {"name": "val_accuracy", "target": 0.3}}
+    assert place.run(search_space=WIDE, budget={"total_epochs": 30}, **targeted).study.epochs < 30, "it ends a run"
+    comparison = compared(place, **targeted)
+    epochs = {name: study.epochs for name, study in by_name(comparison).items()}
+    assert epochs == {name: 60 if name.startswith("random-x2") else 30 for name in epochs}
+    assert comparison.comparison.target == 0.3
+    assert all(one.to_target < 30 for one in comparison.comparison.strategies), "met early, and the search went on"
+
+
 def test_each_study_runs_one_trial_at_a_time_although_there_are_more_workers(place: Place) -> None:
     two = {"strategies": ["random", "grid"], "seeds": 1}
     comparison = compared(place, compare=two, execution=None, workers=3, budget={"total_epochs": 16})

@@ -380,7 +380,7 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
         " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
         "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
-        "parameters against 412,000 parameters)."
+        "parameters against 412,000 parameters). Fresh seeds share the validation split, so its luck is still in all of these values."
     )
 
 

@@ -98,7 +98,7 @@ def title(spec: StudySpec) -> str:
 
 
 def studies(spec: StudySpec) -> list[StudySpec]:
-    """One spec a strategy and seed, with the budget in epochs.
+    """One spec a strategy and seed, with the budget in epochs; a target ends none of them, it is what "epochs to" counts.
 
     Beside random stands random with twice the budget: the two share their trainings, so that it costs the second half only.
     """
@@ -109,6 +109,7 @@ def studies(spec: StudySpec) -> list[StudySpec]:
             spec,
             strategy=name,
             seed=spec.seed + offset,
+            metric=replace(spec.metric, target=None),
             budget=Budget(total_epochs=2 * budget if name == RANDOM_X2 else budget),
         )
         for offset in range(spec.compare.seeds)

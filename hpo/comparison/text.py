@@ -13,6 +13,7 @@ from hpo.formatting import columns, count, decimals, duration, gap, listed, numb
 
 UNBOUNDED = 10_000  # characters: the width of a table that nothing limits
 ONE_SEED = "one seed says nothing about chance, take at least 5"
+SAME_SPLIT = "Fresh seeds share the validation split, so its luck is still in all of these values."
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
 
@@ -223,7 +224,7 @@ def confirmation_lines(confirmation: Confirmation) -> list[str]:
         f"{decimals(max(one.fresh))}), {_size(one)}{_rank(one, confirmation)}"
         for one in confirmation.finalists
     ]
-    return [*rows, f"{_luck(confirmation)} {_choice(confirmation)}"]
+    return [*rows, f"{_luck(confirmation)} {_choice(confirmation)} {SAME_SPLIT}"]
 
 
 def _luck(confirmation: Confirmation) -> str:
