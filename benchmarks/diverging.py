@@ -31,8 +31,7 @@ from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("diverging.yaml")

@@ -21,8 +21,7 @@ from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.space import Space
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 from hpo.training.recipe import Recipe
 

@@ -47,8 +47,7 @@ from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("racing.yaml")

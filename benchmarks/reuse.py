@@ -29,9 +29,7 @@ from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import Point, Problem, point
-from hpo.strategies.random import Random
+from hpo.strategies.points import Grid, Point, Problem, Random, point
 from hpo.study_file.spec import Budget
 
 LONGEST = 20

@@ -44,9 +44,7 @@ from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Grid, Problem, Random
 from hpo.study_file.spec import Budget
 
 EPOCHS = 6

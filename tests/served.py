@@ -27,8 +27,7 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 from hpo.tracking.runs import TrackedStudy
 from hpo.tracking.sync import ENVIRONMENT, Tracker

@@ -16,8 +16,7 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 
 GOAL = Goal()

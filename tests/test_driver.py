@@ -41,9 +41,7 @@ from hpo.engine.trainings import Trainings
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Grid, Problem, Random
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 

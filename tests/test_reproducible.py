@@ -24,8 +24,7 @@ from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.files import Folders
 from hpo.journal import decode
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Problem, Random
 from hpo.study_file import reader as spec
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints

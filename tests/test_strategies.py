@@ -24,9 +24,7 @@ from hpo.space.grid import permutation
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import Problem, point
-from hpo.strategies.random import Random
+from hpo.strategies.points import Grid, Problem, Random, point
 from hpo.study_file.spec import Budget
 
 GOAL = Goal()

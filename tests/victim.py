@@ -23,9 +23,7 @@ from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
 from hpo.journal import DriverLock, Journal
 from hpo.strategies.early_stopping import Asha
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import Problem
-from hpo.strategies.random import Random
+from hpo.strategies.points import Grid, Problem, Random
 from hpo.study_file.spec import Budget
 
 

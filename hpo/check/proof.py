@@ -23,7 +23,7 @@ from hpo.core import Params, Value, digest, epochs_of
 from hpo.models.families import FAMILIES, Family, feasibility, peak_memory
 from hpo.models.layers import Summary
 from hpo.models.parameters import TRAINING, setting
-from hpo.space.grid import Grid, GridImpossible
+from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
 
@@ -92,7 +92,7 @@ def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
     combinations = "every combination of architecture, batch size and optimizer"
     for what, space in (("every configuration", spec.space), (combinations, shaping)):
         if (size := space.size()) is not None and size <= EVERY:
-            return what, Grid(space.parameters)
+            return what, ParameterGrid(space.parameters)
     rng = random.Random(digest(["check", spec.seed]))
     return "a sample of the configurations", (spec.space.sample(rng) for _ in range(SAMPLE))
 

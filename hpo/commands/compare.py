@@ -38,8 +38,7 @@ from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.drawing import save
 from hpo.strategies.bayesian import STARTUP
-from hpo.strategies.points import CONFIRM, Point, point
-from hpo.strategies.random import RANDOM_X2
+from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, point
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, StudySpec
 from hpo.training.recipe import ScoreRequest

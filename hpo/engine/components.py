@@ -21,9 +21,7 @@ from hpo.models import families, user
 from hpo.models.parameters import prefix_safe
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
-from hpo.strategies.grid import Grid
-from hpo.strategies.points import CONFIRM, Problem, Repeats
-from hpo.strategies.random import RANDOM_X2, Random
+from hpo.strategies.points import CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
 

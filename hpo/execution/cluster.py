@@ -45,22 +45,22 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ClusterNode:
     id: str
     cpus: float
     gpus: float
 
 
-def nodes() -> list[Node]:
+def nodes() -> list[ClusterNode]:
     """The nodes that are alive."""
     return [
-        Node(str(node["NodeID"]), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        ClusterNode(str(node["NodeID"]), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]
 
 
-def capacity(resources: Resources, alive: Sequence[Node]) -> int:
+def capacity(resources: Resources, alive: Sequence[ClusterNode]) -> int:
     """How many trials these nodes can carry at a time."""
     trials = 0
     for node in alive:
@@ -151,8 +151,11 @@ def worker_devices(
 
 
 def wait_for_nodes(
-    patience: float, where: str, sleep: Callable[[float], None] = time.sleep, look: Callable[[], list[Node]] = nodes
-) -> list[Node]:
+    patience: float,
+    where: str,
+    sleep: Callable[[float], None] = time.sleep,
+    look: Callable[[], list[ClusterNode]] = nodes,
+) -> list[ClusterNode]:
     """The nodes with CPUs or GPUs; waits up to `patience` seconds for the first. Raises EnvironmentFailed."""
     waited = 0.0
     while not (usable := [node for node in look() if node.cpus or node.gpus]):
@@ -167,7 +170,7 @@ def wait_for_nodes(
 
 
 def resources_of(
-    device: str, cpus: float, gpus: float | None, usable: Sequence[Node], where: Callable[[str], str]
+    device: str, cpus: float, gpus: float | None, usable: Sequence[ClusterNode], where: Callable[[str], str]
 ) -> Resources:
     """What a trial takes. gpus None: one if the device is cuda, or auto and there are any. Raises BadInput."""
     if device not in ("auto", "cpu", "cuda"):
@@ -182,7 +185,7 @@ def resources_of(
     return Resources(cpus, gpus)
 
 
-def refuse_too_much(resources: Resources, usable: Sequence[Node], where: Callable[[str], str]) -> None:
+def refuse_too_much(resources: Resources, usable: Sequence[ClusterNode], where: Callable[[str], str]) -> None:
     """A trial must fit on one node. Raises BadInput, naming the most that any node has."""
     if capacity(resources, usable):
         return

@@ -112,7 +112,7 @@ class LocalExecutor:
             messages.append(replace(broke, error=error) if broke.lost else broke)
         return messages
 
-    def _understand(self, worker: _Worker, sent: Sent) -> list[Message]:
+    def _understand(self, worker: _WorkerProcess, sent: Sent) -> list[Message]:
         match sent:
             case MachineFailed(error=error):
                 raise EnvironmentFailed(error)
@@ -138,8 +138,8 @@ class LocalExecutor:
 
     # -- starting and replacing
 
-    def _start(self, index: int) -> _Worker:
-        worker = _Worker(self._modules)
+    def _start(self, index: int) -> _WorkerProcess:
+        worker = _WorkerProcess(self._modules)
         if self._factories:
             worker.send(self._factories[index % len(self._factories)])
         return worker
@@ -158,7 +158,7 @@ class LocalExecutor:
         return why
 
 
-class _Worker:
+class _WorkerProcess:
     """A worker process and the driver's end of its pipe."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:

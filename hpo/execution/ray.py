@@ -43,7 +43,7 @@ CAUSES = {  # what Ray's error about a dead worker contains -> what to say
 
 
 @dataclass(slots=True)
-class _Worker:
+class _WorkerActor:
     """node and pid: empty until its WorkerInfo arrives."""
 
     actor: Any
@@ -89,7 +89,7 @@ class RayExecutor:
         self._messages: list[Message] = []  # for the next `wait`
         self._tickets = self._failed_starts = 0
         self._next_check = self._clock()
-        self._workers: list[_Worker] = []
+        self._workers: list[_WorkerActor] = []
         self._adjust_workers()
 
     @property
@@ -168,7 +168,7 @@ class RayExecutor:
             worker.kill()
         self._workers += [self._start() for _ in range(target - len(self._workers))]
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _WorkerActor:
         remote_class: Any = ray.remote(RayWorker)
         actor = remote_class.options(
             num_cpus=self._resources.cpus,
@@ -177,9 +177,9 @@ class RayExecutor:
             max_restarts=0,
             runtime_env={"env_vars": ENVIRONMENT},
         ).remote(self._modules, [path or os.getcwd() for path in sys.path])
-        return _Worker(actor, actor.next_messages.remote())
+        return _WorkerActor(actor, actor.next_messages.remote())
 
-    def _remove(self, worker: _Worker, why: str) -> None:
+    def _remove(self, worker: _WorkerActor, why: str) -> None:
         """The next check, which is due at once, starts another. Raises EnvironmentFailed if starting fails too often."""
         self._workers.remove(worker)
         worker.kill()
@@ -191,7 +191,7 @@ class RayExecutor:
 
     # -- messages, deaths and deadlines
 
-    def _with_messages(self, timeout: float) -> list[_Worker]:
+    def _with_messages(self, timeout: float) -> list[_WorkerActor]:
         """The workers that have sent something, as soon as one has."""
         calls = [worker.next_messages for worker in self._workers]
         if not calls:
@@ -201,7 +201,7 @@ class RayExecutor:
         done = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0])
         return [worker for worker in self._workers if worker.next_messages in done]
 
-    def _receive(self, worker: _Worker) -> list[Message]:
+    def _receive(self, worker: _WorkerActor) -> list[Message]:
         try:
             batch: list[Sent] = ray.get(worker.next_messages)
         except ray.exceptions.RayError as error:
@@ -212,7 +212,7 @@ class RayExecutor:
         worker.next_messages = worker.actor.next_messages.remote()
         return [message for sent in batch for message in self._understand(worker, sent)]
 
-    def _understand(self, worker: _Worker, sent: Sent) -> list[Message]:
+    def _understand(self, worker: _WorkerActor, sent: Sent) -> list[Message]:
         match sent:
             case WorkerInfo():
                 worker.node, worker.pid = sent.node, sent.pid
@@ -228,7 +228,7 @@ class RayExecutor:
                 return [self._unpack(worker, worker.running, sent)]
         return []
 
-    def _unpack(self, worker: _Worker, running: RunningJob, sent: WorkerMessage) -> Message:
+    def _unpack(self, worker: _WorkerActor, running: RunningJob, sent: WorkerMessage) -> Message:
         """The message, once the files that came with it are in the driver's folder."""
         message, job = sent.message, running.job
         running.heard = self._clock()

@@ -35,14 +35,14 @@ _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
 _FORGET: Final = 1  # torch stacks the gates of an LSTM as input, forget, cell, output
 
 
-class Rows(nn.Module):
+class ImageRows(nn.Module):
     """(batch, C, H, W) -> (batch, H, C * W)."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.transpose(1, 2).flatten(2)
 
 
-class Recurrent(nn.Module):
+class FinalState(nn.Module):
     """(batch, T, F) -> (batch, directions * hidden): the final state of the last layer, both directions joined."""
 
     def __init__(self, cells: nn.RNNBase) -> None:
@@ -172,9 +172,9 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Dense(units=units):
             return nn.Linear(shape[0], units, device=device)
         case plain.Rows():
-            return Rows()
+            return ImageRows()
         case plain.Recurrent():
-            return Recurrent(_cells(layer, shape[1], device))
+            return FinalState(_cells(layer, shape[1], device))
 
 
 def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RNNBase:

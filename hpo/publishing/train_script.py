@@ -144,14 +144,14 @@ ACTIVATIONS: Modules = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-class Rows(nn.Module):
+class ImageRows(nn.Module):
     """An image as a sequence of its rows: (N, C, H, W) -> (N, H, C * W)."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.transpose(1, 2).flatten(2)
 
 
-class Recurrent(nn.Module):
+class FinalState(nn.Module):
     """(N, T, F) -> the final state of the last layer, (N, hidden), or of both directions, (N, 2 * hidden)."""
 
     def __init__(self, features: int, cell: str, hidden: int, layers: int, nonlinearity: str, **options: Any) -> None:
@@ -200,9 +200,9 @@ def layer(kind: str, options: dict[str, Any], size: torch.Size) -> nn.Module:
         case "Dense":
             return nn.Linear(size[1], options["units"])
         case "Rows":
-            return Rows()
+            return ImageRows()
         case "Recurrent":
-            return Recurrent(size[2], **options)
+            return FinalState(size[2], **options)
     raise ValueError(f"a layer must be one of those above, got {kind}")
 
 
@@ -232,7 +232,7 @@ def initialize(network: nn.Module, generator: Generator) -> None:
             draw_weights(module.weight, i, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, Recurrent):
+        elif isinstance(module, FinalState):
             draw_recurrent_weights(module.cells, generator)
 
 

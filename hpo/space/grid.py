@@ -45,7 +45,7 @@ class _Branch:
         return position
 
 
-class Grid:
+class ParameterGrid:
     """All points of ordered parameters whose domains have levels."""
 
     def __init__(self, parameters: tuple[Parameter, ...]) -> None:

@@ -16,7 +16,7 @@ from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
 from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, members, show
-from hpo.space.grid import Grid, GridImpossible
+from hpo.space.grid import GridImpossible, ParameterGrid
 
 MOST_PARAMETERS = 1_000
 
@@ -125,11 +125,11 @@ class Space:
         if any(parameter.domain.levels is None for parameter in self.parameters):
             return None
         try:
-            return Grid(self.parameters).size
+            return ParameterGrid(self.parameters).size
         except GridImpossible:
             return None
 
-    def grid(self) -> Grid:
+    def grid(self) -> ParameterGrid:
         """Every point; GridImpossible names the ranges without step or count and offers some."""
         faults = []
         for parameter in self.parameters:
@@ -143,7 +143,7 @@ class Space:
                 faults.append(Mistake(parameter.name, rule, remedy=f"write {offer} (it would try {levels})"))
         if faults:
             raise GridImpossible(*faults)
-        return Grid(self.parameters)
+        return ParameterGrid(self.parameters)
 
     # -- across runs -------------------------------------------------------------------------------------------------
 

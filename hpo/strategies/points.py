@@ -1,4 +1,4 @@
-"""Streams of points: every strategy starts trials from one, and falls back on one.
+"""Streams of points, from which every strategy starts trials; and the strategies that do nothing else: random, grid, repeats.
 
 A stream is a function of (space, feasible, start_with, seed) alone. The k-th trial of a study is the k-th point of its stream,
 whatever ran in between: that is what makes a resumed study the same study.
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
-from hpo.space.grid import Grid, permutation
+from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
 
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before a countable space is enumerated
 MOST_MISSES_ENDLESS = 50_000  # the same where there is nothing to enumerate: the space counts as used up
 LARGEST_ENUMERATED = 10_000_000  # points that are walked through to find the last untried ones
-CONFIRM = "confirm"  # the strategy of a study that no study file can ask for
+CONFIRM, RANDOM_X2 = "confirm", "random-x2"  # strategies that no study file can ask for: Repeats; twice random's budget
 
 Point = tuple[tuple[str, Value], ...]
 
@@ -48,7 +48,7 @@ def random_points(problem: Problem) -> Iterator[Params]:
             yield params
     yield from _drawn(problem, seen)
     if (problem.space.size() or LARGEST_ENUMERATED + 1) <= LARGEST_ENUMERATED:
-        rest = grid_points(replace(problem, start_with=()), Grid(problem.space.parameters))
+        rest = grid_points(replace(problem, start_with=()), ParameterGrid(problem.space.parameters))
         yield from (params for params in rest if point(params) not in seen)
 
 
@@ -76,7 +76,7 @@ def start_points(problem: Problem) -> Iterator[Params]:
             yield feasible
 
 
-def grid_points(problem: Problem, grid: Grid) -> Iterator[Params]:
+def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
     """start_with, then every feasible point of a grid in an order shuffled by the seed; nothing is built."""
     yield from start_points(problem)
     for index in permutation(grid.size, f"{problem.seed}/grid"):
@@ -118,6 +118,24 @@ class Stream:
                 self._ahead.append(params)
         decisions: list[Decision] = [Start(params, epochs_of(params)) for params in self._ahead[:slots]]
         return decisions or DONE
+
+
+class Random:
+    """Trial k is the k-th distinct feasible point: any number of workers, any machine, after any crash."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.propose = Stream(lambda: random_points(problem)).propose
+
+
+class Grid:
+    """Every feasible combination once, shuffled, so that a budget smaller than the grid is spent all over it.
+
+    Raises GridImpossible for ranges without step or count.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        grid = problem.space.grid()
+        self.propose = Stream(lambda: grid_points(problem, grid)).propose
 
 
 class Repeats:

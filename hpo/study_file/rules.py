@@ -15,7 +15,7 @@ from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
 from hpo.space.domains import Choice, show
 from hpo.space.expressions import MEASURES, Constraint, NoExpression
-from hpo.space.grid import Grid, GridImpossible
+from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, known_name, nearest
 from hpo.study_file.spec import DATA_SETS, StudySpec
@@ -218,7 +218,7 @@ def check_constraints(constraints: Written, space: Space, seed: int, mistakes: M
     rng = random.Random(f"constraints-{seed}")
     points: Iterable[Params] = islice(iter(lambda: space.sample(rng), None), SAMPLES)
     if (space.size() or ENUMERATED + 1) <= ENUMERATED:
-        points = Grid(space.parameters)
+        points = ParameterGrid(space.parameters)
     held, together, tried = [False] * len(constraints), False, 0
     for point in points:
         now = [_holds(item, index, point, mistakes) for index, item in enumerate(constraints)]
