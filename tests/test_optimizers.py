@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import bars
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
 from hpo.core import Params
 from hpo.training.optimizers import Update, eta, weights
@@ -43,7 +45,7 @@ def moved(steps: int = 3, **params: Any) -> tuple[nn.Module, list[Tensor]]:
     update = Update.of({"epochs": 10, **params}, net)
     for step in range(steps):
         gradients(net, step)
-        update.step(done=1.0)
+        update.step(0.0, 1.0)
     return net, before
 
 
@@ -130,7 +132,7 @@ def test_every_optimizer_agrees_with_torchs(optimizer: str, layout: torch.memory
     for _ in range(10):
         for net in (ours, theirs):
             (net(images) - 3).square().mean().backward()
-        update.step(1.0)
+        update.step(0.0, 1.0)
         reference.step()
         reference.zero_grad()
     agree(ours, [parameter.detach() for parameter in theirs.parameters()])
@@ -141,7 +143,7 @@ def test_a_parameter_that_gets_no_gradient_stands_still() -> None:
     update = Update.of({"epochs": 1, "optimizer": "adam"}, net)
     before = net[0].weight.detach().clone()
     net[3].weight.grad = torch.ones_like(net[3].weight)
-    update.step(1.0)
+    update.step(0.0, 1.0)
     assert torch.equal(net[0].weight, before)
 
 
@@ -162,19 +164,25 @@ def test_a_worker_never_pays_for_torchs_compiler(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-def test_l1_and_l2_are_the_gradients_of_their_sums_on_weights_alone(optimizer: str) -> None:
-    l1, l2 = 0.03, 0.05
+def test_l1_and_l2_are_parts_of_the_loss_for_every_optimizer(optimizer: str, clip: float) -> None:
+    """So their gradients, of weights alone, are clipped with the rest."""
+    l1, l2 = 0.03, 0.5
+    params = {"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01}
     plain, other = network(), network()
-    penalized = Update.of({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01, "l1": l1, "l2": l2}, plain)
-    written_out = Update.of({"epochs": 1, "optimizer": optimizer, "learning_rate": 0.01}, other)
+    penalized, written_out = Update.of({**params, "l1": l1, "l2": l2, "clip": clip}, plain), Update.of(params, other)
     for step in range(3):
         gradients(plain, step)
-        penalized.step(1.0)
+        plain[3].weight.grad = None
+        penalized.step(0.0, 1.0)
         gradients(other, step)
+        other[3].weight.grad = None
         penalty = sum((l1 * w.abs().sum() + l2 * w.square().sum() for w in weights(other)), torch.zeros(()))
         penalty.backward()
-        written_out.step(1.0)
+        if clip:
+            nn.utils.clip_grad_norm_(other.parameters(), clip)
+        written_out.step(0.0, 1.0)
     agree(plain, [parameter.detach() for parameter in other.parameters()])
 
 
@@ -182,8 +190,9 @@ def test_biases_gamma_and_beta_are_no_weights() -> None:
     assert [tuple(weight.shape) for weight in weights(network())] == [(3, 2, 3, 3), (2, 12)]
 
 
-def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
-    net, before = moved(steps=1, optimizer="sgd", learning_rate=1.0, clip=0.5)
+@pytest.mark.parametrize("penalties", [{}, {"l1": 3.0}, {"l2": 5.0}, {"l1": 3.0, "l2": 5.0}])
+def test_a_clipped_step_is_no_longer_than_clip(penalties: Params) -> None:
+    net, before = moved(steps=1, optimizer="sgd", learning_rate=1.0, clip=0.5, **penalties)
     move = torch.cat([(w.detach() - old).flatten() for w, old in zip(net.parameters(), before, strict=True)])
     assert move.norm().item() == pytest.approx(0.5, rel=1e-4)
 
@@ -193,7 +202,7 @@ def test_the_rate_of_an_update_is_that_of_its_place_in_the_schedule() -> None:
     before = [parameter.detach().clone() for parameter in net.parameters()]
     found = gradients(net)
     params = {"epochs": 9, "optimizer": "sgd", "learning_rate": 0.4, "schedule": "step", "step_epochs": 2, "decay": 0.5}
-    Update.of(params, net).step(done=4.5)
+    Update.of(params, net).step(4.5, 5.0)
     agree(net, [w - 0.1 * g for w, g in zip(before, found, strict=True)])
 
 
@@ -204,44 +213,53 @@ def test_parameters_that_are_frozen_are_left_alone() -> None:
     assert all(parameter is not net[0].weight for parameter in update.parameters)
 
 
-# name: parameters, shares of the learning rate by epoch
-SCHEDULES: dict[str, tuple[Params, list[float]]] = {
-    "constant": ({}, [1, 1, 1, 1, 1, 1]),
-    "step": ({"schedule": "step", "step_epochs": 3, "decay": 0.1}, [1, 1, 1, 0.1, 0.1, 0.1]),
-    "exponential": ({"schedule": "exponential", "decay": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
-    "cosine": ({"schedule": "cosine"}, [0.5 * (1 + math.cos(math.pi * e / 6)) for e in range(7)]),
+Schedulers = Callable[[Any, int], lr_scheduler.LRScheduler]  # from an optimizer and the steps after its warm-up
+
+SCHEDULES: dict[str, tuple[Params, Schedulers]] = {
+    "constant": ({}, lambda optimizer, _: lr_scheduler.ConstantLR(optimizer, 1.0)),
+    "step": (
+        {"schedule": "step", "step_epochs": 3, "decay": 0.1},
+        lambda optimizer, _: lr_scheduler.StepLR(optimizer, 3, 0.1),
+    ),
+    "exponential": (
+        {"schedule": "exponential", "decay": 0.5},
+        lambda optimizer, _: lr_scheduler.ExponentialLR(optimizer, 0.5),
+    ),
+    "cosine": ({"schedule": "cosine"}, lr_scheduler.CosineAnnealingLR),
 }
 
 
-@pytest.mark.parametrize(("change", "expected"), SCHEDULES.values(), ids=SCHEDULES)
-def test_each_schedule_by_the_epoch(change: Params, expected: list[float]) -> None:
-    params = {"epochs": 6, "learning_rate": 1.0, **change}
-    assert [eta(params, epoch) for epoch in range(len(expected))] == pytest.approx(expected)
+def torchs_rates(name: str, warmup: int, epochs: int, steps: int) -> list[float]:
+    """Of each step, `steps` an epoch, by torch.optim.lr_scheduler. Epochs of warm-up come before the schedule."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
+    warm, rest = min(warmup, epochs) * steps, (epochs - warmup) * steps
+    rates = []
+    for scheduler, count, pace in (
+        (lr_scheduler.LinearLR(optimizer, 1 / max(1, warmup * steps), total_iters=warmup * steps - 1), warm, 1),
+        (None, rest, 1 if name == "cosine" else steps),
+    ):
+        scheduler = scheduler or SCHEDULES[name][1](optimizer, max(1, rest))
+        for step in range(1, count + 1):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if step % pace == 0:
+                scheduler.step()
+    return rates
 
 
-@given(
-    name=st.sampled_from(list(SCHEDULES)),
-    warmup=st.integers(0, 4),
-    epochs=st.integers(1, 12),
-    share=st.floats(0, 1),
-    peak=st.floats(1e-5, 10),
-)
+@given(st.sampled_from(list(SCHEDULES)), st.integers(0, 4), st.integers(1, 8), st.integers(1, 5))
 @settings(deadline=None)
-def test_the_rate_rises_to_its_peak_over_the_warmup_and_never_after(
-    name: str, warmup: int, epochs: int, share: float, peak: float
-) -> None:
-    params = {"epochs": epochs, "learning_rate": peak, "warmup": warmup, **SCHEDULES[name][0]}
-    at = share * epochs
-    assert 0 <= eta(params, at) <= peak
-    if at < warmup:
-        assert eta(params, at) == pytest.approx(peak * at / warmup)
-    elif at < epochs:
-        assert eta(params, at) >= eta(params, min(epochs, at + 1)) - 1e-12
-    assert eta(params, warmup) == peak
+def test_each_step_has_the_rate_that_torchs_schedulers_give_it(name: str, warmup: int, epochs: int, steps: int) -> None:
+    params = {"epochs": epochs, "learning_rate": 1.0, "warmup": warmup, **SCHEDULES[name][0]}
+    ends = [epoch + step / steps for epoch in range(epochs) for step in range(1, steps + 1)]
+    rates = [eta(params, start, end) for start, end in pairwise([0.0, *ends])]
+    assert rates == pytest.approx(torchs_rates(name, warmup, epochs, steps))
+    assert 0 < min(rates) <= max(rates) <= 1
+    assert warmup >= epochs or rates[warmup * steps] == 1
 
 
 @given(name=st.sampled_from(["constant", "step", "exponential"]), warmup=st.integers(0, 3), at=st.floats(0, 5))
 @settings(deadline=None)
 def test_only_cosine_asks_how_many_epochs_follow(name: str, warmup: int, at: float) -> None:
     params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name][0]}
-    assert eta({**params, "epochs": 5}, at) == eta({**params, "epochs": 50}, at)
+    assert eta({**params, "epochs": 5}, at, at + 0.1) == eta({**params, "epochs": 50}, at, at + 0.1)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import bars, digits, job, slopes
+from test_optimizers import SCHEDULES, torchs_rates
 
 from hpo.commands import best
 from hpo.commands.best import ScriptSource
@@ -25,6 +26,7 @@ from hpo.models import families
 from hpo.models.network import build
 from hpo.publishing import train_script
 from hpo.study_file.reader import load
+from hpo.training import optimizers
 from hpo.training.augment import augmented
 from hpo.training.evaluation import score
 from hpo.training.recipe import Recipe
@@ -93,7 +95,7 @@ VARIANTS: dict[str, Params] = {
     # it stops at epoch 2, on the schedule of all 4
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine", "warmup": 1, "epochs": 4},
     "sgd alone": {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "decay": 0.5, "l2": 0.01},
-    "adam": {"beta1": 0.8, "weight_decay": 0.01, "l1": 0.001, "l2": 0.001, "schedule": "exponential"},
+    "adam": {"beta1": 0.8, "weight_decay": 0.01, "l1": 0.001, "l2": 0.001, "schedule": "exponential", "clip": 0.5},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "l2": 0.01, "clip": 0.5, "warmup": 2},
     "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "rms_decay": 0.9, "clip": 1.0, "label_smoothing": 0.1},
     "norms": {"batch_norm": "before", "activation": "silu", "conv_dropout": 0.1, "dropout": 0.3},
@@ -133,6 +135,33 @@ def scripted(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
+
+
+def rates_of_steps(won: ScriptSource, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[float]]:
+    """The learning rate of every step of hpo's training, and of the script's."""
+    ours: list[float] = []
+    rate = optimizers.eta
+    monkeypatch.setattr(optimizers, "eta", lambda *step: ours.append(rate(*step)) or ours[-1])
+    list(Recipe(won.model, won.loss, won.dataset.folder, "cpu")()(job(won.params, folder)))
+    path = best.write(won, folder / "script")
+    text = path.read_text().replace("optimizer.step()", "RATES.append(group['lr'])")
+    path.write_text(text.replace("\nSEED = ", "\nRATES = []\nSEED = "))
+    script = namespace(path)
+    script["train"](script["Data"](path.with_name("data.npz"), torch.device("cpu")), torch.device("cpu"))
+    return ours, script["RATES"]
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_trainings_step_by_the_rates_of_torchs_schedulers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, warmup: int
+) -> None:
+    params = {**TINY, "learning_rate": 1.0, "epochs": 5, "warmup": warmup, **SCHEDULES[name][0]}
+    won = source_of(bars(tmp_path / "data"), params, epoch=5)
+    ours, scripts = rates_of_steps(won, tmp_path, monkeypatch)
+    assert len(ours) % 5 == 0
+    assert ours == pytest.approx(torchs_rates(name, warmup, 5, len(ours) // 5))
+    assert scripts == pytest.approx(ours)
 
 
 def check_the_same(won: ScriptSource, folder: Path) -> None:

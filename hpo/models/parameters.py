@@ -68,7 +68,9 @@ TRAINING: Final[dict[str, ParameterSpec]] = {
         doc="factor on eta at each step; each epoch, if exponential",
     ),
     "warmup": ParameterSpec(0, "int", low=0, doc="epochs in which eta rises to its value"),
-    "clip": ParameterSpec(0.0, "float", low=0, doc="largest norm of the whole gradient; 0 clips nothing"),
+    "clip": ParameterSpec(
+        0.0, "float", low=0, doc="largest norm of the whole gradient, with that of l1 and l2; 0 clips nothing"
+    ),
     "label_smoothing": fraction(0.0, "share of the target spread over all classes (cross entropy)"),
     "shift": ParameterSpec(0, "int", low=0, doc="augmentation: moved by up to so many pixels in each direction"),
     "flip": ParameterSpec(False, "bool", doc="augmentation: mirrored left to right, every other image"),

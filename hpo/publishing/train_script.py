@@ -309,11 +309,11 @@ def scores(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     }
 
 
-def learning_rate(done: float) -> float:
-    """After `done` epochs, which may be half-way through one: a linear warm-up, then the schedule."""
-    if done < WARMUP:
-        return LEARNING_RATE * done / WARMUP
-    done -= WARMUP
+def learning_rate(start: float, end: float) -> float:
+    """Of the step from `start` to `end`, in epochs done: a linear warm-up to its end, then the schedule's at its start."""
+    if start < WARMUP:
+        return LEARNING_RATE * end / WARMUP
+    done = start - WARMUP
     match SCHEDULE:
         case "cosine":
             return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, done / max(1.0, EPOCHS - WARMUP))))
@@ -325,9 +325,8 @@ def learning_rate(done: float) -> float:
 
 
 def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Only the weights are regularized. L2 is weight decay, but for adamw, which decouples that from the gradient."""
-    decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else WEIGHT_DECAY + 2 * L2
-    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    """Only the weights decay."""
+    groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     match OPTIMIZER:
         case "sgd":
             nesterov = NESTEROV and MOMENTUM > 0
@@ -340,10 +339,10 @@ def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> tor
 
 
 def penalized(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    """The loss of a batch and what is added to it beside the optimizer's own weight decay."""
+    """The loss of a batch and the penalties: their gradients too are clipped. Weight decay is the optimizer's own."""
     if L1 > 0:
         value = value + L1 * torch.stack([weight.abs().sum() for weight in weights]).sum()
-    if L2 > 0 and OPTIMIZER == "adamw":
+    if L2 > 0:
         value = value + L2 * torch.stack([weight.square().sum() for weight in weights]).sum()
     return value
 
@@ -365,7 +364,7 @@ def train(data: Data, device: torch.device) -> nn.Module:
             batches[-2:] = [torch.cat(batches[-2:])]
         network.train()
         total = torch.zeros((), device=device)
-        for done, batch in enumerate(batches, 1):
+        for done, batch in enumerate(batches):
             outputs = network(augmented(data.standardized(batch), generator))
             value = loss(outputs, data.targets[batch], data, training=True)
             optimizer.zero_grad()
@@ -373,7 +372,7 @@ def train(data: Data, device: torch.device) -> nn.Module:
             if CLIP > 0:
                 nn.utils.clip_grad_norm_(weights + others, CLIP)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch - 1 + done / len(batches))
+                group["lr"] = learning_rate(epoch - 1 + done / len(batches), epoch - 1 + (done + 1) / len(batches))
             optimizer.step()
             total += value.detach() * len(batch) / len(rows)
         print_metrics(f"epoch {epoch}/{UNTIL}", {"train_loss": float(total), **evaluate(network, data, "val")})

@@ -97,8 +97,9 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it out
         if gradients.due(len(losses), len(sizes)):
             gradients.add()
+        start = state.epoch + len(losses) / len(sizes)
         losses.append(loss.detach())
-        state.update.step(state.epoch + len(losses) / len(sizes))
+        state.update.step(start, end=state.epoch + len(losses) / len(sizes))
     with probes.activations(state.places) as activity:
         validation = evaluate(network, data, state.loss, "val")
     metrics = read_metrics(state, torch.stack(losses), sizes, {**validation, **gradients.metrics(), **activity})

@@ -1,7 +1,8 @@
 """From gradients to updates: optimizers, schedules with warm-up, L1 and L2, clipping.
 
 w      weights: matrices and kernels; biases, gamma and beta are never penalized
-eta    learning rate at a point of the training, in epochs done (1.5 = half-way through the second epoch)
+eta    learning rate of a step, which leads from one point of the training to another, both in epochs done (1.5 is
+       half-way through the second epoch)
 
 The optimizers are torch.optim's functions. Its classes are not used because their first step imports torch's compiler:
 2 s and 40 MB more for each worker, measured on torch 2.13.
@@ -32,16 +33,18 @@ def _number(params: Params, name: str) -> float:
     return float(setting(params, TRAINING, name))
 
 
-def eta(params: Params, done: float) -> float:
-    """The learning rate after `done` epochs: it rises linearly over the warm-up, then follows the schedule.
+def eta(params: Params, start: float, end: float) -> float:
+    """The learning rate of the step from `start` to `end`: linear over the warm-up, then by the schedule.
 
+    As in torch.optim.lr_scheduler, a schedule gives a step the rate of its start: the first has the peak, and none of
+    cosine has 0. The warm-up gives it that of its end, so that it reaches the peak and its first step moves too.
     Within an epoch only the warm-up and the cosine move; steps and the exponential decay fall between epochs, counted
     from the end of the warm-up.
     """
     peak, warmup = _number(params, "learning_rate"), _number(params, "warmup")
-    if done < warmup:
-        return peak * done / warmup
-    since, kind = done - warmup, setting(params, TRAINING, "schedule")
+    if start < warmup:
+        return peak * end / warmup
+    since, kind = start - warmup, setting(params, TRAINING, "schedule")
     if kind == CONSTANT:
         return peak
     if kind == COSINE:
@@ -79,7 +82,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Update:
-    """w <- w - eta * what the optimizer makes of dL/dw, with the penalties' gradients added and the whole clipped."""
+    """w <- w - eta * what the optimizer makes of dL/dw, in which L has the penalties, and which is clipped as a whole."""
 
     params: Params
     optimizer: Optimizer
@@ -87,21 +90,15 @@ class Update:
     parameters: list[Tensor]  # weights first
     weights: list[Tensor]
     l1: float
-    l2: float  # the part that the optimizer's own decay does not already do
+    l2: float
     clip: float
 
     @classmethod
     def of(cls, params: Params, network: nn.Module) -> Update:
-        """What these params name.
-
-        L2 is part of the optimizer's coupled weight decay (2 * l2 * w, at no cost), but for adamw, whose decay is
-        decoupled.
-        """
+        """What these params name. Weight decay is the optimizer's own: it is not part of the loss, nor clipped."""
         penalized = weights(network)
         others: list[Tensor] = [w for w in network.parameters() if w.requires_grad and w.ndim < 2]
-        l2, decay = _number(params, "l2"), _number(params, "weight_decay")
-        decoupled = setting(params, TRAINING, "optimizer") == ADAMW
-        decay = decay if decoupled else decay + 2 * l2
+        decay = _number(params, "weight_decay")
         split = [(penalized, decay), (others, 0.0)] if decay else [(penalized + others, 0.0)]
         return cls(
             params=params,
@@ -110,27 +107,26 @@ class Update:
             parameters=penalized + others,
             weights=penalized,
             l1=_number(params, "l1"),
-            l2=l2 if decoupled else 0.0,
+            l2=_number(params, "l2"),
             clip=_number(params, "clip"),
         )
 
     @torch.no_grad()
-    def step(self, done: float) -> None:
-        """One step with the gradients at hand, which it clears; `done` epochs are over when it has been made.
+    def step(self, start: float, end: float) -> None:
+        """The step from `start` to `end`, in epochs done, with the gradients at hand, which it clears.
 
-        A parameter without a gradient has one of 0: only its decay and its momentum move it.
+        A parameter without a gradient has one of 0: only the penalties, its decay and its momentum move it.
         """
         for weight in self.weights:  # d/dw (l1 * sum |w| + l2 * sum w^2) = l1 * sign(w) + 2 * l2 * w
-            if weight.grad is not None and self.l1 > 0:
-                weight.grad.add_(weight.sign(), alpha=self.l1)
-            if weight.grad is not None and self.l2 > 0:
-                weight.grad.add_(weight, alpha=2 * self.l2)
+            if self.l1 > 0:
+                _gradient(weight).add_(weight.sign(), alpha=self.l1)
+            if self.l2 > 0:
+                _gradient(weight).add_(weight, alpha=2 * self.l2)
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
-        rate = eta(self.params, done)
+        rate = eta(self.params, start, end)
         for group in self.groups:
-            gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in group.parameters]
-            self.optimizer(self.params, group, gradients, rate)
+            self.optimizer(self.params, group, [_gradient(w) for w in group.parameters], rate)
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -142,6 +138,12 @@ class Update:
         for group, saved in zip(self.groups, state["groups"], strict=True):
             for here, there in zip(group.state, saved, strict=True):
                 here.copy_(there)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _sgd(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
