@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from hpo.core import (
     Closed,
@@ -205,7 +205,7 @@ class DriverLock:
             refuse_network_file_system(path.parent)
             self._file = path.open("ab+", buffering=0)
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._file)
                 self._file.truncate(0)
                 self._file.write(me)
             except OSError:
@@ -222,6 +222,17 @@ class DriverLock:
         with contextlib.suppress(OSError):
             self._file.truncate(0)
         self._file.close()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Take a driver's lock; raises BlockingIOError if another driver has it. What `holder_of` holds is waited for."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails only where a driver has it
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(0.001)
 
 
 def holder_of(path: Path) -> Mapping[str, Any] | None:

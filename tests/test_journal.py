@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,7 @@ TestHistories = Histories.TestCase
 
 WRITER = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hpo.core import Paused
 from hpo.journal import Journal
@@ -283,6 +286,31 @@ def held(tmp_path: Path) -> Iterator[DriverLock]:
     lock = DriverLock(tmp_path / "driver.lock")
     yield lock
     lock.release()
+
+
+def test_a_driver_that_starts_while_status_looks_is_not_refused(tmp_path: Path) -> None:
+    path = tmp_path / "driver.lock"
+    path.touch()
+    with path.open("r") as reader, ThreadPoolExecutor() as pool:
+        fcntl.flock(reader, fcntl.LOCK_SH)  # as holder_of does, for longer
+        driver = pool.submit(DriverLock, path)
+        with pytest.raises(TimeoutError):
+            driver.result(timeout=0.05)
+        fcntl.flock(reader, fcntl.LOCK_UN)
+        driver.result().release()
+
+
+def test_of_drivers_that_start_together_one_drives(tmp_path: Path) -> None:
+    def start(_: int) -> DriverLock | None:
+        try:
+            return DriverLock(tmp_path / "driver.lock")
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            (driver,) = filter(None, pool.map(start, range(8)))
+            driver.release()
 
 
 def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> None:
