@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow_real import free_port
 
 STUDY = """\
 name: tiny
@@ -229,6 +233,25 @@ def test_a_port_that_is_taken_is_one_line(study: Path) -> None:
         done = hpo(study, "ui", "--port", str(port), code=4)
     said = f"127.0.0.1:{port}: must be free for the server, got Address already in use; hpo ui --port {port + 1}\n"
     assert (done.stdout, done.stderr) == ("", said)
+
+
+@pytest.mark.timeout(300)
+def test_the_ui_says_where_the_study_is_once_it_answers_and_ends_with_its_server(study: Path) -> None:
+    hpo(study, "run", "--set", "tracking=true")
+    command = [sys.executable, "-m", "hpo", "ui", "--set", "tracking=true", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        address = ui.stdout.readline().split()[0]
+        server = address.partition("/#")[0]
+        found = re.search("/#/experiments/([0-9]+)/runs", address)
+        assert found is not None, address
+        with urllib.request.urlopen(f"{server}/api/2.0/mlflow/experiments/get?experiment_id={found[1]}") as answer:
+            assert json.load(answer)["experiment"]["name"] == "tiny"
+        ui.terminate()
+        assert ui.communicate() == ("", "")
+        assert ui.returncode == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(server)
 
 
 def test_a_space_in_which_nothing_can_be_trained_is_exit_2_for_check_as_for_run(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from hpo.commands.report import study_report
 from hpo.commands.sync import serve_ui, tracked_study
 from hpo.core import Job
 from hpo.engine.opening import take_over
+from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner
 from hpo.files import Folders
 from hpo.journal import Journal
@@ -175,14 +177,23 @@ def test_the_ui_is_served_to_this_machine_and_shows_no_password(
 ) -> None:
     (tmp_path / "study.yaml").write_text(STUDY.replace("{enabled: false}", f"{{uri: '{uri}'}}"))
     started: list[list[str]] = []
+    popen = subprocess.Popen
 
-    def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    def start(command: list[str], env: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
         started.append(command)
-        assert more["env"]["MLFLOW_BACKEND_STORE_URI"] == uri
-        return subprocess.CompletedProcess(command, 0)
+        assert env["MLFLOW_BACKEND_STORE_URI"] == uri
+        return popen([sys.executable, "-c", f"raise SystemExit('no database at {uri}')"], **more)
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert serve_ui(spec.load(tmp_path / "study.yaml", environ={}), tmp_path, 5000) == 0
+    monkeypatch.setattr(subprocess, "Popen", start)
+    study = spec.load(tmp_path / "study.yaml", environ={})
+    if uri.startswith("http"):
+        serve_ui(study, tmp_path, 5000)
+    else:
+        with pytest.raises(EnvironmentFailed) as refused:
+            serve_ui(study, tmp_path, 5000)
+        assert str(refused.value).startswith(
+            "MLflow's server: has ended by itself, got no database at postgresql://user:***@"
+        )
     assert "hunter2" not in capsys.readouterr().out + str(started)
     assert len(started) == uri.startswith("postgresql")
     assert all(command[command.index("--host") + 1] == "127.0.0.1" for command in started)

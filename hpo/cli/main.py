@@ -256,7 +256,7 @@ def ui(request: Request, port: int) -> None:
     spec = request.spec()
     from hpo.commands.sync import serve_ui
 
-    sys.exit(serve_ui(spec, request.folder(spec), port))
+    serve_ui(spec, request.folder(spec), port)
 
 
 # -- using

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlencode
 
 from hpo.core import Params, Report
 from hpo.errors import EnvironmentFailed, Mistake, NoResult
@@ -18,7 +24,7 @@ from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
-from hpo.tracking.ui import tracking_uri, without_password
+from hpo.tracking.ui import TRIALS, link, tracking_uri, without_password
 from hpo.training.diagnosis import diagnose
 
 
@@ -90,25 +96,52 @@ def tag_and_sentence(reports: Sequence[Report], params: Params) -> tuple[str, st
 # -- ui
 
 
-def serve_ui(spec: StudySpec, state: Path, port: int) -> int:
-    """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address."""
+def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
+    """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address.
+
+    Raises EnvironmentFailed if it cannot start. It ends with this process, also on SIGTERM.
+    """
     uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
     if uri.startswith("http"):
         print(f"MLflow runs at {without_password(uri)}")
-        return 0
+        return
     refuse_busy_port(port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,  # not among the arguments, which every user of the machine can read
     }
-    print(f"http://127.0.0.1:{port}/?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
-    try:
-        return subprocess.run(command, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    for ends in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, signal.default_int_handler)
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            if (shown := address(server, port, spec)) is not None:
+                print(f"{shown}  (Ctrl-C ends it)", flush=True)
+            server.wait()
+            log.seek(0)
+            last = without_password((log.read().strip().splitlines() or ["no output"])[-1])
+            raise EnvironmentFailed(Mistake("MLflow's server", "has ended by itself", last, "start it again"))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)  # its workers too
+            server.wait()
+
+
+def address(server: subprocess.Popen[bytes], port: int, spec: StudySpec) -> str | None:
+    """Where the study is, once the server answers: its front page if MLflow has no such study; None if the server ended."""
+    base, name = f"http://127.0.0.1:{port}", urlencode({"experiment_name": spec.tracking.experiment or spec.name})
+    while server.poll() is None:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection, suppress(OSError, HTTPException):
+            connection.request("GET", f"/api/2.0/mlflow/experiments/get-by-name?{name}")
+            found = json.load(connection.getresponse()).get("experiment")
+            return link(base, found["experiment_id"], TRIALS) if found else f"{base}/?workflowType=machine_learning"
+        time.sleep(0.1)
+    return None
 
 
 def refuse_busy_port(port: int) -> None:
