@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import socket
@@ -15,19 +14,19 @@ from pathlib import Path
 from hpo.core import Value
 
 __version__ = "0.2.0"
+TRAINER = 1  # version of hpo's own training: whoever changes its numbers raises it (tests/test_golden.py)
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
-HERE = Path(__file__).parent
-TRAINING_CODE = (HERE / "data", HERE / "models", HERE / "training")
 
 
-def numerics(data_digest: str, device: str, loss: str, class_weights: bool, code: str) -> dict[str, Value]:
+def numerics(data_digest: str, device: str, loss: str, class_weights: bool, user_code: str) -> dict[str, Value]:
     """Everything beside params and seed that epoch e of a training depends on."""
     return {
         "data": data_digest,
         "device": device.partition(":")[0],
         "loss": loss,
         "class_weights": class_weights,
-        "code": code,
+        "trainer": TRAINER,
+        "user_code": user_code,
         "torch": version("torch"),
         "machine": platform.machine(),
         "threads": 1,
@@ -62,19 +61,6 @@ def processor(source: Path = Path("/proc/cpuinfo")) -> str:
 
 
 @cache
-def training_code() -> str:
-    """A digest of what trains here, so that a new version of it never reads an old one's trainings."""
-    return source_digest(*(path for folder in TRAINING_CODE for path in sorted(folder.rglob("*.py"))))
-
-
-def source_digest(*files: Path) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return total.hexdigest()[:16]
-
-
-@cache
 def version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -99,6 +85,7 @@ def git(folder: Path) -> tuple[str, bool]:
 
 def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
     """What changed between two sessions; what one of them did not record is left out."""
-    names = ("hpo", "python", *PACKAGES, "machine", "processor", "device", "threads", "data", "code", "commit")
+    what = ("machine", "processor", "device", "threads", "data", "trainer", "user_code", "commit")
+    names = ("hpo", "python", *PACKAGES, *what)
     both = [name for name in names if name in before and name in now]
     return [f"{name} {before[name]} -> {now[name]}" for name in both if before[name] != now[name]]

@@ -158,7 +158,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
 def check_environments(visits: Sequence[Mapping[str, Value]]) -> None:
     """What a run depends on is recorded whenever a driver comes, and was the same here."""
     wanted = {"hpo", "python", "torch", "numpy", "optuna", "host", "pid", "processor", "commit", "dirty", "threads"}
-    assert wanted | {"device", "data", "code", "study_file"} <= set(visits[0])
+    assert wanted | {"device", "data", "trainer", "user_code", "study_file"} <= set(visits[0])
     assert (visits[0]["threads"], visits[0]["device"]) == (1, "cpu")
     assert [{**one, "pid": 0} for one in visits] == [{**visits[0], "pid": 0}] * len(visits)
     assert len({one["pid"] for one in visits}) == len(visits) == 3

@@ -232,3 +232,51 @@ def test_two_studies_may_call_their_modules_the_same(tmp_path: Path) -> None:
 def test_the_error_of_a_users_trainer_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         reports("def train(job):\n    yield {'a': 1 / 0}", tmp_path)
+
+
+# -- the identity of a user's code -----------------------------------------------------------------------------------
+
+OWN = {
+    "mine_net.py": "import mine_parts.layers\nfrom mine_one import width\n\ndef build(params, shape, classes):\n"
+    "    from mine_late import late\n    return mine_parts.layers.Layer(width, late)\n",
+    "mine_parts/__init__.py": "",
+    "mine_parts/layers.py": 'from . import shapes\n\nclass Layer:\n    """Doc."""\n\n    size = f"{shapes.SIZE!r}"\n',
+    "mine_parts/shapes.py": "SIZE = 0.001\n",
+    "mine_one.py": "width = 3\n",
+    "mine_late.py": "late = 1\n",
+    "mine_other.py": "nobody = 'imports it'\n",
+}
+SAME = {
+    "a comment": ("mine_one.py", "# how wide\nwidth = 3  # is it\n"),
+    "layout": ("mine_one.py", "width=(\n  3\n)\n"),
+    "a number in another spelling": ("mine_parts/shapes.py", "SIZE = 1e-3\n"),
+    "a docstring": ("mine_parts/layers.py", OWN["mine_parts/layers.py"].replace("Doc.", "Another.")),
+    "no docstring": ("mine_parts/layers.py", OWN["mine_parts/layers.py"].replace('    """Doc."""\n\n', "")),
+    "a module that is not imported": ("mine_other.py", "nobody = 1\n"),
+}
+OTHER = {
+    "the module": ("mine_net.py", OWN["mine_net.py"].replace("width, late", "late, width")),
+    "what it imports by name": ("mine_one.py", "width = 4\n"),
+    "what it imports later": ("mine_late.py", "late = 2\n"),
+    "a package it imports": ("mine_parts/__init__.py", "import math\n"),
+    "a module of a package": ("mine_parts/layers.py", OWN["mine_parts/layers.py"].replace("!r", "!s")),
+    "what that imports relatively": ("mine_parts/shapes.py", "SIZE = 2\n"),
+    "what is no Python": ("mine_late.py", "late = = 2\n"),
+}
+
+
+@pytest.mark.parametrize("change", [*SAME, *OTHER])
+def test_the_identity_of_ones_own_code_changes_with_whatever_may_change_a_training(tmp_path: Path, change: str) -> None:
+    for name, text in OWN.items():
+        written((tmp_path / name).parent, text, (tmp_path / name).name)
+    before = user.code_digest("mine_net:build", tmp_path, "study.yaml")
+    name, text = {**SAME, **OTHER}[change]
+    (tmp_path / name).write_text(text)
+    assert (user.code_digest("mine_net:build", tmp_path, "study.yaml") == before) == (change in SAME)
+    assert (user.code_digest("os.path:join", tmp_path, "study.yaml") == before) is False
+
+
+def test_the_identity_of_ones_own_code_is_that_of_every_version_of_python(tmp_path: Path) -> None:
+    text = 'def f(a, /, *b: int, c=-1e-4, **d):\n    return f"{a!r:>{c}} x" + "y" "z", [*b], lambda: (yield), b[1:, ...], {**d}\n'
+    written(tmp_path, text)
+    assert user.code_digest("mine:f", tmp_path, "study.yaml") == "6afbf3ceff8c8e48"

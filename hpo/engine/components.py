@@ -104,7 +104,7 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         device=placement[0],
         loss=spec.loss,
         class_weights=spec.class_weights,
-        code=code_digest(spec),
+        user_code=user_code(spec),
     )
     return Components(spec, dataset, placement, numerics)
 
@@ -117,11 +117,11 @@ def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -
     return Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)
 
 
-def code_digest(spec: StudySpec) -> str:
-    """Of what trains: our own code, and the file of a user's function."""
+def user_code(spec: StudySpec) -> str:
+    """The digest of the user's own code that trains; "none" where all of it is ours. Raises BadInput."""
     folder, place = spec.path.parent if spec.path else None, str(spec.path or "study")
     own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
-    return "+".join([provenance.training_code(), *(user.digest(one, folder, f"{place}: {one}") for one in own)])
+    return "+".join(user.code_digest(one, folder, f"{place}: {one}") for one in own) or "none"
 
 
 def start_executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:

@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
     """What must be the same on the driver and on every node, because trainings depend on it."""
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "hpo": f"{provenance.__version__} ({provenance.training_code()})",
+        "hpo": f"{provenance.__version__} (trainer {provenance.TRAINER})",
         "torch": provenance.version("torch").partition("+")[0],  # the CPU and the CUDA build of one version go together
         "machine": platform.machine(),
     }

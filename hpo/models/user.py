@@ -9,11 +9,12 @@ wrote. One that yields plain mappings cannot be saved and always starts at epoch
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.machinery import PathFinder
 from numbers import Real
@@ -21,9 +22,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from hpo import core
 from hpo.core import Outcome, Report, Train, TrainingFailed
 from hpo.errors import BadInput, Mistake
-from hpo.provenance import source_digest
 
 Function = Callable[..., Any]
 
@@ -56,11 +57,67 @@ def resolve(reference: str, folder: Path | None, place: str) -> Function:
     return function
 
 
-def digest(reference: str, folder: Path | None, place: str) -> str:
-    """Of the file of a user's function. Raises BadInput."""
-    function = resolve(reference, folder, place)
-    module = importlib.util.find_spec(function.__module__)
-    return source_digest(Path(module.origin)) if module and module.origin else function.__module__
+def code_digest(reference: str, folder: Path | None, place: str) -> str:
+    """Of the syntax trees of a user's module and of what it imports from the same folders. Raises BadInput.
+
+    Comments, docstrings and layout do not count, and Python's own version does not. A module from elsewhere, as from an
+    installed package, counts alone.
+    """
+    resolve(reference, folder, place)
+    name, folders = reference.partition(":")[0], [path.resolve() for path in (folder, Path.cwd()) if path is not None]
+    trees: dict[str, object] = {}
+    names = [name]
+    while names:
+        module = names.pop()
+        if module not in trees and module.partition(".")[0] != "hpo" and (file := _file(module, folders)) is not None:
+            tree = _parsed(file)
+            trees[module] = _plain(tree)
+            names += _imports(tree, module if file.stem == "__init__" else module.rpartition(".")[0])
+    if not trees:
+        spec = importlib.util.find_spec(name)
+        file = Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+        trees[name] = _plain(_parsed(file)) if file else None
+    return core.digest(trees)[:16]
+
+
+def _parsed(file: Path) -> ast.Module:
+    """Its syntax tree; one of its bytes where it is no Python, as a module may be that is imported on some days only."""
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return ast.Module([ast.Expr(ast.Constant(file.read_bytes()))], [])
+
+
+def _file(module: str, folders: Sequence[Path]) -> Path | None:
+    """The source of a module in one of the folders; None where it is not there."""
+    stems = (folder.joinpath(*module.split(".")) for folder in folders)
+    candidates = (file for stem in stems for file in (stem / "__init__.py", stem.with_suffix(".py")))
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """The modules that may be imported anywhere in it, packages above them included."""
+    for node in ast.walk(tree):
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in found:
+            parts = name.split(".")
+            yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+
+
+def _plain(node: object) -> object:
+    """A syntax tree as JSON, without docstrings and without what is empty: Python's versions add empty fields."""
+    if isinstance(node, list):
+        return [_plain(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    given = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        given["body"] = node.body[1:]
+    return [type(node).__name__, {name: _plain(one) for name, one in given.items() if one not in (None, [])}]
 
 
 def _look_in(module_name: str, folders: list[str]) -> None:
