@@ -329,7 +329,7 @@ def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[
     assert sorted(path.name for path in (tmp_path / "below").iterdir()) == ["saved"]
     description = (tmp_path / "below" / "saved" / "dataset.json").read_text()
     assert str(tmp_path) not in description, "no path of this machine"
-    assert set(json.loads(description)) == {"name", "classes", "mean", "std", "digest", "resize"}
+    assert set(json.loads(description)) == {"name", "classes", "mean", "std", "digest", "resize", "background", "notes"}
 
 
 def test_workers_share_one_copy_of_the_images(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hpo.cli.main import cli as hpo
 from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
 from hpo.data.dataset import Dataset
+from hpo.data.sources.images import Pixels
 from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import read_result
@@ -136,18 +137,21 @@ def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored
     assert np.array([one.numbers for one in found]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_every_bad_image_is_named_and_nothing_is_printed(place: Place, tmp_path: Path) -> None:
+def test_what_is_no_image_is_left_out_and_counted_unless_nothing_is_left(place: Place, tmp_path: Path) -> None:
     picture("row", np.random.default_rng(0)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no image")
-    (tmp_path / "c.png").write_bytes(b"")
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     done = place.hpo("predict", str(tmp_path), place.study)
-    assert isinstance(done.exception, BadInput)
-    kinds = "must be an image (png, jpg, bmp, gif, webp, tiff, ppm, avif or jp2), got"
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["file", f"{tmp_path}/a.png"]
+    assert done.stderr == f"left out 2 files that cannot be read as images: {tmp_path}/b.png, {tmp_path}/c.png\n"
+    (tmp_path / "a.png").unlink()
+    done = place.hpo("predict", str(tmp_path), place.study)
+    assert isinstance(done.exception, BadInput) and done.stdout == ""
+    kinds = "png, jpg, bmp, gif, webp, tiff, ppm, avif or jp2"
     assert str(done.exception).splitlines() == [
-        f"{tmp_path}/b.png: {kinds} another file; remove it",
-        f"{tmp_path}/c.png: {kinds} an empty file; remove it",
+        f"{tmp_path}/b.png: must be an image ({kinds}), got another file; remove it",
+        f"{tmp_path}/c.png: is damaged and cannot be decoded; replace or remove it",
     ]
-    assert done.stdout == ""
 
 
 def test_a_model_must_be_named_as_mlflow_names_it_and_without_one_the_study_must_have_run(place: Place) -> None:
@@ -168,7 +172,7 @@ def bright(images: np.ndarray) -> np.ndarray:
     return np.hstack([1 - share, share])
 
 
-SIXTEEN = Model(bright, ("dark", "bright"), (1, 2, 2), "uint8", False, 16.0)
+SIXTEEN = Model(bright, ("dark", "bright"), Pixels((1, 2, 2)), 16.0)
 
 
 def grey(folder: Path, **pixels: int) -> Path:
@@ -184,11 +188,20 @@ def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16_unless_the
     plain = replace(SIXTEEN, largest=255.0)
     assert [one.numbers[1] for one in predict.predict(plain, tmp_path, notes.append)] == [0.5, 1.0]
     assert notes == []
-    with pytest.raises(BadInput, match="the model takes numbers of a scale that image files do not have, got float32"):
-        predict.predict(replace(SIXTEEN, dtype="float32"), tmp_path)
     found = predict.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
     assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
     assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
+
+
+def test_files_of_more_than_eight_bits_are_given_as_they_are_to_a_model_of_such_alone(tmp_path: Path) -> None:
+    deep = replace(SIXTEEN, pixels=Pixels((1, 2, 2), "float32"))
+    Image.fromarray(np.full((2, 2), 12, np.uint16)).save(tmp_path / "a.png")
+    assert [one.numbers[1] for one in predict.predict(deep, tmp_path)] == [0.75]
+    with pytest.raises(BadInput, match="must have 8 bits a pixel, as the data have, got more than 8 bits"):
+        predict.predict(SIXTEEN, tmp_path)
+    Image.fromarray(np.full((2, 2), 1200, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(BadInput, match="scale of the data, whose pixels go up to 16, got pixels up to 1200"):
+        predict.predict(deep, tmp_path)
 
 
 def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +211,12 @@ def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, mo
     assert predict.predict(SIXTEEN, folder) == whole
     (tmp_path / "aa.png").write_text("bad")
     (tmp_path / "ee.png").write_text("bad")
-    with pytest.raises(BadInput) as caught:
+    notes: list[str] = []
+    assert predict.predict(SIXTEEN, folder, notes.append) == whole
+    assert notes == [f"left out 2 files that cannot be read as images: {folder}/aa.png, {folder}/ee.png"]
+    for name in ("ab", "ef"):
+        Image.new("L", (3, 3)).save(tmp_path / f"{name}.png")
+    with pytest.raises(BadInput, match="must be 2x2, as the data are, got 3x3") as caught:
         predict.predict(SIXTEEN, folder)
     assert len(caught.value.mistakes) == 2
 

@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from PIL import Image
 from hpo.data.dataset import Dataset, load
 from hpo.data.sources import cifar
 from hpo.data.sources.contents import available_memory, of_arrays, resized, to_grey
-from hpo.data.sources.images import MOST_PIXELS, image_files, read_images
+from hpo.data.sources.images import MOST_PIXELS, Pixels, decode, decode_all, image_files
 from hpo.errors import BadInput, EnvironmentFailed
+from hpo.publishing.publish_best import about_images
 from hpo.study_file.spec import DataSpec
 
 RANDOM = np.random.RandomState(0)
@@ -121,25 +123,88 @@ def test_hidden_files_are_ignored_and_images_in_folders_below_a_class_belong_to_
 def test_formats_without_loss_give_the_same_pixels(suffix: str, tmp_path: Path) -> None:
     pixels = noise(6, 5)
     path = put(tmp_path / f"a.{suffix}", pixels, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
-    assert np.array_equal(read_images(path, (1, 6, 5), resize=False)[0, 0], pixels)
+    assert np.array_equal(decode(path, Pixels((1, 6, 5)))[0], pixels)
 
 
 def test_a_jpeg_gives_about_the_same_pixels(tmp_path: Path) -> None:
     smooth = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
-    images = read_images(put(tmp_path / "a.jpg", smooth, quality=95), (1, 32, 32), resize=False)
-    assert np.abs(images[0, 0].astype(int) - smooth).max() <= 8
+    pixels = decode(put(tmp_path / "a.jpg", smooth, quality=95), Pixels((1, 32, 32)))
+    assert np.abs(pixels[0].astype(int) - smooth).max() <= 8
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_mode_becomes_eight_bits_of_the_channels_wanted(mode: str, channels: int, tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
-    grey = Image.new("RGB", (5, 6), (200, 200, 200)).convert(mode, palette=Image.Palette.ADAPTIVE)
-    (Image.fromarray(np.full((6, 5), 200 * 256, np.uint16)) if mode == "I;16" else grey).save(path)
-    images = read_images(path, (channels, 6, 5), resize=False)
-    assert (images.dtype, images.shape) == (np.uint8, (1, channels, 6, 5))
+    Image.new("RGB", (5, 6), (200, 200, 200)).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    pixels = decode(path, Pixels((channels, 6, 5)))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (channels, 6, 5))
     if mode != "1":  # dithered
-        assert np.abs(images.astype(int) - 200).max() <= 3
+        assert np.abs(pixels.astype(int) - 200).max() <= 3
+
+
+@given(alpha=st.integers(0, 255), ink=st.integers(0, 255), mode=st.sampled_from(["LA", "RGBA", "P"]))
+@pytest.mark.parametrize(("background", "ground"), [("white", 255), ("black", 0), ("#808080", 128)])
+def test_transparent_pixels_show_the_background(
+    background: str, ground: int, alpha: int, ink: int, mode: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "transparent.png"
+    if mode == "P":
+        palette = Image.new("P", (5, 6), 1)
+        palette.putpalette([ink] * 768)
+        palette.save(path, transparency=bytes([0, alpha] + [0] * 254))
+    else:
+        Image.new(mode, (5, 6), (ink, alpha) if mode == "LA" else (ink, ink, ink, alpha)).save(path)
+    for channels in (1, 3):
+        pixels = decode(path, Pixels((channels, 6, 5), background=background)).astype(int)
+        assert np.abs(pixels - (ink * alpha + ground * (255 - alpha)) / 255).max() <= 1
+        assert alpha not in (0, 255) or (pixels == (ink if alpha else ground)).all()
+
+
+def icons(root: Path) -> None:
+    """Black drawings whose shape is in the alpha channel alone."""
+    for name in ("cat", "dog"):
+        for number in range(8):
+            drawing = np.zeros((6, 5, 2), np.uint8)
+            drawing[..., 1] = noise(6, 5)
+            put(root / name / f"{number}.png", drawing)
+
+
+def test_a_coloured_background_makes_grey_drawings_coloured_and_a_coloured_model_of_it(tmp_path: Path) -> None:
+    icons(tmp_path)
+    plain, red = (load(DataSpec(str(tmp_path), background=ground), 0) for ground in ("white", "#ff0000"))
+    assert (plain.shape, red.shape) == ((1, 6, 5), (3, 6, 5))
+    assert np.array_equal(red.images[:, 0], plain.images[:, 0]) and not red.images[:, 1:].any()
+    assert red.save(tmp_path / "saved").background == about_images(red)["background"] == "#ff0000"
+    assert red.digest != plain.digest
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", np.uint16), ("tiff", np.uint16), ("tiff", np.float32)])
+def test_pictures_of_more_than_eight_bits_keep_their_range(suffix: str, kind: type, tmp_path: Path) -> None:
+    told = set()
+    for number, name in enumerate(("cat", "dog") * 6):
+        pixels = (RANDOM.rand(6, 5) * (4095 if kind is np.uint16 else 0.01)).astype(kind)  # 12 bits, as cameras have
+        put(tmp_path / name / f"{number}.{suffix}", pixels)
+        told.add(pixels.astype(np.float32).tobytes())
+    dataset = load(DataSpec(str(tmp_path)), 0)
+    assert (dataset.images.dtype, dataset.shape, dataset.notes) == (np.float32, (1, 6, 5), ())
+    assert {image.tobytes() for image in dataset.images} == told
+    assert load(DataSpec(str(tmp_path), resize=(3, 4)), 0).images.mean() == pytest.approx(
+        dataset.images.mean(), rel=0.1
+    )
+    flat = put(tmp_path / "flat.png", noise(6, 5))
+    line = refusal(lambda: decode(flat, Pixels((1, 6, 5), "float32")))
+    assert "flat.png: must have more than 8 bits a pixel, as the data have, got 8 bits" in line
+
+
+def test_that_sixteen_bits_in_colour_are_cut_is_said(tmp_path: Path) -> None:
+    folder(tmp_path, "cat", "dog", shape=(6, 5, 3))
+    rows = b"".join(b"\0" + RANDOM.bytes(5 * 6) for _ in range(6))
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    packed = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items()]
+    (tmp_path / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    dataset = load(DataSpec(str(tmp_path)), 0).save(tmp_path / "saved")
+    assert dataset.notes == ("1 file of 16 bits in colour, read with 8; save such data as .npz",)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "tif", "webp"])
@@ -167,7 +232,7 @@ def test_an_image_larger_than_the_cap_is_never_decoded(tmp_path: Path, monkeypat
     Image.new("1", (9000, 9000)).save(path)
     assert MOST_PIXELS < 9000 * 9000
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    line = refusal(lambda: read_images(path, (1, 8, 8), resize=True))
+    line = refusal(lambda: decode(path, Pixels((1, 8, 8), resize=True)))
     assert "at most 67,108,864 pixels, got 9000x9000" in line
 
 
@@ -177,13 +242,11 @@ def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones
     put(tmp_path / "a.png", first)
     put(tmp_path / "below" / "c.png", first)
     assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.png", "c.png"]
-    read = read_images(tmp_path, (1, 6, 5), resize=False)
-    assert np.array_equal(read[:, 0], [first, second, first])
-    assert np.array_equal(read_images([tmp_path / "b.png"], (1, 6, 5), resize=False)[0, 0], second)
+    assert np.array_equal(decode_all(image_files(tmp_path), Pixels((1, 6, 5)))[:, 0], [first, second, first])
     put(tmp_path / "d.png", noise(7, 5))
     (tmp_path / "e.png").write_text("no")
     with pytest.raises(BadInput) as caught:
-        read_images(str(tmp_path), (1, 6, 5), resize=False)
+        decode_all(image_files(str(tmp_path)), Pixels((1, 6, 5)))
     lines = str(caught.value).replace(str(tmp_path), "@").splitlines()
     assert lines[0] == "@/d.png: must be 6x5, as the data are, got 7x5; resize the image"
     assert lines[1].startswith("@/e.png: must be an image")
@@ -191,7 +254,7 @@ def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones
 
 def test_nothing_to_predict_is_said(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "holds no images"), (tmp_path / "nowhere.png", "is not there")):
-        assert why in refusal(lambda path=path: read_images(path, (1, 6, 5), resize=False))
+        assert why in refusal(lambda path=path: decode_all(image_files(path), Pixels((1, 6, 5))))
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
@@ -212,7 +275,7 @@ def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    assert re.fullmatch(rf"({path}: [^\n]+)?", refusal(lambda: read_images(path, (3, 6, 8), resize=True)))
+    assert re.fullmatch(rf"({path}: [^\n]+)?", refusal(lambda: decode(path, Pixels((3, 6, 8), resize=True))))
 
 
 # -- npz -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.images import image_files, read_images
+from hpo.data.sources.contents import refuse
+from hpo.data.sources.images import Pixels, decode_sound, image_files, left_out
 from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result
@@ -27,6 +28,7 @@ from hpo.tracking.ui import tracking_uri
 CHUNK_BYTES = 2**26  # of images that are in memory at a time
 FEW_LEVELS = 128.0  # data whose brightest pixel is below this are not on the scale of image files
 BRIGHTEST = 255.0
+FAR = 16.0  # times the brightest pixel of data that are no bytes: another unit, and not a brighter picture
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's words for a name that is not there
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,23 +38,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Model:
     """What turns images (N, C, H, W) into (N, K), and what must be known to give it files.
 
-    classes: empty where it predicts numbers; resized: whether files may have any size; largest: the data's brightest
-    pixel.
+    classes: empty where it predicts numbers; largest: the data's brightest pixel.
     """
 
     predict: Callable[[Array], Array]
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    dtype: str
-    resized: bool
+    pixels: Pixels
     largest: float
 
     @classmethod
     def of(cls, predict: Callable[[Array], Array], about: Mapping[str, Any]) -> Model:
         """about: what `about_images` says of its data."""
         channels, height, width = about["shape"]
-        classes, shape = tuple(about["classes"]), (channels, height, width)
-        return cls(predict, classes, shape, about["dtype"], about["resized"], about["largest_pixel"])
+        background = about.get("background", "white")  # unknown to models published before there was a choice
+        pixels = Pixels((channels, height, width), about["dtype"], about["resized"], background)
+        return cls(predict, tuple(about["classes"]), pixels, about["largest_pixel"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,49 +113,57 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
 
 
 def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda text: None) -> list[Prediction]:
-    """Every image file of a folder, or one file. Raises BadInput that names every file which is no usable image.
+    """Every image file of a folder, or one file; what is damaged or no image is left out.
 
-    note is called with a sentence where the pixels had to be brought to the scale of the data.
+    note is called with a sentence where files were left out, and where pixels had to be brought to the scale of the
+    data. Raises BadInput that names every image of another size or depth, and where no file is left.
     """
-    if model.dtype != "uint8":
-        rule = "the model takes numbers of a scale that image files do not have"
-        remedy = 'load it in Python: hpo.run("study.yaml").model()'
-        raise BadInput(Mistake(str(folder), rule, model.dtype, remedy))
-    ratio = _ratio(model, folder)
+    files = image_files(folder)
+    ratio = _ratio(model, files)
     if ratio != 1:
         note(f"the data's pixels go up to {model.largest:g}, those of the files higher: scaled by {ratio:.3g}")
     predictions: list[Prediction] = []
-    for paths, images in _chunks(model, folder):
+    unusable: list[Mistake | str] = []
+    for paths, images in _chunks(model, files, unusable):
         scaled = images if ratio == 1 else np.round(images * ratio).astype(np.uint8)
         rows = zip(paths, model.predict(scaled), strict=True)
         predictions += [Prediction(path, model.classes, tuple(map(float, numbers))) for path, numbers in rows]
+    if not predictions:
+        refuse(unusable, folder)
+    if unusable:
+        note(left_out(unusable))
     return predictions
 
 
-def _ratio(model: Model, folder: Path) -> float:
-    """What brings the files' pixels to the data's scale; 1 where they are on it."""
-    if model.largest >= FEW_LEVELS:
+def _ratio(model: Model, files: Sequence[Path]) -> float:
+    """What brings the files' pixels to the data's scale; 1 where they are on it. Raises BadInput for unbounded ones."""
+    if model.pixels.dtype == "uint8" and model.largest >= FEW_LEVELS:
         return 1.0
-    brightest = max(float(images.max()) for _, images in _chunks(model, folder))
-    return 1.0 if brightest <= model.largest else model.largest / BRIGHTEST
+    brightest = max((float(images.max()) for _, images in _chunks(model, files, [])), default=0.0)
+    if model.pixels.dtype == "uint8":
+        return 1.0 if brightest <= model.largest else model.largest / BRIGHTEST
+    if brightest > FAR * abs(model.largest):
+        rule = f"must be on the scale of the data, whose pixels go up to {model.largest:g}"
+        raise BadInput(Mistake(str(files[0].parent), rule, f"pixels up to {brightest:g}", "convert the images"))
+    return 1.0
 
 
-def _chunks(model: Model, folder: Path) -> Iterator[tuple[Sequence[Path], Array]]:
-    """Files and their pixels, CHUNK_BYTES at a time; at the end all mistakes at once."""
-    files = image_files(folder)
-    size = max(1, CHUNK_BYTES // int(np.prod(model.shape)))
+def _chunks(
+    model: Model, files: Sequence[Path], unusable: list[Mistake | str]
+) -> Iterator[tuple[Sequence[Path], Array]]:
+    """The files that are images, and their pixels, CHUNK_BYTES at a time; at the end all mistakes at once."""
+    size = max(1, CHUNK_BYTES // int(np.prod(model.pixels.shape)))
     mistakes: list[Mistake | str] = []
     for first in range(0, len(files), size):
-        some = files[first : first + size]
         try:
-            images = read_images(some, model.shape, resize=model.resized)
+            sound, images, others = decode_sound(files[first : first + size], model.pixels)
         except BadInput as bad:
             mistakes += bad.mistakes
             continue
-        if not mistakes:
-            yield some, images
-    if mistakes:
-        raise BadInput(*mistakes)
+        unusable += others
+        if sound and not mistakes:
+            yield sound, images
+    refuse(mistakes, "the images")
 
 
 # -- what is printed -------------------------------------------------------------------------------------------------

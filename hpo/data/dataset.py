@@ -51,8 +51,8 @@ class Dataset:
 
     images: (N, C, H, W) uint8 or float32; targets: (N,) int64 class numbers, or float32 where classes is None
     (regression); train, val, test: ascending indices; mean, std: (C,) float32 of the training split, on the scale the
-    net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; folder: where it
-    is saved.
+    net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; background: what
+    transparent image files are drawn on; notes: sentences on what is wrong or unusual in it; folder: where it is saved.
     """
 
     name: str
@@ -66,6 +66,8 @@ class Dataset:
     std: Array
     digest: str
     resize: tuple[int, int] | None = None
+    background: str = "white"
+    notes: tuple[str, ...] = ()
     folder: Path | None = None
 
     @property
@@ -118,6 +120,8 @@ class Dataset:
                 std=np.array(saved["std"], np.float32),
                 digest=saved["digest"],
                 resize=None if saved["resize"] is None else (saved["resize"][0], saved["resize"][1]),
+                background=saved["background"],
+                notes=tuple(saved["notes"]),
                 folder=folder,
                 **arrays,
             )
@@ -128,7 +132,8 @@ class Dataset:
     def _write(self, folder: Path) -> None:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        description = {name: getattr(self, name) for name in ("name", "classes", "digest", "resize")}
+        named = ("name", "classes", "digest", "resize", "background", "notes")
+        description = {name: getattr(self, name) for name in named}
         description |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
 
@@ -166,6 +171,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     pixels = _pixels(contents, chosen, scratch)
     mean, std = standards(pixels, train)
     dataset = Dataset(contents.name, pixels, targets, contents.classes, train, val, test, mean, std, "", source.resize)
+    dataset = replace(dataset, background=source.background, notes=contents.notes)
     return replace(dataset, digest=_digest(dataset))
 
 

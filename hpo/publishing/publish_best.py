@@ -166,6 +166,7 @@ def about_images(data: Dataset) -> dict[str, Any]:
         "shape": list(data.shape),
         "dtype": str(data.images.dtype),
         "resized": data.resize is not None,
+        "background": data.background,
         "largest_pixel": float(data.images[:MANY].max()),  # to tell data of 16 levels from data of 256
     }
 

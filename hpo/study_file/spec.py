@@ -34,6 +34,7 @@ _STRATEGY: Final = one_of(*STRATEGIES)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
 _LETTERS: Final = "must be letters, digits, . _ and -"
+_COLOUR: Final = text("white|black|#[0-9A-Fa-f]{6}", 'must be white, black or a colour as "#ff8800"')
 _ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
 _MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
 
@@ -60,6 +61,7 @@ class DataSpec:
     split: Split = option(Record(Split, "split", listed=Several(_SHARE, 3)), Split(), "shares of train, val and test")
     regression: bool = option(flag(), False, "the targets are numbers, not classes")
     grey: bool = option(flag(), False, "read colour images as grey")
+    background: str = option(_COLOUR, "white", "the colour that transparent pixels of image files are drawn on")
     limit: int | None = option(_COUNT, None, "use at most this many images")
 
 

@@ -53,7 +53,8 @@ class Contents:
     place: what messages begin with; targets: (N,) int64 class numbers, or float32 for regression; classes: their names,
     None for regression; parts: (N,) int8 of Part where the source comes split, else None;
     shape, dtype: of one image as `pixels` gives it, resized and grey as the study wants, uint8 or float32;
-    pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one.
+    pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one;
+    notes: sentences on what people should know of it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Contents:
     dtype: np.dtype[Any]
     pixels: Callable[[Array], Array]
     parts: Array | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def image_bytes(self) -> int:

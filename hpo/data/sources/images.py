@@ -13,22 +13,25 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import Array, Contents, Part, Shape, collect, labelled, locked, refuse
+from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, locked, refuse
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import count
 from hpo.study_file.spec import DataSpec
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 KINDS = "png, jpg, bmp, gif, webp, tiff, ppm, avif or jp2"
 MOST_PIXELS = 2**26  # 8192 x 8192; the largest cameras in common use stay below
-GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
-TOO_DEEP = ("I", "F")  # 32 bits a pixel, of no agreed range
+GREY = ("1", "L", "LA", "La")
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # more than 8 bits a pixel: kept as float32, of any range
+DEPTHS = ("8 bits", "more than 8 bits")
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
 
 PART_NAMES = {
@@ -39,39 +42,107 @@ PART_NAMES = {
 LAYOUT = "make one sub-folder a class"
 
 
-def header(path: Path) -> tuple[tuple[int, int], bool]:
-    """(height, width) of the upright image and whether it has colour. Raises BadInput; decodes nothing."""
-    with _opened(path) as image:
-        if image.mode in TOO_DEEP:
-            remedy = "save it with 8 bits, or save the data as .npz"
-            raise BadInput(Mistake(str(path), "must have 8 or 16 bits a pixel", "32", remedy))
-        size = image.size if _on_its_side(image) else image.size[::-1]
-        return size, image.mode not in GREY
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says before it is decoded. size: (height, width) upright; cut: Pillow keeps 8 of its bits only."""
+
+    size: tuple[int, int]
+    colour: bool
+    transparent: bool
+    deep: bool
+    cut: bool
 
 
-def decode(path: Path, shape: Shape, resize: bool) -> Array:
-    """(C, H, W) uint8, upright. Raises BadInput for a damaged file, or where another size would have to be resized."""
-    channels, height, width = shape
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What every file becomes, in training and in prediction alike.
+
+    dtype: float32 for files of more than 8 bits a pixel; resize: whether files may have any size; background: the
+    colour that transparent pixels are drawn on.
+    """
+
+    shape: Shape
+    dtype: str = "uint8"
+    resize: bool = False
+    background: str = "white"
+
+
+def header(path: Path) -> Header:
+    """Raises BadInput; decodes nothing."""
     with _opened(path) as image:
+        deep = image.mode in DEEP
+        return Header(
+            size=image.size if _on_its_side(image) else image.size[::-1],
+            colour=image.mode not in (*GREY, *DEEP),
+            transparent=image.has_transparency_data and not deep,
+            deep=deep,
+            cut=not deep and any(";16" in str(tile.args) for tile in image.tile),
+        )
+
+
+def decode(path: Path, wanted: Pixels) -> Array:
+    """(C, H, W), upright. Raises BadInput for a damaged file, and for another depth, or size that is not resized."""
+    channels, height, width = wanted.shape
+    with _opened(path) as image:
+        if (image.mode in DEEP) != (wanted.dtype == "float32"):
+            rule = f"must have {DEPTHS[wanted.dtype == 'float32']} a pixel, as the data have"
+            raise BadInput(Mistake(str(path), rule, DEPTHS[image.mode in DEEP], "convert the image"))
         image.load()
-        upright = image
+        upright: Image.Image = image
         with contextlib.suppress(Exception):  # damaged EXIF
             upright = ImageOps.exif_transpose(image)
-        picture = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
+        if image.mode in DEEP:
+            picture = Image.fromarray(np.asarray(upright).astype(np.float32))
+        else:
+            picture = on_background(upright, wanted.background).convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        if not resize:
+        if not wanted.resize:
             got = f"{picture.height}x{picture.width}"
             raise BadInput(Mistake(str(path), f"must be {height}x{width}, as the data are", got, "resize the image"))
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+    pixels = np.asarray(picture).reshape(height, width, -1)  # a grey picture is the same in every channel
+    return np.broadcast_to(pixels, (height, width, channels)).transpose(2, 0, 1)
 
 
-def decode_all(paths: Sequence[Path], shape: Shape, resize: bool) -> Array:
-    """(N, C, H, W) uint8. Raises BadInput with every file that is no image, is damaged or has another size."""
-    images = np.empty((len(paths), *shape), np.uint8)
+def on_background(image: Image.Image, background: str) -> Image.Image:
+    """The image as it looks on a ground of one colour; opaque ones stay as they are."""
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
+
+
+def decode_sound(paths: Sequence[Path], wanted: Pixels) -> tuple[list[Path], Array, list[Mistake | str]]:
+    """The files that are images, their pixels (N, C, H, W), and why the others are none. Raises BadInput."""
+    images = np.empty((len(paths), *wanted.shape), wanted.dtype)
+    sound: list[Path] = []
+    unusable: list[Mistake | str] = []
+    mistakes: list[Mistake | str] = []
+    for path in paths:
+        try:
+            images[len(sound)] = decode(path, wanted)
+            sound.append(path)
+        except Unusable as bad:
+            unusable += bad.mistakes
+        except BadInput as bad:
+            mistakes += bad.mistakes
+    if mistakes:
+        raise BadInput(*mistakes)
+    return sound, images[: len(sound)], unusable
+
+
+def left_out(unusable: Sequence[Mistake | str]) -> str:
+    """A sentence for people."""
+    shown = [one.place for one in unusable[:SHOWN] if isinstance(one, Mistake)]
+    more = ", ..." if len(unusable) > SHOWN else ""
+    return f"left out {count(len(unusable), 'file')} that cannot be read as images: {', '.join(shown)}{more}"
+
+
+def decode_all(paths: Sequence[Path], wanted: Pixels) -> Array:
+    """(N, C, H, W). Raises BadInput with every file that `decode` refuses."""
+    images = np.empty((len(paths), *wanted.shape), wanted.dtype)
 
     def fill(index: int) -> None:
-        images[index] = decode(paths[index], shape, resize)
+        images[index] = decode(paths[index], wanted)
 
     _, mistakes = collect(fill, range(len(paths)))
     if mistakes:
@@ -79,28 +150,10 @@ def decode_all(paths: Sequence[Path], shape: Shape, resize: bool) -> Array:
     return images
 
 
-def read_images(source: str | Path | Sequence[Path], shape: Shape, *, resize: bool) -> Array:
-    """(N, C, H, W) uint8 of image files or of all images under a folder (in the order of `image_files`).
-
-    shape: of the data set the model was trained on; one channel reads them as grey. resize: whether that data set was
-    resized. Raises BadInput with the first files that `decode_all` refuses.
-    """
-    paths = image_files(source)
-    try:
-        return decode_all(paths, shape, resize)
-    except BadInput as bad:
-        refuse(bad.mistakes, paths[0].parent)
-        raise
-
-
-def image_files(source: str | Path | Sequence[Path]) -> list[Path]:
-    """The files `read_images` reads: those given, or all under a folder but hidden ones. Raises BadInput if none."""
-    if not isinstance(source, str | Path):
-        paths = list(source)
-    elif os.path.isdir(source):  # noqa: PTH112 - a name no disk can have is False and no error
-        paths = walk(Path(source))
-    else:
-        paths = [Path(source)]
+def image_files(source: str | Path) -> list[Path]:
+    """The file given, or all under a folder but hidden ones. Raises BadInput if none."""
+    folder = os.path.isdir(source)  # noqa: PTH112 - a name no disk can have is False and no error
+    paths = walk(Path(source)) if folder else [Path(source)]
     if not paths:
         raise BadInput(Mistake(str(source), "holds no images", "", f"put {KINDS} files there"))
     return paths
@@ -149,13 +202,17 @@ def bad_links(paths: Sequence[Path], within: Path) -> list[Mistake]:
     return mistakes
 
 
+class Unusable(BadInput):
+    """A file that is damaged, or no image at all."""
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header was read; whatever Pillow raises on it, here or in the block, becomes one line."""
     size = "more than twice that"  # above that Pillow itself refuses
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
-            raise BadInput(Mistake(str(path), "must be an image file", "no regular file", "remove it"))
+            raise Unusable(Mistake(str(path), "must be an image file", "no regular file", "remove it"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about palettes, EXIF and size; what matters here is refused below
             # A stream, not a path: Pillow 13 maps paths, and uncompressed TIFFs that are turned then come out garbled.
@@ -172,12 +229,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise BadInput(Mistake(str(path), "is not there", "", "check the path")) from error
     except Image.DecompressionBombError as error:
         rule = f"must have at most {MOST_PIXELS:,} pixels"
-        raise BadInput(Mistake(str(path), rule, size, "make it smaller")) from error
+        raise Unusable(Mistake(str(path), rule, size, "make it smaller")) from error
     except UnidentifiedImageError as error:
         got = "an empty file" if path.stat().st_size == 0 else "another file"
-        raise BadInput(Mistake(str(path), f"must be an image ({KINDS})", got, "remove it")) from error
+        raise Unusable(Mistake(str(path), f"must be an image ({KINDS})", got, "remove it")) from error
     except Exception as error:  # Pillow's readers raise anything at all on damaged files
-        raise BadInput(Mistake(str(path), "is damaged and cannot be decoded", "", "replace or remove it")) from error
+        raise Unusable(Mistake(str(path), "is damaged and cannot be decoded", "", "replace or remove it")) from error
 
 
 @cache
@@ -196,19 +253,18 @@ def _on_its_side(image: Image.Image) -> bool:
     return False
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-
-
 # -- a folder as a data set ------------------------------------------------------------------------------------------
 
 
 def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
     paths, names, parts = zip(*_files(root), strict=True)
-    shape = _shape(root, paths, spec)
+    headers, mistakes = collect(header, paths)
+    refuse(mistakes, root)
+    wanted = Pixels(
+        _shape(root, paths, headers, spec), _depth(root, paths, headers), bool(spec.resize), spec.background
+    )
+    cut = sum(one.cut for one in headers)
     labels = np.array(names)
     targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
     return Contents(
@@ -216,10 +272,11 @@ def read(root: Path, spec: DataSpec) -> Contents:
         place=str(root),
         targets=targets,
         classes=classes,
-        shape=shape,
-        dtype=np.dtype(np.uint8),
-        pixels=lambda indices: decode_all([paths[index] for index in indices], shape, bool(spec.resize)),
+        shape=wanted.shape,
+        dtype=np.dtype(wanted.dtype),
+        pixels=lambda indices: decode_all([paths[index] for index in indices], wanted),
         parts=None if parts[0] is None else np.array(parts, np.int8),
+        notes=(f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz",) if cut else (),
     )
 
 
@@ -273,16 +330,16 @@ def _class_folders(folder: Path, root: Path) -> list[Path]:
     return _folders(folder, root)
 
 
-def _shape(root: Path, paths: Sequence[Path], spec: DataSpec) -> Shape:
-    """Colour if any image is; of one size, or resized."""
-    headers, mistakes = collect(header, paths)
-    refuse(mistakes, root)
-    channels = 3 if not spec.grey and any(colour for _, colour in headers) else 1
+def _shape(root: Path, paths: Sequence[Path], headers: Sequence[Header], spec: DataSpec) -> Shape:
+    """Colour if any image is, on its background; of one size, or resized."""
+    tinted = len(set(ImageColor.getrgb(spec.background))) > 1
+    coloured = any(one.colour or (one.transparent and tinted) for one in headers)
+    channels = 3 if coloured and not spec.grey else 1
     if spec.resize:
         return channels, *spec.resize
     first_of: dict[tuple[int, int], Path] = {}
-    for path, (size, _) in zip(paths, headers, strict=True):
-        first_of.setdefault(size, path)
+    for path, one in zip(paths, headers, strict=True):
+        first_of.setdefault(one.size, path)
     smallest = min(first_of, key=math.prod)
     if len(first_of) > 1:
         shown = [f"{height}x{width} ({path.relative_to(root)})" for (height, width), path in first_of.items()]
@@ -290,6 +347,15 @@ def _shape(root: Path, paths: Sequence[Path], spec: DataSpec) -> Shape:
         remedy = f"set data.resize, for example resize: {list(smallest)}"
         raise BadInput(Mistake(str(root), "images must have one size (height x width)", got, remedy))
     return channels, *smallest
+
+
+def _depth(root: Path, paths: Sequence[Path], headers: Sequence[Header]) -> str:
+    """uint8, or float32 where all files have more bits: the values of both together would not be on one scale."""
+    first_of = {one.deep: path for path, one in zip(reversed(paths), reversed(headers), strict=True)}
+    if len(first_of) > 1:
+        got = " and ".join(f"{DEPTHS[deep]} ({path.relative_to(root)})" for deep, path in sorted(first_of.items()))
+        raise BadInput(Mistake(str(root), "images must have one depth", got, "convert one kind to the other"))
+    return "float32" if True in first_of else "uint8"
 
 
 def _as_numbers(names: Array, root: Path) -> Array:
