@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Result", "StudySpec", "__version__", "load", "run"]
+__all__ = ["HpoError", "Result", "StudySpec", "__version__", "load", "run"]
 
 if TYPE_CHECKING:
     from hpo.api import run
     from hpo.cli.options import load
     from hpo.engine.result import Result
+    from hpo.errors import HpoError
     from hpo.provenance import __version__
     from hpo.study_file.spec import StudySpec
 
@@ -22,6 +23,7 @@ _HOMES = {
     "run": "hpo.api",
     "load": "hpo.cli.options",
     "Result": "hpo.engine.result",
+    "HpoError": "hpo.errors",
     "StudySpec": "hpo.study_file.spec",
     "__version__": "hpo.provenance",
 }

@@ -75,10 +75,6 @@ class Folders:
         """Pictures and texts that go to MLflow as they are."""
         return self.run / "artifacts"
 
-    def siblings(self) -> list[Path]:
-        """Journals of the other studies of the same name."""
-        return sorted(path for path in self.study.glob("*/journal.db") if path != self.journal)
-
 
 # -- atomic writes -----------------------------------------------------------------------------------------------
 

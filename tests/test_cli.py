@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -148,7 +151,36 @@ def test_a_module_that_does_not_import_is_one_line(study: Path) -> None:
     done = hpo(study, "run", code=2)
     assert len(done.stderr.splitlines()) == 1
     assert "nothing_of_that_name" in done.stderr
+    with_data = ("data=digits", "model=no.such.module:f", "train=null", "prefix_safe=null", "search_space={epochs: 2}")
+    done = hpo(study, "run", *(word for one in with_data for word in ("--set", one)), code=2)
+    assert "no.such.module" in done.stderr
     assert not (study / "studies").exists()
+
+
+def test_a_copy_and_a_broken_study_are_skipped_with_a_line(study: Path) -> None:
+    hpo(study, "run")
+    place = study / "studies/tiny"
+    for name in ("bayesian-0.bak", "bayesian-00", "backup-0", "bayesian-7"):
+        shutil.copytree(place / "bayesian-0", place / name)
+    (place / "bayesian-7/journal.db").write_text("torn")
+    (place / "bayesian-7/journal.db-wal").unlink(missing_ok=True)
+    (place / "bayesian-8").mkdir()
+    (place / "notes").touch()
+    for verb in ("status", "sync", "report", "run"):
+        done = hpo(study, verb, "--set", "tracking=false")
+        told = {line.partition(": ")[0].rpartition("tiny/")[2] for line in done.stderr.splitlines()}
+        assert told == (
+            set() if verb == "report" else {"bayesian-0.bak", "bayesian-00", "backup-0", "bayesian-7/journal.db"}
+        )
+    assert [one["study"] for one in json.loads(hpo(study, "status", "--json").stdout)] == ["bayesian-0"]
+
+
+def test_the_time_of_the_budget_is_a_reason_to_end_in_the_report_too(study: Path) -> None:
+    (study / "trainer.py").write_text(TRAINER.replace("import math", "import math, time; time.sleep(0.3)"))
+    done = hpo(study, "run", "--time", "0.1s", "--trials", "100000")
+    assert "tiny: time limit reached; " in done.stdout
+    assert "time limit reached" in (study / "studies/tiny/bayesian-0/report.html").read_text()
+    assert "time limit reached" in hpo(study, "status").stdout
 
 
 def test_a_changed_study_is_a_conflict_that_names_what_changed(study: Path) -> None:
@@ -271,6 +303,12 @@ def test_export_writes_what_optuna_can_read(study: Path) -> None:
     from optuna.storages.journal import JournalFileBackend
 
     read = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(study / "journal.log"))))
-    assert len(read.trials) == 6
+    rows = list(csv.DictReader((study / "trials.csv").read_text().splitlines()))
+    assert rows == list(csv.DictReader((study / "studies/tiny/bayesian-0/trials.csv").read_text().splitlines()))
+    assert all(row["diagnosis"] for row in rows)
+    assert [(t.datetime_start.timestamp(), t.datetime_complete.timestamp()) for t in read.trials] == [
+        tuple(pytest.approx(datetime.fromisoformat(row[name]).timestamp()) for name in ("started", "ended"))
+        for row in rows
+    ]
     assert read.best_value == pytest.approx(json.loads(hpo(study, "best", "--json").stdout)["best"]["value"])
     assert "must not exist yet" in hpo(study, "export", "--optuna", "journal.log", code=2).stderr

@@ -102,6 +102,17 @@ def test_a_checkpoint_that_was_pruned_away_is_put_back(result: Result) -> None:
     assert kept.read_text() == text
 
 
+def test_the_checkpoint_of_the_best_epoch_is_put_back_where_that_counts(place: Place) -> None:
+    lowest = {"metric": {"name": "total", "goal": "minimize", "at": "best"}}  # total rises: the first epoch is the best
+    result = place.run(search_space=SPACE, budget={"trials": 1}, **lowest)
+    kept = result.checkpoint()
+    assert kept.name == "00001.ckpt"
+    text = kept.read_text()
+    kept.unlink()
+    assert reproduce.reproduce(result, 0).restored
+    assert kept.read_text() == text
+
+
 def with_engine(result: Result, engine: str) -> Result:
     return replace(result, spec=replace(result.spec, execution=replace(result.spec.execution, engine=engine)))
 

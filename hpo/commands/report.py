@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import State, Study, Trial
-from hpo.engine.result import Result, trials_table
+from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
@@ -23,19 +24,16 @@ from hpo.report.model_figures import ModelFigures
 from hpo.strategies.bayesian import Coordinate
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.ui import without_password
-from hpo.training.diagnosis import diagnose
 
 
 def show(spec: StudySpec, folders: Folders, study: Study) -> None:
     """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed."""
-    diagnoses = {
-        t.number: diagnose(t.reports, t.params, t.outcome).sentence for t in study.trials if t.reports or t.finished
-    }
+    said = diagnoses(study)
     try:
         with replace_file(folders.trials_csv) as draft:
-            trials_table(study, spec.metric.as_goal(), diagnoses).to_csv(draft, index=False)
+            trials_table(study, spec.metric.as_goal(), said).to_csv(draft, index=False)
         hit("table")
-        report = study_report(spec, folders, diagnoses)
+        report = study_report(spec, folders, said)
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")
@@ -45,7 +43,7 @@ def show(spec: StudySpec, folders: Folders, study: Study) -> None:
         raise EnvironmentFailed(Mistake(str(folders.run), rule, error.strerror or str(error), remedy)) from None
 
 
-def study_report(spec: StudySpec, folders: Folders, diagnoses: dict[int, str]) -> StudyReport:
+def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> StudyReport:
     return StudyReport(
         name=spec.name,
         strategy=spec.strategy,
@@ -55,7 +53,7 @@ def study_report(spec: StudySpec, folders: Folders, diagnoses: dict[int, str]) -
         events=read_events(folders.journal),
         facts=facts(spec),
         start_with=spec.start_with,
-        diagnoses=diagnoses,
+        diagnoses=said,
         known=families.known(spec.model, spec.train),
         study_text=without_password(spec.text),
         space_text=spec.space_text or None,
@@ -112,7 +110,7 @@ def frozen(result: Result, trial: Trial) -> FrozenTrial:
         for name, value in trial.params.items()
         if name in space and space[name].domain.coerce(value) is not None
     }
-    return create_trial(
+    exported = create_trial(
         state=TrialState.COMPLETE if complete else stopped,
         value=value if complete else None,
         params=params,
@@ -120,3 +118,7 @@ def frozen(result: Result, trial: Trial) -> FrozenTrial:
         user_attrs={"hpo.outcome": str(trial.outcome), "hpo.error": trial.error, "hpo.training": trial.training},
         intermediate_values={r.epoch: r.metrics[goal.metric] for r in trial.reports if goal.metric in r.metrics},
     )
+    exported.datetime_start = datetime.fromtimestamp(trial.started)  # local time, as Optuna has it
+    last = trial.reports[-1].time if trial.reports else trial.started
+    exported.datetime_complete = datetime.fromtimestamp(trial.ended or last)
+    return exported

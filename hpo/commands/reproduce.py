@@ -12,7 +12,7 @@ from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported
 from hpo.data.dataset import Dataset
 from hpo.engine.components import Components, assemble, placement, start_executor
 from hpo.engine.opening import load_data
-from hpo.engine.result import Result
+from hpo.engine.result import Result, studies_of
 from hpo.errors import HpoError
 from hpo.files import scratch
 from hpo.formatting import count
@@ -50,12 +50,14 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
+    reading = result.spec.metric.as_goal().reading(trial)
+    kept = reading.epoch if reading is not None else until
     with scratch(folders.run) as folder:
         job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", components.limits())
-        reports, end = train(components, job, on_epoch)
+        reports, end = train(components, job, on_epoch, kept)
         difference = _difference(trial, reports, end)
         same = components.identity()(trial.params, trial.repeat) == (trial.training, seed)
-        restored = not difference and not failed and same and _restore(job, folders.trainings, until)
+        restored = not difference and not failed and same and _restore(job, folders.trainings, kept)
     changed = provenance.differences(trained_in(result, trial), provenance.environment(components.numerics))
     numbers = len(trial.reports[0].metrics) if trial.reports else 0
     return Reproduced(trial, len(reports), numbers, difference, changed, restored)
@@ -81,14 +83,17 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     return assemble(here, dataset, placement(here)[:1])
 
 
-def train(components: Components, job: Job, on_epoch: OnEpoch) -> tuple[list[Report], JobEnded | JobFailed]:
-    """Train the job to its end, and keep the last checkpoint only; on_epoch is called with every report."""
+def train(
+    components: Components, job: Job, on_epoch: OnEpoch, kept: int | None = None
+) -> tuple[list[Report], JobEnded | JobFailed]:
+    """Train the job to its end, and keep the last checkpoint and that of epoch `kept`; on_epoch hears every report."""
     reports: list[Report] = []
 
     def keep(report: Report) -> None:
         reports.append(report)
         on_epoch(report)
-        checkpoints.forget(job.folder, job.training, report.epoch - 1)
+        if report.epoch - 1 != kept:
+            checkpoints.forget(job.folder, job.training, report.epoch - 1)
 
     with closing(start_executor(components.spec, components.placement)) as executor:
         executor.begin(components.factories())
@@ -124,9 +129,13 @@ def compare(then: Report, now: Report) -> str:
 
 def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
     """What the session depended on that trained the trial's first epoch, in whichever study of this name that was."""
-    for path in (result.folders.journal, *result.folders.siblings()):
+    here = result.folders
+    for other in sorted(studies_of(here.state, here.name), key=lambda one: one != here):
         environment: Mapping[str, Value] = {}
-        with suppress(HpoError), Journal.open(path, read_only=True) as journal:  # another study's may be broken
+        with (
+            suppress(HpoError),
+            Journal.open(other.journal, read_only=True) as journal,
+        ):  # another study's may be broken
             for _, event in journal.events():
                 if isinstance(event, Opened):
                     environment = event.environment

@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from hpo.core import Params, Report
-from hpo.errors import EnvironmentFailed, Mistake, NoResult
+from hpo.engine.result import statuses
+from hpo.errors import EnvironmentFailed, Mistake
 from hpo.files import Folders
 from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
@@ -30,11 +31,7 @@ from hpo.training.diagnosis import diagnose
 
 def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
     """Bring MLflow up to date with every study of this name. Raises NoResult, EnvironmentFailed; see `sync_these`."""
-    place = state / "studies" / spec.name
-    runs = [path.parent.name.rpartition("-") for path in sorted(place.glob("*/journal.db"))]
-    if not runs:
-        raise NoResult(f"{place}: no study of this name has been run")
-    return sync_these(spec, [Folders(state, spec.name, strategy, int(seed)) for strategy, _, seed in runs], timeout)
+    return sync_these(spec, [one.folders for one in statuses(spec, state)], timeout)
 
 
 def sync_these(

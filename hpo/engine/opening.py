@@ -14,7 +14,8 @@ from hpo import provenance
 from hpo.core import EPOCHS, Params, Value, digest
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
-from hpo.engine.components import Components
+from hpo.engine.components import Components, user_code
+from hpo.engine.result import studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, HpoError, Mistake
@@ -52,6 +53,7 @@ def open_study(
 
 def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
     """The data as one memory map for all workers; None where a user's own trainer brings its own."""
+    user_code(spec)  # a user's module that does not import is refused before anything is made
     return None if spec.data is None else dataset.load(spec.data, spec.training_seed or 0, folders.data)
 
 
@@ -174,11 +176,11 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
     """What all studies of this name have trained so far."""
     trainings = Trainings(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
     ours = {journal.path for journal in own}
-    for path in folders.siblings():
-        if path in ours:
+    for other in studies_of(folders.state, folders.name):
+        if other.journal in ours:
             continue
         try:
-            with Journal.open(path, read_only=True) as journal:
+            with Journal.open(other.journal, read_only=True) as journal:
                 trainings.learn(journal.study())
         except HpoError as error:
             log.warning("%s; its trainings are not shared", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,16 +14,20 @@ from typing import TYPE_CHECKING
 
 from hpo.core import Goal, Reason, Study, Trial
 from hpo.data.dataset import Dataset
-from hpo.errors import BadInput, Conflict, Mistake, NoResult
+from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
 from hpo.journal import holder_of, read_events
-from hpo.study_file.spec import StudySpec
+from hpo.strategies.points import CONFIRM, RANDOM_X2
+from hpo.study_file.spec import STRATEGIES, StudySpec
 from hpo.training import checkpoints
+from hpo.training.diagnosis import diagnose
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "started", "ended", "attempt", "repeat")
 
@@ -92,7 +97,7 @@ class Result:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row a trial: its params, its state and outcome, its metrics."""
-        return trials_table(self.study, self.spec.metric.as_goal())
+        return trials_table(self.study, self.spec.metric.as_goal(), diagnoses(self.study))
 
     def checkpoint(self, trial: Trial | None = None) -> Path:
         """Where the state of a trial at the epoch that counts is. Raises NoResult where it has been pruned away."""
@@ -113,6 +118,13 @@ class Result:
         trial = trial or self.best
         recipe = components.recipe(self.spec, self.dataset, "cpu")
         return load_network(recipe.setup(), trial.params, self.checkpoint(trial)).eval()
+
+
+def diagnoses(study: Study) -> dict[int, str]:
+    """What is to be said of each trial that has trained or failed, in a sentence."""
+    return {
+        t.number: diagnose(t.reports, t.params, t.outcome).sentence for t in study.trials if t.reports or t.finished
+    }
 
 
 def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None = None) -> pd.DataFrame:
@@ -187,17 +199,31 @@ class StudyStatus:
         return RUNNING if self.driver else self.study.closed or Reason.INTERRUPTED
 
 
-def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[StudyStatus]:
-    """Every study of this name, by strategy and seed; only: one strategy, or one seed. Raises NoResult for none."""
+def studies_of(state: Path, name: str) -> list[Folders]:
+    """Every study of a name, by strategy and seed; another folder with a journal, as random-0.bak, is skipped with a line."""
     studies = []
-    for journal in sorted((state / "studies" / spec.name).glob("*/journal.db")):
+    for journal in sorted((state / "studies" / name).glob("*/journal.db")):
         strategy, _, seed = journal.parent.name.rpartition("-")
-        if any(wanted not in (None, own) for wanted, own in zip(only, (strategy, int(seed)), strict=True)):
+        own = Folders(state, name, strategy, int(seed) if seed.isdecimal() else 0)
+        if own.journal == journal and strategy in (*STRATEGIES, RANDOM_X2, CONFIRM):
+            studies.append(own)
+        else:
+            log.warning("%s: skipped, because no study has a folder of this name", journal.parent)
+    return studies
+
+
+def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[StudyStatus]:
+    """Every study of this name; only: one strategy, or one seed. Raises NoResult for none."""
+    studies = []
+    for folders in studies_of(state, spec.name):
+        if any(wanted not in (None, own) for wanted, own in zip(only, (folders.strategy, folders.seed), strict=True)):
             continue
-        folders = Folders(state, spec.name, strategy, int(seed))
         holder = holder_of(folders.lock)
         driver = f"pid {holder.get('pid')} on {holder.get('host')}" if holder else ""
-        studies.append(StudyStatus(folders, Study(read_events(folders.journal)), driver))
+        try:
+            studies.append(StudyStatus(folders, Study(read_events(folders.journal)), driver))
+        except EnvironmentFailed as error:
+            log.warning("%s; skipped", error)
     if not studies:
         names = zip(("strategy", "seed"), only, strict=True)
         which = " and ".join(f"{name} {one}" for name, one in names if one is not None)
