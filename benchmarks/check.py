@@ -26,7 +26,7 @@ STUDY = Path(__file__).with_name("check.yaml")
 
 def main() -> int:
     torch.set_num_threads(1)
-    space = study_file.load(STUDY, known=known).space
+    space = study_file.read_study(STUDY, known=known).space
     rng = random.Random(0)
     impossible, wrong, seen = 0, 0, set[tuple[Layer, ...]]()
     disagreement(summary(FAMILIES["cnn"].layers({}, SHAPE, OUTPUTS), SHAPE))  # torch's meta kernels load on first use

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, Value
-from hpo.data.dataset import load
+from hpo.data.dataset import load_dataset
 from hpo.models.families import feasibility
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = load(DataSpec(asked.data), seed=0).save(Path(folder, "data"))
+        data = load_dataset(DataSpec(asked.data), seed=0).save(Path(folder, "data"))
         recipe = Recipe("cnn", "cross_entropy", Path(folder, "data"), "cpu")
         deadline = time.time() + 60 * asked.minutes
         tasks = [(recipe, data.shape, number, deadline) for number in range(asked.trainings)]

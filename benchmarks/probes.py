@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hpo.core import Job, Params
-from hpo.data.dataset import load
+from hpo.data.dataset import load_dataset
 from hpo.study_file.spec import DataSpec
 from hpo.training import loop, probes
 from hpo.training.recipe import Recipe
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, n = {rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "digits")
-        load(DataSpec("digits"), seed=0).save(data)
+        load_dataset(DataSpec("digits"), seed=0).save(data)
         ready = Recipe("cnn", "cross_entropy", data, "cpu").setup()
         for name, params in NETWORKS.items():
             found, usual = ratio(ready, params, rounds)

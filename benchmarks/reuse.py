@@ -29,7 +29,7 @@ from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
-from hpo.strategies.points import Grid, Point, Problem, Random, point
+from hpo.strategies.points import Grid, Point, Problem, Random, frozen
 from hpo.study_file.spec import Budget
 
 LONGEST = 20
@@ -110,7 +110,7 @@ def compared(world: World, rule: bool) -> Costs:
     points: dict[Point, int] = {}
     trainings: dict[str, int] = {}
     for trial in trials:
-        points[point(trial.params)] = max(trial.epoch, points.get(point(trial.params), 0))
+        points[frozen(trial.params)] = max(trial.epoch, points.get(frozen(trial.params), 0))
         trainings[trial.training] = max(trial.epoch, trainings.get(trial.training, 0))
     trained = sum(study.epochs - study.reused_epochs for study in studies)
     assert trained == sum(trainings.values()), "no epoch twice, and none that no trial reads"

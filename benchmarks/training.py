@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hpo.core import Job, Params
-from hpo.data.dataset import load
+from hpo.data.dataset import load_dataset
 from hpo.study_file.spec import DataSpec
 from hpo.training import loop
 from hpo.training.recipe import Recipe
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        load(DataSpec("digits"), seed=0).save(Path(folder, "digits"))
+        load_dataset(DataSpec("digits"), seed=0).save(Path(folder, "digits"))
         ready = Recipe("cnn", "cross_entropy", Path(folder, "digits"), "cpu").setup()
     last, first = torch.channels_last, torch.contiguous_format
     variants = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from hpo.core import Params, Reason, Value
+from hpo.core import Reason, Value
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -53,10 +53,6 @@ REASONS = {
     Reason.INTERRUPTED: "interrupted",
     Reason.FAILING: "failing, trial after trial with the same error",
 }  # why a study ended
-
-
-def point(params: Params) -> str:
-    return ", ".join(f"{name} {written(value)}" for name, value in params.items())
 
 
 def count(n: float, noun: str) -> str:

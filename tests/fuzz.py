@@ -22,7 +22,7 @@ from laws import is_point
 
 from hpo.errors import BadInput
 from hpo.models.families import known
-from hpo.study_file.reader import load, template
+from hpo.study_file.reader import read_study, template
 
 HERE = Path(__file__).parent
 TABLES = yaml.safe_load((HERE / "study_file_tables.yaml").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def check(path: Path, number: int) -> bool:
     """Whether the file is a study; raises where something else than a study or BadInput came out."""
     before = sorted(path.parent.iterdir())
     try:
-        spec = load(path, known=known, environ={})
+        spec = read_study(path, known=known, environ={})
     except BadInput as refused:
         for line in str(refused).splitlines():
             assert line.isprintable(), line

@@ -40,7 +40,7 @@ THREE_BLOCKS = """
 def study(folder: Path, space: str, more: str = "") -> StudySpec:
     path = folder / "study.yaml"
     path.write_text(f"name: digits-cnn\ndata: digits\nsearch_space:{space}{more}", encoding="utf-8")
-    return study_file.load(path, known=known)
+    return study_file.read_study(path, known=known)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hpo.engine.result import read_result
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import read_events
-from hpo.strategies.points import point
+from hpo.strategies.points import frozen
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}
@@ -165,10 +165,10 @@ def test_random_has_a_best_trial_at_the_budget_and_another_at_twice_as_much(plac
 def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None:
     comparison = compared(place, rescore=True)
     assert all(result.fresh is not None for result in comparison.comparison.strategies)
-    winners = {point(best.params) for _, best in compare_command.best_trials(comparison.results, 30)}
+    winners = {frozen(best.params) for _, best in compare_command.best_trials(comparison.results, 30)}
     (confirmation,) = (place.folder / "studies/made-up").glob("confirm-*/journal.db")
     study = Study(read_events(confirmation))
-    assert {(point(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
+    assert {(frozen(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
     seeds = {training.seed for result in comparison.results for training in result.study.trainings.values()}
     assert not seeds & {training.seed for training in study.trainings.values()}
     before = len(place.trained())
@@ -278,7 +278,7 @@ def test_a_repetition_that_fails_is_left_out(place: Place) -> None:
     spec = place.spec(search_space={"rate": [0.1, 2.0], "width": [1, 2, 3], "epochs": 4})
     good, bad = {"rate": 0.1, "width": 1, "epochs": 4}, {"rate": 2.0, "width": 1, "epochs": 4}
     values = fresh_values(spec, [good, bad], 2, place.options)
-    assert (len(values[point(good)]), values[point(bad)]) == (2, [])
+    assert (len(values[frozen(good)]), values[frozen(bad)]) == (2, [])
 
 
 def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:

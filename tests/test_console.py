@@ -10,7 +10,7 @@ import laws
 import pytest
 from rich.console import Console as Terminal
 
-from hpo.cli.console import Console, Utilization, settings, sparkline, trial_line
+from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
 from hpo.core import Goal, Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
@@ -100,7 +100,7 @@ def test_a_failed_trial_says_why_in_its_line() -> None:
 
 
 def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
-    assert settings({"a": 1, "b": 0.123456, "epochs": 3}, {"a": 1, "epochs": 3}) == "b=0.1235 epochs=3"
+    assert varying({"a": 1, "b": 0.123456, "epochs": 3}, {"a": 1, "epochs": 3}) == "b=0.1235 epochs=3"
 
 
 def test_utilization_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:

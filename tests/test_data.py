@@ -20,7 +20,7 @@ from PIL import Image
 
 from hpo.data import dataset as data
 from hpo.data import splits
-from hpo.data.dataset import EPSILON, Dataset, load, standards
+from hpo.data.dataset import EPSILON, Dataset, load_dataset, standards
 from hpo.data.sources.contents import Part
 from hpo.errors import BadInput, EnvironmentFailed
 from hpo.files import replace_folder
@@ -143,10 +143,10 @@ def test_regression_is_stratified_by_tenths_of_the_target() -> None:
 
 def test_statistics_are_those_of_the_training_split_alone(tmp_path: Path) -> None:
     spec = some(tmp_path)
-    before = load(spec, 0)
+    before = load_dataset(spec, 0)
     images = before.images[:, 0].copy()
     images[np.concatenate([before.val, before.test])] = 0
-    after = load(npz(tmp_path, images, before.targets), 0)
+    after = load_dataset(npz(tmp_path, images, before.targets), 0)
     assert np.array_equal(before.train, after.train)
     assert np.array_equal(before.mean, after.mean)
     assert np.array_equal(before.std, after.std)
@@ -178,9 +178,9 @@ def test_statistics_do_not_depend_on_how_images_are_cut_into_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = some(tmp_path)
-    whole = load(spec, 0)
+    whole = load_dataset(spec, 0)
     monkeypatch.setattr("hpo.data.sources.contents.BLOCK_BYTES", 50)
-    pieces = load(spec, 0)
+    pieces = load_dataset(spec, 0)
     assert pieces.digest == whole.digest
     assert np.array_equal(pieces.mean, whole.mean)
     assert np.array_equal(pieces.std, whole.std)
@@ -188,14 +188,14 @@ def test_statistics_do_not_depend_on_how_images_are_cut_into_blocks(
 
 def test_constant_images_are_fed_as_zeros(tmp_path: Path) -> None:
     for value in (np.uint8(9), np.float32(1e6)):
-        dataset = load(npz(tmp_path, np.full((9, 2, 2), value), np.arange(9) % 3), 0)
+        dataset = load_dataset(npz(tmp_path, np.full((9, 2, 2), value), np.arange(9) % 3), 0)
         assert (dataset.std > 0).all()
         assert np.abs(standardized(dataset, dataset.test)).max() < 1e-2
 
 
 def test_class_weights_make_every_class_count_the_same(tmp_path: Path) -> None:
     targets = np.array([0] * 40 + [1] * 10 + [2] * 4)
-    dataset = load(npz(tmp_path, np.zeros((54, 2, 2), np.uint8), targets), 0)
+    dataset = load_dataset(npz(tmp_path, np.zeros((54, 2, 2), np.uint8), targets), 0)
     weights = dataset.class_weights()
     weighed = weights[dataset.targets[dataset.train]]
     sums = [weighed[dataset.targets[dataset.train] == kind].sum() for kind in range(3)]
@@ -208,15 +208,15 @@ def test_class_weights_make_every_class_count_the_same(tmp_path: Path) -> None:
 
 
 def test_digits_are_split_in_proportion_and_by_seed() -> None:
-    dataset = load(DIGITS, 0)
+    dataset = load_dataset(DIGITS, 0)
     assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [1258, 270, 269]
     assert (dataset.shape, dataset.outputs, dataset.name, dataset.folder) == ((1, 8, 8), 10, "digits", None)
     assert (dataset.images.dtype, dataset.images.min(), dataset.images.max()) == (np.uint8, 0, 16)
     assert dataset.classes == tuple("0123456789")
     assert dataset.digest == "8f0b560d4b0915463afb4946c25d3db2"
     assert same(pickle.loads(pickle.dumps(dataset)), dataset), "it can be sent to a worker"
-    assert load(DIGITS, 0).digest == dataset.digest
-    assert load(DIGITS, 1).digest != dataset.digest
+    assert load_dataset(DIGITS, 0).digest == dataset.digest
+    assert load_dataset(DIGITS, 1).digest != dataset.digest
 
 
 def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -
     changed[59, 5, 3] ^= 1
 
     def digest(images: np.ndarray, targets: np.ndarray, seed: int = 0, **options: object) -> str:
-        return load(npz(tmp_path, images, targets, **options), seed).digest
+        return load_dataset(npz(tmp_path, images, targets, **options), seed).digest
 
     digests = [
         digest(images, targets),
@@ -245,11 +245,11 @@ def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -
 
 def test_a_limit_keeps_classes_in_proportion_and_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     spec = npz(tmp_path, np.arange(200, dtype=np.uint8).reshape(200, 1, 1), np.arange(200) % 4 // 3, limit=40)
-    dataset, again, other = load(spec, 0), load(spec, 0), load(spec, 1)
+    dataset, again, other = load_dataset(spec, 0), load_dataset(spec, 0), load_dataset(spec, 1)
     assert np.bincount(dataset.targets).tolist() == [30, 10]
     assert np.array_equal(dataset.images, again.images)
     assert not np.array_equal(dataset.images, other.images)
-    assert load(replace(spec, limit=10**9), 0).images.shape[0] == 200
+    assert load_dataset(replace(spec, limit=10**9), 0).images.shape[0] == 200
 
 
 def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,25 +257,25 @@ def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monke
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.new("RGB", (100, 50)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
     spec = DataSpec(str(tmp_path))
-    assert load(spec, 0, available=8 * 3 * 100 * 50).shape == (3, 50, 100)
+    assert load_dataset(spec, 0, available=8 * 3 * 100 * 50).shape == (3, 50, 100)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadInput, match=r"needs 120 kB of memory, got 120 kB; set data\.resize or data\.limit"):
-        load(spec, 0, available=8 * 3 * 100 * 50 - 1)
+        load_dataset(spec, 0, available=8 * 3 * 100 * 50 - 1)
     monkeypatch.undo()
-    assert load(replace(spec, resize=(5, 5)), 0, available=1000).shape == (3, 5, 5)
-    assert len(load(replace(spec, limit=6), 0, available=6 * 3 * 100 * 50).images) == 6
+    assert load_dataset(replace(spec, resize=(5, 5)), 0, available=1000).shape == (3, 5, 5)
+    assert len(load_dataset(replace(spec, limit=6), 0, available=6 * 3 * 100 * 50).images) == 6
 
 
 def test_large_data_are_decoded_into_a_file_that_leaves_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = some(tmp_path)
-    small = load(spec, 0)
+    small = load_dataset(spec, 0)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(data, "MAPPED_BYTES", 100)
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    large = load(spec, 0)
+    large = load_dataset(spec, 0)
     assert isinstance(large.images, np.memmap)
     assert large.digest == small.digest
     assert list(scratch.iterdir()) == []
@@ -288,7 +288,7 @@ def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     line = "needs 1.2 kB of disk, got No space left on device; make room or set TMPDIR"
     with pytest.raises(EnvironmentFailed, match=f"^{tmp_path}: {line}$"):
-        load(spec, 0)
+        load_dataset(spec, 0)
 
 
 def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def same(one: Dataset, other: Dataset) -> bool:
 
 @pytest.mark.parametrize("options", [{}, {"resize": (2, 3)}, {"regression": True}, {"split": Split(0.8, 0.2, 0.0)}])
 def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[str, object], tmp_path: Path) -> None:
-    dataset = load(some(tmp_path, **options), 3)
+    dataset = load_dataset(some(tmp_path, **options), 3)
     opened = dataset.save(tmp_path / "below" / "saved")
     assert same(opened, dataset)
     assert same(Dataset.open(tmp_path / "below" / "saved"), dataset)
@@ -334,7 +334,7 @@ def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[
 
 def test_workers_share_one_copy_of_the_images(tmp_path: Path) -> None:
     images = np.random.RandomState(0).randint(0, 256, (400, 300, 300)).astype(np.uint8)
-    load(npz(tmp_path, images, np.arange(400) % 2), 0).save(tmp_path / "saved")
+    load_dataset(npz(tmp_path, images, np.arange(400) % 2), 0).save(tmp_path / "saved")
     code = """
 import sys
 from pathlib import Path
@@ -346,19 +346,19 @@ print(kinds["Private_Dirty:"] + kinds["Anonymous:"])
 """
     if not Path("/proc/self/smaps_rollup").exists():
         pytest.skip("only Linux tells private from shared memory")
-    folders = load(DIGITS, 0).save(tmp_path / "small").folder, tmp_path / "saved"
+    folders = load_dataset(DIGITS, 0).save(tmp_path / "small").folder, tmp_path / "saved"
     sizes = [int(printed(code, folder)) for folder in folders]
     assert sizes[1] - sizes[0] < 10_000  # of 36,000 KB of images
 
 
 def test_saving_the_same_again_keeps_what_is_there_and_other_data_replace_it(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
-    first = load(some(tmp_path), 0)
+    first = load_dataset(some(tmp_path), 0)
     mapped = first.save(folder)
     written = (folder / "images.npy").stat().st_ino
     first.save(folder)
     assert (folder / "images.npy").stat().st_ino == written
-    other = load(some(tmp_path), 1)
+    other = load_dataset(some(tmp_path), 1)
     other.save(folder)
     assert same(Dataset.open(folder), other)
     assert np.array_equal(mapped.train, first.train)  # an open map stays what it was
@@ -369,7 +369,7 @@ def test_saving_the_same_again_keeps_what_is_there_and_other_data_replace_it(tmp
 @pytest.mark.parametrize("content", [None, b"", b"half"])
 def test_a_damaged_folder_is_said_and_saving_again_mends_it(name: str, content: bytes | None, tmp_path: Path) -> None:
     folder = tmp_path / "saved"
-    dataset = load(some(tmp_path), 0)
+    dataset = load_dataset(some(tmp_path), 0)
     dataset.save(folder)
     whole = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -382,7 +382,7 @@ def test_a_damaged_folder_is_said_and_saving_again_mends_it(name: str, content: 
 
 
 def test_a_saved_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
-    load(some(tmp_path), 0).save(tmp_path / "saved")
+    load_dataset(some(tmp_path), 0).save(tmp_path / "saved")
     with (tmp_path / "saved" / "targets.npy").open("wb") as file:
         np.save(file, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(EnvironmentFailed):
@@ -390,14 +390,14 @@ def test_a_saved_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
 
 
 def _save_often(source: str, folder: Path, times: int) -> None:
-    dataset = load(DataSpec(source), 0)
+    dataset = load_dataset(DataSpec(source), 0)
     for _ in range(times):
         dataset.save(folder)
         Dataset.open(folder)
 
 
 def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path: Path) -> None:
-    dataset = load(some(tmp_path), 0)
+    dataset = load_dataset(some(tmp_path), 0)
     folder = tmp_path / "below" / "saved"
     with multiprocessing.get_context("fork").Pool(4) as workers:
         workers.starmap(_save_often, [(str(tmp_path / "d.npz"), folder, 5)] * 4, chunksize=1)
@@ -407,7 +407,7 @@ def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_of_two_that_save_at_once_the_same_data_stay_and_other_data_are_replaced(seed: int, tmp_path: Path) -> None:
-    fast, slow, folder = load(some(tmp_path), 0), load(some(tmp_path), seed), tmp_path / "saved"
+    fast, slow, folder = load_dataset(some(tmp_path), 0), load_dataset(some(tmp_path), seed), tmp_path / "saved"
     written = []
 
     def write(draft: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     line = "cannot be written, got File exists; make room there or choose another --state"
     with pytest.raises(EnvironmentFailed, match=f"^{tmp_path}/file/saved: {line}$"):
-        load(some(tmp_path), 0).save(tmp_path / "file" / "saved")
+        load_dataset(some(tmp_path), 0).save(tmp_path / "file" / "saved")
 
 
 def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one(
@@ -432,16 +432,16 @@ def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one
 ) -> None:
     cache = tmp_path / "cache"
     spec = some(tmp_path)
-    first = load(spec, 0, cache)
+    first = load_dataset(spec, 0, cache)
     assert first.folder is not None
     assert first.folder.parent == cache
     with monkeypatch.context() as patch:
         patch.setattr(data, "find", lambda *_: pytest.fail("read again"))
-        assert same(load(spec, 0, cache), first)
+        assert same(load_dataset(spec, 0, cache), first)
     (first.folder / "val.npy").unlink()
-    assert same(load(spec, 0, cache), first), "a damaged cache is mended"
-    assert load(spec, 1, cache).digest != first.digest
-    assert load(replace(spec, limit=50), 0, cache).digest != first.digest
-    changed = load(some(tmp_path, 63), 0, cache)
+    assert same(load_dataset(spec, 0, cache), first), "a damaged cache is mended"
+    assert load_dataset(spec, 1, cache).digest != first.digest
+    assert load_dataset(replace(spec, limit=50), 0, cache).digest != first.digest
+    changed = load_dataset(some(tmp_path, 63), 0, cache)
     assert len(changed.images) == 63
     assert len(list(cache.iterdir())) == 4

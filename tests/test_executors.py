@@ -160,7 +160,7 @@ def test_failed_trainings_survive_pickling() -> None:
 
 def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: Path) -> None:
     """Where a node does not see the folder, the arrays come by Ray's object store, read-only."""
-    saved = data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
+    saved = data.load_dataset(DataSpec("digits", limit=100), 0, tmp_path / "cache")
     assert saved.folder is not None
     images = np.asarray(saved.images)
     images.flags.writeable = False

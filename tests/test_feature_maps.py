@@ -134,7 +134,7 @@ def test_large_images_are_shrunk(tmp_path: Path) -> None:
 def test_without_a_test_split_it_looks_at_val_and_says_so(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     without = replace(data, test=data.test[:0])
-    assert (feature_maps.split(data), feature_maps.split(without)) == ("test", "val")
+    assert (feature_maps.split_shown(data), feature_maps.split_shown(without)) == ("test", "val")
     net = network(data, "cnn", {"blocks": 1, "channels": 2})
     assert feature_maps.model_figures(net, without)["confusion"].sum() == len(data.val)
     labels = [one.label for one in pictures(ModelFigures(4, ("a", "b", "c"), "val", confusion=np.eye(3)))]

@@ -14,7 +14,7 @@ from laws import is_point
 
 from hpo.errors import BadInput
 from hpo.models.families import known
-from hpo.study_file.reader import load
+from hpo.study_file.reader import read_study
 from hpo.study_file.space_reader import NAME
 from hpo.study_file.spec import StudySpec
 
@@ -100,7 +100,7 @@ studies = st.fixed_dictionaries(
 @given(studies, st.lists(st.text(max_size=30) | st.builds("{}={}".format, parameter_names, scalars), max_size=2))
 def test_any_mapping_is_a_study_or_bad_input(study: dict[str, Any], sets: list[str]) -> None:
     try:
-        spec = load(study, sets=sets, known=known, environ={})
+        spec = read_study(study, sets=sets, known=known, environ={})
     except BadInput as refused:
         for line in str(refused).splitlines():
             assert line.isprintable(), line

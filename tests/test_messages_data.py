@@ -18,7 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from hpo.data.dataset import load
+from hpo.data.dataset import load_dataset
 from hpo.errors import BadInput
 from hpo.study_file.spec import DataSpec, Split
 
@@ -242,14 +242,14 @@ def test_bad_data_are_refused_in_one_line_a_mistake_and_leave_nothing_behind(cas
     built = CASES[case](folder)
     spec = built if isinstance(built, DataSpec) else DataSpec(str(folder))
     with pytest.raises(BadInput) as caught:
-        load(spec, 0, cache, available=2**30)
+        load_dataset(spec, 0, cache, available=2**30)
     assert str(caught.value).replace(str(folder), "@") + "\n" == MESSAGES[case]
     assert not cache.exists()
 
 
 def test_an_npz_whose_images_are_more_than_the_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        load(npz(tmp_path, X=np.zeros((8, 5), np.float16), y=labels()), 0, available=100)
+        load_dataset(npz(tmp_path, X=np.zeros((8, 5), np.float16), y=labels()), 0, available=100)
     assert str(caught.value).endswith("d.npz: needs 160 bytes of memory, got 100 bytes; set data.resize or data.limit")
 
 
@@ -278,7 +278,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
             mode = (folder / locked).stat().st_mode
             (folder / locked).chmod(0o000)
             with ordinary_user(), pytest.raises(BadInput) as caught:
-                load(DataSpec(str(folder)), 0)
+                load_dataset(DataSpec(str(folder)), 0)
             (folder / locked).chmod(mode)
             line = f"{place}: cannot be read, got permission denied; change its permissions"
             assert str(caught.value).replace(str(folder), "@") == line
@@ -306,5 +306,5 @@ def test_a_file_of_any_kind_that_may_not_be_read_is_named(
 
     monkeypatch.setattr("io.open", refused)
     with pytest.raises(BadInput) as caught:
-        load(spec, 0)
+        load_dataset(spec, 0)
     assert str(caught.value) == f"{tmp_path / name}: cannot be read, got permission denied; change its permissions"

@@ -11,7 +11,7 @@ from test_yamlfile import BOMB
 from hpo.errors import BadInput, Mistake
 from hpo.models.families import known
 from hpo.study_file import yaml_nodes
-from hpo.study_file.reader import load
+from hpo.study_file.reader import read_study
 
 TABLE = Path(__file__).with_name("bad_study_files.yaml")
 CASES: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def said(path: str = "study.yaml", sets: list[str] | None = None) -> str:
     with pytest.raises(BadInput) as refused:
-        load(path, sets=sets or [], known=known, environ={})
+        read_study(path, sets=sets or [], known=known, environ={})
     assert refused.value.exit_code == 2
     return str(refused.value)
 
@@ -120,7 +120,7 @@ def test_a_password_in_an_address_is_never_shown() -> None:
 def test_a_mistake_found_later_can_name_its_line_too() -> None:
     """Data and models are looked at after the file: `place` gives their messages the same form."""
     Path("study.yaml").write_text("name: x\ndata: {source: digits,\n  limit: 3}\nsearch_space: {epochs: 1}\n")
-    spec = load("study.yaml", environ={})
+    spec = read_study("study.yaml", environ={})
     assert spec.place("data.limit") == "study.yaml:3:10 data.limit"
     assert spec.place("data.split.train") == "study.yaml:2:7 data.split.train"
     assert spec.place("loss") == "study.yaml:1:1 loss"

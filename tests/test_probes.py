@@ -13,7 +13,7 @@ from pictures import bars, job, numbers
 from torch import nn
 
 from hpo.training import loop, probes
-from hpo.training.probes import Gradients, activations, places, spikes
+from hpo.training.probes import Gradients, activations, probe_places, spikes
 from hpo.training.recipe import Recipe
 
 
@@ -25,14 +25,14 @@ def network() -> nn.Sequential:
 
 
 def test_places_are_named_from_input_to_output() -> None:
-    found = places(network(), ours=True)
+    found = probe_places(network(), ours=True)
     assert list(found.weights) == ["block1.conv", "dense1", "output"]
     assert [name for name, _ in found.activations] == ["block1", "dense1"]
 
 
 def test_in_a_users_network_an_activation_belongs_to_the_layer_before_it() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
-    found = places(nn.Sequential(net), ours=False)
+    found = probe_places(nn.Sequential(net), ours=False)
     assert list(found.weights) == ["0.0", "0.2", "0.4"]
     assert [name for name, _ in found.activations] == ["0.0", "0.2"]
 
@@ -40,7 +40,7 @@ def test_in_a_users_network_an_activation_belongs_to_the_layer_before_it() -> No
 def test_a_recurrent_layer_is_one_place_a_level() -> None:
     net = nn.Sequential()
     net.add_module("recurrent", nn.GRU(4, 3, num_layers=2, bidirectional=True))
-    assert {name: len(held) for name, held in places(net, ours=True).weights.items()} == {
+    assert {name: len(held) for name, held in probe_places(net, ours=True).weights.items()} == {
         "recurrent.l0": 4,
         "recurrent.l1": 4,
     }
@@ -48,7 +48,7 @@ def test_a_recurrent_layer_is_one_place_a_level() -> None:
 
 def test_gradient_norms_are_root_mean_squares_over_the_steps_looked_at() -> None:
     net = network()
-    gradients = Gradients(places(net, ours=True))
+    gradients = Gradients(probe_places(net, ours=True))
     norms = []
     for step in (1.0, 3.0):
         for parameter in net.parameters():
@@ -64,7 +64,7 @@ def test_gradient_norms_are_root_mean_squares_over_the_steps_looked_at() -> None
 
 def test_a_layer_that_received_no_gradient_has_none() -> None:
     net = network()
-    gradients = Gradients(places(net, ours=True))
+    gradients = Gradients(probe_places(net, ours=True))
     net.get_parameter("output.weight").grad = torch.ones(2, 6)
     gradients.add()
     assert gradients.metrics()["gradient/dense1"].item() == 0
@@ -73,7 +73,7 @@ def test_a_layer_that_received_no_gradient_has_none() -> None:
 @given(steps=st.integers(1, 200))
 @settings(deadline=None)
 def test_every_epoch_is_looked_at_and_not_too_often(steps: int) -> None:
-    gradients = Gradients(places(nn.Linear(1, 1), False))
+    gradients = Gradients(probe_places(nn.Linear(1, 1), False))
     due = [step for step in range(steps) if gradients.due(step, steps)]
     assert 1 <= len(due) <= max(1, steps // probes.EVERY + 1)
 
@@ -84,14 +84,14 @@ def test_dead_units_never_fire_and_saturated_values_are_at_an_end() -> None:
         net.get_parameter("block1.norm.bias").copy_(torch.tensor([-99.0, 0.0, 0.0, 0.0]))  # one of four channels
         net.get_parameter("dense1.weight").zero_()
         net.get_parameter("dense1.bias").copy_(torch.tensor([9.0, 9.0, -9.0, 0.0, 1.0, -1.0]))  # three of six
-    with activations(places(net, ours=True)) as found:
+    with activations(probe_places(net, ours=True)) as found:
         net.eval()(torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0)))
     assert {name: value.item() for name, value in found.items()} == {"dead/block1": 0.25, "saturated/dense1": 0.5}
 
 
 def test_no_hook_is_left_behind() -> None:
     net = network()
-    with activations(places(net, ours=True)) as found:
+    with activations(probe_places(net, ours=True)) as found:
         pass
     net.eval()(torch.zeros(2, 1, 6, 6))
     assert not found
@@ -109,7 +109,7 @@ def test_a_unit_that_fires_is_not_dead(bias: float, batches: list[list[list[floa
     with torch.no_grad():
         net[0].weight.fill_(1.0)
         net[0].bias.fill_(bias)
-    with activations(places(net, ours=False)) as shares:
+    with activations(probe_places(net, ours=False)) as shares:
         for batch in batches:
             net(torch.tensor(batch))
     assert shares["dead/0"].item() == 0

@@ -121,8 +121,8 @@ def ordered(tmp_path: Path) -> Order:
 
 
 def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Order) -> None:
-    published = publish.publish(ordered)
-    assert publish.publish(ordered) == published
+    published = publish.score_and_log(ordered)
+    assert publish.score_and_log(ordered) == published
     client = MlflowClient(ordered.uri, ordered.uri)
     assert len(client.search_model_versions("name = 'digits-cnn'")) == 1
     assert len(client.search_logged_models(["1"])) == 1
@@ -156,7 +156,7 @@ def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: p
 
 def test_without_mlflow_there_are_the_trainings_score_and_figures(tmp_path: Path, ordered: Order) -> None:
     path = tmp_path / "model_figures.npz"
-    test = publish.publish(replace(ordered, run=None, figures=path, trial=7)).test
+    test = publish.score_and_log(replace(ordered, run=None, figures=path, trial=7)).test
     assert test == pytest.approx(score(ordered.recipe.setup(), ordered.params, ordered.checkpoint), abs=1e-5)
     assert set(test) == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
     seen = ModelFigures.open(path)
@@ -170,7 +170,7 @@ def test_every_family_and_regression_can_be_published(tmp_path: Path, model: str
     regression = loss == "squared_error"
     data = slopes(tmp_path / "data", 60) if regression else bars(tmp_path / "data")
     made = order(tmp_path, data, model, params, loss)
-    published = publish.publish(made)
+    published = publish.score_and_log(made)
     assert published.test == pytest.approx(score(made.recipe.setup(), params, made.checkpoint), rel=1e-4, abs=1e-5)
     assert ("test_mse" in published.test) == regression
 

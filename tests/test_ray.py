@@ -345,7 +345,7 @@ class Looking(Recipe):
 
 @pytest.fixture
 def digits(tmp_path: Path) -> data.Dataset:
-    return data.load(DataSpec("digits", limit=100), 0, tmp_path / "cache")
+    return data.load_dataset(DataSpec("digits", limit=100), 0, tmp_path / "cache")
 
 
 def test_data_a_node_does_not_see_are_in_memory_that_its_workers_share(

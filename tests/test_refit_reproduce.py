@@ -15,6 +15,7 @@ from studied import TRAINER, Place
 
 from hpo import api
 from hpo.commands import refit, reproduce
+from hpo.commands.reproduce import first_difference
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import curve
 from hpo.core import Opened, Outcome, Report, Scored, Study
@@ -128,12 +129,12 @@ def test_a_trial_that_diverged_diverges_again(place: Place) -> None:
 
 def test_nan_equals_nan_and_zero_is_not_minus_zero() -> None:
     one = Report(1, {"a": float("nan"), "b": 0.0}, 1.0, 2.0)
-    assert reproduce.compare(one, replace(one, metrics={"a": float("nan"), "b": 0.0}, seconds=9.0)) == ""
-    assert reproduce.compare(one, replace(one, metrics={"a": float("nan"), "b": -0.0})) == "epoch 1: b was 0.0, is -0.0"
-    assert reproduce.compare(one, replace(one, metrics={"a": 1.0, "b": 1.0})) == (
+    assert first_difference(one, replace(one, metrics={"a": float("nan"), "b": 0.0}, seconds=9.0)) == ""
+    assert first_difference(one, replace(one, metrics={"a": float("nan"), "b": -0.0})) == "epoch 1: b was 0.0, is -0.0"
+    assert first_difference(one, replace(one, metrics={"a": 1.0, "b": 1.0})) == (
         "epoch 1: a was nan, is 1.0 (1 more of that epoch differ)"
     )
-    assert reproduce.compare(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
+    assert first_difference(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
 
 
 # -- refit, on digits ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from hpo.engine.driver import Driver
 from hpo.engine.result import Result
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.strategies.points import point
+from hpo.strategies.points import frozen
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> Place:
 
 def metrics_read(study: Study) -> dict[object, list[dict[str, float]]]:
     """What each point's trial read, epoch by epoch."""
-    return {point(trial.params): [dict(report.metrics) for report in trial.reports] for trial in study.trials}
+    return {frozen(trial.params): [dict(report.metrics) for report in trial.reports] for trial in study.trials}
 
 
 # -- real trainings, bit for bit -------------------------------------------------------------------------------------

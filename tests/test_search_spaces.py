@@ -11,7 +11,7 @@ from laws import is_point
 from hpo.models import cnn, rnn
 from hpo.models.families import FAMILIES, feasibility, known
 from hpo.models.parameters import TRAINING
-from hpo.study_file.reader import load
+from hpo.study_file.reader import read_study
 from hpo.study_file.spec import StudySpec
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ def loaded(path: Path, folder: Path) -> StudySpec:
     file = folder / "study.yaml"
     model = MODELS.get(path.stem, "cnn")
     file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path}\n", encoding="utf-8")
-    return load(file, known=known)
+    return read_study(file, known=known)
 
 
 def bare(names: tuple[str, ...]) -> set[str]:
@@ -54,7 +54,7 @@ def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an
 def test_a_shipped_space_is_named_from_any_folder(path: Path, tmp_path: Path) -> None:
     file, model = tmp_path / "study.yaml", MODELS.get(path.stem, "cnn")
     file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path.stem}\n", encoding="utf-8")
-    spec = load(file, known=known)
+    spec = read_study(file, known=known)
     assert (spec.space, spec.space_text) == (loaded(path, tmp_path).space, path.read_text(encoding="utf-8"))
 
 

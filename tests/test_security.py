@@ -160,7 +160,7 @@ def test_a_password_is_taken_out_of_any_text(text: str, shown: str) -> None:
 def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: Path) -> None:
     text = STUDY.replace("tracking: {enabled: false}", "tracking: {uri: 'http://user:hunter2@localhost:1'}")
     (tmp_path / "study.yaml").write_text(text)
-    one = spec.load(tmp_path / "study.yaml", environ={})
+    one = spec.read_study(tmp_path / "study.yaml", environ={})
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
         journal = take_over(one, place, False, stack)
@@ -185,7 +185,7 @@ def test_the_ui_is_served_to_this_machine_and_shows_no_password(
         return popen([sys.executable, "-c", f"raise SystemExit('no database at {uri}')"], **more)
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    study = spec.load(tmp_path / "study.yaml", environ={})
+    study = spec.read_study(tmp_path / "study.yaml", environ={})
     if uri.startswith("http"):
         serve_ui(study, tmp_path, 5000)
     else:

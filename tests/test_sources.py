@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpo.data.dataset import Dataset, load
+from hpo.data.dataset import Dataset, load_dataset
 from hpo.data.sources import cifar
 from hpo.data.sources.contents import available_memory, of_arrays, resized, to_grey
 from hpo.data.sources.images import MOST_PIXELS, Pixels, decode, decode_all, image_files
@@ -81,7 +81,7 @@ def test_a_folder_of_images_gives_its_pixels_and_its_class_names(
     shape: tuple[int, ...], wanted: tuple[int, ...], tmp_path: Path
 ) -> None:
     expected = folder(tmp_path, "cat", "dog", shape=shape)
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert (dataset.shape, dataset.classes) == (wanted, ("cat", "dog"))
     assert by_pixels(dataset) == expected
 
@@ -89,10 +89,10 @@ def test_a_folder_of_images_gives_its_pixels_and_its_class_names(
 def test_images_of_several_sizes_and_colours_become_one_size_and_colour(tmp_path: Path) -> None:
     folder(tmp_path, "cat", "dog")
     put(tmp_path / "cat" / "red.png", noise(6, 5, 3))
-    assert load(DataSpec(str(tmp_path)), 0).shape == (3, 6, 5)
-    assert load(DataSpec(str(tmp_path), grey=True), 0).shape == (1, 6, 5)
+    assert load_dataset(DataSpec(str(tmp_path)), 0).shape == (3, 6, 5)
+    assert load_dataset(DataSpec(str(tmp_path), grey=True), 0).shape == (1, 6, 5)
     put(tmp_path / "dog" / "wide.png", noise(20, 31))
-    resized = load(DataSpec(str(tmp_path), resize=(7, 9)), 0)
+    resized = load_dataset(DataSpec(str(tmp_path), resize=(7, 9)), 0)
     assert (resized.shape, resized.resize) == ((3, 7, 9), (7, 9))
 
 
@@ -101,7 +101,7 @@ def test_given_splits_stay_and_validation_is_cut_from_train_if_there_is_none(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
     told = {part: folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in parts if part}
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     for indices, part in zip((dataset.train, dataset.val, dataset.test), parts, strict=True):
         if parts[1] or part == "Test":
             assert {dataset.images[index].tobytes() for index in indices} == set(told[part])
@@ -116,7 +116,7 @@ def test_hidden_files_are_ignored_and_images_in_folders_below_a_class_belong_to_
     (tmp_path / ".git" / "objects").mkdir(parents=True)
     lynx = noise(6, 5)
     put(tmp_path / "cat" / "wild" / "lynx.png", lynx)
-    assert by_pixels(load(DataSpec(str(tmp_path)), 0)) == {**expected, lynx.tobytes(): "cat"}
+    assert by_pixels(load_dataset(DataSpec(str(tmp_path)), 0)) == {**expected, lynx.tobytes(): "cat"}
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tiff", "pgm"])
@@ -172,7 +172,7 @@ def icons(root: Path) -> None:
 
 def test_a_coloured_background_makes_grey_drawings_coloured_and_a_coloured_model_of_it(tmp_path: Path) -> None:
     icons(tmp_path)
-    plain, red = (load(DataSpec(str(tmp_path), background=ground), 0) for ground in ("white", "#ff0000"))
+    plain, red = (load_dataset(DataSpec(str(tmp_path), background=ground), 0) for ground in ("white", "#ff0000"))
     assert (plain.shape, red.shape) == ((1, 6, 5), (3, 6, 5))
     assert np.array_equal(red.images[:, 0], plain.images[:, 0]) and not red.images[:, 1:].any()
     assert red.save(tmp_path / "saved").background == about_images(red)["background"] == "#ff0000"
@@ -186,10 +186,10 @@ def test_pictures_of_more_than_eight_bits_keep_their_range(suffix: str, kind: ty
         pixels = (RANDOM.rand(6, 5) * (4095 if kind is np.uint16 else 0.01)).astype(kind)  # 12 bits, as cameras have
         put(tmp_path / name / f"{number}.{suffix}", pixels)
         told.add(pixels.astype(np.float32).tobytes())
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert (dataset.images.dtype, dataset.shape, dataset.notes) == (np.float32, (1, 6, 5), ())
     assert {image.tobytes() for image in dataset.images} == told
-    assert load(DataSpec(str(tmp_path), resize=(3, 4)), 0).images.mean() == pytest.approx(
+    assert load_dataset(DataSpec(str(tmp_path), resize=(3, 4)), 0).images.mean() == pytest.approx(
         dataset.images.mean(), rel=0.1
     )
     flat = put(tmp_path / "flat.png", noise(6, 5))
@@ -203,7 +203,7 @@ def test_that_sixteen_bits_in_colour_are_cut_is_said(tmp_path: Path) -> None:
     chunks = {b"IHDR": struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
     packed = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items()]
     (tmp_path / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-    dataset = load(DataSpec(str(tmp_path)), 0).save(tmp_path / "saved")
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0).save(tmp_path / "saved")
     assert dataset.notes == ("1 file of 16 bits in colour, read with 8; save such data as .npz",)
 
 
@@ -222,7 +222,7 @@ def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str
     for name in ("cat", "dog"):
         for number in range(3):
             put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
-    dataset = load(DataSpec(str(tmp_path), grey=True), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path), grey=True), 0)
     assert dataset.shape == (1, 16, 32)
     assert np.abs(dataset.images[0, 0].astype(int) - upright).max() < 60
 
@@ -260,7 +260,9 @@ def test_nothing_to_predict_is_said(tmp_path: Path) -> None:
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
     folder(tmp_path, "cat", "dog")
     os.mkfifo(tmp_path / "cat" / "x.png")
-    assert "x.png: must be an image file, got no regular file" in refusal(lambda: load(DataSpec(str(tmp_path)), 0))
+    assert "x.png: must be an image file, got no regular file" in refusal(
+        lambda: load_dataset(DataSpec(str(tmp_path)), 0)
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -283,7 +285,7 @@ def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
 
 def of_npz(folder: Path, images: np.ndarray, targets: np.ndarray, options: Any = None, **names: Any) -> Dataset:
     np.savez_compressed(folder / "d.npz", X=images, y=targets, **names)
-    return load(DataSpec(str(folder / "d.npz"), **(options or {})), 0)
+    return load_dataset(DataSpec(str(folder / "d.npz"), **(options or {})), 0)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +406,7 @@ def test_idx_files_of_every_name_are_read_and_their_test_split_stays(name: str, 
     for part, rows in (("train", slice(20)), ("t10k", slice(20, 30))):
         idx(tmp_path / name.format(part=part, kind="images", dimensions=3), images[rows])
         idx(tmp_path / name.format(part=part, kind="labels", dimensions=1), marks[rows])
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert np.array_equal(dataset.images[:, 0], images)
     assert dataset.classes == ("1", "2", "3")
     assert np.array_equal(dataset.targets, marks - 1)
@@ -415,7 +417,7 @@ def test_idx_files_of_every_name_are_read_and_their_test_split_stays(name: str, 
 def test_idx_without_a_test_file_is_split_in_three(tmp_path: Path) -> None:
     idx(tmp_path / "train-images-idx3-ubyte", noise(20, 6, 5))
     idx(tmp_path / "train-labels-idx1-ubyte", np.arange(20).astype(np.uint8) % 2)
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [14, 3, 3]
 
 
@@ -473,7 +475,7 @@ def test_cifar_10_as_python_2_wrote_it(tmp_path: Path) -> None:
         (tmp_path / f"data_batch_{batch + 1}").write_bytes(python2(images[rows].reshape(8, -1), marks[rows]))
     (tmp_path / "test_batch").write_bytes(python2(images[16:].reshape(8, -1), marks[16:]))
     (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol=2))
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert np.array_equal(dataset.images, images)
     assert (dataset.classes, dataset.targets.tolist()) == (("cat", "dog"), marks)
     assert dataset.test.tolist() == list(range(16, 24))
@@ -490,7 +492,7 @@ def test_cifar_100_as_python_3_writes_it(protocol: int, text: Any, tmp_path: Pat
         (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=protocol))
     names = {text("fine_label_names"): [text("apple"), text("bee")]}
     (tmp_path / "meta").write_bytes(pickle.dumps(names, protocol=protocol))
-    dataset = load(DataSpec(str(tmp_path)), 0)
+    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
     assert np.array_equal(dataset.images, images)
     assert dataset.classes == ("apple", "bee")
 
@@ -526,7 +528,7 @@ def test_a_malicious_batch_runs_nothing(content: bytes, tmp_path: Path, monkeypa
     (tmp_path / "data_batch_1").write_bytes(content)
     rule = "(must hold only arrays, texts, numbers, lists and dicts, got |is no pickled CIFAR batch or is damaged)"
     with pytest.raises(BadInput, match=rf"data_batch_1: {rule}"):
-        load(DataSpec(str(tmp_path)), 0)
+        load_dataset(DataSpec(str(tmp_path)), 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data_batch_1"]
 
 
@@ -555,11 +557,11 @@ def test_the_harder_digits_are_the_same_on_every_machine_and_harder_for_a_straig
         line = RidgeClassifier().fit(flat[dataset.train], dataset.targets[dataset.train])
         return float(line.score(flat[dataset.val], dataset.targets[dataset.val]))
 
-    easy, hard = load(DataSpec("digits"), 0), load(DataSpec("digits-hard"), 0)
+    easy, hard = load_dataset(DataSpec("digits"), 0), load_dataset(DataSpec("digits-hard"), 0)
     assert hard.shape == (1, 16, 16)
     assert np.array_equal(hard.targets, easy.targets)
     assert hashlib.sha256(hard.images.tobytes()).hexdigest()[:16] == "859686edac689e43"
-    assert np.array_equal(load(DataSpec("digits-hard"), 5).images, hard.images)  # the study's seed only splits
+    assert np.array_equal(load_dataset(DataSpec("digits-hard"), 5).images, hard.images)  # the study's seed only splits
     assert score(easy) > 0.85
     assert score(hard) < 0.4
 
@@ -621,7 +623,7 @@ def test_openml_sets_are_read_from_the_local_copy_without_a_network(
 ) -> None:
     pixels, marks = noise(40, int(np.prod(shape))), [number % 10 for number in range(40)]
     cached(offline, openml, 554, pixels, marks)
-    dataset = load(DataSpec(name), 0)
+    dataset = load_dataset(DataSpec(name), 0)
     assert np.array_equal(dataset.images, pixels.reshape(40, *shape))
     assert dataset.targets.tolist() == marks
     assert dataset.classes is not None
@@ -630,7 +632,7 @@ def test_openml_sets_are_read_from_the_local_copy_without_a_network(
 
 def test_without_network_and_cache_the_line_names_the_remedy_and_nothing_is_left(offline: Path) -> None:
     with pytest.raises(EnvironmentFailed) as caught:
-        load(DataSpec("mnist"), 0)
+        load_dataset(DataSpec("mnist"), 0)
     assert str(caught.value) == (
         "mnist: is not in the cache and cannot be fetched from openml.org (mnist_784), "
         "got URLError: <urlopen error no network in tests>; "
@@ -644,7 +646,7 @@ def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None
     damaged = offline / "openml" / "openml.org" / "data" / "v1" / "download" / "554" / "mnist_784.arff.gz"
     damaged.write_bytes(gzip.compress(b"@RELATION x\n"))
     with pytest.raises(EnvironmentFailed, match="URLError"):
-        load(DataSpec("mnist"), 0)
+        load_dataset(DataSpec("mnist"), 0)
     assert (offline / "openml" / "openml.org" / "api").is_dir()
 
 
@@ -652,12 +654,12 @@ def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None
 def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(pixels: np.ndarray, offline: Path) -> None:
     cached(offline, "mnist_784", 554, pixels, [number % 10 for number in range(40)])
     line = f"must be images of 784 pixels of 0 to 255, got shape (40, {pixels.shape[1]})"
-    assert line in refusal(lambda: load(DataSpec("mnist"), 0))
+    assert line in refusal(lambda: load_dataset(DataSpec("mnist"), 0))
 
 
 def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offline: Path) -> None:
     with pytest.raises(BadInput, match=r"cifar10: needs 1\.5 GB of memory, got 1\.1 GB; save the data as"):
-        load(DataSpec("cifar10"), 0, available=2**30)
+        load_dataset(DataSpec("cifar10"), 0, available=2**30)
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------

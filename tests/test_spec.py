@@ -23,7 +23,7 @@ from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.study_file import spec as spec_module
 from hpo.study_file.fields import Mistakes, duration, options, size
-from hpo.study_file.reader import load, schema_text, template
+from hpo.study_file.reader import read_study, schema_text, template
 from hpo.study_file.spec import (
     DEFAULT_EPOCHS,
     DEFAULT_TRIALS,
@@ -47,11 +47,11 @@ def read(text: str) -> Any:
 
 
 def spec(text: str = "", **more: Any) -> StudySpec:
-    return load({**LEAST, **(read(text) if text else {}), **more}, known=known, environ={})
+    return read_study({**LEAST, **(read(text) if text else {}), **more}, known=known, environ={})
 
 
 def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
-    loaded = load({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
+    loaded = read_study({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
     return {parameter.name: parameter for parameter in loaded.parameters}
 
 
@@ -82,12 +82,12 @@ def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None
     file = tmp_path / "study.yaml"
     file.write_text("name: x\ndata: digits\nsearch_space: {epochs: 3}\n")
     environ = {"MLFLOW_TRACKING_URI": "http://env"}
-    assert load(file, environ={}).tracking.uri is None
-    assert load(file, environ={"MLFLOW_TRACKING_URI": ""}).tracking.uri is None
-    assert load(file, environ=environ).tracking.uri == "http://env"
+    assert read_study(file, environ={}).tracking.uri is None
+    assert read_study(file, environ={"MLFLOW_TRACKING_URI": ""}).tracking.uri is None
+    assert read_study(file, environ=environ).tracking.uri == "http://env"
     file.write_text(file.read_text() + "tracking: {uri: 'http://file'}\n")
-    assert load(file, environ=environ).tracking.uri == "http://file"
-    assert load(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
+    assert read_study(file, environ=environ).tracking.uri == "http://file"
+    assert read_study(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
 
 
 def test_the_training_seed_follows_the_seed_unless_it_is_given() -> None:
@@ -108,7 +108,7 @@ def test_regression_brings_its_loss_and_its_metric() -> None:
 
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
     study = {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}
-    loaded = load(study, environ={})
+    loaded = read_study(study, environ={})
     assert loaded.metric == Metric("reward")
     assert loaded.data is None
     assert loaded.fixed()["data"] is None
@@ -162,11 +162,11 @@ def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
     (home / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: space.yaml\n")
     (here / "space.yaml").write_text("dropout: [0.1]\n")
     monkeypatch.chdir(here)
-    loaded = load("../home/study.yaml", known=known, environ={})
+    loaded = read_study("../home/study.yaml", known=known, environ={})
     assert loaded.data == DataSpec(str(home / "pictures"))
     assert loaded.space["dropout"].domain == Choice((0.1,))
     (home / "space.yaml").write_text("dropout: [0.2]\n")
-    beside = load("../home/study.yaml", known=known, environ={})
+    beside = read_study("../home/study.yaml", known=known, environ={})
     assert beside.space["dropout"].domain == Choice((0.2,))
     assert (beside.text, beside.space_text) == ((home / "study.yaml").read_text(), "dropout: [0.2]\n")
 
@@ -194,7 +194,7 @@ def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_tr
 
 @pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: case["case"])
 def test_each_parameter_exists_under_its_conditions(case: dict[str, Any]) -> None:
-    loaded = load({**LEAST, "search_space": case["search_space"]}, known=known, environ={}).space
+    loaded = read_study({**LEAST, "search_space": case["search_space"]}, known=known, environ={}).space
     expected = {
         name: tuple(Condition(parent, tuple(values)) for parent, values in when.items())
         for name, when in case["when"].items()
@@ -227,7 +227,8 @@ def test_points_to_start_with_take_the_types_of_the_space() -> None:
 
 def test_a_rare_point_that_satisfies_all_constraints_is_found_in_a_small_space() -> None:
     space = {name: list(range(1, 41)) for name in "ab"}
-    loaded = load({"name": "x", "train": "m:f", "search_space": space, "constraints": ["a + b == 80"]}, environ={})
+    study = {"name": "x", "train": "m:f", "search_space": space, "constraints": ["a + b == 80"]}
+    loaded = read_study(study, environ={})
     assert loaded.constraints[0].holds({"a": 40, "b": 40})
 
 
@@ -252,7 +253,7 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
         "metric={name: val_loss}",
         "constraints=[block1.channels <= 16]",
     ]
-    loaded = load(tmp_path / "study.yaml", sets=sets, known=known, environ={})
+    loaded = read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={})
     assert (loaded.strategy, loaded.budget) == ("random", Budget(trials=7, time=3600.0))
     assert loaded.execution.memory == 1 << 30
     assert loaded.space["dropout"].domain == Range(0.0, 0.2, False)
@@ -287,7 +288,7 @@ def test_a_folder_with_its_study_may_move(tmp_path: Path) -> None:
     for name in ("here", "there"):
         (tmp_path / name / "pictures").mkdir(parents=True)
         (tmp_path / name / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: {epochs: 1}\n")
-        loaded.append(load(tmp_path / name / "study.yaml", environ={}).fixed())
+        loaded.append(read_study(tmp_path / name / "study.yaml", environ={}).fixed())
     assert loaded[0] == loaded[1]
 
 
@@ -300,7 +301,7 @@ def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
 
 def test_a_mapping_is_read_as_a_file_is() -> None:
     with pytest.raises(BadInput) as refused:
-        load({**LEAST, "strategy": "grd", "budget": {"trials": 0}}, environ={})
+        read_study({**LEAST, "strategy": "grd", "budget": {"trials": 0}}, environ={})
     assert str(refused.value).splitlines() == [
         "study strategy: must be bayesian, random or grid, got grd; did you mean grid?",
         "study budget.trials: must be a whole number of at least 1, got 0",
@@ -319,7 +320,7 @@ def validator() -> Draft202012Validator:
 
 
 def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
-    loaded = load(ROOT / "study.yaml", known=known, environ={})
+    loaded = read_study(ROOT / "study.yaml", known=known, environ={})
     assert (loaded.strategy, loaded.data, loaded.model) == ("bayesian", DataSpec("digits"), "cnn")
     assert loaded.space.size() is not None
     validator.validate(read((ROOT / "study.yaml").read_text(encoding="utf-8")))
@@ -332,7 +333,7 @@ def test_the_shipped_schema_is_up_to_date() -> None:
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
     (tmp_path / "study.yaml").write_text(template("my-study"), encoding="utf-8")
-    loaded = load(tmp_path / "study.yaml", known=known, environ={})
+    loaded = read_study(tmp_path / "study.yaml", known=known, environ={})
     assert loaded.name == "my-study"
     assert f"None: {DEFAULT_TRIALS} trials" in template()
     assert all(len(line) <= 120 for line in template().splitlines())
@@ -355,7 +356,7 @@ def test_every_commented_line_of_the_template_may_be_uncommented(
     text = "\n".join([*kept, *added])
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     sets = ["search_space.blocks=[2]"] if "block2" in line else []
-    assert key in load(tmp_path / "study.yaml", sets=sets, known=known, environ={}).places
+    assert key in read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={}).places
     validator.validate(read(text))
 
 

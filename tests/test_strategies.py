@@ -24,7 +24,7 @@ from hpo.space.grid import permutation
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
-from hpo.strategies.points import Grid, Problem, Random, point
+from hpo.strategies.points import Grid, Problem, Random, frozen
 from hpo.study_file.spec import Budget
 
 GOAL = Goal()
@@ -160,9 +160,9 @@ def test_bayesian_begins_with_the_points_of_random_search(tmp_path: Path) -> Non
 
 
 def test_a_grid_keeps_its_order_when_a_point_is_skipped() -> None:
-    everything = [point(p) for p in _starts(make("grid"), 18)]
-    skipping = make("grid", feasible=lambda p: "no" if point(p) == everything[3] else None)
-    assert [point(p) for p in _starts(skipping, 17)] == [p for p in everything if p != everything[3]]
+    everything = [frozen(p) for p in _starts(make("grid"), 18)]
+    skipping = make("grid", feasible=lambda p: "no" if frozen(p) == everything[3] else None)
+    assert [frozen(p) for p in _starts(skipping, 17)] == [p for p in everything if p != everything[3]]
 
 
 def test_a_huge_grid_is_never_built() -> None:
@@ -171,7 +171,7 @@ def test_a_huge_grid_is_never_built() -> None:
     space = Space(
         (*(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(30)), Parameter("epochs", Choice((1,))))
     )
-    assert len({point(p) for p in _starts(make("grid", space=space), 50)}) == 50
+    assert len({frozen(p) for p in _starts(make("grid", space=space), 50)}) == 50
 
 
 @given(size=st.integers(min_value=0, max_value=3000), seed=st.text(max_size=5))

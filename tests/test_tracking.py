@@ -409,7 +409,7 @@ def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(one: Track
 def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path) -> None:
     place = Folders(tmp_path, "digits", "random", 0)
     (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
-    spec = reader.load(tmp_path / "study.yaml", environ={})
+    spec = reader.read_study(tmp_path / "study.yaml", environ={})
     lock = DriverLock(place.lock)
     with pytest.raises(Conflict, match="already running as pid"):
         sync_these(spec, [place])
@@ -595,7 +595,7 @@ def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     before = dict(os.environ)
-    with tracking.environment():
+    with tracking.mlflow_environment():
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert dict(os.environ) == before

@@ -25,7 +25,7 @@ from hpo.errors import BadInput
 from hpo.models import families
 from hpo.models.network import build
 from hpo.publishing import train_script
-from hpo.study_file.reader import load
+from hpo.study_file.reader import read_study
 from hpo.training import optimizers
 from hpo.training.augment import augmented
 from hpo.training.evaluation import score
@@ -54,7 +54,7 @@ def namespace(path: Path) -> dict[str, Any]:
 def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, model: str) -> None:
     """25 points of each family: hpo's weights fit, and from the same weights come the same outputs."""
     source = {"name": "x", "data": "digits", "model": model, "search_space": str(SPACES / f"{model}.yaml")}
-    space = load(source, known=families.known).space
+    space = read_study(source, known=families.known).space
     folder = digits(tmp_path / "data")
     dataset, rng = Dataset.open(folder), random.Random(7)
     best.write_data(dataset, tmp_path / "data.npz")
@@ -121,7 +121,7 @@ def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.T
 
 def scripted(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """The same by the script, in this process."""
-    path = best.write(won, folder / "script")
+    path = best.write_files(won, folder / "script")
     script = namespace(path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -143,7 +143,7 @@ def rates_of_steps(won: ScriptSource, folder: Path, monkeypatch: pytest.MonkeyPa
     rate = optimizers.eta
     monkeypatch.setattr(optimizers, "eta", lambda *step: ours.append(rate(*step)) or ours[-1])
     list(Recipe(won.model, won.loss, won.dataset.folder, "cpu")()(job(won.params, folder)))
-    path = best.write(won, folder / "script")
+    path = best.write_files(won, folder / "script")
     text = path.read_text().replace("optimizer.step()", "RATES.append(group['lr'])")
     path.write_text(text.replace("\nSEED = ", "\nRATES = []\nSEED = "))
     script = namespace(path)
@@ -206,7 +206,7 @@ def test_with_augmentation_the_score_is_the_same_within_the_noise_of_a_seed(tmp_
 def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Path) -> None:
     won = source_of(digits(tmp_path / "data"), {**TINY, "channels": 8, "batch_size": 64, "dropout": 0.2})
     expected, weights = trained(won, tmp_path)
-    path = best.write(won, tmp_path / "alone")
+    path = best.write_files(won, tmp_path / "alone")
     program = "import sys, runpy; sys.modules['hpo'] = None; sys.argv = ['train.py']; "
     program += f"runpy.run_path({str(path)!r}, run_name='__main__'); "
     program += "others = {'scipy', 'sklearn', 'mlflow', 'optuna'} & set(sys.modules); assert not others, others"
@@ -256,8 +256,8 @@ def test_images_are_shifted_by_whole_pixels_each_by_its_own(monkeypatch: pytest.
 @pytest.mark.parametrize("name", ["train.py", "data.npz"])
 def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_path: Path, name: str) -> None:
     won = source_of(bars(tmp_path / "data"), TINY)
-    best.write(won, tmp_path / "out")
-    path = best.write(won, tmp_path / "out")
+    best.write_files(won, tmp_path / "out")
+    path = best.write_files(won, tmp_path / "out")
     with np.load(tmp_path / "out" / "data.npz", allow_pickle=False) as arrays:
         assert list(arrays["classes"]) == ["0", "1", "2"]
         assert np.array_equal(arrays["images"], won.dataset.images)
@@ -268,7 +268,7 @@ def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_pa
     if name == "train.py":
         (tmp_path / "out" / "data.npz").unlink()
     with pytest.raises(BadInput) as caught:
-        best.write(won, tmp_path / "out")
+        best.write_files(won, tmp_path / "out")
     assert str(caught.value) == (
         f"{file}: must not be there yet, unless `hpo best --script` wrote it; name another folder with --to"
     )

@@ -13,7 +13,7 @@ from pictures import bars, job, numbers
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.errors import BadInput
 from hpo.models import user
-from hpo.study_file.reader import load
+from hpo.study_file.reader import read_study
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
@@ -91,7 +91,7 @@ def test_a_trainer_of_ones_own_needs_no_torch() -> None:
 
 
 def reports(text: str, folder: Path, start: int = 0) -> list[Report]:
-    train = user.trainer("mine:train", written(folder, text))
+    train = user.user_trainer("mine:train", written(folder, text))
     return list(train(job({"epochs": 3}, folder, start=start)))
 
 
@@ -105,7 +105,7 @@ def test_a_trainer_may_yield_plain_mappings_and_numbers_of_numpy(tmp_path: Path)
 def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
     text = "closed = []\ndef train(job):\n    try:\n        yield {'a': 1}\n        yield {'a': 1}\n"
     text += "    finally:\n        closed.append(True)"
-    running = user.trainer("mine:train", written(tmp_path, text))(job({}, tmp_path))
+    running = user.user_trainer("mine:train", written(tmp_path, text))(job({}, tmp_path))
     next(running)
     assert isinstance(running, Iterator)
     running.close()  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
 
 @pytest.mark.parametrize("function", ["own_model:network", "own_trainer:train"])
 def test_the_example_studies_load(function: str) -> None:
-    spec = load(EXAMPLES / f"{function.partition(':')[0]}.yaml")
+    spec = read_study(EXAMPLES / f"{function.partition(':')[0]}.yaml")
     assert (spec.train or spec.model) == function
     user.resolve(function, EXAMPLES, "")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpo.errors import BadInput
 from hpo.study_file import yaml_nodes
-from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read, value_of
+from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read_yaml, value_of
 
 TABLES = yaml.safe_load(Path(__file__).with_name("study_file_tables.yaml").read_text(encoding="utf-8"))
 
@@ -96,7 +96,7 @@ def test_every_value_and_key_knows_its_place() -> None:
 
 def test_a_byte_order_mark_and_windows_lines_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")
-    assert plain(read(tmp_path / "f").root) == {"a": 1, "b": "x"}
+    assert plain(read_yaml(tmp_path / "f").root) == {"a": 1, "b": "x"}
 
 
 def test_an_alias_is_its_anchor() -> None:

@@ -164,7 +164,7 @@ class Console:
         if search.best is not None:
             text.append(f"\nbest {self.goal.metric} {shown(self.goal.value(search.best))}", style="bold green")
             text.append(
-                f"  trial {search.best.number}  {settings(search.best.params, self.progress.constants)}", style="green"
+                f"  trial {search.best.number}  {varying(search.best.params, self.progress.constants)}", style="green"
             )
         return text
 
@@ -182,7 +182,7 @@ class Console:
         word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
         value = shown(self.goal.value(trial))
         row = [str(trial.number), word, f"{trial.epoch}/{trial.epochs}", value, sparkline(trial, self.goal)]
-        params = settings(trial.params, self.progress.constants)
+        params = varying(trial.params, self.progress.constants)
         return [*row, params if len(params) <= room else params[: room - 1] + "…"] if room >= NARROW else row
 
 
@@ -199,7 +199,7 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
     value, cost = shown(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
-    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {settings(trial.params, constants)}"
+    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {varying(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
 
@@ -207,7 +207,7 @@ def retry_line(event: Retried) -> str:
     return f"attempt {event.attempt} of a training: {event.error}"
 
 
-def settings(params: Params, constants: Mapping[str, object]) -> str:
+def varying(params: Params, constants: Mapping[str, object]) -> str:
     """The parameters that vary, in one line."""
     shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
     return " ".join(f"{name}={written(value)}" for name, value in shown.items())

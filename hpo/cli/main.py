@@ -96,7 +96,7 @@ def run(
     spec = request.spec({"budget.time": seconds, "workers": workers, "device": device})
 
     from hpo.cli.console import Terminal, watch
-    from hpo.cli.summary import exit_code, result_json, summary
+    from hpo.cli.summary import exit_code, result_json, summary_lines
     from hpo.commands.run import RunOptions
     from hpo.commands.run import run as run_study
 
@@ -107,7 +107,7 @@ def run(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
-        for line in summary(result, console.progress.utilization, f"hpo run {request.study}"):
+        for line in summary_lines(result, console.progress.utilization, f"hpo run {request.study}"):
             terminal.print(line, highlight=False, soft_wrap=True)
     sys.exit(exit_code(result))
 
@@ -243,7 +243,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
 def report(request: Request) -> None:
     """Write report.html and trials.csv of a study again."""
     result = request.result()
-    from hpo.commands.report import show as write_report
+    from hpo.commands.report import write_report as write_report
 
     write_report(result.spec, result.folders, result.study)
     click.echo(str(result.folders.report))
@@ -363,11 +363,11 @@ def main() -> None:
 
 
 def fail_by_bug(error: Exception) -> None:
-    place = keep_traceback(error)
+    place = write_traceback(error)
     fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
 
 
-def keep_traceback(error: Exception) -> str:
+def write_traceback(error: Exception) -> str:
     """The file with the whole traceback; "hpo" where none can be written."""
     try:
         descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")

@@ -23,7 +23,7 @@ def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> 
     sets: `key.path=value`, as for `--set`.
     """
     from hpo.models import families  # 0.1 s that `--help` need not wait for
-    from hpo.study_file.reader import load as read_study
+    from hpo.study_file.reader import read_study as read_study
 
     return read_study(study, sets=sets, known=families.known, environ=os.environ)
 

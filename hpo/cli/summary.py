@@ -14,8 +14,8 @@ from rich.table import Table
 from hpo.cli.console import (
     Terminal,
     Utilization,
-    settings,
     sparkline,
+    varying,
 )
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
@@ -30,7 +30,7 @@ PIPED_WIDTH = 500  # no line of a table is cut or wrapped for a program
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 
-def summary(result: Result, utilization: Utilization, again: str) -> Iterator[str]:
+def summary_lines(result: Result, utilization: Utilization, again: str) -> Iterator[str]:
     """The lines that end a run, with rich markup."""
     study = result.study
     states = [
@@ -85,7 +85,7 @@ def best_lines(result: Result) -> Iterator[str]:
         if name in ("test_accuracy", "test_r2", "test_mse")
     )
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{scored}{complete}"
-    yield f"        {settings(best.params, constants)}"
+    yield f"        {varying(best.params, constants)}"
     yield from longest_lines(result, best)
     if result.published:
         yield f"model:  {result.published.said}"
@@ -187,7 +187,7 @@ def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
     state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {trial.epochs} epochs"
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
     yield f"{goal.metric} {'-' if value is None else decimals(value)}  {sparkline(trial, goal, 40)}"
-    yield settings(trial.params, {})
+    yield varying(trial.params, {})
     if trial.reports:
         yield diagnose(trial.reports, trial.params, trial.outcome).sentence
         metrics = trial.reports[-1].metrics.items()

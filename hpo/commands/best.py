@@ -60,7 +60,7 @@ def write_script(result: Result, folder: Path) -> Path:
         class_weights=spec.class_weights,
         dataset=dataset,
     )
-    return write(source, folder)
+    return write_files(source, folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -69,7 +69,7 @@ def refuse_own(place: str, model: str) -> None:
         raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
 
 
-def write(source: ScriptSource, folder: Path) -> Path:
+def write_files(source: ScriptSource, folder: Path) -> Path:
     """Write the script and its data into a folder; returns the script's path. Raises BadInput for files of others."""
     path, text = folder / SCRIPT, script(source)
     try:
@@ -102,10 +102,10 @@ def script(source: ScriptSource) -> str:
     """The text of train.py: the template with the best trial's settings."""
     head, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)
     title, (_, last, tail) = rest.partition("\n")[0], rest.partition(LAST)
-    return "\n".join([head + first + title, *settings(source), last + tail])
+    return "\n".join([head + first + title, *assignments(source), last + tail])
 
 
-def settings(source: ScriptSource) -> Iterator[str]:
+def assignments(source: ScriptSource) -> Iterator[str]:
     """One assignment a line: how to train, then the network's layers."""
     used = f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
     yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))

@@ -38,7 +38,7 @@ from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.drawing import save
 from hpo.strategies.bayesian import STARTUP
-from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, point
+from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
@@ -74,7 +74,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     fresh: dict[str, dict[int, list[float]]] = {}
     if rescore:
         best = best_trials(results, budget)
-        score(best)
+        score_on_test(best)
         fresh = fresh_scores(spec, best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
     seed = spec.training_seed or 0
@@ -157,7 +157,7 @@ def best_trials(results: Sequence[Result], budget: int) -> list[Best]:
     return [(one, one.study.trials[end.best]) for one, end in zip(results, ends, strict=True) if end is not None]
 
 
-def score(trials: Sequence[Best]) -> None:
+def score_on_test(trials: Sequence[Best]) -> None:
     """Score each on the test split, once, all in one process, and record it."""
     due = []
     for result, best in trials:
@@ -186,7 +186,7 @@ def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -
     if not trials:
         return {}
     values = fresh_values(spec, [best.params for _, best in trials], FRESH_SEEDS, replace(options, listeners=()))
-    return {result.folders.run.name: {best.number: values[point(best.params)]} for result, best in trials}
+    return {result.folders.run.name: {best.number: values[frozen(best.params)]} for result, best in trials}
 
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
@@ -227,7 +227,7 @@ def fresh_values(
     spec: StudySpec, points: Sequence[Params], seeds: int, options: RunOptions
 ) -> dict[Point, list[float]]:
     """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out."""
-    unique = tuple({point(params): dict(params) for params in points}.values())
+    unique = tuple({frozen(params): dict(params) for params in points}.values())
     seed = int(digest([sorted(params.items()) for params in unique])[:8], 16)
     again = replace(
         spec,
@@ -242,11 +242,11 @@ def fresh_values(
     if result.stopped_by:
         raise Stopped(result.stopped_by)
     goal = spec.metric.as_goal()
-    values: dict[Point, list[float]] = {point(params): [] for params in unique}
+    values: dict[Point, list[float]] = {frozen(params): [] for params in unique}
     for trial in result.study.with_state(State.COMPLETE):
         value = goal.value(trial)
         if value is not None and trial.repeat <= seeds:
-            values[point(trial.params)].append(value)
+            values[frozen(trial.params)].append(value)
     return values
 
 
@@ -259,16 +259,16 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
         raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
     fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
     finalists = [
-        Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), size(result, trial.params))
+        Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))
         for trial in best
-        if (values := fresh[point(trial.params)])
+        if (values := fresh[frozen(trial.params)])
     ]
     if not finalists:
         raise NoResult(f"{result.folders.run}: every repetition failed; `hpo status` says why")
     return confirm(finalists, goal)
 
 
-def size(result: Result, params: Params) -> int | None:
+def network_size(result: Result, params: Params) -> int | None:
     """Parameters of the network; None for a user's own."""
     if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
         return None

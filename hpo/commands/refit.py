@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpo.commands.reproduce import OnEpoch, one_worker, train
+from hpo.commands.reproduce import OnEpoch, one_worker, train_job
 from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset, standards
@@ -98,7 +98,7 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
     shutil.rmtree(folder, ignore_errors=True)
     seed = training_seed(result.spec.training_seed or 0, best.params, best.repeat)
     job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, parts.limits())
-    _, end = train(parts, job, on_epoch)
+    _, end = train_job(parts, job, on_epoch)
     if isinstance(end, JobFailed):
         remedy = "run the same command again" if end.lost else "raise the budget and search on"
         got = f"{end.outcome}: {end.error}"

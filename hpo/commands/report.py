@@ -26,7 +26,7 @@ from hpo.study_file.spec import StudySpec
 from hpo.tracking.ui import without_password
 
 
-def show(spec: StudySpec, folders: Folders, study: Study) -> None:
+def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
     """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed."""
     said = diagnoses(study)
     try:
@@ -51,7 +51,7 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
         goal=spec.metric.as_goal(),
         space=spec.space,
         events=read_events(folders.journal),
-        facts=facts(spec),
+        facts=study_facts(spec),
         start_with=spec.start_with,
         diagnoses=said,
         known=families.known(spec.model, spec.train),
@@ -61,7 +61,7 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
     )
 
 
-def facts(spec: StudySpec) -> dict[str, str]:
+def study_facts(spec: StudySpec) -> dict[str, str]:
     """What the study is about, in a few words each."""
     budget = {
         "trials": spec.budget.trials,

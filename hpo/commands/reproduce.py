@@ -54,7 +54,7 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     kept = reading.epoch if reading is not None else until
     with scratch(folders.run) as folder:
         job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", components.limits())
-        reports, end = train(components, job, on_epoch, kept)
+        reports, end = train_job(components, job, on_epoch, kept)
         difference = _difference(trial, reports, end)
         same = components.identity()(trial.params, trial.repeat) == (trial.training, seed)
         restored = not difference and not failed and same and _restore(job, folders.trainings, kept)
@@ -83,7 +83,7 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     return assemble(here, dataset, placement(here)[:1])
 
 
-def train(
+def train_job(
     components: Components, job: Job, on_epoch: OnEpoch, kept: int | None = None
 ) -> tuple[list[Report], JobEnded | JobFailed]:
     """Train the job to its end, and keep the last checkpoint and that of epoch `kept`; on_epoch hears every report."""
@@ -106,7 +106,7 @@ def train(
 def _difference(trial: Trial, reports: Sequence[Report], end: JobEnded | JobFailed) -> str:
     """The first difference in a phrase, "" if there is none."""
     for then, now in zip(trial.reports, reports, strict=False):
-        if difference := compare(then, now):
+        if difference := first_difference(then, now):
             return difference
     outcome, why = (end.outcome, f": {end.error}") if isinstance(end, JobFailed) else (Outcome.OK, "")
     if outcome is not trial.outcome:
@@ -115,7 +115,7 @@ def _difference(trial: Trial, reports: Sequence[Report], end: JobEnded | JobFail
     return "" if same_length else f"{count(len(reports), 'epoch')} came of it; then it was {len(trial.reports)}"
 
 
-def compare(then: Report, now: Report) -> str:
+def first_difference(then: Report, now: Report) -> str:
     """The first metric that is not the same, bit for bit; seconds are no result."""
     if then.metrics.keys() != now.metrics.keys():
         other = ", ".join(sorted(then.metrics.keys() ^ now.metrics.keys()))

@@ -24,11 +24,11 @@ from hpo.engine import components
 from hpo.engine.driver import Driver, Listener
 from hpo.engine.opening import (
     OpenStudy,
-    environment,
     lengthen,
     load_data,
     open_study,
     open_trainings,
+    recorded_environment,
     refuse_impossible,
     take_over,
 )
@@ -95,7 +95,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         searches = [study.search for study in studies]
         driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
         drivers.append(driver)
-        driver.run(environment(assembled[0]))
+        driver.run(recorded_environment(assembled[0]))
         published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [
@@ -122,12 +122,12 @@ def conclude(studies: Sequence[OpenStudy], driver: Driver, tracker: Tracker | No
     published: list[Published | None] = []
     for study in studies:
         usable = not driver.stopping and study.search.closing is not Reason.FAILING
-        published.append(publish(study, driver, tracker) if usable else None)
-        import_module(REPORT).show(study.spec, study.folders, study.search.study)
+        published.append(publish_or_warn(study, driver, tracker) if usable else None)
+        import_module(REPORT).write_report(study.spec, study.folders, study.search.study)
     return published
 
 
-def publish(study: OpenStudy, driver: Driver, tracker: Tracker | None) -> Published | None:
+def publish_or_warn(study: OpenStudy, driver: Driver, tracker: Tracker | None) -> Published | None:
     """A model that cannot be published costs a warning: the study and its checkpoint are there."""
     try:
         return publish_best(study, driver.executor, tracker)

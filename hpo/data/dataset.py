@@ -138,7 +138,7 @@ class Dataset:
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
 
 
-def load(source: DataSpec, seed: int, cache: Path | None = None, *, available: int | None = None) -> Dataset:
+def load_dataset(source: DataSpec, seed: int, cache: Path | None = None, *, available: int | None = None) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
     seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,

@@ -153,7 +153,7 @@ def placement(spec: StudySpec) -> Sequence[str]:
         refuse_missing_ray(spec)
         from hpo.execution import cluster
 
-        return cluster.worker_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
+        return cluster.cluster_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
     all_devices = local.worker_devices(spec.device, spec.workers, spec.place)
     return all_devices[:1] if own.engine == "inline" else all_devices
 

@@ -196,7 +196,7 @@ class Driver:
         key = message.training
         match message:
             case Reported(report=report):
-                if self.trainings.extend(key, report):
+                if self.trainings.add_report(key, report):
                     self._update_all(key)
             case JobEnded(exhausted=exhausted):
                 del self.jobs[key]

@@ -54,7 +54,7 @@ def open_study(
 def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
     """The data as one memory map for all workers; None where a user's own trainer brings its own."""
     user_code(spec)  # a user's module that does not import is refused before anything is made
-    return None if spec.data is None else dataset.load(spec.data, spec.training_seed or 0, folders.data)
+    return None if spec.data is None else dataset.load_dataset(spec.data, spec.training_seed or 0, folders.data)
 
 
 def refuse_impossible(components: Components) -> None:
@@ -187,7 +187,7 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
     return trainings
 
 
-def environment(components: Components) -> Mapping[str, Value]:
+def recorded_environment(components: Components) -> Mapping[str, Value]:
     """What to look at when two runs differ."""
     spec = components.spec
     study_file = digest([spec.text, spec.space_text, spec.sets])[:16]

@@ -63,7 +63,7 @@ class Trainings:
         if len(shared.training.reports) < len(training.reports):
             shared.training = training
 
-    def extend(self, key: str, report: Report) -> bool:
+    def add_report(self, key: str, report: Report) -> bool:
         """Take in one epoch; False for one that is known, as after a checkpoint was lost."""
         shared = self._shared[key]
         if report.epoch <= len(shared.training.reports):

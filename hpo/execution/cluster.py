@@ -72,7 +72,7 @@ def capacity(resources: Resources, alive: Sequence[ClusterNode]) -> int:
 # -- connecting
 
 
-def connect(address: str | None, place: str) -> str:
+def join(address: str | None, place: str) -> str:
     """Join the cluster as a driver, unless this process already has; returns host:port of the server it depends on.
 
     address: None or auto is $RAY_ADDRESS or the cluster of this machine. Raises EnvironmentFailed within PROBE_SECONDS.
@@ -131,7 +131,7 @@ def listens(address: str, seconds: float = 2.0) -> bool:
 # -- what a study needs of it
 
 
-def worker_devices(
+def cluster_devices(
     address: str | None,
     device: str,
     workers: int | str,
@@ -142,7 +142,7 @@ def worker_devices(
 
     per_trial: cpus and gpus, as in the study file; where: the place of a key. Raises BadInput, EnvironmentFailed.
     """
-    connect(address, where("execution.address"))
+    join(address, where("execution.address"))
     usable = wait_for_nodes(PATIENCE, where("execution.address"))
     resources = resources_of(device, *per_trial, usable, where)
     refuse_too_much(resources, usable, where)

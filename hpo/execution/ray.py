@@ -23,7 +23,7 @@ import ray
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, Mistake
-from hpo.execution.cluster import PATIENCE, Monitor, Resources, connect
+from hpo.execution.cluster import PATIENCE, Monitor, Resources, join
 from hpo.execution.job_runner import RunningJob, keep_traceback
 from hpo.execution.local import ENVIRONMENT, MAX_FAILED_STARTS
 from hpo.execution.ray_worker import Prepared, RayWorker, Sent, WorkerInfo, WorkerMessage, versions
@@ -80,7 +80,7 @@ class RayExecutor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connected_here = not ray.is_initialized()
-        self._monitor = Monitor(connect(address, place), resources, patience, clock)
+        self._monitor = Monitor(join(address, place), resources, patience, clock)
         self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), clock
         self._order = 0  # calls of `begin`
         self._factory = b""

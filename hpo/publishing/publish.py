@@ -81,7 +81,7 @@ def of_module(module: nn.Module) -> Predict:
     return predict
 
 
-def publish(order: Order) -> Published:
+def score_and_log(order: Order) -> Published:
     """Score the model, save its figures, and log it in MLflow. Raises HpoError, OSError, RuntimeError."""
     data = Dataset.open(order.recipe.data)
     network = load_network(replace(order.recipe, device="cpu").setup(), order.params, order.checkpoint)
@@ -90,15 +90,15 @@ def publish(order: Order) -> Published:
         save_figures(network, data, order.trial, order.figures)
     if order.run is None:
         return Published(
-            test=score(model, data, order.recipe.loss),
+            test=test_metrics(model, data, order.recipe.loss),
             said="tracking is off: the model was scored, not logged to MLflow",
         )
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
 
-    return registry.keep(order, model, data, lambda loaded: score(loaded, data, order.recipe.loss))
+    return registry.keep(order, model, data, lambda loaded: test_metrics(loaded, data, order.recipe.loss))
 
 
-def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
+def test_metrics(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
     """The test split's metrics of a model that takes raw pixels."""
     if len(data.test) == 0:
         return {}
@@ -116,7 +116,7 @@ def score(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
 def answer(text: str) -> dict[str, object]:
     """What an order comes to, or {"error": one line}."""
     try:
-        return asdict(publish(Order.from_json(text)))
+        return asdict(score_and_log(Order.from_json(text)))
     except HpoError as error:
         return {"error": str(error)}
     except (OSError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from hpo.formatting import REASONS, count, decimals, duration, listed, written
 from hpo.report import figures, findings, model_figures
 from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
-from hpo.report.html import Content, Html, bullets, facts, figure, join, page, scrolling, section, table, tag
+from hpo.report.html import Content, Html, bullets, fact_list, figure, join, page, scrolling, section, table, tag
 from hpo.report.model_figures import ModelFigures
 from hpo.space.domains import Parameter, ParameterSpec
 from hpo.space.space import Space
@@ -140,7 +140,7 @@ def _top(report: StudyReport) -> Html:
         "Training time": duration(seconds),
         "Status": REASONS[study.closed] if study.closed else "running",
     }
-    return tag("header", [*parts, facts(numbers)])
+    return tag("header", [*parts, fact_list(numbers)])
 
 
 def _headline(report: StudyReport) -> Content:
@@ -183,7 +183,7 @@ def _search_space(report: StudyReport) -> Html:
     conditional = any(parameter.when for parameter in report.space.parameters)
     header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
     rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
-    known = [facts(report.facts)] if report.facts else []
+    known = [fact_list(report.facts)] if report.facts else []
     return section("Search space", *known, tag("p", words), table((header, rows), "Search space", "words"))
 
 

@@ -20,7 +20,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, show
+from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, exact
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
 
@@ -337,7 +337,7 @@ def _widened(space: Node | None, edges: Sequence[Edge]) -> list[tuple[int, int, 
         values = node if isinstance(node, SequenceNode) else _get(node, "choices")
         bound = _get(node, "max" if edge.upper else "min")
         if isinstance(bound, ScalarNode):
-            edits[bound.start_mark.index] = (*_marks(bound), show(edge.wider))
+            edits[bound.start_mark.index] = (*_marks(bound), exact(edge.wider))
         elif isinstance(values, SequenceNode) and values.value:
             edit = _one_more(values, edge)
             edits[edit[0]] = edit
@@ -346,12 +346,12 @@ def _widened(space: Node | None, edges: Sequence[Edge]) -> list[tuple[int, int, 
 
 def _one_more(values: SequenceNode, edge: Edge) -> tuple[int, int, str]:
     """The wider value beside the bound it goes beyond, in the list's own style."""
-    at = next((node for node in values.value if node.value == show(edge.bound)), values.value[-1 if edge.upper else 0])
+    at = next((node for node in values.value if node.value == exact(edge.bound)), values.value[-1 if edge.upper else 0])
     start, end = at.start_mark, at.end_mark
     between = ", " if values.flow_style else "\n" + " " * (start.column - 2) + "- "
     if edge.upper:
-        return end.index, end.index, between + show(edge.wider)
-    return start.index, start.index, show(edge.wider) + between
+        return end.index, end.index, between + exact(edge.wider)
+    return start.index, start.index, exact(edge.wider) + between
 
 
 def _get(node: Node | None, key: str) -> Node | None:

@@ -50,7 +50,7 @@ def bullets(items: Sequence[Content]) -> Html:
     return tag("ul", [tag("li", item) for item in items])
 
 
-def facts(values: Mapping[str, str]) -> Html:
+def fact_list(values: Mapping[str, str]) -> Html:
     """A few names with a value each, side by side."""
     pairs = [tag("div", [tag("dt", name), tag("dd", value)]) for name, value in values.items()]
     return tag("dl", pairs, class_="facts")

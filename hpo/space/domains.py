@@ -17,8 +17,8 @@ SIGNIFICANT = 6  # digits of a sampled float: enough to search with, short enoug
 LARGEST_COUNT = 100_000
 
 
-def show(value: object) -> str:
-    """A value as the study file writes it."""
+def exact(value: object) -> str:
+    """A value as the study file writes it, to twelve digits."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
@@ -76,7 +76,7 @@ class Choice:
         return 0.5 if len(self.values) == 1 else index / (len(self.values) - 1)
 
     def __str__(self) -> str:
-        names = ", ".join(map(show, self.values[:12])) + ", ..." * (len(self.values) > 12)
+        names = ", ".join(map(exact, self.values[:12])) + ", ..." * (len(self.values) > 12)
         return "one of " * (len(self.values) > 1) + names
 
 
@@ -179,8 +179,8 @@ class Range:
 
     def __str__(self) -> str:
         kind = "a whole number from" if self.integer else "from"
-        text = f"{kind} {show(self.low)} to {show(self.high)}"
-        return text if self.step is None else f"{text} in steps of {show(self.step)}"
+        text = f"{kind} {exact(self.low)} to {exact(self.high)}"
+        return text if self.step is None else f"{text} in steps of {exact(self.step)}"
 
 
 Domain = Choice | Range
@@ -193,9 +193,9 @@ def choice_faults(values: tuple[Value, ...]) -> list[Mistake]:
     seen: dict[Value, Value] = {}  # 1 and true are equal here: a choice between them is a slip
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            faults.append(Mistake("choices", "must be finite", show(value), "write a plain number"))
+            faults.append(Mistake("choices", "must be finite", exact(value), "write a plain number"))
         if value in seen:
-            first, second = show(seen[value]), show(value)
+            first, second = exact(seen[value]), exact(value)
             got = f"{first} twice" if first == second else f"{first} and {second}"
             faults.append(Mistake("choices", "must differ", got, "keep one of them"))
         seen.setdefault(value, value)
@@ -209,24 +209,26 @@ def range_faults(
     numbers = [(key, number) for key, number in (("min", low), ("max", high), ("step", step)) if number is not None]
     endless = [(key, number) for key, number in numbers if not math.isfinite(number)]
     if endless:
-        return [Mistake(key, "must be finite", show(number), "write a plain number") for key, number in endless]
+        return [Mistake(key, "must be finite", exact(number), "write a plain number") for key, number in endless]
     broken = [(key, number) for key, number in numbers if integer and number != int(number)]
-    faults = [Mistake(key, "must be a whole number", show(number), "round it") for key, number in broken]
+    faults = [Mistake(key, "must be a whole number", exact(number), "round it") for key, number in broken]
     if low > high:
-        faults.append(Mistake("min", f"must not be above max ({show(high)})", show(low), "swap them"))
+        faults.append(Mistake("min", f"must not be above max ({exact(high)})", exact(low), "swap them"))
     if log and low <= 0:
-        faults.append(Mistake("min", "must be above 0 because log is true", show(low), "raise min or leave log out"))
+        faults.append(Mistake("min", "must be above 0 because log is true", exact(low), "raise min or leave log out"))
     if step is not None:
         if step <= 0:
-            faults.append(Mistake("step", "must be above 0", show(step)))
+            faults.append(Mistake("step", "must be above 0", exact(step)))
         if count is not None:
-            faults.append(Mistake("count", "cannot be combined with step", show(count), "keep one of them"))
+            faults.append(Mistake("count", "cannot be combined with step", exact(count), "keep one of them"))
         if log:
-            faults.append(Mistake("step", "cannot be combined with log", show(step), "use count, or choices"))
+            faults.append(Mistake("step", "cannot be combined with log", exact(step), "use count, or choices"))
         if 0 < high - low < step:
-            faults.append(Mistake("step", f"must not be above max - min ({show(rounded(high - low, 12))})", show(step)))
+            faults.append(
+                Mistake("step", f"must not be above max - min ({exact(rounded(high - low, 12))})", exact(step))
+            )
     if count is not None and not 2 <= count <= LARGEST_COUNT:
-        faults.append(Mistake("count", f"must be from 2 to {LARGEST_COUNT:,}", show(count)))
+        faults.append(Mistake("count", f"must be from 2 to {LARGEST_COUNT:,}", exact(count)))
     return faults
 
 
@@ -293,7 +295,7 @@ class ParameterSpec:
     @property
     def rule(self) -> str:
         if self.kind == "choice":
-            return f"must be {'one of ' * (len(self.choices) > 1)}{', '.join(map(show, self.choices))}"
+            return f"must be {'one of ' * (len(self.choices) > 1)}{', '.join(map(exact, self.choices))}"
         if self.kind == "bool":
             return "must be true or false"
         ends = [f"{'above' if self.open_low else 'of at least'} {self.low:,}"] if self.low is not None else []

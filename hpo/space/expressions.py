@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hpo.core import Value
-from hpo.space.domains import show
+from hpo.space.domains import exact
 
 Compute = Callable[[Mapping[str, Value]], Any]
 
@@ -173,7 +173,7 @@ def _applied(function: Callable[..., Any], inners: Sequence[Compute]) -> Compute
 
     def number(value: Any) -> int | float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{show(value)} is not a number")
+            raise TypeError(f"{exact(value)} is not a number")
         return value
 
     return lambda values: function(*(number(inner(values)) for inner in inners))
@@ -187,7 +187,7 @@ def _compared(ops: Sequence[type[ast.cmpop]], inners: Sequence[Compute]) -> Comp
         for op, inner in zip(ops, inners[1:], strict=True):
             after = inner(values)
             if op in _ORDERING and (isinstance(before, str | bool) or isinstance(after, str | bool)):
-                raise TypeError(f"{show(before)} and {show(after)} have no order")
+                raise TypeError(f"{exact(before)} and {exact(after)} have no order")
             if not _COMPARISON[op](before, after):
                 return False
             before = after

@@ -15,7 +15,7 @@ from typing import Any
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
-from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, members, show
+from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, exact, members
 from hpo.space.grid import GridImpossible, ParameterGrid
 
 MOST_PARAMETERS = 1_000
@@ -97,7 +97,7 @@ class Space:
         faults = [Mistake(name, "is not in the search space") for name in partial if name not in self]
         for name, value in partial.items():
             if name in self and self[name].domain.coerce(value) is None:
-                faults.append(Mistake(name, f"must be {self[name].domain}", show(value)))
+                faults.append(Mistake(name, f"must be {self[name].domain}", exact(value)))
         return faults + self._forced(partial)[1]
 
     def _forced(self, partial: Params) -> tuple[dict[str, tuple[Value, ...]], list[Mistake]]:
@@ -113,8 +113,8 @@ class Space:
                 forced[name] = tuple(value for value in open_ if condition.allows(value))
                 given = name in partial and not condition.allows(partial[name])
                 if given or not forced[name]:
-                    got = f"{name}: {show(partial[name])}" if given else ""
-                    rule = f"exists only when {name} is {listed([*map(show, condition.allowed)], 'or')}"
+                    got = f"{name}: {exact(partial[name])}" if given else ""
+                    rule = f"exists only when {name} is {listed([*map(exact, condition.allowed)], 'or')}"
                     clashes.append(Mistake(parameter.name, rule, got, "leave one of them out"))
         return forced, clashes
 
@@ -136,9 +136,9 @@ class Space:
             if isinstance(parameter.domain, Range) and not parameter.domain.gridded:
                 whole, width = parameter.domain.integer, parameter.domain.high - parameter.domain.low
                 spaced = replace(parameter.domain, count=min(5, int(width) + 1) if whole else 5)
-                levels = ", ".join(show(spaced.level(index)) for index in range(spaced.levels or 0))
+                levels = ", ".join(exact(spaced.level(index)) for index in range(spaced.levels or 0))
                 log = ", log: true" if spaced.log else ""
-                offer = f"{{min: {show(spaced.low)}, max: {show(spaced.high)}{log}, count: {spaced.count}}}"
+                offer = f"{{min: {exact(spaced.low)}, max: {exact(spaced.high)}{log}, count: {spaced.count}}}"
                 rule = "must have step or count, because a grid tries every value"
                 faults.append(Mistake(parameter.name, rule, remedy=f"write {offer} (it would try {levels})"))
         if faults:
@@ -195,7 +195,7 @@ def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
         else:
             impossible = [value for value in condition.allowed if domain.coerce(value) is None]
             rule = f"can never be: {condition.name} is {domain}"
-            faults += [Mistake(where, rule, show(value)) for value in impossible]
+            faults += [Mistake(where, rule, exact(value)) for value in impossible]
     return faults or _ordered(parameters)[1]
 
 
@@ -236,7 +236,7 @@ def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:
     reasons = [] if before == after else [f"{name} exists under another condition"]
     if isinstance(old.domain, Choice):
         lost = [value for value in old.domain.values if not _keeps(new.domain, value)]
-        return reasons + [f"{name} can no longer be {show(value)}" for value in lost]
+        return reasons + [f"{name} can no longer be {exact(value)}" for value in lost]
     if isinstance(new.domain, Choice) and old.domain.levels != 1:
         return [*reasons, f"{name} was {old.domain} and is a choice now"]
     if isinstance(new.domain, Range) and (old.domain.integer, old.domain.log) != (new.domain.integer, new.domain.log):

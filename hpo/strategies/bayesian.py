@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import Decision, NoDecision, Params, Start, State, Study, Trial, Value, digest, epochs_of
 from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
-from hpo.strategies.points import Problem, Stream, point, random_points, start_points
+from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
 
 STARTUP = 10  # trials before TPE has anything to go by
 MOST_ASKS = 32  # proposals in a row that are known or infeasible before a random point is taken
@@ -41,7 +41,7 @@ class Bayesian:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._first = {point(params) for params in start_points(problem)}
+        self._first = {frozen(params) for params in start_points(problem)}
         self._stream = Stream(lambda: random_points(problem))
         self._mirror = _Mirror(problem)
 
@@ -52,7 +52,7 @@ class Bayesian:
             self._mirror.follow(study)
             for attempt in range(MOST_ASKS):
                 params = self._mirror.ask(number, attempt)
-                if point(params) not in tried and self._problem.feasible(params) is None:
+                if frozen(params) not in tried and self._problem.feasible(params) is None:
                     return [Start(params, epochs_of(params))]
         return self._stream.propose(study, 1)
 

@@ -34,7 +34,7 @@ class Problem:
     start_with: tuple[Params, ...] = ()
 
 
-def point(params: Params) -> Point:
+def frozen(params: Params) -> Point:
     """Params as a value that can be in a set."""
     return tuple(sorted(params.items()))
 
@@ -43,13 +43,13 @@ def random_points(problem: Problem) -> Iterator[Params]:
     """Distinct feasible points of one seeded stream; a finite space is given out to the last point."""
     seen: set[Point] = set()
     for params in start_points(problem):
-        if point(params) not in seen:
-            seen.add(point(params))
+        if frozen(params) not in seen:
+            seen.add(frozen(params))
             yield params
     yield from _drawn(problem, seen)
     if (problem.space.size() or LARGEST_ENUMERATED + 1) <= LARGEST_ENUMERATED:
         rest = grid_points(replace(problem, start_with=()), ParameterGrid(problem.space.parameters))
-        yield from (params for params in rest if point(params) not in seen)
+        yield from (params for params in rest if frozen(params) not in seen)
 
 
 def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
@@ -60,8 +60,8 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     while misses < most:
         params = problem.space.sample(rng)
         misses += 1
-        if point(params) not in seen and problem.feasible(params) is None:
-            seen.add(point(params))
+        if frozen(params) not in seen and problem.feasible(params) is None:
+            seen.add(frozen(params))
             misses = 0
             yield params
 
@@ -105,16 +105,16 @@ class Stream:
             self._restart()
             self._study = study
         for trial in study.trials[self._read :]:
-            self._tried.add(point(trial.params))
+            self._tried.add(frozen(trial.params))
         self._read = len(study.trials)
         return self._tried
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         """The next untried points; DONE when there are none."""
         tried = self.tried(study)
-        self._ahead = [params for params in self._ahead if point(params) not in tried]
+        self._ahead = [params for params in self._ahead if frozen(params) not in tried]
         while len(self._ahead) < slots and (params := next(self._points, None)) is not None:
-            if point(params) not in tried:
+            if frozen(params) not in tried:
                 self._ahead.append(params)
         decisions: list[Decision] = [Start(params, epochs_of(params)) for params in self._ahead[:slots]]
         return decisions or DONE
@@ -145,11 +145,11 @@ class Repeats:
         self._points = problem.start_with
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
-        tried = {(point(trial.params), trial.repeat) for trial in study.trials}
+        tried = {(frozen(trial.params), trial.repeat) for trial in study.trials}
         untried = (
             Start(params, epochs_of(params), repeat)
             for repeat in itertools.count(1)
             for params in self._points
-            if (point(params), repeat) not in tried
+            if (frozen(params), repeat) not in tried
         )
         return list(itertools.islice(untried, slots))

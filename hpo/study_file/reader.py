@@ -25,10 +25,10 @@ from hpo.errors import BadInput, Mistake
 from hpo.space.domains import ParameterSpec
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, Schema, read_fields, record_schema
-from hpo.study_file.rules import check, check_constraints, read_constraints, read_points, smaller_is_better
+from hpo.study_file.rules import check_constraints, check_rules, read_constraints, read_points, smaller_is_better
 from hpo.study_file.space_reader import NAME, SpaceReader, WrittenDomain
 from hpo.study_file.spec import DATA_SETS, Metric, StudySpec, Tracking
-from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read, value_of
+from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read_yaml, value_of
 
 KnownTo = Callable[[str, str | None], Mapping[str, ParameterSpec]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
@@ -38,7 +38,7 @@ FLAG: Final = "--set"
 _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
-def load(
+def read_study(
     source: Path | str | Mapping[str, Any],
     *,
     sets: Sequence[str] = (),
@@ -58,14 +58,14 @@ def load(
         path, folder = None, Path()
     else:
         path = Path(source)
-        document, folder = read(path), path.absolute().parent
+        document, folder = read_yaml(path), path.absolute().parent
     mistakes.all += document.mistakes
     root, space_text = _completed(document.root, sets, folder, mistakes)
     values = _values(root, known, mistakes)
     _complete(values, root, folder, environ)
     about: dict[str, Any] = {"path": path, "text": document.text, "space_text": space_text, "sets": tuple(sets)}
     spec = StudySpec(**values, **about, places={"": root.place, **dict(places(root))})
-    check(spec, mistakes)
+    check_rules(spec, mistakes)
     if mistakes.all:
         raise BadInput(*_in_order(mistakes.all))
     return spec
@@ -146,7 +146,8 @@ def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node
         beside, here, current = folder / node.value, Path(node.value), Path.cwd()
         try:
             file = SHIPPED.get(node.value) or (here if here.is_file() and not beside.is_file() else beside)
-            document = read(file.relative_to(current) if file.is_relative_to(current) else file)  # short in messages
+            short = file.relative_to(current) if file.is_relative_to(current) else file  # in messages
+            document = read_yaml(short)
             mistakes.all += document.mistakes
             space, text = document.root, document.text
         except BadInput as error:

@@ -13,7 +13,7 @@ from typing import Final
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
-from hpo.space.domains import Choice, show
+from hpo.space.domains import Choice, exact
 from hpo.space.expressions import MEASURES, Constraint, NoExpression
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
@@ -36,7 +36,7 @@ def smaller_is_better(metric: str) -> bool:
 # -- between sections -------------------------------------------------------------------------------------------------
 
 
-def check(spec: StudySpec, mistakes: Mistakes) -> None:
+def check_rules(spec: StudySpec, mistakes: Mistakes) -> None:
     """Note every mistake between sections, but none about a section that is wrong in itself."""
     for rule, sections in RULES.items():
         if not mistakes.within(*sections):
@@ -273,7 +273,7 @@ def read_points(
         points.append(point)
         for constraint in constraints:
             if not mistakes.within(path) and not constraint.holds(point):
-                got = ", ".join(f"{name}: {show(point[name])}" for name in constraint.names if name in point)
+                got = ", ".join(f"{name}: {exact(point[name])}" for name in constraint.names if name in point)
                 mistakes.note(item, path, f"must meet the constraint {constraint.text}", got)
     return tuple(points)
 

@@ -26,9 +26,9 @@ from hpo.space.domains import (
     ParameterSpec,
     Range,
     choice_faults,
+    exact,
     members,
     range_faults,
-    show,
 )
 from hpo.space.expressions import MEASURES
 from hpo.space.space import Space, space_faults
@@ -152,7 +152,7 @@ class DomainReader:
     def _range(self, node: Node, written: Mapping[str, Any], before: int) -> Domain | None:
         known = self.known
         if known is not None and known.kind in ("choice", "bool"):
-            some = "true, false" if known.kind == "bool" else ", ".join(map(show, known.choices[:3]))
+            some = "true, false" if known.kind == "bool" else ", ".join(map(exact, known.choices[:3]))
             self._note(node, "", "must be a value or a list, not a range", "", f"write [{some}]")
             return None
         remedies = " ".join(mistake.remedy for mistake in self.mistakes.all[before:])
@@ -167,7 +167,7 @@ class DomainReader:
         whole = known.kind == "int" if known else not any(isinstance(part, float) for part in (low, high, step))
         numbers = (low, high, whole, written.get("log", False), step, written.get("count"))
         ends = [(key, end, known.fault(end)) for key, end in (("min", low), ("max", high)) if known]
-        outside = [Mistake(key, rule, show(end)) for key, end, rule in ends if rule is not None]
+        outside = [Mistake(key, rule, exact(end)) for key, end, rule in ends if rule is not None]
         faults = outside or range_faults(*numbers)
         for fault in faults:
             self._note((node.mapping or {})[fault.place], fault.place, fault.rule, fault.got, fault.remedy)
@@ -366,8 +366,8 @@ class SpaceReader:
         known = self._known(entry.name)
         for condition in known.when if known is not None else ():
             parent = self._parent(entry, condition.name)
-            rule = f"has an effect only where {condition.name} is {' or '.join(map(show, condition.allowed))}"
-            some = show(condition.allowed[0])
+            rule = f"has an effect only where {condition.name} is {' or '.join(map(exact, condition.allowed))}"
+            some = exact(condition.allowed[0])
             if parent is not None:
                 domain = self.written[parent].domain
                 allowed = members(domain, condition)
@@ -380,7 +380,7 @@ class SpaceReader:
             ):
                 default = self.known[condition.name].default
                 if default is not None and not condition.allows(default):
-                    got, remedy = f"{show(default)}, its default", f"add {condition.name}: {some}"
+                    got, remedy = f"{exact(default)}, its default", f"add {condition.name}: {some}"
                     self.mistakes.note(entry.place, entry.path, rule, got, remedy)
 
     def _parent(self, entry: Entry, name: str) -> str | None:

@@ -109,7 +109,7 @@ def clean(text: str, most: int = 60) -> str:
     )
 
 
-def read(path: Path) -> Document:
+def read_yaml(path: Path) -> Document:
     """The document in a file. Raises BadInput."""
     return parse(_text(path), clean(str(path), 300))
 

@@ -122,7 +122,7 @@ class Sync:
             self.store = self._connect(self._uri, self._first.experiment_name, tags)
             self.experiment = self.store.experiment
         if not self._swept:
-            sweep(self.store, {study.history.journal for study in self.studies}, self._now())
+            end_orphans(self.store, {study.history.journal for study in self.studies}, self._now())
             self._swept = True
         with self._comparison_run(self.store, artifacts=not live) as comparison:
             for study in self.studies:
@@ -163,7 +163,7 @@ class Sync:
             self.store = self._comparison = None
 
 
-def sweep(store: Store, own: Collection[str], now: float) -> None:
+def end_orphans(store: Store, own: Collection[str], now: float) -> None:
     """Runs that drivers killed on this machine left RUNNING, of other journals than `own`, become KILLED.
 
     Only a study's own run says which driver it has; a trial whose study does not run has none either.
@@ -235,7 +235,7 @@ class Tracker:
 
     def _run(self) -> None:
         try:
-            with environment():
+            with mlflow_environment():
                 while not self._abandoned:
                     waiting, began = self._waiting, time.monotonic()
                     well = self._round(live=not self._closing)
@@ -277,7 +277,7 @@ def sync(
     one = Sync(studies, uri, connect, now)
     end = now() + timeout
     try:
-        with environment():
+        with mlflow_environment():
             while not one.round(live=False) and now() + one.wait <= end:
                 sleep(one.wait)
         return one.trouble
@@ -293,7 +293,7 @@ def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
 
 
 @contextmanager
-def environment() -> Iterator[None]:
+def mlflow_environment() -> Iterator[None]:
     """Set what MLflow reads from environment variables alone; afterwards they are as they were."""
     missing = [name for name in ENVIRONMENT if name not in os.environ]
     os.environ.update({name: ENVIRONMENT[name] for name in missing})

@@ -29,7 +29,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def save_figures(network: nn.Module, dataset: Dataset, trial: int, path: Path) -> None:
     """Save the arrays as one .npz without pickle. Raises OSError."""
-    about = {"trial": trial, "split": split(dataset), "classes": np.array(dataset.classes or (), np.str_)}
+    about = {"trial": trial, "split": split_shown(dataset), "classes": np.array(dataset.classes or (), np.str_)}
     arrays: Any = about | model_figures(network, dataset)  # numpy's stub has no **arrays
     with replace_file(path) as draft:
         np.savez_compressed(draft, **arrays)
@@ -38,12 +38,12 @@ def save_figures(network: nn.Module, dataset: Dataset, trial: int, path: Path) -
 def model_figures(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
     """The arrays by name. network: in eval mode, on the CPU; it takes standardized images."""
     data = to_device(dataset, torch.device("cpu"))
-    rows = data.splits[split(dataset)]
+    rows = data.splits[split_shown(dataset)]
     with torch.inference_mode():
         return {**first_layer(network, data, rows), **errors(network, data, rows)}
 
 
-def split(dataset: Dataset) -> str:
+def split_shown(dataset: Dataset) -> str:
     """Where it is looked at: test, as the score, if there is one."""
     return "test" if len(dataset.test) else "val"
 

@@ -130,7 +130,7 @@ def new_state(ready: Setup, job: Job) -> TrainingState:
         network=network,
         update=Update.of(job.params, network),
         loss=replace(ready.loss, smoothing=float(setting(job.params, TRAINING, "label_smoothing"))),
-        places=probes.places(network, ours=ready.function is None),
+        places=probes.probe_places(network, ours=ready.function is None),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
     )
 

@@ -41,7 +41,7 @@ class Places:
     activations: list[tuple[str, nn.Module]]
 
 
-def places(network: nn.Module, ours: bool) -> Places:
+def probe_places(network: nn.Module, ours: bool) -> Places:
     """ours: named as our families name layers; otherwise an activation belongs to the layer with weights before it."""
     weights: dict[str, list[Tensor]] = {}
     activations: list[tuple[str, nn.Module]] = []

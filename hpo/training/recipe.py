@@ -43,7 +43,7 @@ class Recipe:
     def __call__(self) -> Train:
         """Raises BadInput for a user's module that does not import."""
         if self.train is not None:
-            return user.trainer(self.train, self.folder)
+            return user.user_trainer(self.train, self.folder)
         from hpo.training.loop import trainer  # 2 s and 200 MB of torch that only a worker should pay for
 
         return trainer(self.setup())
