@@ -35,7 +35,7 @@ def run(
     if quiet:
         return run_study(spec, options)
     with watch(Terminal(), spec) as console:
-        return run_study(spec, replace(options, listeners=[console.hear]))
+        return run_study(spec, replace(options, listeners=[console.receive]))
 
 
 __all__ = ["HpoError", "Result", "load", "run"]

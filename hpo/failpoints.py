@@ -15,7 +15,7 @@ NAMES = (
     "resume.opened",  # `Opened` is written, running trials do not have their places yet
     "append.before",
     "append.after",
-    "start.recorded",  # a trial is in the journal, no worker has heard of it
+    "start.recorded",  # a trial is in the journal, no worker knows of it
     "submit",
     "listen",  # a worker has reported, nothing is written
     "forget",  # the report is written, the checkpoint before it still there

@@ -80,25 +80,25 @@ class Folders:
 
 
 @contextmanager
-def replace_file(path: Path, sync: bool = True) -> Iterator[Path]:
+def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """A draft beside `path` to be written in the block; at its end the draft takes the place of `path`.
 
-    sync: write the draft to the disk first, so that a power cut leaves the old file or the new one. If the block raises,
+    durable: write the draft to the disk first, so that a power cut leaves the old file or the new one. If the block raises,
     the draft goes and `path` is as it was. The folder is created if it is missing. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{_draft_prefix()}{secrets.token_hex(4)}-{path.name}")
     try:
         yield draft
-        if sync:
-            _sync(draft)
+        if durable:
+            _flush(draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[Path], bool]) -> None:
-    """Have `write` fill a new folder, sync it to disk and rename it to `folder`. Raises OSError.
+    """Have `write` fill a new folder, flush it to disk and rename it to `folder`. Raises OSError.
 
     What is there already goes, unless it is good: then another process was faster and its folder stays.
     """
@@ -108,7 +108,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[
         new.mkdir()
         write(new)
         for path in new.iterdir():
-            _sync(path)
+            _flush(path)
         while not _renamed(new, folder) and not good(folder):
             _move_away(folder, Path(tempfile.mkdtemp(dir=drafts), "old"))
 
@@ -171,7 +171,7 @@ def _process(pid: int) -> str:
     return f"{pid}-" if state == "Z" else f"{pid}-{fields[18]}"
 
 
-def _sync(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Have the file on the disk, so that a power cut after the rename leaves no empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What a run depends on: recorded with every session, and the part that decides whether two trainings are the same."""
+"""What a run depends on: recorded with every run, and the part that decides whether two trainings are the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from hpo.core import Value
 
 __version__ = "0.2.0"
-TRAINER = 1  # version of hpo's own training: whoever changes its numbers raises it (tests/test_golden.py)
+TRAINER = 1  # version of hpo's own training: raise it when its numbers change (tests/test_golden.py)
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
 
 
@@ -84,7 +84,7 @@ def git(folder: Path) -> tuple[str, bool]:
 
 
 def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
-    """What changed between two sessions; what one of them did not record is left out."""
+    """What changed between two runs; what one of them did not record is left out."""
     what = ("machine", "processor", "device", "threads", "data", "trainer", "user_code", "commit")
     names = ("hpo", "python", *PACKAGES, *what)
     both = [name for name in names if name in before and name in now]

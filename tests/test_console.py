@@ -25,7 +25,7 @@ GOAL = Goal()
 def drive(console: Console, folder: Path, trials: int = 8) -> Search:
     search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=trials), laws.identity())
     executor = SimulatedExecutor(fakes.Fake().train, 2)
-    Driver([search], executor, Trainings(folder), clock=executor.clock, listeners=[console.hear]).run()
+    Driver([search], executor, Trainings(folder), clock=executor.clock, listeners=[console.receive]).run()
     return search
 
 

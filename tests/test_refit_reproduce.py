@@ -84,7 +84,7 @@ def test_the_first_difference_is_said_and_what_has_changed(place: Place, result:
         events = [event for _, event in journal.events()]
     for path in result.folders.run.glob("journal.db*"):
         path.unlink()
-    with Journal.open(result.folders.journal) as journal:  # as if the sessions had depended on something else
+    with Journal.open(result.folders.journal) as journal:  # as if the runs had depended on something else
         for event in events:
             if isinstance(event, Opened):
                 event = replace(event, environment={**event.environment, "torch": "2.11.0", "threads": 4})

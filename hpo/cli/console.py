@@ -124,7 +124,7 @@ class Console:
         self.terminal = terminal
         self._search: Search | None = None
 
-    def hear(self, search: Search, event: Event) -> None:
+    def receive(self, search: Search, event: Event) -> None:
         self._search = search
         self.progress.take(event)
         if not self.terminal.is_terminal:
@@ -244,7 +244,7 @@ class ComparisonProgress:
         self._began = time.monotonic()
         self._searches: dict[str, Search] = {}
 
-    def hear(self, search: Search, event: Event) -> None:
+    def receive(self, search: Search, event: Event) -> None:
         self._searches[search.name] = search
         if isinstance(event, Reported):
             self.charged += 1

@@ -102,7 +102,7 @@ def run(
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
-        options = RunOptions(request.folder(spec), fresh, trials, listeners=[console.hear], environ=os.environ)
+        options = RunOptions(request.folder(spec), fresh, trials, listeners=[console.receive], environ=os.environ)
         result = run_study(spec, options)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
@@ -149,7 +149,7 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
 
     terminal = Terminal(stderr=as_json)
     progress = ComparisonProgress(spec, terminal)
-    options = RunOptions(state, fresh, listeners=[progress.hear], environ=os.environ)
+    options = RunOptions(state, fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS):
         compared = compare_strategies(spec, options, rescore)
     deliver(spec, compared)

@@ -86,7 +86,7 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
 def train_job(
     components: Components, job: Job, on_epoch: OnEpoch, kept: int | None = None
 ) -> tuple[list[Report], JobEnded | JobFailed]:
-    """Train the job to its end, and keep the last checkpoint and that of epoch `kept`; on_epoch hears every report."""
+    """Train the job to its end, and keep the last checkpoint and that of epoch `kept`; on_epoch gets every report."""
     reports: list[Report] = []
 
     def keep(report: Report) -> None:
@@ -128,7 +128,7 @@ def first_difference(then: Report, now: Report) -> str:
 
 
 def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
-    """What the session depended on that trained the trial's first epoch, in whichever study of this name that was."""
+    """What the run depended on that trained the trial's first epoch, in whichever study of this name that was."""
     here = result.folders
     for other in sorted(studies_of(here.state, here.name), key=lambda one: one != here):
         environment: Mapping[str, Value] = {}

@@ -28,9 +28,9 @@ from hpo.data.sources.contents import (
     Part,
     available_memory,
     in_blocks,
-    locked,
     refuse,
     refuse_above,
+    unreadable,
 )
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
@@ -236,7 +236,7 @@ def find(spec: DataSpec, available: int | None) -> Contents:
         rule = f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}"
         raise BadInput(Mistake("data.source", rule, repr(spec.source), remedy)) from error
     except PermissionError as error:
-        raise locked(error.filename or path) from error
+        raise unreadable(error.filename or path) from error
     except (OSError, ValueError) as error:  # a name no disk can have: too long, with a zero byte
         mistake = Mistake("data.source", f"must be {SOURCES}", repr(spec.source)[:80], "check the path")
         raise BadInput(mistake) from error

@@ -57,7 +57,7 @@ class JobRunner:
         for report in reports:
             done = report.epoch >= job.until or stopped()
             if report.save is not None:
-                checkpoints.write(job.folder, job.training, report, sync=done)
+                checkpoints.write(job.folder, job.training, report, durable=done)
             yield Reported(job.training, replace(report, save=None))
             spent += report.seconds
             if done:
@@ -109,14 +109,14 @@ def keep_traceback(folder: Path, trace: str) -> str:
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that a worker has. since: when it was begun; heard: its last message (seconds of the executor's clock).
+    """A job that a worker has. since: when it was begun; last_message: when it sent its last (seconds of the executor's clock).
 
     ready: whether the worker has its trainer; a job may be submitted while it still imports torch.
     """
 
     job: Job
     since: float
-    heard: float
+    last_message: float
     ready: bool = True
 
     def deadline(self) -> float:
@@ -131,7 +131,7 @@ class RunningJob:
         limits = self.job.limits
         silence = limits.report_seconds or HANG_SECONDS if self.ready else START_SECONDS
         error = f"{'no report' if self.ready else 'not ready'} for {silence:.3g} s"
-        ends = [(self.heard + silence, JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True))]
+        ends = [(self.last_message + silence, JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True))]
         if self.ready and limits.trial_seconds is not None:
             ends.insert(0, (self.since + limits.trial_seconds, timed_out(self.job)))
         return ends

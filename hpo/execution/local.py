@@ -120,11 +120,11 @@ class LocalExecutor:
                 self._failed_starts = 0
                 worker.ready = True
                 if running := worker.running:
-                    running.since, running.heard, running.ready = self._clock(), self._clock(), True
+                    running.since, running.last_message, running.ready = self._clock(), self._clock(), True
                 return []
             case Reported():
                 if worker.running:
-                    worker.running.heard = self._clock()
+                    worker.running.last_message = self._clock()
             case JobEnded() | JobFailed():
                 worker.running = None
         return [sent]

@@ -231,11 +231,11 @@ class RayExecutor:
     def _unpack(self, worker: _WorkerActor, running: RunningJob, sent: WorkerMessage) -> Message:
         """The message, once the files that came with it are in the driver's folder."""
         message, job = sent.message, running.job
-        running.heard = self._clock()
+        running.last_message = self._clock()
         if isinstance(message, Reported):
             if (state := sent.state) is not None:
                 report = replace(message.report, save=partial(_write, state))
-                checkpoints.write(job.folder, job.training, report, sync=report.epoch >= job.until)
+                checkpoints.write(job.folder, job.training, report, durable=report.epoch >= job.until)
             return message
         worker.running = None
         if isinstance(message, JobFailed) and sent.trace:

@@ -38,14 +38,14 @@ def newest(folder: Path, key: str, most: int) -> int:
     return max((epoch for epoch in epochs(folder, key) if epoch <= most), default=0)
 
 
-def write(folder: Path, key: str, report: Report, sync: bool = False) -> None:
-    """Save the state after this epoch; a reader sees the whole file or none. sync: survive a power cut too.
+def write(folder: Path, key: str, report: Report, durable: bool = False) -> None:
+    """Save the state after this epoch; a reader sees the whole file or none. durable: survive a power cut too.
 
     Raises EnvironmentFailed for a disk that is full or broken, and whatever `save` raises.
     """
     assert report.save is not None
     try:
-        with replace_file(path(folder, key, report.epoch), sync) as draft:
+        with replace_file(path(folder, key, report.epoch), durable) as draft:
             try:
                 report.save(draft)
             except Exception:  # torch.save says RuntimeError for a full disk: does a little more fit?

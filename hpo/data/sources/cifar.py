@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import Array, Contents, Part, bad_file, labelled, locked, of_arrays
+from hpo.data.sources.contents import Array, Contents, Part, bad_file, labelled, of_arrays, unreadable
 from hpo.errors import BadInput
 from hpo.study_file.spec import DataSpec
 
@@ -86,7 +86,7 @@ def unpickled(path: Path) -> dict[bytes, Any]:
         _inspect(data)
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except PermissionError as error:
-        raise locked(path) from error
+        raise unreadable(path) from error
     except Refused as error:
         raise bad_file(path, "must hold only arrays, texts, numbers, lists and dicts", str(error)) from error
     except BadInput:

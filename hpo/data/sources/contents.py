@@ -255,5 +255,5 @@ def bad_file(path: Path, rule: str, got: str = "", remedy: str = "fetch the file
     return BadInput(Mistake(str(path), rule, got, remedy))
 
 
-def locked(path: Path | str) -> BadInput:
+def unreadable(path: Path | str) -> BadInput:
     return BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions"))

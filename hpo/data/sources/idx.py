@@ -22,10 +22,10 @@ from hpo.data.sources.contents import (
     bad_file,
     collect,
     labelled,
-    locked,
     of_arrays,
     refuse,
     refuse_above,
+    unreadable,
 )
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
@@ -87,7 +87,7 @@ def array_of(path: Path, dimensions: int, available: int | None) -> Array:
                 values = np.memmap(path, np.uint8, "r")[stream.tell() :]
                 more = len(values) > count
     except PermissionError as error:
-        raise locked(path) from error
+        raise unreadable(path) from error
     except EOFError as error:
         raise bad_file(path, "ends early") from error
     except (zlib.error, OSError) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, locked, refuse
+from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, refuse, unreadable
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 from hpo.study_file.spec import DataSpec
@@ -224,7 +224,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except (BadInput, MemoryError):
         raise
     except PermissionError as error:
-        raise locked(path) from error
+        raise unreadable(path) from error
     except FileNotFoundError as error:
         raise BadInput(Mistake(str(path), "is not there", "", "check the path")) from error
     except Image.DecompressionBombError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from hpo.data.sources.contents import Array, Contents, labelled, locked, of_arrays, refuse_above
+from hpo.data.sources.contents import Array, Contents, labelled, of_arrays, refuse_above, unreadable
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -65,7 +65,7 @@ def _refusing(place: str, rule: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise locked(place) from error
+        raise unreadable(place) from error
     except DAMAGED as error:
         raise BadInput(Mistake(place, rule, "", f"write it with {HOW}")) from error
 
