@@ -180,8 +180,8 @@ def test_the_interval_of_a_loser_is_given_from_the_best_trial_s_side() -> None:
     [
         (
             (GOOD, FAIR, [value + 0.0001 for value in FAIR]),
-            "The usual ranking (bayesian, random, grid) is borne out in part: bayesian beats random and bayesian beats "
-            "grid, but nothing is shown for random over grid.",
+            "The usual ranking (bayesian, random, grid) holds in part: bayesian beats random and bayesian beats "
+            "grid, but there is no evidence for random over grid.",
         ),
         ((FAIR, GOOD, POOR), "The usual ranking (bayesian, random, grid) does not hold here: random beats bayesian."),
         (
@@ -245,7 +245,7 @@ def test_one_seed_is_allowed_and_undecided() -> None:
     assert [pair.verdict for pair in comparison.pairs] == [Verdict.UNDECIDED]
     assert text.sentence(comparison) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
-        "one seed says nothing about chance, take at least 5. The usual ranking (bayesian, random) is not settled "
+        "one seed says nothing about chance, use at least 5. The usual ranking (bayesian, random) is not settled "
         "here: not confirmed by any pair. This holds for these data; other splits and seeds may say otherwise."
     )
 
@@ -378,8 +378,8 @@ def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> 
     assert confirmation.smallest is FINALISTS[1]
     assert text.confirmation_lines(confirmation)[-1] == (
         "Trial 17 has 0.9889 on the seed that chose it and 0.9836 over 5 fresh seeds. Its lead over trial 4 was 0.0037"
-        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval has room for the whole lead and for none: "
-        "take more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be told from it; the smallest of these is trial 4 (31,000 "
+        " and is 0.00060 on fresh seeds, 95 % interval -0.0043 to 0.0055: about 84 % of it is gone, but that interval includes both the whole lead and none of it: "
+        "use more seeds. Best on fresh seeds is trial 17 (0.9836); trial 4 cannot be distinguished from it; the smallest of these is trial 4 (31,000 "
         "parameters against 412,000 parameters). Fresh seeds share the validation split, so its luck is still in all of these values."
     )
 

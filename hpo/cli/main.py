@@ -357,7 +357,7 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         place, why = error.filename or "the machine", error.strerror or type(error).__name__
-        fail(str(Mistake(str(place), "must work", why, "fix that, then run the same command again")), ENVIRONMENT)
+        fail(str(Mistake(str(place), "must be usable", why, "fix that, then run the same command again")), ENVIRONMENT)
     except Exception as error:
         fail_by_bug(error)
 

@@ -256,7 +256,9 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
     complete = result.study.with_state(State.COMPLETE)
     best = sorted(complete, key=lambda trial: (goal.score(trial), trial.number))[:top]
     if not best:
-        raise NoResult(f"{result.folders.run}: no trial is complete, so there is nothing to confirm; `hpo run` goes on")
+        raise NoResult(
+            f"{result.folders.run}: no trial is complete, so there is nothing to confirm; continue it with `hpo run`"
+        )
     fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))

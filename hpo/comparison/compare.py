@@ -265,7 +265,7 @@ class Confirmation:
 
     lead, fresh_lead: of that trial over the second, positive is better; luck: the share of the lead that is gone,
     from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from difference. best: first
-    on fresh seeds; tied: the trials that cannot be told from it, best included, which alone is there if nothing is judged.
+    on fresh seeds; tied: the trials as good as it, best included, which stands alone if nothing is judged.
     """
 
     finalists: tuple[Finalist, ...]

@@ -12,7 +12,7 @@ from hpo.comparison.statistics import LEVEL, Advice, Verdict
 from hpo.formatting import columns, count, decimals, duration, gap, listed, number
 
 UNBOUNDED = 10_000  # characters: the width of a table that nothing limits
-ONE_SEED = "one seed says nothing about chance, take at least 5"
+ONE_SEED = "one seed says nothing about chance, use at least 5"
 SAME_SPLIT = "Fresh seeds share the validation split, so its luck is still in all of these values."
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
@@ -111,7 +111,7 @@ def ranking(comparison: Comparison) -> str:
     """Whether the usual order of the strategies holds for those that ran."""
     ranked = [result.strategy for result in comparison.strategies if result.strategy in RANKING]
     if len(ranked) < 2:
-        return "The usual ranking was not put to the test."
+        return "The usual ranking was not tested."
     order = f"The usual ranking ({', '.join(ranked)})"
     pairs = [pair for pair in comparison.pairs if pair.a in ranked and pair.b in ranked]
     against = [f"{pair.b} beats {pair.a}" for pair in pairs if pair.verdict is Verdict.WORSE]
@@ -125,7 +125,7 @@ def ranking(comparison: Comparison) -> str:
     if not shown:
         return f"{order} is not settled here: not confirmed by any pair."
     rest = [f"{pair.a} over {pair.b}" for pair in pairs if pair.verdict is not Verdict.BETTER]
-    return f"{order} is borne out in part: {listed(shown)}, but nothing is shown for {listed(rest)}."
+    return f"{order} holds in part: {listed(shown)}, but there is no evidence for {listed(rest)}."
 
 
 def glossary(comparison: Comparison) -> str:
@@ -247,7 +247,7 @@ def _luck(confirmation: Confirmation) -> str:
     share = f"about {luck * 100:.0f} %" if 0 < luck < 1 else "all" if luck else "none"
     if low <= min(0, confirmation.lead) and confirmation.lead <= high:
         gone = f"{share} of it is gone" if luck else "it did not shrink"
-        return f"{lead}: {gone}, but that interval has room for the whole lead and for none: take more seeds."
+        return f"{lead}: {gone}, but that interval includes both the whole lead and none of it: use more seeds."
     if low <= 0 <= high and luck < 1:
         return f"{lead}: {share} of it is gone, and what is left could be luck too."
     return f"{lead}: {share} of it was luck."
@@ -262,7 +262,7 @@ def _choice(confirmation: Confirmation) -> str:
         return f"{first}; which of the others are as good needs more seeds (hpo confirm --seeds 5)."
     if not others:
         return f"{first}{'' if single else ', ahead of the rest beyond chance'}."
-    first += f"; {listed(others)} cannot be told from it"
+    first += f"; {listed(others)} cannot be distinguished from it"
     if smallest is None:
         return f"{first}."
     if smallest is best:
@@ -277,4 +277,4 @@ def _size(finalist: Finalist) -> str:
 def _rank(finalist: Finalist, confirmation: Confirmation) -> str:
     if not confirmation.judged or finalist not in confirmation.tied:
         return ""
-    return ", the best" if finalist is confirmation.best else ", not told from the best"
+    return ", the best" if finalist is confirmation.best else ", not distinguishable from the best"

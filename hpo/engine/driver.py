@@ -230,7 +230,6 @@ class Driver:
             if search.closing is not None and not self.stopping:
                 for trial in search.running(key):
                     self._record(search, Paused(self.clock(), trial.number))
-                search.release(key)
 
     def _update_all(self, key: str) -> None:
         for search in self._searches(key):
@@ -291,7 +290,6 @@ class Driver:
             self._stop_job(key)
         elif not self.stopping:  # then `_close` pauses it
             self._record(search, Paused(self.clock(), trial.number))
-            search.release(key)
 
     def _close(self) -> None:
         for search in self.searches:

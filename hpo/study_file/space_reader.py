@@ -66,16 +66,16 @@ _INTERVAL: Final = r"[-+.0-9eE_]+ *(\.\.\.?|to|-|:) *[-+.0-9eE_]+"
 class WrittenDomain:
     """The keys of a parameter that is written as a mapping: choices, or a range from min to max."""
 
-    choices: Node | None = option(anything(), None, "a choice with conditions")
-    min: float | None = option(number(), None, "the least; numbers are whole where the parameter is whole")
-    max: float | None = option(number(), None, "the largest")
-    log: bool = option(flag(), False, "even in the logarithm")
+    choices: Node | None = option(anything(), None, "the values to choose from, where `when` is needed too")
+    min: float | None = option(number(), None, "the smallest value; integers for an integer parameter")
+    max: float | None = option(number(), None, "the largest value")
+    log: bool = option(flag(), False, "sample on a logarithmic scale")
     step: float | None = option(number(above=0), None, "levels: min, min + step, ...")
-    count: int | None = option(number(2, LARGEST_COUNT, whole=True), None, "so many even levels")
+    count: int | None = option(number(2, LARGEST_COUNT, whole=True), None, "number of evenly spaced levels")
     when: Node | None = option(
-        anything(), None, "it exists only where each of these parameters has this value (a list: one of these)"
+        anything(), None, "active only where each of these parameters has this value (or one of a list)"
     )
-    per: str | None = option(text("block", "must be block", "per: block"), None, "one such parameter for each block")
+    per: str | None = option(text("block", "must be block", "per: block"), None, "a separate parameter for each block")
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def bad_links(paths: Sequence[Path], within: Path) -> list[Mistake]:
         if not target.is_relative_to(within.resolve()):
             rule, remedy = "must not lead out of the data's folder", "copy the file there"
         elif target.is_dir():
-            rule, remedy = "must be no link to a folder, whose images would count twice", "remove it"
+            rule, remedy = "must not be a link to a folder, whose images would count twice", "remove it"
         else:
             continue
         mistakes.append(Mistake(str(path), rule, f"a link to {target}", remedy))

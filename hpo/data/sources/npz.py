@@ -126,7 +126,7 @@ def _name_mistakes(names: Member | None) -> Iterator[Mistake]:
 
 
 def _object(member: Member) -> Mistake:
-    rule = "must be no object array, which is a pickle and is never read"
+    rule = "must not be an object array, which is a pickle and is never loaded"
     return Mistake(member.place, rule, str(member.dtype), "save uint8, float32, integers or texts")
 
 
