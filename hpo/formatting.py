@@ -55,6 +55,11 @@ REASONS = {
 }  # why a study ended
 
 
+def finite(value: float) -> float:
+    """nan for infinity: a line has a gap there. MLflow would store it as 1.8e308, which flattens every chart."""
+    return float(value) if math.isfinite(value) else math.nan
+
+
 def count(n: float, noun: str) -> str:
     """ "1 seed", "3 seeds", "1,200 epochs", and of what no float can hold "about 10^400 points"."""
     many = noun if n == 1 else noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"

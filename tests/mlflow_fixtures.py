@@ -28,7 +28,8 @@ from hpo.core import (
     State,
     Study,
 )
-from hpo.tracking.runs import Change, History, MetricPoint, Run, StoredRun, TrackedStudy, finite
+from hpo.formatting import finite
+from hpo.tracking.runs import Change, History, MetricPoint, Run, StoredRun, TrackedStudy
 from hpo.tracking.study_sync import Gone, Outage
 from hpo.tracking.sync import Connect, Sync
 

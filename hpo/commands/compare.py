@@ -67,7 +67,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     Raises BadInput for what can never be compared, and Stopped: incomplete studies are no result.
     """
     specs, budget = studies(spec), total_epochs(spec)
-    refuse(spec, specs)
+    refuse_unfair(spec, specs)
     results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
@@ -125,7 +125,7 @@ def total_epochs(spec: StudySpec) -> int:
     return max(1, round((spec.budget.trials or 20) * length))
 
 
-def refuse(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
+def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
     mistakes = [
         replace(mistake, remedy=f"{mistake.remedy}; or leave grid out: --strategies bayesian,random")
         for one in specs
@@ -256,9 +256,7 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
     complete = result.study.with_state(State.COMPLETE)
     best = sorted(complete, key=lambda trial: (goal.score(trial), trial.number))[:top]
     if not best:
-        raise NoResult(
-            f"{result.folders.run}: no trial is complete, so there is nothing to confirm; continue it with `hpo run`"
-        )
+        raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
     fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))

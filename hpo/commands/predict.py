@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import refuse
+from hpo.data.sources.contents import raise_all
 from hpo.data.sources.images import Pixels, decode_sound, image_files, left_out
 from hpo.engine import components
 from hpo.engine.opening import load_data
@@ -129,7 +129,7 @@ def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda tex
         rows = zip(paths, model.predict(scaled), strict=True)
         predictions += [Prediction(path, model.classes, tuple(map(float, numbers))) for path, numbers in rows]
     if not predictions:
-        refuse(unusable, folder)
+        raise_all(unusable, folder)
     if unusable:
         note(left_out(unusable))
     return predictions
@@ -163,7 +163,7 @@ def _chunks(
         unusable += others
         if sound and not mistakes:
             yield sound, images
-    refuse(mistakes, "the images")
+    raise_all(mistakes, "the images")
 
 
 # -- what is printed -------------------------------------------------------------------------------------------------

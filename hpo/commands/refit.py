@@ -94,11 +94,11 @@ def together(dataset: Dataset) -> Dataset:
 def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> None:
     """Leave the checkpoint that is planned."""
     best, epoch, checkpoint = planned.trial, planned.epoch, planned.checkpoint
-    folder, parts = result.folders.run / ALIAS, one_worker(result.spec, data)
+    folder, components = result.folders.run / ALIAS, one_worker(result.spec, data)
     shutil.rmtree(folder, ignore_errors=True)
     seed = training_seed(result.spec.training_seed or 0, best.params, best.repeat)
-    job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, parts.limits())
-    _, end = train_job(parts, job, on_epoch)
+    job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, components.limits())
+    _, end = train_job(components, job, on_epoch)
     if isinstance(end, JobFailed):
         remedy = "run the same command again" if end.lost else "raise the budget and search on"
         got = f"{end.outcome}: {end.error}"

@@ -28,7 +28,7 @@ from hpo.data.sources.contents import (
     Part,
     available_memory,
     in_blocks,
-    refuse,
+    raise_all,
     refuse_above,
     unreadable,
 )
@@ -157,7 +157,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     contents = find(source, available)
     shares = source.split.train, source.split.val, source.split.test
     cut = splits.cut_from_train(contents.parts, shares)
-    refuse([*_target_mistakes(contents, cut)], contents.place)
+    raise_all([*_target_mistakes(contents, cut)], contents.place)
     chosen = _limited(contents, source.limit, len(cut), seed)
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
@@ -249,7 +249,7 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
     entries = sorted(path.iterdir())
     if not entries:
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "an empty folder", "put the data there"))
-    refuse(images.bad_links(entries, path), path)
+    raise_all(images.bad_links(entries, path), path)
     if idx.matches(path):
         return idx.read(path, spec, available)
     if cifar.files(path):
@@ -287,7 +287,7 @@ def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
         except BadInput as bad:
             mistakes += bad.mistakes
             if len(mistakes) > SHOWN:
-                refuse(mistakes, contents.place)
+                raise_all(mistakes, contents.place)
             continue
         assert block.dtype == contents.dtype and block.shape[1:] == contents.shape, (block.dtype, block.shape)
         if block.dtype == np.float32 and not np.isfinite(block).all():
@@ -295,7 +295,7 @@ def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
             got = f"{block[row][~np.isfinite(block[row])][0]} in image {indices[row]}"
             raise BadInput(Mistake(contents.place, "must hold finite pixels", got, "remove or fix these images"))
         yield block
-    refuse(mistakes, contents.place)
+    raise_all(mistakes, contents.place)
 
 
 def standards(images: Array, train: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import Point
 from hpo.core import Goal, Params, State, Study, Trial
-from hpo.formatting import decimals, number, written
+from hpo.formatting import decimals, finite, number, written
 from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
 from hpo.space.domains import Choice, Domain, Parameter
 
@@ -238,11 +238,6 @@ def _jittered(trial: Trial, parameter: Parameter) -> float:
 def _value(trial: Trial, goal: Goal) -> float:
     value = goal.value(trial)
     return math.nan if value is None else value
-
-
-def finite(value: float) -> float:
-    """nan for infinity, so that a line has a gap there."""
-    return value if math.isfinite(value) else math.nan
 
 
 def _axis(axes: Axes, place: float, marks: Sequence[tuple[float, str]]) -> None:

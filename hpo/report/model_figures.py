@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpo.core import Report
-from hpo.formatting import number
+from hpo.formatting import finite, number
 from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
-from hpo.report.figures import finite, spread
+from hpo.report.figures import spread
 
 Array = NDArray[np.generic]
 

@@ -11,7 +11,6 @@ Times are milliseconds since 1970 as MLflow has them; they come from the events,
 from __future__ import annotations
 
 import getpass
-import math
 import os
 import posixpath
 import re
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpo.core import Closed, Ended, Event, Goal, Params, Report, Reported, Scored, State, Study, Trial, digest
+from hpo.formatting import finite
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 
@@ -336,12 +336,6 @@ def common_tags(history: History, kind: str) -> dict[str, str]:
 
 def milliseconds(seconds: float) -> int:
     return round(seconds * 1_000)
-
-
-def finite(value: float) -> float:
-    """MLflow stores an infinity as 1.8e308, which flattens every chart it is in; not a number leaves a gap."""
-    number = float(value)
-    return number if math.isfinite(number) else math.nan
 
 
 def legal(name: str) -> str:

@@ -157,9 +157,7 @@ class Sync:
         self.wait = min(LONGEST_WAIT, self.wait * 2) if self.trouble else FIRST_WAIT
         if not self.trouble:
             self._since = self._now()
-            logger.warning(
-                "MLflow cannot be reached (%s); the study continues, and what is missing is sent later", error
-            )
+            logger.warning("MLflow cannot be reached (%s); the study continues, and the rest is sent later", error)
         self.trouble = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Gone):
             self.store = self._comparison = None

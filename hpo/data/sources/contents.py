@@ -231,7 +231,7 @@ def _entry(table: Path, name: str) -> int:
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
-def refuse(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
+def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
     """Raise BadInput with the first mistakes and the number of the others; nothing if there is none."""
     more = len(mistakes) - SHOWN
     rest = [Mistake(str(place), f"has {more} more mistakes like these")] if more > 0 else []

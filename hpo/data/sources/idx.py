@@ -23,7 +23,7 @@ from hpo.data.sources.contents import (
     collect,
     labelled,
     of_arrays,
-    refuse,
+    raise_all,
     refuse_above,
     unreadable,
 )
@@ -43,9 +43,9 @@ def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     paths = [path for pair in files.values() for path in pair]
     dimensions = [3, 1] * len(files)
     arrays, mistakes = collect(lambda at: array_of(paths[at], dimensions[at], available), range(len(paths)))
-    refuse(mistakes, "IDX files")
+    raise_all(mistakes, "IDX files")
     images, labels = arrays[::2], arrays[1::2]
-    refuse(_misfits(folder, paths, images, labels), folder)
+    raise_all(_misfits(folder, paths, images, labels), folder)
     targets = labelled(np.concatenate(labels), spec, str(folder))
     return of_arrays(folder, [part[:, None] for part in images], targets, spec, list(files))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, refuse, unreadable
+from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, raise_all, unreadable
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 from hpo.study_file.spec import DataSpec
@@ -176,7 +176,7 @@ def walk(root: Path, within: Path | None = None) -> list[Path]:
         paths = [Path(folder, name) for name in sorted(file_names) if not hidden(name)]
         mistakes += bad_links([*(Path(folder, name) for name in names), *paths], within or root)
         files += paths
-    refuse(mistakes, root)
+    raise_all(mistakes, root)
     return files
 
 
@@ -260,7 +260,7 @@ def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
     paths, names, parts = zip(*_files(root), strict=True)
     headers, mistakes = collect(header, paths)
-    refuse(mistakes, root)
+    raise_all(mistakes, root)
     wanted = Pixels(
         _shape(root, paths, headers, spec), _depth(root, paths, headers), bool(spec.resize), spec.background
     )
@@ -291,7 +291,7 @@ def _files(root: Path) -> list[tuple[Path, str, Part | None]]:
             files += [(path, name, part) for path in paths]
             if not paths:
                 mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))
-    refuse(mistakes, root)
+    raise_all(mistakes, root)
     if not files:
         names = sorted(path.name for path in root.iterdir())
         got = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -318,7 +318,7 @@ def _part_folders(root: Path) -> Sequence[tuple[Path, Part | None]]:
 
 def _folders(folder: Path, root: Path) -> list[Path]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
-    refuse(bad_links(folders, root), root)
+    raise_all(bad_links(folders, root), root)
     return folders
 
 
@@ -326,7 +326,7 @@ def _class_folders(folder: Path, root: Path) -> list[Path]:
     """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not hidden(path.name)]
     loose = [path for path in files if not collect(header, [path])[1]]
-    refuse([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
+    raise_all([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
     return _folders(folder, root)
 
 
