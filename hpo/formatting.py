@@ -73,6 +73,11 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
+def some(words: Sequence[str], most: int = 3) -> str:
+    """ "a, b, c, ..."."""
+    return ", ".join([*words[:most], *(["..."] if len(words) > most else [])])
+
+
 def duration(seconds: float) -> str:
     """ "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 9.95:

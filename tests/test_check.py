@@ -232,7 +232,8 @@ def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_p
         "    return nn.Sequential(nn.Flatten(), hidden, nn.Linear(params['width'], classes + (params['width'] == 4)))\n"
     )
     spec = study(tmp_path, "\n  width: [1, 2, 3, 4]\n  epochs: 2\n", "model: mine:net\n")
-    first, *reasons = check_study(spec, trust=True)
+    data, first, *reasons = check_study(spec, trust=True)
+    assert data.startswith("data: 1,797 images of 1x8x8 in 10 classes (0, 1, 2, ...): ")
     assert first == "4 configurations tried: mine:net builds 2 networks of 85 to 160 parameters"
     assert sorted(reasons) == [
         "    1 fail: ValueError: three is too many (as with width=3)",

@@ -32,6 +32,12 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
+def folder(root: Path, *names: str) -> Path:
+    path = root.joinpath(*names)
+    path.mkdir(parents=True)
+    return path
+
+
 def cut(path: Path, size: int) -> Path:
     return write(path, path.read_bytes()[:size])
 
@@ -173,6 +179,12 @@ CASES: dict[str, Build] = {
     "folder link inside": lambda root: (classes(root) / "again").symlink_to(root / "cat"),
     "link to itself": lambda root: (classes(root) / "cat" / "x.png").symlink_to(root / "cat" / "x.png"),
     "both layouts": lambda root: [classes(root / "train"), classes(root, "owl")],
+    "unknown part": lambda root: [classes(root / part) for part in ("training", "evaluation")],
+    "unknown parts": lambda root: [classes(root / part / part) for part in ("fold_a", "fold_b")],
+    "parts of loose images": lambda root: [
+        picture(root / path) for path in ("seg_train/0.png", "seg_test/0.png", "submission/1.png")
+    ],
+    "data sets below": lambda root: [mnist(folder(root, name, "raw")) for name in ("MNIST", "FashionMNIST")],
     "two vals": lambda root: [classes(root / part) for part in ("train", "val", "valid")],
     "class only in test": lambda root: [classes(root / "train"), classes(root / "test", "cat", "owl")],
     "named regression": lambda root: DataSpec(str(classes(root)), regression=True),

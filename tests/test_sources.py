@@ -96,17 +96,56 @@ def test_images_of_several_sizes_and_colours_become_one_size_and_colour(tmp_path
     assert (resized.shape, resized.resize) == ((3, 7, 9), (7, 9))
 
 
-@pytest.mark.parametrize("parts", [("train", "valid", "test"), ("Train", "", "Test")])
-def test_given_splits_stay_and_validation_is_cut_from_train_if_there_is_none(
-    parts: tuple[str, ...], tmp_path: Path
+def split_of(dataset: Dataset) -> list[dict[bytes, str]]:
+    """What is shown, for train, val and test."""
+    shown = by_pixels(dataset)
+    images = [
+        [dataset.images[index].tobytes() for index in rows] for rows in (dataset.train, dataset.val, dataset.test)
+    ]
+    return [{image: shown[image] for image in part} for part in images]
+
+
+WORDS = ({"train", "training"}, {"val", "valid", "validation", "dev"}, {"test", "testing"})
+LOOKS = ("{}", "{}_set", "{}set", "seg_{}", "chest xray-{}", "{}2017")
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_parts_are_known_by_their_names_in_every_way_people_write_them(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    told = {part: folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in parts if part}
-    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
-    for indices, part in zip((dataset.train, dataset.val, dataset.test), parts, strict=True):
-        if parts[1] or part == "Test":
-            assert {dataset.images[index].tobytes() for index in indices} == set(told[part])
-    sizes = (len(dataset.train), len(dataset.val), len(dataset.test))
-    assert sizes == ((20, 20, 20) if parts[1] else (16, 4, 20))  # 0.7 : 0.15 of 20, at least one a class
+    root = tmp_path_factory.mktemp("split")
+    top = data.draw(st.sampled_from([".", "archive", "archive/PetImages"]))
+    told = []
+    for words in WORDS:
+        look, style = data.draw(st.sampled_from(LOOKS)), data.draw(st.sampled_from([str, str.upper, str.title]))
+        name = style(look.format(data.draw(st.sampled_from(sorted(words)))))
+        place = root.joinpath(top, name, data.draw(st.sampled_from([".", name, "images"])))
+        told.append(folder(place, "cat", "dog", count=2))
+    assert split_of(load_dataset(DataSpec(str(root)), 0)) == told
+
+
+def test_validation_is_cut_from_train_if_there_is_none(tmp_path: Path) -> None:
+    train, test = (folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in ("Train", "Test"))
+    kept, val, tested = split_of(load_dataset(DataSpec(str(tmp_path)), 0))
+    assert ({**kept, **val}, tested, len(kept), len(val)) == (train, test, 16, 4)  # 0.7 : 0.15 of 20
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "bus"), ("freight_train", "passenger_train"), ("test_tube", "beaker"), ("dev", "test")]
+)
+def test_classes_may_have_words_of_parts_in_their_names(names: tuple[str, str], tmp_path: Path) -> None:
+    expected = folder(tmp_path, *names)
+    assert by_pixels(load_dataset(DataSpec(str(tmp_path)), 0)) == expected
+
+
+@pytest.mark.parametrize("given", ["", "MNIST", "MNIST/raw"])
+def test_torchvision_s_folders_are_found_from_any_of_them(given: str, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    idx(raw / "train-images-idx3-ubyte", noise(8, 4, 4))
+    idx(raw / "train-labels-idx1-ubyte", (np.arange(8) % 2).astype(np.uint8))
+    assert load_dataset(DataSpec(str(tmp_path / given)), 0).name == "raw"
 
 
 def test_hidden_files_are_ignored_and_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import stat
 import tempfile
 from collections import Counter
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from hpo.data import splits
-from hpo.data.sources import cifar, idx, images, npz
+from hpo.data.sources import cifar, folders, idx, images, npz
 from hpo.data.sources.contents import (
     SHOWN,
     Array,
@@ -34,7 +35,7 @@ from hpo.data.sources.contents import (
 )
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
-from hpo.formatting import byte_size, listed
+from hpo.formatting import byte_size, listed, some
 from hpo.study_file.spec import DATA_SETS, DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
@@ -42,6 +43,7 @@ LAYOUT = 1  # of a saved data set; another number is another folder in the cache
 DESCRIPTION = "dataset.json"
 ARRAYS = ("images", "targets", "train", "val", "test")
 SOURCES = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
+DEEPEST = 3  # data/MNIST/raw
 EPSILON = 1e-8  # under the root, so that what never varies is divided by 1e-4 and not by 0
 
 
@@ -89,7 +91,9 @@ class Dataset:
 
     def described(self) -> str:
         """How many images there are, of which size, and who sees them."""
-        kind = f"in {len(self.classes)} classes" if self.classes is not None else "with numbers to predict"
+        kind = "with numbers to predict"
+        if self.classes is not None:
+            kind = f"in {len(self.classes)} classes ({some(self.classes)})"
         split = f"{len(self.train):,} to train, {len(self.val):,} to validate, {len(self.test):,} to test"
         return f"{len(self.images):,} images of {'x'.join(map(str, self.shape))} {kind}: {split}"
 
@@ -249,12 +253,35 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
     entries = sorted(path.iterdir())
     if not entries:
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "an empty folder", "put the data there"))
-    raise_all(images.bad_links(entries, path), path)
+    raise_all(folders.bad_links(entries, path), path)
     if idx.matches(path):
         return idx.read(path, spec, available)
     if cifar.files(path):
         return cifar.read(path, spec)
-    return images.read(path, spec)
+    inner = folders.alone(path)
+    if inner is not None and Part.named(inner.name) is None and (folders.folder_names(inner) or _holds_files(inner)):
+        return _in_folder(inner, spec, available)
+    try:
+        return images.read(path, spec)
+    except BadInput as bad:
+        below = [*_folders_with_files(path)]
+        if not below:
+            raise
+        rule, remedy = "must be the folder of one data set", f"write data: {below[0]}"
+        raise BadInput(Mistake(str(path), rule, f"{some(below)} below it", remedy)) from bad
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether it holds IDX files or CIFAR batches."""
+    return bool(idx.matches(folder) or cifar.files(folder))
+
+
+def _folders_with_files(path: Path) -> Iterator[str]:
+    """Folders of IDX files or CIFAR batches, as deep as torchvision puts them."""
+    for folder, names, _ in os.walk(path):
+        names[:] = sorted(names) if len(Path(folder).relative_to(path).parts) < DEEPEST else []
+        if _holds_files(Path(folder)):
+            yield folder
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -44,6 +45,24 @@ class Part(IntEnum):
     @property
     def text(self) -> str:
         return self.name.lower()
+
+    @staticmethod
+    def named(name: str) -> Part | None:
+        """The part that a folder or an array is of, as seg_train, TrainingSet and x_test say; None for other names."""
+        parts = {PART_WORDS.get(word.removesuffix("set")) for word in words(name)} - {None}
+        return parts.pop() if len(parts) == 1 else None
+
+
+PART_WORDS = {
+    **dict.fromkeys(("train", "training"), Part.TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), Part.VAL),
+    **dict.fromkeys(("test", "testing"), Part.TEST),
+}
+
+
+def words(name: str) -> list[str]:
+    """In lower case: "seg_train2" and "SegTrain" are seg and train."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
 @dataclass(frozen=True, eq=False)

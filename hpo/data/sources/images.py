@@ -1,4 +1,4 @@
-"""Image files, and a folder of them: one sub-folder a class, directly or under train, val and test.
+"""Image files, and a folder of them (its layout: folders.py).
 
 Nothing in a file is trusted. A header is read before anything is decoded: a PNG of 17 KB can hold 12,000 x 12,000
 pixels.
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, Part, Shape, collect, labelled, raise_all, unreadable
+from hpo.data.sources.contents import SHOWN, Array, Contents, Shape, collect, labelled, raise_all, unreadable
+from hpo.data.sources.folders import class_files, walk
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 from hpo.study_file.spec import DataSpec
@@ -33,13 +34,6 @@ GREY = ("1", "L", "LA", "La")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # more than 8 bits a pixel: kept as float32, of any range
 DEPTHS = ("8 bits", "more than 8 bits")
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
-
-PART_NAMES = {
-    **dict.fromkeys(("train", "training"), Part.TRAIN),
-    **dict.fromkeys(("val", "valid", "validation"), Part.VAL),
-    **dict.fromkeys(("test", "testing"), Part.TEST),
-}
-LAYOUT = "make one sub-folder a class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,49 +153,6 @@ def image_files(source: str | Path) -> list[Path]:
     return paths
 
 
-def walk(root: Path, within: Path | None = None) -> list[Path]:
-    """All files under root but hidden ones, in order. Raises BadInput for bad links and what cannot be read.
-
-    within: the folder nothing may lead out of, root if it is not given.
-    """
-    files: list[Path] = []
-    mistakes: list[Mistake] = []
-
-    def failed(error: OSError) -> None:
-        why = str(error.strerror).lower()
-        mistakes.append(Mistake(str(error.filename), "cannot be read", why, "change its permissions"))
-
-    for folder, names, file_names in os.walk(root, onerror=failed):
-        names[:] = sorted(name for name in names if not hidden(name))
-        paths = [Path(folder, name) for name in sorted(file_names) if not hidden(name)]
-        mistakes += bad_links([*(Path(folder, name) for name in names), *paths], within or root)
-        files += paths
-    raise_all(mistakes, root)
-    return files
-
-
-def hidden(name: str) -> bool:
-    """What systems put beside images on their own."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
-
-
-def bad_links(paths: Sequence[Path], within: Path) -> list[Mistake]:
-    """Of links that lead out of the folder of the data, and of links to folders wherever they lead."""
-    mistakes = []
-    for path in paths:
-        if not path.is_symlink():
-            continue
-        target = Path(os.path.realpath(path))  # Path.resolve raises on a link to itself
-        if not target.is_relative_to(within.resolve()):
-            rule, remedy = "must not lead out of the data's folder", "copy the file there"
-        elif target.is_dir():
-            rule, remedy = "must not be a link to a folder, whose images would count twice", "remove it"
-        else:
-            continue
-        mistakes.append(Mistake(str(path), rule, f"a link to {target}", remedy))
-    return mistakes
-
-
 class Unusable(BadInput):
     """A file that is damaged, or no image at all."""
 
@@ -258,7 +209,7 @@ def _on_its_side(image: Image.Image) -> bool:
 
 def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
-    paths, names, parts = zip(*_files(root), strict=True)
+    paths, names, parts = zip(*class_files(root), strict=True)
     headers, mistakes = collect(header, paths)
     raise_all(mistakes, root)
     wanted = Pixels(
@@ -278,56 +229,6 @@ def read(root: Path, spec: DataSpec) -> Contents:
         parts=None if parts[0] is None else np.array(parts, np.int8),
         notes=(f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz",) if cut else (),
     )
-
-
-def _files(root: Path) -> list[tuple[Path, str, Part | None]]:
-    """Path, class name and part (None: the source does not come split) of every image."""
-    files: list[tuple[Path, str, Part | None]] = []
-    mistakes: list[Mistake] = []
-    for folder, part in _part_folders(root):
-        for label in _class_folders(folder, root):
-            paths = walk(label, within=root)
-            name = label.name.encode("utf-8", "replace").decode()  # whatever bytes the disk has
-            files += [(path, name, part) for path in paths]
-            if not paths:
-                mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))
-    raise_all(mistakes, root)
-    if not files:
-        names = sorted(path.name for path in root.iterdir())
-        got = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise BadInput(Mistake(str(root), "holds no images in class folders", got, LAYOUT))
-    return files
-
-
-def _part_folders(root: Path) -> Sequence[tuple[Path, Part | None]]:
-    """The folders train, val and test, if these are what root holds; else root itself."""
-    folders = _folders(root, root)
-    parts = [(folder, PART_NAMES[folder.name.lower()]) for folder in folders if folder.name.lower() in PART_NAMES]
-    if Part.TRAIN not in (part for _, part in parts):
-        return [(root, None)]
-    others = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
-    if others:
-        rule = "must hold either class folders or train, val and test"
-        raise BadInput(Mistake(str(root), rule, f"both, such as {others[0]}", "move the class folders into train"))
-    for part in Part:
-        names = [folder.name for folder, of in parts if of is part]
-        if len(names) > 1:
-            raise BadInput(Mistake(str(root), f"must hold one folder for {part.text}", ", ".join(names), "join them"))
-    return parts
-
-
-def _folders(folder: Path, root: Path) -> list[Path]:
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
-    raise_all(bad_links(folders, root), root)
-    return folders
-
-
-def _class_folders(folder: Path, root: Path) -> list[Path]:
-    """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not hidden(path.name)]
-    loose = [path for path in files if not collect(header, [path])[1]]
-    raise_all([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
-    return _folders(folder, root)
 
 
 def _shape(root: Path, paths: Sequence[Path], headers: Sequence[Header], spec: DataSpec) -> Shape:
