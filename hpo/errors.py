@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpo.formatting import without_password
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
@@ -22,7 +24,7 @@ class Mistake:
     def __str__(self) -> str:
         got = f", got {self.got}" if self.got else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return " ".join(f"{self.place}: {self.rule}{got}{remedy}".split())
+        return without_password(" ".join(f"{self.place}: {self.rule}{got}{remedy}".split()))
 
 
 class HpoError(Exception):
@@ -32,7 +34,7 @@ class HpoError(Exception):
 
     def __init__(self, *mistakes: Mistake | str) -> None:
         self.mistakes: Sequence[Mistake | str] = mistakes
-        super().__init__("\n".join(map(str, mistakes)))
+        super().__init__(without_password("\n".join(map(str, mistakes))))
 
 
 class BadInput(HpoError):

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 
 from hpo.core import Reason, Value
+
+SECRETS = (  # what stands before one, and how it looks; one that holds a space is no part of an address
+    re.compile(r"(?<=://)([^/@:\s]*:)\S*(?=@)"),
+    re.compile(  # also in an encoded ODBC connection string; a quote or bracket after it is the surrounding text's
+        r"((?:[?&;]|%3[bf]|%26)[\w.-]{0,40}(?:passw|pwd|passphrase|secret|token|api_?key|access_?key|signature)"
+        r"[\w.-]{0,40}(?:=|%3d))[^&\s]+?(?=&|['\")}\],]*(?:\s|$))",
+        re.IGNORECASE,
+    ),
+)
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with addresses in it, for messages, logs and whatever is kept or shown.
+
+    Where it is not certain what belongs to a password, more is masked.
+    """
+    for secret in SECRETS:
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def number(value: float, digits: int = 4) -> str:

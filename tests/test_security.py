@@ -15,20 +15,24 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import job
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
-from hpo.cli.main import cli
+from hpo.cli.main import cli, write_traceback
 from hpo.commands.report import study_report
 from hpo.commands.sync import serve_ui, tracked_study
-from hpo.core import Job
+from hpo.core import Job, Outcome, TrainingFailed
 from hpo.engine.opening import take_over
-from hpo.errors import EnvironmentFailed
-from hpo.execution.job_runner import JobRunner
+from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.execution.job_runner import JobRunner, failed
 from hpo.files import Folders
+from hpo.formatting import without_password
 from hpo.journal import Journal
 from hpo.study_file import reader as spec
-from hpo.tracking.ui import without_password
+from hpo.tracking.ui import ui_line
 from hpo.training import checkpoints
 
 HPO = Path(__file__).parent.parent / "hpo"
@@ -149,7 +153,12 @@ SECRETS = [
         "tracking: {uri: 'http://user:***@host'}\nname: a@b\n",
     ),
     ('uri: "http://a:hunter2@h" # http://b:hunter2@h', 'uri: "http://a:***@h" # http://b:***@h'),
+    ("('mysql://h/db?user=u&password=hunter2&ssl=1')", "('mysql://h/db?user=u&password=***&ssl=1')"),
+    ("{uri: 'http://h/?Access_Token=hunter2'}", "{uri: 'http://h/?Access_Token=***'}"),
+    ("mssql://?odbc_connect=UID%3Du%3BPWD%3Dhunter2", "mssql://?odbc_connect=UID%3Du%3BPWD%3D***"),
+    ("http://host/#/runs?viewStateShareKey=hpo", "http://host/#/runs?viewStateShareKey=hpo"),
 ]
+MARKS = st.text("'\"`:/@?#;=%,.(){}[]\\$!~a1", max_size=4)
 
 
 @pytest.mark.parametrize(("text", "shown"), SECRETS)
@@ -157,15 +166,38 @@ def test_a_password_is_taken_out_of_any_text(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
 
-def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: Path) -> None:
-    text = STUDY.replace("tracking: {enabled: false}", "tracking: {uri: 'http://user:hunter2@localhost:1'}")
+@given(before=MARKS, after=MARKS, query=st.booleans(), quote=st.sampled_from(["", "'", '"', "`"]))
+def test_any_password_is_masked_wherever_it_stands(before: str, after: str, query: bool, quote: str) -> None:
+    secret = f"{before}hunter2{after}"
+    uri = f"mysql://u@host/db?a=b&password={secret}&c=d" if query else f"mysql://u:{secret}@host/db?a=b"
+    masked = "mysql://u@host/db?a=b&password=***&c=d" if query else "mysql://u:***@host/db?a=b"
+    assert without_password(f"at {quote}{uri}{quote}, or") == f"at {quote}{masked}{quote}, or"
+    assert "hunter2" not in f"{Mistake(uri, uri, uri, uri)} {BadInput(uri)} {ui_line(uri, '1')}"
+
+
+def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path) -> None:
+    for error in (ValueError("http://u:hunter2@host"), TrainingFailed(Outcome.INVALID, "mysql://h?password=hunter2")):
+        assert "hunter2" not in repr(failed(job({}, tmp_path / "trainings"), error))
+    place = Path(write_traceback(ValueError("http://u:hunter2@host")))
+    kept = [*(tmp_path / "errors").iterdir(), place]
+    assert [("http://u:***@host" in path.read_text(), "hunter2" in path.read_text()) for path in kept] == [
+        (True, False)
+    ] * 2
+    place.unlink()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://u:hunter2@localhost:1", 'http://u:x"hunter2@h', "mysql://h/d?password=hunter2"]
+)
+def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: Path, uri: str) -> None:
+    text = STUDY.replace("tracking: {enabled: false}", f"tracking: {{uri: '{uri}'}}")
     (tmp_path / "study.yaml").write_text(text)
     one = spec.read_study(tmp_path / "study.yaml", environ={})
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
         journal = take_over(one, place, False, stack)
         told = study_report(one, place, {})
-        assert journal.get("text") == text.replace("hunter2", "***")
+        assert journal.get("text") == without_password(text)
     assert "hunter2" not in repr(told)
     assert "hunter2" not in repr(tracked_study(one, place).texts)
     assert all(b"hunter2" not in path.read_bytes() for path in place.study.rglob("*") if path.is_file())

@@ -16,6 +16,7 @@ import click
 
 from hpo.cli.options import PATH, Request, StudyVerb
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
+from hpo.formatting import without_password
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
@@ -372,7 +373,7 @@ def write_traceback(error: Exception) -> str:
     try:
         descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
         with os.fdopen(descriptor, "w") as file:
-            traceback.print_exception(error, file=file)
+            file.write(without_password("".join(traceback.format_exception(error))))
     except OSError:
         return "hpo"
     return name

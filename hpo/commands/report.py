@@ -16,6 +16,7 @@ from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
+from hpo.formatting import without_password
 from hpo.journal import read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
@@ -23,7 +24,6 @@ from hpo.report.drawing import save
 from hpo.report.model_figures import ModelFigures
 from hpo.strategies.bayesian import Coordinate
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.ui import without_password
 
 
 def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:

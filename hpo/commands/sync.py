@@ -21,11 +21,12 @@ from hpo.core import Params, Report
 from hpo.engine.result import statuses
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.files import Folders
+from hpo.formatting import without_password
 from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
-from hpo.tracking.ui import TRIALS, link, tracking_uri, without_password
+from hpo.tracking.ui import TRIALS, link, tracking_uri
 from hpo.training.diagnosis import diagnose
 
 
@@ -52,7 +53,7 @@ def sync_these(
         trouble = sync([tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)], uri, timeout)
     if trouble:
         rule, remedy = "must answer to be brought up to date", "start it, then run `hpo sync` again"
-        raise EnvironmentFailed(Mistake(without_password(uri), rule, trouble, remedy))
+        raise EnvironmentFailed(Mistake(uri, rule, trouble, remedy))
     return f"MLflow has everything of {', '.join(one.run.name for one in studies)}"
 
 

@@ -21,11 +21,11 @@ from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, HpoError, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
+from hpo.formatting import without_password
 from hpo.journal import DriverLock, Journal
 from hpo.space.space import Space
 from hpo.strategies.points import random_points
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.ui import without_password
 
 log = logging.getLogger(__name__)
 

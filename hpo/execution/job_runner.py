@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Report, Reported, Train, TrainingFailed, epochs_of
 from hpo.errors import EnvironmentFailed, HpoError
+from hpo.formatting import without_password
 from hpo.training import checkpoints
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUDA_ERROR_OUT_OF_MEMORY")
@@ -73,13 +74,13 @@ class JobRunner:
 def failed(job: Job, error: Exception) -> JobFailed:
     """What an exception of a trainer means."""
     if isinstance(error, TrainingFailed):
-        return JobFailed(job.training, error.outcome, str(error))
+        return JobFailed(job.training, error.outcome, without_password(str(error)))
     text = one_line(error)
     if isinstance(error, MemoryError) or any(sign.lower() in text.lower() for sign in OUT_OF_MEMORY):
         return JobFailed(job.training, Outcome.OOM, text)
     if isinstance(error, HpoError):
         return JobFailed(job.training, Outcome.CRASHED, text)
-    trace = "".join(traceback.format_exception(error))
+    trace = without_password("".join(traceback.format_exception(error)))
     return JobFailed(job.training, Outcome.CRASHED, text, place=keep_traceback(job.folder, trace))
 
 
@@ -89,7 +90,7 @@ def timed_out(job: Job) -> JobFailed:
 
 
 def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:400]
+    text = without_password(" ".join(str(error).split()))[:400]
     return text if isinstance(error, HpoError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

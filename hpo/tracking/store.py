@@ -21,9 +21,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.files import locked, replace_file, scratch, sweep
+from hpo.formatting import without_password
 from hpo.tracking.runs import RUNNING, Change, Run, StoredRun
 from hpo.tracking.study_sync import Gone, Outage
-from hpo.tracking.ui import SQLITE, sqlite_path, sqlite_uri, without_password
+from hpo.tracking.ui import SQLITE, sqlite_path, sqlite_uri
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -153,7 +154,7 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        text = f"{without_password(uri)}: {reason(error)}"
+        text = without_password(f"{uri}: {reason(error)}")
         if uri.startswith("http") and not isinstance(error, RestException):
             raise Outage(text) from None
         if error.error_code == MISSING:
@@ -165,7 +166,7 @@ def translated(uri: str) -> Iterator[None]:
             raise _Refused(text) from None
         raise Outage(text) from None
     except (requests.RequestException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-        raise Outage(f"{without_password(uri)}: {reason(error)}") from None
+        raise Outage(without_password(f"{uri}: {reason(error)}")) from None
 
 
 def reason(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from typing import Self
 from hpo.errors import HpoError
 from hpo.failpoints import hit
 from hpo.files import alive
+from hpo.formatting import without_password
 from hpo.journal import Journal
 from hpo.tracking import ui
 from hpo.tracking.runs import (
@@ -96,7 +97,10 @@ class Sync:
         try:
             self._round(live)
         except TROUBLES as error:
-            self._fail(error)
+            why = " ".join(str(error).split()) or type(error).__name__
+            self.fail(why, f"MLflow cannot be reached ({why}); the study continues, and the rest is sent later")
+            if isinstance(error, Gone):
+                self.store = self._comparison = None
             return False
         if self.trouble:
             logger.warning("MLflow is back after %.0f s; nothing is missing", self._now() - self._since)
@@ -153,14 +157,13 @@ class Sync:
         for name, content in files_in(info.artifacts if artifacts else ()):
             store.upload(stored.id, name, content)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, trouble: str, warning: str) -> None:
+        """The first time it says so; each time the next try comes later."""
         self.wait = min(LONGEST_WAIT, self.wait * 2) if self.trouble else FIRST_WAIT
         if not self.trouble:
             self._since = self._now()
-            logger.warning("MLflow cannot be reached (%s); the study continues, and the rest is sent later", error)
-        self.trouble = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Gone):
-            self.store = self._comparison = None
+            logger.warning("%s", without_password(warning))
+        self.trouble = without_password(trouble)
 
 
 def end_orphans(store: Store, own: Collection[str], now: float) -> None:
@@ -255,8 +258,8 @@ class Tracker:
         try:
             return self._sync.round(live)
         except Exception as error:
-            self._sync.trouble = f"a bug of hpo: {type(error).__name__}: {error}"
-            logger.error("tracking failed by %s", self._sync.trouble)
+            why = f"a bug of hpo: {type(error).__name__}: {error}"
+            self._sync.fail(why, f"tracking failed by {why}; the study continues, and the rest is tried again")
             logger.debug("where it failed", exc_info=True)
             return False
 

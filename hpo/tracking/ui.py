@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -22,6 +21,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import without_password
 from hpo.strategies.points import CONFIRM
 from hpo.tracking.runs import legal
 
@@ -60,13 +60,8 @@ def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], pla
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES or (scheme == "sqlite" and not uri.startswith(SQLITE)):
         remedy = f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out"
-        raise BadInput(Mistake(place, "must be an MLflow server or database", without_password(uri), remedy))
+        raise BadInput(Mistake(place, "must be an MLflow server or database", uri, remedy))
     return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
-
-
-def without_password(text: str) -> str:
-    """An address, or a text with addresses in it, for messages, logs and whatever is kept or shown."""
-    return re.sub(r"(?<=://)([^/@:\s]*):[^\s'\"]*@", r"\1:***@", text)
 
 
 def program(name: str) -> str:
