@@ -130,6 +130,65 @@ def test_a_sample_has_its_size_keeps_proportions_and_what_a_split_needs(
     assert (kept <= sizes).all()
 
 
+@given(
+    shown=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(Part)), min_size=1, max_size=30),
+    seed=st.integers(0, 2**20),
+)
+def test_of_images_with_the_same_pixels_one_stays_and_it_is_the_one_to_test(
+    shown: list[tuple[int, Part]], seed: int
+) -> None:
+    looks = np.random.RandomState(seed).randint(0, 256, (4, 1, 2, 2)).astype(np.uint8)
+    looks[1], looks[1, 0, 0, 0] = looks[0], looks[0, 0, 0, 0] ^ 1  # one bit apart
+    kinds, parts = (np.array(values) for values in zip(*shown, strict=True))
+    numbers = splits.identities(looks[kinds])
+    texts = [looks[kind].tobytes() for kind in kinds]
+    assert [numbers[i] == numbers[j] for i in range(len(kinds)) for j in range(i)] == [
+        texts[i] == texts[j] for i in range(len(kinds)) for j in range(i)
+    ]
+    kept = splits.first_of_each(numbers, parts)
+    assert (np.diff(kept) > 0).all() and {texts[row] for row in kept} == set(texts)
+    assert len(kept) == len(set(texts)) == len(splits.first_of_each(numbers, None))
+    for row in kept:
+        assert parts[row] == max(part for part, text in zip(parts, texts, strict=True) if text == texts[row])
+    split = [np.flatnonzero(parts == part) for part in Part]
+    said = " ".join(splits.leaks(looks[kinds], *split))
+    for part, text in ((Part.VAL, "validate"), (Part.TEST, "test")):
+        before = {texts[row] for row in np.flatnonzero(parts < part)}
+        leaked = sum(texts[row] in before for row in split[part])
+        assert (f"{leaked} of {len(split[part])} images to {text} are" in said) == (leaked > 0)
+
+
+def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (60, 5, 4)).astype(np.uint8)
+    images[1::2] = images[::2]  # every picture twice
+    spec = npz(tmp_path, images, np.arange(60) // 20)
+    told = load_dataset(spec, 0, tmp_path / "cache").notes
+    assert re.fullmatch(
+        r"\d+ of 9 images to validate are pixel by pixel in an earlier split too, so .* mends it", told[0]
+    )
+    assert load_dataset(spec, 0, tmp_path / "cache").notes == told, "a cache says it too"
+    dropped = load_dataset(replace(spec, duplicates="drop"), 0, tmp_path / "cache")
+    assert dropped.notes == ("dropped 30 images that others have the pixels of",)
+    assert len(dropped.images) == len(np.unique(dropped.images.reshape(30, -1), axis=0)) == 30
+    assert np.bincount(dropped.targets).tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.arange(60)[:, None, None] + np.zeros((60, 5, 4)), "every image is of one colour all over"),
+        (np.arange(1200).reshape(60, 5, 4) % 3 / 2, "the pixels of all images take 3 values only (0, 0.5, 1): look"),
+        (np.arange(1200).reshape(60, 5, 4) % 9, ""),
+        (np.arange(120).reshape(60, 2) % 2, ""),  # flat features
+    ],
+)
+def test_images_in_which_there_is_little_to_see_are_said(images: np.ndarray, said: str, tmp_path: Path) -> None:
+    images = images.astype(np.float32 if images.dtype == float else np.uint8)
+    notes = load_dataset(npz(tmp_path, images, np.arange(60) % 3), 0).notes
+    others = [note for note in notes if "earlier split" not in note]
+    assert [note[: len(said)] for note in others] == ([said] if said else [])
+
+
 def test_regression_is_stratified_by_tenths_of_the_target() -> None:
     targets = np.random.RandomState(0).permutation(1000).astype(np.float32) ** 3
     train, val, test = splits.split(splits.strata(targets, True), None, SHARES, 0)
@@ -296,10 +355,10 @@ def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Pa
     code = """
 import sys
 from hpo.study_file.spec import DataSpec
-from hpo.data.dataset import load
-load(DataSpec(sys.argv[1]), 0)
+from hpo.data.dataset import load_dataset
+load_dataset(DataSpec(sys.argv[1]), 0)
 print([name for name in ("torch", "sklearn", "pandas", "mlflow", "optuna") if name in sys.modules])
-load(DataSpec("digits"), 0)
+load_dataset(DataSpec("digits"), 0)
 print([name for name in ("torch", "mlflow", "optuna") if name in sys.modules])
 """
     assert printed(code, tmp_path / "d.npz") == "[]\n[]\n"

@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 
 import hpo
 from hpo.core import State
+from hpo.engine.result import read_result
+from hpo.errors import BadInput
 
 SPACE = {
     "blocks": [1, 2],
@@ -96,7 +98,21 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
     result = hpo.run(spec, state=tmp_path, quiet=True)
     network = result.model()
     assert isinstance(network, torch.nn.Module)
-    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    data = result.data()
+    pixels, classes = data.images[data.val], data.targets[data.val]
+    said = result.predict(pixels)
+    assert np.allclose(said, network(torch.from_numpy(np.array(pixels))).detach(), atol=1e-6)
+    assert (said.argmax(1) == classes).mean() == pytest.approx(result.best_value), "raw pixels, scored as in training"
+    stored = read_result(spec, tmp_path)  # without the data in memory
+    for shape in ((-1, 8, 8), (-1, 8, 8, 1)):
+        assert np.array_equal(stored.predict(pixels.reshape(shape)), said)
+    assert np.allclose(stored.predict(pixels.astype(np.int64), stored.best), said, atol=1e-6)
+    with pytest.raises(BadInput, match=r"must be \(N, 1, 8, 8\), as the data are, got shape \(45, 4, 16\); reshape"):
+        result.predict(pixels.reshape(-1, 4, 16))
+    with pytest.raises(
+        BadInput, match=r"raw pixels, which go up to 16 in the data, got numbers up to 0\.\d+; hand them"
+    ):
+        result.predict(pixels / 255)
     assert set(result.trials["trial"]) == {0, 1}
     assert repr(result).startswith("py (bayesian, seed 0): 2 trials, ")
     assert len(repr(result).splitlines()) == 2

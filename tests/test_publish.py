@@ -26,7 +26,7 @@ from hpo.publishing.publish_best import Order
 from hpo.report.model_figures import ModelFigures
 from hpo.tracking.runs import Run
 from hpo.training import checkpoints
-from hpo.training.evaluation import score
+from hpo.training.evaluation import RawInputs, predictions, score
 from hpo.training.recipe import Recipe
 
 with warnings.catch_warnings():
@@ -128,7 +128,7 @@ def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Or
     assert len(client.search_logged_models(["1"])) == 1
     module, about = registry.loaded(ordered.uri, "models:/digits-cnn@champion")
     data = Dataset.open(ordered.recipe.data)
-    said = publish.of_module(module)(np.array(data.images[data.test])).argmax(1)
+    said = predictions(module, data.images[data.test]).argmax(1)
     assert (said == data.targets[data.test]).mean() == published.test["test_accuracy"]
     assert {name: about[name] for name in publish_best.about_images(data)} == publish_best.about_images(data)
     assert (about["classes"], about["shape"], about["dtype"]) == (["0", "1", "2"], [1, 8, 8], "uint8")
@@ -259,7 +259,7 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
 
 def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> None:
     data = replace(Dataset.open(bars(tmp_path / "data", channels=3)), resize=(8, 8))
-    pixels = publish.RawInputs(torch.nn.Identity(), replace(data, classes=None)).eval()
+    pixels = RawInputs(torch.nn.Identity(), replace(data, classes=None)).eval()
     rng = np.random.default_rng(3)
     raw = rng.integers(0, 256, (4, 3, 23, 17), dtype=np.uint8)
     planes = [
@@ -270,7 +270,7 @@ def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> N
     apart = (pixels(torch.from_numpy(raw)) - pixels(small)).abs() / pixels.scale
     assert apart.max() <= 1.01  # Pillow rounds between its two passes
     assert (apart > 0.5).float().mean() < 0.15
-    plain = publish.RawInputs(torch.nn.Identity(), replace(data, classes=None, resize=None))
+    plain = RawInputs(torch.nn.Identity(), replace(data, classes=None, resize=None))
     assert torch.equal(pixels(small), plain(small))
 
 

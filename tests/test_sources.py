@@ -304,6 +304,23 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> 
     )
 
 
+def test_files_that_cannot_be_read_are_skipped_for_who_wants_it_unless_a_class_is_lost(tmp_path: Path) -> None:
+    expected = folder(tmp_path, "cat", "dog")
+    (tmp_path / "cat" / "a.png").write_text("no image")
+    (tmp_path / "dog" / "b.png").write_bytes((tmp_path / "dog" / "0.png").read_bytes()[:-25])
+    spec = DataSpec(str(tmp_path), damaged="skip")
+    dataset = load_dataset(spec, 0)
+    assert by_pixels(dataset) == expected
+    names = f"{tmp_path}/cat/a.png, {tmp_path}/dog/b.png"
+    assert dataset.notes == (f"left out 2 files that cannot be read as images: {names}",)
+    assert "a.png: must be an image" in refusal(lambda: load_dataset(DataSpec(str(tmp_path)), 0))
+    put(tmp_path / "cat" / "wide.png", noise(6, 9))
+    assert "images must have one size" in refusal(lambda: load_dataset(spec, 0))
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "bird" / "0.png").write_text("no image")
+    assert "class 'bird' has no image that can be read; replace its files" in refusal(lambda: load_dataset(spec, 0))
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(

@@ -60,6 +60,7 @@ def summary_lines(result: Result, utilization: Utilization, again: str) -> Itera
 
 def data_lines(dataset: Dataset) -> Iterator[str]:
     yield f"data:   {dataset.described()}"
+    yield from (f"        {note}" for note in dataset.notes)
     if dataset.classes is not None and len(dataset.val) < FEW_IMAGES:
         step = 100 / max(1, len(dataset.val))
         yield f"        with so few images to validate on, accuracy moves in steps of {step:.1f} %;"

@@ -42,6 +42,7 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
         rule = "must be squared_error, because the targets are numbers"
         raise BadInput(Mistake(spec.place("loss"), rule, spec.loss, "write loss: squared_error"))
     yield f"data: {dataset.described()}"
+    yield from dataset.notes
     yield from own_networks(spec, dataset) if own else proof(spec, dataset)
 
 

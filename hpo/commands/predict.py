@@ -10,15 +10,14 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpo.data.sources.contents import raise_all
-from hpo.data.sources.images import Pixels, decode_sound, image_files, left_out
-from hpo.engine import components
-from hpo.engine.opening import load_data
+from hpo.data.sources.images import Pixels, decode, image_files, left_out, usable
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.publishing.publish_best import about_images
@@ -73,15 +72,9 @@ class Prediction:
 
 def trained(result: Result) -> Model:
     """The best trial, from its checkpoint. Raises NoResult where there is none, BadInput where hpo has no network."""
-    spec = result.spec
-    data = load_data(spec, result.folders)
-    if spec.train is not None or data is None:
-        rule = "a study with a trainer of its own has no network that hpo knows"
-        raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "predict in your own code"))
-    from hpo.publishing import publish  # 2 s of torch, which a mistake above need not wait for
+    from hpo.training.evaluation import predictions  # 2 s of torch, which a mistake need not wait for
 
-    recipe = components.recipe(spec, data, "cpu")
-    return Model.of(publish.of_checkpoint(recipe, result.best.params, result.checkpoint()), about_images(data))
+    return Model.of(partial(predictions, result.model()), about_images(result.data()))
 
 
 def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, str]) -> Model:
@@ -92,8 +85,9 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
     uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
     from mlflow.exceptions import MlflowException  # 4 s of torch and mlflow
 
-    from hpo.publishing import publish, registry
+    from hpo.publishing import registry
     from hpo.tracking import store
+    from hpo.training.evaluation import predictions
 
     try:
         module, about = registry.loaded(uri, name)
@@ -106,7 +100,7 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         raise kind(Mistake(name, "must be a model in MLflow that can be loaded", why, remedy)) from error
     if "shape" not in about:
         raise BadInput(Mistake(name, "must be a model that hpo published", "another", "load it with mlflow.pytorch"))
-    return Model.of(publish.of_module(module), about)
+    return Model.of(partial(predictions, module), about)
 
 
 # -- predicting ----------------------------------------------------------------------------------------------------
@@ -156,13 +150,13 @@ def _chunks(
     mistakes: list[Mistake | str] = []
     for first in range(0, len(files), size):
         try:
-            sound, images, others = decode_sound(files[first : first + size], model.pixels)
+            images, others = usable(lambda path: decode(path, model.pixels), files[first : first + size])
         except BadInput as bad:
             mistakes += bad.mistakes
             continue
         unusable += others
-        if sound and not mistakes:
-            yield sound, images
+        if images and not mistakes:
+            yield [*images], np.stack([*images.values()])
     raise_all(mistakes, "the images")
 
 

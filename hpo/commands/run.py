@@ -80,6 +80,8 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
         stack.callback(executor.close)
         dataset = load_data(first, folders[0])
+        for note in dataset.notes if dataset is not None else ():
+            log.warning("data: %s", note)
         assembled = [components.assemble(spec, dataset, placement) for spec in specs]
         refuse_impossible(assembled[0])
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from hpo.data.sources.contents import (
     Contents,
     Part,
     available_memory,
+    dull,
     in_blocks,
     raise_all,
     refuse_above,
@@ -35,7 +37,7 @@ from hpo.data.sources.contents import (
 )
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
-from hpo.formatting import byte_size, listed, some
+from hpo.formatting import byte_size, count, listed, some
 from hpo.study_file.spec import DATA_SETS, DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
@@ -159,6 +161,8 @@ def load_dataset(source: DataSpec, seed: int, cache: Path | None = None, *, avai
 def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | None) -> Dataset:
     available = available_memory() if available is None else available
     contents = find(source, available)
+    if source.duplicates == "drop":
+        contents = _distinct(contents)
     shares = source.split.train, source.split.val, source.split.test
     cut = splits.cut_from_train(contents.parts, shares)
     raise_all([*_target_mistakes(contents, cut)], contents.place)
@@ -175,7 +179,8 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     pixels = _pixels(contents, chosen, scratch)
     mean, std = standards(pixels, train)
     dataset = Dataset(contents.name, pixels, targets, contents.classes, train, val, test, mean, std, "", source.resize)
-    dataset = replace(dataset, background=source.background, notes=contents.notes)
+    notes = (*contents.notes, *splits.leaks(pixels, train, val, test), *dull(pixels))
+    dataset = replace(dataset, background=source.background, notes=notes)
     return replace(dataset, digest=_digest(dataset))
 
 
@@ -191,30 +196,49 @@ def _target_mistakes(contents: Contents, cut: list[Part]) -> Iterator[Mistake]:
     train_counts = np.bincount(to_train, minlength=len(contents.classes))
     where, remedy = "" if contents.parts is None else " in train", "add images or leave the class out"
     needs = f"needs at least {len(cut)} images to be in {listed([part.text for part in cut])}"
-    for name, count, in_train in zip(contents.classes, counts, train_counts, strict=True):
-        if not count:
+    for name, there, in_train in zip(contents.classes, counts, train_counts, strict=True):
+        if not there:
             yield Mistake(contents.place, f"class {name!r} has no images", "", remedy)
         elif in_train < len(cut):
             yield Mistake(contents.place, f"class {name!r} {needs}", f"{in_train}{where}", remedy)
     if len(contents.classes) < 2:
         got = f"only {contents.classes[0]!r}" if contents.classes else "none"
         yield Mistake(contents.place, "must have at least two classes", got, "add images of another class")
-    for name, count in Counter(contents.classes).items():
-        if count > 1:
+    for name, times in Counter(contents.classes).items():
+        if times > 1:
             yield Mistake(contents.place, "must name each class once", repr(name), "rename one")
 
 
 def _limited(contents: Contents, limit: int | None, least: int, seed: int) -> Array:
     """Indices of the images that are used: all, or data.limit of them, `least` of each class to train."""
-    count = len(contents.targets)
-    if limit is None or limit >= count:
-        return np.arange(count)
+    if limit is None or limit >= len(contents.targets):
+        return np.arange(len(contents.targets))
     strata = splits.strata(contents.targets, contents.classes is None)
     try:
         return splits.sample(strata, contents.parts, limit, least, seed)
     except splits.TooFew as few:
         rule = f"must be at least {few.least}, so that every class is in every part"
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
+
+
+# -- what is unusual in it ---------------------------------------------------------------------------------------
+
+
+def _distinct(contents: Contents) -> Contents:
+    """Without the copies of images that it has already."""
+    everything = np.arange(len(contents.targets))
+    kept = splits.first_of_each(splits.identities(chain.from_iterable(_blocks(contents, everything))), contents.parts)
+    copies = len(everything) - len(kept)
+    return replace(
+        contents,
+        targets=contents.targets[kept],
+        parts=None if contents.parts is None else contents.parts[kept],
+        pixels=lambda indices: contents.pixels(kept[indices]),
+        notes=(
+            *contents.notes,
+            *([f"dropped {count(copies, 'image')} that others have the pixels of"] if copies else []),
+        ),
+    )
 
 
 # -- where it comes from -----------------------------------------------------------------------------------------
@@ -332,11 +356,11 @@ def standards(images: Array, train: Array) -> tuple[Array, Array]:
     mean does not swallow a small variance.
     """
     scale = 255 if images.dtype == np.uint8 else 1
-    count = len(train) * math.prod(images.shape[2:])
+    values = len(train) * math.prod(images.shape[2:])
     blocks = [*in_blocks(train, images[:1].nbytes)]
-    mean = np.sum([images[rows].sum(axis=(0, 2, 3), dtype=np.float64) for rows in blocks], axis=0) / count
+    mean = np.sum([images[rows].sum(axis=(0, 2, 3), dtype=np.float64) for rows in blocks], axis=0) / values
     squares = [((images[rows] - mean[:, None, None]) ** 2).sum(axis=(0, 2, 3)) for rows in blocks]
-    variance = np.sum(squares, axis=0) / (count * scale**2)
+    variance = np.sum(squares, axis=0) / (values * scale**2)
     return (mean / scale).astype(np.float32), np.sqrt(variance + EPSILON).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Which images train, which validate and which test: stratified, and a function of (data, seed) alone.
+"""Which images train, which validate and which test: stratified, and a function of (data, seed) alone; no image twice.
 
 A stratum is a class or, for regression, a tenth of the images by rank of their target. Random order comes from the raw
 stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
@@ -6,7 +6,8 @@ stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,3 +105,29 @@ def allocate(
 def order(count: int, *entropy: int) -> Array:
     """A random order of `count` items, the same in every NumPy."""
     return np.argsort(np.random.PCG64(list(entropy)).random_raw(count), kind="stable")
+
+
+# -- the same image in two splits ------------------------------------------------------------------------------------
+
+
+def identities(images: Iterable[Array]) -> Array:
+    """(N,) int64: a number for each image (C, H, W), the same for the same pixels."""
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images)
+    return np.array([seen.setdefault(digest, len(seen)) for digest in digests], np.int64)
+
+
+def first_of_each(identities: Array, parts: Array | None) -> Array:
+    """Ascending indices of one image of each identity: the one to test goes before the one to validate or train."""
+    order = np.arange(len(identities)) if parts is None else np.argsort(-parts, kind="stable")
+    return np.sort(order[np.unique(identities[order], return_index=True)[1]])
+
+
+def leaks(images: Array, train: Array, val: Array, test: Array) -> Iterator[str]:
+    """A sentence where the same image is in two splits."""
+    own = identities(images)
+    for split, text, before in ((val, "validate", train), (test, "test", np.concatenate([train, val]))):
+        shared = int(np.isin(own[split], own[before]).sum())
+        if shared:
+            seen = f"{shared} of {len(split):,} images to {text} are pixel by pixel in an earlier split too"
+            yield f"{seen}, so scores look better than they are: data.duplicates: drop mends it"

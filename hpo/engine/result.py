@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.core import Goal, Reason, Study, Trial
-from hpo.data.dataset import Dataset
+from hpo.data.dataset import Dataset, load_dataset
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
@@ -24,6 +24,7 @@ from hpo.training import checkpoints
 from hpo.training.diagnosis import diagnose
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import nn
 
@@ -45,7 +46,7 @@ class Published:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """A study after a run. `trials` is a DataFrame, `best` the best trial, `model()` its network with trained weights."""
+    """A study after a run. `trials` is a DataFrame, `best` the best trial, `predict(images)` what its network says."""
 
     spec: StudySpec
     folders: Folders
@@ -61,7 +62,7 @@ class Result:
         best = self.spec.metric.as_goal().best(self.study.trials)
         head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
         line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
-        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .model())"
+        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .predict(images))"
 
     @property
     def best(self) -> Trial:
@@ -110,14 +111,38 @@ class Result:
             raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
         return path
 
-    def model(self, trial: Trial | None = None) -> nn.Module:
-        """The network of a trial (the best by default) with its weights, in eval mode; it takes standardized images."""
-        from hpo.engine import components
-        from hpo.training.evaluation import load_network
+    def data(self) -> Dataset:
+        """What the networks are trained on. Raises BadInput where a trainer of one's own has its data for itself."""
+        spec = self.spec
+        if spec.train is not None or spec.data is None:
+            rule = "a study with a trainer of its own has no network that hpo knows"
+            raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "predict in your own code"))
+        if self.dataset is not None:
+            return self.dataset
+        return load_dataset(spec.data, spec.training_seed or 0, self.folders.data)
 
-        trial = trial or self.best
-        recipe = components.recipe(self.spec, self.dataset, "cpu")
-        return load_network(recipe.setup(), trial.params, self.checkpoint(trial)).eval()
+    def model(self, trial: Trial | None = None) -> nn.Module:
+        """The network of a trial (the best by default), in eval mode, as the champion is published.
+
+        It takes raw pixels (N, C, H, W) as the data set stores them and returns probabilities, or numbers; `.network`
+        in it takes standardized ones and returns logits. Raises BadInput where hpo has no network.
+        """
+        trial, data = trial or self.best, self.data()
+        checkpoint = self.checkpoint(trial)
+        from hpo.engine import components
+        from hpo.training.evaluation import RawInputs, load_network
+
+        network = load_network(components.recipe(self.spec, data, "cpu").setup(), trial.params, checkpoint)
+        return RawInputs(network, data).eval()
+
+    def predict(self, images: np.ndarray[Any, Any], trial: Trial | None = None) -> np.ndarray[Any, Any]:
+        """Probabilities (N, classes), or numbers (N, K), for raw pixels.
+
+        images: (N, C, H, W), (N, H, W, C), (N, H, W) or flat features, on the scale of the data set's. Raises BadInput.
+        """
+        from hpo.training.evaluation import as_stored, predictions
+
+        return predictions(self.model(trial), as_stored(images, self.data()))
 
 
 def diagnoses(study: Study) -> dict[int, str]:

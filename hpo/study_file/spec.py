@@ -62,6 +62,14 @@ class DataSpec:
     regression: bool = option(flag(), False, "the targets are numbers, not classes")
     grey: bool = option(flag(), False, "read colour images as grey")
     background: str = option(_COLOUR, "white", "the colour that transparent pixels of image files are drawn on")
+    damaged: Literal["refuse", "skip"] = option(
+        one_of("refuse", "skip"), "refuse", "what becomes of files that cannot be read as images"
+    )
+    duplicates: Literal["keep", "drop"] = option(
+        one_of("keep", "drop"),
+        "keep",
+        "drop: of images with the same pixels one is used, so that none is in two splits",
+    )
     limit: int | None = option(_COUNT, None, "use at most this many images")
 
 

@@ -1,19 +1,27 @@
-"""What a network is worth on a split: in eval mode, in inference mode, in big batches."""
+"""What a network is worth on a split, and what it says of raw pixels: in eval and inference mode, in big batches."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.core import Params
+from hpo.data.dataset import Dataset
+from hpo.errors import BadInput, Mistake
 from hpo.training import metrics
 from hpo.training.metrics import Loss
-from hpo.training.setup import DeviceData, Setup, denormals_flushed
+from hpo.training.setup import DeviceData, Setup, denormals_flushed, to_device
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
@@ -55,3 +63,59 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     with denormals_flushed():
         values = evaluate(network, ready.data, ready.loss, split)
     return {name: float(value) for name, value in values.items()}
+
+
+# -- raw pixels ----------------------------------------------------------------------------------------------------
+
+
+class RawInputs(nn.Module):
+    """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
+
+    Standardizes as training does: stored * scale + offset. size: what images are resized to; bytes are rounded to
+    integers, because that is how the data set was made.
+    """
+
+    def __init__(self, network: nn.Module, data: Dataset) -> None:
+        super().__init__()
+        on_cpu = to_device(data, torch.device("cpu"))
+        self.network = network
+        self.scale, self.offset = nn.Buffer(on_cpu.scale), nn.Buffer(on_cpu.offset)
+        self.size = data.resize
+        self.bytes, self.classes = data.images.dtype == np.uint8, data.classes is not None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(torch.float32)
+        if self.size is not None:
+            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
+            images = images.round().clamp(0, 255) if self.bytes else images
+        outputs = self.network(torch.addcmul(self.offset, images, self.scale))
+        result: Tensor = outputs.softmax(1) if self.classes else outputs
+        return result
+
+
+def predictions(model: nn.Module, images: Array) -> Array:
+    """Raw pixels (N, C, H, W) -> what a model that takes them says (N, K)."""
+    step = max(1, min(MOST_ROWS, MOST_PIXELS // math.prod(images.shape[2:])))
+    with torch.inference_mode():
+        blocks = [torch.from_numpy(images[start : start + step]) for start in range(0, max(1, len(images)), step)]
+        said: Array = torch.cat([model(block) for block in blocks]).numpy()
+    return said
+
+
+def as_stored(images: Array, data: Dataset) -> Array:
+    """Images as people have them, (N, H, W), (N, H, W, C) or flat, -> (N, C, H, W) as the data set has them.
+
+    Raises BadInput for another shape, and for pixels of 0 to 1 where the data set has bytes.
+    """
+    given, (channels, height, width) = np.asarray(images), data.shape
+    batch = given.reshape(len(given), 1, -1, given.shape[-1]) if given.ndim in (2, 3) else given
+    if batch.ndim == 4 and batch.shape[1] != channels == batch.shape[3]:
+        batch = batch.transpose(0, 3, 1, 2)
+    if batch.ndim != 4 or batch.shape[1] != channels or (data.resize is None and batch.shape[2:] != (height, width)):
+        rule = f"must be (N, {channels}, {height}, {width}), as the data are"
+        raise BadInput(Mistake("images", rule, f"shape {given.shape}", "reshape or resize them"))
+    scaled = data.images.dtype == np.uint8 and batch.dtype.kind == "f" and batch.size and batch.max() <= 1
+    if scaled and data.images.max() > 1:
+        rule = f"must be raw pixels, which go up to {data.images.max()} in the data"
+        raise BadInput(Mistake("images", rule, f"numbers up to {batch.max():g}", "hand them over undivided"))
+    return np.ascontiguousarray(batch if batch.dtype == np.uint8 else batch.astype(np.float32))

@@ -29,6 +29,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 LUMA = (19595, 38470, 7471)
+FEW_LEVELS = 8  # scans have more; fewer are drawings, masks, or pictures whose bits were lost on the way
 SHOWN = 5  # mistakes of one kind that are shown
 # limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
 CGROUPS = (
@@ -207,6 +208,22 @@ def _kept(images: Array) -> np.dtype[Any]:
         return np.dtype(np.uint8)
     inside = images.dtype.kind in "iu" and images.min() >= 0 and images.max() <= 255
     return np.dtype(np.uint8 if inside else np.float32)
+
+
+def dull(images: Array) -> Iterator[str]:
+    """Sentences on images (N, C, H, W) in which there is little to see; flat features are none."""
+    if images.shape[2] == 1:
+        return
+    if all((image == image[:, :1, :1]).all() for image in images):
+        yield "every image is of one colour all over: nothing is in it to learn from"
+        return
+    levels: set[float] = set()
+    for image in images:
+        levels.update(np.unique(image).tolist())
+        if len(levels) > FEW_LEVELS:
+            return
+    values = ", ".join(f"{level:g}" for level in sorted(levels))
+    yield f"the pixels of all images take {len(levels)} values only ({values}): look at how the files were written"
 
 
 # -- memory ------------------------------------------------------------------------------------------------------

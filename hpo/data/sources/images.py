@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, Shape, collect, labelled, raise_all, unreadable
-from hpo.data.sources.folders import class_files, walk
+from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, collect, labelled, raise_all, unreadable
+from hpo.data.sources.folders import File, class_files, walk
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 from hpo.study_file.spec import DataSpec
@@ -61,17 +61,20 @@ class Pixels:
     background: str = "white"
 
 
-def header(path: Path) -> Header:
-    """Raises BadInput; decodes nothing."""
+def header(path: Path, whole: bool = False) -> Header:
+    """Raises BadInput. It decodes nothing, or all to see whether it is sound, if the whole file is to be read."""
     with _opened(path) as image:
         deep = image.mode in DEEP
-        return Header(
+        told = Header(
             size=image.size if _on_its_side(image) else image.size[::-1],
             colour=image.mode not in (*GREY, *DEEP),
             transparent=image.has_transparency_data and not deep,
             deep=deep,
             cut=not deep and any(";16" in str(tile.args) for tile in image.tile),
         )
+        if whole:
+            image.load()
+        return told
 
 
 def decode(path: Path, wanted: Pixels) -> Array:
@@ -105,23 +108,21 @@ def on_background(image: Image.Image, background: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
 
 
-def decode_sound(paths: Sequence[Path], wanted: Pixels) -> tuple[list[Path], Array, list[Mistake | str]]:
-    """The files that are images, their pixels (N, C, H, W), and why the others are none. Raises BadInput."""
-    images = np.empty((len(paths), *wanted.shape), wanted.dtype)
-    sound: list[Path] = []
+def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path, R], list[Mistake | str]]:
+    """What `read` gives for each file that is an image, and why the others are none. Raises BadInput for all else."""
+    results: dict[Path, R] = {}
     unusable: list[Mistake | str] = []
     mistakes: list[Mistake | str] = []
     for path in paths:
         try:
-            images[len(sound)] = decode(path, wanted)
-            sound.append(path)
+            results[path] = read(path)
         except Unusable as bad:
             unusable += bad.mistakes
         except BadInput as bad:
             mistakes += bad.mistakes
     if mistakes:
         raise BadInput(*mistakes)
-    return sound, images[: len(sound)], unusable
+    return results, unusable
 
 
 def left_out(unusable: Sequence[Mistake | str]) -> str:
@@ -209,13 +210,14 @@ def _on_its_side(image: Image.Image) -> bool:
 
 def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
-    paths, names, parts = zip(*class_files(root), strict=True)
-    headers, mistakes = collect(header, paths)
-    raise_all(mistakes, root)
+    files, headers, unusable = _with_headers(class_files(root), root, spec)
+    paths, names, parts = zip(*files, strict=True)
     wanted = Pixels(
         _shape(root, paths, headers, spec), _depth(root, paths, headers), bool(spec.resize), spec.background
     )
     cut = sum(one.cut for one in headers)
+    notes = [left_out(unusable)] if unusable else []
+    notes += [f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz"] if cut else []
     labels = np.array(names)
     targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
     return Contents(
@@ -227,8 +229,22 @@ def read(root: Path, spec: DataSpec) -> Contents:
         dtype=np.dtype(wanted.dtype),
         pixels=lambda indices: decode_all([paths[index] for index in indices], wanted),
         parts=None if parts[0] is None else np.array(parts, np.int8),
-        notes=(f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz",) if cut else (),
+        notes=tuple(notes),
     )
+
+
+def _with_headers(
+    files: Sequence[File], root: Path, spec: DataSpec
+) -> tuple[Sequence[File], list[Header], list[Mistake | str]]:
+    """The files, without those that data.damaged skips; their headers; why others are skipped. Raises BadInput."""
+    skip = spec.damaged == "skip"
+    headers, unusable = usable(lambda path: header(path, whole=skip), [path for path, _, _ in files])
+    raise_all([] if skip else unusable, root)
+    sound = [file for file in files if file[0] in headers]
+    lost = sorted({name for _, name, _ in files} - {name for _, name, _ in sound})
+    remedy = "replace its files"
+    raise_all([Mistake(str(root), f"class {name!r} has no image that can be read", "", remedy) for name in lost], root)
+    return sound, [*headers.values()], unusable
 
 
 def _shape(root: Path, paths: Sequence[Path], headers: Sequence[Header], spec: DataSpec) -> Shape:
