@@ -194,6 +194,14 @@ CASES: dict[str, Build] = {
     "no npz": lambda root: DataSpec(str(write(root / "d.npz", b"hello"))),
     "zip without arrays": zip_without_arrays,
     "other arrays": lambda root: npz(root, x_train=pixels(), y=labels()),
+    "part without labels": lambda root: npz(
+        root, X_train=pixels(), y_train=labels(), X_test=pixels(), image_ids=labels()
+    ),
+    "parts unlike": lambda root: npz(
+        root, x_train=pixels(), y_train=labels(), x_test=with_one(0.5, 0), y_test=labels()
+    ),
+    "four arrays": lambda root: npz(root, arr_0=pixels(), arr_1=labels(), arr_2=pixels(), arr_3=labels()),
+    "fractional labels": lambda root: npz(root, X=pixels(), y=labels() / 2),
     "mismatched": lambda root: npz(root, X=pixels(), y=labels(7)),
     "objects": lambda root: npz(root, X=np.array([None] * 8), y=np.array([object()] * 8)),
     "texts as pixels": lambda root: npz(root, X=[["a"]] * 8, y=labels()),
@@ -202,10 +210,10 @@ CASES: dict[str, Build] = {
     "one hot": lambda root: npz(root, X=pixels(), y=np.eye(8, dtype=int)),
     "negative": lambda root: npz(root, X=pixels(), y=labels() - 1),
     "complex labels": lambda root: npz(root, X=pixels(), y=labels() * 1j),
-    "nan target": lambda root: npz(root, X=pixels(), y=[0.5, np.nan, 1, 2, 3, 4, np.inf, 5]),
+    "nan target": lambda root: npz(root, {"regression": True}, X=pixels(), y=[0.5, np.nan, 1, 2, 3, 4, np.inf, 5]),
     "text regression": lambda root: npz(root, {"regression": True}, X=pixels(), y=list("abababab")),
-    "constant target": lambda root: npz(root, X=pixels(), y=np.full(8, 2.5)),
-    "few targets": lambda root: npz(root, X=pixels(2), y=[0.5, 1.5]),
+    "constant target": lambda root: npz(root, {"regression": True}, X=pixels(), y=np.full(8, 2.5)),
+    "few targets": lambda root: npz(root, {"regression": True}, X=pixels(2), y=[0.5, 1.5]),
     "nan pixel": lambda root: npz(root, X=with_one(np.nan, 5), y=labels()),
     "infinite once float32": lambda root: npz(root, X=with_one(1e300, 2), y=labels()),
     "few names": lambda root: npz(root, X=pixels(), y=labels(), classes=["cat"]),
@@ -261,8 +269,8 @@ def test_bad_data_are_refused_in_one_line_a_mistake_and_leave_nothing_behind(cas
 
 def test_an_npz_whose_images_are_more_than_the_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        load_dataset(npz(tmp_path, X=np.zeros((8, 5), np.float16), y=labels()), 0, available=100)
-    assert str(caught.value).endswith("d.npz: needs 160 bytes of memory, got 100 bytes; set data.resize or data.limit")
+        load_dataset(npz(tmp_path, X=np.zeros((8, 5), np.float16), y=labels()), 0, available=150)
+    assert str(caught.value).endswith("d.npz: needs 160 bytes of memory, got 150 bytes; set data.resize or data.limit")
 
 
 @contextmanager

@@ -401,12 +401,53 @@ def test_labels_may_be_texts_or_have_gaps_or_have_names(tmp_path: Path) -> None:
     assert (named.classes, named.targets.tolist()) == (("zebra", "ape"), [0, 1] * 4)
 
 
-def test_a_float_target_is_regression_and_an_integer_one_is_if_the_study_says_so(tmp_path: Path) -> None:
-    floats = of_npz(tmp_path, noise(8, 4, 4), np.arange(8) / 2)
-    integers = of_npz(tmp_path, noise(8, 4, 4), np.arange(8), {"regression": True})
-    for dataset in (floats, integers):
-        assert (dataset.classes, dataset.outputs, dataset.targets.dtype) == (None, 1, np.float32)
-    assert floats.targets.tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
+def test_targets_are_numbers_only_if_the_study_says_so_and_whole_ones_are_classes_else(
+    dtype: str, tmp_path: Path
+) -> None:
+    halves = (np.arange(8) % 2).astype(dtype)
+    classes = of_npz(tmp_path, noise(8, 4, 4), halves)
+    numbers = of_npz(tmp_path, noise(8, 4, 4), halves, {"regression": True})
+    assert (classes.classes, classes.targets.tolist(), classes.targets.dtype) == (("0", "1"), [0, 1] * 4, np.int64)
+    assert (numbers.classes, numbers.targets.tolist(), numbers.targets.dtype) == (None, [0, 1] * 4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("x_{}", "y_{}"),
+        ("X_{}", "Y_{}"),
+        ("{}_images", "{}_labels"),
+        ("{}X", "{}Y"),
+        ("{}_data", "{}_targets"),
+        ("{}_set_x", "{}_set_y"),
+    ],
+)
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("train", "valid"), ("training", "test"), ("train",)])
+def test_arrays_of_parts_are_known_by_their_names_and_stay_apart(
+    image: str, label: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    arrays, told = {}, []
+    for part in words:
+        images, labels = noise(8, 4, 4), np.arange(8) % 2
+        arrays |= {image.format(part): images, label.format(part): labels[:, None]}  # a column, as MedMNIST has it
+        told.append({pixels[None].tobytes(): str(number) for pixels, number in zip(images, labels, strict=True)})
+    np.savez(tmp_path / "d.npz", image_ids=np.arange(8), **arrays)
+    train, val, test = split_of(load_dataset(DataSpec(str(tmp_path / "d.npz")), 0))
+    given = dict(zip([word[:3] for word in words], told, strict=True))
+    assert val == given.get("val", val)
+    assert test == given.get("tes", test)
+    cut = [part for part, name in ((val, "val"), (test, "tes")) if name not in given]
+    assert {**train, **dict(pair for part in cut for pair in part.items())} == given["tra"]
+
+
+@pytest.mark.parametrize(
+    "names", [("X", "y"), ("x", "y"), ("images", "labels"), ("arr_0", "arr_1"), ("data", "target")]
+)
+def test_one_pair_of_arrays_is_known_by_many_names(names: tuple[str, str], tmp_path: Path) -> None:
+    images = noise(8, 4, 4)
+    np.savez(tmp_path / "d.npz", **dict(zip(names, (images, np.arange(8) % 2), strict=True)))
+    assert np.array_equal(load_dataset(DataSpec(str(tmp_path / "d.npz")), 0).images[:, 0], images)
 
 
 def test_arrays_are_made_grey_and_resized_as_the_study_wants(tmp_path: Path) -> None:

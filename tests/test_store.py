@@ -450,7 +450,7 @@ def test_anything_else_is_refused_with_what_it_was_and_what_it_is(change: str, m
 
 def test_a_parameter_that_is_gone_is_refused_and_several_changes_are_told_at_once(tmp_path: Path) -> None:
     without = STUDY.replace("  batch_size: [16, 32]\n", "")
-    said = reopened(tmp_path, load(tmp_path), load(tmp_path, without, "loss=squared_error", "metric.name=val_mse"))
+    said = reopened(tmp_path, load(tmp_path), load(tmp_path, without, "loss=squared_error", "metric.name=val_loss"))
     assert len(said.splitlines()) == 3
     assert "batch_size" in said
 

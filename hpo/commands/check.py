@@ -38,9 +38,6 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
         yield f"{', '.join(own)} imported; custom trainer: model not inspected"
         return
     dataset = data.load_dataset(spec.data, spec.training_seed or 0)
-    if dataset.classes is None and spec.loss == "cross_entropy":
-        rule = "must be squared_error, because the targets are numbers"
-        raise BadInput(Mistake(spec.place("loss"), rule, spec.loss, "write loss: squared_error"))
     yield f"data: {dataset.described()}"
     yield from dataset.notes
     yield from own_networks(spec, dataset) if own else proof(spec, dataset)

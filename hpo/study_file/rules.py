@@ -119,8 +119,9 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
     regression = spec.data is not None and spec.data.regression
     if regression and name in CLASSIFICATION:
         mistakes.note(*at, "must be val_mse, val_r2 or val_loss where data.regression is true", name)
-    if spec.loss == "cross_entropy" and not regression and name in REGRESSION:
-        mistakes.note(*at, "must be a classification metric, because loss is cross_entropy", name, "write val_accuracy")
+    if not regression and name in REGRESSION:
+        rule, remedy = "must be a classification metric where data.regression is not true", "write val_accuracy"
+        mistakes.note(*at, rule, name, remedy)
     if name in CLASSIFICATION and target is not None and not 0 <= target <= 1:
         remedy = f"write {target / 100:g}" if 1 < target <= 100 else ""
         mistakes.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)

@@ -30,6 +30,7 @@ BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small en
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 LUMA = (19595, 38470, 7471)
 FEW_LEVELS = 8  # scans have more; fewer are drawings, masks, or pictures whose bits were lost on the way
+MOST_WHOLE = 2**53  # above it a float no longer tells neighbours apart
 SHOWN = 5  # mistakes of one kind that are shown
 # limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
 CGROUPS = (
@@ -103,8 +104,14 @@ def labelled(
     names: of the classes 0, 1, ... where the source has them. Without them the labels that occur are the classes,
     in order, and gaps are closed. Raises BadInput.
     """
-    if spec.regression or values.dtype.kind == "f":
+    if spec.regression:
         return _numbers(values, place), None
+    if values.dtype.kind == "f":
+        wide = values.astype(np.float64)
+        fractional = ~(np.abs(wide) <= MOST_WHOLE) | (wide != np.round(wide))
+        remedy = "set data.regression: true if these are numbers to predict"
+        _refuse_where(fractional, values, place, "must be whole numbers to be classes", remedy)
+        values = values.astype(np.int64)
     if values.dtype.kind in "iu":
         _refuse_where(values < 0, values, place, "must be class numbers from 0 on", "remove or fix these rows")
         if names is not None:
@@ -147,7 +154,7 @@ def of_arrays(
 ) -> Contents:
     """Contents of images (N, C, H, W) in memory or memory maps, one array after the other.
 
-    targets: what `labelled` returned; parts: of each array; without a test part the source does not come split.
+    targets: what `labelled` returned; parts: of each array; where all are of train the source does not come split.
     """
     place = Path(place)
     shape = fitted_shape(arrays[0].shape[1:], spec, str(place))
@@ -161,7 +168,7 @@ def of_arrays(
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and inf is refused with its index
             return fitted(chosen.astype(dtype, copy=False), spec)
 
-    part_of_each = np.repeat(np.array(parts, np.int8), [*map(len, arrays)]) if Part.TEST in parts else None
+    part_of_each = np.repeat(np.array(parts, np.int8), [*map(len, arrays)]) if len(set(parts)) > 1 else None
     return Contents(place.name, str(place), *targets, shape, dtype, pixels, part_of_each)
 
 

@@ -1,8 +1,9 @@
-"""A .npz with X and y. Its headers are read first, so that a file is refused before the memory it claims is taken.
+"""A .npz of images and labels. Its headers are read first, so that it is refused before the memory it claims is taken.
 
-X: (N, D) flat features -> (N, 1, 1, D); (N, H, W) grey; (N, H, W, C) or (N, C, H, W), where the smaller of the two
-possible axes is the channels (the last one, if they are equal). y: (N,) integers or texts are classes, floats are
-regression. classes: the names of 0, 1, ..., if it is there.
+Arrays are X and y, or images and labels, or arr_0 and arr_1; or those of each part: x_train, y_train, x_test, y_test.
+Images: (N, D) flat features -> (N, 1, 1, D); (N, H, W) grey; (N, H, W, C) or (N, C, H, W), where the smaller of the two
+possible axes is the channels (the last one, if they are equal). Labels: (N,) or (N, 1). classes: the names of 0, 1,
+..., if it is there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +20,25 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from hpo.data.sources.contents import Array, Contents, labelled, of_arrays, refuse_above, unreadable
+from hpo.data.sources.contents import Array, Contents, Part, labelled, of_arrays, refuse_above, unreadable, words
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, OSError)
 HOW = "np.savez(path, X=images, y=labels)"
 MOST_CLASSES = 100_000
+UNNAMED = {"arr_0": (None, "X"), "arr_1": (None, "y")}  # of np.savez(path, images, labels)
+WORDS = {
+    **dict.fromkeys(("x", "image", "images", "data"), "X"),
+    **dict.fromkeys(("y", "label", "labels", "target", "targets"), "y"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One array of the archive, known by its header alone."""
 
+    name: str
     place: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -42,22 +49,28 @@ class Member:
 
 
 def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
-    """Raises BadInput for a file that is no .npz with X and y that fit together, or is above the available memory."""
+    """Raises BadInput for a file without images and labels that fit together, or above the available memory."""
     with _refusing(str(path), "is no .npz or is damaged"), zipfile.ZipFile(path) as archive:
-        members = _members(archive, path)
-        mistakes = [*_image_mistakes(members["X"], spec), *_target_mistakes(members["y"], members["X"])]
-        mistakes += _name_mistakes(members.get("classes"))
+        pairs = _pairs(archive, path)
+        names = _member(archive, "classes", path) if "classes.npy" in archive.namelist() else None
+        members = [*(member for pair in pairs.values() for member in pair), *([names] if names else [])]
+        mistakes = [mistake for pair in pairs.values() for mistake in _pair_mistakes(*pair, spec)]
+        mistakes += [*_unlike([image for image, _ in pairs.values()]), *_name_mistakes(names)]
         if mistakes:
             raise BadInput(*mistakes)
-        for member in members.values():
-            refuse_above(member.place, member.bytes, available, "hand over fewer rows, or images as uint8")
-        arrays: dict[str, Array] = {}
-        for name, member in members.items():
-            with _refusing(member.place, "is damaged"), archive.open(f"{name}.npy") as stream:
-                arrays[name] = npy.read_array(stream, allow_pickle=False)
-    names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
-    targets = labelled(arrays["y"], spec, members["y"].place, names)
-    return replace(of_arrays(path, [_channels_first(arrays["X"])], targets, spec), name=path.stem)
+        refuse_above(str(path), sum(m.bytes for m in members), available, "hand over fewer rows, or images as uint8")
+        arrays = {member: _array(archive, member) for member in members}
+    images = [_channels_first(arrays[image]) for image, _ in pairs.values()]
+    labels = np.concatenate([arrays[label].reshape(-1) for _, label in pairs.values()])
+    classes = [str(name) for name in arrays[names].tolist()] if names else None
+    targets = labelled(labels, spec, " and ".join([label.place for _, label in pairs.values()]), classes)
+    return replace(of_arrays(path, images, targets, spec, [*pairs]), name=path.stem)
+
+
+def _array(archive: zipfile.ZipFile, member: Member) -> Array:
+    with _refusing(member.place, "is damaged"), archive.open(f"{member.name}.npy") as stream:
+        array: Array = npy.read_array(stream, allow_pickle=False)
+        return array
 
 
 @contextmanager
@@ -70,13 +83,37 @@ def _refusing(place: str, rule: str) -> Iterator[None]:
         raise BadInput(Mistake(place, rule, "", f"write it with {HOW}")) from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, Member]:
-    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    missing = [name for name in ("X", "y") if name not in names]
+def _pairs(archive: zipfile.ZipFile, path: Path) -> dict[Part, tuple[Member, Member]]:
+    """Images and labels of each part; all are of train where the file does not come split. Raises BadInput."""
+    names = sorted(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+    found: dict[tuple[Part | None, str], list[str]] = {}
+    for name in names:
+        if key := UNNAMED.get(name) if names == [*UNNAMED] else _meaning(name):
+            found.setdefault(key, []).append(name)
+    doubled = next((same for same in found.values() if len(same) > 1), None)
+    parts = sorted({part for part, _ in found}, key=lambda part: -1 if part is None else part) or [None]
+    if doubled or (parts != [None] and (None in parts or Part.TRAIN not in parts)):
+        got = ", ".join(doubled or (name for same in found.values() for name in same))
+        rule = "must hold one pair of arrays, or one for each part, of which one is train"
+        raise BadInput(Mistake(str(path), rule, got, "name them x_train, y_train, x_test, y_test"))
+    missing = [_written(kind, part) for part in parts for kind in "Xy" if (part, kind) not in found]
     if missing:
         rule = f"must hold arrays X and y, misses {' and '.join(missing)}"
         raise BadInput(Mistake(str(path), rule, ", ".join(names[:8]) or "nothing", f"write {HOW}"))
-    return {name: _member(archive, name, path) for name in ("X", "y", "classes") if name in names}
+    return {
+        part or Part.TRAIN: (_member(archive, found[part, "X"][0], path), _member(archive, found[part, "y"][0], path))
+        for part in parts
+    }
+
+
+def _meaning(name: str) -> tuple[Part | None, str] | None:
+    """The part of an array and whether it is X or y; None for one that is neither, as image_ids."""
+    others = [word for word in words(name) if word != "set" and Part.named(word) is None]
+    return (Part.named(name), WORDS[others[0]]) if len(others) == 1 and others[0] in WORDS else None
+
+
+def _written(kind: str, part: Part | None) -> str:
+    return kind if part is None else f"{kind.lower()}_{part.text}"
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
@@ -87,11 +124,15 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(stream)
         stored = archive.getinfo(f"{name}.npy").file_size - stream.tell()
-    member = Member(f"{path} {name}", shape, dtype)
+    member = Member(name, f"{path} {name}", shape, dtype)
     if not dtype.hasobject and (min(shape, default=0) < 0 or stored != member.bytes):
         got = f"{stored} bytes for shape {shape} of {dtype}"
         raise BadInput(Mistake(member.place, "is damaged", got, f"write it with {HOW}"))
     return member
+
+
+def _pair_mistakes(images: Member, labels: Member, spec: DataSpec) -> list[Mistake]:
+    return [*_image_mistakes(images, spec), *_target_mistakes(labels, images)]
 
 
 def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
@@ -112,12 +153,21 @@ def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
 def _target_mistakes(targets: Member, images: Member) -> Iterator[Mistake]:
     if targets.dtype.hasobject:
         yield _object(targets)
-    if len(targets.shape) != 1:
-        rule, remedy = "must be (N,), one label an image", "save y.argmax(1) of one-hot labels, y.ravel() of a column"
-        yield Mistake(targets.place, rule, f"shape {targets.shape}", remedy)
+    if targets.shape[1:] not in ((), (1,)) or not targets.shape:
+        remedy = "save y.argmax(1) of one-hot labels"
+        yield Mistake(targets.place, "must be (N,), one label an image", f"shape {targets.shape}", remedy)
     elif images.shape and targets.shape[0] != images.shape[0]:
         got = f"{targets.shape[0]} labels for {images.shape[0]} images"
-        yield Mistake(targets.place, "must be as long as X", got, "save one label an image")
+        yield Mistake(targets.place, f"must be as long as {images.name}", got, "save one label an image")
+
+
+def _unlike(images: Sequence[Member]) -> Iterator[Mistake]:
+    """Parts must be of one shape, and all whole numbers or all not, so that they are on one scale."""
+    first = images[0]
+    for other in images[1:]:
+        if other.shape[1:] != first.shape[1:] or (other.dtype.kind == "f") is not (first.dtype.kind == "f"):
+            got = f"{other.dtype} {other.shape[1:]} and {first.dtype} {first.shape[1:]}"
+            yield Mistake(other.place, f"must be images as {first.name} has them", got, "save both alike")
 
 
 def _name_mistakes(names: Member | None) -> Iterator[Mistake]:
