@@ -69,7 +69,7 @@ REASONS = {
     Reason.TIME: "time limit reached",
     Reason.TARGET: "target met",
     Reason.PATIENCE: "no improvement within the patience",
-    Reason.EXHAUSTED: "every point of the space tried",
+    Reason.EXHAUSTED: "no untried point found",
     Reason.INTERRUPTED: "interrupted",
     Reason.FAILING: "failing, trial after trial with the same error",
 }  # why a study ended
@@ -78,6 +78,11 @@ REASONS = {
 def finite(value: float) -> float:
     """nan for infinity: a line has a gap there. MLflow would store it as 1.8e308, which flattens every chart."""
     return float(value) if math.isfinite(value) else math.nan
+
+
+def ending(reason: Reason, enumerable: bool) -> str:
+    """Why a study ended; only of a space that can be walked through is it certain that nothing is left."""
+    return "every point of the space tried" if reason is Reason.EXHAUSTED and enumerable else REASONS[reason]
 
 
 def count(n: float, noun: str) -> str:

@@ -12,6 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import hpo
+from hpo.commands.compare import confirm_finalists
+from hpo.commands.report import export_optuna
+from hpo.commands.run import RunOptions
 from hpo.core import State
 from hpo.engine.result import read_result
 from hpo.errors import BadInput
@@ -118,6 +121,31 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
     assert len(repr(result).splitlines()) == 2
     again = hpo.run(spec, state=tmp_path, quiet=True)
     assert len(again.study.trials) == 2
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "grid"])
+def test_a_study_that_is_changed_midway_goes_on_and_is_reported(strategy: str, tmp_path: Path) -> None:
+    study = {"name": "midway", "strategy": strategy, "data": {"source": "digits", "limit": 120}, "tracking": False}
+    study |= {"device": "cpu", "execution": {"engine": "inline"}, "budget": {"trials": 10}}
+    space = {
+        "blocks": 1,
+        "channels": [2, 4],
+        "optimizer": ["adam", "sgd"],
+        "momentum": [0.5, 0.9],
+        "batch_size": [32, 64],
+    }
+    space["epochs"] = 1
+    hpo.run({**study, "search_space": space}, state=tmp_path, quiet=True)
+    changed = {**space, "optimizer": ["adam"], "dropout": [0, 0.25], "batch_size": [64, 16]}
+    del changed["momentum"]  # which adam does not have
+    study |= {"constraints": ["batch_size <= 32"], "start_with": [{"channels": 4}], "budget": {"trials": 14}}
+    result = hpo.run({**study, "search_space": changed}, state=tmp_path, quiet=True)
+    assert len(result.trials) == 14
+    assert {trial.params["batch_size"] for trial in result.study.trials[10:]} == {16}
+    assert all("dropout" in trial.params for trial in result.study.trials[10:])
+    assert result.folders.report.exists()
+    export_optuna(result, tmp_path / "journal.log")
+    assert confirm_finalists(result, 14, 1, RunOptions(tmp_path))
 
 
 def test_regression_and_the_rnn_are_reachable_from_a_study(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Constraints: what they compute, and that nothing but computing can be written."""
 
 import pickle
+import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from test_yamlfile import TABLES
 
 from hpo.core import Value
-from hpo.space.expressions import Constraint, NoExpression
+from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.expressions import Constraint, NoExpression, draw, solutions
+from hpo.space.grid import ParameterGrid
+from hpo.space.space import Space
 
 LONG = [
     "a == 1 < [1]" + " < 2" * 200,
@@ -73,6 +78,59 @@ def test_what_cannot_be_computed_does_not_hold() -> None:
         assert Constraint(text).holds(zero) is False
     with pytest.raises(TypeError, match="relu is not a number"):
         Constraint("act + 1 > 0").value(zero)
+
+
+WHEN = (Condition("a", (1, 2)),)
+SPACE = Space(
+    (
+        Parameter("a", Choice((1, 2, 3))),
+        Parameter("b", Range(-2, 2, True), WHEN),
+        Parameter("c", Choice((0, 5)), (Condition("b", (1, -1)),)),
+        Parameter("rate", Range(0.1, 0.9, False)),
+        Parameter("d", Choice(("x", "y"))),
+    )
+)
+PARENTS = {"b": {"a"}, "c": {"a", "b"}}
+conditions = st.builds(
+    lambda left, op, right: Constraint(f"{left} {op} {right}"),
+    st.sampled_from(["a", "b", "c", "a * b", "b - c", "rate", "rate + a", "3"]),
+    st.sampled_from(["<", "==", "!=", ">="]),
+    st.sampled_from(["a", "b", "c", "max(b, c)", "0", "1"]),
+)
+
+
+@given(
+    st.lists(conditions, min_size=1, max_size=3), st.sampled_from([{}, {"a": 2}, {"c": 5}, {"d": "y"}]), st.integers()
+)
+def test_the_solutions_are_those_of_looking_through_all_points(
+    constraints: list[Constraint], partial: dict[str, Any], seed: int
+) -> None:
+    own = [one for one in constraints if "rate" not in one.names]
+    named = {*partial, *(name for one in own for name in one.names)}
+    named = named.union(*(PARENTS.get(name, set()) for name in named))
+    looked_through = {
+        tuple((name, value) for name, value in params.items() if name in named)
+        for params in ParameterGrid(tuple(one for one in SPACE.parameters if one.name != "rate"))
+        if all(one.holds(params) for one in own) and partial.items() <= params.items()
+    }
+    listed = solutions(SPACE, tuple(constraints), tuple(partial.items()))
+    if not own:
+        assert listed is None
+        return
+    assert listed is not None
+    assert {tuple(one.items()) for one in listed} == looked_through
+    assert len(listed) == len(looked_through)
+    if listed:
+        drawn = draw(SPACE, tuple(constraints), random.Random(seed), partial)
+        assert partial.items() <= drawn.items()
+        assert all(one.holds(drawn) for one in own)
+
+
+def test_what_is_too_much_to_list_is_not_listed() -> None:
+    many = Space(tuple(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(8)))
+    assert solutions(many, (Constraint("p0 + p1 + p2 + p3 + p4 + p5 + p6 + p7 == 72"),)) is None
+    chain = tuple(Constraint(f"p{i + 1} == p{i} + 1") for i in range(7))
+    assert [one["p7"] for one in solutions(many, chain) or ()] == [7, 8, 9]
 
 
 @pytest.mark.parametrize("text", [*TABLES["no constraints"], *LONG])

@@ -232,6 +232,23 @@ def test_a_rare_point_that_satisfies_all_constraints_is_found_in_a_small_space()
     assert loaded.constraints[0].holds({"a": 40, "b": 40})
 
 
+@pytest.mark.parametrize(
+    ("space", "constraints", "start_with"),
+    [
+        (
+            {f"b{i}": [4, 8, 16, 32, 64] for i in range(9)},
+            [f"b{i + 1} == 2 * b{i} or b{i} == 64" for i in range(8)],
+            [],
+        ),
+        ({"a": {"min": 0.0, "max": 1.0}, "b": {"min": 0.0, "max": 1.0}}, ["a + b > 1.9999"], [{"a": 1, "b": 1}]),
+        ({name: list(range(10)) for name in "abcdefg"}, ["a + b + c + d + e + f + g == 63"], []),  # the run decides
+    ],
+)
+def test_constraints_are_not_refused_for_being_rare(space: Any, constraints: list[str], start_with: list[Any]) -> None:
+    study = {"name": "x", "train": "m:f", "search_space": space, "constraints": constraints, "start_with": start_with}
+    assert read_study(study, environ={}).constraints
+
+
 # -- --set
 
 

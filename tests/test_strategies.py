@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
-from hpo.space.grid import permutation
+from hpo.space.domains import Choice, Parameter, Range
+from hpo.space.expressions import Constraint
+from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
 from hpo.strategies.bayesian import STARTUP, Bayesian
 from hpo.strategies.early_stopping import Asha, Median
@@ -159,6 +162,43 @@ def test_bayesian_begins_with_the_points_of_random_search(tmp_path: Path) -> Non
     assert bayesian[STARTUP:] != random[STARTUP:]
 
 
+CHANGED = Space(
+    (
+        Parameter("learning_rate", Choice((0.001, 0.03, 0.1))),  # without 0.01, with 0.03
+        *fakes.DISCRETE.parameters[1:-1],
+        Parameter("clip", Choice((0.0, 1.0))),  # by default 0
+        fakes.DISCRETE["epochs"],
+    )
+)
+
+
+@every_combination
+@pytest.mark.parametrize("trained", [3, 7])
+def test_after_a_change_of_the_space_old_trials_stay_and_what_comes_next_obeys(
+    name: str, rule: str, trained: int, tmp_path: Path
+) -> None:
+    """Every point of the new space is tried once, those that an old trial has with the default included."""
+    begun = run(make(name, rule), tmp_path, 1, Budget(trials=trained))
+    limit = Constraint("clip <= 0 or epochs <= 2")
+
+    def changed() -> Strategy:
+        start_with = ({"clip": 1.0, "epochs": 2},)
+        more = {"constraints": (limit,), "defaults": {"clip": 0.0}, "start_with": start_with}
+        return make(name, rule, CHANGED, feasible=lambda p: None if limit.holds(p) else "no", **more)
+
+    whole = run(changed(), tmp_path, 1, Budget(), begun)
+    cut = run(changed(), tmp_path, 1, Budget(trials=trained + 2), begun)
+    assert laws.params_of(Study(run(changed(), tmp_path, 1, Budget(), cut))) == laws.params_of(Study(whole))
+    study = laws.check(whole)
+    later = laws.params_of(study)[trained:]
+    assert study.trials[:trained] == Study(begun).trials or rule != "plain"
+    assert later[0]["clip"] == 1.0, "the new point to start with"
+    assert all(laws.is_point(params, CHANGED) and limit.holds(params) for params in later)
+    tried = Counter(frozen(CHANGED.with_defaults(trial.params, {"clip": 0.0})) for trial in study.trials)
+    assert set(tried.values()) == {1}
+    assert {frozen(p) for p in ParameterGrid(CHANGED.parameters) if limit.holds(p)} <= set(tried)
+
+
 def test_a_grid_keeps_its_order_when_a_point_is_skipped() -> None:
     everything = [frozen(p) for p in _starts(make("grid"), 18)]
     skipping = make("grid", feasible=lambda p: "no" if frozen(p) == everything[3] else None)
@@ -166,8 +206,6 @@ def test_a_grid_keeps_its_order_when_a_point_is_skipped() -> None:
 
 
 def test_a_huge_grid_is_never_built() -> None:
-    from hpo.space.domains import Choice, Parameter
-
     space = Space(
         (*(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(30)), Parameter("epochs", Choice((1,))))
     )
@@ -213,6 +251,23 @@ def test_a_strategy_with_nothing_left_says_done() -> None:
     study = Study()
     strategy = make("random", feasible=lambda params: "never")
     assert strategy.propose(study, 1) is DONE
+
+
+RARE = tuple(Constraint(f"b{i + 1} == 2 * b{i}") for i in range(7))  # 3 of 10^8 combinations
+CHAIN = (
+    *(Parameter(f"b{i}", Choice(tuple(2**k for k in range(10)))) for i in range(8)),
+    Parameter("epochs", Choice((1,))),
+)
+
+
+@pytest.mark.parametrize("more", [(), (Parameter("rate", Range(0.1, 0.9, False)),)])
+@pytest.mark.parametrize("name", ["random", "bayesian"])
+def test_points_that_hardly_any_draw_is_are_found(name: str, more: tuple[Parameter, ...]) -> None:
+    wanted = {"feasible": lambda p: None if all(one.holds(p) for one in RARE) else "breaks one", "constraints": RARE}
+    strategy = make(name, space=Space((*CHAIN, *more)), start_with=({"b3": 16},), **wanted)
+    found = _starts(strategy, 3) if name == "random" else _starts(strategy, 1)
+    assert [p["b3"] for p in found][:1] == [16]
+    assert all(p["b7"] == 128 * p["b0"] for p in found)
 
 
 def _starts(strategy: Strategy, count: int) -> list[Params]:

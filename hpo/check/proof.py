@@ -9,6 +9,7 @@ what is feasible never depends on the machine.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -23,6 +24,7 @@ from hpo.core import Params, Value, digest, epochs_of
 from hpo.models.families import FAMILIES, Family, feasibility, peak_memory
 from hpo.models.layers import Summary
 from hpo.models.parameters import TRAINING, setting
+from hpo.space.expressions import draw
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
@@ -71,7 +73,10 @@ def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Finding
 def _coverage(spec: StudySpec, data: Input) -> Coverage:
     what, points = _configurations(spec)
     coverage = Coverage(what)
-    for params in points:
+    rng = random.Random(digest(["rare", spec.seed]))
+    drawn = (draw(spec.space, spec.constraints, rng) for _ in range(DRAWS if spec.constraints else 0))
+    rare = itertools.takewhile(lambda _: not coverage.feasible, drawn)
+    for params in itertools.chain(points, rare):
         coverage.tried += 1
         coverage.values.update(params.items())
         judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)

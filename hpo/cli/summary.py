@@ -21,7 +21,7 @@ from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Filter, Result, StudyStatus, statuses
 from hpo.errors import NoResult
-from hpo.formatting import REASONS, count, decimals, duration
+from hpo.formatting import count, decimals, duration, ending
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnose
 
@@ -38,7 +38,7 @@ def summary_lines(result: Result, utilization: Utilization, again: str) -> Itera
         for state in State
         if any(t.state is state for t in study.trials)
     ]
-    reason = REASONS[study.closed] if study.closed else ""
+    reason = ending(study.closed, result.spec.space.enumerable) if study.closed else ""
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
     if result.dataset is not None:
@@ -222,7 +222,7 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
         best = goal.best(one.study.trials)
         table.add_row(
             one.folders.run.name,
-            REASONS[one.state] if isinstance(one.state, Reason) else one.state,
+            ending(one.state, spec.space.enumerable) if isinstance(one.state, Reason) else one.state,
             str(len(one.study)),
             str(one.study.epochs),
             duration(one.study.active_seconds),

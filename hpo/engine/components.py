@@ -50,7 +50,9 @@ class Components:
 
     def problem(self) -> Problem:
         spec = self.spec
-        return Problem(spec.space, spec.metric.as_goal(), spec.seed, self.feasible(), spec.start_with)
+        feasible, goal = self.feasible(), spec.metric.as_goal()
+        defaults = families.defaults(spec.model, spec.train, spec.space)
+        return Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, defaults)
 
     def strategy(self) -> Strategy:
         problem = self.problem()
@@ -63,7 +65,7 @@ class Components:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
         model = "" if self.spec.train else self.spec.model
         shape, outputs = (self.dataset.shape, self.dataset.outputs) if self.dataset else ((), 0)
-        return lambda params: families.feasibility(model, params, shape, outputs, self.spec.constraints).reason
+        return lambda params: families.infeasible(model, params, shape, outputs, self.spec.constraints)
 
     def identity(self) -> Identity:
         """Which training a point is a reading of."""

@@ -23,6 +23,8 @@ from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.formatting import without_password
 from hpo.journal import DriverLock, Journal
+from hpo.models import families
+from hpo.space.domains import Choice, Parameter, exact, members
 from hpo.space.space import Space
 from hpo.strategies.points import random_points
 from hpo.study_file.spec import StudySpec
@@ -110,23 +112,82 @@ def set_aside(folders: Folders) -> Path:
 
 
 def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
-    """What a study's trials depend on may not change under it, except that its space may widen."""
-    before = journal.get("study")
-    if before is None:
+    """What a study's trials depend on may not change under it; which points come next may."""
+    before, space = journal.get("study"), journal.get("space")
+    if before is None or space is None:
         return
     old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
+    starts = [one for one in old["start_with"] if not spec.space.conflicts(one) and spec.admits(one)]
+    grown = {
+        "constraints": all(one in new["constraints"] for one in old["constraints"]),
+        "start_with": new["start_with"][: len(starts)] == starts,
+    }
     changed = [
         f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
         for key in new
-        if old.get(key) != new[key]
+        if old.get(key) != new[key] and not grown.get(key)
     ]
-    space = journal.get("space")
-    narrowed = spec.space.widens(Space.from_record(json.loads(space))) if space is not None else []
-    if changed or narrowed:
+    defaults = families.defaults(spec.model, spec.train, spec.space)
+    apart = clashes(Space.from_record(json.loads(space)), spec.space, defaults)
+    if changed or apart:
         remedy = "undo that, give the study another name, or set the old one aside with --fresh"
         rule = f"cannot resume {folders.run}, because the study has changed"
         place = str(spec.path or spec.name)
-        raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *narrowed]))
+        raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *apart]))
+
+
+def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
+    """Why trials of the old space cannot stand beside those of the new one; [] if they can.
+
+    Values may come and go. Old trials have the default of a parameter that is new.
+    """
+    gone = [old[name] for name in old.names if name not in new]  # which is well where the new one cannot have it
+    reasons = [f"{one.name} is gone" for one in gone if all(_when(one, old, new).values())]
+    absent: set[str] = set()  # new parameters that no old point can have
+    for parameter in new.parameters:
+        name = parameter.name
+        if name in old:
+            reasons += _clashes_of(old, new, name)
+        elif any(
+            c.name in absent
+            or (c.name in old and not members(old[c.name].domain, c))
+            or (c.name not in old and c.name in defaults and not c.allows(defaults[c.name]))
+            for c in parameter.when
+        ):
+            absent.add(name)
+        elif name not in defaults:
+            reasons.append(f"{name} is new, and the trials so far have no value of it")
+        elif parameter.domain.coerce(defaults[name]) is None:
+            default = exact(defaults[name])
+            reasons.append(f"{name} is new, and the trials so far have its default, {default}, which is no value of it")
+    return reasons
+
+
+def _clashes_of(old: Space, new: Space, name: str) -> list[str]:
+    """Why the old trials and later ones cannot share a parameter."""
+    before, after = old[name], new[name]
+    reasons = [f"{name} exists under another condition"] if _when(before, old, new) != _when(after, old, new) else []
+    was, now = before.domain, after.domain
+    if isinstance(was, Choice):
+        kept = [(value, now.coerce(value)) for value in was.values]
+        other = any(same is not None and type(same) is not type(value) for value, same in kept)
+    elif isinstance(now, Choice):
+        other = was.levels != 1
+    elif (was.integer, was.log) != (now.integer, now.log):
+        return [*reasons, f"{name} counts in another way (whole numbers or log)"]
+    else:
+        other = False
+    return [*reasons, f"{name} was {was} and is {now} now"] if other else reasons
+
+
+def _when(parameter: Parameter, old: Space, new: Space) -> dict[str, set[Value]]:
+    """The conditions of a parameter, as far as they speak of values that both spaces have."""
+    return {
+        c.name: {value for value in members(old[c.name].domain, c) if new[c.name].domain.coerce(value) is not None}
+        if c.name in old and c.name in new
+        else set()
+        for c in parameter.when
+    }
 
 
 def lengthen(spec: StudySpec, journal: Journal) -> None:
@@ -137,24 +198,26 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
     longest = spec.space.longest
     before = int(journal.get("longest") or longest)
     best = spec.metric.as_goal().best(journal.study().trials)
-    if best is not None and longest > before:
+    further: Params = {} if best is None else {**best.params, EPOCHS: longest}
+    if best is not None and longest > before and not spec.space.conflicts(further) and spec.admits(further):
         target = target_trials(spec, journal, None)
-        journal.put("longer", json.dumps([*longer(journal), {**best.params, EPOCHS: longest}]))
+        journal.put("longer", json.dumps([*longer(spec, journal), further]))
         if target is not None:
             journal.put("trials", str(target + 1))
-    journal.put("longest", str(longest))
+    journal.put("longest", str(max(before, longest)))
 
 
-def longer(journal: Journal) -> list[Params]:
+def longer(spec: StudySpec, journal: Journal) -> list[Params]:
     points: list[Params] = json.loads(journal.get("longer") or "[]")
-    return points
+    defaults = families.defaults(spec.model, spec.train, spec.space)
+    return [spec.space.with_defaults(point, defaults) for point in points]
 
 
 def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
     spec = components.spec
     budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
-    components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(journal))))
+    components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(spec, journal))))
     name = journal.path.parent.name
     goal = spec.metric.as_goal()
     strategy, identity = components.strategy(), components.identity()

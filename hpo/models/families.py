@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hpo.core import Params
+from hpo.core import Params, Value
 from hpo.models import cnn, rnn
 from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Shape, Summary, summary
 from hpo.models.parameters import TRAINING, optimizer_states, setting
 from hpo.space.domains import ParameterSpec
 from hpo.space.expressions import Constraint
+from hpo.space.space import Space
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
@@ -38,6 +39,17 @@ def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:
     if train is not None or model not in FAMILIES:
         return {}
     return {**FAMILIES[model].parameters, **TRAINING}
+
+
+def defaults(model: str, train: str | None, space: Space) -> dict[str, Value]:
+    """What parameters of the space are in trials without them; of a user's own code nothing is certain."""
+    table, found = known(model, train), dict[str, Value]()
+    for name in space.names:
+        bare = name.rpartition(".")[2]
+        default = table[bare].default if bare in table and (bare == name or bare not in space) else None
+        if default is not None:
+            found[name] = default
+    return found
 
 
 def sizes(model: str, params: Params, shape: Shape, outputs: int) -> Summary:
@@ -71,6 +83,14 @@ def feasibility(
             return Feasibility(impossible=impossible.why)
         values |= {"model_parameters": network.parameters, "multiply_adds": network.multiply_adds}
     return Feasibility(network, None, tuple(one.text for one in constraints if not one.holds(values)))
+
+
+def infeasible(model: str, params: Params, shape: Shape, outputs: int, constraints: Sequence[Constraint]) -> str | None:
+    """The reason, if there is one; what breaks a constraint is not described as a network, which takes 20 times longer."""
+    broken = next((one for one in constraints if not one.holds(params)), None)  # one on a measure holds so far
+    return (
+        f"breaks the constraint {broken}" if broken else feasibility(model, params, shape, outputs, constraints).reason
+    )
 
 
 def peak_memory(network: Summary, params: Params) -> int:

@@ -15,7 +15,7 @@ from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison
 from hpo.comparison.curves import best_so_far
 from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
-from hpo.formatting import REASONS, count, decimals, duration, listed, written
+from hpo.formatting import count, decimals, duration, ending, listed, written
 from hpo.report import figures, findings, model_figures
 from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
@@ -138,7 +138,7 @@ def _top(report: StudyReport) -> Html:
         "Trials": f"{len(study):,}",
         "Epochs trained": f"{study.epochs:,}{reused}",
         "Training time": duration(seconds),
-        "Status": REASONS[study.closed] if study.closed else "running",
+        "Status": ending(study.closed, report.space.enumerable) if study.closed else "running",
     }
     return tag("header", [*parts, fact_list(numbers)])
 

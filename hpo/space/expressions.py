@@ -8,18 +8,22 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final
 
-from hpo.core import Value
-from hpo.space.domains import exact
+from hpo.core import Params, Value
+from hpo.space.domains import Choice, Parameter, exact
+from hpo.space.space import Space
 
 Compute = Callable[[Mapping[str, Value]], Any]
 
 LONGEST = 500  # characters
 DEEPEST = 40
+MOST_TRIED = 300_000  # partial points that are tried for a list of solutions: about a second
 MEASURES: Final = ("model_parameters", "multiply_adds")  # what a network costs: known once it is described
 
 _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
@@ -85,6 +89,66 @@ class Constraint:
 
     def __str__(self) -> str:
         return self.text
+
+
+@lru_cache(maxsize=16)
+def solutions(
+    space: Space, constraints: tuple[Constraint, ...], given: tuple[tuple[str, Value], ...] = ()
+) -> Sequence[Params] | None:
+    """All that the parameters which constraints name can be together, with those they depend on: [] is a proof.
+
+    Constraints on parameters that are not countable, and on measures of the network, are left out. given: values that
+    are part of every solution. None where there is nothing to list, or too much.
+    """
+    fixed = dict(given)
+    parameters = [
+        replace(one, domain=Choice((fixed[one.name],))) if one.name in fixed else one for one in space.parameters
+    ]
+    own, needed = _listable(parameters, constraints, set(fixed))
+    if not own:
+        return None
+    points: list[Params] = [{}] if all(one.holds({}) for one in own if not one.names) else []
+    decided, tried = set[str](), 0
+    for parameter in (one for one in parameters if one.name in needed):
+        levels = parameter.domain.levels
+        tried += len(points) * (levels or MOST_TRIED + 1)
+        if levels is None or tried > MOST_TRIED:
+            return None
+        decided.add(parameter.name)
+        due = [one for one in own if parameter.name in one.names and decided.issuperset(one.names)]
+        values = [parameter.domain.level(index) for index in range(levels)]
+        absent: Sequence[Params] = () if parameter.name in fixed else ({},)
+        grown: Iterator[Params] = (
+            {**point, **more}
+            for point in points
+            for more in ([{parameter.name: value} for value in values] if parameter.active(point) else absent)
+        )
+        points = [point for point in grown if all(constraint.holds(point) for constraint in due)]
+    return points
+
+
+def draw(
+    space: Space, constraints: tuple[Constraint, ...], rng: random.Random, partial: Mapping[str, Value] | None = None
+) -> Params:
+    """A random point with these values that meets the constraints, as far as what does can be listed."""
+    given = partial or {}
+    listed = solutions(space, constraints, tuple(given.items())) if constraints else None
+    return space.complete(listed[int(rng.random() * len(listed))] if listed else given, rng)
+
+
+def _listable(
+    parameters: Sequence[Parameter], constraints: Sequence[Constraint], fixed: set[str]
+) -> tuple[Sequence[Constraint], set[str]]:
+    """The constraints on countable parameters; and what these and `fixed` depend on, themselves included."""
+    countable = set[str]()
+    for parameter in parameters:  # parents first
+        if parameter.domain.levels is not None and all(c.name in countable for c in parameter.when):
+            countable.add(parameter.name)
+    own = [constraint for constraint in constraints if countable.issuperset(constraint.names)]
+    needed = fixed.union(*(constraint.names for constraint in own))
+    for parameter in reversed(parameters):
+        needed |= {condition.name for condition in parameter.when if parameter.name in needed}
+    return own, needed
 
 
 def _parsed(text: str) -> ast.expr:

@@ -15,10 +15,11 @@ from typing import Any
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
-from hpo.space.domains import LARGEST_COUNT, Choice, Condition, Domain, Parameter, Range, exact, members
+from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact, members
 from hpo.space.grid import GridImpossible, ParameterGrid
 
 MOST_PARAMETERS = 1_000
+LARGEST_ENUMERATED = 10_000_000  # points
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,11 @@ class Space:
         except GridImpossible:
             return None
 
+    @property
+    def enumerable(self) -> bool:
+        """Whether every point can be walked through, so that the last untried one is found."""
+        return 0 < (self.size() or 0) <= LARGEST_ENUMERATED
+
     def grid(self) -> ParameterGrid:
         """Every point; GridImpossible names the ranges without step or count and offers some."""
         faults = []
@@ -147,20 +153,14 @@ class Space:
 
     # -- across runs -------------------------------------------------------------------------------------------------
 
-    def widens(self, old: Space) -> list[str]:
-        """Why some point of the old space is no point of this one; [] if all are."""
-        reasons = [f"{name} is gone" for name in old.names if name not in self]
-        absent: set[str] = set()  # new parameters that no old point can have
-        for parameter in self.parameters:
-            if parameter.name in old:
-                reasons += _narrowed(old[parameter.name], parameter, old)
-            elif any(
-                c.name in absent or (c.name in old and not members(old[c.name].domain, c)) for c in parameter.when
-            ):
-                absent.add(parameter.name)
-            else:
-                reasons.append(f"{parameter.name} is new, and the trials so far have no value of it")
-        return reasons
+    def with_defaults(self, params: Params, defaults: Params) -> Params:
+        """The params of a trial, with the default of each parameter that was not in the space when it started."""
+        whole = dict(params)
+        for parameter in self.parameters:  # parents first
+            if parameter.name not in params and parameter.name in defaults and parameter.active(whole):
+                value = parameter.domain.coerce(defaults[parameter.name])
+                whole |= {} if value is None else {parameter.name: value}
+        return whole
 
     def record(self) -> list[dict[str, Any]]:
         """This space as JSON; `from_record` reads it."""
@@ -226,37 +226,3 @@ def _circle(rest: Mapping[str, Parameter]) -> Mistake:
             shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
             return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
         path.append(name)
-
-
-def _narrowed(old: Parameter, new: Parameter, space: Space) -> list[str]:
-    """Why an old value of one parameter is none any more."""
-    name = old.name
-    before = {c.name: set(members(space[c.name].domain, c)) for c in old.when}
-    after = {c.name: set(members(space[c.name].domain, c)) if c.name in space else None for c in new.when}
-    reasons = [] if before == after else [f"{name} exists under another condition"]
-    if isinstance(old.domain, Choice):
-        lost = [value for value in old.domain.values if not _keeps(new.domain, value)]
-        return reasons + [f"{name} can no longer be {exact(value)}" for value in lost]
-    if isinstance(new.domain, Choice) and old.domain.levels != 1:
-        return [*reasons, f"{name} was {old.domain} and is a choice now"]
-    if isinstance(new.domain, Range) and (old.domain.integer, old.domain.log) != (new.domain.integer, new.domain.log):
-        return [*reasons, f"{name} counts in another way (whole numbers or log)"]
-    if not _covers(new.domain, old.domain):
-        reasons.append(f"{name} was {old.domain} and is {new.domain} now")
-    return reasons
-
-
-def _keeps(domain: Domain, value: Value) -> bool:
-    kept = domain.coerce(value)
-    return kept is not None and type(kept) is type(value)
-
-
-def _covers(new: Domain, old: Range) -> bool:
-    """Whether every value of the old range is one of the new domain."""
-    if new == old:
-        return True
-    if isinstance(new, Range) and not new.gridded:
-        return new.low <= old.low and old.high <= new.high
-    if old.levels is None or old.levels > LARGEST_COUNT:
-        return False  # or not worth the time
-    return all(_keeps(new, old.level(index)) for index in range(old.levels))

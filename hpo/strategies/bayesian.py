@@ -42,7 +42,7 @@ class Bayesian:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._first = {frozen(params) for params in start_points(problem)}
-        self._stream = Stream(lambda: random_points(problem))
+        self._stream = Stream(problem, lambda: random_points(problem))
         self._mirror = _Mirror(problem)
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
@@ -92,7 +92,7 @@ class _Mirror:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         params: dict[str, Value] = {}
-        for name, value in trial.params.items():
+        for name, value in self._problem.whole(trial).items():
             coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
             if coordinate is not None:
                 params[name] = coordinate

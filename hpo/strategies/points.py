@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
+from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Trial, Value, epochs_of
+from hpo.space.expressions import Constraint, draw
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
 
-MOST_MISSES = 1_000  # draws in a row that are known or infeasible before a countable space is enumerated
-MOST_MISSES_ENDLESS = 50_000  # the same where there is nothing to enumerate: the space counts as used up
-LARGEST_ENUMERATED = 10_000_000  # points that are walked through to find the last untried ones
+MOST_MISSES = 1_000  # draws in a row that are known or infeasible before points that meet the constraints are listed
+MOST_MISSES_ENDLESS = 50_000  # the same, where the space cannot be walked through, before no more are drawn
 CONFIRM, RANDOM_X2 = "confirm", "random-x2"  # strategies that no study file can ask for: Repeats; twice random's budget
 
 Point = tuple[tuple[str, Value], ...]
@@ -25,13 +25,19 @@ Point = tuple[tuple[str, Value], ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """What a strategy has to solve: space, goal and seed. feasible says why a point can never be trained."""
+    """What a strategy has to solve. feasible: why a point can never be trained, such as that it breaks one of `constraints`."""
 
     space: Space
     goal: Goal = Goal()  # noqa: RUF009  # frozen
     seed: int = 0
     feasible: Feasible = lambda params: None
     start_with: tuple[Params, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    defaults: Params = field(default_factory=dict)  # of parameters that may be younger than a trial
+
+    def whole(self, trial: Trial) -> Params:
+        """The params of a trial as this space has them."""
+        return self.space.with_defaults(trial.params, self.defaults)
 
 
 def frozen(params: Params) -> Point:
@@ -47,7 +53,7 @@ def random_points(problem: Problem) -> Iterator[Params]:
             seen.add(frozen(params))
             yield params
     yield from _drawn(problem, seen)
-    if (problem.space.size() or LARGEST_ENUMERATED + 1) <= LARGEST_ENUMERATED:
+    if problem.space.enumerable:
         rest = grid_points(replace(problem, start_with=()), ParameterGrid(problem.space.parameters))
         yield from (params for params in rest if frozen(params) not in seen)
 
@@ -55,10 +61,10 @@ def random_points(problem: Problem) -> Iterator[Params]:
 def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     """Draws, until too many in a row were known or infeasible."""
     rng = random.Random(f"{problem.seed}/random")
-    most = MOST_MISSES_ENDLESS if problem.space.size() is None else MOST_MISSES
+    most = MOST_MISSES if problem.space.enumerable else MOST_MISSES_ENDLESS
     misses = 0
     while misses < most:
-        params = problem.space.sample(rng)
+        params = _draw(problem, {}, rng, misses)
         misses += 1
         if frozen(params) not in seen and problem.feasible(params) is None:
             seen.add(frozen(params))
@@ -69,11 +75,19 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
 def start_points(problem: Problem) -> Iterator[Params]:
     """The points the user wants first; what they leave open is drawn until it can be trained."""
     for index, partial in enumerate(problem.start_with):
+        if problem.space.conflicts(partial):
+            continue  # a finalist, or the best to be trained longer, whose values were dropped since
         rng = random.Random(f"{problem.seed}/start_with/{index}")
-        candidates = (problem.space.complete(partial, rng) for _ in range(MOST_MISSES))
+        candidates = (_draw(problem, partial, rng, misses) for misses in range(2 * MOST_MISSES))
         feasible = next((params for params in candidates if problem.feasible(params) is None), None)
         if feasible is not None:
             yield feasible
+
+
+def _draw(problem: Problem, partial: Params, rng: random.Random, misses: int) -> Params:
+    """A point with these values, of the whole space, or after many misses of what may meet the constraints."""
+    constraints = problem.constraints if misses >= MOST_MISSES else ()
+    return draw(problem.space, constraints, rng, partial)
 
 
 def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
@@ -88,8 +102,8 @@ def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
 class Stream:
     """The points of a stream that are not in the study yet. What it keeps can be derived from the study again."""
 
-    def __init__(self, make: Callable[[], Iterator[Params]]) -> None:
-        self._make = make
+    def __init__(self, problem: Problem, make: Callable[[], Iterator[Params]]) -> None:
+        self._problem, self._make = problem, make
         self._restart()
 
     def _restart(self) -> None:
@@ -105,7 +119,7 @@ class Stream:
             self._restart()
             self._study = study
         for trial in study.trials[self._read :]:
-            self._tried.add(frozen(trial.params))
+            self._tried.add(frozen(self._problem.whole(trial)))
         self._read = len(study.trials)
         return self._tried
 
@@ -124,7 +138,7 @@ class Random:
     """Trial k is the k-th distinct feasible point: any number of workers, any machine, after any crash."""
 
     def __init__(self, problem: Problem) -> None:
-        self.propose = Stream(lambda: random_points(problem)).propose
+        self.propose = Stream(problem, lambda: random_points(problem)).propose
 
 
 class Grid:
@@ -135,7 +149,7 @@ class Grid:
 
     def __init__(self, problem: Problem) -> None:
         grid = problem.space.grid()
-        self.propose = Stream(lambda: grid_points(problem, grid)).propose
+        self.propose = Stream(problem, lambda: grid_points(problem, grid)).propose
 
 
 class Repeats:

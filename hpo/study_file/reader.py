@@ -98,8 +98,9 @@ def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     constraints = tuple(constraint for constraint, _ in written)
     start_with: Sequence[Params] = ()
     if space is not None:
-        check_constraints(written, space, values.get("seed", 0), mistakes)
         start_with = read_points(values.get("start_with"), space, constraints, mistakes)
+        starts = () if mistakes.within("start_with") else start_with
+        check_constraints(written, space, starts, values.get("seed", 0), mistakes)
     return {**values, "space": space or Space(()), "constraints": constraints, "start_with": tuple(start_with)}
 
 

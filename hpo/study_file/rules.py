@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
 from hpo.space.domains import Choice, exact
-from hpo.space.expressions import MEASURES, Constraint, NoExpression
+from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, solutions
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, known_name, nearest
@@ -179,8 +179,7 @@ RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = 
 # -- constraints ------------------------------------------------------------------------------------------------------
 
 Written = Sequence[tuple[Constraint, Node]]  # each constraint with the node it was written at
-SAMPLES: Final = 1_000
-ENUMERATED: Final = 2_000  # a space of so few points is looked through
+SAMPLES: Final = 50_000  # draws for a point that meets the constraints, where what does cannot be listed
 ENOUGH: Final = 100  # points after which a constraint that computes with text would have shown
 MOST_CONSTRAINTS: Final = 100
 MOST_POINTS: Final = 1_000
@@ -206,7 +205,9 @@ def read_constraints(node: Node | None, mistakes: Mistakes) -> Written:
     return tuple(constraints)
 
 
-def check_constraints(constraints: Written, space: Space, seed: int, mistakes: Mistakes) -> None:
+def check_constraints(
+    constraints: Written, space: Space, start_with: Sequence[Params], seed: int, mistakes: Mistakes
+) -> None:
     """Names that are none, text that is computed with, and conditions that nothing satisfies."""
     for index, (constraint, node) in enumerate(constraints):
         for name in constraint.names:
@@ -217,37 +218,43 @@ def check_constraints(constraints: Written, space: Space, seed: int, mistakes: M
     if not constraints or mistakes.within("constraints"):
         return
     rng = random.Random(f"constraints-{seed}")
-    points: Iterable[Params] = islice(iter(lambda: space.sample(rng), None), SAMPLES)
-    if (space.size() or ENUMERATED + 1) <= ENUMERATED:
-        points = ParameterGrid(space.parameters)
-    held, together, tried = [False] * len(constraints), False, 0
-    for point in points:
-        now = [_holds(item, index, point, mistakes) for index, item in enumerate(constraints)]
+    few = ParameterGrid(space.parameters) if 0 < (space.size() or 0) <= ENOUGH else None
+    for point in few or (space.sample(rng) for _ in range(ENOUGH)):
+        for index, item in enumerate(constraints):
+            _note_text(item, index, point, mistakes)
         if mistakes.within("constraints"):
             return
-        held = [before or holds for before, holds in zip(held, now, strict=True)]
-        together, tried = together or all(now), tried + 1
-        if together and tried >= ENOUGH:
-            return
-    got = f"none of {'its' if space.size() == tried else 'a sample of'} {tried:,} points"
-    for index, (_, node) in enumerate(constraints):
-        if not held[index]:
+    for index, (constraint, node) in enumerate(constraints):
+        if got := _nowhere(space, (constraint,), start_with, rng):
             rule = "must hold somewhere in the search space"
             mistakes.note(node, f"constraints.{index}", rule, got, "loosen it, or widen the space")
-    if not together and all(held):
+    everything = tuple(constraint for constraint, _ in constraints)
+    if not mistakes.within("constraints") and (got := _nowhere(space, everything, start_with, rng)):
         rule = "must all hold somewhere in the search space"
         mistakes.note(constraints[0][1], "constraints", rule, got, "loosen one")
 
 
-def _holds(item: tuple[Constraint, Node], index: int, point: Params, mistakes: Mistakes) -> bool:
+def _nowhere(
+    space: Space, constraints: tuple[Constraint, ...], start_with: Sequence[Params], rng: random.Random
+) -> str:
+    """What was looked through in vain for a point that meets all of these; "" where there is one, or a run will find out."""
+    if solutions(space, constraints) == []:
+        return f"none of its {space.size():,} points" if space.size() else "none of its points"
+    drawn = (draw(space, constraints, rng) for _ in range(SAMPLES))
+    points = itertools.chain((space.complete(partial, rng) for partial in start_with), drawn)
+    if any(all(constraint.holds(point) for constraint in constraints) for point in points) or space.enumerable:
+        return ""
+    return f"none of a sample of {SAMPLES:,} points"
+
+
+def _note_text(item: tuple[Constraint, Node], index: int, point: Params, mistakes: Mistakes) -> None:
     try:
-        return item[0].value(point)
+        item[0].value(point)
     except ArithmeticError:
-        return False
+        return
     except TypeError as error:
         rule = "must compare numbers with numbers"
         mistakes.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
-        return False
 
 
 # -- points to start with ---------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ class StudySpec:
         return f"{self.places.get(known, self.path or 'the study')} {path}".strip()
 
     def fixed(self) -> dict[str, Any]:
-        """What may not change between runs of one study, as JSON; the space is compared by `Space.widens`."""
+        """What may not change between runs of one study, as JSON; the space is compared when it is opened."""
         same = ("strategy", "model", "train", "prefix_safe", "loss", "class_weights", "seed", "training_seed")
         return {
             **{name: getattr(self, name) for name in same},
@@ -238,6 +238,10 @@ class StudySpec:
             "start_with": [dict(point) for point in self.start_with],
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
         }
+
+    def admits(self, params: Params) -> bool:
+        """Whether these values meet the constraints, as far as they decide them."""
+        return all(constraint.holds(params) for constraint in self.constraints)
 
     def source(self, data: DataSpec) -> str:
         """Where the data are, as seen from the study file, so that a folder with both may move."""
