@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -24,6 +23,7 @@ Value = int | float | str | bool
 Params = Mapping[str, Value]  # an inactive conditional parameter is absent
 
 EPOCHS = "epochs"  # the parameter that says how long a trial trains; never part of a training's identity
+UNSAFE = ("schedule", "cosine")  # the setting of our own training with which epoch e depends on how many follow
 
 
 class State(StrEnum):
@@ -196,11 +196,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The test split was read for this trial, once; metrics are named test_*."""
+    """The test split was read for this trial after this epoch, once; metrics are named test_*."""
 
     time: float
     trial: int
     metrics: Mapping[str, float]
+    epoch: int = 0  # 0 in a journal from before epochs were noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,7 @@ class Study:
         self.paused: dict[int, None] = {}
         self.attempts: dict[str, int] = {}  # training -> attempts so far, once it is above 1
         self.spent: dict[int, int] = {}  # trial -> epochs of the study when it ended, in the order of the ends
+        self.charged: dict[str, list[int]] = {}  # training -> epochs of the study when each of its own was reported
         self.scores: list[Scored] = []
         self.environments: list[Mapping[str, Value]] = []
         self.epochs = 0  # of distinct trainings: what it would have trained alone
@@ -248,6 +250,11 @@ class Study:
 
     def with_state(self, *states: State) -> list[Trial]:
         return [trial for trial in self.trials if trial.state in states]
+
+    def tested(self, trial: int, epoch: int) -> dict[str, float]:
+        """What a trial's model scored on the test split after this epoch; a refit's score is another model's."""
+        own = [one.metrics for one in self.scores if one.trial == trial and one.epoch in (0, epoch)]
+        return {name: value for metrics in own for name, value in metrics.items() if name.startswith("test_")}
 
     def apply(self, event: Event) -> None:
         """Take in one event. An event that does not fit is a bug, hence asserts."""
@@ -303,6 +310,7 @@ class Study:
         reports = (*training.reports, event.report)
         self.trainings[event.training] = replace(training, reports=reports)
         self.epochs += 1
+        self.charged.setdefault(event.training, []).append(self.epochs)
         self.reused_epochs += event.reused
         for trial in self.readers(event.training):
             if trial.state is State.RUNNING and event.report.epoch <= trial.until:
@@ -329,60 +337,6 @@ class Study:
             self._clock = now
         if isinstance(event, Closed):
             self._clock = None  # what comes later, as a refit's score, is no driver's time
-
-
-# -- what is wanted ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """Which number is wanted of a trial, and which direction is better.
-
-    at="last" takes the metric at the trial's last epoch, so that training too long shows; at="best" takes its best epoch.
-    """
-
-    metric: str = "val_accuracy"
-    maximize: bool = True
-    at: str = "last"
-    target: float | None = None
-
-    def cost(self, report: Report) -> float:
-        """The metric turned so that smaller is better; infinite where it is missing or not a number."""
-        value = report.metrics.get(self.metric, math.nan)
-        if math.isnan(value):
-            return math.inf
-        return -value if self.maximize else value
-
-    def reading(self, trial: Trial) -> Report | None:
-        """The report that counts."""
-        if not trial.reports:
-            return None
-        return trial.reports[-1] if self.at == "last" else min(trial.reports, key=self.cost)
-
-    def value(self, trial: Trial) -> float | None:
-        """The metric as people read it; None while there is none."""
-        report = self.reading(trial)
-        return None if report is None else report.metrics.get(self.metric)
-
-    def score(self, trial: Trial) -> tuple[float, ...]:
-        """Smaller is better. One number today, several objectives later."""
-        report = self.reading(trial)
-        return (math.inf if report is None else self.cost(report),)
-
-    def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The best complete trial; if none is complete, the best of the longest trained. Ties go to the earlier."""
-        scored = [trial for trial in trials if math.isfinite(self.score(trial)[0])]
-        complete = [trial for trial in scored if trial.state is State.COMPLETE]
-        if complete:
-            return min(complete, key=lambda trial: (self.score(trial), trial.number))
-        candidates = [trial for trial in scored if trial.state is not State.FAILED]
-        return min(candidates, key=lambda trial: (-trial.epoch, self.score(trial), trial.number), default=None)
-
-    def reached(self, trial: Trial) -> bool:
-        """Whether a complete trial meets the target."""
-        if self.target is None or trial.state is not State.COMPLETE:
-            return False
-        return self.score(trial)[0] <= (-self.target if self.maximize else self.target)
 
 
 # -- strategies --------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Collection, Sequence
 
-from hpo.core import Reason, Value
+from hpo.core import Reason, Trial, Value
+from hpo.goal import Goal
 
 SECRETS = (  # what stands before one, and how it looks; one that holds a space is no part of an address
     re.compile(r"(?<=://)([^/@:\s]*:)\S*(?=@)"),
@@ -129,3 +130,9 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     aligns = ["<" if i in left else ">" for i in range(len(widths))]
     layout = "  ".join(f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True))
     return [layout.format(*row).rstrip() for row in rows]
+
+
+def read_at(trial: Trial, goal: Goal) -> str:
+    """ ", epoch 9 of 20" where a trial is not read at its end."""
+    reading = goal.reading(trial) if goal.counted(trial) else None
+    return "" if reading is None or reading.epoch == trial.epochs else f", epoch {reading.epoch} of {trial.epochs}"

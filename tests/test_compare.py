@@ -259,7 +259,7 @@ def test_what_cannot_be_compared_is_refused(place: Place, changes: dict[str, Any
 def test_finalists_are_the_best_complete_trials_with_fresh_seeds_and_more_seeds_add_only_these(place: Place) -> None:
     result = place.run(budget={"trials": 8})
     first = confirm_finalists(result, 3, 4, place.options)
-    goal = result.spec.metric.as_goal()
+    goal = result.spec.goal
     ranked = sorted(result.study.with_state(State.COMPLETE), key=goal.score)
     assert [(one.trial, one.value) for one in first.finalists] == [(t.number, goal.value(t)) for t in ranked[:3]]
     for one in first.finalists:

@@ -21,8 +21,9 @@ from hpo.comparison import text
 from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Pair, compare, confirm
 from hpo.comparison.curves import Curve, Point, best_so_far, curve
 from hpo.comparison.statistics import Advice, Verdict
-from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
+from hpo.core import Continued, Ended, Event, Outcome, Paused, Report, Reported, Started, State, Study
 from hpo.errors import BadInput
+from hpo.goal import Goal
 
 LOSS = Goal(metric="val_loss", maximize=False)
 
@@ -54,15 +55,15 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
     [
         (
             [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8, 0.9])],
-            [Point(2, 1.0, 1, 0.6, 0), Point(3, 1.5, 2, 0.6, 0), Point(6, 3.0, 3, 0.9, 2)],
+            [Point(2, 1.0, 1, 0.6, 0, 2), Point(3, 1.5, 2, 0.6, 0, 2), Point(6, 3.0, 3, 0.9, 2, 3)],
         ),
         (  # a reused epoch is charged as if it had been trained
             [started(0, 2), reported("t0", 1, 0.5, True), reported("t0", 2, 0.6, True), Ended(0.0, 0, State.COMPLETE)],
-            [Point(2, 1.0, 1, 0.6, 0)],
+            [Point(2, 1.0, 1, 0.6, 0, 2)],
         ),
         (  # only complete trials are candidates, but all are charged
             [*trained(0, [0.9], State.PRUNED), *trained(1, [0.95], State.FAILED), *trained(2, [0.5])],
-            [Point(3, 1.5, 3, 0.5, 2)],
+            [Point(3, 1.5, 3, 0.5, 2, 1)],
         ),
         (  # trials that share a training are charged once
             [
@@ -70,10 +71,10 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
                 *(started(1, 2, "t"), reported("t", 2, 0.6), Ended(0.0, 1, State.COMPLETE)),
                 *(started(2, 1, "t"), Ended(0.0, 2, State.COMPLETE)),
             ],
-            [Point(1, 0.5, 1, 0.5, 0), Point(2, 1.0, 2, 0.6, 1), Point(2, 1.0, 3, 0.6, 1)],
+            [Point(1, 0.5, 1, 0.5, 0, 1), Point(2, 1.0, 2, 0.6, 1, 2), Point(2, 1.0, 3, 0.6, 1, 2)],
         ),
         ([*trained(0, [0.9], State.PRUNED)], []),
-        ([*trained(0, [math.inf]), *trained(1, [math.nan]), *trained(2, [0.5])], [Point(3, 1.5, 3, 0.5, 2)]),
+        ([*trained(0, [math.inf]), *trained(1, [math.nan]), *trained(2, [0.5])], [Point(3, 1.5, 3, 0.5, 2, 1)]),
         ([started(0, 2), reported("t0", 1, 0.9), Ended(0.0, 0, State.FAILED, Outcome.NAN, "loss nan")], []),
     ],
 )
@@ -84,7 +85,7 @@ def test_best_so_far_is_charged_in_epochs_seconds_and_trials(story: list[Event],
 def test_a_paused_trial_is_a_candidate_when_it_ends() -> None:
     story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
     story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 2, 0.3, 1), Point(3, 1.5, 2, 0.8, 0)]
+    assert best_so_far(story, GOAL) == [Point(2, 1.0, 2, 0.3, 1, 1), Point(3, 1.5, 2, 0.8, 0, 2)]
     assert Study(story).spent == {1: 2, 0: 3}
 
 
@@ -102,7 +103,7 @@ def test_a_record_never_gets_worse_and_ends_at_the_best(trials: int, seed: int) 
 def test_a_standing_has_the_test_score_of_its_best_trial_at_the_budget_and_no_other_trial_s() -> None:
     story: list[Event] = [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8])]
     story = [*scored(scored(story, 0, 0.61), 2, 0.97)]
-    one = curve("random", 3, story, GOAL, fresh={0: [0.55, 0.57], 2: [0.9]})
+    one = curve("random", 3, story, GOAL, fresh={(0, 2): [0.55, 0.57], (2, 2): [0.9]})
     early, late = (compared([one], GOAL, budget=budget).strategies[0] for budget in (3, 5))
     assert (early.test, early.fresh) == (0.61, pytest.approx(0.56))
     assert (late.test, late.fresh) == (0.97, 0.9)
@@ -355,7 +356,7 @@ def test_a_terminal_of_any_width_shows_every_cell_whole(width: int) -> None:
 
 def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
     plain = several("random", FAIR)
-    one = [replace(c, tests={c.points[-1].best: 0.97}, fresh={c.points[-1].best: (0.96, 0.98)}) for c in plain]
+    one = [replace(c, tests={c.points[-1].reading: 0.97}, fresh={c.points[-1].reading: (0.96, 0.98)}) for c in plain]
     header, rows = text.strategy_rows(compared(one, GOAL))
     assert header[-2:] == ("test", "fresh seeds")
     assert rows[0][-2:] == ("0.9700", "0.9700")

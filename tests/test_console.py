@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console as Terminal
 
 from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
-from hpo.core import Goal, Outcome, Report, State, Study, Trial
+from hpo.core import Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
+from hpo.goal import Goal
 from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 

@@ -50,6 +50,10 @@ def test_what_version_2_wrote_is_read_and_still_written_so(kind: str, body: str,
     assert encode(decode(kind, body)) == (kind, body)
 
 
+def test_a_score_from_before_its_epoch_was_noted_is_read() -> None:
+    assert decode("Scored", '{"time":7.0,"trial":0,"metrics":{"test_accuracy":0.9}}').epoch == 0
+
+
 values = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8) | st.booleans()
 params = st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=4)
 times = st.floats(0, 2e9)

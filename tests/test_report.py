@@ -30,9 +30,10 @@ from PIL import Image
 
 from hpo.comparison.compare import Comparison, compare
 from hpo.comparison.curves import curve
-from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
+from hpo.core import Ended, Event, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number
+from hpo.goal import Goal
 from hpo.report import figures, findings, model_figures
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
 from hpo.report.drawing import DARK, LIGHT, Picture
@@ -188,7 +189,7 @@ RUNNING = list(itertools.takewhile(lambda event: not (isinstance(event, Ended) a
 def test_a_study_of_any_kind_says_how_it_stands(story: list[Event], sentences: list[str]) -> None:
     text = made(story=story).document()
     assert all(sentence in plain(text) for sentence in sentences)
-    assert ("<svg" in text) == bool(findings.ranked(Study(story).trials, GOAL))
+    assert ("<svg" in text) == bool(GOAL.ranked(Study(story).trials))
 
 
 def test_trials_from_before_the_space_changed_break_nothing() -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from test_yamlfile import TABLES, plain
 
-from hpo.core import Goal
+from hpo.core import UNSAFE
 from hpo.errors import BadInput
+from hpo.goal import Goal
 from hpo.models.families import known
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
@@ -63,7 +64,7 @@ def test_a_study_needs_a_name_data_and_a_search_space() -> None:
     assert least.strategy == "bayesian"
     assert (least.model, least.loss, least.workers) == ("cnn", "cross_entropy", "auto")
     assert (least.device, least.seed) == ("auto", 0)
-    assert least.metric.as_goal() == Goal("val_accuracy", True, "last", None)
+    assert least.goal == Goal("val_accuracy", True, "last", None, least.space.lengths, UNSAFE)
     assert least.budget == Budget(trials=DEFAULT_TRIALS)
     assert least.early_stopping is None
     assert least.space["epochs"].domain == Choice((DEFAULT_EPOCHS,))

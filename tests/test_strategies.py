@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.core import DONE, Event, Goal, NoDecision, Params, Start, State, Strategy, Study
+from hpo.core import DONE, Event, NoDecision, Params, Start, State, Strategy, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
+from hpo.goal import Goal
 from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.expressions import Constraint
 from hpo.space.grid import ParameterGrid, permutation

@@ -30,9 +30,10 @@ from mlflow_fixtures import (
 )
 
 from hpo.commands.sync import sync_these
-from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, State
+from hpo.core import Continued, Event, Opened, Outcome, Paused, Report, Reported, Scored, State
 from hpo.errors import BadInput, Conflict
 from hpo.files import Folders
+from hpo.goal import Goal
 from hpo.journal import DriverLock, Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking
@@ -288,7 +289,7 @@ def test_the_note_names_the_best_trial(tmp_path: Path) -> None:
     assert note(history).splitlines() == [
         "2 trials (1 complete, 1 failed), 1 epochs. Stopped by: budget.",
         "",
-        "**Best: trial 0**, val_accuracy **0.875** at epoch 1 (tested: test_accuracy 0.9)",
+        "**Best: trial 0**, val_accuracy **0.875** at epoch 1 of 1 (tested: test_accuracy 0.9)",
         "",
         "| parameter | value |",
         "|---|---|",

@@ -15,12 +15,13 @@ from typing import Any
 import fakes
 import laws
 
-from hpo.core import Goal, Limits, Strategy
+from hpo.core import Limits, Strategy
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
+from hpo.goal import Goal
 from hpo.journal import DriverLock, Journal
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random
@@ -78,7 +79,7 @@ def run(config: Config) -> None:
             study = journal.study()
             search = Search(study, config.make_strategy(), goal, budget, laws.identity(), journal.append)
             limits = Limits(report_seconds=config.report_seconds)
-            Driver([search], executor, Trainings(config.trainings, goal, config.cap), limits).run()
+            Driver([search], executor, Trainings(config.trainings, config.cap), limits).run()
             best = goal.best(study.trials)
             print(json.dumps({"closed": study.closed, "best": None if best is None else best.number}))
         lock.release()

@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
+from hpo.core import EPOCHS, Closed, Ended, Event, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, number, written
+from hpo.formatting import count, decimals, duration, number, read_at, written
+from hpo.goal import Goal
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
@@ -103,7 +104,7 @@ def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
     """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
     title = f"{spec.name} ({spec.strategy})"
     slots = len(components.placement(spec))
-    console = Console(terminal, spec.metric.as_goal(), slots, spec.space.constants, title)
+    console = Console(terminal, spec.goal, slots, spec.space.constants, title)
     with live(terminal, console, REDRAWS):
         yield console
 
@@ -162,7 +163,8 @@ class Console:
         elif left is not None:
             text.append(f"   about {duration(left)} left", style="dim")
         if search.best is not None:
-            text.append(f"\nbest {self.goal.metric} {shown(self.goal.value(search.best))}", style="bold green")
+            best = f"\nbest {self.goal.metric} {shown(self.goal.value(search.best))}{read_at(search.best, self.goal)}"
+            text.append(best, style="bold green")
             text.append(
                 f"  trial {search.best.number}  {varying(search.best.params, self.progress.constants)}", style="green"
             )
@@ -198,7 +200,7 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     """One trial in one line, for logs."""
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
-    value, cost = shown(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s"
+    value, cost = shown(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s{read_at(trial, goal)}"
     line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {varying(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 

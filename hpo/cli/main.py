@@ -19,7 +19,8 @@ from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult,
 from hpo.formatting import without_password
 
 if TYPE_CHECKING:
-    from hpo.core import Goal, Report
+    from hpo.core import Report
+    from hpo.goal import Goal
     from hpo.study_file.spec import StudySpec
 
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
@@ -232,7 +233,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     if refit:
         from hpo.commands import refit as refitting
 
-        for line in refitting.lines(refitting.refit(result, os.environ, epochs_shown(result.spec.metric.as_goal()))):
+        for line in refitting.lines(refitting.refit(result, os.environ, epochs_shown(result.spec.goal))):
             click.echo(line)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
@@ -271,7 +272,7 @@ def reproduce(request: Request, trial: int, device: str | None) -> None:
     result = request.result({"device": device})
     from hpo.commands import reproduce as reproducing
 
-    reproduced = reproducing.reproduce(result, trial, epochs_shown(result.spec.metric.as_goal()))
+    reproduced = reproducing.reproduce(result, trial, epochs_shown(result.spec.goal))
     for line in reproducing.lines(reproduced):
         click.echo(line)
     sys.exit(0 if reproduced.identical else NoResult.exit_code)

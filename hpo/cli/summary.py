@@ -20,8 +20,8 @@ from hpo.cli.console import (
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Filter, Result, StudyStatus, statuses
-from hpo.errors import NoResult
-from hpo.formatting import count, decimals, duration, ending
+from hpo.errors import EnvironmentFailed, NoResult
+from hpo.formatting import count, decimals, duration, ending, read_at
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnose
 
@@ -73,11 +73,9 @@ def best_lines(result: Result) -> Iterator[str]:
     except NoResult:
         yield f"no trial has a {result.spec.metric.name}"
         return
-    complete = (
-        ""
-        if best.state is State.COMPLETE
-        else f" (no trial is complete; this one trained longest, {best.epoch} of {best.epochs} epochs)"
-    )
+    where = read_at(best, result.spec.goal)
+    if not result.spec.goal.counted(best):
+        where = f" (no trial is complete; this one trained longest, {best.epoch} of {best.epochs} epochs)"
     constants = result.spec.space.constants
     test = result.test
     scored = "".join(
@@ -85,7 +83,7 @@ def best_lines(result: Result) -> Iterator[str]:
         for name, value in test.items()
         if name in ("test_accuracy", "test_r2", "test_mse")
     )
-    yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{scored}{complete}"
+    yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
     yield from longest_lines(result, best)
     if result.published:
@@ -94,7 +92,7 @@ def best_lines(result: Result) -> Iterator[str]:
 
 def longest_lines(result: Result, best: Trial) -> Iterator[str]:
     """How to train the best trial further, where it was still improving at the longest `epochs` of the space."""
-    spec, goal = result.spec, result.spec.metric.as_goal()
+    spec, goal = result.spec, result.spec.goal
     last = bool(best.reports) and min(best.reports, key=goal.cost) is best.reports[-1]
     if last and best.state is State.COMPLETE and best.epochs == spec.space.longest and best.epochs > 1:
         raised = " and raise budget.total_epochs" if spec.budget.total_epochs else ""
@@ -138,13 +136,15 @@ def result_json(result: Result) -> dict[str, Any]:
 
 
 def trial_json(result: Result, number: int) -> dict[str, Any]:
-    trial = result.study.trials[number]
+    trial, goal = result.study.trials[number], result.spec.goal
+    reading = goal.reading(trial)
     return {
         "trial": trial.number,
         "state": str(trial.state),
         "outcome": str(trial.outcome),
         "metric": result.spec.metric.name,
-        "value": result.spec.metric.as_goal().value(trial),
+        "value": goal.value(trial),
+        "epoch": None if reading is None else reading.epoch,
         "epochs": trial.epoch,
         "params": dict(trial.params),
         "error": trial.error,
@@ -153,12 +153,12 @@ def trial_json(result: Result, number: int) -> dict[str, Any]:
 
 
 def exit_code(result: Result) -> int:
-    """0 if the study came to its end, 3 if it has no usable result, 128 + signal if it was stopped."""
+    """0 if the study came to its end, 3 if it has no usable result, 4 if its best was not published, 128 + a signal."""
     if result.stopped_by:
         return 128 + result.stopped_by
-    if result.study.closed is Reason.FAILING or result.spec.metric.as_goal().best(result.study.trials) is None:
+    if result.study.closed is Reason.FAILING or result.spec.goal.best(result.study.trials) is None:
         return NoResult.exit_code
-    return 0
+    return EnvironmentFailed.exit_code if result.published is not None and result.published.failed else 0
 
 
 # -- one trial
@@ -183,15 +183,15 @@ def show_trial(result: Result, number: int, as_json: bool) -> None:
 
 
 def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
-    goal = result.spec.metric.as_goal()
+    goal = result.spec.goal
     value = goal.value(trial)
     state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {trial.epochs} epochs"
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
-    yield f"{goal.metric} {'-' if value is None else decimals(value)}  {sparkline(trial, goal, 40)}"
+    yield f"{goal.metric} {'-' if value is None else decimals(value)}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})
     if trial.reports:
         yield diagnose(trial.reports, trial.params, trial.outcome).sentence
-        metrics = trial.reports[-1].metrics.items()
+        metrics = (goal.reading(trial) or trial.reports[-1]).metrics.items()
         yield "  ".join(f"{name} {decimals(one)}" for name, one in metrics if "." not in name)
 
 
@@ -213,7 +213,7 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
 
 
 def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
-    goal = spec.metric.as_goal()
+    goal = spec.goal
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("study", "state", "trials", "epochs", "time", f"best {goal.metric}", "driver"):
         right, name_column = name in ("trials", "epochs", "time"), name == "study"
@@ -226,17 +226,18 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
             str(len(one.study)),
             str(one.study.epochs),
             duration(one.study.active_seconds),
-            "-" if best is None else f"{decimals(goal.value(best) or 0.0)} (trial {best.number})",
+            "-" if best is None else f"{decimals(goal.value(best) or 0.0)} (trial {best.number}{read_at(best, goal)})",
             one.driver or "-",
         )
     return table
 
 
 def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
-    goal = spec.metric.as_goal()
-    best = goal.best(one.study.trials)
+    goal = spec.goal
     best_trial = (
-        None if best is None else {"trial": best.number, "value": goal.value(best), "params": dict(best.params)}
+        None
+        if (best := goal.best(one.study.trials)) is None or (reading := goal.reading(best)) is None
+        else {"trial": best.number, "value": goal.value(best), "epoch": reading.epoch, "params": dict(best.params)}
     )
     return {
         "study": one.folders.run.name,

@@ -44,7 +44,7 @@ class ScriptSource:
 
 def write_script(result: Result, folder: Path) -> Path:
     """Write the best trial of a study as a script. Raises BadInput for a model that is not hpo's, NoResult for none."""
-    spec, best, goal = result.spec, result.best, result.spec.metric.as_goal()
+    spec, best, goal = result.spec, result.best, result.spec.goal
     refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
     dataset, report = load_data(spec, result.folders), goal.reading(best)
     assert dataset is not None, "a model of ours has data"

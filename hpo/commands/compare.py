@@ -16,25 +16,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.commands.run import RunOptions, run, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm
-from hpo.comparison.curves import Curve, curve
+from hpo.comparison.curves import Curve, Reading, curve
 from hpo.comparison.text import confirmation_lines
-from hpo.core import Params, Scored, State, Study, Trial, digest, epochs_of
+from hpo.core import EPOCHS, Event, Params, Reported, Scored, State, Study, Trial, digest, epochs_of
 from hpo.engine import components
 from hpo.engine.opening import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
 from hpo.formatting import count
+from hpo.goal import BestSoFar, Goal
 from hpo.journal import Journal, read_events
 from hpo.models import families
-from hpo.publishing.publish_best import is_own_score
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.drawing import save
 from hpo.strategies.bayesian import STARTUP
@@ -49,7 +49,7 @@ DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison i
 
 log = logging.getLogger(__name__)
 
-Best = tuple[Result, Trial]  # a study and its best trial at the budget
+Best = tuple[Result, Trial]  # a study and its best trial, as that was at the budget
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
-    fresh: dict[str, dict[int, list[float]]] = {}
+    fresh: dict[str, dict[Reading, list[float]]] = {}
     if rescore:
         best = best_trials(results, budget)
         score_on_test(best)
@@ -80,7 +80,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     seed = spec.training_seed or 0
     comparison = compare(
         [one for one in curves if one.strategy != RANDOM_X2],
-        spec.metric.as_goal(),
+        spec.goal,
         budget,
         spec.compare.margin,
         doubled=[one for one in curves if one.strategy == RANDOM_X2],
@@ -145,24 +145,37 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         raise BadInput(*dict.fromkeys(mistakes))
 
 
-def read_curve(result: Result, fresh: Mapping[int, Sequence[float]] | None = None) -> Curve:
+def read_curve(result: Result, fresh: Mapping[Reading, Sequence[float]] | None = None) -> Curve:
     events = read_events(result.folders.journal)
-    return curve(result.spec.strategy, result.spec.seed, events, result.spec.metric.as_goal(), fresh)
+    return curve(result.spec.strategy, result.spec.seed, events, result.spec.goal, fresh)
 
 
 def best_trials(results: Sequence[Result], budget: int) -> list[Best]:
-    """Each study's best trial at its budget, where a trial was complete by then."""
-    budgets = [2 * budget if result.spec.strategy == RANDOM_X2 else budget for result in results]
-    ends = [read_curve(result).at(own) for result, own in zip(results, budgets, strict=True)]
-    return [(one, one.study.trials[end.best]) for one, end in zip(results, ends, strict=True) if end is not None]
+    """Each study's best trial at its budget, where an epoch counted by then."""
+    best = []
+    for result in results:
+        own = 2 * budget if result.spec.strategy == RANDOM_X2 else budget
+        trial = BestSoFar(at_budget(read_events(result.folders.journal), own), result.spec.goal).trial
+        best += [(result, trial)] if trial is not None else []
+    return best
+
+
+def at_budget(events: Iterable[Event], epochs: int) -> Study:
+    """A study as it was when it had trained so many epochs."""
+    study = Study()
+    for event in events:
+        if isinstance(event, Reported) and study.epochs == epochs:
+            break
+        study.apply(event)
+    return study
 
 
 def score_on_test(trials: Sequence[Best]) -> None:
     """Score each on the test split, once, all in one process, and record it."""
     due = []
     for result, best in trials:
-        scored = any(is_own_score(score, best) for score in result.study.scores)
-        if result.dataset is not None and not result.spec.train and not scored:
+        epoch = read_after(result, best)
+        if result.dataset is not None and not result.spec.train and not result.study.tested(best.number, epoch):
             with contextlib.suppress(NoResult):  # its checkpoint was pruned: no test score
                 due.append((result, best, result.checkpoint(best)))
     if not due:
@@ -177,16 +190,32 @@ def score_on_test(trials: Sequence[Best]) -> None:
         raise EnvironmentFailed(Mistake("the best trials", rule, last, "run the same command again"))
     for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):
         with Journal.open(result.folders.journal) as journal:
-            journal.append(event := Scored(time.time(), best.number, metrics))
+            journal.append(event := Scored(time.time(), best.number, metrics, read_after(result, best)))
             result.study.apply(event)
 
 
-def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -> dict[str, dict[int, list[float]]]:
+def read_after(result: Result, trial: Trial) -> int:
+    """The epoch after which a trial with a score is read."""
+    reading = result.spec.goal.reading(trial)
+    assert reading is not None, trial
+    return reading.epoch
+
+
+def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[float]]]:
     """The values of each trained again with fresh seeds, by study and trial."""
     if not trials:
         return {}
-    values = fresh_values(spec, [best.params for _, best in trials], FRESH_SEEDS, replace(options, listeners=()))
-    return {result.folders.run.name: {best.number: values[frozen(best.params)]} for result, best in trials}
+    points = [as_read(spec.goal, best) for _, best in trials]
+    values = fresh_values(spec, points, FRESH_SEEDS, replace(options, listeners=()))
+    return {
+        result.folders.run.name: {(best.number, read_after(result, best)): values[frozen(params)]}
+        for (result, best), params in zip(trials, points, strict=True)
+    }
+
+
+def as_read(goal: Goal, trial: Trial) -> Params:
+    """What to train to have this trial again as it is read."""
+    return {**trial.params, EPOCHS: goal.length(trial)}
 
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
@@ -241,7 +270,7 @@ def fresh_values(
     result = run(again, replace(options, trials=None, fresh=False, publish=False))
     if result.stopped_by:
         raise Stopped(result.stopped_by)
-    goal = spec.metric.as_goal()
+    goal = replace(spec.goal, epochs=())  # each is read at the length it was given
     values: dict[Point, list[float]] = {frozen(params): [] for params in unique}
     for trial in result.study.with_state(State.COMPLETE):
         value = goal.value(trial)
@@ -251,17 +280,20 @@ def fresh_values(
 
 
 def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
-    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no trial is complete."""
-    goal = result.spec.metric.as_goal()
-    complete = result.study.with_state(State.COMPLETE)
-    best = sorted(complete, key=lambda trial: (goal.score(trial), trial.number))[:top]
+    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no epoch counts yet."""
+    goal = result.spec.goal
+    best: dict[Point, Trial] = {}
+    for trial in goal.ranked(result.study.trials):
+        if goal.counted(trial):
+            best.setdefault(frozen(as_read(goal, trial)), trial)  # trials of other `epochs` may be read at the same one
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
-    fresh = fresh_values(result.spec, [trial.params for trial in best], seeds, options)
+    top_trials = list(best.values())[:top]
+    fresh = fresh_values(result.spec, [as_read(goal, trial) for trial in top_trials], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))
-        for trial in best
-        if (values := fresh[frozen(trial.params)])
+        for trial in top_trials
+        if (values := fresh[frozen(as_read(goal, trial))])
     ]
     if not finalists:
         raise NoResult(f"{result.folders.run}: every repetition failed; `hpo status` says why")

@@ -60,7 +60,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
     with ExitStack() as stack:
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))
-        dataset, report = load_data(spec, folders), spec.metric.as_goal().reading(best)
+        dataset, report = load_data(spec, folders), spec.goal.reading(best)
         assert dataset is not None, "the study names its data"
         assert report is not None, "the best trial has a score"
         joined = together(dataset)
@@ -77,7 +77,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
             _train(result, data, planned, on_epoch)
         done = replace(planned, published=_publish(result, data, planned, environ, stack))
         scores = {f"{PREFIX}{name}": value for name, value in done.published.test.items()}
-        journal.append(Scored(time.time(), best.number, scores))
+        journal.append(Scored(time.time(), best.number, scores, report.epoch))
         if done.published.model is not None or not spec.tracking.enabled:
             journal.put(META, json.dumps([key, asdict(done.published)]))
     return done

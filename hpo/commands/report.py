@@ -31,7 +31,7 @@ def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
     said = diagnoses(study)
     try:
         with replace_file(folders.trials_csv) as draft:
-            trials_table(study, spec.metric.as_goal(), said).to_csv(draft, index=False)
+            trials_table(study, spec.goal, said).to_csv(draft, index=False)
         hit("table")
         report = study_report(spec, folders, said)
         with replace_file(folders.report) as draft:
@@ -48,7 +48,7 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
         name=spec.name,
         strategy=spec.strategy,
         seed=spec.seed,
-        goal=spec.metric.as_goal(),
+        goal=spec.goal,
         space=spec.space,
         events=read_events(folders.journal),
         facts=study_facts(spec),
@@ -90,7 +90,7 @@ def export_optuna(result: Result, path: Path) -> None:
     """Write a new Optuna journal file. Raises BadInput for a file that exists: it would grow a second study."""
     if path.exists():
         raise BadInput(Mistake(str(path), "must not exist yet", "", "name another file, or delete it"))
-    goal = result.spec.metric.as_goal()
+    goal = result.spec.goal
     study = optuna.create_study(
         study_name=result.folders.run.name,
         storage=JournalStorage(JournalFileBackend(str(path))),
@@ -101,7 +101,7 @@ def export_optuna(result: Result, path: Path) -> None:
 
 def frozen(result: Result, trial: Trial) -> FrozenTrial:
     """A trial that does not run as Optuna has it; a complete one without a finite value has failed there."""
-    goal, space = result.spec.metric.as_goal(), result.spec.space
+    goal, space = result.spec.goal, result.spec.space
     value = goal.value(trial)
     complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
     stopped = TrialState.PRUNED if trial.state in (State.PRUNED, State.PAUSED) else TrialState.FAIL

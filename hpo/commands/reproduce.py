@@ -50,7 +50,7 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
-    reading = result.spec.metric.as_goal().reading(trial)
+    reading = result.spec.goal.reading(trial)
     kept = reading.epoch if reading is not None else until
     with scratch(folders.run) as folder:
         job = Job(trial.training, trial.params, seed, 0, until, 0, folder / "trainings", components.limits())

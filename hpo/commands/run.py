@@ -130,12 +130,12 @@ def conclude(studies: Sequence[OpenStudy], driver: Driver, tracker: Tracker | No
 
 
 def publish_or_warn(study: OpenStudy, driver: Driver, tracker: Tracker | None) -> Published | None:
-    """A model that cannot be published costs a warning: the study and its checkpoint are there."""
+    """A model that cannot be published is said in one line: the study and its checkpoint are there."""
     try:
         return publish_best(study, driver.executor, tracker)
     except HpoError as error:
-        log.warning("%s", error)
-        return None
+        log.error("%s", error)
+        return Published(said="not published", failed=True)
 
 
 @contextlib.contextmanager

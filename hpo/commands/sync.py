@@ -72,7 +72,7 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
         name=spec.name,
         strategy=spec.strategy,
         seed=spec.seed,
-        goal=spec.metric.as_goal(),
+        goal=spec.goal,
         texts={name: text for name, text in texts.items() if text},
         artifacts=(folders.report, folders.trials_csv, folders.artifacts),
         columns=tuple(one.name for one in spec.space.parameters if not one.when and one.name not in fixed),

@@ -32,9 +32,9 @@ from hpo.comparison.statistics import (
     verdict,
     wins,
 )
-from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
+from hpo.goal import Goal
 
 RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, as is usually claimed
 TWICE = "random x2"  # random with twice the budget, always shown beside the others
@@ -211,8 +211,10 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
         reached=sum(epochs < math.inf for epochs in reached),
         seconds=float(np.median([point.seconds for _, point in ends])),
         trials=float(np.median([point.trials for _, point in ends])),
-        test=_mean([curve.tests[point.best] for curve, point in ends if point.best in curve.tests]),
-        fresh=_mean([float(np.mean(curve.fresh[point.best])) for curve, point in ends if curve.fresh.get(point.best)]),
+        test=_mean([curve.tests[point.reading] for curve, point in ends if point.reading in curve.tests]),
+        fresh=_mean(
+            [float(np.mean(curve.fresh[point.reading])) for curve, point in ends if curve.fresh.get(point.reading)]
+        ),
     )
 
 

@@ -10,37 +10,50 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpo.core import Ended, Event, Goal, Reported, State, Study
+from hpo.core import Ended, Event, Reported, Study
+from hpo.goal import BestSoFar, Goal
+
+Reading = tuple[int, int]  # a trial, and the epoch after which it is read
 
 
 class Point(NamedTuple):
-    """A study when a trial ended: epochs and seconds trained, trials started, the best value so far and its trial."""
+    """A study when it had a new best, or a trial ended: epochs and seconds trained, trials started.
+
+    value: the best so far; best: its trial, read after `epoch`.
+    """
 
     epochs: int
     seconds: float
     trials: int
     value: float
     best: int
+    epoch: int = 0
+
+    @property
+    def reading(self) -> Reading:
+        return self.best, self.epoch
 
 
 def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
-    """A point for each trial that ended, from the first complete one on; only complete trials count as best.
+    """A point for each new best and each trial that ended, from the first epoch that counts on (`Goal.reading`).
 
     Epochs are those of distinct trainings (`Study.epochs`). An epoch reused from another study is charged like any
     other, with the seconds it took there.
     """
-    study, seconds, lowest, best = Study(), 0.0, math.inf, -1
+    study, seconds = Study(), 0.0
+    so_far = BestSoFar(study, goal)
     points: list[Point] = []
     for event in events:
         study.apply(event)
+        so_far.follow(event)
         if isinstance(event, Reported):
             seconds += event.report.seconds
-        elif isinstance(event, Ended):
-            cost = goal.score(study.trials[event.trial])[0]
-            if event.state is State.COMPLETE and math.isfinite(cost) and cost < lowest:
-                lowest, best = cost, event.trial
-            if lowest < math.inf:
-                points.append(Point(study.epochs, seconds, len(study), -lowest if goal.maximize else lowest, best))
+        best = so_far.trial
+        if best is None or (reading := goal.reading(best)) is None:
+            continue
+        point = Point(study.epochs, seconds, len(study), reading.metrics[goal.metric], best.number, reading.epoch)
+        if isinstance(event, Ended) or not points or point.value != points[-1].value:
+            points.append(point)
     return points
 
 
@@ -48,29 +61,29 @@ def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
 class Curve:
     """One study of a comparison. epochs: all that it trained, also after its last point; points may be empty.
 
-    tests: trial -> score on the test split; fresh: trial -> values when trained again with fresh seeds.
+    tests: the scores of readings on the test split; fresh: their values when trained again with fresh seeds.
     """
 
     strategy: str
     seed: int
     points: tuple[Point, ...]
     epochs: int
-    tests: Mapping[int, float] = field(default_factory=dict)
-    fresh: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    tests: Mapping[Reading, float] = field(default_factory=dict)
+    fresh: Mapping[Reading, Sequence[float]] = field(default_factory=dict)
 
     def at(self, epochs: float) -> Point | None:
-        """The last point within `epochs`; None before the first complete trial."""
+        """The last point within `epochs`; None before the first epoch that counts."""
         index = bisect.bisect_right(self.points, epochs, key=lambda point: point.epochs)
         return self.points[index - 1] if index else None
 
     def value(self, epochs: float) -> float:
-        """The best value within `epochs`; nan before the first complete trial."""
+        """The best value within `epochs`; nan before the first epoch that counts."""
         point = self.at(epochs)
         return math.nan if point is None else point.value
 
     @property
     def first(self) -> float:
-        """Epochs at which it has a value; infinite for a study without a complete trial."""
+        """Epochs at which it has a value; infinite for a study without one."""
         return self.points[0].epochs if self.points else math.inf
 
     def average(self, start: float, budget: float) -> float:
@@ -95,10 +108,15 @@ class Curve:
 
 
 def curve(
-    strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: Mapping[int, Sequence[float]] | None = None
+    strategy: str,
+    seed: int,
+    events: Sequence[Event],
+    goal: Goal,
+    fresh: Mapping[Reading, Sequence[float]] | None = None,
 ) -> Curve:
     """The curve of one journal, with the test scores recorded in it."""
-    study = Study(events)
+    study, points = Study(events), tuple(best_so_far(events, goal))
     name = "test_" + goal.metric.removeprefix("val_")
-    tests = {score.trial: score.metrics[name] for score in study.scores if name in score.metrics}
-    return Curve(strategy, seed, tuple(best_so_far(events, goal)), study.epochs, tests, fresh or {})
+    tested = {point.reading: study.tested(*point.reading) for point in points}
+    tests = {reading: metrics[name] for reading, metrics in tested.items() if name in metrics}
+    return Curve(strategy, seed, points, study.epochs, tests, fresh or {})

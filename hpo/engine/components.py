@@ -50,7 +50,7 @@ class Components:
 
     def problem(self) -> Problem:
         spec = self.spec
-        feasible, goal = self.feasible(), spec.metric.as_goal()
+        feasible, goal = self.feasible(), spec.goal
         defaults = families.defaults(spec.model, spec.train, spec.space)
         return Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, defaults)
 

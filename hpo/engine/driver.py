@@ -242,7 +242,7 @@ class Driver:
             new = self.trainings.is_new(key, report.epoch)
             self._record(search, Reported(key, report, reused=not new))
             if new:
-                self.trainings.recorded(key, report.epoch)
+                self.trainings.recorded(key, report.epoch, search.read_epochs(key))
         for trial in search.running(key):
             if trial.epoch >= trial.epochs:
                 self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
@@ -305,11 +305,16 @@ class Driver:
         self._record(search, Closed(self.clock(), reason))
 
     def _tidy(self) -> None:
-        """Keep the checkpoints within their cap; those that are needed are never touched."""
+        """Keep the checkpoints within their cap; those of running, interrupted and best trials are never touched."""
         self._tidied = self.clock()
-        needed = {t.training for s in self.searches for t in s.study.with_state(State.RUNNING, State.PAUSED)}
-        needed |= {search.best.training for search in self.searches if search.best is not None}
-        self.trainings.prune(needed)
+        needed: set[str] = set()
+        places: dict[str, float] = {}
+        for search in self.searches:
+            at_work = [*search.study.with_state(State.RUNNING), *search.interrupted(), search.best]
+            needed |= {trial.training for trial in at_work if trial is not None}
+            for key, place in search.resting():
+                places[key] = min(place, places.get(key, 1.0))
+        self.trainings.prune(needed, sorted(places, key=lambda key: -places[key]))
 
     # -- small things
 

@@ -22,7 +22,7 @@ from hpo.errors import BadInput, Conflict, HpoError, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.formatting import without_password
-from hpo.journal import DriverLock, Journal
+from hpo.journal import DriverLock, Journal, holder_of
 from hpo.models import families
 from hpo.space.domains import Choice, Parameter, exact, members
 from hpo.space.space import Space
@@ -197,7 +197,7 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
     """
     longest = spec.space.longest
     before = int(journal.get("longest") or longest)
-    best = spec.metric.as_goal().best(journal.study().trials)
+    best = spec.goal.best(journal.study().trials)
     further: Params = {} if best is None else {**best.params, EPOCHS: longest}
     if best is not None and longest > before and not spec.space.conflicts(further) and spec.admits(further):
         target = target_trials(spec, journal, None)
@@ -219,7 +219,7 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
     components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(spec, journal))))
     name = journal.path.parent.name
-    goal = spec.metric.as_goal()
+    goal = spec.goal
     strategy, identity = components.strategy(), components.identity()
     return Search(journal.study(), strategy, goal, budget, identity, journal.append, max_running, name)
 
@@ -237,8 +237,13 @@ def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> i
 
 def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) -> Trainings:
     """What all studies of this name have trained so far."""
-    trainings = Trainings(folders.trainings, spec.metric.as_goal(), spec.execution.checkpoints)
     ours = {journal.path for journal in own}
+
+    def others() -> list[Path]:
+        elsewhere = (path for path in folders.study.glob("*/journal.db") if path not in ours)
+        return [path for path in elsewhere if holder_of(path.with_name(folders.lock.name)) is not None]
+
+    trainings = Trainings(folders.trainings, spec.execution.checkpoints, others)
     for other in studies_of(folders.state, folders.name):
         if other.journal in ours:
             continue

@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.core import Goal, Reason, Study, Trial
+from hpo.core import Reason, Study, Trial
 from hpo.data.dataset import Dataset, load_dataset
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
+from hpo.goal import Goal
 from hpo.journal import holder_of, read_events
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec
@@ -35,13 +36,17 @@ COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of the best model. test: metrics of the model as it is in MLflow, named test_*; said: a sentence."""
+    """What became of the best model. test: metrics of the model as it is in MLflow, named test_*; said: a sentence.
+
+    failed: it could not be published, which the same command tries again.
+    """
 
     test: Mapping[str, float] = field(default_factory=dict)
     model: str | None = None  # models:/m-...
     version: str | None = None
     champion: bool = False
     said: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +64,7 @@ class Result:
 
     def __repr__(self) -> str:
         """Two lines, for a notebook."""
-        best = self.spec.metric.as_goal().best(self.study.trials)
+        best = self.spec.goal.best(self.study.trials)
         head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
         line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
         return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .predict(images))"
@@ -67,7 +72,7 @@ class Result:
     @property
     def best(self) -> Trial:
         """Raises NoResult where no trial has a score."""
-        best = self.spec.metric.as_goal().best(self.study.trials)
+        best = self.spec.goal.best(self.study.trials)
         if best is None:
             raise NoResult(
                 f"{self.folders.run}: no trial has a {self.spec.metric.name}; see `hpo status` for what went wrong"
@@ -86,24 +91,24 @@ class Result:
     @property
     def test(self) -> Mapping[str, float]:
         """What the best trial scored on the test split, if that was read for it."""
-        own = [one.metrics for one in self.study.scores if one.trial == self.best.number]
-        return {name: value for metrics in own for name, value in metrics.items() if name.startswith("test_")}
+        reading = self.spec.goal.reading(self.best)
+        return self.study.tested(self.best.number, reading.epoch) if reading is not None else {}
 
     @property
     def best_value(self) -> float:
-        value = self.spec.metric.as_goal().value(self.best)
+        value = self.spec.goal.value(self.best)
         assert value is not None
         return value
 
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row a trial: its params, its state and outcome, its metrics."""
-        return trials_table(self.study, self.spec.metric.as_goal(), diagnoses(self.study))
+        return trials_table(self.study, self.spec.goal, diagnoses(self.study))
 
     def checkpoint(self, trial: Trial | None = None) -> Path:
         """Where the state of a trial at the epoch that counts is. Raises NoResult where it has been pruned away."""
         trial = trial or self.best
-        report = self.spec.metric.as_goal().reading(trial)
+        report = self.spec.goal.reading(trial)
         assert report is not None
         path = checkpoints.path(self.folders.trainings, trial.training, report.epoch)
         if not path.exists():

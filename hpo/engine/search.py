@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from hpo.core import Ended, Event, Goal, Outcome, Params, Reason, State, Strategy, Study, Trial
+from hpo.core import Ended, Event, Outcome, Params, Reason, State, Strategy, Study, Trial
+from hpo.goal import BestSoFar, Goal
 from hpo.study_file.spec import Budget
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
@@ -36,10 +38,7 @@ class Search:
         self.closing: Reason | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
-        self.best: Trial | None = None
-        self.best_at = 0  # epochs spent when the best was found
-        for number in study.spent:
-            self._judge(study.trials[number])
+        self.best_so_far = BestSoFar(study, goal)
         self.errors: list[str] = []  # of the trials that end from now on, in that order; "" for one that did not crash
 
     def record(self, event: Event) -> None:
@@ -49,7 +48,12 @@ class Search:
         if isinstance(event, Ended):
             trial = self.study.trials[event.trial]
             self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
-            self._judge(trial)
+        self.best_so_far.follow(event)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best by an epoch that counts."""
+        return self.best_so_far.trial
 
     def running(self, key: str) -> list[Trial]:
         """The running trials that read this training."""
@@ -73,10 +77,26 @@ class Search:
         trials = [self.study.trials[number] for number in reversed(self.study.paused)]
         return [trial for trial in trials if trial.epoch < trial.until]
 
+    def resting(self) -> Iterator[tuple[str, float]]:
+        """Trainings of trials paused at a rung, with their place there from 0, the best: early stopping continues these."""
+        at_rung = (self.study.trials[number] for number in self.study.paused)
+        for trial in (trial for trial in at_rung if trial.epoch >= trial.until):
+            costs = [
+                self.goal.cost(one.reports[trial.epoch - 1]) for one in self.study.trials if one.epoch >= trial.epoch
+            ]
+            yield trial.training, sum(cost < self.goal.cost(trial.reports[-1]) for cost in costs) / len(costs)
+
+    def read_epochs(self, key: str) -> set[int]:
+        """The epochs of a training after which its trials are read, or would be if they ended now."""
+        trials = self.study.readers(key)
+        readings = map(self.goal.reading, [*trials, *(replace(trial, state=State.COMPLETE) for trial in trials)])
+        return {reading.epoch for reading in readings if reading is not None}
+
     def finalist(self) -> Trial | None:
         """The best paused trial, as long as none is complete: early stopping may have paused them all."""
-        paused = [self.study.trials[number] for number in self.study.paused]
-        return self.goal.best(paused) if self.best is None else None
+        if any(math.isfinite(self.goal.score(trial)[0]) for trial in self.study.with_state(State.COMPLETE)):
+            return None
+        return self.goal.best(self.study.trials[number] for number in self.study.paused)
 
     # -- budget
 
@@ -118,7 +138,7 @@ class Search:
         if (
             budget.patience is not None
             and self.best is not None
-            and self.study.epochs - self.best_at >= budget.patience
+            and self.study.epochs - self.best_so_far.at >= budget.patience
         ):
             return Reason.PATIENCE
         return None
@@ -126,17 +146,6 @@ class Search:
     def _is_failing(self) -> bool:
         first, last = self.errors[:FAILING_FIRST], self.errors[-FAILING_IN_A_ROW:]
         return _all_the_same(first, FAILING_FIRST) or _all_the_same(last, FAILING_IN_A_ROW)
-
-    def _judge(self, trial: Trial) -> None:
-        """Whether it is the best now, and when it became so; a tie is the earlier trial's and no progress."""
-        score = self.goal.score(trial)
-        if trial.state is not State.COMPLETE or not math.isfinite(score[0]):
-            return
-        before = self.goal.score(self.best) if self.best is not None else (math.inf,)
-        if score < before:
-            self.best_at = self.study.spent[trial.number]
-        if self.best is None or (score, trial.number) < (before, self.best.number):
-            self.best = trial
 
 
 def _all_the_same(errors: list[str], count: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.core import Goal, Outcome, Report, State, Study, Training
+from hpo.core import Outcome, Report, State, Study, Training
+from hpo.errors import HpoError
 from hpo.failpoints import hit
+from hpo.journal import Journal
 from hpo.training import checkpoints
 
 
@@ -33,12 +35,14 @@ class Shared:
 class Trainings:
     """Shared by all searches of a driver; filled from the journals of earlier ones, so that nothing is trained twice.
 
-    folder: the checkpoints. cap: bytes they may take.
+    folder: the checkpoints. cap: bytes they may take. others: the journals of studies of this name that other drivers
+    have now; nothing that these may go on from or publish is deleted.
     """
 
-    def __init__(self, folder: Path, goal: Goal = Goal(), cap: int = 2 * 2**30) -> None:
-        self.folder, self.goal, self.cap = folder, goal, cap
+    def __init__(self, folder: Path, cap: int = 2 * 2**30, others: Callable[[], Sequence[Path]] = lambda: ()) -> None:
+        self.folder, self.cap, self._others = folder, cap, others
         self._shared: dict[str, Shared] = {}
+        self._superseded: dict[str, set[int]] = {}  # training -> the epochs to keep, where another driver was at work
 
     def __getitem__(self, key: str) -> Training:
         return self._shared[key].training
@@ -76,15 +80,18 @@ class Trainings:
         """Whether no journal has it: the study that records it first is charged a new epoch, all others reuse it."""
         return epoch > self._shared[key].journaled
 
-    def recorded(self, key: str, epoch: int) -> None:
-        """It is in a journal now: no earlier checkpoint is needed any more, unless it is the best epoch's."""
+    def recorded(self, key: str, epoch: int, read: Iterable[int]) -> None:
+        """It is in a journal now: no earlier checkpoint is needed any more but those after which a trial is read."""
         hit("forget")
-        shared = self._shared[key]
-        shared.journaled = epoch
-        reports = shared.training.reports[:epoch]
-        best = min(reports, key=self.goal.cost).epoch if self.goal.at == "best" else epoch
+        self._shared[key].journaled = epoch
+        self._superseded[key] = {epoch, *read}
+        if not self._others():
+            self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        keep = self._superseded.pop(key)
         for earlier in checkpoints.epochs(self.folder, key):
-            if earlier < epoch and earlier != best:
+            if earlier < max(keep) and earlier not in keep:
                 checkpoints.forget(self.folder, key, earlier)
 
     def checkpoint(self, key: str) -> int:
@@ -105,7 +112,22 @@ class Trainings:
         """Why there is nothing after this epoch; None if there is, or may be."""
         return self._shared[key].end if epoch >= self.epochs(key) else None
 
-    def prune(self, needed: Iterable[str]) -> int:
-        """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use."""
+    def prune(self, needed: Iterable[str], resting: Sequence[str] = ()) -> int:
+        """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use.
+
+        resting: trainings that may go on, the least likely first; they are deleted when nothing else is left.
+        """
         checkpoints.sweep(self.folder)
-        return checkpoints.prune(self.folder, self.cap, set(needed))
+        elsewhere = {key for journal in self._others() for key in in_use(journal)}
+        for key in self._superseded.keys() - elsewhere:
+            self._forget(key)
+        return checkpoints.prune(self.folder, self.cap, {*needed, *elsewhere}, resting)
+
+
+def in_use(journal: Path) -> set[str]:
+    """The trainings of a study that another driver has: of its unfinished trials, and of all whose state it may publish."""
+    try:
+        with Journal.open(journal, read_only=True) as opened:
+            return {trial.training for trial in opened.study().trials}
+    except HpoError:
+        return set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Report, Reported, Train, TrainingFailed, epochs_of
@@ -26,7 +26,7 @@ class JobRunner:
 
     def __init__(self, train: Train) -> None:
         self._train = train
-        self._paused: tuple[Job, Iterator[Report]] | None = None
+        self._paused: tuple[Job, int, Iterator[Report]] | None = None  # and the epoch it is at
 
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
         """Yield the messages of a job, the last of them JobEnded or JobFailed. `stopped` is called after every epoch.
@@ -34,11 +34,11 @@ class JobRunner:
         Raises EnvironmentFailed where the machine is at fault: no trial should pay for that.
         """
         paused, self._paused = self._paused, None
-        if paused and (paused[0].training != job.training or epochs_of(paused[0].params) < job.until):
+        if paused and not _continues(paused[0], paused[1], job):
             paused = None
         reported = False
         try:
-            reports = paused[1] if paused else self._train(job)
+            reports = paused[2] if paused else self._train(job)
             for message in self._advance(job, reports, stopped):
                 reported = True
                 yield message
@@ -60,15 +60,21 @@ class JobRunner:
             if report.save is not None:
                 checkpoints.write(job.folder, job.training, report, durable=done)
             yield Reported(job.training, replace(report, save=None))
-            spent += report.seconds
+            spent += report.seconds if report.epoch > job.known else 0.0  # a lost checkpoint is not the trial's fault
             if done:
-                self._paused = job, reports
+                self._paused = job, report.epoch, reports
                 yield JobEnded(job.training)
                 return
             if job.limits.trial_seconds is not None and spent > job.limits.trial_seconds:
                 yield timed_out(job)
                 return
         yield JobEnded(job.training, exhausted=True)
+
+
+def _continues(paused: Job, epoch: int, job: Job) -> bool:
+    """Whether a job goes on where a training in memory is; the best epoch of one may lie behind it."""
+    longer = epochs_of(paused.params) >= job.until
+    return paused.training == job.training and longer and job.start <= epoch < min(job.until, job.known + 1)
 
 
 def failed(job: Job, error: Exception) -> JobFailed:
@@ -110,15 +116,27 @@ def keep_traceback(folder: Path, trace: str) -> str:
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that a worker has. since: when it was begun; last_message: when it sent its last (seconds of the executor's clock).
+    """A job that a worker has. since: when its first new epoch was begun; last_message: when it sent its last.
 
-    ready: whether the worker has its trainer; a job may be submitted while it still imports torch.
+    Both in seconds of the executor's clock.
+    ready: whether the worker has its trainer; a job may be submitted while it still imports torch. epoch: the last that
+    was trained; while it is below those known, a lost state is made again, which is not charged to the trial.
     """
 
     job: Job
     since: float
     last_message: float
     ready: bool = True
+    epoch: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.epoch = self.job.start
+
+    def take_in(self, now: float, message: Message) -> None:
+        self.last_message = now
+        if isinstance(message, Reported):
+            self.epoch = message.report.epoch
+            self.since = now if self.epoch <= self.job.known else self.since
 
     def deadline(self) -> float:
         """When `overdue` must be called again."""
@@ -133,6 +151,6 @@ class RunningJob:
         silence = limits.report_seconds or HANG_SECONDS if self.ready else START_SECONDS
         error = f"{'no report' if self.ready else 'not ready'} for {silence:.3g} s"
         ends = [(self.last_message + silence, JobFailed(self.job.training, Outcome.TIMEOUT, error, lost=True))]
-        if self.ready and limits.trial_seconds is not None:
+        if self.ready and limits.trial_seconds is not None and self.epoch >= self.job.known:
             ends.insert(0, (self.since + limits.trial_seconds, timed_out(self.job)))
         return ends

@@ -124,7 +124,7 @@ class LocalExecutor:
                 return []
             case Reported():
                 if worker.running:
-                    worker.running.last_message = self._clock()
+                    worker.running.take_in(self._clock(), sent)
             case JobEnded() | JobFailed():
                 worker.running = None
         return [sent]

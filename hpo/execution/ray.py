@@ -231,7 +231,7 @@ class RayExecutor:
     def _unpack(self, worker: _WorkerActor, running: RunningJob, sent: WorkerMessage) -> Message:
         """The message, once the files that came with it are in the driver's folder."""
         message, job = sent.message, running.job
-        running.last_message = self._clock()
+        running.take_in(self._clock(), message)
         if isinstance(message, Reported):
             if (state := sent.state) is not None:
                 report = replace(message.report, save=partial(_write, state))

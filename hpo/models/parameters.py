@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from hpo.core import Params, Value
+from hpo.core import UNSAFE, Params, Value
 from hpo.space.domains import Condition, ParameterSpec
 
 SGD: Final = "sgd"
@@ -90,7 +90,8 @@ def setting(params: Params, table: Mapping[str, ParameterSpec], name: str) -> Va
 
 def prefix_safe(params: Params) -> bool:
     """Whether epoch e is the same however many epochs follow it (docs/design.md: training identity)."""
-    return setting(params, TRAINING, "schedule") != COSINE
+    name, value = UNSAFE
+    return setting(params, TRAINING, name) != value
 
 
 def optimizer_states(params: Params) -> int:

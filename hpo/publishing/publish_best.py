@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
+from hpo.core import Executor, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.components import Components
@@ -25,6 +25,7 @@ from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
+from hpo.goal import Goal
 from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync
 from hpo.tracking.sync import Tracker
@@ -73,7 +74,11 @@ class Order:
     def from_json(cls, text: str) -> Order:
         fields = json.loads(text)
         paths = {name: Path(value) for name in ("checkpoint", "figures") if (value := fields[name])}
-        return cls(**fields | paths | {"recipe": Recipe.from_json(fields["recipe"]), "goal": Goal(**fields["goal"])})
+        return cls(
+            **fields
+            | paths
+            | {"recipe": Recipe.from_json(fields["recipe"]), "goal": Goal(**fields["goal"] | {"epochs": ()})}
+        )
 
 
 def publish(order: Order, timeout: float = 600.0) -> Published:
@@ -126,8 +131,8 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     hit("publish.begin")
     published = publish(replace(order, figures=folders.model_figures))
     hit("publish.done")
-    if not any(is_own_score(scored, best) for scored in search.study.scores):
-        search.record(Scored(time.time(), best.number, dict(published.test)))
+    if not search.study.tested(best.number, report.epoch):
+        search.record(Scored(time.time(), best.number, dict(published.test), report.epoch))
     hit("publish.scored")
     if (order.run is not None) == (tracker is not None):
         journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
@@ -138,7 +143,7 @@ def order_for(
     spec: StudySpec, dataset: Dataset, folders: Folders, trial: Trial, checkpoint: Path, tracker: Tracker | None
 ) -> Order:
     """For the study's run in MLflow, or only for the score where MLflow is off or away."""
-    goal, run = spec.metric.as_goal(), None
+    goal, run = spec.goal, None
     report = goal.reading(trial)
     assert report is not None, "a trial that is published has a score"
     if tracker is not None:
@@ -150,7 +155,7 @@ def order_for(
         checkpoint=checkpoint,
         uri=tracker.uri if tracker is not None else "",
         run=run,
-        goal=goal,
+        goal=replace(goal, epochs=(), unsafe=None),  # what counts has been decided
         value=goal.value(trial) or 0.0,
         study=folders.run.name,
         trial=trial.number,
@@ -171,16 +176,12 @@ def about_images(data: Dataset) -> dict[str, Any]:
     }
 
 
-def is_own_score(scored: Scored, trial: Trial) -> bool:
-    """Whether this is the trial's own test score; a refit's score is another model's."""
-    return scored.trial == trial.number and any(name.startswith("test_") for name in scored.metrics)
-
-
 def restore(components: Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
     """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only."""
     path = checkpoints.path(folders.trainings, trial.training, epoch)
-    if path.exists():
+    if checkpoints.whole(path):
         return path
+    path.unlink(missing_ok=True)
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
     _, seed = components.identity()(trial.params, trial.repeat)
     job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, components.limits())

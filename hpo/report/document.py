@@ -14,8 +14,9 @@ from functools import cached_property, partial
 from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison
 from hpo.comparison.curves import best_so_far
-from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
-from hpo.formatting import count, decimals, duration, ending, listed, written
+from hpo.core import EPOCHS, Event, Params, State, Study, Trial
+from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
+from hpo.goal import Goal
 from hpo.report import figures, findings, model_figures
 from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
@@ -72,7 +73,7 @@ class StudyReport:
 
     @cached_property
     def ranked(self) -> list[Trial]:
-        return findings.ranked(self.trials, self.goal)
+        return self.goal.ranked(self.trials)
 
     @cached_property
     def importances(self) -> Importances:
@@ -131,7 +132,7 @@ def _top(report: StudyReport) -> Html:
     if best is not None:
         names = [parameter.name for parameter in report.searched if parameter.name in best.params]
         chips = [tag("li", [tag("span", name), written(best.params[name])]) for name in names]
-        parts += [tag("ul", chips, class_="point"), tag("p", _tested(study, best))]
+        parts += [tag("ul", chips, class_="point"), tag("p", _tested(report, best))]
     seconds = sum(one.seconds for training in study.trainings.values() for one in training.reports)
     reused = f" ({study.reused_epochs:,} reused)" if study.reused_epochs else ""
     numbers = {
@@ -152,22 +153,23 @@ def _headline(report: StudyReport) -> Content:
     value = report.goal.value(best)
     assert value is not None, best
     of = "No trial is complete; of those trained longest, the best is "
-    if best.state is State.COMPLETE:
+    if report.goal.counted(best):
         of = f"Best of {count(trials, 'trial')}: "
-    return join([f"{of}trial {best.number}, {report.goal.metric} ", tag("b", decimals(value))], between="")
+    head = f"{of}trial {best.number}, {report.goal.metric} "
+    return join([head, tag("b", decimals(value)), read_at(best, report.goal)], between="")
 
 
-def _tested(study: Study, best: Trial) -> str:
+def _tested(report: StudyReport, best: Trial) -> str:
     """The best trial's test score, and how often the test split was evaluated at all."""
+    study, reading = report.study, report.goal.reading(best)
     if not study.scores:
         return "The test split has not been evaluated."
     times = ("once", "twice")[len(study.scores) - 1] if len(study.scores) < 3 else f"{len(study.scores)} times"
-    own = [score.metrics for score in study.scores if score.trial == best.number]
-    tests = [metrics for metrics in own if any(name.startswith("test_") for name in metrics)]
-    if not tests:
+    tested = study.tested(best.number, reading.epoch if reading is not None else 0)
+    if not tested:
         trials = _named(sorted({score.trial for score in study.scores}))
         return f"The test split was evaluated {times}, for {trials}, but not for this trial."
-    metrics = listed([f"{name} {decimals(value)}" for name, value in tests[-1].items()])
+    metrics = listed([f"{name} {decimals(value)}" for name, value in tested.items()])
     return f"The test split was evaluated {times}; this trial scored {metrics}."
 
 

@@ -19,8 +19,9 @@ from matplotlib.ticker import MaxNLocator
 
 from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import Point
-from hpo.core import Goal, Params, State, Study, Trial
+from hpo.core import Params, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
+from hpo.goal import Goal
 from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
 from hpo.space.domains import Choice, Domain, Parameter
 
@@ -34,12 +35,12 @@ def best_so_far(points: Sequence[Point], study: Study, goal: Goal) -> Figure:
     """The best value as steps, all trials that ended as dots; those far off are counted at the edge, not drawn."""
     figure, axes = canvas(7.6, 3.3)
     shown = [t for t in study.trials if t.number in study.spent and math.isfinite(goal.score(t)[0])]
-    low, high = window([_value(trial, goal) for trial in shown], goal)
+    low, high = window([*(_value(trial, goal) for trial in shown), *(point.value for point in points)], goal)
     for complete, face in ((False, PAPER), (True, MUTED)):
         some = [trial for trial in shown if (trial.state is State.COMPLETE) is complete]
         places = [study.spent[trial.number] for trial in some], [_value(trial, goal) for trial in some]
         axes.scatter(*places, s=15, color=face, edgecolor=MUTED, linewidth=0.8, alpha=0.75)
-    best, end = points[-1].value, max(study.spent[trial.number] for trial in shown)
+    best, end = points[-1].value, max([points[-1].epochs, *study.spent.values()])
     first = next(point.epochs for point in points if point.value == best)
     steps = [*(p.epochs for p in points), end], [*(p.value for p in points), best]
     axes.step(*steps, where="post", color=ACCENT, lw=2.2)

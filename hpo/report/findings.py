@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
+from hpo.core import Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
+from hpo.goal import Goal
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, exact
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
@@ -47,12 +48,6 @@ def within(study: Study, space: Space) -> list[Trial]:
         coerced = {name: space[name].domain.coerce(value) for name, value in trial.params.items() if name in space}
         trials.append(replace(trial, params={name: value for name, value in coerced.items() if value is not None}))
     return trials
-
-
-def ranked(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
-    """Those with a score that did not fail, best first; complete trials come before all others."""
-    scored = [trial for trial in trials if math.isfinite(goal.score(trial)[0]) and trial.state is not State.FAILED]
-    return sorted(scored, key=lambda t: (t.state is not State.COMPLETE, goal.score(t), t.number))
 
 
 # -- importances -------------------------------------------------------------------------------------------------
@@ -238,7 +233,7 @@ class Edge:
 
 def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec]) -> list[Edge]:
     """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
-    complete = [trial for trial in ranked(trials, goal) if trial.state is State.COMPLETE]
+    complete = [trial for trial in goal.ranked(trials) if trial.state is State.COMPLETE]
     if len(complete) < FEWEST:
         return []
     best = complete[: max(5, len(complete) // 10)]

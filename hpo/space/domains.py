@@ -7,6 +7,7 @@ Mistake whose line is not known yet: its place is the name of a parameter, or th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -128,6 +129,13 @@ class Range:
         if self.integer:
             return tuple(sorted({math.floor(number + 0.5) for number in numbers}))
         return tuple(sorted({min(max(rounded(number), self.low), self.high) for number in numbers}))
+
+    @property
+    def values(self) -> Sequence[Value]:
+        """Of a range of whole numbers, all of them, ascending."""
+        if self.count is not None:
+            return self._spaced
+        return range(int(self.low), int(self.high) + 1, int(self._step or 1))
 
     def level(self, index: int) -> Value:
         if self.count is not None:

@@ -62,8 +62,13 @@ class Space:
     @property
     def longest(self) -> int:
         """The most epochs that a point of this space trains for."""
-        domain = self[EPOCHS].domain
-        return max(int(value) for value in domain.values) if isinstance(domain, Choice) else int(domain.high)
+        return max(self.lengths)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The values of `epochs`."""
+        values = self[EPOCHS].domain.values
+        return values if isinstance(values, range) else [int(value) for value in values]
 
     # -- points ------------------------------------------------------------------------------------------------------
 

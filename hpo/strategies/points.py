@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Trial, Value, epochs_of
+from hpo.core import DONE, Decision, Feasible, NoDecision, Params, Start, Study, Trial, Value, epochs_of
+from hpo.goal import Goal
 from hpo.space.expressions import Constraint, draw
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hpo.core import EPOCHS, Goal, Params
+from hpo.core import EPOCHS, UNSAFE, Params
+from hpo.goal import Goal
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
@@ -82,10 +84,7 @@ class Metric:
         one_of("maximize", "minimize"), "maximize", "the better direction; default: by the metric"
     )
     at: Literal["last", "best"] = option(one_of("last", "best"), "last", "which epoch of a trial counts")
-    target: float | None = option(number(), None, "the study ends when a complete trial reaches it")
-
-    def as_goal(self) -> Goal:
-        return Goal(self.name, self.goal == "maximize", self.at, self.target)
+    target: float | None = option(number(), None, "the study ends when a trial reaches it at an epoch that counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,13 @@ class EarlyStopping:
     reduction: int = option(number(2, 100, whole=True), 3, "asha: one in this many continues at each rung")
     interval: int = option(_COUNT, 1, "median: epochs between two judgements")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")
+
+    def rungs(self, epochs: int) -> Collection[int]:
+        """Where a trial of so many epochs may rest, its end included."""
+        if self.type == "median":
+            return {*range(self.min_epochs, epochs, self.interval), epochs}
+        powers = takewhile(lambda rung: rung < epochs, (self.min_epochs * self.reduction**k for k in count()))
+        return {*powers, epochs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +225,20 @@ class StudySpec:
         object.__setattr__(self, "space", with_epochs(self.space))
         if self.strategy != "grid" and not (self.budget.trials or self.budget.total_epochs or self.budget.time):
             object.__setattr__(self, "budget", replace(self.budget, trials=DEFAULT_TRIALS))
+
+    @property
+    def goal(self) -> Goal:
+        """The epochs that count are the values of `epochs`; where it has one value, those at which a trial may rest too.
+
+        They depend on the study file alone, so all strategies of a comparison have the same.
+        """
+        own = self.metric
+        lengths: Collection[int] = self.space.lengths
+        if len(lengths) == 1 and self.early_stopping is not None:
+            lengths = self.early_stopping.rungs(self.space.longest)
+        unsafe = UNSAFE if self.train is None else None  # a trainer of one's own is safe for all trials, or for none
+        lengths = () if self.train is not None and not self.prefix_safe else lengths
+        return Goal(own.name, own.goal == "maximize", own.at, own.target, lengths, unsafe)
 
     def place(self, path: str) -> str:
         """Where the file gives a value, for a message: "study.yaml:7:12 search_space.learning_rate.min"."""

@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpo.core import Closed, Ended, Event, Goal, Params, Report, Reported, Scored, State, Study, Trial, digest
+from hpo.core import Closed, Ended, Event, Params, Report, Reported, Scored, State, Study, Trial, digest
 from hpo.formatting import finite
+from hpo.goal import BestSoFar, Goal
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 
@@ -152,40 +153,39 @@ class History:
 
     def __init__(self, tracked: TrackedStudy) -> None:
         self.tracked, self.study = tracked, Study()
+        self.best_so_far = BestSoFar(self.study, tracked.goal)
         self.journal = ""  # hpo.journal, which finds the runs again; another one after --fresh
         self.started = self.latest = 0.0
-        self.best: Trial | None = None
         self.scores: dict[int, list[MetricPoint]] = {}  # trial -> what the test split said
         self._charted: tuple[float, int] | None = None
 
     def apply(self, event: Event) -> list[MetricPoint]:
         """Take in one event; returns the points that it adds to the study's own run."""
         self.study.apply(event)
-        time, goal = event.report.time if isinstance(event, Reported) else event.time, self.tracked.goal
+        self.best_so_far.follow(event)
+        time = event.report.time if isinstance(event, Reported) else event.time
         if not self.journal:
             self.journal = digest([self.tracked.name, self.tracked.strategy, self.tracked.seed, time])
             self.started = time
         self.latest = max(self.latest, time)
-        match event:
-            case Scored(trial=number):
-                self.scores.setdefault(number, []).extend(score_points(event, self.study.trials[number].epoch))
-                return score_points(event, self.study.epochs)
-            case Ended(trial=number, state=State.COMPLETE):
-                known = [self.best] if self.best is not None else []
-                self.best = goal.best([*known, self.study.trials[number]])
-            case Closed():
-                self.best = goal.best(self.study.trials)
-            case Ended():
-                pass
-            case _:
-                return []
-        return self._best_points(time)
+        if isinstance(event, Scored):
+            step = event.epoch or self.study.trials[event.trial].epoch
+            self.scores.setdefault(event.trial, []).extend(score_points(event, step))
+            return score_points(event, self.study.epochs)
+        return self._best_points(time, isinstance(event, Ended | Closed))
 
-    def _best_points(self, time: float) -> list[MetricPoint]:
-        epochs, goal = self.study.epochs, self.tracked.goal
-        if self.best is None or self.best.state is not State.COMPLETE:
-            return []  # the best of what is not complete may be a worse one later, which is no curve of the best
-        if (value := goal.value(self.best)) is None or self._charted == (value, epochs):
+    @property
+    def best(self) -> Trial | None:
+        """While nothing counts, that of a study at its end is the best of the longest trained."""
+        return self.best_so_far.trial or (self.tracked.goal.best(self.study.trials) if self.study.closed else None)
+
+    def _best_points(self, time: float, always: bool) -> list[MetricPoint]:
+        """The curve of the best: a point for each new value, and for each trial that ended."""
+        epochs, goal, best = self.study.epochs, self.tracked.goal, self.best_so_far.trial
+        if best is None or (value := goal.value(best)) is None:
+            return []
+        before = self._charted
+        if before == (value, epochs) or not (always or before is None or before[0] != value):
             return []
         self._charted = value, epochs
         return [MetricPoint(legal(f"best_{goal.metric}"), finite(value), milliseconds(time), epochs)]
@@ -289,10 +289,14 @@ def note(history: History) -> str:
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
     if best is not None and (reading := goal.reading(best)) is not None:
-        scores = [scored.metrics for scored in study.scores if scored.trial == best.number]
+        scores = [
+            scored.metrics
+            for scored in study.scores
+            if scored.trial == best.number and scored.epoch in (0, reading.epoch)
+        ]
         test = [f"{name} {number:.4g}" for metrics in scores for name, number in metrics.items()]
         lines.append(
-            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch}"
+            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch} of {best.epochs}"
             + (f" (tested: {', '.join(test)})" if test else "")
         )
         cells = {name: str(value).replace("|", "\\|").replace("\n", " ") for name, value in best.params.items()}

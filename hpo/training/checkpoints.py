@@ -10,7 +10,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hpo import files
@@ -61,20 +62,29 @@ def write(folder: Path, key: str, report: Report, durable: bool = False) -> None
     hit("checkpoint.placed")
 
 
+def whole(path: Path) -> bool:
+    """Whether a state of our own training is there to the last byte: torch saves an archive, whose end is its index."""
+    return zipfile.is_zipfile(path)
+
+
 def forget(folder: Path, key: str, epoch: int) -> None:
     path(folder, key, epoch).unlink(missing_ok=True)
 
 
-def prune(folder: Path, cap: int, wanted: Collection[str]) -> int:
-    """Delete the least recently used trainings, never a wanted one, until `cap` bytes are left; returns those."""
-    sizes: list[tuple[float, int, Path]] = []
+def prune(folder: Path, cap: int, wanted: Collection[str], last: Sequence[str] = ()) -> int:
+    """Delete trainings until `cap` bytes are left; returns those. Never a wanted one.
+
+    The least recently used go first, then those in `last`, in that order.
+    """
+    places = {key: place for place, key in enumerate(last, 1)}
+    sizes: list[tuple[int, float, int, Path]] = []
     for training in folder.glob("*/"):
         with contextlib.suppress(FileNotFoundError):
             stats = [entry.stat() for entry in training.iterdir()]
             used = max((stat.st_mtime for stat in stats), default=0.0)
-            sizes.append((used, sum(stat.st_size for stat in stats), training))
-    left = sum(size for _, size, _ in sizes)
-    for _, size, training in sorted(sizes):
+            sizes.append((places.get(training.name, 0), used, sum(stat.st_size for stat in stats), training))
+    left = sum(size for _, _, size, _ in sizes)
+    for _, _, size, training in sorted(sizes):
         if left > cap and training.name not in wanted:
             hit("prune")
             shutil.rmtree(training, ignore_errors=True)

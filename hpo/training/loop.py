@@ -74,16 +74,14 @@ def trainer(ready: Setup) -> Train:
 
 
 def train_epochs(ready: Setup, job: Job) -> Iterator[Report]:
-    """From the checkpoint after epoch job.start to the last epoch."""
+    """From the checkpoint after epoch job.start to the last epoch; from the first where it cannot be read."""
     state = resume(ready, job)
     for epoch in range(state.epoch + 1, epochs_of(job.params) + 1):
         began = time.perf_counter()
         with streams(ready.data.device, job.seed, epoch) as generator:
             metrics = train_epoch(state, ready.data, generator)
         state.epoch = epoch
-        if epoch > job.start:
-            seconds = time.perf_counter() - began
-            yield Report(epoch, metrics, seconds, time.time(), partial(state.save, epoch))
+        yield Report(epoch, metrics, time.perf_counter() - began, time.time(), partial(state.save, epoch))
 
 
 def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generator) -> dict[str, float]:

@@ -1,0 +1,243 @@
+"""The best is the best: which epoch of a trial counts, and that what is said of it can be had again."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fakes
+import laws
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import LOST, NAN, Scripted
+
+from hpo import api
+from hpo.commands import reproduce
+from hpo.commands.compare import as_read, confirm_finalists
+from hpo.commands.refit import refit
+from hpo.commands.run import RunOptions, run
+from hpo.comparison.curves import best_so_far
+from hpo.core import UNSAFE, Event, Job, Params, Reported, State, Strategy, Study, Trial, training_key, training_seed
+from hpo.engine.driver import Driver
+from hpo.engine.result import Result
+from hpo.engine.search import Search
+from hpo.engine.trainings import Trainings
+from hpo.goal import BestSoFar, Goal
+from hpo.space.domains import Choice, Parameter
+from hpo.space.space import Space
+from hpo.strategies.early_stopping import Asha, Median
+from hpo.strategies.points import Grid, Problem, Random
+from hpo.study_file.spec import Budget, EarlyStopping
+from hpo.training import checkpoints
+
+SCHEDULE = Parameter("schedule", Choice(("constant", "cosine")))
+
+
+def identity(params: Params, repeat: int) -> tuple[str, int]:
+    seed = training_seed(0, params, repeat)
+    return training_key(params, seed, {}, params["schedule"] != "cosine"), seed
+
+
+def jagged(job: Job, epoch: int) -> dict[str, float]:
+    """A curve of few levels that goes up and down, so that there are ties, and better epochs than the last."""
+    level = (job.seed // 7 ** (epoch % 9) + 3 * epoch) % 6
+    return {"val_accuracy": math.nan if level == 5 and epoch % 3 == 0 else level / 5}
+
+
+def strategy(rule: str, goal: Goal, space: Space, seed: int) -> Strategy:
+    problem = Problem(space, goal, seed)
+    if rule == "grid":
+        return Grid(problem)
+    wrapped = Random(problem)
+    own = EarlyStopping("median" if rule == "median" else "asha", 1, 2, 2, 2)
+    if rule == "median":
+        return Median(wrapped, goal, own.min_epochs, own.interval, own.min_trials)
+    return Asha(wrapped, goal, own.min_epochs, own.reduction) if rule == "asha" else wrapped
+
+
+def counting(trial: Trial, goal: Goal) -> Iterator[float]:
+    """The rule in other words: the values that a trial may be read at."""
+    ends = [epoch for epoch in range(1, len(trial.reports) + 1) if epoch in goal.epochs]
+    if trial.params["schedule"] == "cosine":
+        ends = []
+    if trial.state is State.COMPLETE:
+        ends.append(len(trial.reports))
+    values = [report.metrics["val_accuracy"] for report in trial.reports]
+    if goal.at == "best":
+        yield from (value for value in values[: max(ends, default=0)] if value == value)
+    else:
+        yield from (values[end - 1] for end in ends if values[end - 1] == values[end - 1])
+
+
+@given(
+    rule=st.sampled_from(["random", "grid", "asha", "median"]),
+    lengths=st.sampled_from([(8,), (2, 4, 8), (3, 5, 6, 7)]),
+    at=st.sampled_from(["last", "best"]),
+    slots=st.integers(1, 4),
+    cuts=st.lists(st.integers(1, 60), max_size=2),
+    wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 6)), st.sampled_from([LOST, NAN]), max_size=5),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=50 * laws.MORE, deadline=None)
+def test_the_best_never_falls_is_the_best_of_all_that_counts_and_its_state_is_kept(
+    rule: str,
+    lengths: tuple[int, ...],
+    at: str,
+    slots: int,
+    cuts: list[int],
+    wrong: dict[tuple[int, int], str],
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("best")
+    space = Space((fakes.DISCRETE["learning_rate"], SCHEDULE, Parameter("epochs", Choice(lengths))))
+    spec_rungs = EarlyStopping("median" if rule == "median" else "asha", 1, 2, 2, 2).rungs(8)
+    resting = rule in ("asha", "median") and lengths == (8,)
+    goal = Goal(at=at, epochs=spec_rungs if resting else lengths, unsafe=UNSAFE)
+
+    def script(key: str, epoch: int, before: int) -> str:
+        return "" if before else wrong.get((int(key, 16) % 5, epoch), "")
+
+    events: list[Event] = []
+    for visit, cut in enumerate([*cuts, 10_000]):
+        written, executor = list(events), Scripted(slots, script, now=visit * 1e5, metrics=jagged)
+        made = strategy(rule, goal, space, seed)
+        search = Search(Study(written), made, goal, Budget(trials=10), identity, written.append)
+        Driver([search], executor, Trainings(folder), clock=executor.clock).run()
+        events = written[: len(events) + cut]
+    follow(events, goal)
+    (best, study) = search.best, search.study
+    if best is not None:
+        reading = goal.reading(best)
+        assert reading is not None
+        assert reading.epoch in checkpoints.epochs(folder, best.training), "published without training again"
+        assert best == goal.best(study.trials)
+        if resting:
+            paused = [trial for trial in study.with_state(State.PAUSED) if trial.epoch >= trial.until]
+            assert all(trial.epoch in goal.epochs for trial in paused), "the rungs of the file are those of the rule"
+
+
+def follow(events: Sequence[Event], goal: Goal) -> None:
+    """Event by event: kept up to date, made anew from the study, and looked for by brute force, it is the same."""
+    study = Study()
+    kept, last = BestSoFar(study, goal), -math.inf
+    for event in events:
+        study.apply(event)
+        kept.follow(event)
+        anew = BestSoFar(study, goal)
+        assert (kept.trial, kept.at) == (anew.trial, anew.at)
+        value = max((value for trial in study.trials for value in counting(trial, goal)), default=-math.inf)
+        assert (-math.inf if kept.trial is None else goal.value(kept.trial)) == value >= last
+        last = value
+    points = best_so_far(events, goal)
+    assert not points or (points[-1].value, points[-1].best) == (last, kept.trial and kept.trial.number)
+    assert [point.value for point in points] == sorted(point.value for point in points)
+
+
+# -- real trainings ------------------------------------------------------------------------------------------------
+
+DIGITS: dict[str, Any] = {
+    "name": "best",
+    "strategy": "random",
+    "data": {"source": "digits", "limit": 200},
+    "search_space": {"blocks": 1, "channels": [4, 8], "batch_size": 32, "learning_rate": [0.005, 0.05, 0.2]},
+    "device": "cpu",
+    "execution": "inline",
+    "tracking": False,
+    "budget": {"trials": 6},
+}
+ONE = {"blocks": 1, "channels": 4, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.1}  # best after epoch 6
+STUDIES: dict[str, dict[str, Any]] = {
+    "grid": {"strategy": "grid", "seed": 3, "search_space": {**ONE, "epochs": [4, 5, 6, 7, 8]}, "budget": {}},
+    "random and asha": {"epochs": 6, "early_stopping": {"type": "asha", "reduction": 2}},
+    "bayesian and asha": {"epochs": [2, 4, 6], "early_stopping": {"type": "asha", "reduction": 2}, "trials": 12},
+    "median": {"epochs": 5, "early_stopping": {"type": "median", "min_trials": 2}},
+    "cosine": {"epochs": [2, 4], "schedule": ["cosine", "constant"], "early_stopping": "asha"},
+    "at best": {"epochs": 6, "metric": {"name": "val_accuracy", "at": "best"}},
+}
+SCORE = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from hpo import api
+from hpo.engine import components
+from hpo.engine.opening import load_data
+from hpo.engine.result import read_result
+from hpo.training.evaluation import score
+spec = api.load(sys.argv[1])
+stored = read_result(spec, Path(sys.argv[1]).parent)
+result = replace(stored, dataset=load_data(spec, stored.folders))
+ready = components.recipe(spec, result.dataset, "cpu").setup()
+print(json.dumps({**score(ready, result.best.params, result.checkpoint(), "val"), **score(ready, result.best.params, result.checkpoint())}))
+"""
+
+
+def study(folder: Path, name: str) -> Path:
+    own = dict(STUDIES[name])
+    space = own.pop("search_space", {**DIGITS["search_space"], "epochs": own.pop("epochs", 0)})
+    space |= {"schedule": own.pop("schedule")} if "schedule" in own else {}
+    budget = {"trials": own.pop("trials")} if "trials" in own else own.pop("budget", DIGITS["budget"])
+    strategy = "bayesian" if name.startswith("bayesian") else "random"
+    (folder / "study.yaml").write_text(
+        json.dumps({**DIGITS, "strategy": strategy, **own, "search_space": space, "budget": budget})
+    )
+    return folder / "study.yaml"
+
+
+@pytest.fixture(params=STUDIES)
+def ended(request: pytest.FixtureRequest, tmp_path: Path) -> Result:
+    """A study that was cut twice, as by SIGKILL, and came to its end."""
+    spec, heard = api.load(study(tmp_path, request.param)), 0
+
+    def cut(search: Search, event: Event) -> None:
+        nonlocal heard
+        heard += isinstance(event, Reported)
+        if heard in (3, 7) and isinstance(event, Reported):
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            run(spec, RunOptions(tmp_path, listeners=[cut]))
+    return run(spec, RunOptions(tmp_path))
+
+
+def test_the_best_of_any_study_can_be_had_again_in_a_fresh_process_as_the_report_says(ended: Result) -> None:
+    spec, best = ended.spec, ended.best
+    assert ended.published is not None
+    assert not ended.published.failed
+    command = [sys.executable, "-c", SCORE, str(spec.path)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert found["val_accuracy"] == pytest.approx(ended.best_value, abs=1e-6)
+    assert found["test_accuracy"] == pytest.approx(ended.test["test_accuracy"], abs=1e-6)
+    values = [value for trial in ended.study.trials for value in counting(with_schedule(trial), spec.goal)]
+    assert ended.best_value == max(values)
+    (path := ended.checkpoint()).write_bytes(path.read_bytes()[:-100])  # torn
+    (ended.folders.model_figures).unlink()
+    again = run(spec, RunOptions(spec.path.parent))
+    assert again.published is not None
+    assert dict(again.published.test) == pytest.approx(dict(ended.published.test)), "a torn state costs time only"
+    assert reproduce.reproduce(ended, best.number).identical
+
+
+def with_schedule(trial: Trial) -> Trial:
+    return replace(trial, params={"schedule": "constant", **trial.params})
+
+
+def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path) -> None:
+    result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path))
+    goal, best = result.spec.goal, result.best
+    reading = goal.reading(best)
+    assert reading is not None
+    assert reading.epoch == 6 < best.epochs, "the case"
+    again = refit(result, {})
+    assert again.epoch == reading.epoch
+    assert as_read(goal, best)["epochs"] == reading.epoch
+    confirmed = confirm_finalists(result, 3, 1, RunOptions(tmp_path))
+    assert len(confirmed.finalists) == len({goal.length(result.trial(one.trial)) for one in confirmed.finalists})
