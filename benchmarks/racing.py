@@ -38,9 +38,9 @@ from benchmarks.measuring import machine
 from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
+from hpo.engine.changes import load_data
 from hpo.engine.components import Components
 from hpo.engine.driver import Driver
-from hpo.engine.opening import load_data
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor

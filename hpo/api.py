@@ -24,14 +24,16 @@ def run(
     sets: Sequence[str] = (),
     trials: int | None = None,
     fresh: bool = False,
+    accept_code: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Bring a study to its target and return its result. Run again, it resumes the same study.
 
-    state: the folder of studies/ and mlflow.db; the study file's folder by default. Raises HpoError.
+    state: the folder of studies/ and mlflow.db; the study file's folder by default; accept_code: continue with your code
+    as it is now. Raises HpoError.
     """
     spec = study if isinstance(study, StudySpec) else load(study, sets=sets)
-    options = RunOptions(state_folder(spec, state), fresh, trials, environ=os.environ)
+    options = RunOptions(state_folder(spec, state), fresh, trials, environ=os.environ, accept_code=accept_code)
     if quiet:
         return run_study(spec, options)
     with watch(Terminal(), spec) as console:

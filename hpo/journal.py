@@ -35,6 +35,7 @@ from hpo.core import (
     Started,
     State,
     Study,
+    Value,
 )
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
@@ -159,6 +160,14 @@ class Journal:
         try:
             return Study(event for _, event in self.events())
         except (AssertionError, IndexError, KeyError) as error:
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
+
+    def environment(self) -> Mapping[str, Value] | None:
+        """That of the last driver; None before the first. Reads one event, however many there are."""
+        try:
+            row = self._db.execute("SELECT body FROM events WHERE kind = 'Opened' ORDER BY seq DESC").fetchone()
+            return None if row is None else dict(json.loads(row[0])["environment"])
+        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
             raise EnvironmentFailed(_unusable(self.path, error)) from None
 
     def get(self, key: str) -> str | None:

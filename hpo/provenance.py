@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,9 @@ from hpo.core import Value
 __version__ = "0.2.0"
 TRAINER = 1  # version of hpo's own training: raise it when its numbers change (tests/test_golden.py)
 PACKAGES = ("torch", "optuna", "mlflow", "numpy")
+MACHINE = ("machine", "processor", "device", "threads")
+TRAINED_BY = ("torch", "trainer", "user_code")  # no training is continued by another one of these
+RECORDED = ("hpo", "python", *PACKAGES, *MACHINE, "data", "trainer", "user_code", "commit")
 
 
 def numerics(data_digest: str, device: str, loss: str, class_weights: bool, user_code: str) -> dict[str, Value]:
@@ -83,9 +86,7 @@ def git(folder: Path) -> tuple[str, bool]:
     return (commit, bool(ask("status", "--porcelain"))) if commit else ("", False)
 
 
-def differences(before: Mapping[str, Value], now: Mapping[str, Value]) -> list[str]:
+def differences(before: Mapping[str, Value], now: Mapping[str, Value], names: Iterable[str] = RECORDED) -> list[str]:
     """What changed between two runs; what one of them did not record is left out."""
-    what = ("machine", "processor", "device", "threads", "data", "trainer", "user_code", "commit")
-    names = ("hpo", "python", *PACKAGES, *what)
     both = [name for name in names if name in before and name in now]
     return [f"{name} {before[name]} -> {now[name]}" for name in both if before[name] != now[name]]

@@ -23,7 +23,7 @@ from hpo.commands.predict import Model, Prediction
 from hpo.data.dataset import Dataset
 from hpo.data.sources.images import Pixels
 from hpo.engine import components
-from hpo.engine.opening import load_data
+from hpo.engine.changes import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
 from hpo.report.model_figures import ModelFigures

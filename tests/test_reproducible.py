@@ -21,7 +21,7 @@ from test_faults import check_whole, journal_of
 
 from hpo.core import Event, Job, Opened, Params, Report, Reported, Retried, Study, Value
 from hpo.engine import components
-from hpo.engine.opening import load_data
+from hpo.engine.changes import load_data
 from hpo.files import Folders
 from hpo.journal import decode
 from hpo.strategies.points import Problem, Random

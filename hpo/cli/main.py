@@ -84,6 +84,7 @@ def check(request: Request, trust: bool) -> None:
 @WORKERS
 @DEVICE
 @click.option("--fresh", is_flag=True, help="Archive the existing study and start over.")
+@click.option("--accept-code", is_flag=True, help="Continue although your own code has been edited.")
 @JSON
 def run(
     request: Request,
@@ -92,6 +93,7 @@ def run(
     workers: str | None,
     device: str | None,
     fresh: bool,
+    accept_code: bool,
     as_json: bool,
 ) -> None:
     """Search. The same command again resumes the study, up to its target."""
@@ -104,7 +106,14 @@ def run(
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
-        options = RunOptions(request.folder(spec), fresh, trials, listeners=[console.receive], environ=os.environ)
+        options = RunOptions(
+            state=request.folder(spec),
+            fresh=fresh,
+            trials=trials,
+            accept_code=accept_code,
+            listeners=[console.receive],
+            environ=os.environ,
+        )
         result = run_study(spec, options)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
@@ -245,8 +254,10 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
 def report(request: Request) -> None:
     """Write report.html and trials.csv of a study again."""
     result = request.result()
-    from hpo.commands.report import write_report as write_report
+    from hpo.commands.report import write_report
+    from hpo.engine.changes import warn_of_other_files
 
+    warn_of_other_files(result.spec, result.folders, result.study)
     write_report(result.spec, result.folders, result.study)
     click.echo(str(result.folders.report))
 

@@ -19,6 +19,7 @@ from hpo.cli.console import (
 )
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
+from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, statuses
 from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, read_at
@@ -165,6 +166,7 @@ def exit_code(result: Result) -> int:
 
 
 def show_best(result: Result) -> None:
+    warn_of_other_files(result.spec, result.folders, result.study)
     show_trial(result, result.best.number, False)
     for line in longest_lines(result, result.best):
         Terminal().print(line.strip(), highlight=False, soft_wrap=True)
@@ -201,6 +203,8 @@ def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
 def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json: bool) -> None:
     """Print the status of every study of this name, again and again with `watch`. Raises NoResult where there is none."""
     terminal = Terminal()
+    first = statuses(spec, state, only)[0]
+    warn_of_other_files(spec, first.folders, first.study)
     while True:
         studies = statuses(spec, state, only)
         if as_json:

@@ -16,7 +16,6 @@ import numpy as np
 from hpo import provenance
 from hpo.core import Params, Value
 from hpo.data.dataset import Dataset
-from hpo.engine.opening import load_data
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.models.families import FAMILIES
@@ -46,8 +45,7 @@ def write_script(result: Result, folder: Path) -> Path:
     """Write the best trial of a study as a script. Raises BadInput for a model that is not hpo's, NoResult for none."""
     spec, best, goal = result.spec, result.best, result.spec.goal
     refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
-    dataset, report = load_data(spec, result.folders), goal.reading(best)
-    assert dataset is not None, "a model of ours has data"
+    dataset, report = result.data(), goal.reading(best)
     assert report is not None, "the best trial has a score"
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
     source = ScriptSource(

@@ -27,7 +27,7 @@ from hpo.comparison.curves import Curve, Reading, curve
 from hpo.comparison.text import confirmation_lines
 from hpo.core import EPOCHS, Event, Params, Reported, Scored, State, Study, Trial, digest, epochs_of
 from hpo.engine import components
-from hpo.engine.opening import load_data
+from hpo.engine.changes import load_data, refuse_other_code
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
@@ -206,7 +206,8 @@ def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -
     if not trials:
         return {}
     points = [as_read(spec.goal, best) for _, best in trials]
-    values = fresh_values(spec, points, FRESH_SEEDS, replace(options, listeners=()))
+    quiet, same = replace(options, listeners=()), trials[0][0].study.environments[-1]
+    values = fresh_values(spec, points, FRESH_SEEDS, quiet, same)
     return {
         result.folders.run.name: {(best.number, read_after(result, best)): values[frozen(params)]}
         for (result, best), params in zip(trials, points, strict=True)
@@ -253,11 +254,15 @@ def deliver(spec: StudySpec, compared: Compared) -> None:
 
 
 def fresh_values(
-    spec: StudySpec, points: Sequence[Params], seeds: int, options: RunOptions
+    spec: StudySpec, points: Sequence[Params], seeds: int, options: RunOptions, trained_on: Mapping[str, object] = {}
 ) -> dict[Point, list[float]]:
-    """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out."""
+    """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out.
+
+    trained_on: the environment of the points' study; with other data or code they are another study of repetitions.
+    """
     unique = tuple({frozen(params): dict(params) for params in points}.values())
-    seed = int(digest([sorted(params.items()) for params in unique])[:8], 16)
+    same = [trained_on.get(name) for name in ("data", "user_code")]
+    seed = int(digest([*same, *(sorted(params.items()) for params in unique)])[:8], 16)
     again = replace(
         spec,
         strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
@@ -288,8 +293,8 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
             best.setdefault(frozen(as_read(goal, trial)), trial)  # trials of other `epochs` may be read at the same one
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
-    top_trials = list(best.values())[:top]
-    fresh = fresh_values(result.spec, [as_read(goal, trial) for trial in top_trials], seeds, options)
+    top_trials, same = list(best.values())[:top], result.study.environments[-1]
+    fresh = fresh_values(result.spec, [as_read(goal, trial) for trial in top_trials], seeds, options, same)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))
         for trial in top_trials
@@ -310,5 +315,7 @@ def network_size(result: Result, params: Params) -> int | None:
 def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
     stored = read_result(spec, state)
-    result = replace(stored, dataset=load_data(spec, stored.folders))
+    before = stored.study.environments[-1:]
+    refuse_other_code(spec, before, {"user_code": components.user_code(spec)})
+    result = replace(stored, dataset=load_data(spec, stored.folders, before))
     return confirmation_lines(confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ)))

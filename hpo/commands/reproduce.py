@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, State, Trial, Value
+from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported, Started, State, Trial, Value
 from hpo.data.dataset import Dataset
+from hpo.engine.changes import load_data
 from hpo.engine.components import Components, assemble, placement, start_executor
-from hpo.engine.opening import load_data
 from hpo.engine.result import Result, studies_of
 from hpo.errors import HpoError
 from hpo.files import scratch
@@ -46,7 +46,7 @@ class Reproduced:
 def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: None) -> Reproduced:
     """Train a trial again, in a folder of its own, ignoring what is known of it. Raises BadInput for a wrong number."""
     folders, trial = result.folders, result.trial(number)
-    components = one_worker(result.spec, load_data(result.spec, folders))
+    components = one_worker(result.spec, load_data(result.spec, folders, result.study.environments[-1:]))
     seed = result.study.trainings[trial.training].seed
     failed = trial.state is State.FAILED
     until = trial.epochs if failed else trial.epoch
@@ -128,8 +128,12 @@ def first_difference(then: Report, now: Report) -> str:
 
 
 def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
-    """What the run depended on that trained the trial's first epoch, in whichever study of this name that was."""
+    """What the run depended on that trained the trial's first epoch, in whichever study of this name that was.
+
+    Where there is no such epoch: what the run depended on that started the trial.
+    """
     here = result.folders
+    started: Mapping[str, Value] = {}
     for other in sorted(studies_of(here.state, here.name), key=lambda one: one != here):
         environment: Mapping[str, Value] = {}
         with (
@@ -139,9 +143,11 @@ def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
             for _, event in journal.events():
                 if isinstance(event, Opened):
                     environment = event.environment
+                elif isinstance(event, Started) and event.trial == trial.number and other == here:
+                    started = environment
                 elif isinstance(event, Reported) and event.training == trial.training and not event.reused:
                     return environment
-    return {}
+    return started
 
 
 def lines(reproduced: Reproduced) -> Iterator[str]:

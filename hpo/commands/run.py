@@ -21,11 +21,12 @@ from types import FrameType
 from hpo.commands.sync import comparison_info, tracked_study
 from hpo.core import Reason
 from hpo.engine import components
+from hpo.engine.changes import load_data, resumed
 from hpo.engine.driver import Driver, Listener
 from hpo.engine.opening import (
     OpenStudy,
+    environments,
     lengthen,
-    load_data,
     open_study,
     open_trainings,
     recorded_environment,
@@ -52,7 +53,7 @@ class RunOptions:
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
     max_running: the most trials of one study at a time; publish: log the best model and write a report for each study;
-    group: the title of the comparison these studies are part of.
+    group: the title of the comparison these studies are part of; accept_code: continue with the user's code as it is now.
     """
 
     state: Path
@@ -61,6 +62,7 @@ class RunOptions:
     max_running: int | None = None
     publish: bool = True
     group: str | None = None
+    accept_code: bool = False
     listeners: Sequence[Listener] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,11 +81,13 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         drivers = stack.enter_context(signals())
         executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
         stack.callback(executor.close)
-        dataset = load_data(first, folders[0])
+        before = environments(specs, folders, options.fresh)
+        dataset = load_data(first, folders[0], before)
         for note in dataset.notes if dataset is not None else ():
             log.warning("data: %s", note)
         assembled = [components.assemble(spec, dataset, placement) for spec in specs]
         refuse_impossible(assembled[0])
+        now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(assembled[0].factories())
         if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
@@ -97,7 +101,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         searches = [study.search for study in studies]
         driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
         drivers.append(driver)
-        driver.run(recorded_environment(assembled[0]))
+        driver.run(now)
         published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [

@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from hpo.data import splits
-from hpo.data.sources import cifar, folders, idx, images, npz
 from hpo.data.sources.contents import (
     SHOWN,
     Array,
@@ -33,19 +29,17 @@ from hpo.data.sources.contents import (
     in_blocks,
     raise_all,
     refuse_above,
-    unreadable,
 )
+from hpo.data.sources.find import find, fingerprint
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_folder
 from hpo.formatting import byte_size, count, listed, some
-from hpo.study_file.spec import DATA_SETS, DataSpec
+from hpo.study_file.spec import DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
 LAYOUT = 1  # of a saved data set; another number is another folder in the cache
 DESCRIPTION = "dataset.json"
 ARRAYS = ("images", "targets", "train", "val", "test")
-SOURCES = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
-DEEPEST = 3  # data/MNIST/raw
 EPSILON = 1e-8  # under the root, so that what never varies is divided by 1e-4 and not by 0
 
 
@@ -90,6 +84,12 @@ class Dataset:
         assert self.classes is not None
         counts = np.bincount(self.targets[self.train], minlength=len(self.classes))
         return (len(self.train) / (len(self.classes) * counts)).astype(np.float32)
+
+    @property
+    def counted(self) -> str:
+        """As people count it, and where the two differ, the data do."""
+        kind = f"in {len(self.classes)} classes" if self.classes is not None else "with numbers to predict"
+        return f"{len(self.images):,} images {kind}"
 
     def described(self) -> str:
         """How many images there are, of which size, and who sees them."""
@@ -144,18 +144,40 @@ class Dataset:
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
 
 
-def load_dataset(source: DataSpec, seed: int, cache: Path | None = None, *, available: int | None = None) -> Dataset:
+def load_dataset(
+    source: DataSpec,
+    seed: int,
+    cache: Path | None = None,
+    accept: Callable[[Dataset], None] = lambda data: None,
+    *,
+    available: int | None = None,
+) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
     seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,
-    unchanged, is loaded; available: bytes that the decoded images may take, what the machine has if it is not given.
+    unchanged, is loaded; accept: may raise, before anything is written; available: bytes that
+    the decoded images may take, what the machine has if it is not given.
     """
     if cache is None:
         return _load(source, seed, None, available)
-    folder = cache / _fingerprint(source, seed)
+    folder = cache / fingerprint(source, seed, LAYOUT)
     if _digest_at(folder) is not None:
-        return Dataset.open(folder)
-    return _load(source, seed, cache, available).save(folder)
+        data = Dataset.open(folder)
+        accept(data)
+        return data
+    data = _load(source, seed, cache, available)
+    accept(data)
+    return data.save(folder)
+
+
+def known(source: DataSpec, seed: int, cache: Path) -> str | None:
+    """The digest of what `load_dataset` has kept of these very files; None where it has not read them."""
+    return _digest_at(cache / fingerprint(source, seed, LAYOUT))
+
+
+def kept(digest: str, cache: Path) -> Dataset | None:
+    """What was loaded once, whatever its source holds now; None where it is not there any more."""
+    return next((Dataset.open(place) for place in sorted(cache.glob("*")) if _digest_at(place) == digest), None)
 
 
 def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | None) -> Dataset:
@@ -241,73 +263,6 @@ def _distinct(contents: Contents) -> Contents:
     )
 
 
-# -- where it comes from -----------------------------------------------------------------------------------------
-
-
-def find(spec: DataSpec, available: int | None) -> Contents:
-    """The contents of spec.source, a known name or a path. Raises BadInput.
-
-    available: bytes of memory that it may take, whatever a file claims.
-    """
-    if spec.source in DATA_SETS:
-        from hpo.data.sources import builtin  # 0.5 s of scikit-learn that the other sources do without
-
-        return builtin.read(spec.source, spec, available)
-    path = Path(spec.source)
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            return _in_folder(path, spec, available)
-    except FileNotFoundError as error:
-        close = get_close_matches(path.name.lower(), DATA_SETS, 1, 0.7)
-        remedy = f"did you mean {close[0]}?" if close else "check the path"
-        rule = f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}"
-        raise BadInput(Mistake("data.source", rule, repr(spec.source), remedy)) from error
-    except PermissionError as error:
-        raise unreadable(error.filename or path) from error
-    except (OSError, ValueError) as error:  # a name no disk can have: too long, with a zero byte
-        mistake = Mistake("data.source", f"must be {SOURCES}", repr(spec.source)[:80], "check the path")
-        raise BadInput(mistake) from error
-    if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
-        raise BadInput(Mistake(str(path), f"must be {SOURCES}", "another file", "name the folder, or write an .npz"))
-    return npz.read(path, spec, available)
-
-
-def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
-    entries = sorted(path.iterdir())
-    if not entries:
-        raise BadInput(Mistake(str(path), f"must be {SOURCES}", "an empty folder", "put the data there"))
-    raise_all(folders.bad_links(entries, path), path)
-    if idx.matches(path):
-        return idx.read(path, spec, available)
-    if cifar.files(path):
-        return cifar.read(path, spec)
-    inner = folders.alone(path)
-    if inner is not None and Part.named(inner.name) is None and (folders.folder_names(inner) or _holds_files(inner)):
-        return _in_folder(inner, spec, available)
-    try:
-        return images.read(path, spec)
-    except BadInput as bad:
-        below = [*_folders_with_files(path)]
-        if not below:
-            raise
-        rule, remedy = "must be the folder of one data set", f"write data: {below[0]}"
-        raise BadInput(Mistake(str(path), rule, f"{some(below)} below it", remedy)) from bad
-
-
-def _holds_files(folder: Path) -> bool:
-    """Whether it holds IDX files or CIFAR batches."""
-    return bool(idx.matches(folder) or cifar.files(folder))
-
-
-def _folders_with_files(path: Path) -> Iterator[str]:
-    """Folders of IDX files or CIFAR batches, as deep as torchvision puts them."""
-    for folder, names, _ in os.walk(path):
-        names[:] = sorted(names) if len(Path(folder).relative_to(path).parts) < DEEPEST else []
-        if _holds_files(Path(folder)):
-            yield folder
-
-
 # -- pixels ------------------------------------------------------------------------------------------------------
 
 
@@ -383,18 +338,3 @@ def _digest_at(folder: Path) -> str | None:
         return Dataset.open(folder).digest
     except EnvironmentFailed:
         return None
-
-
-def _fingerprint(source: DataSpec, seed: int) -> str:
-    """Identifies a source without reading it: by every file's name, size and time of change."""
-    files = [] if source.source in DATA_SETS else _stamps(Path(source.source))
-    identity = json.dumps([LAYOUT, asdict(source), seed, files], default=str, sort_keys=True)
-    return hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-
-def _stamps(root: Path) -> list[tuple[str, int, int]]:
-    try:
-        paths = [path for path in (root.resolve(), *sorted(root.rglob("*"))) if not path.is_dir()]
-        return [(str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths]
-    except (OSError, ValueError):  # find() says what is wrong with it
-        return []

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
 from hpo.core import EPOCHS, Params, Value, digest
-from hpo.data import dataset
-from hpo.data.dataset import Dataset
+from hpo.engine.changes import Environment, end_outdated
 from hpo.engine.components import Components, user_code
 from hpo.engine.result import studies_of
 from hpo.engine.search import Search
@@ -51,12 +50,6 @@ def open_study(
 ) -> OpenStudy:
     """trials: the new target; max_running: the most trials at a time."""
     return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
-
-
-def load_data(spec: StudySpec, folders: Folders) -> Dataset | None:
-    """The data as one memory map for all workers; None where a user's own trainer brings its own."""
-    user_code(spec)  # a user's module that does not import is refused before anything is made
-    return None if spec.data is None else dataset.load_dataset(spec.data, spec.training_seed or 0, folders.data)
 
 
 def refuse_impossible(components: Components) -> None:
@@ -221,7 +214,9 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     name = journal.path.parent.name
     goal = spec.goal
     strategy, identity = components.strategy(), components.identity()
-    return Search(journal.study(), strategy, goal, budget, identity, journal.append, max_running, name)
+    study = journal.study()
+    end_outdated(journal, study, components.numerics)
+    return Search(study, strategy, goal, budget, identity, journal.append, max_running, name)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:
@@ -255,8 +250,25 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
     return trainings
 
 
-def recorded_environment(components: Components) -> Mapping[str, Value]:
+def environments(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: bool) -> list[Environment]:
+    """What the last drivers of these studies ran on, where they are resumed.
+
+    Raises Conflict, and BadInput for a user's module that does not import; nothing has been written then.
+    """
+    user_code(specs[0])
+    found: list[Environment] = []
+    for spec, place in zip(specs, folders, strict=True):
+        if not fresh and place.journal.exists():
+            with Journal.open(place.journal, read_only=True) as journal:
+                refuse_changes(spec, place, journal)
+                found += [one for one in [journal.environment()] if one is not None]
+    return found
+
+
+def recorded_environment(components: Components) -> Environment:
     """What to look at when two runs differ."""
     spec = components.spec
-    study_file = digest([spec.text, spec.space_text, spec.sets])[:16]
-    return provenance.environment(components.numerics) | {"study_file": study_file}
+    about = {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
+    if components.dataset is not None:
+        about["images"] = components.dataset.counted
+    return provenance.environment(components.numerics) | about

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.core import Reason, Study, Trial
-from hpo.data.dataset import Dataset, load_dataset
+from hpo.data.dataset import Dataset
+from hpo.engine.changes import refuse_other_code, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
@@ -122,9 +123,12 @@ class Result:
         if spec.train is not None or spec.data is None:
             rule = "a study with a trainer of its own has no network that hpo knows"
             raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "predict in your own code"))
-        if self.dataset is not None:
-            return self.dataset
-        return load_dataset(spec.data, spec.training_seed or 0, self.folders.data)
+        assert self._stored is not None, "the study names its data"
+        return self._stored
+
+    @cached_property
+    def _stored(self) -> Dataset | None:
+        return self.dataset or stored_data(self.spec, self.folders, self.study)
 
     def model(self, trial: Trial | None = None) -> nn.Module:
         """The network of a trial (the best by default), in eval mode, as the champion is published.
@@ -137,6 +141,7 @@ class Result:
         from hpo.engine import components
         from hpo.training.evaluation import RawInputs, load_network
 
+        refuse_other_code(self.spec, self.study.environments[-1:], {"user_code": components.user_code(self.spec)})
         network = load_network(components.recipe(self.spec, data, "cpu").setup(), trial.params, checkpoint)
         return RawInputs(network, data).eval()
 

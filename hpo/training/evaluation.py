@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.data.dataset import Dataset
-from hpo.errors import BadInput, Mistake
+from hpo.errors import BadInput, Conflict, Mistake
 from hpo.training import metrics
 from hpo.training.metrics import Loss
 from hpo.training.setup import DeviceData, Setup, denormals_flushed, to_device
@@ -53,7 +53,12 @@ def load_network(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
     """The network of a checkpoint, in eval mode, on the device: standardized images to logits or numbers."""
     network = ready.network(params, seed=0)  # any seed: every number is replaced
     state = torch.load(checkpoint, map_location=ready.data.device, weights_only=True)
-    network.load_state_dict(state["network"])
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        rule = "holds the weights of another network than the study builds now"
+        why = " ".join(str(error).split())[:200]
+        raise Conflict(Mistake(str(checkpoint), rule, why, "bring back the code that it was trained with")) from error
     return network.eval()
 
 

@@ -1,0 +1,189 @@
+"""A study is one thing: other data, other code and other versions under it are noticed before anything is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from studied import TINY, TRAINER, Place
+
+from hpo import api, provenance
+from hpo.commands import best, compare, predict, refit, reproduce
+from hpo.commands.run import RunOptions, run
+from hpo.core import Ended, Opened, Outcome, Reason, State
+from hpo.engine.changes import warn_of_other_files
+from hpo.engine.result import Result, read_result
+from hpo.errors import Conflict
+from hpo.journal import read_events
+
+SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place.made(tmp_path)
+
+
+def write_data(folder: Path, images: int, classes: int, brightness: int = 200) -> None:
+    """Squares in places that say the class."""
+    rng, labels = np.random.default_rng(3), np.arange(images) % classes
+    pixels = rng.integers(0, 60, (images, 8, 8)).astype(np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[label * 2 : label * 2 + 2] = brightness
+    np.savez(folder / "data.npz", X=pixels, y=labels)
+
+
+def on_data(folder: Path, **changes: Any) -> Result:
+    spec = api.load({**TINY, "data": str(folder / "data.npz"), "budget": {"trials": 2}, **changes})
+    return run(spec, RunOptions(folder, publish=False))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the locks, which name the process; without SQLite's own, which readers make and remove."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".lock", ".pyc"))
+    return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-wal", "-shm", "lock"))}
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+USES: dict[str, Callable[[Result, Path], object]] = {
+    "run": lambda result, folder: on_data(folder, budget={"trials": 4}),
+    "another strategy beside it": lambda result, folder: compare.compare_strategies(
+        replace(result.spec, compare=replace(result.spec.compare, strategies=("bayesian", "random"), seeds=1)),
+        RunOptions(folder),
+    ),
+    "confirm": lambda result, folder: compare.run_confirmation(result.spec, folder, 1, 1),
+    "refit": lambda result, folder: refit.refit(result, {}),
+    "reproduce": lambda result, folder: reproduce.reproduce(result, 0),
+}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Result:
+    write_data(tmp_path, 60, 2)
+    on_data(tmp_path)
+    return read_result(api.load({**TINY, "data": str(tmp_path / "data.npz"), "budget": {"trials": 2}}), tmp_path)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ((90, 3), "60 images in 2 classes, now 90 in 3;"),
+        ((60, 2, 210), "other images, 60 images in 2 classes as before;"),
+    ],
+)
+def test_other_data_are_refused_before_anything_is_written(
+    tmp_path: Path, trained: Result, use: str, data: tuple[int, ...], said: str
+) -> None:
+    write_data(tmp_path, *data)
+    before = contents(tmp_path)
+    with pytest.raises(Conflict) as refused:
+        USES[use](trained, tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'data.npz'}: the data have changed: {said}")
+    assert contents(tmp_path) == before
+
+
+def test_what_only_reads_goes_on_with_the_data_of_the_study_and_warns(
+    tmp_path: Path, trained: Result, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = np.load(tmp_path / "data.npz")["X"][:4]
+    before = trained.predict(images)
+    warn_of_other_files(trained.spec, trained.folders, trained.study)
+    assert not caplog.messages
+    write_data(tmp_path, 90, 3)
+    again = replace(trained)
+    assert np.array_equal(again.predict(images), before)
+    assert predict.trained(again).classes == ("0", "1")
+    best.write_script(again, tmp_path / "script")
+    assert np.load(tmp_path / "script" / "data.npz")["images"].shape == (60, 1, 8, 8)
+    warn_of_other_files(trained.spec, trained.folders, trained.study)
+    (tmp_path / "data.npz").unlink()
+    assert np.array_equal(replace(trained).predict(images), before)
+    changed, other_files, gone = caplog.messages
+    assert "60 images in 2 classes, now 90 in 3; going on with the study's copy" in changed
+    assert "the files are not those that the study was trained on" in other_files
+    assert "check the path" not in gone and gone.endswith("going on with the study's copy of the old ones")
+
+
+def test_a_fresh_study_and_its_confirmation_take_the_new_data(tmp_path: Path, trained: Result) -> None:
+    write_data(tmp_path, 60, 2, 210)
+    fresh = run(trained.spec, RunOptions(tmp_path, publish=False, fresh=True))
+    assert fresh.dataset is not None
+    assert fresh.study.environments[-1]["data"] == fresh.dataset.digest != trained.study.environments[-1]["data"]
+    assert compare.run_confirmation(trained.spec, tmp_path, 1, 1)
+
+
+# -- the user's code -----------------------------------------------------------------------------------------------
+
+
+def test_code_that_was_edited_is_refused_until_it_is_accepted(place: Place) -> None:
+    first = place.run(search_space=SPACE, budget={"trials": 2})
+    code = place.folder / "studied_trainer.py"
+    code.write_text(TRAINER.replace("a line in", "a LINE in") + "# a comment\n")
+    assert len(place.run(search_space=SPACE, budget={"trials": 3}).study) == 3, "only a docstring and a comment"
+    code.write_text(TRAINER.replace("rate *", "2 * rate *"))
+    before = contents(place.folder / "studies")
+    spec = place.spec(search_space=SPACE, budget={"trials": 4})
+    for use in (
+        lambda: run(spec, place.options),
+        lambda: compare.run_confirmation(spec, place.folder, 1, 1),
+    ):
+        with pytest.raises(Conflict, match="code of studied_trainer:train has changed, in more than comments and"):
+            use()
+    assert contents(place.folder / "studies") == before
+    accepted = run(spec, replace(place.options, accept_code=True))
+    old, _, new = accepted.study.environments
+    assert new["accepted_code"] == old["user_code"] != new["user_code"]
+    again = place.run(search_space=SPACE, budget={"trials": 4})
+    assert again.study.trials == accepted.study.trials, "accepted once for this edit"
+    assert again.study.trials[:2] == first.study.trials
+    code.write_text(TRAINER)
+    with pytest.raises(Conflict):
+        place.run(search_space=SPACE, budget={"trials": 4})
+
+
+# -- versions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paused(place: Place) -> Result:
+    """One trial is complete, one paused after two of its four epochs."""
+    return place.run(search_space=SPACE, budget={"total_epochs": 6})
+
+
+@pytest.mark.parametrize("name", ["TRAINER", "torch", None])
+def test_what_another_version_began_is_never_continued(
+    place: Place, paused: Result, name: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = paused.study.with_state(State.PAUSED)
+    finished = paused.study.with_state(State.COMPLETE)
+    assert waiting and finished and paused.study.closed is Reason.BUDGET
+    if name == "TRAINER":
+        monkeypatch.setattr(provenance, "TRAINER", 1000)
+    elif name == "torch":
+        monkeypatch.setattr(provenance, "version", lambda package: "99.0")
+    before = len(place.trained())
+    spec = replace(paused.spec, budget=replace(paused.spec.budget, total_epochs=12))
+    with caplog.at_level(logging.WARNING):
+        study = run(spec, place.options).study
+    kinds = [type(event) for event in read_events(paused.folders.journal)]
+    continued = {key for key, _ in place.trained()[before:]} & {trial.training for trial in waiting}
+    assert bool(continued) == (name is None)
+    assert [study.trials[trial.number] for trial in finished] == finished
+    if name is None:
+        assert not caplog.messages
+        return
+    for trial in waiting:
+        now = study.trials[trial.number]
+        assert (now.state, now.outcome, now.reports) == (State.PRUNED, Outcome.OK, trial.reports)
+        assert now.error.startswith(f"not continued by another version: {name.lower()} ")
+    assert kinds.count(Opened) == 2 and kinds.index(Ended) > 0
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith("finished trials keep theirs, unfinished ones are not continued")
+    assert study.active_seconds < 60, "the time between the runs is nobody's"
