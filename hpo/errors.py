@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpo.formatting import without_password
+from hpo.formatting import printable, without_password
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +34,7 @@ class HpoError(Exception):
 
     def __init__(self, *mistakes: Mistake | str) -> None:
         self.mistakes: Sequence[Mistake | str] = mistakes
-        super().__init__(without_password("\n".join(map(str, mistakes))))
+        super().__init__(printable(without_password("\n".join(map(str, mistakes))), keep="\n"))
 
 
 class BadInput(HpoError):

@@ -124,6 +124,21 @@ def byte_size(amount: float) -> str:
     return f"{amount:.0f} bytes"
 
 
+def printable(text: str, keep: str = "") -> str:
+    """What strangers named, for a terminal: nothing in it moves the cursor, starts an escape or turns text around.
+
+    keep: characters that stay, such as line ends.
+    """
+    if text.isprintable():
+        return text
+    shown = (letter if letter.isprintable() or letter in keep else _escaped(letter) for letter in text)
+    return "".join(shown)
+
+
+def _escaped(letter: str) -> str:
+    return " " if letter in "\n\t" else f"\\x{ord(letter):02x}"
+
+
 def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     """A line a row, cells below each other; `left` are the columns of words, which are not numbers."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -8,14 +8,22 @@ from pathlib import Path
 import fakes
 import laws
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console as Terminal
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
+from hpo.cli.console import Terminal as CleanTerminal
 from hpo.core import Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
+from hpo.errors import BadInput, Mistake
 from hpo.execution.in_process import SimulatedExecutor
+from hpo.formatting import printable
 from hpo.goal import Goal
 from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
@@ -114,3 +122,16 @@ def test_utilization_is_the_share_of_the_workers_time_that_was_trained(tmp_path:
     alone = Utilization(4)
     alone.trained, alone.first, alone.last = 10.0, 0.0, 5.0
     assert alone.share == 0.5
+
+
+@given(name=st.text(alphabet=st.characters(codec=None, exclude_categories=()), max_size=20))
+def test_a_name_reaches_a_terminal_without_escapes(name: str) -> None:
+    table = Table(title=Text(name))
+    table.add_column(Text(name))
+    table.add_row(escape(name))
+    shown = io.StringIO()
+    hpo_terminal = CleanTerminal(file=shown, width=200)
+    hpo_terminal.print(name, table, markup=False)
+    line = str(BadInput(Mistake(name, name, name, name), name))
+    assert all(text.isprintable() for text in [*shown.getvalue().split("\n"), *line.split("\n")])
+    assert not name.isprintable() or (name in printable(name) and str(BadInput(name)) == name)

@@ -12,12 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import job
+from PIL import Image
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
@@ -245,3 +247,36 @@ def test_a_folder_of_any_name_is_a_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
     with Journal.open(journal_of(folder), read_only=True) as journal:
         assert journal.path.exists()
+
+
+HOSTILE = "cat\x1b]0;owned\x07\x1b[2J\u202e"
+
+
+def test_names_of_classes_and_files_reach_a_terminal_without_escapes_and_a_program_as_they_are(tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (40, 6, 6)).astype(np.uint8)
+    for number, pixels in enumerate(images):
+        folder = tmp_path / "images" / (HOSTILE, "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}{HOSTILE[3:]}.png")
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "{name: icons, data: images, search_space: {epochs: 1, blocks: 1}, execution: inline, tracking: false}"
+    )
+    (tmp_path / "images" / "dog" / f"bad{HOSTILE}.png").write_text("no image")
+    refused = subprocess.run([sys.executable, "-m", "hpo", "check", study], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "bad" in refused.stderr
+    skip = ("--set", "data={source: images, damaged: skip}")
+    for words in (("check",), ("run", "--trials", "1"), ("show",), ("best",), ("predict",)):
+        arguments = {"show": ["0"], "predict": [str(tmp_path / "images")]}.get(words[0], [])
+        done = subprocess.run(
+            [sys.executable, "-m", "hpo", words[0], *arguments, study, *skip, *words[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        people = done.stderr if words == ("predict",) else done.stdout + done.stderr
+        assert [line for line in people.split("\n") if not line.isprintable()] == [], words
+        assert words[0] not in ("run", "predict") or "\\x1b" in people, "the name is there, and harmless"
+    assert f"39{HOSTILE[3:]}.png," in done.stdout
+    assert all(line.isprintable() for line in refused.stderr.split("\n"))

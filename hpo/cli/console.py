@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import rich.console
-from rich.console import Group, RichCast
+from rich.console import ConsoleOptions, Group, RenderableType, RichCast
 from rich.live import Live
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from hpo.core import EPOCHS, Closed, Ended, Event, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, number, read_at, written
+from hpo.formatting import count, decimals, duration, number, printable, read_at, written
 from hpo.goal import Goal
 from hpo.study_file.spec import StudySpec
 
@@ -32,7 +33,15 @@ MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", S
 
 
 class Terminal(rich.console.Console):
-    """rich's console; a study continues when its reader is gone, as behind `hpo run | head`."""
+    """rich's console; a study continues when its reader is gone, as behind `hpo run | head`.
+
+    Whatever is printed is cleaned: names of classes, files and params may be a stranger's.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            shown = printable(segment.text, keep="\n")
+            yield segment if segment.control else Segment(shown, segment.style)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

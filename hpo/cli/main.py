@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import PATH, Request, StudyVerb
+from hpo.cli.options import PATH, Request, StudyVerb, echo
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.formatting import without_password
 
@@ -34,7 +34,7 @@ def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> N
     from hpo.provenance import __version__  # 0.03 s that `--help` need not wait for
 
     if wanted:
-        click.echo(f"hpo, version {__version__}")
+        echo(f"hpo, version {__version__}")
         ctx.exit()
 
 
@@ -61,7 +61,7 @@ def init(study: Path) -> None:
     if study.exists():
         raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))
     study.write_text(template(study.absolute().parent.name if study.stem == "study" else study.stem))
-    click.echo(f"{study} is written; look at it, then: hpo check {study}, hpo run {study}")
+    echo(f"{study} is written; look at it, then: hpo check {study}, hpo run {study}")
 
 
 @cli.command(cls=StudyVerb)
@@ -72,7 +72,7 @@ def check(request: Request, trust: bool) -> None:
     from hpo.commands.check import check_study
 
     for line in check_study(spec, trust):
-        click.echo(line)
+        echo(line)
 
 
 # -- searching
@@ -184,7 +184,7 @@ def confirm(request: Request, top: int, seeds: int) -> None:
     from hpo.commands.compare import run_confirmation
 
     for line in run_confirmation(spec, request.folder(spec), top, seeds):
-        click.echo(line)
+        echo(line)
 
 
 @cli.command(cls=StudyVerb)
@@ -193,7 +193,7 @@ def stop(request: Request) -> None:
     from hpo.engine.result import stop_driver
 
     spec = request.spec()
-    click.echo(stop_driver(spec, request.folder(spec)))
+    echo(stop_driver(spec, request.folder(spec)))
 
 
 # -- looking
@@ -238,12 +238,12 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
         from hpo.commands.best import DATA, write_script
 
         path = write_script(result, to or result.folders.run / "best")
-        click.echo(f"{path} is written, with {DATA} beside it; run: python {path}")
+        echo(f"{path} is written, with {DATA} beside it; run: python {path}")
     if refit:
         from hpo.commands import refit as refitting
 
         for line in refitting.lines(refitting.refit(result, os.environ, epochs_shown(result.spec.goal))):
-            click.echo(line)
+            echo(line)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     elif not (script or refit):
@@ -259,7 +259,7 @@ def report(request: Request) -> None:
 
     warn_of_other_files(result.spec, result.folders, result.study)
     write_report(result.spec, result.folders, result.study)
-    click.echo(str(result.folders.report))
+    echo(str(result.folders.report))
 
 
 @cli.command(cls=StudyVerb)
@@ -285,7 +285,7 @@ def reproduce(request: Request, trial: int, device: str | None) -> None:
 
     reproduced = reproducing.reproduce(result, trial, epochs_shown(result.spec.goal))
     for line in reproducing.lines(reproduced):
-        click.echo(line)
+        echo(line)
     sys.exit(0 if reproduced.identical else NoResult.exit_code)
 
 
@@ -302,8 +302,9 @@ def predict(request: Request, folder: Path, model: str | None, as_json: bool) ->
         source = predicting.registered(spec, request.folder(spec), model, os.environ)
     else:
         source = predicting.trained(request.result())
-    predictions = predicting.predict(source, folder, lambda text: click.echo(text, err=True))
-    click.echo(predicting.as_json(predictions) if as_json else predicting.as_csv(predictions), nl=as_json)
+    predictions = predicting.predict(source, folder, lambda text: echo(text, err=True))
+    table = predicting.as_json(predictions) if as_json else predicting.as_csv(predictions)
+    echo(table, nl=as_json, exact=not sys.stdout.isatty())
 
 
 @cli.command(cls=StudyVerb)
@@ -319,7 +320,7 @@ def export(request: Request, optuna: Path | None, csv: Path | None) -> None:
     for path, write in ((optuna, export_optuna), (csv, export_csv)):
         if path is not None:
             write(result, path)
-            click.echo(str(path))
+            echo(str(path))
 
 
 @cli.command(cls=StudyVerb)
@@ -329,7 +330,7 @@ def sync(request: Request, timeout: float) -> None:
     spec = request.spec()
     from hpo.commands.sync import sync_all
 
-    click.echo(sync_all(spec, request.folder(spec), timeout))
+    echo(sync_all(spec, request.folder(spec), timeout))
 
 
 def epochs_shown(goal: Goal) -> Callable[[Report], None]:
@@ -339,7 +340,7 @@ def epochs_shown(goal: Goal) -> Callable[[Report], None]:
         if sys.stderr.isatty():
             value = report.metrics.get(goal.metric)
             shown = "" if value is None else f"  {goal.metric} {value:.4f}"
-            click.echo(f"epoch {report.epoch}{shown}  {report.seconds:.1f} s", err=True)
+            echo(f"epoch {report.epoch}{shown}  {report.seconds:.1f} s", err=True)
 
     return show_epoch
 
@@ -392,5 +393,5 @@ def write_traceback(error: Exception) -> str:
 
 
 def fail(text: str, code: int) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)
     sys.exit(code)

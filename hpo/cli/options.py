@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.formatting import printable
+
 if TYPE_CHECKING:
     from hpo.engine.result import Result
     from hpo.study_file.spec import StudySpec
 
 PATH = click.Path(path_type=Path)
+
+
+def echo(text: str, err: bool = False, nl: bool = True, exact: bool = False) -> None:
+    """Print for people, whom the names in it, which may be a stranger's, must not fool; or exactly, for programs."""
+    click.echo(text if exact else printable(text, keep="\n"), err=err, nl=nl, color=exact or None)
 
 
 def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> StudySpec:

@@ -176,7 +176,7 @@ def show_trial(result: Result, number: int, as_json: bool) -> None:
     terminal = Terminal()
     trial = result.trial(number)
     if as_json:
-        terminal.print_json(json.dumps(trial_json(result, number)))
+        terminal.print_json(json.dumps(trial_json(result, number)), ensure_ascii=True)
         return
     for line in trial_lines(result, trial):
         terminal.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -208,7 +208,7 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
     while True:
         studies = statuses(spec, state, only)
         if as_json:
-            terminal.print_json(json.dumps([status_json(spec, one) for one in studies]))
+            terminal.print_json(json.dumps([status_json(spec, one) for one in studies]), ensure_ascii=True)
         else:
             terminal.print(status_table(spec, studies), width=None if terminal.is_terminal else PIPED_WIDTH)
         if not watch or not any(one.driver for one in studies):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpo.core import Report
-from hpo.formatting import finite, number
+from hpo.formatting import finite, number, printable
 from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
 from hpo.report.figures import spread
 
@@ -62,7 +62,7 @@ class ModelFigures:
                 arrays = dict(saved)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
-        classes = tuple(map(str, arrays.pop("classes")))
+        classes = tuple(printable(str(name)) for name in arrays.pop("classes"))
         return cls(int(arrays.pop("trial")), classes, str(arrays.pop("split")), **arrays)
 
 

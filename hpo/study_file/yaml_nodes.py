@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from hpo.errors import BadInput, Mistake
+from hpo.formatting import printable
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 40
@@ -103,10 +104,7 @@ class Document:
 
 def clean(text: str, most: int = 60) -> str:
     """Text for a message: short, on one line, without characters that would move a terminal's cursor."""
-    short = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join(
-        letter if letter.isprintable() else " " if letter == "\n" else f"\\x{ord(letter):02x}" for letter in short
-    )
+    return printable(text if len(text) <= most else text[: most - 3] + "...")
 
 
 def read_yaml(path: Path) -> Document:

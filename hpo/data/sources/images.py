@@ -23,7 +23,7 @@ from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, collect, labelled, raise_all, unreadable
 from hpo.data.sources.folders import File, class_files, walk
 from hpo.errors import BadInput, Mistake
-from hpo.formatting import count
+from hpo.formatting import count, printable
 from hpo.study_file.spec import DataSpec
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
@@ -127,7 +127,7 @@ def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path,
 
 def left_out(unusable: Sequence[Mistake | str]) -> str:
     """A sentence for people."""
-    shown = [one.place for one in unusable[:SHOWN] if isinstance(one, Mistake)]
+    shown = [printable(one.place) for one in unusable[:SHOWN] if isinstance(one, Mistake)]
     more = ", ..." if len(unusable) > SHOWN else ""
     return f"left out {count(len(unusable), 'file')} that cannot be read as images: {', '.join(shown)}{more}"
 
