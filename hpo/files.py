@@ -76,6 +76,19 @@ class Folders:
         return self.run / "artifacts"
 
 
+def written_by_hpo(folder: Path) -> bool:
+    """Whether hpo or MLflow wrote it: what a state folder holds, a state folder of its own (--state), `best --script`."""
+    if folder.name in ("mlruns", "mlartifacts"):
+        return True
+    with suppress(OSError):  # of what may not be read the reader says so
+        if folder.name == "studies":
+            return any(any(folder.glob(file)) for file in ("*/*/journal.db", "*/data/*/dataset.json"))
+        if (folder / "studies").is_dir() and written_by_hpo(folder / "studies"):
+            return all(path.name in ("studies", "mlruns") for path in folder.iterdir() if path.is_dir())
+        return all((folder / file).is_file() for file in ("train.py", "data.npz"))
+    return False
+
+
 # -- atomic writes -----------------------------------------------------------------------------------------------
 
 

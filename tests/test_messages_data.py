@@ -166,7 +166,7 @@ CASES: dict[str, Build] = {
     "one class": lambda root: DataSpec(str(classes(root, "cat"))),
     "class of one": lambda root: picture(classes(root) / "owl" / "a.png"),
     "not images": lambda root: [
-        write(classes(root) / "cat" / "notes.txt", b"meow"),
+        write(classes(root) / "cat" / "notes.doc", b"meow"),
         write(root / "dog" / "x.png", b""),
     ],
     "truncated": lambda root: cut(picture(classes(root) / "dog" / "x.png"), 45),
@@ -188,7 +188,7 @@ CASES: dict[str, Build] = {
     "two vals": lambda root: [classes(root / part) for part in ("train", "val", "valid")],
     "class only in test": lambda root: [classes(root / "train"), classes(root / "test", "cat", "owl")],
     "named regression": lambda root: DataSpec(str(classes(root)), regression=True),
-    "many not images": lambda root: [write(classes(root) / "cat" / f"{number:02}.txt", b"no") for number in range(22)],
+    "many not images": lambda root: [write(classes(root) / "cat" / f"{number:02}.doc", b"no") for number in range(22)],
     "too much memory": lambda root: DataSpec(str(classes(root)), resize=(65_536, 65_536)),
     "small limit": lambda root: DataSpec(str(classes(root)), limit=5),
     "no npz": lambda root: DataSpec(str(write(root / "d.npz", b"hello"))),

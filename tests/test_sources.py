@@ -158,6 +158,27 @@ def test_hidden_files_are_ignored_and_images_in_folders_below_a_class_belong_to_
     assert by_pixels(load_dataset(DataSpec(str(tmp_path)), 0)) == {**expected, lynx.tobytes(): "cat"}
 
 
+@pytest.mark.parametrize("state", [".", "out"])
+@pytest.mark.parametrize("part", [".", "train"])
+def test_what_hpo_writes_beside_the_images_is_no_data_and_makes_no_second_copy(
+    part: str, state: str, tmp_path: Path
+) -> None:
+    expected = folder(tmp_path / part, "cat", "studies")  # a class may be named so
+    cache = tmp_path / state / "studies" / "pets" / "data"
+    if state == ".":
+        (tmp_path / part / "studies").rename(tmp_path / part / "study")
+        expected = {image: {"studies": "study"}.get(name, name) for image, name in expected.items()}
+    first = load_dataset(DataSpec(str(tmp_path)), 0, cache)
+    put(tmp_path / state / "mlruns" / "pets" / "best.png", noise(6, 5))
+    for file in ("mlflow.db", "mlflow.db-wal", "studies/pets/random-0/journal.db", "study.yaml", "cat/notes.txt"):
+        path = tmp_path / (part if "/n" in file else state) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no image")
+    again = load_dataset(DataSpec(str(tmp_path)), 0, cache)
+    assert by_pixels(first) == by_pixels(again) == expected
+    assert len(list(cache.iterdir())) == 1
+
+
 @pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tiff", "pgm"])
 def test_formats_without_loss_give_the_same_pixels(suffix: str, tmp_path: Path) -> None:
     pixels = noise(6, 5)

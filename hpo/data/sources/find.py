@@ -86,7 +86,7 @@ def _folders_with_files(path: Path) -> Iterator[str]:
 
 
 def fingerprint(source: DataSpec, *more: int) -> str:
-    """Identifies a source without reading it: by every file's name, size and time of change."""
+    """Identifies a source without reading it: by the name, size and time of change of every file that may be read."""
     files = [] if source.source in DATA_SETS else _stamps(Path(source.source))
     identity = json.dumps([asdict(source), more, files], default=str, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
@@ -94,7 +94,8 @@ def fingerprint(source: DataSpec, *more: int) -> str:
 
 def _stamps(root: Path) -> list[tuple[str, int, int]]:
     try:
-        paths = [path for path in (root.resolve(), *sorted(root.rglob("*"))) if not path.is_dir()]
+        root = root.resolve()
+        paths = [path for _, files in folders.levels(root) for path in files] if root.is_dir() else [root]
         return [(str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths]
     except (OSError, ValueError):  # find() says what is wrong with it
         return []

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpo.data.sources.contents import Part, raise_all
 from hpo.errors import BadInput, Mistake
+from hpo.files import written_by_hpo
 from hpo.formatting import some
 
 LAYOUT = "make one sub-folder a class"
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
+)
+TEXTS = frozenset(
+    # the last four are MLflow's
+    (
+        ".txt",
+        ".md",
+        ".json",
+        ".csv",
+        ".tsv",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".py",
+        ".log",
+        ".db",
+        ".db-wal",
+        ".db-shm",
+        ".db-journal",
+    )
 )
 
 File = tuple[Path, str, Part | None]  # an image, its class, its part (None: the source does not come split)
@@ -92,11 +113,13 @@ def _refuse_parts_as_classes(folders: Sequence[Path], root: Path) -> None:
 def folder_names(folder: Path) -> list[str]:
     """Of its sub-folders. Raises OSError."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not hidden(entry.name))
+        return sorted(
+            entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not ignored_folder(Path(entry))
+        )
 
 
 def _folders(folder: Path, root: Path) -> list[Path]:
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not ignored_folder(path))
     raise_all(bad_links(folders, root), root)
     return folders
 
@@ -111,12 +134,12 @@ def _class_folders(folder: Path, root: Path) -> list[Path]:
 
 
 def _loose_images(folder: Path) -> Iterator[Path]:
-    paths = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and not hidden(path.name))
+    paths = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and not ignored_file(path))
     return (path for path in paths if path.is_file())
 
 
 def walk(root: Path, within: Path | None = None) -> list[Path]:
-    """All files under root but hidden ones, in order. Raises BadInput for bad links and what cannot be read.
+    """All files under root but those ignored, in order. Raises BadInput for bad links and what cannot be read.
 
     within: the folder nothing may lead out of, root if it is not given.
     """
@@ -127,18 +150,33 @@ def walk(root: Path, within: Path | None = None) -> list[Path]:
         why = str(error.strerror).lower()
         mistakes.append(Mistake(str(error.filename), "cannot be read", why, "change its permissions"))
 
-    for folder, names, file_names in os.walk(root, onerror=failed):
-        names[:] = sorted(name for name in names if not hidden(name))
-        paths = [Path(folder, name) for name in sorted(file_names) if not hidden(name)]
-        mistakes += bad_links([*(Path(folder, name) for name in names), *paths], within or root)
+    for folders, paths in levels(root, failed):
+        mistakes += bad_links([*folders, *paths], within or root)
         files += paths
     raise_all(mistakes, root)
     return files
 
 
-def hidden(name: str) -> bool:
+def levels(root: Path, failed: Callable[[OSError], object] | None = None) -> Iterator[tuple[list[Path], list[Path]]]:
+    """Sub-folders and files of root and of every folder below it, but those ignored. failed: told what cannot be read."""
+    for folder, names, file_names in os.walk(root, onerror=failed):
+        names[:] = sorted(name for name in names if not ignored_folder(Path(folder, name)))
+        files = [Path(folder, name) for name in sorted(file_names)]
+        yield [Path(folder, name) for name in names], [path for path in files if not ignored_file(path)]
+
+
+def ignored_folder(path: Path) -> bool:
+    return _hidden(path) or (not path.is_symlink() and written_by_hpo(path))
+
+
+def ignored_file(path: Path) -> bool:
+    """Texts and tables beside images, among others."""
+    return _hidden(path) or path.suffix.lower() in TEXTS
+
+
+def _hidden(path: Path) -> bool:
     """What systems put beside images on their own."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def bad_links(paths: Sequence[Path], within: Path) -> list[Mistake]:
