@@ -187,3 +187,26 @@ def test_what_another_version_began_is_never_continued(
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("finished trials keep theirs, unfinished ones are not continued")
     assert study.active_seconds < 60, "the time between the runs is nobody's"
+
+
+def test_a_trial_that_failed_before_its_first_epoch_is_compared_with_what_it_was_started_in(place: Place) -> None:
+    code = place.folder / "studied_trainer.py"
+    code.write_text(
+        TRAINER.replace('rate, total, drift = job.params["rate"]', 'rate, total, drift = job.params["rat"]')
+    )
+    result = place.run(search_space=SPACE, budget={"trials": 1}, execution={"engine": "local"}, workers=1)
+    assert (result.study.trials[0].outcome, result.study.trials[0].reports) == (Outcome.CRASHED, ())
+    code.write_text(TRAINER)
+    difference, changed = reproduce.lines(reproduce.reproduce(result, 0))
+    assert difference.endswith("after epoch 4 it ended as ok; then it was crashed")
+    assert changed.startswith("changed since: user_code ")
+
+
+def test_a_checkpoint_is_not_made_again_by_another_version(
+    tmp_path: Path, trained: Result, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (checkpoint := trained.checkpoint()).unlink()
+    monkeypatch.setattr(provenance, "TRAINER", 1000)
+    run(trained.spec, RunOptions(tmp_path))
+    assert any("is gone, and is made by the same versions only, got trainer" in line for line in caplog.messages)
+    assert not checkpoint.exists()

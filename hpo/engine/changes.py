@@ -115,19 +115,23 @@ def end_outdated(journal: Journal, study: Study, now: Environment) -> None:
     """What another version of the trainer, torch or the user's code began is never continued: it ends as pruned."""
     if not any(provenance.differences(one, now, provenance.TRAINED_BY) for one in study.environments):
         return
-    began: dict[str, Environment] = {}  # training -> the environment of its first epoch
-    environment: Environment = {}
-    for _, event in journal.events():
-        if isinstance(event, Opened):
-            environment = event.environment
-        elif isinstance(event, Started):
-            began.setdefault(event.training, environment)
     for trial in study.with_state(State.RUNNING, State.PAUSED):
-        if changes := provenance.differences(began[trial.training], now, provenance.TRAINED_BY):
+        if changes := other_versions(journal, trial.training, now):
             error = f"not continued by another version: {', '.join(changes)}"
             ended = Ended(_last_seen(trial), trial.number, State.PRUNED, error=error)
             journal.append(ended)
             study.apply(ended)
+
+
+def other_versions(journal: Journal, training: str, now: Environment) -> list[str]:
+    """What has changed of the versions that a training was begun with."""
+    environment: Environment = {}
+    for _, event in journal.events():
+        if isinstance(event, Opened):
+            environment = event.environment
+        elif isinstance(event, Started) and event.training == training:
+            break
+    return provenance.differences(environment, now, provenance.TRAINED_BY)
 
 
 def _last_seen(trial: Trial) -> float:

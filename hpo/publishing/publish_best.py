@@ -19,7 +19,7 @@ from typing import Any
 from hpo.core import Executor, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
-from hpo.engine.components import Components
+from hpo.engine.changes import other_versions
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed, Mistake
@@ -126,7 +126,7 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
     if last_key == key and folders.model_figures.exists():
         return Published(**last)
-    checkpoint = restore(components, folders, executor, best, report.epoch)
+    checkpoint = restore(study, executor, best, report.epoch)
     order = order_for(components.spec, components.dataset, folders, best, checkpoint, tracker)
     hit("publish.begin")
     published = publish(replace(order, figures=folders.model_figures))
@@ -176,11 +176,20 @@ def about_images(data: Dataset) -> dict[str, Any]:
     }
 
 
-def restore(components: Components, folders: Folders, executor: Executor, trial: Trial, epoch: int) -> Path:
-    """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only."""
+def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> Path:
+    """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only.
+
+    Raises EnvironmentFailed where another version of what trains would make another network.
+    """
+    components, folders = study.components, study.folders
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if checkpoints.whole(path):
         return path
+    if changes := other_versions(study.journal, trial.training, components.numerics):
+        remedy = "go back to that, or set the study aside with --fresh"
+        raise EnvironmentFailed(
+            Mistake(str(path), "is gone, and is made by the same versions only", ", ".join(changes), remedy)
+        )
     path.unlink(missing_ok=True)
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
     _, seed = components.identity()(trial.params, trial.repeat)
