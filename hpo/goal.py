@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hpo.core import Continued, Ended, Event, Report, Reported, Started, State, Study, Trial, Value
+from hpo.core import Continued, Ended, Event, Outcome, Report, Reported, Started, State, Study, Trial, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,16 @@ class Goal:
         if self.target is None or not self.counted(trial):
             return False
         return self.score(trial)[0] <= (-self.target if self.maximize else self.target)
+
+
+def completed(trial: Trial, goal: Goal, now: float) -> Ended:
+    """The end of a trial whose training is over. One that has no number to be compared by has failed."""
+    value = goal.value(replace(trial, state=State.COMPLETE))
+    if value is None:
+        return Ended(now, trial.number, State.FAILED, Outcome.INVALID, f"{goal.metric} is not reported")
+    if not math.isfinite(value):
+        return Ended(now, trial.number, State.FAILED, Outcome.NAN, f"{goal.metric} is {value} at the end")
+    return Ended(now, trial.number, State.COMPLETE)
 
 
 class BestSoFar:

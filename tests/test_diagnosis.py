@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pictures import digits, job
 from pictures import noise as noise_images
@@ -18,6 +19,7 @@ from pictures import noise as noise_images
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.models.families import known
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
+from hpo.training.metrics import of_classes
 from hpo.training.recipe import Recipe
 
 TABLES = yaml.safe_load(Path(__file__).with_name("diagnoses.yaml").read_text(encoding="utf-8"))
@@ -102,6 +104,23 @@ def test_a_users_own_metrics_are_no_obstacle() -> None:
     assert diagnose(course({"score": 1.0}, {"score": 2.0}), {}).tag == "healthy"
     losses = course(*({"train_loss": 0.9**i, "val_loss": 0.9**i} for i in range(5)))
     assert diagnose(losses, {}).tag == "healthy"  # without a level of chance nobody knows what is slow
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40))
+@settings(deadline=None)
+def test_a_network_that_predicts_one_class_only_is_never_healthy(pairs: list[tuple[int, int]]) -> None:
+    """Nor is one that predicts several of the classes that occur ever said to predict one."""
+    truth, predicted = (list(each) for each in zip(*pairs, strict=True))
+    assume(len(set(truth)) > 1 and set(predicted) <= set(truth))
+    outputs = torch.nn.functional.one_hot(torch.tensor(predicted), 4).float()
+    metrics = {f"val_{name}": float(value) for name, value in of_classes(outputs, torch.tensor(truth)).items()}
+    assert (diagnose(course(metrics), {}).tag == Tag.ONE_CLASS) == (len(set(predicted)) == 1)
+
+
+def test_what_is_not_a_number_is_named_whatever_the_outcome() -> None:
+    reports = course({"score": 1.0, "val_f1": 0.5}, {"score": 1.0, "val_f1": math.nan})
+    for outcome in (Outcome.OK, Outcome.NAN):
+        assert diagnose(reports, {}, outcome).sentence == "not a number: val_f1 in epoch 2"
 
 
 numbers = st.one_of(st.floats(0, 1e6), st.just(math.nan), st.just(math.inf), st.just(0.0))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -372,6 +374,38 @@ def test_failures_that_are_results_or_differ_end_no_study(wrong: str, tmp_path: 
         executor._end = lambda key, wrong: JobFailed(key, Outcome.CRASHED, f"{next(count)}")  # type: ignore[method-assign]
     study = laws.check(drive(tmp_path, random(), Budget(trials=12), executor), trials=12)
     assert study.closed == "budget"
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_study_of_invalid_trials_alone_is_given_up_as_with_exceptions(good: int, tmp_path: Path) -> None:
+    executor = Scripted()
+    executor.script = lambda key, *_: "" if good and key == executor.submitted[0].training else CRASH
+    executor._end = lambda key, wrong: JobFailed(key, Outcome.INVALID, "no such shape")  # type: ignore[method-assign]
+    study = laws.check(drive(tmp_path, random(), Budget(trials=12), executor))
+    assert (study.closed, len(study)) == (("budget", 12) if good else ("failing", 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "state", "outcome"),
+    [
+        (0.5, State.COMPLETE, Outcome.OK),
+        (math.nan, State.FAILED, Outcome.NAN),
+        (math.inf, State.FAILED, Outcome.NAN),
+        (None, State.FAILED, Outcome.INVALID),
+    ],
+)
+@pytest.mark.parametrize("last", ["", END])
+@pytest.mark.parametrize("at", ["last", "best"])
+def test_a_trial_without_a_number_to_compare_it_by_is_not_complete(
+    value: float | None, state: State, outcome: Outcome, last: str, at: str, tmp_path: Path
+) -> None:
+    """Whether its training was as long as wanted or ended by itself; one that trains on may have a number later."""
+    executor = Scripted(script=lambda key, epoch, before: last if epoch == 4 else "")
+    executor.metrics = lambda job, epoch: {"other": 1.0} if value is None else {GOAL.metric: value}
+    events = drive(tmp_path, grid(), Budget(), executor, goal=replace(GOAL, at=at))
+    trials = Study(events).trials
+    assert {(trial.state, trial.outcome) for trial in trials} == {(state, outcome)}
+    assert value is None or not any(isinstance(event, Closed) and event.reason == "failing" for event in events)
 
 
 def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended(tmp_path: Path) -> None:

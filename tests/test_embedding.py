@@ -4,10 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
+import pytest
+from studied import SPACE, Place
 from survival import Process, lines, never_left, wait_until
+
+from hpo.commands.compare import compare_strategies
+from hpo.commands.run import run_all
+from hpo.errors import BadInput
+
+OTHER = """
+def train(job):
+    for epoch in range(job.params["epochs"]):
+        yield {"acc": 0.5, "loss": 1.0}
+"""
+
+
+@pytest.mark.parametrize("verb", [run_all, compare_strategies])
+@pytest.mark.parametrize("at", ["last", "best"])
+@pytest.mark.parametrize("space", [SPACE, {"rate": [0.05], "epochs": [1]}])
+def test_a_metric_that_nobody_reports_is_refused_at_the_first_report_and_leaves_no_study(
+    tmp_path: Path, verb: Any, at: str, space: dict[str, Any]
+) -> None:
+    place = Place.made(tmp_path)
+    (tmp_path / "other.py").write_text(OTHER)
+
+    def begin(metric: str) -> Any:
+        named = {"name": metric, "at": at, "goal": "maximize"}
+        spec = place.spec(train="other:train", metric=named, search_space=space)
+        return verb([spec] if verb is run_all else spec, place.options)
+
+    with pytest.raises(BadInput) as caught:
+        begin("val_f1")
+    place_of_it = re.escape(f"{tmp_path / 'study.yaml'}:1:")
+    rule = "metric.name: must be a metric that is reported, got val_f1; reported are acc and loss"
+    assert re.fullmatch(rf"{place_of_it}\d+ {rule}", str(caught.value))
+    assert list(tmp_path.rglob("journal.db")) == []
+    assert begin("acc")
+
 
 TRAINER = """
 import time

@@ -267,7 +267,7 @@ def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize
 def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(one: TrackedStudy, script: Script) -> None:
     script.complete()
     script.start()
-    one = replace(one, diagnose=lambda reports, params: ("overfits", f"val loss rose after {len(reports)} epochs"))
+    one = replace(one, diagnose=lambda trial: ("overfits", f"val loss rose after {trial.epoch} epochs"))
     server = delivered(one, script, live=True)
     assert child(server, 0).tags["hpo.diagnosis"] == "overfits"
     assert child(server, 0).tags["mlflow.note.content"] == "val loss rose after 3 epochs"

@@ -120,6 +120,10 @@ def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
         ("yield 0.5", "mine:train must yield a Report or a mapping of metrics, got a float"),
         ("yield {'score': 'good'}", "mine:train must report numbers by name, got 'score': 'good'"),
         ("yield {'score': True}", "mine:train must report numbers by name, got 'score': True"),
+        (
+            "import numpy\n    yield {'score': numpy.ones(())}",
+            "mine:train must report numbers by name, got 'score': array(1.); write .item()",
+        ),
         ("yield {1: 2.0}", "mine:train must report numbers by name, got 1: 2.0"),
         (
             "from hpo.core import Report\n    yield Report(2, {}, 0.0, 0.0)",

@@ -24,7 +24,7 @@ from hpo.engine.result import Filter, Result, StudyStatus, statuses
 from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, read_at
 from hpo.study_file.spec import StudySpec
-from hpo.training.diagnosis import diagnose
+from hpo.training.diagnosis import diagnosis_of
 
 WATCH_SECONDS = 2.0
 PIPED_WIDTH = 500  # no line of a table is cut or wrapped for a program
@@ -191,8 +191,9 @@ def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
     yield f"{goal.metric} {'-' if value is None else decimals(value)}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})
+    if diagnosis := diagnosis_of(trial):
+        yield diagnosis.sentence
     if trial.reports:
-        yield diagnose(trial.reports, trial.params, trial.outcome).sentence
         metrics = (goal.reading(trial) or trial.reports[-1]).metrics.items()
         yield "  ".join(f"{name} {decimals(one)}" for name, one in metrics if "." not in name)
 

@@ -17,7 +17,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
-from hpo.core import Params, Report
+from hpo.core import Trial
 from hpo.engine.result import statuses
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.files import Folders
@@ -27,7 +27,7 @@ from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
 from hpo.tracking.ui import TRIALS, link, tracking_uri
-from hpo.training.diagnosis import diagnose
+from hpo.training.diagnosis import diagnosis_of
 
 
 def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
@@ -84,11 +84,9 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
     )
 
 
-def tag_and_sentence(reports: Sequence[Report], params: Params) -> tuple[str, str] | None:
-    if not reports:
-        return None
-    diagnosis = diagnose(reports, params)
-    return diagnosis.tag, diagnosis.sentence
+def tag_and_sentence(trial: Trial) -> tuple[str, str] | None:
+    diagnosis = diagnosis_of(trial)
+    return (diagnosis.tag, diagnosis.sentence) if diagnosis is not None else None
 
 
 # -- ui

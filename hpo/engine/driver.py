@@ -40,6 +40,7 @@ from hpo.core import (
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.failpoints import hit
+from hpo.goal import completed
 
 MOST_ATTEMPTS = 3  # attempts of a training without a new epoch
 TIDY_SECONDS = 10.0  # between two checks of the size of the checkpoints
@@ -245,12 +246,15 @@ class Driver:
                 self.trainings.recorded(key, report.epoch, search.read_epochs(key))
         for trial in search.running(key):
             if trial.epoch >= trial.epochs:
-                self._record(search, Ended(self.clock(), trial.number, State.COMPLETE))
+                self._record(search, completed(trial, search.goal, self.clock()))
             elif trial.epoch >= min(trial.until, search.granted[key]):
                 self._record(search, Paused(self.clock(), trial.number))
         if (end := self.trainings.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
             for trial in search.running(key):
-                self._record(search, Ended(self.clock(), trial.number, end.state, end.outcome, end.error))
+                failed = Ended(self.clock(), trial.number, end.state, end.outcome, end.error)
+                self._record(
+                    search, failed if end.state is State.FAILED else completed(trial, search.goal, self.clock())
+                )
             search.release(key)
 
     # -- how searches begin and end

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from hpo import provenance
-from hpo.core import EPOCHS, Params, Value, digest
+from hpo.core import EPOCHS, Event, Params, Reported, Study, Value, digest
 from hpo.engine.changes import Environment, end_outdated
 from hpo.engine.components import Components, user_code
 from hpo.engine.result import studies_of
@@ -20,7 +22,7 @@ from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, HpoError, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
-from hpo.formatting import without_password
+from hpo.formatting import listed, without_password
 from hpo.journal import DriverLock, Journal, holder_of
 from hpo.models import families
 from hpo.space.domains import Choice, Parameter, exact, members
@@ -85,6 +87,8 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
         lock = DriverLock(folders.lock)
     stack.callback(lock.release)
     hit("lock.held")
+    if not folders.journal.exists():
+        stack.push(partial(forget_refused, folders))
     journal = stack.enter_context(Journal.open(folders.journal))
     refuse_changes(spec, folders, journal)
     hit("journal.open")
@@ -94,6 +98,12 @@ def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) 
     journal.put("space_text", spec.space_text)
     journal.put("path", str(spec.path.absolute()) if spec.path is not None else "")
     return journal
+
+
+def forget_refused(folders: Folders, kind: type[BaseException] | None, *_: object) -> None:
+    """A new study that is refused, be it at its first report, leaves nothing behind."""
+    if kind is not None and issubclass(kind, BadInput):
+        shutil.rmtree(folders.run, ignore_errors=True)
 
 
 def set_aside(folders: Folders) -> Path:
@@ -216,7 +226,18 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     strategy, identity = components.strategy(), components.identity()
     study = journal.study()
     end_outdated(journal, study, components.numerics)
-    return Search(study, strategy, goal, budget, identity, journal.append, max_running, name)
+    append = partial(record, spec, journal, study)
+    return Search(study, strategy, goal, budget, identity, append, max_running, name)
+
+
+def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> None:
+    """Raises BadInput for a study's first report if it lacks the metric: without it no trial can be the best."""
+    name = spec.metric.name
+    if isinstance(event, Reported) and study.epochs == 0 and name not in event.report.metrics:
+        reported = listed(sorted(event.report.metrics)) or "nothing"
+        place = spec.place("metric.name")
+        raise BadInput(Mistake(place, "must be a metric that is reported", name, f"reported are {reported}"))
+    journal.append(event)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:

@@ -23,7 +23,7 @@ from hpo.journal import holder_of, read_events
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec
 from hpo.training import checkpoints
-from hpo.training.diagnosis import diagnose
+from hpo.training.diagnosis import diagnosis_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,9 +157,8 @@ class Result:
 
 def diagnoses(study: Study) -> dict[int, str]:
     """What is to be said of each trial that has trained or failed, in a sentence."""
-    return {
-        t.number: diagnose(t.reports, t.params, t.outcome).sentence for t in study.trials if t.reports or t.finished
-    }
+    found = {trial.number: diagnosis_of(trial) for trial in study.trials}
+    return {number: diagnosis.sentence for number, diagnosis in found.items() if diagnosis is not None}
 
 
 def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None = None) -> pd.DataFrame:

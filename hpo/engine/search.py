@@ -10,7 +10,7 @@ from hpo.core import Ended, Event, Outcome, Params, Reason, State, Strategy, Stu
 from hpo.goal import BestSoFar, Goal
 from hpo.study_file.spec import Budget
 
-FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same exception before the study gives up
+FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same error before the study gives up
 
 Identity = Callable[[Params, int], tuple[str, int]]  # params, repeat -> training key, training seed
 
@@ -39,7 +39,7 @@ class Search:
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
         self.best_so_far = BestSoFar(study, goal)
-        self.errors: list[str] = []  # of the trials that end from now on, in that order; "" for one that did not crash
+        self.errors: list[str] = []  # of the trials that end from now on, in that order; "" where that is a result
 
     def record(self, event: Event) -> None:
         """Journal first: what a user is shown is on disk."""
@@ -47,7 +47,8 @@ class Search:
         self.study.apply(event)
         if isinstance(event, Ended):
             trial = self.study.trials[event.trial]
-            self.errors.append(trial.error if trial.outcome is Outcome.CRASHED else "")
+            cause = trial.outcome is Outcome.CRASHED or (trial.outcome is Outcome.INVALID and self.best is None)
+            self.errors.append(trial.error if cause else "")
         self.best_so_far.follow(event)
 
     @property

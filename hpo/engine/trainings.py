@@ -57,7 +57,7 @@ class Trainings:
             self.add(training)
         for trial in study.with_state(State.FAILED):
             lasting = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been fixed since
-            if lasting and trial.epoch == self.epochs(trial.training):
+            if lasting and trial.epoch == self.epochs(trial.training) and trial.epoch < trial.epochs:
                 self.end(trial.training, trial.outcome, trial.error)
 
     def add(self, training: Training) -> None:

@@ -162,7 +162,8 @@ def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
         raise _invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
     for name, value in report.metrics.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
-            raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}")
+            remedy = "; write .item()" if type(value).__module__.partition(".")[0] in ("torch", "numpy") else ""
+            raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}{remedy}")
     plain = {name: float(value) for name, value in report.metrics.items()}  # numpy's numbers cannot be sent as they are
     return replace(report, metrics=plain)
 

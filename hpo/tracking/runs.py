@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpo.core import Closed, Ended, Event, Params, Report, Reported, Scored, State, Study, Trial, digest
+from hpo.core import Closed, Ended, Event, Reported, Scored, State, Study, Trial, digest
 from hpo.formatting import finite
 from hpo.goal import BestSoFar, Goal
 
@@ -31,7 +31,7 @@ DRIVER = "hpo.driver"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
-Diagnose = Callable[[Sequence[Report], Params], tuple[str, str] | None]  # -> tag, sentence
+Diagnose = Callable[[Trial], tuple[str, str] | None]  # -> tag, sentence
 
 
 def user_name() -> str:
@@ -209,7 +209,7 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
         tags["hpo.outcome"] = str(trial.outcome)
     last = trial.reports[-1].time if trial.reports else trial.started
     notes = [trial.error] if trial.error else []
-    if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial.reports, trial.params)):
+    if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial)):
         tags["hpo.diagnosis"] = finding[0]
         notes.append(finding[1])
     if notes:

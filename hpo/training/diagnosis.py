@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hpo.core import Outcome, Params, Report, Value
-from hpo.formatting import count
+from hpo.core import Outcome, Params, Report, Trial, Value
+from hpo.formatting import count, listed
 from hpo.models.layers import spoken
 
 LEARNED = 0.8  # skill above which nothing that concerns gradients is called a fault
@@ -45,6 +45,8 @@ class Tag(StrEnum):
     OVERFITS = "overfits"
     SLOW = "too slow"
     STUCK = "learns nothing"
+    ONE_CLASS = "predicts one class only"
+    NAN = "not a number"
     HEALTHY = "healthy"
 
 
@@ -120,9 +122,17 @@ class Course:
         return tuple({"learning_rate": float(f"{value * factor:.6g}")} for factor in factors)
 
 
+def diagnosis_of(trial: Trial) -> Diagnosis | None:
+    """None where there is nothing to say yet."""
+    known = trial.reports or trial.finished
+    return diagnose(trial.reports, trial.params, trial.outcome) if known else None
+
+
 def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outcome.OK) -> Diagnosis:
     """The first rule that applies; healthy if none does."""
     course = Course(reports, params, outcome)
+    if outcome is Outcome.NAN and reports and (broken := _not_a_number(course)):
+        return broken
     if outcome in (Outcome.NAN, Outcome.DIVERGED):
         return _diverged(course)
     if outcome is not Outcome.OK:
@@ -233,6 +243,25 @@ def _stuck(course: Course) -> Diagnosis | None:
     return Diagnosis(Tag.STUCK, text, course.rates(0.1, 0.01, 10.0, 100.0))
 
 
+def _one_class(course: Course) -> Diagnosis | None:
+    """Of k classes that occur one is always predicted: its recall is 1 and its F1 is 2 a / (a + 1), all others are 0."""
+    accuracy, balanced, f1 = (
+        course.last.get(f"val_{name}", 0.0) for name in ("accuracy", "balanced_accuracy", "macro_f1")
+    )
+    classes = round(1 / balanced) if balanced > 0 else 0
+    same = math.isclose(balanced * classes, 1) and math.isclose(f1 * classes, 2 * accuracy / (accuracy + 1))
+    if classes < 2 or not same:
+        return None
+    text = f"one of {classes} classes for every validation image, accuracy {accuracy:.3g}{course.rate}"
+    return Diagnosis(Tag.ONE_CLASS, text, course.rates(0.1, 0.01, 10.0))
+
+
+def _not_a_number(course: Course) -> Diagnosis | None:
+    names = [name for name, value in course.last.items() if not math.isfinite(value)]
+    text = f"{listed(names)} in epoch {course.reports[-1].epoch}{course.rate}"
+    return Diagnosis(Tag.NAN, text, course.rates(0.1, 0.01)) if names else None
+
+
 def _healthy(course: Course) -> Diagnosis:
     losses = course.series("val_loss") or course.series("train_loss")
     if not losses:
@@ -240,7 +269,7 @@ def _healthy(course: Course) -> Diagnosis:
     return Diagnosis(Tag.HEALTHY, f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {count(len(losses), 'epoch')}")
 
 
-RULES = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck)
+RULES = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck, _one_class, _not_a_number)
 
 
 def _relu(params: Params) -> tuple[Mapping[str, Value], ...]:
