@@ -29,7 +29,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
 LUMA = (19595, 38470, 7471)
-FEW_LEVELS = 8  # scans have more; fewer are drawings, masks, or pictures whose bits were lost on the way
+FEW_VALUES = 8  # scans have more; fewer are drawings, masks, or pictures whose bits were lost on the way
 MOST_WHOLE = 2**53  # above it a float no longer tells neighbours apart
 SHOWN = 5  # mistakes of one kind that are shown
 # limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
@@ -227,7 +227,7 @@ def dull(images: Array) -> Iterator[str]:
     levels: set[float] = set()
     for image in images:
         levels.update(np.unique(image).tolist())
-        if len(levels) > FEW_LEVELS:
+        if len(levels) > FEW_VALUES:
             return
     values = ", ".join(f"{level:g}" for level in sorted(levels))
     yield f"the pixels of all images take {len(levels)} values only ({values}): look at how the files were written"
