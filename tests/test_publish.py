@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
 from hpo.report.model_figures import ModelFigures
 from hpo.tracking.runs import Run
+from hpo.tracking.ui import sqlite_uri
 from hpo.training import checkpoints
 from hpo.training.evaluation import RawInputs, predictions, score
 from hpo.training.recipe import Recipe
@@ -119,6 +123,26 @@ def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_
 @pytest.fixture
 def ordered(tmp_path: Path) -> Order:
     return order(tmp_path, bars(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_written(
+    copied: bool, tmp_path: Path, ordered: Order
+) -> None:
+    publish.score_and_log(ordered)
+    old, new = tmp_path / "state", tmp_path / "100%_new" / "state"
+    shutil.copytree(old, new)
+    shutil.rmtree(old / "mlruns" if copied else old)  # what is still found is found in the new place
+    store = mlflow_store.connect(uri := sqlite_uri(new / "mlflow.db"), "study", {})
+    store.upload(ordered.run, "plots/a.txt", b"hello")
+    mlflow_store.connect(uri, "study", {}).close()  # once is enough
+    module, about = registry.loaded(uri, "models:/digits-cnn@champion")
+    assert predictions(module, Dataset.open(ordered.recipe.data).images[:2]).shape == (2, len(about["classes"]))
+    assert [path.read_text() for path in new.glob("mlruns/*/*/artifacts/plots/a.txt")] == ["hello"]
+    assert not (old / "mlruns").exists()
+    with closing(sqlite3.connect(new / "mlflow.db")) as database:
+        assert str(old) not in "".join(database.iterdump())
+    store.close()
 
 
 def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Order) -> None:

@@ -38,6 +38,13 @@ PHRASES = {
     r"\(\w+\.\w+Error\) (.+)": r"\1",  # SQLAlchemy's, of a database
 }
 MISSING, EXISTS, INVALID = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"
+ADDRESSES = (  # table and column of every address of an artifact (mlflow/store/*/dbmodels/models.py)
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 PAGE = 1_000  # runs a search answers at once
 MOST_PARAMS, MOST_ENTITIES = 100, 1_000  # a log_batch call (mlflow/utils/validation.py)
 
@@ -210,6 +217,8 @@ def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
         artifacts = (path.parent / "mlruns" / re.sub(r"[^\w-]", "_", name)).as_uri()
     try:
         with translated(uri):
+            if artifacts is not None:
+                follow_moved_folder(sqlite_path(uri), name, artifacts)
             client = MlflowClient(uri, uri)
             experiment = _experiment(client, name, artifacts, tags)
     except (Gone, _Refused, _Deleted) as error:
@@ -234,6 +243,24 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, tags: Ma
         if experiment.tags.get(key) != text:
             client.set_experiment_tag(experiment.experiment_id, key, text)
     return str(experiment.experiment_id)
+
+
+def follow_moved_folder(path: Path, name: str, artifacts: str) -> None:
+    """Where a store was moved or copied with its artifacts, have their absolute addresses in it follow.
+
+    Whatever lies in the old mlruns/ moved along: every experiment's, and the models. Raises sqlite3.Error.
+    """
+    with closing(sqlite3.connect(path)) as database, database:
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        (known,) = database.execute(query, (name,)).fetchone() or (artifacts,)
+        new, folder = artifacts.rpartition("/")[::2]
+        old, known_folder = known.rpartition("/")[::2]
+        if old == new or known_folder != folder or not old.endswith("/mlruns"):
+            return
+        for table, column in ADDRESSES:
+            change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            database.execute(change, (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"))
+    logger.warning("%s was moved or copied here: its artifacts are looked for in %s", path, path.parent / "mlruns")
 
 
 def quiet() -> None:
