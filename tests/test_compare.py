@@ -284,7 +284,7 @@ def test_a_repetition_that_fails_is_left_out(place: Place) -> None:
 def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:
     result = place.run(search_space={"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": 4}, budget={"trials": 2})
     assert {trial.outcome for trial in result.study.trials} == {Outcome.DIVERGED}
-    with pytest.raises(NoResult, match="no trial is complete, so there is nothing to confirm"):
+    with pytest.raises(NoResult, match="no trial is complete yet, nothing to confirm"):
         confirm_finalists(result, 3, 2, place.options)
 
 

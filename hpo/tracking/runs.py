@@ -158,11 +158,13 @@ class History:
         self.started = self.latest = 0.0
         self.scores: dict[int, list[MetricPoint]] = {}  # trial -> what the test split said
         self._charted: tuple[float, int] | None = None
+        self._closed = False
 
     def apply(self, event: Event) -> list[MetricPoint]:
         """Take in one event; returns the points that it adds to the study's own run."""
         self.study.apply(event)
         self.best_so_far.follow(event)
+        self._closed |= isinstance(event, Closed)
         time = event.report.time if isinstance(event, Reported) else event.time
         if not self.journal:
             self.journal = digest([self.tracked.name, self.tracked.strategy, self.tracked.seed, time])
@@ -176,8 +178,8 @@ class History:
 
     @property
     def best(self) -> Trial | None:
-        """While nothing counts, that of a study at its end is the best of the longest trained."""
-        return self.best_so_far.trial or (self.tracked.goal.best(self.study.trials) if self.study.closed else None)
+        """While nothing counts, that of a study that has once been closed is the best of the longest trained."""
+        return self.best_so_far.trial or (self.tracked.goal.best(self.study.trials) if self._closed else None)
 
     def _best_points(self, time: float, always: bool) -> list[MetricPoint]:
         """The curve of the best: a point for each new value, and for each trial that ended."""
