@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -17,18 +18,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import LOST, NAN, Scripted
+from studied import Place
 
 from hpo import api
+from hpo.cli.summary import best_lines, exit_code, status_table
 from hpo.commands import reproduce
 from hpo.commands.compare import as_read, confirm_finalists
 from hpo.commands.refit import refit
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import best_so_far
-from hpo.core import UNSAFE, Event, Job, Params, Reported, State, Strategy, Study, Trial, training_key, training_seed
+from hpo.core import (
+    UNSAFE,
+    Event,
+    Job,
+    Limits,
+    Outcome,
+    Params,
+    Report,
+    Reported,
+    State,
+    Strategy,
+    Study,
+    Trial,
+    training_key,
+    training_seed,
+)
 from hpo.engine.driver import Driver
-from hpo.engine.result import Result
+from hpo.engine.result import Result, statuses
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
+from hpo.errors import EnvironmentFailed
+from hpo.execution.job_runner import JobRunner, RunningJob
 from hpo.goal import BestSoFar, Goal
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
@@ -241,3 +261,95 @@ def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path
     assert as_read(goal, best)["epochs"] == reading.epoch
     confirmed = confirm_finalists(result, 3, 1, RunOptions(tmp_path))
     assert len(confirmed.finalists) == len({goal.length(result.trial(one.trial)) for one in confirmed.finalists})
+
+
+# -- what happens to states ----------------------------------------------------------------------------------------
+
+
+def test_of_the_states_above_the_cap_finished_ones_go_first_then_the_worst_at_their_rung(tmp_path: Path) -> None:
+    for key in ("needed", "best at its rung", "worst at its rung", "finished"):
+        checkpoints.path(tmp_path, key, 1).parent.mkdir()
+        checkpoints.path(tmp_path, key, 1).write_bytes(bytes(100))
+    kept = [sorted(one.name for one in tmp_path.iterdir())]
+    for cap in (300, 200, 100, 0):
+        checkpoints.prune(tmp_path, cap, {"needed"}, ["worst at its rung", "best at its rung"])
+        kept.append(sorted(one.name for one in tmp_path.iterdir()))
+    gone = [set(before) - set(after) for before, after in itertools.pairwise(kept)]
+    assert gone == [{"finished"}, {"worst at its rung"}, {"best at its rung"}, set()]
+
+
+def test_the_place_of_a_resting_trial_is_that_among_all_that_came_as_far(tmp_path: Path) -> None:
+    goal = Goal()
+    space = Space((fakes.DISCRETE["learning_rate"], SCHEDULE, Parameter("epochs", Choice((8,)))))
+    executor = Scripted()
+    made = Asha(Random(Problem(space, goal)), goal, 2, 3)
+    search = Search(Study(), made, goal, Budget(trials=4, total_epochs=9), identity)
+    Driver([search], executor, Trainings(tmp_path), clock=executor.clock).run()
+    resting = dict(search.resting())
+    trials = sorted((t for t in search.study.trials if t.epoch >= 2), key=lambda t: goal.cost(t.reports[1]))
+    places = [resting.get(trial.training) for trial in trials if trial.training in resting and trial.epoch == 2]
+    assert places == sorted(places) != []
+    assert search.interrupted(), "a trial that was cut short of its rung has no place there"
+    assert search.interrupted()[0].training not in resting
+
+
+def test_two_drivers_of_one_name_leave_each_others_states_alone(tmp_path: Path) -> None:
+    """The second is at work on the same first points, in the middle of the first, and has no room for any state."""
+    place, seen = Place.made(tmp_path), 0
+    own = {"budget": {"trials": 4}, "search_space": {"rate": [0.1, 0.2, 0.4], "width": [1, 2], "epochs": 4}}
+    second = place.spec(**own, strategy="bayesian", execution={"engine": "inline", "checkpoints": "1KiB"})
+    second = replace(second, execution=replace(second.execution, checkpoints=0))
+
+    def amid(search: Search, event: Event) -> None:
+        nonlocal seen
+        seen += isinstance(event, Reported)
+        if seen == 6 and isinstance(event, Reported):
+            before = set(tmp_path.rglob("*.ckpt"))
+            run(second, place.options)
+            assert len(before) == 3
+            assert before <= set(tmp_path.rglob("*.ckpt"))
+
+    run(place.spec(**own), replace(place.options, listeners=[amid]))
+    assert seen == 16
+    run(replace(second, budget=Budget(trials=5)), place.options)
+    left = {path.parent.name for path in tmp_path.rglob("*.ckpt")}
+    assert len(left) == 1, "alone it has the disk to itself"
+
+
+def test_epochs_trained_again_after_a_state_was_lost_are_no_cost_and_signs_of_life(tmp_path: Path) -> None:
+    job = Job(
+        "key", {"epochs": 9, "learning_rate": 0.1}, 0, 0, 9, 3, Path(), Limits(report_seconds=30, trial_seconds=5)
+    )
+    running = RunningJob(job, since=0.0, last_message=0.0)
+    for epoch in (1, 2, 3):
+        assert running.overdue(20.0 * epoch) is None
+        running.take_in(20.0 * epoch, Reported("key", Report(epoch, {}, 20.0, 0.0)))
+    assert running.overdue(64.9) is None
+    over = running.overdue(65.1)
+    assert over is not None
+    assert (over.outcome, over.lost) == (Outcome.TIMEOUT, False)
+    lasting = fakes.Fake(pause=0.002)
+    told = list(JobRunner(lasting()).run(replace(job, folder=tmp_path, limits=Limits(trial_seconds=0.005))))
+    assert [one.report.epoch for one in told if isinstance(one, Reported)] == [1, 2, 3, 4, 5, 6], "3 x 2 ms of its own"
+
+
+def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
+    def fails(*order: object) -> None:
+        raise EnvironmentFailed("no room to publish")
+
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", fails)
+    spec = api.load(study(tmp_path, "grid"))
+    result = run(spec, RunOptions(tmp_path))
+    assert exit_code(result) == 4
+    assert [record.message for record in caplog.records] == ["no room to publish"]
+    assert "model:  not published" in list(best_lines(result))
+    monkeypatch.undo()
+    assert exit_code(run(spec, RunOptions(tmp_path))) == 0
+
+
+def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
+    result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path, publish=False))
+    assert f", epoch 6 of {result.best.epochs}" in next(best_lines(result))
+    assert f"(trial {result.best.number}, epoch 6 of {result.best.epochs})" in str(
+        [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
+    )
