@@ -42,7 +42,12 @@ LOST = (Outcome.DIVERGED, Outcome.NAN)
 def outcomes(components: Components, kept: KeptCurves, strategy: str, seed: int, trials: int) -> Counter[Outcome]:
     problem = replace(components.problem(), seed=seed)
     search = Search(
-        Study(), STRATEGIES[strategy](problem), problem.goal, Budget(trials=trials), components.identity(), parallel=1
+        Study(),
+        STRATEGIES[strategy](problem),
+        problem.goal,
+        Budget(trials=trials),
+        components.identity(),
+        max_running=1,
     )
     executor = SimulatedExecutor(kept.train, 1)
     Driver([search], executor, Trainings(Path("/nonexistent"), problem.goal), clock=executor.clock).run()

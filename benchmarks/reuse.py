@@ -6,7 +6,7 @@ The 648-point discrete CNN space with epochs 5, 10 and 20: three strategies x 5 
 trial of each at a time on two workers, as `hpo compare` runs them; then one grid over the whole space. Only counts
 matter, so the curves are strategies up; driver, pool, strategies and early stopping are the real ones.
 
-    naive    every trial trains its own epochs        exact    equal points are trained once
+    naive    every trial trains its own epochs        exact    equal points of a seed are trained once
     charged  what the studies pay, each as if alone   trained  what the workers trained
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.measuring import machine, say, spread
 from hpo.core import Goal, Job, Params, Report, Strategy, Study, epochs_of, training_key, training_seed
 from hpo.engine.driver import Driver
-from hpo.engine.search import Search
+from hpo.engine.search import Identity, Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.domains import Choice, Parameter
@@ -69,12 +69,17 @@ class World:
             value = top - 0.8 * math.exp(-speed * epoch) + rng.gauss(0, 0.004)
             yield Report(epoch, {"val_accuracy": value}, 0.05, 0.0)
 
-    def identity(self, params: Params, repeat: int) -> tuple[str, int]:
-        seed = training_seed(self.number, params, repeat)
-        return training_key(params, seed, {}, prefix_safe=True), seed
+    def identity(self, base: int) -> Identity:
+        """Each seed of a comparison has its own split and training seed."""
 
-    def driven(self, strategies: Sequence[Strategy], budget: Budget) -> list[Study]:
-        searches = [Search(Study(), one, GOAL, budget, self.identity, parallel=1) for one in strategies]
+        def name(params: Params, repeat: int) -> tuple[str, int]:
+            seed = training_seed(base, params, repeat)
+            return training_key(params, seed, {"split": base}, prefix_safe=True), seed
+
+        return name
+
+    def driven(self, strategies: Sequence[tuple[int, Strategy]], budget: Budget) -> list[Study]:
+        searches = [Search(Study(), one, GOAL, budget, self.identity(seed), max_running=1) for seed, one in strategies]
         executor = SimulatedExecutor(self.train, slots=2)
         Driver(searches, executor, Trainings(Path("/nonexistent"), GOAL), clock=executor.clock).run()
         return [search.study for search in searches]
@@ -99,18 +104,21 @@ class Costs:
 
 
 def compared(world: World, rule: bool) -> Costs:
-    strategies: list[Strategy] = []
+    strategies: list[tuple[int, Strategy]] = []
     for seed in range(SEEDS):
         for strategy in STRATEGIES.values():
             problem = Problem(SPACE, GOAL, seed)
-            strategies.append(Asha(strategy(problem), GOAL) if rule else strategy(problem))
+            strategies.append((seed, Asha(strategy(problem), GOAL) if rule else strategy(problem)))
     studies = world.driven(strategies, Budget(trials=TRIALS))
     trials = [trial for study in studies for trial in study.trials]
     assert len(trials) == len(strategies) * TRIALS
-    points: dict[Point, int] = {}
+    points: dict[tuple[int, Point], int] = {}
     trainings: dict[str, int] = {}
+    for (seed, _), study in zip(strategies, studies, strict=True):
+        for trial in study.trials:
+            name = seed, frozen(trial.params)
+            points[name] = max(trial.epoch, points.get(name, 0))
     for trial in trials:
-        points[frozen(trial.params)] = max(trial.epoch, points.get(frozen(trial.params), 0))
         trainings[trial.training] = max(trial.epoch, trainings.get(trial.training, 0))
     trained = sum(study.epochs - study.reused_epochs for study in studies)
     assert trained == sum(trainings.values()), "no epoch twice, and none that no trial reads"
@@ -120,7 +128,7 @@ def compared(world: World, rule: bool) -> Costs:
 
 def whole_grid() -> float:
     """Epochs a point that a grid over epochs 5, 10, 20 trains."""
-    (study,) = World(0).driven([Grid(Problem(SPACE, GOAL))], Budget())
+    (study,) = World(0).driven([(0, Grid(Problem(SPACE, GOAL)))], Budget())
     points = len(study.trainings)
     naive = sum(trial.epochs for trial in study.trials) / points
     trained = (study.epochs - study.reused_epochs) / points

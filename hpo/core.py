@@ -417,6 +417,7 @@ class Job:
     known: int  # epochs the driver has reports of; start < known when the newest checkpoint was lost
     folder: Path  # where its checkpoints are: see training/checkpoints.py
     limits: Limits = Limits()
+    split: Value | None = None  # of the data, by its seed; None: the trainer's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,7 +483,7 @@ def without_epochs(params: Params) -> dict[str, Value]:
 
 
 def training_seed(base: int, params: Params, repeat: int) -> int:
-    """The seed of SGD: one for all strategies and search seeds, so that they share trainings."""
+    """The seed of SGD: one for all strategies of a base seed, so that they share trainings."""
     return int(digest(["seed", base, without_epochs(params), repeat])[:12], 16)
 
 

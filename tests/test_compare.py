@@ -12,10 +12,11 @@ from studied import SPACE, TINY, Place
 from hpo import api
 from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, confirm_finalists, fresh_values, studies, total_epochs
-from hpo.commands.run import RunOptions
-from hpo.core import Event, Outcome, Reported, State, Study
+from hpo.commands.reproduce import reproduce
+from hpo.commands.run import RunOptions, run
+from hpo.core import Event, Opened, Outcome, Reported, State, Study
 from hpo.engine.driver import Driver
-from hpo.engine.result import read_result
+from hpo.engine.result import Result, read_result
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import read_events
@@ -45,6 +46,10 @@ def by_name(comparison: Compared) -> dict[str, Study]:
     return {result.folders.run.name: result.study for result in comparison.results}
 
 
+def confirmed(folder: Path) -> list[Event]:
+    return [event for path in folder.rglob("confirm-*/journal.db") for event in read_events(path)]
+
+
 # -- which studies ---------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +61,9 @@ def test_a_comparison_is_one_study_a_strategy_and_seed_with_a_budget_in_epochs(p
         *(("bayesian", 6, 30), ("random", 6, 30), ("grid", 6, 30), ("random-x2", 6, 60)),
     ]
     assert {(one.budget.trials, one.budget.time, one.budget.patience) for one in made} == {(None, None, None)}
-    assert len({one.training_seed for one in made}) == 1, "one for all, so that they share trainings"
+    assert [one.base_seed for one in made] == [5] * 4 + [6] * 4, "one for all strategies, so that they share trainings"
+    fixed = studies(place.spec(compare=COMPARE, training_seed=3))
+    assert {one.base_seed for one in fixed} == {3}, "unless the file gives one"
 
 
 def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Place) -> None:
@@ -165,12 +172,15 @@ def test_random_has_a_best_trial_at_the_budget_and_another_at_twice_as_much(plac
 def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None:
     comparison = compared(place, rescore=True)
     assert all(result.fresh is not None for result in comparison.comparison.strategies)
-    winners = {frozen(best.params) for _, best in compare_command.best_trials(comparison.results, 30)}
-    (confirmation,) = (place.folder / "studies/made-up").glob("confirm-*/journal.db")
-    study = Study(read_events(confirmation))
-    assert {(frozen(trial.params), trial.repeat) for trial in study.trials} == {(w, r) for w in winners for r in (1, 2)}
+    best = compare_command.best_trials(comparison.results, 30)
+    winners = sorted(sorted({frozen(trial.params) for one, trial in best if one.spec.seed == seed}) for seed in (0, 1))
+    journals = (place.folder / "studies/made-up").glob("confirm-*/journal.db")
+    confirmations = [Study(read_events(journal)) for journal in journals]
+    again = [{(frozen(trial.params), trial.repeat) for trial in study.trials} for study in confirmations]
+    assert sorted(sorted({params for params, _ in tried}) for tried in again) == winners, "a study for each seed's"
+    assert {repeat for tried in again for _, repeat in tried} == {1, 2}
     seeds = {training.seed for result in comparison.results for training in result.study.trainings.values()}
-    assert not seeds & {training.seed for training in study.trainings.values()}
+    assert not seeds & {training.seed for study in confirmations for training in study.trainings.values()}
     before = len(place.trained())
     compared(place, rescore=True)
     assert len(place.trained()) == before
@@ -191,6 +201,36 @@ def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None
     assert all(standing.test is not None for standing in first.comparison.strategies)
     again = compare_strategies(spec, options, rescore=True)
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
+
+
+def test_each_seed_has_its_own_split_and_what_is_made_of_it_later_uses_that_one(tmp_path: Path) -> None:
+    """Real networks: scored by the comparison, published by `run` in a process of its own, trained again by `confirm`."""
+    space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": [1, 2]}
+    given = {**TINY, "search_space": space, "budget": {"total_epochs": 4}}
+    spec, options = api.load({**given, "compare": {"strategies": ["random", "grid"], "seeds": 3}}), RunOptions(tmp_path)
+    compared = compare_strategies(spec, options)
+    data = {result.spec.seed: result.dataset for result in compared.results}
+    assert len({one.val.tobytes() for one in data.values()}) == len({one.mean.tobytes() for one in data.values()}) == 3
+    assert len(list(tmp_path.rglob("images.npy"))) == 1, "the images are stored once"
+    keys = [{one for r in compared.results if r.spec.seed == seed for one in r.study.trainings} for seed in data]
+    assert sum(map(len, keys)) == len(set().union(*keys)), "no training is shared between seeds"
+    assert "digits over seeds 0 to 2, each with its own split and training seed" in compared.comparison.scope
+
+    own = api.load({**given, "strategy": "random"}, sets=["seed=2"])
+    before = read_result(own, tmp_path)
+    again = run(own, options)
+    assert [trial.params for trial in again.study.trials] == [trial.params for trial in before.study.trials]
+    assert again.study.reused_epochs == before.study.reused_epochs, (
+        "what seed 2 is here it is there: nothing is trained"
+    )
+    assert again.dataset is not None
+    assert (again.dataset.split, again.dataset.digest) == (2, data[2].digest)
+    assert again.published is not None
+    assert again.published.test["test_loss"] == pytest.approx(again.study.scores[0].metrics["test_loss"], rel=1e-4)
+    assert reproduce(again, again.best.number).identical
+    confirm_finalists(again, 1, 1, options)
+    opened = {one.environment["data"] for one in confirmed(tmp_path) if isinstance(one, Opened)}
+    assert opened == {one.digest for one in data.values()}
 
 
 def test_random_with_twice_the_budget_begins_as_random_and_costs_the_second_half_only(place: Place) -> None:
@@ -224,8 +264,12 @@ def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Pla
 
 
 def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: Place, monkeypatch: Any) -> None:
-    real = compare_command.run
-    monkeypatch.setattr(compare_command, "run", lambda *args: replace(real(*args), stopped_by=2))
+    real = compare_command.run_all
+
+    def stopped(specs: Any, options: RunOptions) -> list[Result]:
+        return [replace(one, stopped_by=2 * (one.spec.strategy == "confirm")) for one in real(specs, options)]
+
+    monkeypatch.setattr(compare_command, "run_all", stopped)
     with pytest.raises(Stopped):
         compared(place, rescore=True)
 
@@ -277,7 +321,7 @@ def test_finalists_are_the_best_complete_trials_with_fresh_seeds_and_more_seeds_
 def test_a_repetition_that_fails_is_left_out(place: Place) -> None:
     spec = place.spec(search_space={"rate": [0.1, 2.0], "width": [1, 2, 3], "epochs": 4})
     good, bad = {"rate": 0.1, "width": 1, "epochs": 4}, {"rate": 2.0, "width": 1, "epochs": 4}
-    values = fresh_values(spec, [good, bad], 2, place.options)
+    (values,) = fresh_values([(spec, {}, [good, bad])], 2, place.options)
     assert (len(values[frozen(good)]), values[frozen(bad)]) == (2, [])
 
 

@@ -163,8 +163,7 @@ def test_the_notes_ranking_that_holds_is_said_to_hold() -> None:
         "At 100 epochs and 6 seeds, bayesian is better than random by 0.0093 in val_accuracy (95 % interval 0.0082 to "
         "0.010). Bayesian is better than grid by 0.029 in val_accuracy (95 % interval 0.028 to 0.031). Random is "
         "better than grid by 0.020 in val_accuracy (95 % interval 0.018 to 0.022). The usual ranking (bayesian, "
-        "random, grid) holds here. This holds for digits, split seed 4 and training seed 7; other splits and seeds "
-        "may say otherwise."
+        "random, grid) holds here. This holds for digits, split seed 4 and training seed 7."
     )
 
 
@@ -247,7 +246,7 @@ def test_one_seed_is_allowed_and_undecided() -> None:
     assert text.sentence(comparison) == (
         "At 100 epochs bayesian reaches 0.9810 and random reaches 0.9720 in val_accuracy. Every verdict is undecided: "
         "one seed says nothing about chance, use at least 5. The usual ranking (bayesian, random) is not settled "
-        "here: not confirmed by any pair. This holds for these data; other splits and seeds may say otherwise."
+        "here: not confirmed by any pair. This holds for these data."
     )
 
 

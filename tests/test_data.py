@@ -272,7 +272,7 @@ def test_digits_are_split_in_proportion_and_by_seed() -> None:
     assert (dataset.shape, dataset.outputs, dataset.name, dataset.folder) == ((1, 8, 8), 10, "digits", None)
     assert (dataset.images.dtype, dataset.images.min(), dataset.images.max()) == (np.uint8, 0, 16)
     assert dataset.classes == tuple("0123456789")
-    assert dataset.digest == "8f0b560d4b0915463afb4946c25d3db2"
+    assert dataset.digest == "646eae095fffee645b93fc4e3c9728b0"
     assert same(pickle.loads(pickle.dumps(dataset)), dataset), "it can be sent to a worker"
     assert load_dataset(DIGITS, 0).digest == dataset.digest
     assert load_dataset(DIGITS, 1).digest != dataset.digest
@@ -302,12 +302,13 @@ def test_the_digest_changes_with_whatever_a_training_could_see(tmp_path: Path) -
     assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
 
 
-def test_a_limit_keeps_classes_in_proportion_and_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+def test_a_limit_keeps_classes_in_proportion_and_takes_the_same_images_whatever_the_seed(tmp_path: Path) -> None:
     spec = npz(tmp_path, np.arange(200, dtype=np.uint8).reshape(200, 1, 1), np.arange(200) % 4 // 3, limit=40)
     dataset, again, other = load_dataset(spec, 0), load_dataset(spec, 0), load_dataset(spec, 1)
     assert np.bincount(dataset.targets).tolist() == [30, 10]
     assert np.array_equal(dataset.images, again.images)
-    assert not np.array_equal(dataset.images, other.images)
+    assert np.array_equal(dataset.images, other.images)
+    assert not np.array_equal(dataset.val, other.val)
     assert load_dataset(replace(spec, limit=10**9), 0).images.shape[0] == 200
 
 
@@ -388,7 +389,8 @@ def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[
     assert sorted(path.name for path in (tmp_path / "below").iterdir()) == ["saved"]
     description = (tmp_path / "below" / "saved" / "dataset.json").read_text()
     assert str(tmp_path) not in description, "no path of this machine"
-    assert set(json.loads(description)) == {"name", "classes", "mean", "std", "digest", "resize", "background", "notes"}
+    named = {"name", "classes", "resize", "background", "remarks", "split", "content", "shares"}
+    assert set(json.loads(description)) == named
 
 
 def test_workers_share_one_copy_of_the_images(tmp_path: Path) -> None:
@@ -417,14 +419,14 @@ def test_saving_the_same_again_keeps_what_is_there_and_other_data_replace_it(tmp
     written = (folder / "images.npy").stat().st_ino
     first.save(folder)
     assert (folder / "images.npy").stat().st_ino == written
-    other = load_dataset(some(tmp_path), 1)
+    other = load_dataset(some(tmp_path, 63), 1)
     other.save(folder)
     assert same(Dataset.open(folder), other)
     assert np.array_equal(mapped.train, first.train)  # an open map stays what it was
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.npz", "saved"]
 
 
-@pytest.mark.parametrize("name", ["images.npy", "targets.npy", "dataset.json"])
+@pytest.mark.parametrize("name", ["images.npy", "targets.npy", "dataset.json", "split-0.npz"])
 @pytest.mark.parametrize("content", [None, b"", b"half"])
 def test_a_damaged_folder_is_said_and_saving_again_mends_it(name: str, content: bytes | None, tmp_path: Path) -> None:
     folder = tmp_path / "saved"
@@ -474,9 +476,26 @@ def test_of_two_that_save_at_once_the_same_data_stay_and_other_data_are_replaced
         fast.save(folder)
         written.append((folder / "images.npy").stat().st_ino)
 
-    replace_folder(folder, write, lambda there: data._digest_at(there) == slow.digest)
+    replace_folder(folder, write, lambda there: data._digests_at(there)[1] == slow.digest)
     assert same(Dataset.open(folder), slow)
     assert ((folder / "images.npy").stat().st_ino == written[0]) == (seed == 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"regression": True}, {"limit": 45}])
+def test_another_split_is_cut_from_the_same_images_and_is_what_its_seed_gives(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    spec = some(tmp_path, **options)
+    first = load_dataset(spec, 0, tmp_path / "cache")
+    assert first.folder is not None
+    for one in (first, replace(first, folder=None)):
+        assert same(one.with_split(7), load_dataset(spec, 7))
+    assert same(Dataset.open(first.folder, 7), first.with_split(7)), "kept"
+    (first.folder / "split-7.npz").write_bytes(b"half")
+    assert same(load_dataset(spec, 7, tmp_path / "cache"), first.with_split(7)), "and mended"
+    assert len(list(tmp_path.rglob("images.npy"))) == 1
+    assert not np.array_equal(first.with_split(7).train, first.train)
+    assert not np.array_equal(first.with_split(7).mean, first.mean)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -497,10 +516,10 @@ def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one
     with monkeypatch.context() as patch:
         patch.setattr(data, "find", lambda *_: pytest.fail("read again"))
         assert same(load_dataset(spec, 0, cache), first)
-    (first.folder / "val.npy").unlink()
+    (first.folder / "split-0.npz").unlink()
     assert same(load_dataset(spec, 0, cache), first), "a damaged cache is mended"
     assert load_dataset(spec, 1, cache).digest != first.digest
     assert load_dataset(replace(spec, limit=50), 0, cache).digest != first.digest
     changed = load_dataset(some(tmp_path, 63), 0, cache)
     assert len(changed.images) == 63
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cache.iterdir())) == 3

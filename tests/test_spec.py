@@ -91,9 +91,9 @@ def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None
     assert read_study(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
 
 
-def test_the_training_seed_follows_the_seed_unless_it_is_given() -> None:
-    assert spec("seed: 3").training_seed == 3
-    assert spec("{seed: 3, training_seed: 0}").training_seed == 0
+def test_the_seed_of_splits_and_trainings_is_the_study_s_unless_it_is_given() -> None:
+    assert spec("seed: 3").base_seed == 3
+    assert spec("{seed: 3, training_seed: 0}").base_seed == 0
 
 
 def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -> None:
@@ -117,7 +117,7 @@ def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parame
 
 def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
     loaded = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
-    assert (loaded.budget, loaded.training_seed) == (Budget(trials=DEFAULT_TRIALS), 4)
+    assert (loaded.budget, loaded.base_seed) == (Budget(trials=DEFAULT_TRIALS), 4)
     assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +53,10 @@ class Request:
     sets: Sequence[str]
 
     def spec(self, flags: Mapping[str, object] | None = None) -> StudySpec:
-        """The study file with the flags on top; a flag is a --set with a short name. Raises BadInput.
-
-        --seed is the search's alone: the training seed stays the file's, so that seeds share trainings and can be
-        compared.
-        """
-        values = {"strategy": self.strategy, **(flags or {})}
+        """The study file with the flags on top; a flag is a --set with a short name. Raises BadInput."""
+        values = {"strategy": self.strategy, "seed": self.seed, **(flags or {})}
         given = [f"{key}={value}" for key, value in values.items() if value is not None]
-        spec = load(self.study, sets=[*self.sets, *given])
-        return spec if self.seed is None else replace(spec, seed=self.seed)
+        return load(self.study, sets=[*self.sets, *given])
 
     def folder(self, spec: StudySpec) -> Path:
         """Where studies/ and mlflow.db are."""

@@ -37,7 +37,7 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
     if spec.data is None or spec.train:
         yield f"{', '.join(own)} imported; custom trainer: model not inspected"
         return
-    dataset = data.load_dataset(spec.data, spec.training_seed or 0)
+    dataset = data.load_dataset(spec.data, spec.base_seed)
     yield f"data: {dataset.described()}"
     yield from dataset.notes
     yield from own_networks(spec, dataset) if own else proof(spec, dataset)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.commands.run import RunOptions, run, run_all
+from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm
 from hpo.comparison.curves import Curve, Reading, curve
@@ -50,6 +50,7 @@ DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison i
 log = logging.getLogger(__name__)
 
 Best = tuple[Result, Trial]  # a study and its best trial, as that was at the budget
+Finalists = tuple[StudySpec, Mapping[str, object], list[Params]]  # a study, its environment, its points to train again
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,33 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     if rescore:
         best = best_trials(results, budget)
         score_on_test(best)
-        fresh = fresh_scores(spec, best, options)
+        fresh = fresh_scores(best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
-    seed = spec.training_seed or 0
     comparison = compare(
         [one for one in curves if one.strategy != RANDOM_X2],
         spec.goal,
         budget,
         spec.compare.margin,
         doubled=[one for one in curves if one.strategy == RANDOM_X2],
-        scope=f"{spec.data.source if spec.data else 'these data'}, split seed {seed} and training seed {seed}",
+        scope=scope(spec, results),
         startup=STARTUP,
     )
     comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
     return Compared(comparison, results, write_report(spec, results[0], comparison))
+
+
+def scope(spec: StudySpec, results: Sequence[Result]) -> str:
+    """What the verdicts are valid for: which luck is averaged out over the seeds, and which is still in."""
+    data = spec.data.source if spec.data else "these data"
+    seeds = sorted({result.spec.base_seed for result in results})
+    if len(seeds) == 1:
+        return f"{data}, split seed {seeds[0]} and training seed {seeds[0]}; other splits and seeds may say otherwise"
+    over = f"{data} over seeds {seeds[0]} to {seeds[-1]}, each with its own"
+    splits = {result.dataset.val.tobytes() for result in results if result.dataset is not None}
+    if len(splits) > 1:
+        return f"{over} split and training seed"
+    luck = "; all share the validation split of the data, so its luck is still in" if splits else ""
+    return f"{over} training seed{luck}"
 
 
 def title(spec: StudySpec) -> str:
@@ -181,7 +195,8 @@ def score_on_test(trials: Sequence[Best]) -> None:
     if not due:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
-    request = ScoreRequest(recipe, [(best.params, path) for _, best, path in due]).to_json()
+    models = [(best.params, path, one.dataset.split if one.dataset else None) for one, best, path in due]
+    request = ScoreRequest(recipe, models).to_json()
     command = [sys.executable, "-m", "hpo.training.recipe"]
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -201,17 +216,21 @@ def read_after(result: Result, trial: Trial) -> int:
     return reading.epoch
 
 
-def fresh_scores(spec: StudySpec, trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[float]]]:
-    """The values of each trained again with fresh seeds, by study and trial."""
-    if not trials:
+def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[float]]]:
+    """The values of each trained again with fresh seeds on its own split, by study and trial."""
+    finalists: dict[int, Finalists] = {}
+    for result, best in trials:
+        new: Finalists = (result.spec, result.study.environments[-1], [])
+        finalists.setdefault(result.spec.base_seed, new)[2].append(as_read(result.spec.goal, best))
+    if not finalists:
         return {}
-    points = [as_read(spec.goal, best) for _, best in trials]
-    quiet, same = replace(options, listeners=()), trials[0][0].study.environments[-1]
-    values = fresh_values(spec, points, FRESH_SEEDS, quiet, same)
-    return {
-        result.folders.run.name: {(best.number, read_after(result, best)): values[frozen(params)]}
-        for (result, best), params in zip(trials, points, strict=True)
-    }
+    fresh = fresh_values([*finalists.values()], FRESH_SEEDS, replace(options, listeners=()))
+    values = dict(zip(finalists, fresh, strict=True))
+    scores: dict[str, dict[Reading, list[float]]] = {}
+    for result, best in trials:
+        own = values[result.spec.base_seed][frozen(as_read(result.spec.goal, best))]
+        scores[result.folders.run.name] = {(best.number, read_after(result, best)): own}
+    return scores
 
 
 def as_read(goal: Goal, trial: Trial) -> Params:
@@ -253,30 +272,37 @@ def deliver(spec: StudySpec, compared: Compared) -> None:
 # -- confirm
 
 
-def fresh_values(
-    spec: StudySpec, points: Sequence[Params], seeds: int, options: RunOptions, trained_on: Mapping[str, object] = {}
-) -> dict[Point, list[float]]:
-    """Each point's value over `seeds` fresh training seeds; a repetition that failed is left out.
+def fresh_values(finalists: Sequence[Finalists], seeds: int, options: RunOptions) -> list[dict[Point, list[float]]]:
+    """For each study, its points' values over `seeds` fresh training seeds; a repetition that failed is left out."""
+    specs = [confirming(*one, seeds) for one in finalists]
+    results = run_all(specs, replace(options, trials=None, fresh=False, publish=False))
+    if stopped := max(result.stopped_by for result in results):
+        raise Stopped(stopped)
+    return [values_of(result, seeds) for result in results]
 
-    trained_on: the environment of the points' study; with other data or code they are another study of repetitions.
+
+def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequence[Params], seeds: int) -> StudySpec:
+    """A study that trains the points again, on the split of the study they come from.
+
+    trained_on: that study's environment; with other data or code they are another study of repetitions.
     """
     unique = tuple({frozen(params): dict(params) for params in points}.values())
     same = [trained_on.get(name) for name in ("data", "user_code")]
-    seed = int(digest([*same, *(sorted(params.items()) for params in unique)])[:8], 16)
-    again = replace(
+    return replace(
         spec,
         strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
         start_with=unique,
-        seed=seed,
+        seed=int(digest([spec.base_seed, *same, *(sorted(params.items()) for params in unique)])[:8], 16),
+        training_seed=spec.base_seed,
         early_stopping=None,
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
     )
-    result = run(again, replace(options, trials=None, fresh=False, publish=False))
-    if result.stopped_by:
-        raise Stopped(result.stopped_by)
-    goal = replace(spec.goal, epochs=())  # each is read at the length it was given
-    values: dict[Point, list[float]] = {frozen(params): [] for params in unique}
+
+
+def values_of(result: Result, seeds: int) -> dict[Point, list[float]]:
+    goal = replace(result.spec.goal, epochs=())  # each is read at the length it was given
+    values: dict[Point, list[float]] = {frozen(params): [] for params in result.spec.start_with}
     for trial in result.study.with_state(State.COMPLETE):
         value = goal.value(trial)
         if value is not None and trial.repeat <= seeds:
@@ -294,7 +320,7 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
     top_trials, same = list(best.values())[:top], result.study.environments[-1]
-    fresh = fresh_values(result.spec, [as_read(goal, trial) for trial in top_trials], seeds, options, same)
+    (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
     finalists = [
         Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))
         for trial in top_trials

@@ -99,7 +99,7 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
     best, epoch, checkpoint = planned.trial, planned.epoch, planned.checkpoint
     folder, components = result.folders.run / ALIAS, one_worker(result.spec, data)
     shutil.rmtree(folder, ignore_errors=True)
-    seed = training_seed(result.spec.training_seed or 0, best.params, best.repeat)
+    seed = training_seed(result.spec.base_seed, best.params, best.repeat)
     job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, components.limits())
     _, end = train_job(components, job, on_epoch)
     if isinstance(end, JobFailed):

@@ -21,7 +21,7 @@ from types import FrameType
 from hpo.commands.sync import comparison_info, tracked_study
 from hpo.core import Reason
 from hpo.engine import components
-from hpo.engine.changes import load_data, resumed
+from hpo.engine.changes import load_splits, resumed
 from hpo.engine.driver import Driver, Listener
 from hpo.engine.opening import (
     OpenStudy,
@@ -73,7 +73,7 @@ def run(spec: StudySpec, options: RunOptions) -> Result:
 
 
 def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
-    """Studies that differ in strategy and seed only, by one driver on the same workers; they share their trainings."""
+    """Studies that differ in strategy, seed, split and first points, by one driver on the same workers; trainings are shared."""
     first = specs[0]
     placement = components.placement(first)
     folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
@@ -82,10 +82,10 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
         stack.callback(executor.close)
         before = environments(specs, folders, options.fresh)
-        dataset = load_data(first, folders[0], before)
-        for note in dataset.notes if dataset is not None else ():
+        data = load_splits(specs, folders[0], before)
+        for note in dataset.notes if (dataset := data[first.base_seed]) is not None else ():
             log.warning("data: %s", note)
-        assembled = [components.assemble(spec, dataset, placement) for spec in specs]
+        assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
         refuse_impossible(assembled[0])
         now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
@@ -105,8 +105,8 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [
-        Result(study.spec, study.folders, study.search.study, dataset, driver.stopping, model, undelivered, ui)
-        for study, model in zip(studies, published, strict=True)
+        Result(one.spec, one.folders, one.search.study, one.components.dataset, driver.stopping, model, undelivered, ui)
+        for one, model in zip(studies, published, strict=True)
     ]
 
 

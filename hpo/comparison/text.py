@@ -28,7 +28,7 @@ def verdicts(comparison: Comparison) -> str:
 
 
 def scope(comparison: Comparison) -> str:
-    return f"This holds for {comparison.scope}; other splits and seeds may say otherwise."
+    return f"This holds for {comparison.scope}."
 
 
 def lines(comparison: Comparison, width: int = UNBOUNDED) -> list[str]:

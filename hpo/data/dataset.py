@@ -1,7 +1,8 @@
 """A data set as the trainer wants it: all images as one array, split, with the statistics of its training split.
 
 Images stay uint8 where they were and are standardized on the fly: (x / 255 - mean) / std; float32 ones are not divided.
-On disk a data set is a folder of .npy files, opened as one memory map that all workers of a machine share.
+On disk a data set is a folder of .npy files, opened as one memory map that all workers of a machine share, and one file of
+indices a split: the studies of a comparison are cut from the same pixels in different ways.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,14 +36,15 @@ from hpo.data.sources.contents import (
 )
 from hpo.data.sources.find import find, fingerprint
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.files import replace_folder
+from hpo.files import replace_file, replace_folder
 from hpo.formatting import byte_size, count, listed, some
 from hpo.study_file.spec import DataSpec
 
 MAPPED_BYTES = 2**26  # images above this are decoded into a file, so that the peak of memory is small
-LAYOUT = 1  # of a saved data set; another number is another folder in the cache
+LAYOUT = 2  # of a saved data set; another number is another folder in the cache
 DESCRIPTION = "dataset.json"
-ARRAYS = ("images", "targets", "train", "val", "test")
+ARRAYS = ("images", "targets", "parts")
+SPLIT = ("train", "val", "test", "mean", "std", "digest", "leaks")  # what another split has of its own
 EPSILON = 1e-8  # under the root, so that what never varies is divided by 1e-4 and not by 0
 
 
@@ -50,7 +55,9 @@ class Dataset:
     images: (N, C, H, W) uint8 or float32; targets: (N,) int64 class numbers, or float32 where classes is None
     (regression); train, val, test: ascending indices; mean, std: (C,) float32 of the training split, on the scale the
     net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; background: what
-    transparent image files are drawn on; notes: sentences on what is wrong or unusual in it; folder: where it is saved.
+    transparent image files are drawn on; remarks, leaks: sentences on what is wrong or unusual in it, and in this split;
+    folder: where it is saved; split: the seed of this split; content: the digest without the split; parts: (N,) the part
+    of each image, as the source gave it; shares: of train, val and test in what is cut.
     """
 
     name: str
@@ -65,14 +72,23 @@ class Dataset:
     digest: str
     resize: tuple[int, int] | None = None
     background: str = "white"
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
     folder: Path | None = None
+    split: int = 0
+    content: str = ""
+    parts: Array | None = None
+    shares: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one image: (C, H, W)."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.remarks, *self.leaks)
 
     @property
     def outputs(self) -> int:
@@ -104,44 +120,77 @@ class Dataset:
 
         What is there with the same digest stays; another data set is replaced (open maps of it stay valid).
         """
-        if _digest_at(folder) != self.digest:
+        if _digests_at(folder, self.split)[1] != self.digest:
             try:
-                replace_folder(folder, self._write, lambda there: _digest_at(there) == self.digest)
+                if _digests_at(folder)[0] != self.content:
+                    replace_folder(folder, self._write, lambda there: _digests_at(there)[0] == self.content)
+                with replace_file(_split_file(folder, self.split)) as draft:
+                    self._write_split(draft)
             except OSError as error:
                 why = error.strerror or type(error).__name__
                 mistake = Mistake(str(folder), "cannot be written", why, "make room there or choose another --state")
                 raise EnvironmentFailed(mistake) from error
-        return Dataset.open(folder)
+        return Dataset.open(folder, self.split)
+
+    def with_split(self, split: int) -> Dataset:
+        """The same images in the split of another seed, which is kept where the data set is saved."""
+        if split == self.split:
+            return self
+        if self.folder is not None:
+            with suppress(EnvironmentFailed):
+                return Dataset.open(self.folder, split)
+        rows = splits.split(splits.strata(self.targets, self.classes is None), self.parts, self.shares, split)
+        cut = _cut(self, split, rows)
+        return cut if self.folder is None else cut.save(self.folder)
 
     @staticmethod
-    def open(folder: Path) -> Dataset:
-        """A saved data set as read-only memory maps. Raises EnvironmentFailed if it is not there or damaged."""
+    def open(folder: Path, split: int | None = None) -> Dataset:
+        """A saved data set as read-only memory maps, in the split that it was saved with or in that of another seed.
+
+        Raises EnvironmentFailed if it is not there or damaged.
+        """
         try:
             saved = json.loads((folder / DESCRIPTION).read_text("utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+            split = saved["split"] if split is None else split
+            with _split_file(folder, split).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                rows = {name: stored[name] for name in SPLIT}
             return Dataset(
                 name=saved["name"],
                 classes=None if saved["classes"] is None else tuple(saved["classes"]),
-                mean=np.array(saved["mean"], np.float32),
-                std=np.array(saved["std"], np.float32),
-                digest=saved["digest"],
                 resize=None if saved["resize"] is None else (saved["resize"][0], saved["resize"][1]),
                 background=saved["background"],
-                notes=tuple(saved["notes"]),
+                remarks=tuple(saved["remarks"]),
+                leaks=tuple(map(str, rows.pop("leaks"))),
                 folder=folder,
-                **arrays,
+                split=split,
+                content=saved["content"],
+                shares=tuple(saved["shares"]),
+                **(arrays | rows | {"digest": str(rows["digest"])}),
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             mistake = Mistake(str(folder), "is no saved data set or is damaged", "", "delete the folder and run again")
             raise EnvironmentFailed(mistake) from error
 
     def _write(self, folder: Path) -> None:
-        for name in ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        named = ("name", "classes", "digest", "resize", "background", "notes")
+        parts = np.full(len(self.images), Part.TRAIN, np.int8) if self.parts is None else self.parts
+        for name, array in zip(ARRAYS, (self.images, self.targets, parts), strict=True):
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        self._write_split(_split_file(folder, self.split))
+        named = ("name", "classes", "resize", "background", "remarks", "split", "content", "shares")
         description = {name: getattr(self, name) for name in named}
-        description |= {"mean": self.mean.tolist(), "std": self.std.tolist()}
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
+
+    def _write_split(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{name: getattr(self, name) for name in SPLIT})
+
+
+def _cut(data: Dataset, split: int, rows: tuple[Array, Array, Array]) -> Dataset:
+    """The data set with these rows to train, validate and test."""
+    digest, leaks = _sha(data.content, rows), tuple(splits.leaks(data.images, *rows))
+    own: tuple[Any, ...] = (*rows, *standards(data.images, rows[0]), digest, leaks)
+    return replace(data, split=split, **dict(zip(SPLIT, own, strict=True)))
 
 
 def load_dataset(
@@ -154,30 +203,31 @@ def load_dataset(
 ) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
-    seed: of the split and of data.limit; cache: a folder where it is kept, to be opened the next time the same source,
-    unchanged, is loaded; accept: may raise, before anything is written; available: bytes that
-    the decoded images may take, what the machine has if it is not given.
+    seed: of the split (data.limit takes the same images whatever it is); cache: a folder where it is kept, to be opened
+    the next time the same source, unchanged, is loaded; accept: may raise, before anything is written; available: bytes
+    that the decoded images may take, what the machine has if it is not given.
     """
     if cache is None:
         return _load(source, seed, None, available)
-    folder = cache / fingerprint(source, seed, LAYOUT)
-    if _digest_at(folder) is not None:
-        data = Dataset.open(folder)
-        accept(data)
-        return data
-    data = _load(source, seed, cache, available)
+    folder = cache / fingerprint(source, LAYOUT)
+    try:
+        data = Dataset.open(folder).with_split(seed)
+    except EnvironmentFailed:
+        data = _load(source, seed, cache, available)
     accept(data)
-    return data.save(folder)
+    return data if data.folder is not None else data.save(folder)
 
 
 def known(source: DataSpec, seed: int, cache: Path) -> str | None:
     """The digest of what `load_dataset` has kept of these very files; None where it has not read them."""
-    return _digest_at(cache / fingerprint(source, seed, LAYOUT))
+    return _digests_at(cache / fingerprint(source, LAYOUT), seed)[1]
 
 
 def kept(digest: str, cache: Path) -> Dataset | None:
     """What was loaded once, whatever its source holds now; None where it is not there any more."""
-    return next((Dataset.open(place) for place in sorted(cache.glob("*")) if _digest_at(place) == digest), None)
+    splits = sorted(cache.glob("*/split-*.npz"))
+    places = ((file.parent, int(file.stem.removeprefix("split-"))) for file in splits)
+    return next((Dataset.open(*place) for place in places if _digests_at(*place)[1] == digest), None)
 
 
 def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | None) -> Dataset:
@@ -188,22 +238,27 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     shares = source.split.train, source.split.val, source.split.test
     cut = splits.cut_from_train(contents.parts, shares)
     raise_all([*_target_mistakes(contents, cut)], contents.place)
-    chosen = _limited(contents, source.limit, len(cut), seed)
+    chosen = _limited(contents, source.limit, len(cut))
     targets = np.ascontiguousarray(contents.targets[chosen])
     parts = None if contents.parts is None else contents.parts[chosen]
     try:
-        train, val, test = splits.split(splits.strata(targets, contents.classes is None), parts, shares, seed)
+        rows = splits.split(splits.strata(targets, contents.classes is None), parts, shares, seed)
     except splits.TooFew as few:
         rule = f"must have at least {few.least} images to train, validate and test"
         raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
     needed = len(chosen) * contents.image_bytes
     refuse_above(contents.place, needed, available, "set data.resize or data.limit")
     pixels = _pixels(contents, chosen, scratch)
-    mean, std = standards(pixels, train)
-    dataset = Dataset(contents.name, pixels, targets, contents.classes, train, val, test, mean, std, "", source.resize)
-    notes = (*contents.notes, *splits.leaks(pixels, train, val, test), *dull(pixels))
-    dataset = replace(dataset, background=source.background, notes=notes)
-    return replace(dataset, digest=_digest(dataset))
+    content = _sha([LAYOUT, contents.classes, source.resize], (pixels, targets))
+    empty = np.empty(0, np.float32)
+    dataset = Dataset(
+        *(contents.name, pixels, targets, contents.classes, *rows, empty, empty, "", source.resize, source.background),
+        remarks=(*contents.notes, *dull(pixels)),
+        content=content,
+        parts=parts,
+        shares=shares,
+    )
+    return _cut(dataset, seed, rows)
 
 
 def _target_mistakes(contents: Contents, cut: list[Part]) -> Iterator[Mistake]:
@@ -231,13 +286,13 @@ def _target_mistakes(contents: Contents, cut: list[Part]) -> Iterator[Mistake]:
             yield Mistake(contents.place, "must name each class once", repr(name), "rename one")
 
 
-def _limited(contents: Contents, limit: int | None, least: int, seed: int) -> Array:
+def _limited(contents: Contents, limit: int | None, least: int) -> Array:
     """Indices of the images that are used: all, or data.limit of them, `least` of each class to train."""
     if limit is None or limit >= len(contents.targets):
         return np.arange(len(contents.targets))
     strata = splits.strata(contents.targets, contents.classes is None)
     try:
-        return splits.sample(strata, contents.parts, limit, least, seed)
+        return splits.sample(strata, contents.parts, limit, least, seed=0)
     except splits.TooFew as few:
         rule = f"must be at least {few.least}, so that every class is in every part"
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
@@ -322,19 +377,23 @@ def standards(images: Array, train: Array) -> tuple[Array, Array]:
 # -- identity ----------------------------------------------------------------------------------------------------
 
 
-def _digest(dataset: Dataset) -> str:
-    """SHA-256 over arrays (little-endian), classes, split and resizing."""
-    sha = hashlib.sha256(json.dumps([LAYOUT, dataset.classes, dataset.resize]).encode())
-    for array in (getattr(dataset, name) for name in ARRAYS):
+def _sha(facts: object, arrays: Iterable[Array]) -> str:
+    """SHA-256 over facts that are JSON, and arrays (little-endian)."""
+    sha = hashlib.sha256(json.dumps(facts).encode())
+    for array in arrays:
         little = array.dtype.newbyteorder("<")
         sha.update(json.dumps([little.str, list(array.shape)]).encode())
         sha.update(np.ascontiguousarray(array, little).data)
     return sha.hexdigest()[:32]
 
 
-def _digest_at(folder: Path) -> str | None:
-    """The digest of what is saved there; None if nothing sound is."""
-    try:
-        return Dataset.open(folder).digest
-    except EnvironmentFailed:
-        return None
+def _split_file(folder: Path, split: int) -> Path:
+    return folder / f"split-{split}.npz"
+
+
+def _digests_at(folder: Path, split: int | None = None) -> tuple[str | None, str | None]:
+    """Of what is saved there, without its split and with it; None if nothing sound is."""
+    with suppress(EnvironmentFailed):
+        saved = Dataset.open(folder, split)
+        return saved.content, saved.digest
+    return None, None

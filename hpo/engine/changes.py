@@ -37,12 +37,25 @@ def load_data(spec: StudySpec, folders: Folders, before: Sequence[Environment] =
     """
 
     def refuse(data: Dataset) -> None:
-        others = [one for one in before if one.get("data", data.digest) != data.digest]
+        others = [one for one in before if "data" in one and data.with_split(split_of(one, data)).digest != one["data"]]
         if others and spec.data is not None:
             remedy = "bring the old ones back, give the study another name, or start it again with --fresh"
             raise Conflict(Mistake(spec.data.source, f"the data have changed: {_change(others[0], data)}", "", remedy))
 
-    return None if spec.data is None else dataset.load_dataset(spec.data, spec.training_seed or 0, folders.data, refuse)
+    return None if spec.data is None else dataset.load_dataset(spec.data, spec.base_seed, folders.data, refuse)
+
+
+def load_splits(
+    specs: Sequence[StudySpec], folders: Folders, before: Sequence[Environment]
+) -> Mapping[int, Dataset | None]:
+    """Each split of the data that a study needs, by its seed; the images are stored once. Raises Conflict."""
+    data = load_data(specs[0], folders, before)
+    return {seed: data and data.with_split(seed) for seed in {spec.base_seed for spec in specs}}
+
+
+def split_of(before: Environment, data: Dataset) -> int:
+    """The seed of the split that was trained on: each seed of a comparison has its own."""
+    return int(before.get("split", data.split))
 
 
 def _change(before: Environment, data: Dataset) -> str:
@@ -75,7 +88,7 @@ def warn_of_other_files(spec: StudySpec, folders: Folders, study: Study) -> None
     environment = study.environments[-1] if study.environments else {}
     if spec.data is None or "data" not in environment:
         return
-    known = dataset.known(spec.data, spec.training_seed or 0, folders.data)
+    known = dataset.known(spec.data, spec.base_seed, folders.data)
     if known != environment["data"]:
         rule = "the files are not those that the study was trained on (changed, moved or touched since)"
         log.warning("%s", Mistake(spec.data.source, rule, "", "`hpo run` says whether the data have changed"))

@@ -72,7 +72,7 @@ class Components:
         declared = self.spec.prefix_safe
 
         def name(params: Params, repeat: int) -> tuple[str, int]:
-            seed = training_seed(self.spec.training_seed or 0, params, repeat)
+            seed = training_seed(self.spec.base_seed, params, repeat)
             safe = bool(declared) if self.spec.train else prefix_safe(params)
             return training_key(params, seed, self.numerics, safe), seed
 
@@ -88,16 +88,10 @@ class Components:
 
 
 def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
-    folder = dataset.folder if dataset is not None else None
-    return Recipe(
-        model=spec.model,
-        loss=spec.loss,
-        data=folder if folder is not None else Path(),
-        device=device,
-        class_weights=spec.class_weights,
-        train=spec.train,
-        folder=spec.path.parent.resolve() if spec.path is not None else None,
-    )
+    data, split = (dataset.folder, dataset.split) if dataset is not None else (None, None)
+    folder = spec.path.parent.resolve() if spec.path is not None else None
+    own = spec.class_weights, spec.train, folder
+    return Recipe(spec.model, spec.loss, data or Path(), device, *own, split=split)
 
 
 def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Components:
@@ -108,7 +102,7 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         class_weights=spec.class_weights,
         user_code=user_code(spec),
     )
-    return Components(spec, dataset, placement, numerics)
+    return Components(spec, dataset, placement, numerics | ({"split": dataset.split} if dataset is not None else {}))
 
 
 def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -> Strategy:

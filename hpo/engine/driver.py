@@ -182,8 +182,9 @@ class Driver:
         trials = [trial for search in self.searches for trial in search.running(key)]
         params = max(trials, key=lambda trial: trial.epochs).params
         until = max(search.wanted(key) for search in self.searches)
+        split = next(search.numerics.get("split") for search in self.searches if search.running(key))
         start, known = self.trainings.checkpoint(key), len(training.reports)
-        return Job(key, params, training.seed, start, until, known, self.trainings.folder, limits)
+        return Job(key, params, training.seed, start, until, known, self.trainings.folder, limits, split)
 
     def _stop_job(self, key: str) -> None:
         if self.jobs.get(key) is False:
@@ -262,7 +263,7 @@ class Driver:
     def _open(self, environment: Mapping[str, Value]) -> None:
         """Take the searches over, and continue what was running."""
         for search in self.searches:
-            self._record(search, Opened(self.clock(), dict(environment)))
+            self._record(search, Opened(self.clock(), {**environment, **search.numerics}))
             self.trainings.learn(search.study)
         hit("resume.opened")
         for search in self.searches:

@@ -224,10 +224,10 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     name = journal.path.parent.name
     goal = spec.goal
     strategy, identity = components.strategy(), components.identity()
-    study = journal.study()
-    end_outdated(journal, study, components.numerics)
+    study, own = journal.study(), components.numerics
+    end_outdated(journal, study, own)
     append = partial(record, spec, journal, study)
-    return Search(study, strategy, goal, budget, identity, append, max_running, name)
+    return Search(study, strategy, goal, budget, identity, append, max_running, name, own)
 
 
 def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> None:

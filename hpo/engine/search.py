@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from hpo.core import Ended, Event, Outcome, Params, Reason, State, Strategy, Study, Trial
+from hpo.core import Ended, Event, Outcome, Params, Reason, State, Strategy, Study, Trial, Value
 from hpo.goal import BestSoFar, Goal
 from hpo.study_file.spec import Budget
 
@@ -19,7 +19,7 @@ class Search:
     """A study and what may still be spent on it.
 
     identity names the training of a point; journal writes an event before the study takes it in;
-    max_running: the most trials that may run at a time (None: as many as there are workers).
+    max_running: the most trials that may run at a time (None: as many as there are workers); numerics: of its trainings.
     """
 
     def __init__(
@@ -32,9 +32,11 @@ class Search:
         journal: Callable[[Event], object] = lambda event: None,
         max_running: int | None = None,
         name: str = "",
+        numerics: Mapping[str, Value] | None = None,
     ) -> None:
         self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
-        self.identity, self.journal, self.max_running, self.name = identity, journal, max_running, name
+        self.identity, self.journal, self.max_running = identity, journal, max_running
+        self.name, self.numerics = name, numerics or {}
         self.closing: Reason | None = None  # why it ends, once that is certain
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())

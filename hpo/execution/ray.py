@@ -276,7 +276,7 @@ def _put_dataset(folder: Path) -> Any:
     """Copy it to the object store: nodes fetch it once, and all workers of a node map the same memory."""
     dataset = Dataset.open(folder)
     arrays: dict[str, Any] = {name: np.asarray(getattr(dataset, name)) for name in ARRAYS}  # a memmap is copied
-    return ray.put(replace(dataset, **arrays))
+    return ray.put(replace(dataset, folder=None, **arrays))
 
 
 def _state(job: Job) -> bytes | None:

@@ -31,7 +31,7 @@ LEAST = 1e-38  # the smallest probability whose logarithm is taken
 
 def score_and_log(order: Order) -> Published:
     """Score the model, save its figures, and log it in MLflow. Raises HpoError, OSError, RuntimeError."""
-    data = Dataset.open(order.recipe.data)
+    data = order.recipe.open_data()
     network = load_network(replace(order.recipe, device="cpu").setup(), order.params, order.checkpoint)
     model = RawInputs(network.to("cpu"), data).eval()
     if order.figures is not None:

@@ -193,7 +193,8 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
     path.unlink(missing_ok=True)
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
     _, seed = components.identity()(trial.params, trial.repeat)
-    job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, components.limits())
+    limits, split = components.limits(), components.numerics.get("split")
+    job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, limits, split)
     end = run_job(executor, job)
     if not path.exists():
         rule = "must be there to publish the model"

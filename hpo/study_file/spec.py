@@ -207,7 +207,7 @@ class StudySpec:
     )
     execution: Execution = option(Record(Execution, "execution", short="engine"), Execution(), "where trials run")
     seed: int = option(_SEED, 0, "seed of the search")
-    training_seed: int = option(_SEED, None, "seed of SGD; default: seed")
+    training_seed: int | None = option(_SEED, None, "seed of SGD and of the split; default: seed")
     tracking: Tracking = option(
         Record(Tracking, "tracking", short="enabled"), Tracking(), "where MLflow keeps the runs"
     )
@@ -220,11 +220,14 @@ class StudySpec:
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.training_seed is None:
-            object.__setattr__(self, "training_seed", self.seed)
         object.__setattr__(self, "space", with_epochs(self.space))
         if self.strategy != "grid" and not (self.budget.trials or self.budget.total_epochs or self.budget.time):
             object.__setattr__(self, "budget", replace(self.budget, trials=DEFAULT_TRIALS))
+
+    @property
+    def base_seed(self) -> int:
+        """Of SGD and of the split: each seed of a comparison has another, unless the file gives one for all."""
+        return self.seed if self.training_seed is None else self.training_seed
 
     @property
     def goal(self) -> Goal:
@@ -249,8 +252,9 @@ class StudySpec:
 
     def fixed(self) -> dict[str, Any]:
         """What may not change between runs of one study, as JSON; the space is compared when it is opened."""
-        same = ("strategy", "model", "train", "prefix_safe", "loss", "class_weights", "seed", "training_seed")
+        same = ("strategy", "model", "train", "prefix_safe", "loss", "class_weights", "seed")
         return {
+            "training_seed": self.base_seed,
             **{name: getattr(self, name) for name in same},
             "data": None if self.data is None else {**asdict(self.data), "source": self.source(self.data)},
             "metric": {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at},

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.core import Params, Train
+from hpo.core import Job, Params, Report, Train
 from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.families import FAMILIES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hpo.training.setup import Setup
 
 
@@ -27,7 +30,8 @@ class Recipe:
     """How to train: everything a trial does not choose. Called, it makes the trainer of the process it is called in.
 
     data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
-    folder: the study file's, for a user's own modules.
+    folder: the study file's, for a user's own modules; split: of the data, None for the one saved first. A job may ask
+    for another split: the worker keeps each that it has met.
     """
 
     model: str
@@ -39,6 +43,7 @@ class Recipe:
     folder: Path | None = None
     threads: int = 1
     dataset: Dataset | None = None
+    split: int | None = None
 
     def __call__(self) -> Train:
         """Raises BadInput for a user's module that does not import."""
@@ -46,10 +51,23 @@ class Recipe:
             return user.user_trainer(self.train, self.folder)
         from hpo.training.loop import trainer  # 2 s and 200 MB of torch that only a worker should pay for
 
-        return trainer(self.setup())
+        own = self.setup()
+        trainers = {self.split: trainer(own)}
 
-    def setup(self) -> Setup:
-        """What trainings share, loaded into this process. Raises BadInput."""
+        def train(job: Job) -> Iterator[Report]:
+            split = self.split if job.split is None else int(job.split)
+            if split not in trainers:
+                trainers[split] = trainer(replace(self, split=split).setup(own.data.images))
+            return trainers[split](job)
+
+        return train
+
+    def open_data(self) -> Dataset:
+        data = self.dataset or Dataset.open(self.data)
+        return data if self.split is None else data.with_split(self.split)
+
+    def setup(self, images: Tensor | None = None) -> Setup:
+        """What trainings share, loaded into this process; images: those of the data, on the device. Raises BadInput."""
         import torch
 
         from hpo.training.metrics import Loss
@@ -57,7 +75,7 @@ class Recipe:
 
         torch.set_num_threads(self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
-        data = to_device(self.dataset or Dataset.open(self.data), torch.device(self.device))
+        data = to_device(self.open_data(), torch.device(self.device), images)
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
         return Setup(self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights))
@@ -71,10 +89,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Checkpoints to score on the test split, all of one recipe; each with its params."""
+    """Checkpoints to score on the test split, all of one recipe; each with its params and the split it was trained on."""
 
     recipe: Recipe
-    models: Sequence[tuple[Params, Path]]
+    models: Sequence[tuple[Params, Path, int | None]]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -85,8 +103,9 @@ def scores(text: str) -> list[dict[str, float]]:
     from hpo.training.evaluation import score  # torch
 
     fields = json.loads(text)
-    ready = Recipe.from_json(fields["recipe"]).setup()
-    return [score(ready, params, Path(path)) for params, path in fields["models"]]
+    recipe = Recipe.from_json(fields["recipe"])
+    ready = cache(lambda split: replace(recipe, split=split).setup())
+    return [score(ready(split), params, Path(path)) for params, path, split in fields["models"]]
 
 
 if __name__ == "__main__":

@@ -54,28 +54,31 @@ class DeviceData:
         return torch.addcmul(self.offset, floats, self.scale)
 
 
-def to_device(dataset: Dataset, device: torch.device) -> DeviceData:
-    """On the CPU the images stay the memory map that all workers share."""
+def to_device(dataset: Dataset, device: torch.device, images: Tensor | None = None) -> DeviceData:
+    """On the CPU the images stay the memory map that all workers share. images: the data set's, if they are there."""
     mean, std = (torch.from_numpy(np.array(part, np.float32)).view(1, -1, 1, 1) for part in (dataset.mean, dataset.std))
     largest = 255.0 if dataset.images.dtype == np.uint8 else 1.0  # mean and std are those of images in 0..1
     targets = torch.from_numpy(np.array(dataset.targets))  # a copy: the map is read-only
     if dataset.classes is None:
         targets = targets.to(torch.float32).view(len(targets), -1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything here write to it
-        images = torch.from_numpy(dataset.images)
-    if device.type == "cuda" and images.nbytes * SPARE <= torch.cuda.mem_get_info(device)[0]:
-        images = images.to(device)
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     return DeviceData(
         dataset=dataset,
         device=device,
-        images=images,
+        images=_images(dataset, device) if images is None else images,
         targets=targets.to(device),
         scale=(1 / (std * largest)).to(device),
         offset=(-mean / std).to(device),
         splits={name: torch.from_numpy(np.array(rows, np.int64)).to(device) for name, rows in splits.items()},
     )
+
+
+def _images(dataset: Dataset, device: torch.device) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything here write to it
+        images = torch.from_numpy(dataset.images)
+    fits = device.type == "cuda" and images.nbytes * SPARE <= torch.cuda.mem_get_info(device)[0]
+    return images.to(device) if fits else images
 
 
 @dataclass(frozen=True)
