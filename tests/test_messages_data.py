@@ -169,6 +169,10 @@ CASES: dict[str, Build] = {
         write(classes(root) / "cat" / "notes.doc", b"meow"),
         write(root / "dog" / "x.png", b""),
     ],
+    "not image and truncated": lambda root: [
+        write(classes(root) / "cat" / "x.png", b"meow"),
+        cut(picture(root / "dog" / "x.png"), 45),
+    ],
     "truncated": lambda root: cut(picture(classes(root) / "dog" / "x.png"), 45),
     "huge": lambda root: bomb(classes(root) / "cat" / "x.png", 12_000),
     "enormous": lambda root: bomb(classes(root) / "cat" / "x.png", 60_000),
@@ -256,14 +260,21 @@ CASES: dict[str, Build] = {
 
 
 @pytest.mark.parametrize("case", sorted(CASES.keys() | MESSAGES.keys()))
-def test_bad_data_are_refused_in_one_line_a_mistake_and_leave_nothing_behind(case: str, tmp_path: Path) -> None:
+def test_bad_data_are_refused_in_one_line_a_mistake_and_leave_nothing_behind(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder, cache = tmp_path / "data", tmp_path / "cache"
     folder.mkdir()
     built = CASES[case](folder)
     spec = built if isinstance(built, DataSpec) else DataSpec(str(folder))
     with pytest.raises(BadInput) as caught:
         load_dataset(spec, 0, cache, available=2**30)
-    assert str(caught.value).replace(str(folder), "@") + "\n" == MESSAGES[case]
+    text = str(caught.value)
+    for file in tmp_path.glob("hpo-mistakes-*.txt"):
+        text = text.replace(str(file), "LIST")
+        assert file.read_text().count(f"{folder}/cat/") == 22
+    assert text.replace(str(folder), "@") + "\n" == MESSAGES[case]
     assert not cache.exists()
 
 

@@ -365,6 +365,14 @@ def test_a_confusion_matrix_shows_its_counts() -> None:
     assert Picture("x", "x", lambda: model_figures.confusion(many)).svg()
 
 
+def test_names_of_classes_that_the_font_lacks_are_drawn_without_a_warning() -> None:
+    """Warnings are errors here."""
+    figures = ModelFigures(0, ("собака 犬", "Kätzchen"), confusion=np.array([[24, 0], [3, 21]]))
+    picture = Picture("x", "x", lambda: model_figures.confusion(figures))
+    assert "犬" in picture.svg()
+    assert picture.png()
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_filters_of_any_number_of_channels_are_drawn(channels: int) -> None:
     figure = model_figures.filters(np.random.default_rng(0).normal(size=(40, channels, 3, 3)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,5 +123,7 @@ def _svg(figure: Figure, label: str) -> str:
 
 def _printed(write: Callable[..., object], **options: object) -> bytes:
     file = io.BytesIO()
-    write(file, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class's name: a box in a PNG
+        write(file, **options)
     return file.getvalue()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -275,11 +276,24 @@ def _entry(table: Path, name: str) -> int:
 
 
 def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
-    """Raise BadInput with the first mistakes and the number of the others; nothing if there is none."""
+    """Raise BadInput with the first mistakes and, if there are more, a file of all; nothing if there is none."""
     more = len(mistakes) - SHOWN
-    rest = [Mistake(str(place), f"has {more} more mistakes like these")] if more > 0 else []
+    rest = []
+    if more > 0:
+        rest = [Mistake(str(place), f"has {more} more mistakes like these", "", _list_file(mistakes))]
     if mistakes:
         raise BadInput(*mistakes[:SHOWN], *rest)
+
+
+def _list_file(mistakes: Sequence[Mistake | str]) -> str:
+    """Where all of them can be read; nothing where no file can be written."""
+    try:
+        handle, name = tempfile.mkstemp(".txt", "hpo-mistakes-")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(f"{mistake}\n" for mistake in mistakes)
+    except OSError:
+        return ""
+    return f"all are listed in {name}"
 
 
 def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Mistake | str]]:

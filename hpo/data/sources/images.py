@@ -239,7 +239,8 @@ def _with_headers(
     """The files, without those that data.damaged skips; their headers; why others are skipped. Raises BadInput."""
     skip = spec.damaged == "skip"
     headers, unusable = usable(lambda path: header(path, whole=skip), [path for path, _, _ in files])
-    raise_all([] if skip else unusable, root)
+    if unusable and not skip:  # those whose pixels alone are damaged are named in the same round
+        raise_all(usable(lambda path: header(path, whole=True), [path for path, _, _ in files])[1], root)
     sound = [file for file in files if file[0] in headers]
     lost = sorted({name for _, name, _ in files} - {name for _, name, _ in sound})
     remedy = "replace its files"
