@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from hpo.engine.components import Components, user_code
 from hpo.engine.result import studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.errors import BadInput, Conflict, HpoError, Mistake
+from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.formatting import listed, without_password
@@ -280,7 +280,10 @@ def environments(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: 
     found: list[Environment] = []
     for spec, place in zip(specs, folders, strict=True):
         if not fresh and place.journal.exists():
-            with Journal.open(place.journal, read_only=True) as journal:
+            with (
+                suppress(EnvironmentFailed),
+                Journal.open(place.journal, read_only=True) as journal,
+            ):  # `take_over` says it
                 refuse_changes(spec, place, journal)
                 found += [one for one in [journal.environment()] if one is not None]
     return found
