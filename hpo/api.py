@@ -25,15 +25,23 @@ def run(
     trials: int | None = None,
     fresh: bool = False,
     accept_code: bool = False,
+    retry_failed: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Bring a study to its target and return its result. Run again, it resumes the same study.
 
     state: the folder of studies/ and mlflow.db; the study file's folder by default; accept_code: continue with your code
-    as it is now. Raises HpoError.
+    as it is now; retry_failed: start failed trials again, before anything new. Raises HpoError.
     """
     spec = study if isinstance(study, StudySpec) else load(study, sets=sets)
-    options = RunOptions(state_folder(spec, state), fresh, trials, environ=os.environ, accept_code=accept_code)
+    options = RunOptions(
+        state=state_folder(spec, state),
+        fresh=fresh,
+        trials=trials,
+        environ=os.environ,
+        accept_code=accept_code,
+        retry_failed=retry_failed,
+    )
     if quiet:
         return run_study(spec, options)
     with watch(Terminal(), spec) as console:

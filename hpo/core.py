@@ -256,6 +256,12 @@ class Study:
         own = [one.metrics for one in self.scores if one.trial == trial and one.epoch in (0, epoch)]
         return {name: value for metrics in own for name, value in metrics.items() if name.startswith("test_")}
 
+    @property
+    def replaced(self) -> set[int]:
+        """Failed trials that a later one tried again: the same point and repeat."""
+        latest = {(frozenset(trial.params.items()), trial.repeat): trial.number for trial in self.trials}
+        return {trial.number for trial in self.trials} - set(latest.values())
+
     def apply(self, event: Event) -> None:
         """Take in one event. An event that does not fit is a bug, hence asserts."""
         self._tick(event)

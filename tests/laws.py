@@ -27,7 +27,9 @@ def is_point(params: Params, space: Space) -> bool:
     return valid and all(parameter.active(params) == (parameter.name in params) for parameter in space.parameters)
 
 
-def check(events: Sequence[Event], trials: int | None = None, resting: bool = True) -> Study:
+def check(
+    events: Sequence[Event], trials: int | None = None, resting: bool = True, retried: Sequence[int] = ()
+) -> Study:
     """Replay the events and check the invariants of a study. trials: exactly so many were started."""
     study = Study(events)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
@@ -44,8 +46,8 @@ def check(events: Sequence[Event], trials: int | None = None, resting: bool = Tr
         assert trial.reports == study.trainings[trial.training].reports[: trial.epoch]
         assert (trial.state is not State.COMPLETE) or trial.epoch == trial.epochs
         assert trial.epoch <= trial.until <= trial.epochs
-    points = Counter((tuple(sorted(trial.params.items())), trial.repeat) for trial in study.trials)
-    assert all(count == 1 for count in points.values()), [item for item in points.items() if item[1] > 1]
+    assert study.replaced <= set(retried), "no point is tried twice, but after it had failed"
+    assert all(study.trials[number].state is State.FAILED for number in study.replaced)
     return study
 
 

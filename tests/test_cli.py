@@ -175,6 +175,24 @@ def test_a_copy_and_a_broken_study_are_skipped_with_a_line(study: Path) -> None:
     assert [one["study"] for one in json.loads(hpo(study, "status", "--json").stdout)] == ["bayesian-0"]
 
 
+@pytest.mark.parametrize("strategy", ["grid", "bayesian"])
+def test_failed_trials_are_tried_again_once_the_cause_is_mended(study: Path, strategy: str) -> None:
+    cause = 'if job.params["width"] == 13'
+    mendable = TRAINER.replace(cause, f'{cause} and Path(__file__).with_name("broken").exists()')
+    (study / "trainer.py").write_text(f"from pathlib import Path\n{mendable}")
+    (study / "broken").touch()
+    space = "search_space={width: [8, 13], learning_rate: [0.01, 0.001], epochs: [1, 2]}"
+    words = ("--json", "--strategy", strategy, "--set", space, "--trials", "8")
+    first = json.loads(hpo(study, "run", *words).stdout)
+    assert (first["states"]["complete"], first["states"]["failed"]) == (4, 4)
+    (study / "broken").unlink()
+    assert json.loads(hpo(study, "run", *words).stdout)["trials"] == 8, "what failed is not tried again by itself"
+    again = json.loads(hpo(study, "run", *words, "--retry-failed").stdout)
+    assert (again["states"]["complete"], again["states"]["failed"]) == (8, 4)
+    assert json.loads(hpo(study, "run", *words, "--retry-failed").stdout)["trials"] == 12, "and once is enough"
+    assert "failed: " not in hpo(study, "run", *words[1:]).stdout
+
+
 def test_the_time_of_the_budget_is_a_reason_to_end_in_the_report_too(study: Path) -> None:
     (study / "trainer.py").write_text(TRAINER.replace("import math", "import math, time; time.sleep(0.3)"))
     done = hpo(study, "run", "--time", "0.1s", "--trials", "100000")

@@ -37,6 +37,7 @@ from hpo.core import (
     Study,
 )
 from hpo.engine.driver import Driver
+from hpo.engine.opening import Retries
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.goal import Goal
@@ -413,6 +414,38 @@ def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended
     study = laws.check(drive(tmp_path, random(), Budget(trials=9), events=failed), trials=9)
     assert study.closed == "budget"
     assert [t.state for t in study.trials] == [State.FAILED] * 3 + [State.COMPLETE] * 6
+
+
+@every_strategy
+@pytest.mark.parametrize("cut", [0, 1, 5])
+def test_failed_trials_are_started_again_first_and_take_the_place_of_the_failed_ones(
+    name: str, cut: int, tmp_path: Path
+) -> None:
+    """The cause is mended, even one that is a result while nothing changes; resumed after any of the new events."""
+    wrong = {0: CRASH, 1: NAN}
+    begun = drive(
+        tmp_path, STRATEGIES[name](0), Budget(trials=8), Scripted(1, lambda k, *_: wrong.get(int(k, 16) % 3, ""))
+    )
+    failed = [trial.number for trial in Study(begun).with_state(State.FAILED)]
+    assert 2 <= len(failed) < 8
+
+    def retrying(events: Sequence[Event]) -> list[Event]:
+        written = list(events)
+        strategy, executor = Retries(STRATEGIES[name](0), failed), Scripted()
+        budget, trainings, study = Budget(trials=8 + len(failed)), Trainings(tmp_path), Study(events)
+        trainings.retried = {study.trials[number].training for number in set(failed) - study.replaced}
+        one = Search(study, strategy, GOAL, budget, laws.identity(), written.append)
+        Driver([one], executor, trainings, clock=executor.clock).run()
+        return written
+
+    events = retrying(begun)
+    study = laws.check(events, retried=failed)
+    again = study.trials[len(Study(begun)) :][: len(failed)]
+    assert [trial.params for trial in again] == [study.trials[number].params for number in failed]
+    assert not {trial.number for trial in again} & {trial.number for trial in study.with_state(State.FAILED)}
+    assert len(study) - len(failed) == 8
+    resumed = laws.check(retrying(events[: len(begun) + cut]), retried=failed)
+    assert laws.params_of(resumed) == laws.params_of(study)
 
 
 def test_a_failure_that_is_a_result_is_not_trained_again_by_another_study(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from laws import is_point
 from hpo.core import Params, Value
 from hpo.engine.opening import clashes
 from hpo.errors import BadInput
+from hpo.models.families import with_defaults
 from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, Range
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
@@ -391,7 +392,7 @@ def test_an_old_point_is_a_point_of_a_space_without_clashes_unless_a_value_of_it
     if clashes(old, new, defaults):
         return
     for point in points(old):
-        whole = new.with_defaults(point, defaults)
+        whole = with_defaults(point, new, defaults)
         assert point.items() <= whole.items()
         if all(name in new and new[name].domain.coerce(value) is not None for name, value in point.items()):
             assert is_point(whole, new)

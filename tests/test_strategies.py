@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -22,6 +23,7 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.goal import Goal
+from hpo.models.families import with_defaults
 from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.expressions import Constraint
 from hpo.space.grid import ParameterGrid, permutation
@@ -180,11 +182,12 @@ def test_after_a_change_of_the_space_old_trials_stay_and_what_comes_next_obeys(
 ) -> None:
     """Every point of the new space is tried once, those that an old trial has with the default included."""
     begun = run(make(name, rule), tmp_path, 1, Budget(trials=trained))
+    filled = functools.partial(with_defaults, space=CHANGED, defaults={"clip": 0.0})
     limit = Constraint("clip <= 0 or epochs <= 2")
 
     def changed() -> Strategy:
         start_with = ({"clip": 1.0, "epochs": 2},)
-        more = {"constraints": (limit,), "defaults": {"clip": 0.0}, "start_with": start_with}
+        more = {"constraints": (limit,), "whole": filled, "start_with": start_with}
         return make(name, rule, CHANGED, feasible=lambda p: None if limit.holds(p) else "no", **more)
 
     whole = run(changed(), tmp_path, 1, Budget(), begun)
@@ -195,7 +198,7 @@ def test_after_a_change_of_the_space_old_trials_stay_and_what_comes_next_obeys(
     assert study.trials[:trained] == Study(begun).trials or rule != "plain"
     assert later[0]["clip"] == 1.0, "the new point to start with"
     assert all(laws.is_point(params, CHANGED) and limit.holds(params) for params in later)
-    tried = Counter(frozen(CHANGED.with_defaults(trial.params, {"clip": 0.0})) for trial in study.trials)
+    tried = Counter(frozen(filled(trial.params)) for trial in study.trials)
     assert set(tried.values()) == {1}
     assert {frozen(p) for p in ParameterGrid(CHANGED.parameters) if limit.holds(p)} <= set(tried)
 

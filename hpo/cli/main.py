@@ -83,6 +83,7 @@ def check(request: Request, trust: bool) -> None:
 @click.option("--time", "seconds", metavar="DURATION", help="Stop after this much active time, e.g. 30m.")
 @WORKERS
 @DEVICE
+@click.option("--retry-failed", is_flag=True, help="Start failed trials again first; the budget counts each once.")
 @click.option("--fresh", is_flag=True, help="Archive the existing study and start over.")
 @click.option("--accept-code", is_flag=True, help="Continue although your own code has been edited.")
 @JSON
@@ -92,6 +93,7 @@ def run(
     seconds: str | None,
     workers: str | None,
     device: str | None,
+    retry_failed: bool,
     fresh: bool,
     accept_code: bool,
     as_json: bool,
@@ -111,6 +113,7 @@ def run(
             fresh=fresh,
             trials=trials,
             accept_code=accept_code,
+            retry_failed=retry_failed,
             listeners=[console.receive],
             environ=os.environ,
         )

@@ -103,7 +103,8 @@ def longest_lines(result: Result, best: Trial) -> Iterator[str]:
 def failures(result: Result) -> Iterator[str]:
     """Why trials failed, each reason once."""
     errors: dict[str, int] = {}
-    for trial in result.study.with_state(State.FAILED):
+    replaced = result.study.replaced
+    for trial in (one for one in result.study.with_state(State.FAILED) if one.number not in replaced):
         text = f"{trial.outcome}: {trial.error}"
         errors[text] = errors.get(text, 0) + 1
     for text, times in sorted(errors.items(), key=lambda item: -item[1])[:3]:

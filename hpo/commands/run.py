@@ -31,6 +31,7 @@ from hpo.engine.opening import (
     open_trainings,
     recorded_environment,
     refuse_impossible,
+    retry_failed,
     take_over,
 )
 from hpo.engine.result import Published, Result
@@ -53,7 +54,8 @@ class RunOptions:
 
     state: the folder of studies/ and mlflow.db; fresh: set an old study of that name aside; trials: its new target;
     max_running: the most trials of one study at a time; publish: log the best model and write a report for each study;
-    group: the title of the comparison these studies are part of; accept_code: continue with the user's code as it is now.
+    group: the title of the comparison these studies are part of; accept_code: continue with the user's code as it is now;
+    retry_failed: failed trials are started again.
     """
 
     state: Path
@@ -65,6 +67,7 @@ class RunOptions:
     accept_code: bool = False
     listeners: Sequence[Listener] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
+    retry_failed: bool = False
 
 
 def run(spec: StudySpec, options: RunOptions) -> Result:
@@ -92,6 +95,8 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         executor.begin(assembled[0].factories())
         if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
             lengthen(first, journals[0])
+        if options.retry_failed:
+            retry_failed(assembled[0], journals[0])
         studies = [
             open_study(*three, options.trials, options.max_running)
             for three in zip(assembled, folders, journals, strict=True)

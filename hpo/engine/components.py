@@ -52,7 +52,8 @@ class Components:
         spec = self.spec
         feasible, goal = self.feasible(), spec.goal
         defaults = families.defaults(spec.model, spec.train, spec.space)
-        return Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, defaults)
+        whole = lambda params: families.with_defaults(params, spec.space, defaults)  # noqa: E731
+        return Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, whole)
 
     def strategy(self) -> Strategy:
         problem = self.problem()

@@ -13,7 +13,21 @@ from functools import partial
 from pathlib import Path
 
 from hpo import provenance
-from hpo.core import EPOCHS, Event, Params, Reported, Study, Value, digest
+from hpo.core import (
+    EPOCHS,
+    Decision,
+    Event,
+    NoDecision,
+    Outcome,
+    Params,
+    Reported,
+    Start,
+    State,
+    Strategy,
+    Study,
+    Value,
+    digest,
+)
 from hpo.engine.changes import Environment, end_outdated
 from hpo.engine.components import Components, user_code
 from hpo.engine.result import studies_of
@@ -213,17 +227,18 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
 def longer(spec: StudySpec, journal: Journal) -> list[Params]:
     points: list[Params] = json.loads(journal.get("longer") or "[]")
     defaults = families.defaults(spec.model, spec.train, spec.space)
-    return [spec.space.with_defaults(point, defaults) for point in points]
+    return [families.with_defaults(point, spec.space, defaults) for point in points]
 
 
 def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
     spec = components.spec
-    budget = replace(spec.budget, trials=target_trials(spec, journal, trials))
+    target, retried = target_trials(spec, journal, trials), noted_retries(journal)
+    budget = replace(spec.budget, trials=None if target is None else target + len(retried))
     components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(spec, journal))))
     name = journal.path.parent.name
     goal = spec.goal
-    strategy, identity = components.strategy(), components.identity()
+    strategy, identity = Retries(components.strategy(), retried), components.identity()
     study, own = journal.study(), components.numerics
     end_outdated(journal, study, own)
     append = partial(record, spec, journal, study)
@@ -238,6 +253,38 @@ def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> Non
         place = spec.place("metric.name")
         raise BadInput(Mistake(place, "must be a metric that is reported", name, f"reported are {reported}"))
     journal.append(event)
+
+
+def retry_failed(components: Components, journal: Journal) -> None:
+    """Note the failed trials that are to be started again; of nan and diverged only those that could end otherwise."""
+    spec, study, identity = components.spec, journal.study(), components.identity()
+    retried = noted_retries(journal)
+    for trial in study.with_state(State.FAILED):
+        possible = not spec.space.conflicts(trial.params) and spec.admits(trial.params)
+        same = trial.outcome in (Outcome.NAN, Outcome.DIVERGED)
+        same = same and identity(trial.params, trial.repeat)[0] == trial.training
+        if trial.number not in retried and possible and not same:
+            retried.append(trial.number)
+    journal.put("retried", json.dumps(retried))
+
+
+def noted_retries(journal: Journal) -> list[int]:
+    retried: list[int] = json.loads(journal.get("retried") or "[]")
+    return retried
+
+
+class Retries:
+    """A strategy: these failed trials again, in order, each once and as far as it was to go; then what the wrapped one says."""
+
+    def __init__(self, strategy: Strategy, failed: Sequence[int]) -> None:
+        self._strategy, self._failed = strategy, failed
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        replaced = study.replaced if self._failed else set[int]()
+        again = [study.trials[number] for number in self._failed if number not in replaced]
+        if again:
+            return [Start(trial.params, trial.until, trial.repeat) for trial in again[:slots]]
+        return self._strategy.propose(study, slots)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:
@@ -260,6 +307,9 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
         return [path for path in elsewhere if holder_of(path.with_name(folders.lock.name)) is not None]
 
     trainings = Trainings(folders.trainings, spec.execution.checkpoints, others)
+    for journal in own:
+        study, retried = journal.study(), noted_retries(journal)
+        trainings.retried |= {study.trials[number].training for number in set(retried) - study.replaced}
     for other in studies_of(folders.state, folders.name):
         if other.journal in ours:
             continue

@@ -42,6 +42,7 @@ class Trainings:
     def __init__(self, folder: Path, cap: int = 2 * 2**30, others: Callable[[], Sequence[Path]] = lambda: ()) -> None:
         self.folder, self.cap, self._others = folder, cap, others
         self._shared: dict[str, Shared] = {}
+        self.retried: set[str] = set()  # trainings whose failure, whatever it was, may be mended
         self._superseded: dict[str, set[int]] = {}  # training -> the epochs to keep, where another driver was at work
 
     def __getitem__(self, key: str) -> Training:
@@ -56,8 +57,8 @@ class Trainings:
         for training in study.trainings.values():
             self.add(training)
         for trial in study.with_state(State.FAILED):
-            lasting = trial.outcome not in (Outcome.CRASHED, Outcome.TIMEOUT)  # these may have been fixed since
-            if lasting and trial.epoch == self.epochs(trial.training) and trial.epoch < trial.epochs:
+            fixed = trial.training in self.retried or trial.outcome in (Outcome.CRASHED, Outcome.TIMEOUT)  # may be
+            if not fixed and trial.epoch == self.epochs(trial.training) and trial.epoch < trial.epochs:
                 self.end(trial.training, trial.outcome, trial.error)
 
     def add(self, training: Training) -> None:

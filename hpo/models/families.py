@@ -52,6 +52,16 @@ def defaults(model: str, train: str | None, space: Space) -> dict[str, Value]:
     return found
 
 
+def with_defaults(params: Params, space: Space, defaults: Params) -> Params:
+    """The params of a trial, with the default of each parameter that was not in the space when it started."""
+    whole = dict(params)
+    for parameter in space.parameters:  # parents first
+        if parameter.name not in params and parameter.name in defaults and parameter.active(whole):
+            value = parameter.domain.coerce(defaults[parameter.name])
+            whole |= {} if value is None else {parameter.name: value}
+    return whole
+
+
 def sizes(model: str, params: Params, shape: Shape, outputs: int) -> Summary:
     """What the network these params describe costs. Raises Impossible."""
     return summary(FAMILIES[model].layers(params, shape, outputs), shape)

@@ -158,15 +158,6 @@ class Space:
 
     # -- across runs -------------------------------------------------------------------------------------------------
 
-    def with_defaults(self, params: Params, defaults: Params) -> Params:
-        """The params of a trial, with the default of each parameter that was not in the space when it started."""
-        whole = dict(params)
-        for parameter in self.parameters:  # parents first
-            if parameter.name not in params and parameter.name in defaults and parameter.active(whole):
-                value = parameter.domain.coerce(defaults[parameter.name])
-                whole |= {} if value is None else {parameter.name: value}
-        return whole
-
     def record(self) -> list[dict[str, Any]]:
         """This space as JSON; `from_record` reads it."""
         when = {one.name: [[c.name, list(c.allowed)] for c in one.when] for one in self.parameters}

@@ -70,9 +70,9 @@ class _Mirror:
     def follow(self, study: Study) -> None:
         if len(self._seen) == len(study) and all(map(operator.is_, self._seen, study.trials)):
             return
-        self._seen = list(study.trials)
+        self._seen, replaced = list(study.trials), study.replaced
         self._optuna = optuna.create_study(direction="minimize")
-        self._optuna.add_trials(self._frozen(trial) for trial in study.trials)
+        self._optuna.add_trials(self._frozen(trial) for trial in study.trials if trial.number not in replaced)
 
     def ask(self, number: int, attempt: int) -> Params:
         """A point from TPE's posterior; a function of the trials, the number and the attempt."""
@@ -92,7 +92,7 @@ class _Mirror:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         params: dict[str, Value] = {}
-        for name, value in self._problem.whole(trial).items():
+        for name, value in self._problem.whole(trial.params).items():
             coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
             if coordinate is not None:
                 params[name] = coordinate

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from hpo.core import DONE, Decision, Feasible, NoDecision, Params, Start, Study, Trial, Value, epochs_of
+from hpo.core import DONE, Decision, Feasible, NoDecision, Params, Start, Study, Value, epochs_of
 from hpo.goal import Goal
 from hpo.space.expressions import Constraint, draw
 from hpo.space.grid import ParameterGrid, permutation
@@ -34,11 +34,7 @@ class Problem:
     feasible: Feasible = lambda params: None
     start_with: tuple[Params, ...] = ()
     constraints: tuple[Constraint, ...] = ()
-    defaults: Params = field(default_factory=dict)  # of parameters that may be younger than a trial
-
-    def whole(self, trial: Trial) -> Params:
-        """The params of a trial as this space has them."""
-        return self.space.with_defaults(trial.params, self.defaults)
+    whole: Callable[[Params], Params] = lambda params: params  # with the default of what is younger than a trial
 
 
 def frozen(params: Params) -> Point:
@@ -120,7 +116,7 @@ class Stream:
             self._restart()
             self._study = study
         for trial in study.trials[self._read :]:
-            self._tried.add(frozen(self._problem.whole(trial)))
+            self._tried.add(frozen(self._problem.whole(trial.params)))
         self._read = len(study.trials)
         return self._tried
 
