@@ -6,7 +6,8 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,12 @@ PACKAGES = ("torch", "optuna", "mlflow", "numpy")
 MACHINE = ("machine", "processor", "device", "threads")
 TRAINED_BY = ("torch", "trainer", "user_code")  # no training is continued by another one of these
 RECORDED = ("hpo", "python", *PACKAGES, *MACHINE, "data", "trainer", "user_code", "commit")
+
+
+def steady_clock() -> Callable[[], float]:
+    """Unix seconds as a driver records them: the wall clock's at its start, then monotonic, whoever sets that clock."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
 
 
 def numerics(data_digest: str, device: str, loss: str, class_weights: bool, user_code: str) -> dict[str, Value]:

@@ -23,6 +23,7 @@ class Scripted:
     script: Script = lambda key, epoch, before: ""
     saves: bool = True
     now: float = 0.0
+    jump: float = 0.0  # of the workers' clock before the driver's
     trained: list[tuple[str, int]] = field(default_factory=list)
     submitted: list[Job] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Scripted:
         self.now += 1.0
         self.at[key] = epoch
         self.trained.append((key, epoch))
-        report = Report(epoch, self.metrics(job, epoch), 1.0, self.now)
+        report = Report(epoch, self.metrics(job, epoch), 1.0, self.now + self.jump)
         if self.saves:
             place = checkpoints.path(job.folder, key, epoch)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ from hpo.engine.opening import Retries
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.goal import Goal
+from hpo.provenance import steady_clock
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
@@ -384,6 +386,20 @@ def test_a_study_of_invalid_trials_alone_is_given_up_as_with_exceptions(good: in
     executor._end = lambda key, wrong: JobFailed(key, Outcome.INVALID, "no such shape")  # type: ignore[method-assign]
     study = laws.check(drive(tmp_path, random(), Budget(trials=12), executor))
     assert (study.closed, len(study)) == (("budget", 12) if good else ("failing", 3))
+
+
+def test_a_worker_whose_clock_jumps_moves_no_time_of_the_study(tmp_path: Path) -> None:
+    executor = Scripted(jump=5_000.0)
+    study = laws.check(drive(tmp_path, random(), Budget(time=20.0), executor))
+    assert study.closed == "time"
+    assert study.active_seconds == pytest.approx(executor.now)
+
+
+def test_a_drivers_clock_is_not_moved_by_the_walls(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = steady_clock()
+    before, wall = clock(), time.time()
+    monkeypatch.setattr(time, "time", lambda: wall + 5_000.0)
+    assert 0 <= clock() - before < 2_500
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_page_requests_nothing_and_a_comparison_alone_has_one() -> None:
         assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
         assert "http" not in text.replace("http-equiv", "")
         assert "@import" not in text
-    assert "finished trials are too few; 10 are needed." in plain(study)
+    assert "finished trials are too few; 20 are needed." in plain(study)
     assert plain(comparison).count("The usual ranking (bayesian, random) ") == 1
     assert "Search space" not in plain(comparison)
     assert "random x2" in plain(comparison)
@@ -397,8 +397,8 @@ def test_the_parameter_that_decides_is_the_most_important() -> None:
 @pytest.mark.parametrize(
     ("study", "reason"),
     [
-        (Study(events(4)), "finished trials are too few; 10 are needed"),
-        (Study(lined_up([0.01] * 12)), "all trials have the same value"),
+        (Study(events(4)), "finished trials are too few; 20 are needed"),
+        (Study(lined_up([0.01] * 24)), "all trials have the same value"),
     ],
 )
 def test_without_importances_there_is_a_reason(study: Study, reason: str) -> None:

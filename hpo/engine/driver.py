@@ -5,7 +5,6 @@ Read `Driver.run` first. Searches share trainings; each is charged as if it had 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,6 +40,7 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.failpoints import hit
 from hpo.goal import completed
+from hpo.provenance import steady_clock
 
 MOST_ATTEMPTS = 3  # attempts of a training without a new epoch
 TIDY_SECONDS = 10.0  # between two checks of the size of the checkpoints
@@ -57,11 +57,11 @@ class Driver:
         executor: Executor,
         trainings: Trainings,
         limits: Limits = Limits(),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.searches, self.executor, self.trainings = searches, executor, trainings
-        self.limits, self.clock, self.listeners = limits, clock, listeners
+        self.limits, self.clock, self.listeners = limits, clock or steady_clock(), listeners
         self.jobs: dict[str, bool] = {}  # trainings that a worker is at -> whether it has been stopped
         self.stopping = 0  # the signal number that requested it, or 1
         self._tidied = 0.0
@@ -198,6 +198,7 @@ class Driver:
         key = message.training
         match message:
             case Reported(report=report):
+                report = replace(report, time=min(report.time, self.clock()))  # a worker's clock may have jumped
                 if self.trainings.add_report(key, report):
                     self._update_all(key)
             case JobEnded(exhausted=exhausted):

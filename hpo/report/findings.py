@@ -26,6 +26,7 @@ from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
+RANKED = 20  # trials below which parameters are not ranked
 CHANCE = 0.002  # a limiting bound rarer than this is reported; a space has some dozens of edges
 COINCIDENCE = 0.005  # what failed trials share is reported if chance shares it less often
 
@@ -69,13 +70,14 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
     ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.FAILED)]
     scores = [goal.score(trial)[0] if trial.state is State.COMPLETE else math.inf for trial in ended]
     finite = [score for score in scores if math.isfinite(score)]
-    if len(ended) < FEWEST:
-        return Importances(reason=f"{count(len(ended), 'finished trial')} are too few; {FEWEST} are needed")
+    if len(ended) < RANKED:
+        return Importances(reason=f"{count(len(ended), 'finished trial')} are too few; {RANKED} are needed")
     if len(finite) < 2 or min(finite) == max(finite):
         return Importances(reason="all trials have the same value")
-    varied = [p for p in searched(space) if len({str(t.params[p.name]) for t in ended if p.name in t.params}) > 1]
+    active = {p: [str(t.params[p.name]) for t in ended if p.name in t.params] for p in searched(space)}
+    varied = [p for p, values in active.items() if len(values) >= FEWEST and len(set(values)) > 1]
     if not varied:
-        return Importances(reason="no parameter had two values")
+        return Importances(reason=f"no parameter had two values in {FEWEST} trials")
     coordinates = {parameter.name: Coordinate(parameter.domain) for parameter in varied}
     worst = max(finite) + (max(finite) - min(finite))
     with warnings.catch_warnings():
