@@ -39,7 +39,7 @@ from hpo.core import (
 )
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
-from hpo.files import refuse_network_file_system
+from hpo.files import locked, refuse_network_file_system, replace_file
 
 VERSION = 2
 KINDS: dict[str, type[Event]] = {
@@ -87,17 +87,19 @@ class Journal:
         """Open or create; never overwrites. Raises EnvironmentFailed, naming the file, for what cannot be trusted."""
         if read_only:
             still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
-            return cls._connect(path, f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if still else ''}")
+            return cls._connect(path, f"mode=ro{'&immutable=1' if still else ''}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
         refuse_network_file_system(path.parent)
-        return cls._connect(path, f"{path.resolve().as_uri()}?mode=rwc")
+        _create(path)
+        return cls._connect(path, "mode=rw")
 
     @classmethod
-    def _connect(cls, path: Path, uri: str) -> Journal:
+    def _connect(cls, path: Path, mode: str) -> Journal:
         try:
+            uri = f"{path.resolve().as_uri()}?{mode}"
             connection = sqlite3.connect(
                 uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
             )
@@ -105,26 +107,16 @@ class Journal:
             raise EnvironmentFailed(_unusable(path, error)) from None
         journal = cls(path, connection)
         try:
-            if "mode=rwc" in uri:
-                journal._prepare()
             journal._refuse_other_versions()
-        except BaseException:
+            if mode == "mode=rw":
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+        except BaseException as error:
             connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise EnvironmentFailed(_unusable(path, error)) from None
             raise
         return journal
-
-    def _prepare(self) -> None:
-        """Make the tables of a new journal; one that is there is not touched before its version is known to be ours."""
-        try:
-            new = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
-            if not new:
-                self._refuse_other_versions()
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            if new:
-                self._db.executescript(SCHEMA)
-        except sqlite3.Error as error:
-            raise EnvironmentFailed(_unusable(self.path, error)) from None
 
     def _refuse_other_versions(self) -> None:
         version = self.get("version")
@@ -195,6 +187,21 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _create(path: Path) -> None:
+    """Make it, without events, where there is none; nobody ever sees half of one."""
+    try:
+        with locked(path.parent):
+            if path.exists() and path.stat().st_size:
+                return
+            with replace_file(path) as draft, contextlib.closing(sqlite3.connect(draft)) as database:
+                database.execute("PRAGMA journal_mode=MEMORY")  # no second file that a killed process would leave
+                database.executescript(SCHEMA)
+    except sqlite3.Error as error:
+        raise EnvironmentFailed(_unusable(path, error)) from None
+    except OSError as error:
+        raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
 
 
 def read_events(path: Path) -> tuple[Event, ...]:

@@ -7,16 +7,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from mlflow_real import free_port
+
+from hpo.cli.options import load
+from hpo.core import Closed
+from hpo.engine.result import command
+from hpo.journal import read_events
 
 STUDY = """\
 name: tiny
@@ -273,6 +281,47 @@ def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
         True,
         False,
     ]
+
+
+def test_a_signal_while_a_finished_study_is_published_does_not_call_it_unfinished(tmp_path: Path) -> None:
+    space = "search_space: {blocks: 1, channels: 4, learning_rate: [0.01, 0.02], epochs: 1}"
+    (tmp_path / "study.yaml").write_text(f"name: few\ndata: digits\n{space}\nbudget: {{trials: 1}}\n")
+    command, journal = [sys.executable, "-m", "hpo", "run"], tmp_path / "studies/few/random-0/journal.db"
+    flags = ["--strategy", "random", "--workers", "1"]
+    with subprocess.Popen([*command, *flags], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
+        while not (journal.exists() and any(isinstance(event, Closed) for event in read_events(journal))):
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        said = run.communicate()[0]
+    assert run.returncode == 130, said
+    assert "few: budget spent; 1 trial (1 complete)" in said
+    assert "resume" not in said
+    assert "the search is over: hpo run study.yaml --strategy random --workers 1" in said
+    assert "\nmodel:" in hpo(tmp_path, "run", *flags).stdout
+    assert json.loads(hpo(tmp_path, "best", *flags[:2], "--json").stdout)["model"].startswith("models:/m-")
+    hpo(tmp_path, "run", *flags, "--trials", "2")
+    assert re.search(r"Budget</dt>\s*<dd>2 trials", (journal.parent / "report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("sets", "seed", "state", "typed"),
+    [
+        ((), 0, ".", "hpo run {study}"),
+        (("strategy=random", "budget.time=1h"), 3, ".", "hpo run {study} --strategy random --time 1h --seed 3"),
+        (
+            ("search_space.width=[8, 16]",),
+            0,
+            "runs",
+            "hpo run {study} --set 'search_space.width=[8, 16]' --state {state}",
+        ),
+    ],
+)
+def test_what_to_type_names_the_very_study(
+    sets: tuple[str, ...], seed: int, state: str, typed: str, study: Path
+) -> None:
+    path = study / "study.yaml"
+    spec = replace(load(path, sets=sets), seed=seed)
+    assert command("run", spec, study / state) == typed.format(study=path, state=study / state)
 
 
 def test_a_port_that_is_taken_is_one_line(study: Path) -> None:

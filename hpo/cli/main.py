@@ -105,6 +105,7 @@ def run(
     from hpo.cli.summary import exit_code, result_json, summary_lines
     from hpo.commands.run import RunOptions
     from hpo.commands.run import run as run_study
+    from hpo.engine.result import command
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
@@ -121,7 +122,7 @@ def run(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
-        for line in summary_lines(result, console.progress.utilization, f"hpo run {request.study}"):
+        for line in summary_lines(result, console.progress.utilization, command("run", spec, request.folder(spec))):
             terminal.print(line, highlight=False, soft_wrap=True)
     sys.exit(exit_code(result))
 

@@ -55,8 +55,10 @@ def summary_lines(result: Result, utilization: Utilization, again: str) -> Itera
     if result.undelivered:
         later = escape(f"hpo sync {result.spec.path or ''}".strip())
         yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
-    if result.stopped_by or any(trial.state is State.PAUSED and trial.epoch < trial.until for trial in study.trials):
+    if study.closed is Reason.INTERRUPTED:
         yield f"resume: {escape(again)}"
+    elif result.stopped_by:
+        yield f"[yellow]interrupted while the best model was published; the search is over: {escape(again)}[/yellow]"
 
 
 def data_lines(dataset: Dataset) -> Iterator[str]:
@@ -79,11 +81,9 @@ def best_lines(result: Result) -> Iterator[str]:
         where = f" (no trial is complete; this one trained longest, {best.epoch} of {best.epochs} epochs)"
     constants = result.spec.space.constants
     test = result.test
-    scored = "".join(
-        f", {name} {decimals(value)}"
-        for name, value in test.items()
-        if name in ("test_accuracy", "test_r2", "test_mse")
-    )
+    own = f"test_{result.spec.metric.name.removeprefix('val_')}"
+    shown = [own] if own in test else [name for name in ("test_accuracy", "test_r2", "test_mse") if name in test]
+    scored = "".join(f", {name} {decimals(test[name])}" for name in shown)
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
     yield from longest_lines(result, best)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import State, Study, Trial
+from hpo.engine.opening import target_trials
 from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
 from hpo.formatting import without_password
-from hpo.journal import read_events
+from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
 from hpo.report.drawing import save
@@ -44,6 +46,8 @@ def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
 
 
 def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> StudyReport:
+    with Journal.open(folders.journal, read_only=True) as journal:
+        trials = target_trials(spec, journal, None)
     return StudyReport(
         name=spec.name,
         strategy=spec.strategy,
@@ -51,7 +55,7 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
         goal=spec.goal,
         space=spec.space,
         events=read_events(folders.journal),
-        facts=study_facts(spec),
+        facts=study_facts(replace(spec, budget=replace(spec.budget, trials=trials))),
         start_with=spec.start_with,
         diagnoses=said,
         known=families.known(spec.model, spec.train),

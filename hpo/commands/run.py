@@ -107,10 +107,16 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
         drivers.append(driver)
         driver.run(now)
-        published = conclude(studies, driver, tracker) if options.publish else [None] * len(studies)
+        stopped = driver.stopping
+        drivers.clear()  # the searches are over: from here on a signal ends all at once
+        published: list[Published | None] = [None] * len(studies)
+        try:
+            published = conclude(studies, driver, tracker) if options.publish else published
+        except Stopped as leaving:
+            stopped = leaving.number
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [
-        Result(one.spec, one.folders, one.search.study, one.components.dataset, driver.stopping, model, undelivered, ui)
+        Result(one.spec, one.folders, one.search.study, one.components.dataset, stopped, model, undelivered, ui)
         for one, model in zip(studies, published, strict=True)
     ]
 

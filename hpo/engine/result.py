@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders
 from hpo.formatting import count, decimals
 from hpo.goal import Goal
-from hpo.journal import holder_of, read_events
+from hpo.journal import Journal, holder_of, read_events
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec
 from hpo.training import checkpoints
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FLAGS = {"strategy": "--strategy", "budget.time": "--time", "workers": "--workers", "device": "--device"}
+PUBLISHED = "published"  # the journal's note of what was published last
 COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "started", "ended", "attempt", "repeat")
 
 
@@ -209,8 +213,24 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     """A study as its journal has it. Raises NoResult before its first run."""
     folders = Folders(state, spec.name, spec.strategy, spec.seed)
     if not folders.journal.exists():
-        raise NoResult(f"{folders.run}: this study has not been run; `hpo run {spec.path or ''}` begins it")
-    return Result(spec, folders, Study(read_events(folders.journal)), None)
+        raise NoResult(f"{folders.run}: this study has not been run; `{command('run', spec, state)}` begins it")
+    with Journal.open(folders.journal, read_only=True) as journal:
+        study, note = journal.study(), journal.get(PUBLISHED)
+    best, (key, published) = spec.goal.best(study.trials), json.loads(note or "[{}, {}]")
+    current = best is not None and key.get("trial") == best.number
+    return Result(spec, folders, study, None, published=Published(**published) if current else None)
+
+
+def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
+    """What to type in a shell for a verb on this very study: its file, and the flags that made it another one."""
+    words = ["hpo", verb, *([str(spec.path)] if spec.path is not None else [])]
+    for flag in spec.sets:
+        key, _, value = flag.partition("=")
+        words += [FLAGS[key], value] if key in FLAGS else ["--set", flag]
+    words += ["--seed", str(spec.seed)] if spec.seed else []
+    if state is not None and state != (spec.path.absolute().parent if spec.path is not None else Path.cwd()):
+        words += ["--state", str(state)]
+    return shlex.join(words)
 
 
 # -- all studies of a name
@@ -262,7 +282,9 @@ def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[
         names = zip(("strategy", "seed"), only, strict=True)
         which = " and ".join(f"{name} {one}" for name, one in names if one is not None)
         place = state / "studies" / spec.name
-        raise NoResult(f"{place}: no study of {which or 'this name'} has been run; `hpo run` begins one")
+        raise NoResult(
+            f"{place}: no study of {which or 'this name'} has been run; `{command('run', spec, state)}` begins one"
+        )
     return studies
 
 

@@ -21,7 +21,7 @@ from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.changes import other_versions
 from hpo.engine.opening import OpenStudy
-from hpo.engine.result import Published
+from hpo.engine.result import PUBLISHED, Published
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
@@ -33,7 +33,6 @@ from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 CHAMPION = "champion"
-PUBLISHED = "published"  # the journal's note of what was published last
 MANY = 4096  # images whose largest pixel stands for all
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
 ENVIRONMENT = sync.ENVIRONMENT | {
