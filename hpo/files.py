@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import secrets
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-from hpo.errors import EnvironmentFailed, Mistake
+from hpo.errors import Conflict, EnvironmentFailed, Mistake
 
 # File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
@@ -233,3 +237,80 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
         if folder.is_relative_to(point.replace("\\040", " "))
     ]
     return max(holding, key=lambda row: len(row[0]), default=("", ""))[1]
+
+
+# -- one driver a study
+
+
+class DriverLock:
+    """Held by the one driver of a study. The kernel frees it when the process dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        me = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}).encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_network_file_system(path.parent)
+            self._file = path.open("ab+", buffering=0)
+            try:
+                _lock(self._file)
+                self._file.truncate(0)
+                self._file.write(me)
+            except OSError:
+                self._file.seek(0)
+                holder = _holder(self._file.read())
+                self._file.close()
+                raise
+        except BlockingIOError:
+            raise Conflict(_held(path, holder)) from None
+        except OSError as error:
+            raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
+
+    def release(self) -> None:
+        with suppress(OSError):
+            self._file.truncate(0)
+        self._file.close()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Take a driver's lock; raises BlockingIOError if another driver has it. What `holder_of` holds is waited for."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails only where a driver has it
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(0.001)
+
+
+def holder_of(path: Path) -> Mapping[str, Any] | None:
+    """Which process drives the study now; None for none."""
+    try:
+        with path.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder(file.read())
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _holder(text: str | bytes) -> Mapping[str, Any]:
+    """What a lock says of its driver, as far as it has been written."""
+    try:
+        holder: Mapping[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return holder
+
+
+def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
+    rule = f"already running as pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
+    return Mistake(str(path.parent), rule, "", "wait for it, or end it with `hpo stop`")
+
+
+def cannot_write(path: Path, why: str) -> Mistake:
+    remedy = "free space or fix the permissions, or name another folder with --state DIR"
+    return Mistake(str(path), "must be writable", why, remedy)

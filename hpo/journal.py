@@ -1,23 +1,19 @@
 """The truth on disk: one SQLite file of events a study, appended by its driver and read by everybody else.
 
-WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. The driver's lock is a file
-beside the journal, held by the operating system while the driver lives; a dead driver's lock is therefore free.
+WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. (The lock of its driver: files.py.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import socket
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from hpo.core import (
     Closed,
@@ -37,9 +33,9 @@ from hpo.core import (
     Study,
     Value,
 )
-from hpo.errors import Conflict, EnvironmentFailed, Mistake
+from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
-from hpo.files import locked, refuse_network_file_system, replace_file
+from hpo.files import cannot_write, locked, refuse_network_file_system, replace_file
 
 VERSION = 2
 KINDS: dict[str, type[Event]] = {
@@ -91,7 +87,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
+            raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
         refuse_network_file_system(path.parent)
         _create(path)
         return cls._connect(path, "mode=rw")
@@ -201,7 +197,7 @@ def _create(path: Path) -> None:
     except sqlite3.Error as error:
         raise EnvironmentFailed(_unusable(path, error)) from None
     except OSError as error:
-        raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
+        raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
 
 
 def read_events(path: Path) -> tuple[Event, ...]:
@@ -210,87 +206,13 @@ def read_events(path: Path) -> tuple[Event, ...]:
         return tuple(event for _, event in journal.events())
 
 
-class DriverLock:
-    """Held by the one driver of a study. The kernel frees it when the process dies, however it dies."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        me = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}).encode()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            refuse_network_file_system(path.parent)
-            self._file = path.open("ab+", buffering=0)
-            try:
-                _lock(self._file)
-                self._file.truncate(0)
-                self._file.write(me)
-            except OSError:
-                self._file.seek(0)
-                holder = _holder(self._file.read())
-                self._file.close()
-                raise
-        except BlockingIOError:
-            raise Conflict(_held(path, holder)) from None
-        except OSError as error:
-            raise EnvironmentFailed(_cannot_write(path, error.strerror or str(error))) from None
-
-    def release(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.truncate(0)
-        self._file.close()
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Take a driver's lock; raises BlockingIOError if another driver has it. What `holder_of` holds is waited for."""
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails only where a driver has it
-            fcntl.flock(file, fcntl.LOCK_UN)
-            time.sleep(0.001)
-
-
-def holder_of(path: Path) -> Mapping[str, Any] | None:
-    """Which process drives the study now; None for none."""
-    try:
-        with path.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _holder(file.read())
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _holder(text: str | bytes) -> Mapping[str, Any]:
-    """What a lock says of its driver, as far as it has been written."""
-    try:
-        holder: Mapping[str, Any] = json.loads(text)
-    except ValueError:
-        return {}
-    return holder
-
-
-def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
-    rule = f"already running as pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
-    return Mistake(str(path.parent), rule, "", "wait for it, or end it with `hpo stop`")
-
-
-def _cannot_write(path: Path, why: str) -> Mistake:
-    remedy = "free space or fix the permissions, or name another folder with --state DIR"
-    return Mistake(str(path), "must be writable", why, remedy)
-
-
 def _unusable(path: Path, error: Exception) -> Mistake:
     """One line about a store that does not work, by SQLite's error."""
     text = str(error)
     if "locked" in text:
         rule, remedy = "must not be locked by another program", "close that program, then run the same command again"
     elif "readonly" in text or "unable to open" in text or "full" in text or "I/O" in text:
-        return _cannot_write(path, text)
+        return cannot_write(path, text)
     else:
         rule, remedy = "must be an intact journal", "restore it from a copy, or set the study aside with --fresh"
     return Mistake(str(path), rule, text, remedy)

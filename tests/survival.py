@@ -26,8 +26,9 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.in_process import SimulatedExecutor
+from hpo.files import holder_of
 from hpo.goal import Goal
-from hpo.journal import Journal, holder_of
+from hpo.journal import Journal
 from hpo.study_file.spec import Budget
 
 TESTS = Path(__file__).parent

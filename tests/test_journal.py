@@ -38,8 +38,8 @@ from hpo.core import (
     State,
 )
 from hpo.errors import Conflict, EnvironmentFailed
-from hpo.files import file_system
-from hpo.journal import DriverLock, Journal, decode, encode, holder_of
+from hpo.files import DriverLock, file_system, holder_of
+from hpo.journal import Journal, decode, encode
 
 TABLES = yaml.safe_load(Path(__file__).with_name("journal_tables.yaml").read_text(encoding="utf-8"))
 

@@ -25,8 +25,8 @@ from hpo import journal as journals
 from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
 from hpo.engine.opening import refuse_changes, take_over
 from hpo.errors import Conflict, EnvironmentFailed
-from hpo.files import Folders
-from hpo.journal import DriverLock, Journal
+from hpo.files import DriverLock, Folders
+from hpo.journal import Journal
 from hpo.study_file import reader as spec
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints

@@ -32,9 +32,9 @@ from mlflow_fixtures import (
 from hpo.commands.sync import sync_these
 from hpo.core import Continued, Event, Opened, Outcome, Paused, Report, Reported, Scored, State
 from hpo.errors import BadInput, Conflict
-from hpo.files import Folders
+from hpo.files import DriverLock, Folders
 from hpo.goal import Goal
-from hpo.journal import DriverLock, Journal
+from hpo.journal import Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking
 from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note

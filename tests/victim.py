@@ -21,8 +21,9 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
+from hpo.files import DriverLock
 from hpo.goal import Goal
-from hpo.journal import DriverLock, Journal
+from hpo.journal import Journal
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random
 from hpo.study_file.spec import Budget

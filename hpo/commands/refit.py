@@ -25,8 +25,9 @@ from hpo.engine.changes import load_data, refuse_other_code
 from hpo.engine.components import user_code
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
+from hpo.files import DriverLock
 from hpo.formatting import count, decimals
-from hpo.journal import DriverLock, Journal
+from hpo.journal import Journal
 from hpo.publishing.publish_best import order_for, publish
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri

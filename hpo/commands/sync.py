@@ -20,9 +20,8 @@ from urllib.parse import urlencode
 from hpo.core import Trial
 from hpo.engine.result import statuses
 from hpo.errors import EnvironmentFailed, Mistake
-from hpo.files import Folders
+from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
-from hpo.journal import DriverLock
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync

@@ -35,9 +35,9 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake
 from hpo.failpoints import hit
-from hpo.files import Folders
+from hpo.files import DriverLock, Folders, holder_of
 from hpo.formatting import listed, without_password
-from hpo.journal import DriverLock, Journal, holder_of
+from hpo.journal import Journal
 from hpo.models import families
 from hpo.space.domains import Choice, Parameter, exact, members
 from hpo.space.space import Space
