@@ -103,13 +103,12 @@ def run(
 
     from hpo.cli.console import Terminal, watch
     from hpo.cli.summary import exit_code, result_json, summary_lines
-    from hpo.commands.run import RunOptions
-    from hpo.commands.run import run as run_study
+    from hpo.commands import run as running
     from hpo.engine.result import command
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
-        options = RunOptions(
+        options = running.RunOptions(
             state=request.folder(spec),
             fresh=fresh,
             trials=trials,
@@ -118,7 +117,7 @@ def run(
             listeners=[console.receive],
             environ=os.environ,
         )
-        result = run_study(spec, options)
+        result = running.run(spec, options)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
