@@ -360,6 +360,8 @@ def test_a_space_in_which_nothing_can_be_trained_is_exit_2_for_check_as_for_run(
     assert "warning: no possible configuration meets the constraints; relax one of them" in done.stdout
     assert "time:" not in done.stdout
     assert "must hold at least one point that can be trained" in done.stderr
+    assert "must hold at least one point that can be trained" in hpo(tmp_path, "run", code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
 def test_export_writes_what_optuna_can_read(study: Path) -> None:

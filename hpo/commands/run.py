@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -85,11 +86,10 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
         stack.callback(executor.close)
         before = environments(specs, folders, options.fresh)
-        data = load_splits(specs, folders[0], before)
+        data = load_splits(specs, folders[0], before, partial(refuse_impossible, first, placement))
         for note in dataset.notes if (dataset := data[first.base_seed]) is not None else ():
             log.warning("data: %s", note)
         assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
-        refuse_impossible(assembled[0])
         now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
         journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
         executor.begin(assembled[0].factories())

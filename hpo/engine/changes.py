@@ -7,7 +7,7 @@ accepted is accepted for good.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hpo import provenance
@@ -29,11 +29,16 @@ NAMED = ("hpo", *provenance.TRAINED_BY)  # what a run says of what has changed
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
-def load_data(spec: StudySpec, folders: Folders, before: Sequence[Environment] = ()) -> Dataset | None:
+Accept = Callable[[Dataset | None], None]
+
+
+def load_data(
+    spec: StudySpec, folders: Folders, before: Sequence[Environment] = (), accept: Accept = lambda data: None
+) -> Dataset | None:
     """The data as one memory map for all workers; None where a user's own trainer brings its own.
 
     before: environments of studies that must have been trained on the same data. Raises Conflict where they are others;
-    nothing has been written then.
+    nothing has been written then, nor where `accept` raises.
     """
 
     def refuse(data: Dataset) -> None:
@@ -41,15 +46,19 @@ def load_data(spec: StudySpec, folders: Folders, before: Sequence[Environment] =
         if others and spec.data is not None:
             remedy = "bring the old ones back, give the study another name, or start it again with --fresh"
             raise Conflict(Mistake(spec.data.source, f"the data have changed: {_change(others[0], data)}", "", remedy))
+        accept(data)
 
-    return None if spec.data is None else dataset.load_dataset(spec.data, spec.base_seed, folders.data, refuse)
+    if spec.data is None:
+        accept(None)
+        return None
+    return dataset.load_dataset(spec.data, spec.base_seed, folders.data, refuse)
 
 
 def load_splits(
-    specs: Sequence[StudySpec], folders: Folders, before: Sequence[Environment]
+    specs: Sequence[StudySpec], folders: Folders, before: Sequence[Environment], accept: Accept
 ) -> Mapping[int, Dataset | None]:
     """Each split of the data that a study needs, by its seed; the images are stored once. Raises Conflict."""
-    data = load_data(specs[0], folders, before)
+    data = load_data(specs[0], folders, before, accept)
     return {seed: data and data.with_split(seed) for seed in {spec.base_seed for spec in specs}}
 
 

@@ -28,8 +28,9 @@ from hpo.core import (
     Value,
     digest,
 )
+from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, end_outdated
-from hpo.engine.components import Components, user_code
+from hpo.engine.components import Components, assemble, user_code
 from hpo.engine.result import studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -68,7 +69,7 @@ def open_study(
     return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
 
 
-def refuse_impossible(components: Components) -> None:
+def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset | None) -> None:
     """A space in which nothing can be trained is bad input, not an empty study."""
     reasons: list[str] = []
 
@@ -77,9 +78,9 @@ def refuse_impossible(components: Components) -> None:
         reasons.append(reason or "")
         return reason
 
-    problem = components.problem()
+    problem = assemble(spec, data, placement).problem()
     if next(random_points(replace(problem, feasible=judge)), None) is None:
-        place = components.spec.place("search_space")
+        place = spec.place("search_space")
         rule = "must hold at least one point that can be trained"
         raise BadInput(
             Mistake(
