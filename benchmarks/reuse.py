@@ -47,7 +47,7 @@ SPACE = Space(
 STRATEGIES = {"bayesian": Bayesian, "random": Random, "grid": Grid}
 GOAL = Goal()
 SEEDS, TRIALS, WORLDS = 5, 40, 5
-TARGET = 0.45
+TARGET = 0.8
 
 
 @dataclass(frozen=True)

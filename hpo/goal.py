@@ -6,7 +6,23 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from hpo.core import Continued, Ended, Event, Outcome, Report, Reported, Started, State, Study, Trial, Value
+from hpo.core import (
+    EPOCHS,
+    Continued,
+    Ended,
+    Event,
+    Feasible,
+    Outcome,
+    Params,
+    Report,
+    Reported,
+    Started,
+    State,
+    Study,
+    Trial,
+    Value,
+    epochs_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,13 @@ class Goal:
         if not counted or (trial.state is State.COMPLETE and counted[0] is trial.reports[-1]):
             return trial.epochs
         return counted[0].epoch
+
+    def extended(self, params: Params, feasible: Feasible) -> Params:
+        """The point at the longest training it may have; where a shorter training is another one, as it is."""
+        if self.unsafe is not None and params.get(self.unsafe[0]) == self.unsafe[1]:
+            return params
+        more = sorted((one for one in self.epochs if one > epochs_of(params)), reverse=True)
+        return next((one for epochs in more if feasible(one := {**params, EPOCHS: epochs}) is None), params)
 
     def value(self, trial: Trial) -> float | None:
         """The metric as people read it; None while there is none."""

@@ -8,7 +8,8 @@ import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import fakes
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.core import DONE, Event, NoDecision, Params, Start, State, Strategy, Study
+from hpo.core import DONE, Event, Job, NoDecision, Params, Report, Start, State, Strategy, Study, epochs_of
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -279,3 +280,73 @@ def _starts(strategy: Strategy, count: int) -> list[Params]:
     assert not isinstance(decisions, NoDecision)
     assert len(decisions) == count
     return [decision.params for decision in decisions if isinstance(decision, Start)]
+
+
+# -- is bayesian search worth it -------------------------------------------------------------------------------------
+
+LENGTHS, SEEDS = (3, 9, 27), range(12)
+STOPPED: dict[
+    str, tuple[Callable[[Strategy, Goal], Strategy], int]
+] = {  # a rule, epochs that make about 20 to 30 trials
+    "none": (lambda strategy, goal: strategy, 500),
+    "median": (lambda strategy, goal: Median(strategy, goal, 3), 400),
+    "asha": (lambda strategy, goal: Asha(strategy, goal, 3, 3), 300),
+}
+
+
+def learn(job: Job) -> Iterator[Report]:
+    """A made-up curve: what a point can do, how fast, and noise."""
+    rate, width, dropout = (float(job.params.get(name, 0.1)) for name in ("rate", "width", "dropout"))
+    top = 0.97 - 0.067 * (math.log10(rate) + 2) ** 2 - 0.02 * abs(math.log2(width / 32)) - 0.15 * abs(dropout - 0.2)
+    speed, rng = 0.25 * (1 + rate**0.3), random.Random(job.seed)
+    for epoch in range(1, epochs_of(job.params) + 1):
+        value = max(0.05, top - 0.7 * math.exp(-speed * epoch) + rng.gauss(0, 0.01))
+        yield Report(epoch, {"val_accuracy": value}, 1.0, 0.0)
+
+
+def learned(strategy: Strategy, goal: Goal, budget: Budget) -> Study:
+    search, executor = Search(Study(), strategy, goal, budget, laws.identity()), SimulatedExecutor(learn, 1)
+    Driver([search], executor, Trainings(Path("unused"), goal), clock=executor.clock).run()
+    return search.study
+
+
+def searched(name: str, rule: str, lengths: Sequence[int], seed: int) -> float:
+    rates, drops = Range(1e-4, 1.0, False, True), Range(0.0, 0.6, False)
+    others = Parameter("width", Choice((8, 16, 32, 64))), Parameter("epochs", Choice(tuple(lengths)))
+    space = Space((Parameter("rate", rates), Parameter("dropout", drops), *others))
+    goal = Goal(epochs=LENGTHS if rule == "asha" else lengths)
+    extended = (lambda params: params) if rule == "none" else partial(goal.extended, feasible=lambda params: None)
+    problem, (stopping, budget) = Problem(space, goal, seed, extended=extended), STOPPED[rule]
+    study = learned(stopping(PLAIN[name](problem), goal), goal, Budget(total_epochs=budget))
+    best = goal.best(study.trials)
+    assert best is not None
+    return goal.value(best) or 0.0
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS[-1:], LENGTHS], ids=["fixed", "searched"])
+@pytest.mark.parametrize("rule", STOPPED)
+def test_bayesian_search_is_not_worse_than_random_under_the_same_rule(rule: str, lengths: Sequence[int]) -> None:
+    """The mean paired difference over 12 seeds is above -0.003.
+
+    Over 100 seeds it is between 0.006 (standard deviation 0.016) and 0.015 (0.017), so with 12 others a correct search
+    fails in 3 of 100 tries at most (median) and in 1 of 1,000 (asha); with these seeds never, as all is deterministic.
+    """
+    values = [[searched(name, rule, lengths, seed) for name in ("bayesian", "random")] for seed in SEEDS]
+    assert statistics.mean(bayesian - other for bayesian, other in values) > -0.003
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_under_early_stopping_a_point_has_the_longest_training_that_is_feasible(name: str) -> None:
+    values = Choice((1, 2, 3)), Choice(("step", "cosine")), Choice((2, 4, 8))
+    space = Space(tuple(map(Parameter, ("width", "schedule", "epochs"), values)))
+    goal = Goal(epochs=(2, 4, 8), unsafe=("schedule", "cosine"))
+
+    def feasible(params: Params) -> str | None:
+        return "too long" if params["width"] == 3 and params["epochs"] == 8 else None
+
+    problem = Problem(space, goal, feasible=feasible, extended=partial(goal.extended, feasible=feasible))
+    study = learned(Asha(PLAIN[name](problem), goal, 2, 2), goal, Budget())
+    points = [(trial.params["width"], trial.params["schedule"], trial.epochs) for trial in study.trials]
+    assert len(points) == len(set(points))
+    assert {(width, epochs) for width, schedule, epochs in points if schedule == "step"} == {(1, 8), (2, 8), (3, 4)}
+    assert len([schedule for _, schedule, _ in points if schedule == "cosine"]) == 3 * 3 - 1, "these are all others"

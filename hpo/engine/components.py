@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ class Components:
         feasible, goal = self.feasible(), spec.goal
         defaults = families.defaults(spec.model, spec.train, spec.space)
         whole = lambda params: families.with_defaults(params, spec.space, defaults)  # noqa: E731
-        return Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, whole)
+        problem = Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, whole)
+        return replace(problem, extended=partial(goal.extended, feasible=feasible)) if spec.early_stopping else problem
 
     def strategy(self) -> Strategy:
         problem = self.problem()

@@ -1,8 +1,7 @@
 """Bayesian search: Optuna's TPE on an in-memory study that mirrors the trials.
 
     trial                        is for Optuna
-    complete                     COMPLETE with its score (smaller is better)
-    pruned, or paused at a rung  PRUNED with its score at its last epoch: TPE ranks later epochs first
+    complete, pruned, or resting COMPLETE with its score (smaller is better); as PRUNED, any would be worse than all complete
     failed                       COMPLETE with a violated constraint; as FAIL, TPE would not see it and try it again
     running, or interrupted      RUNNING: TPE keeps away from it (constant liar)
 
@@ -51,7 +50,7 @@ class Bayesian:
         if number >= STARTUP and tried >= self._first:
             self._mirror.follow(study)
             for attempt in range(MOST_ASKS):
-                params = self._mirror.ask(number, attempt)
+                params = self._problem.extended(self._mirror.ask(number, attempt))
                 if frozen(params) not in tried and self._problem.feasible(params) is None:
                     return [Start(params, epochs_of(params))]
         return self._stream.propose(study, 1)
@@ -101,14 +100,10 @@ class _Mirror:
 
     def _result(self, trial: Trial) -> dict[str, Any]:
         score = self._problem.goal.score(trial)[0]
-        at_rung = trial.state is State.PAUSED and trial.epoch >= trial.until
-        if trial.state is State.FAILED or (trial.state is State.COMPLETE and not math.isfinite(score)):
+        rests = trial.finished or (trial.state is State.PAUSED and trial.epoch >= trial.until)
+        if trial.state is State.FAILED or (rests and not math.isfinite(score)):
             return {"state": TrialState.COMPLETE, "value": math.inf, "constraints": {"trainable": 1.0}}
-        if trial.state is State.COMPLETE:
-            return {"state": TrialState.COMPLETE, "value": score}
-        if trial.state is State.PRUNED or at_rung:
-            return {"state": TrialState.PRUNED, "intermediate_values": {trial.epoch: score}}
-        return {"state": TrialState.RUNNING}
+        return {"state": TrialState.COMPLETE, "value": score} if rests else {"state": TrialState.RUNNING}
 
 
 class Coordinate:

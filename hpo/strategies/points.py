@@ -35,6 +35,9 @@ class Problem:
     start_with: tuple[Params, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     whole: Callable[[Params], Params] = lambda params: params  # with the default of what is younger than a trial
+    extended: Callable[[Params], Params] = lambda params: (
+        params
+    )  # at the longest training that early stopping may give it
 
 
 def frozen(params: Params) -> Point:
@@ -61,7 +64,7 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     most = MOST_MISSES if problem.space.enumerable else MOST_MISSES_ENDLESS
     misses = 0
     while misses < most:
-        params = _draw(problem, {}, rng, misses)
+        params = problem.extended(_draw(problem, {}, rng, misses))
         misses += 1
         if frozen(params) not in seen and problem.feasible(params) is None:
             seen.add(frozen(params))
@@ -92,7 +95,7 @@ def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
     yield from start_points(problem)
     for index in permutation(grid.size, f"{problem.seed}/grid"):
         params = grid.point(index)
-        if problem.feasible(params) is None:
+        if problem.feasible(params) is None and problem.extended(params) == params:
             yield params
 
 
