@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 
-from hpo.core import Reason, Trial, Value
-from hpo.goal import Goal
+from hpo.core import Goal, Reason, Trial, Value
 
 SECRETS = (  # what stands before one, and how it looks; one that holds a space is no part of an address
     re.compile(r"(?<=://)([^/@:\s]*:)\S*(?=@)"),

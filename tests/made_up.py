@@ -9,6 +9,7 @@ from hpo.core import (
     Closed,
     Ended,
     Event,
+    Goal,
     Opened,
     Outcome,
     Params,
@@ -21,7 +22,6 @@ from hpo.core import (
     training_key,
     training_seed,
 )
-from hpo.goal import Goal
 
 GOAL = Goal(metric="val_accuracy", maximize=True)
 

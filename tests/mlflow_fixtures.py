@@ -16,6 +16,7 @@ from hpo.core import (
     Continued,
     Ended,
     Event,
+    Goal,
     Opened,
     Outcome,
     Paused,
@@ -28,7 +29,6 @@ from hpo.core import (
     Study,
 )
 from hpo.formatting import finite
-from hpo.goal import Goal
 from hpo.tracking.runs import Change, History, MetricPoint, Run, StoredRun, TrackedStudy
 from hpo.tracking.study_sync import Gone, Outage
 from hpo.tracking.sync import Connect, Sync

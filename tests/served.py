@@ -21,12 +21,11 @@ import laws
 from mlflow_fixtures import check_delivered
 from mlflow_real import kept
 
-from hpo.core import Study
+from hpo.core import Goal, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.execution.local import LocalExecutor
-from hpo.goal import Goal
 from hpo.journal import Journal
 from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget

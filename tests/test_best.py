@@ -29,7 +29,9 @@ from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import best_so_far
 from hpo.core import (
     UNSAFE,
+    BestSoFar,
     Event,
+    Goal,
     Job,
     Limits,
     Outcome,
@@ -49,7 +51,6 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob
-from hpo.goal import BestSoFar, Goal
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.early_stopping import Asha, Median

@@ -21,9 +21,8 @@ from hpo.comparison import text
 from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Pair, compare, confirm
 from hpo.comparison.curves import Curve, Point, best_so_far, curve
 from hpo.comparison.statistics import Advice, Verdict
-from hpo.core import Continued, Ended, Event, Outcome, Paused, Report, Reported, Started, State, Study
+from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
 from hpo.errors import BadInput
-from hpo.goal import Goal
 
 LOSS = Goal(metric="val_loss", maximize=False)
 

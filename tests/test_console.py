@@ -17,14 +17,13 @@ from rich.text import Text
 
 from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
 from hpo.cli.console import Terminal as CleanTerminal
-from hpo.core import Outcome, Report, State, Study, Trial
+from hpo.core import Goal, Outcome, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Mistake
 from hpo.execution.in_process import SimulatedExecutor
 from hpo.formatting import printable
-from hpo.goal import Goal
 from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget
 

@@ -23,6 +23,7 @@ from hpo.core import (
     Decision,
     Ended,
     Event,
+    Goal,
     JobFailed,
     Limits,
     NoDecision,
@@ -41,7 +42,6 @@ from hpo.engine.driver import Driver
 from hpo.engine.opening import Retries
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.goal import Goal
 from hpo.provenance import steady_clock
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian

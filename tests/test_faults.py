@@ -36,10 +36,9 @@ from survival import (
 from victim import Config
 from whole_victim import stored
 
-from hpo.core import Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
+from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
 from hpo.execution.local import LocalExecutor
 from hpo.failpoints import NAMES
-from hpo.goal import Goal
 from hpo.journal import Journal
 from hpo.tracking.runs import TrackedStudy
 from hpo.training import checkpoints

@@ -20,11 +20,10 @@ from mlflow_real import MlflowClient, fresh_store, mlflow_store
 from pictures import bars, job, slopes
 from PIL import Image
 
-from hpo.core import Params
+from hpo.core import Goal, Params
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
-from hpo.goal import Goal
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
 from hpo.report.model_figures import ModelFigures

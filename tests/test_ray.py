@@ -47,7 +47,17 @@ from test_executors import (  # noqa: E402, F401
 
 import hpo.execution.ray  # noqa: E402
 from hpo import api  # noqa: E402
-from hpo.core import Event, Message, Reported, Retried, State, Strategy, Study, Train  # noqa: E402
+from hpo.core import (  # noqa: E402
+    Event,
+    Goal,
+    Message,
+    Reported,
+    Retried,
+    State,
+    Strategy,
+    Study,
+    Train,
+)
 from hpo.data import dataset as data  # noqa: E402
 from hpo.engine import components  # noqa: E402
 from hpo.engine.driver import Driver  # noqa: E402
@@ -68,7 +78,6 @@ from hpo.execution.cluster import (  # noqa: E402
 )
 from hpo.execution.local import LocalExecutor  # noqa: E402
 from hpo.execution.ray import RayExecutor  # noqa: E402
-from hpo.goal import Goal  # noqa: E402
 from hpo.journal import Journal  # noqa: E402
 from hpo.strategies.early_stopping import Asha  # noqa: E402
 from hpo.strategies.points import Grid, Problem, Random  # noqa: E402

@@ -30,10 +30,9 @@ from PIL import Image
 
 from hpo.comparison.compare import Comparison, compare
 from hpo.comparison.curves import curve
-from hpo.core import Ended, Event, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
+from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number
-from hpo.goal import Goal
 from hpo.report import figures, findings, model_figures
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
 from hpo.report.drawing import DARK, LIGHT, Picture

@@ -19,12 +19,11 @@ from test_driver import STRATEGIES, Made
 
 from hpo import api
 from hpo.commands.run import RunOptions, run, run_all
-from hpo.core import Event, Reported, State, Study
+from hpo.core import Event, Goal, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.result import Result
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.goal import Goal
 from hpo.strategies.points import frozen
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints

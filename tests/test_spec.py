@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from test_yamlfile import TABLES, plain
 
-from hpo.core import UNSAFE
+from hpo.core import UNSAFE, Goal
 from hpo.errors import BadInput
-from hpo.goal import Goal
 from hpo.models.families import known
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space

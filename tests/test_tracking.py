@@ -30,10 +30,9 @@ from mlflow_fixtures import (
 )
 
 from hpo.commands.sync import sync_these
-from hpo.core import Continued, Event, Opened, Outcome, Paused, Report, Reported, Scored, State
+from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, State
 from hpo.errors import BadInput, Conflict
 from hpo.files import DriverLock, Folders
-from hpo.goal import Goal
 from hpo.journal import Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking

@@ -15,14 +15,13 @@ from typing import Any
 import fakes
 import laws
 
-from hpo.core import Limits, Strategy
+from hpo.core import Goal, Limits, Strategy
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import HpoError
 from hpo.execution.local import LocalExecutor
 from hpo.files import DriverLock
-from hpo.goal import Goal
 from hpo.journal import Journal
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random

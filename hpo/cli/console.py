@@ -17,11 +17,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core import EPOCHS, Closed, Ended, Event, Outcome, Params, Reported, Retried, State, Trial
+from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
 from hpo.formatting import count, decimals, duration, number, printable, read_at, written
-from hpo.goal import Goal
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"

@@ -19,8 +19,7 @@ from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult,
 from hpo.formatting import without_password
 
 if TYPE_CHECKING:
-    from hpo.core import Report
-    from hpo.goal import Goal
+    from hpo.core import Goal, Report
     from hpo.study_file.spec import StudySpec
 
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code

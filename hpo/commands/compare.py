@@ -25,14 +25,13 @@ from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm
 from hpo.comparison.curves import Curve, Reading, curve
 from hpo.comparison.text import confirmation_lines
-from hpo.core import EPOCHS, Event, Params, Reported, Scored, State, Study, Trial, digest, epochs_of
+from hpo.core import EPOCHS, BestSoFar, Event, Goal, Params, Reported, Scored, State, Study, Trial, digest, epochs_of
 from hpo.engine import components
 from hpo.engine.changes import load_data, refuse_other_code
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
 from hpo.formatting import count
-from hpo.goal import BestSoFar, Goal
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture

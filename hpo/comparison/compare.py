@@ -32,9 +32,9 @@ from hpo.comparison.statistics import (
     verdict,
     wins,
 )
+from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
-from hpo.goal import Goal
 
 RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, as is usually claimed
 TWICE = "random x2"  # random with twice the budget, always shown beside the others

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpo.core import Ended, Event, Reported, Study
-from hpo.goal import BestSoFar, Goal
+from hpo.core import BestSoFar, Ended, Event, Goal, Reported, Study
 
 Reading = tuple[int, int]  # a trial, and the epoch after which it is read
 

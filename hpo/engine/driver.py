@@ -5,6 +5,7 @@ Read `Driver.run` first. Searches share trainings; each is charged as if it had 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from hpo.core import (
     Ended,
     Event,
     Executor,
+    Goal,
     Job,
     JobEnded,
     JobFailed,
@@ -39,7 +41,6 @@ from hpo.core import (
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.failpoints import hit
-from hpo.goal import completed
 from hpo.provenance import steady_clock
 
 MOST_ATTEMPTS = 3  # attempts of a training without a new epoch
@@ -338,3 +339,13 @@ class Driver:
         search.record(event)
         for listener in self.listeners:
             listener(search, event)
+
+
+def completed(trial: Trial, goal: Goal, now: float) -> Ended:
+    """The end of a trial whose training is over. One that has no number to be compared by has failed."""
+    value = goal.value(replace(trial, state=State.COMPLETE))
+    if value is None:
+        return Ended(now, trial.number, State.FAILED, Outcome.INVALID, f"{goal.metric} is not reported")
+    if not math.isfinite(value):
+        return Ended(now, trial.number, State.FAILED, Outcome.NAN, f"{goal.metric} is {value} at the end")
+    return Ended(now, trial.number, State.COMPLETE)

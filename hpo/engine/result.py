@@ -14,13 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.core import Reason, Study, Trial
+from hpo.core import Goal, Reason, Study, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import refuse_other_code, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals
-from hpo.goal import Goal
 from hpo.journal import Journal, read_events
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec

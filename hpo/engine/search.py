@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from hpo.core import Ended, Event, Outcome, Params, Reason, State, Strategy, Study, Trial, Value
-from hpo.goal import BestSoFar, Goal
+from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Params, Reason, State, Strategy, Study, Trial, Value
 from hpo.study_file.spec import Budget
 
 FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same error before the study gives up

@@ -25,8 +25,9 @@ from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution.cluster import PATIENCE, Monitor, Resources, join
 from hpo.execution.job_runner import RunningJob, keep_traceback
-from hpo.execution.local import ENVIRONMENT, MAX_FAILED_STARTS
+from hpo.execution.local import MAX_FAILED_STARTS
 from hpo.execution.ray_worker import Prepared, RayWorker, Sent, WorkerInfo, WorkerMessage, versions
+from hpo.execution.worker import ENVIRONMENT
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 

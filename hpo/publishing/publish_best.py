@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpo.core import Executor, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
+from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.changes import other_versions
@@ -25,7 +25,6 @@ from hpo.engine.result import PUBLISHED, Published
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
-from hpo.goal import Goal
 from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync
 from hpo.tracking.sync import Tracker

@@ -14,9 +14,8 @@ from functools import cached_property, partial
 from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison
 from hpo.comparison.curves import best_so_far
-from hpo.core import EPOCHS, Event, Params, State, Study, Trial
+from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
-from hpo.goal import Goal
 from hpo.report import figures, findings, model_figures
 from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances

@@ -19,9 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import Point
-from hpo.core import Params, State, Study, Trial
+from hpo.core import Goal, Params, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
-from hpo.goal import Goal
 from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
 from hpo.space.domains import Choice, Domain, Parameter
 

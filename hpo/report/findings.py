@@ -18,9 +18,8 @@ from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from hpo.core import Outcome, Params, State, Study, Trial, Value
+from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.goal import Goal
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, exact
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate

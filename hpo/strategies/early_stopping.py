@@ -11,8 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpo.core import Continue, Decision, NoDecision, Start, Stop, Strategy, Study, Trial
-from hpo.goal import Goal
+from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial
 
 
 class Median:

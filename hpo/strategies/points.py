@@ -11,8 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from hpo.core import DONE, Decision, Feasible, NoDecision, Params, Start, Study, Value, epochs_of
-from hpo.goal import Goal
+from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
 from hpo.space.expressions import Constraint, draw
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space

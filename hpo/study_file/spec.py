@@ -13,8 +13,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hpo.core import EPOCHS, UNSAFE, Params
-from hpo.goal import Goal
+from hpo.core import EPOCHS, UNSAFE, Goal, Params
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space

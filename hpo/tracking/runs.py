@@ -18,9 +18,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpo.core import Closed, Ended, Event, Reported, Scored, State, Study, Trial, digest
+from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Reported, Scored, State, Study, Trial, digest
 from hpo.formatting import finite
-from hpo.goal import BestSoFar, Goal
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import without_password
-from hpo.goal import Goal
 from hpo.strategies.points import CONFIRM
 from hpo.tracking.runs import legal
 
