@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
+import resource
 import secrets
 import shutil
 import socket
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
 
@@ -243,64 +246,62 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
 
 
 class DriverLock:
-    """Held by the one driver of a study. The kernel frees it when the process dies, however it dies."""
+    """Held by the one driver of studies of one name. The kernel frees it when the process dies, however it dies.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        me = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}).encode()
+    paths: a file in each study's folder that says who has it. What is locked is a byte for each study of a file beside
+    these folders, so that one descriptor is enough for all (open file description locks, fcntl(2)).
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths, path = paths, paths[0]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             refuse_network_file_system(path.parent)
-            self._file = path.open("ab+", buffering=0)
+            _common(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = _common(path).open("ab")
             try:
-                _lock(self._file)
-                self._file.truncate(0)
-                self._file.write(me)
+                for path in paths:
+                    fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _byte(path, fcntl.F_WRLCK))
+                for path in paths:
+                    path.parent.mkdir(exist_ok=True)
+                    me = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+                    path.write_text(json.dumps(me))
             except OSError:
-                self._file.seek(0)
-                holder = _holder(self._file.read())
                 self._file.close()
                 raise
         except BlockingIOError:
-            raise Conflict(_held(path, holder)) from None
+            raise Conflict(_held(path, _holder(path))) from None
         except OSError as error:
             raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
 
     def release(self) -> None:
-        with suppress(OSError):
-            self._file.truncate(0)
         self._file.close()
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Take a driver's lock; raises BlockingIOError if another driver has it. What `holder_of` holds is waited for."""
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails only where a driver has it
-            fcntl.flock(file, fcntl.LOCK_UN)
-            time.sleep(0.001)
 
 
 def holder_of(path: Path) -> Mapping[str, Any] | None:
     """Which process drives the study now; None for none."""
     try:
-        with path.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _holder(file.read())
+        with _common(path).open("rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _byte(path, fcntl.F_RDLCK))
     except FileNotFoundError:
-        pass
-    return None
+        return None
+    return None if struct.unpack_from("h", found)[0] == fcntl.F_UNLCK else _holder(path)
 
 
-def _holder(text: str | bytes) -> Mapping[str, Any]:
+def _common(path: Path) -> Path:
+    return path.parent.parent / "drivers.lock"
+
+
+def _byte(path: Path, kind: int) -> bytes:
+    """A struct flock for the byte that stands for a study."""
+    start = int.from_bytes(hashlib.sha256(path.parent.name.encode()).digest()[:7])
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
+
+
+def _holder(path: Path) -> Mapping[str, Any]:
     """What a lock says of its driver, as far as it has been written."""
     try:
-        holder: Mapping[str, Any] = json.loads(text)
-    except ValueError:
+        holder: Mapping[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
         return {}
     return holder
 
@@ -312,5 +313,27 @@ def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
 
 
 def cannot_write(path: Path, why: str) -> Mistake:
+    """SQLite does not say why it cannot open a file, so that the limit of open files is looked at."""
+    if no_more_files():
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        rule = f"cannot be opened, because the {most} files that this process may have open are open"
+        return Mistake(str(path), rule, "", "raise `ulimit -n`, then run the same command again")
     remedy = "free space or fix the permissions, or name another folder with --state DIR"
     return Mistake(str(path), "must be writable", why, remedy)
+
+
+def allow_files() -> None:
+    """As many open files as the system allows this process."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def no_more_files() -> bool:
+    """Whether this process may not even open what SQLite needs for a database, and one more."""
+    opened: list[int] = []
+    with suppress(OSError):
+        opened += (os.open(os.devnull, os.O_RDONLY) for _ in range(4))
+    for descriptor in opened:
+        os.close(descriptor)
+    return len(opened) < 4

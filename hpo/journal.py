@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -49,6 +50,11 @@ INSERT INTO meta VALUES ('version', '{VERSION}');
 COMMIT;
 """
 BUSY_SECONDS = 5.0  # another program may hold the file for so long
+WRITING = "mode=rw"
+MOST_CONNECTIONS = 16  # of a process to journals that it writes, with three descriptors each
+
+_writing: dict[Journal, None] = {}  # those with a connection; that used last is the last
+_one_thread = threading.RLock()  # at a time: another could close the connection that one is using
 
 
 def encode(event: Event) -> tuple[str, str]:
@@ -72,75 +78,67 @@ def decode(kind: str, text: str) -> Event:
 
 
 class Journal:
-    """Append-only events of one study, and a few texts about it (`meta`)."""
+    """Append-only events of one study, and a few texts about it (`meta`).
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
+    Connected while it is used: of a process's journals that write, those used last keep their connection.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path, self._mode = path, mode
+        self._connection: sqlite3.Connection | None = None
 
     @classmethod
     def open(cls, path: Path, read_only: bool = False) -> Journal:
         """Open or create; never overwrites. Raises EnvironmentFailed, naming the file, for what cannot be trusted."""
         if read_only:
             still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
-            return cls._connect(path, f"mode=ro{'&immutable=1' if still else ''}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
-        refuse_network_file_system(path.parent)
-        _create(path)
-        return cls._connect(path, "mode=rw")
-
-    @classmethod
-    def _connect(cls, path: Path, mode: str) -> Journal:
-        try:
-            uri = f"{path.resolve().as_uri()}?{mode}"
-            connection = sqlite3.connect(
-                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
-            )
-        except sqlite3.Error as error:
-            raise EnvironmentFailed(_unusable(path, error)) from None
-        journal = cls(path, connection)
-        try:
-            journal._refuse_other_versions()
-            if mode == "mode=rw":
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise EnvironmentFailed(_unusable(path, error)) from None
-            raise
-        return journal
-
-    def _refuse_other_versions(self) -> None:
-        version = self.get("version")
-        if version != str(VERSION):
+            journal = cls(path, f"mode=ro{'&immutable=1' if still else ''}")
+        else:
+            _create(path)
+            journal = cls(path, WRITING)
+        if (version := journal.get("version")) != str(VERSION):
+            journal.close()
             rule = "must be a journal this hpo can read"
             got = f"version {version}, this is {VERSION}" if version is not None else "no version"
-            raise EnvironmentFailed(Mistake(str(self.path), rule, got, "use the hpo that wrote it, or --fresh"))
+            raise EnvironmentFailed(Mistake(str(path), rule, got, "use the hpo that wrote it, or --fresh"))
+        return journal
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            uri = f"{self.path.resolve().as_uri()}?{self._mode}"
+            self._connection = sqlite3.connect(uri, BUSY_SECONDS, 0, None, check_same_thread=False, uri=True)
+            if self._mode == WRITING:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+        if self._mode == WRITING:
+            _writing[self] = _writing.pop(self, None)
+            if len(_writing) > MOST_CONNECTIONS:
+                next(iter(_writing)).close()
+        return self._connection
+
+    def _execute(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows; what it writes is on disk for every other process when this returns."""
+        try:
+            with _one_thread:
+                return self._connected().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            self.close()
+            raise EnvironmentFailed(_unusable(self.path, error)) from None
 
     def append(self, event: Event) -> int:
-        """Write one event; it is on disk for every other process when this returns. Returns its sequence number."""
+        """Write one event; returns its sequence number."""
         kind, body = encode(event)
         hit("append.before")
-        try:
-            row = self._db.execute("INSERT INTO events (kind, body) VALUES (?, ?)", (kind, body)).lastrowid
-        except sqlite3.Error as error:
-            raise EnvironmentFailed(_unusable(self.path, error)) from None
-        assert row is not None
+        ((row,),) = self._execute("INSERT INTO events (kind, body) VALUES (?, ?) RETURNING seq", kind, body)
         hit("append.after")
-        return row
+        return int(row)
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """(sequence number, event) of all events behind `after`, in order."""
+        rows = self._execute("SELECT seq, kind, body FROM events WHERE seq > ? ORDER BY seq", after)
         try:
-            for seq, kind, body in self._db.execute(
-                "SELECT seq, kind, body FROM events WHERE seq > ? ORDER BY seq", (after,)
-            ):
-                yield seq, decode(kind, body)
-        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
+            yield from ((seq, decode(kind, body)) for seq, kind, body in rows)
+        except (KeyError, TypeError, ValueError) as error:
             raise EnvironmentFailed(_unusable(self.path, error)) from None
 
     def study(self) -> Study:
@@ -152,29 +150,27 @@ class Journal:
 
     def environment(self) -> Mapping[str, Value] | None:
         """That of the last driver; None before the first. Reads one event, however many there are."""
+        rows = self._execute("SELECT body FROM events WHERE kind = 'Opened' ORDER BY seq DESC LIMIT 1")
         try:
-            row = self._db.execute("SELECT body FROM events WHERE kind = 'Opened' ORDER BY seq DESC").fetchone()
-            return None if row is None else dict(json.loads(row[0])["environment"])
-        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
+            return dict(json.loads(rows[0][0])["environment"]) if rows else None
+        except (KeyError, TypeError, ValueError) as error:
             raise EnvironmentFailed(_unusable(self.path, error)) from None
 
     def get(self, key: str) -> str | None:
-        try:
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise EnvironmentFailed(_unusable(self.path, error)) from None
-        return None if row is None else str(row[0])
+        rows = self._execute("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
 
     def put(self, key: str, value: str) -> None:
-        try:
-            self._db.execute(
-                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-            )
-        except sqlite3.Error as error:
-            raise EnvironmentFailed(_unusable(self.path, error)) from None
+        change = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        self._execute(f"INSERT INTO meta VALUES (?, ?) {change}", key, value)
 
     def close(self) -> None:
-        self._db.close()
+        """Let go of the file. What is used again connects again."""
+        with _one_thread:
+            _writing.pop(self, None)
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +184,8 @@ class Journal:
 def _create(path: Path) -> None:
     """Make it, without events, where there is none; nobody ever sees half of one."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_network_file_system(path.parent)
         with locked(path.parent):
             if path.exists() and path.stat().st_size:
                 return

@@ -1,6 +1,7 @@
 """Many more faults than the test suite has time for: `python -m tests.chaos`, or `make chaos`.
 
-500 killed workers, 50 killed drivers, every failpoint, every full disk, ten times the histories, 100,000 study files.
+500 killed workers, 50 killed drivers, every failpoint, every full disk, a comparison of 400 studies, ten times the histories,
+100,000 study files.
 The same tests as in the suite, with other numbers; what they draw follows from the seed, which is printed.
 """
 
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         "FUZZ_CASES": str(asked.fuzz),
         "FUZZ_SEED": str(asked.seed),
         "CHAOS_FACTOR": str(asked.factor),
+        "COMPARED_SEEDS": "100",
         "OMP_NUM_THREADS": "1",
     }
     began = time.monotonic()

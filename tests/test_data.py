@@ -491,6 +491,7 @@ def test_another_split_is_cut_from_the_same_images_and_is_what_its_seed_gives(
     for one in (first, replace(first, folder=None)):
         assert same(one.with_split(7), load_dataset(spec, 7))
     assert same(Dataset.open(first.folder, 7), first.with_split(7)), "kept"
+    assert first.with_split(7).images is first.images, "a map is a file descriptor, and a comparison has many splits"
     (first.folder / "split-7.npz").write_bytes(b"half")
     assert same(load_dataset(spec, 7, tmp_path / "cache"), first.with_split(7)), "and mended"
     assert len(list(tmp_path.rglob("images.npy"))) == 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hpo import journal as journal_module
 from hpo.core import (
     Closed,
     Continued,
@@ -126,6 +129,47 @@ def test_events_no_study_can_have_had_are_a_damaged_journal(path: Path) -> None:
         journal.append(Paused(0.0, 3))
         with pytest.raises(EnvironmentFailed, match="must be an intact journal"):
             journal.study()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_process_writes_more_journals_than_it_keeps_open(tmp_path: Path) -> None:
+    before, written = open_files(), [Paused(float(number), number) for number in range(3)]
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        journals = [stack.enter_context(Journal.open(tmp_path / str(one) / "journal.db")) for one in range(60)]
+        for event in written:  # by threads, so that one lets go of what another writes
+            list(pool.map(lambda journal, event=event: journal.append(event), journals))
+            assert open_files() - before <= 3 * journal_module.MOST_CONNECTIONS
+        assert [list(journal.events()) for journal in journals] == [list(enumerate(written, 1))] * 60
+    assert open_files() == before
+
+
+@pytest.fixture
+def no_files() -> Iterator[list[int]]:
+    """A process that has as many files open as it may; closing one of these makes room."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 100, limits[1]))
+    opened: list[int] = []
+    with suppress(OSError):
+        while True:
+            opened.append(os.dup(0))
+    yield opened
+    for descriptor in opened:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_that_a_process_may_open_no_more_files_is_said_to_be_so(path: Path, no_files: list[int]) -> None:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    rule = f"cannot be opened, because the {allowed} files that this process may have open are open"
+    Path(path.parent).mkdir()
+    for make in (DriverLock, Journal.open, Journal.open):  # room for none, for one file, for two of the three of SQLite
+        with pytest.raises(EnvironmentFailed) as failed:
+            make(path)  # type: ignore[operator]
+        assert str(failed.value) == f"{path}: {rule}; raise `ulimit -n`, then run the same command again"
+        os.close(no_files.pop())
 
 
 # -- the machine: any history, cut by kills at will, against a dict -------------------------------------------------
@@ -256,6 +300,7 @@ TestHistories = Histories.TestCase
 WRITER = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from hpo.core import Paused
 from hpo.journal import Journal
@@ -293,15 +338,38 @@ def held(tmp_path: Path) -> Iterator[DriverLock]:
 
 
 def test_a_driver_that_starts_while_status_looks_is_not_refused(tmp_path: Path) -> None:
-    path = tmp_path / "driver.lock"
-    path.touch()
-    with path.open("r") as reader, ThreadPoolExecutor() as pool:
-        fcntl.flock(reader, fcntl.LOCK_SH)  # as holder_of does, for longer
-        driver = pool.submit(DriverLock, path)
-        with pytest.raises(TimeoutError):
-            driver.result(timeout=0.05)
-        fcntl.flock(reader, fcntl.LOCK_UN)
-        driver.result().release()
+    path = tmp_path / "random-0" / "driver.lock"
+    looking = threading.Event()
+
+    def look() -> None:
+        while not looking.is_set():
+            holder_of(path)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(look)
+        for _ in range(200):
+            DriverLock(path).release()
+        looking.set()
+
+
+def test_the_driver_of_many_studies_has_one_descriptor_and_is_refused_before_it_makes_any(tmp_path: Path) -> None:
+    paths = [tmp_path / f"random-{seed}" / "driver.lock" for seed in range(50)]
+    before = open_files()
+    one = DriverLock(paths[7])
+    with pytest.raises(Conflict, match=r"random-7: already running"):
+        DriverLock(*paths)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["random-7"]
+    one.release()
+    all_of_them = DriverLock(*paths)
+    assert open_files() == before + 1
+    assert all(holder_of(path) for path in paths)
+    assert holder_of(tmp_path / "random-50" / "driver.lock") is None
+    DriverLock(tmp_path / "random-50" / "driver.lock").release()
+    for path in paths:
+        with pytest.raises(Conflict):
+            DriverLock(path)
+    all_of_them.release()
+    assert not any(holder_of(path) for path in paths)
 
 
 def test_of_drivers_that_start_together_one_drives(tmp_path: Path) -> None:
@@ -319,16 +387,16 @@ def test_of_drivers_that_start_together_one_drives(tmp_path: Path) -> None:
 
 def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> None:
     for _ in range(2):  # a look takes nothing
-        assert (holder_of(held.path) or {})["pid"] == os.getpid()
+        assert (holder_of(held.paths[0]) or {})["pid"] == os.getpid()
     with pytest.raises(Conflict) as refused:
-        DriverLock(held.path)
+        DriverLock(held.paths[0])
     text = str(refused.value)
     assert f": already running as pid {os.getpid()} on {os.uname().nodename} since 20" in text
     assert text.endswith("; wait for it, or end it with `hpo stop`")
     assert refused.value.exit_code == 5
-    held.path.write_text('{"pid": 1')  # half written by its driver
+    held.paths[0].write_text('{"pid": 1')  # half written by its driver
     with pytest.raises(Conflict, match=r"pid \?"):
-        DriverLock(held.path)
+        DriverLock(held.paths[0])
 
 
 def test_a_lock_that_was_left_is_free(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
     one = spec.read_study(tmp_path / "study.yaml", environ={})
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
-        journal = take_over(one, place, False, stack)
+        (journal,) = take_over([one], [place], False, stack)
         told = study_report(one, place, {})
         assert journal.get("text") == without_password(text)
     assert "hunter2" not in repr(told)

@@ -376,6 +376,40 @@ def test_a_report_that_cannot_be_written_is_one_line_and_the_study_is_done(tmp_p
     check_whole(tmp_path, said)
 
 
+# -- many files -----------------------------------------------------------------------------------------------------
+
+COMPARED = """\
+name: many
+train: trainer:train
+prefix_safe: true
+search_space: {width: [8, 16, 32], epochs: 2}
+budget: {trials: 2}
+compare: {strategies: [bayesian, random, grid]}
+workers: 2
+"""
+SEEDS = int(os.environ.get("COMPARED_SEEDS", "8"))
+OPEN_FILES = (
+    90 if SEEDS < 16 else 256
+)  # 16 journals, the workers and MLflow take some 70, however many studies there are
+
+
+def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> None:
+    """With a file for each of its studies it could not be; `make chaos` compares 100 seeds of three strategies."""
+    (tmp_path / "study.yaml").write_text(COMPARED)
+    (tmp_path / "trainer.py").write_text(
+        "def train(job):\n    for epoch in (1, 2):\n        yield {'val_accuracy': job.params['width'] / 64 + epoch / 9}\n"
+    )
+    command = [sys.executable, "-m", "hpo", "compare", "--seeds", str(SEEDS), "--no-rescore"]
+    limited = ["bash", "-c", f'ulimit -n {OPEN_FILES}; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Too many" in done.stderr) == (0, False), done.stderr
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as stored:
+        query = (
+            "SELECT status, count(*) FROM runs NATURAL JOIN tags WHERE key = 'hpo.kind' AND value = 'study' GROUP BY 1"
+        )
+        assert stored.execute(query).fetchall() == [("FINISHED", 4 * SEEDS)]  # beside random is random-x2
+
+
 # -- two drivers ----------------------------------------------------------------------------------------------------
 
 
@@ -418,10 +452,10 @@ def reopened(folder: Path, before: StudySpec, after: StudySpec) -> str:
     """What a driver with the second file says of a study that was begun with the first; "" if it goes on."""
     place = Folders(folder, "s", "random", 0)
     with ExitStack() as stack:
-        take_over(before, place, False, stack)
+        take_over([before], [place], False, stack)
     try:
         with ExitStack() as stack:
-            take_over(after, place, False, stack)
+            take_over([after], [place], False, stack)
     except Conflict as error:
         with Journal.open(place.journal) as journal:
             refuse_changes(before, place, journal)
@@ -468,12 +502,12 @@ def test_what_only_moved_goes_on(tmp_path: Path) -> None:
 def test_fresh_sets_the_old_study_aside_even_a_damaged_one_and_loses_nothing(damaged: bool, tmp_path: Path) -> None:
     place = Folders(tmp_path, "s", "random", 0)
     with ExitStack() as stack:
-        take_over(load(tmp_path), place, False, stack).append(EVENTS[0])
+        take_over([load(tmp_path)], [place], False, stack)[0].append(EVENTS[0])
     if damaged:
         place.journal.write_text("dear diary\n")
     before = place.journal.read_bytes()
     with ExitStack() as stack:
-        journal = take_over(load(tmp_path, STUDY, "model=rnn"), place, True, stack)
+        (journal,) = take_over([load(tmp_path, STUDY, "model=rnn")], [place], True, stack)
         assert list(journal.events()) == []
     (aside,) = (tmp_path / "studies" / "s" / "set-aside").glob("*/journal.db")
     assert aside.read_bytes() == before

@@ -37,7 +37,7 @@ from hpo.engine.opening import (
 )
 from hpo.engine.result import Published, Result
 from hpo.errors import HpoError, Stopped
-from hpo.files import Folders
+from hpo.files import Folders, allow_files
 from hpo.publishing.publish_best import publish_best
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
@@ -81,6 +81,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     first = specs[0]
     placement = components.placement(first)
     folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
+    allow_files()
     with ExitStack() as stack:
         drivers = stack.enter_context(signals())
         executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
@@ -91,7 +92,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             log.warning("data: %s", note)
         assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
         now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
-        journals = [take_over(spec, place, options.fresh, stack) for spec, place in zip(specs, folders, strict=True)]
+        journals = take_over(specs, folders, options.fresh, stack)
         executor.begin(assembled[0].factories())
         if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
             lengthen(first, journals[0])

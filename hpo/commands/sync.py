@@ -46,8 +46,7 @@ def sync_these(
     uri = tracking_uri(spec.tracking.uri, studies[0].state, os.environ, spec.place("tracking.uri"))
     specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]  # type: ignore[arg-type]
     with ExitStack() as stack:
-        for one in studies:
-            stack.callback(DriverLock(one.lock).release)
+        stack.callback(DriverLock(*(one.lock for one in studies)).release)
         info = comparison_info(studies[0], comparison) if comparison is not None else None
         trouble = sync([tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)], uri, timeout)
     if trouble:

@@ -137,10 +137,13 @@ class Dataset:
             return self
         if self.folder is not None:
             with suppress(EnvironmentFailed):
-                return Dataset.open(self.folder, split)
+                other = Dataset.open(self.folder, split)  # its maps go: each has a file descriptor
+                return replace(other, **{name: getattr(self, name) for name in ARRAYS})
         rows = splits.split(splits.strata(self.targets, self.classes is None), self.parts, self.shares, split)
         cut = _cut(self, split, rows)
-        return cut if self.folder is None else cut.save(self.folder)
+        if self.folder is not None:
+            cut.save(self.folder)
+        return cut
 
     @staticmethod
     def open(folder: Path, split: int | None = None) -> Dataset:

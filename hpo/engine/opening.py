@@ -92,15 +92,17 @@ def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset |
         )
 
 
-def take_over(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
-    """The study's journal, locked for this driver until the stack unwinds. Raises Conflict."""
-    lock = DriverLock(folders.lock)
+def take_over(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: bool, stack: ExitStack) -> list[Journal]:
+    """The studies' journals, all locked for this driver until the stack unwinds. Raises Conflict, before it makes any."""
+    stack.callback(DriverLock(*(place.lock for place in folders)).release)
+    return [open_journal(spec, place, fresh, stack) for spec, place in zip(specs, folders, strict=True)]
+
+
+def open_journal(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStack) -> Journal:
+    """The journal of a study that this driver has locked."""
     if fresh and folders.journal.exists():
         set_aside(folders)
         hit("set-aside")
-        lock.release()
-        lock = DriverLock(folders.lock)
-    stack.callback(lock.release)
     hit("lock.held")
     if not folders.journal.exists():
         stack.push(partial(forget_refused, folders))
@@ -126,6 +128,8 @@ def set_aside(folders: Folders) -> Path:
     place = folders.study / "set-aside" / f"{folders.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     place.parent.mkdir(parents=True, exist_ok=True)
     folders.run.rename(place)
+    folders.run.mkdir()
+    (place / folders.lock.name).rename(folders.lock)  # it says who drives the new one
     return place
 
 

@@ -74,7 +74,6 @@ class StudySync:
 
     def __init__(self, tracked: TrackedStudy, open_journal: Callable[[Path], Journal]) -> None:
         self.tracked, self._open_journal = tracked, open_journal
-        self._journal: Journal | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -103,27 +102,23 @@ class StudySync:
         """Events in the journal that are not known to have reached MLflow, or what else is left to send."""
         events = 0
         with suppress(HpoError):
-            if self.tracked.journal.exists():
-                with closing(self._open_journal(self.tracked.journal)) as journal:
-                    events = sum(1 for _ in journal.events(self._delivered))
+            events = len(self._events(self._delivered))
         return events or len(self._due) + len(self._points) + (self._parent_due and self._read > 0)
-
-    def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-        self._journal = None
 
     def read(self) -> None:
         """Take in what is new in the journal."""
-        if self._journal is None:
-            if not self.tracked.journal.exists():
-                return
-            self._journal = self._open_journal(self.tracked.journal)
-        for number, event in self._journal.events(self._read):
+        for number, event in self._events(self._read):
             self._points += self.history.apply(event)
             self._due |= touched(event, self.history.study)
             self._parent_due |= not isinstance(event, Reported)
             self._read = number
+
+    def _events(self, after: int) -> list[tuple[int, Event]]:
+        """Opened for each look: a comparison has more journals than a process may have files open."""
+        if not self.tracked.journal.exists():
+            return []
+        with closing(self._open_journal(self.tracked.journal)) as journal:
+            return list(journal.events(after))
 
     # -- send
 

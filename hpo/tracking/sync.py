@@ -112,8 +112,6 @@ class Sync:
         return sum(study.undelivered() for study in self.studies) or int(self.trouble != "")
 
     def close(self) -> None:
-        for study in self.studies:
-            study.close()
         if self.store is not None:
             self.store.close()
         self.store = None
