@@ -40,7 +40,7 @@ RANKS = [
 GROUND = ("core", "errors", "failpoints", "files", "formatting", "journal", "provenance")
 IN_A_STRING = 0  # the line of an import that is none
 MODULE = re.compile(r"hpo\.[a-z_]+\.[a-z_.]+")  # in a string: for import_module, or a process of its own
-SLOW = {"torch", "mlflow", "optuna", "ray", "matplotlib", "pandas", "numpy", "scipy", "sklearn", "PIL"}
+SLOW = {"torch", "mlflow", "optuna", "ray", "matplotlib", "pandas", "numpy", "scipy", "sklearn", "PIL", "sqlalchemy"}
 HEAVY = {
     "torch": ("hpo.training.", "hpo.models.", "hpo.publishing.", "hpo.commands."),
     "mlflow": ("hpo.publishing.registry", "hpo.tracking.store", "hpo.commands.predict"),

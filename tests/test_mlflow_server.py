@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -151,6 +152,14 @@ def test_a_run_that_is_not_there_is_gone_and_a_corrupt_database_is_an_outage(
     with pytest.raises(Outage, match="no such table: tags"):
         store.create(TRIAL)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_database_that_is_away_is_said_to_be_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself sleeps and tries again for 100 s, whatever `hpo sync --timeout` says."""
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    with pytest.raises(Outage, match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/db: .*refused"):
+        mlflow_store.connect("postgresql+psycopg://me:s3cret@127.0.0.1:1/db", "s", {})
 
 
 CROWD = """

@@ -20,14 +20,17 @@ from mlflow_real import MlflowClient, fresh_store, mlflow_store
 from pictures import bars, job, slopes
 from PIL import Image
 
-from hpo.core import Goal, Params
+from hpo.commands.sync import tracked_study
+from hpo.core import Goal, Opened, Params, Report, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
+from hpo.files import Folders
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
 from hpo.report.model_figures import ModelFigures
-from hpo.tracking.runs import Run
+from hpo.study_file.reader import read_study
+from hpo.tracking.runs import History, Run, study_run
 from hpo.tracking.ui import sqlite_uri
 from hpo.training import checkpoints
 from hpo.training.evaluation import RawInputs, predictions, score
@@ -72,7 +75,9 @@ def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, lo
     last = checkpoints.path(folder, "made-up", reports[-1].epoch)
     goal = Goal("val_accuracy") if loss == "cross_entropy" else Goal("val_mse", maximize=False)
     value = reports[-1].metrics[goal.metric]
-    return Order(recipe, params, last, uri, run, goal, value, "study", 0, reports[-1].epoch, "digits-cnn")
+    return Order(
+        recipe, params, last, uri, run, goal, value, {"hpo.study": "study"}, 0, reports[-1].epoch, "digits-cnn"
+    )
 
 
 STRANGER = """
@@ -223,7 +228,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     client = MlflowClient(uri, uri)
     model = client.create_logged_model(experiment, "empty", run)
     recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
-    made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, "study", 0, 1, "unset")
+    made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, {"hpo.study": "study"}, 0, 1, "unset")
     return Contest(client, made, Dataset.open(recipe.data), f"models:/{model.model_id}")
 
 
@@ -276,6 +281,19 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
     tags = contest.client.get_model_version("tags", "1").tags
     expected = {"hpo.study": "study", "hpo.trial": "7", "hpo.data": "made up", "hpo.metric": "val_accuracy"}
     assert tags.items() >= (expected | {"hpo.value": "0.5", "hpo.test_accuracy": "0.5"}).items()
+
+
+def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -> None:
+    text = "name: s\ndata: digits\nsearch_space: {epochs: 1}\nbudget: {trials: 1}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    spec = replace(read_study(tmp_path / "study.yaml", environ={}), strategy="grid", seed=3)
+    folders, data = Folders(tmp_path, "s", "grid", 3), Dataset.open(bars(tmp_path / "data"))
+    trial = Trial(0, {"epochs": 1}, 0, "t", 1, (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),), State.COMPLETE)
+    order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), None)
+    assert order.study == {"hpo.study": "s", "hpo.strategy": "grid", "hpo.seed": "3"}
+    history = History(tracked_study(spec, folders))
+    history.apply(Opened(1.0, {}))
+    assert order.study.items() <= study_run(history, live=True, comparison=None).tags.items()
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------

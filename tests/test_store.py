@@ -399,10 +399,10 @@ def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> No
     (tmp_path / "trainer.py").write_text(
         "def train(job):\n    for epoch in (1, 2):\n        yield {'val_accuracy': job.params['width'] / 64 + epoch / 9}\n"
     )
-    command = [sys.executable, "-m", "hpo", "compare", "--seeds", str(SEEDS), "--no-rescore"]
-    limited = ["bash", "-c", f'ulimit -n {OPEN_FILES}; exec "$@"', "bash", *command]
-    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, "Too many" in done.stderr) == (0, False), done.stderr
+    for command in (f"compare --seeds {SEEDS} --no-rescore", "sync"):  # which delivers what MLflow was too slow for
+        limited = f"ulimit -n {OPEN_FILES}; exec {sys.executable} -m hpo {command}"
+        done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, "open" in done.stderr) == (0, False), done.stderr
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as stored:
         query = (
             "SELECT status, count(*) FROM runs NATURAL JOIN tags WHERE key = 'hpo.kind' AND value = 'study' GROUP BY 1"

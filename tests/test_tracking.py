@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -636,6 +637,61 @@ def test_a_store_mlflow_no_longer_has_is_refused(uri: str) -> None:
         "write http://host:5000, or sqlite:///mlflow.db, or leave it out",
     )
     assert str(caught.value) == f"tracking.uri: {rule}, got {uri.replace('s3cret', '***')}; {remedy}"
+
+
+UNREADABLE = [
+    "postgresql://me:s3cret@host:port/db",
+    "mysql+pymysql://me:s3cret@host:54x/db",
+    "http://me:s3cret@host:port",
+    "https://me:s3cret@[host",
+    "http://me:s3cret@host:99999",
+]
+
+
+@pytest.mark.parametrize("uri", UNREADABLE)
+def test_an_address_that_cannot_be_read_is_refused_without_its_password(uri: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        tracking_uri(uri, Path(), {})
+    remedy = "write the port as a number, and special characters of a password as %40 and the like"
+    shown = uri.replace("s3cret", "***")
+    assert str(caught.value) == f"tracking.uri: must be an address that can be read, got {shown}; {remedy}"
+
+
+DRIVERS = {
+    "postgresql+psycopg": ("psycopg", "in a checkout of hpo: pip install '.[postgres]'"),
+    "mysql": ("mysqlclient", "pip install mysqlclient"),
+    "mysql+pymysql": ("pymysql", "pip install pymysql"),
+    "mssql": ("pyodbc", "pip install pyodbc"),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "sync", "ui"])
+def test_a_database_without_its_driver_is_refused_before_anything_is_made(tmp_path: Path, command: str) -> None:
+    """Each command with another database; what is installed here is hidden."""
+    (tmp_path / "study.yaml").write_text("name: s\ndata: digits\nsearch_space: {epochs: [1, 2]}\nbudget: {trials: 2}\n")
+    scheme, (package, remedy) = list(DRIVERS.items())[["run", "compare", "sync", "ui"].index(command)]
+    for module in {"mysqlclient": "MySQLdb"}.get(package, package), "psycopg":
+        (tmp_path / "hidden" / f"{module}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / "hidden" / f"{module}.py").write_text(f"raise ImportError('none', name='{module}')")
+    if command == "sync":
+        Journal.open(tmp_path / "studies" / "s" / "random-0" / "journal.db").close()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), str(Path(__file__).parent.parent)]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "hpo", command, "--set", f"tracking.uri={scheme}://me:s3cret@host/db"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = f"--set tracking.uri: needs the package {package}, got {scheme}://me:***@host/db, and none here; {remedy}\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    after = (path.name for path in tmp_path.rglob("*") if not path.name.endswith(("-shm", "-wal")))  # `sync` has looked
+    assert sorted(after) == before
 
 
 def test_the_line_that_opens_the_ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
     if spec.train is not None or spec.data is None:
         rule = "a study with a trainer of its own has no splits that hpo could join"
         raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "train on all data in your own code"))
+    wanted, place = spec.tracking, spec.place("tracking.uri")
+    uri = tracking_uri(wanted.uri, folders.state, environ, place) if wanted.enabled else None
     with ExitStack() as stack:
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))
@@ -79,7 +81,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         stack.callback(shutil.rmtree, folders.data / ALIAS, ignore_errors=True)
         if not checkpoint.exists():
             _train(result, data, planned, on_epoch)
-        done = replace(planned, published=_publish(result, data, planned, environ, stack))
+        done = replace(planned, published=_publish(result, data, planned, uri, stack))
         scores = {f"{PREFIX}{name}": value for name, value in done.published.test.items()}
         journal.append(Scored(time.time(), best.number, scores, report.epoch))
         if done.published.model is not None or not spec.tracking.enabled:
@@ -112,10 +114,9 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
         raise EnvironmentFailed(Mistake(str(checkpoint), rule, "no file", "run the same command again"))
 
 
-def _publish(result: Result, data: Dataset, planned: Refit, environ: Mapping[str, str], stack: ExitStack) -> Published:
+def _publish(result: Result, data: Dataset, planned: Refit, uri: str | None, stack: ExitStack) -> Published:
     spec, folders, tracker = result.spec, result.folders, None
-    if spec.tracking.enabled:
-        uri = tracking_uri(spec.tracking.uri, folders.state, environ, spec.place("tracking.uri"))
+    if uri is not None:
         tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
     order = order_for(spec, data, folders, planned.trial, planned.checkpoint, tracker)
     register = (spec.tracking.register or spec.name) if order.run is not None else None

@@ -81,6 +81,8 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     first = specs[0]
     placement = components.placement(first)
     folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
+    wanted, place = first.tracking, first.place("tracking.uri")
+    uri = tracking_uri(wanted.uri, options.state, options.environ, place) if wanted.enabled else None
     allow_files()
     with ExitStack() as stack:
         drivers = stack.enter_context(signals())
@@ -103,7 +105,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             for three in zip(assembled, folders, journals, strict=True)
         ]
         trainings = open_trainings(first, folders[0], journals)
-        tracker = start_tracker(studies, options, stack)
+        tracker = start_tracker(studies, uri, options.group, stack)
         searches = [study.search for study in studies]
         driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
         drivers.append(driver)
@@ -122,13 +124,11 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     ]
 
 
-def start_tracker(studies: Sequence[OpenStudy], options: RunOptions, stack: ExitStack) -> Tracker | None:
+def start_tracker(studies: Sequence[OpenStudy], uri: str | None, group: str | None, stack: ExitStack) -> Tracker | None:
     """The thread that writes to MLflow until the stack unwinds; None where tracking is off."""
-    spec, folders = studies[0].spec, studies[0].folders
-    if not spec.tracking.enabled:
+    if uri is None:
         return None
-    uri = tracking_uri(spec.tracking.uri, folders.state, options.environ, spec.place("tracking.uri"))
-    comparison = None if options.group is None else comparison_info(folders, options.group)
+    comparison = None if group is None else comparison_info(studies[0].folders, group)
     tracker = Tracker([tracked_study(study.spec, study.folders, comparison) for study in studies], uri)
     stack.enter_context(tracker)
     return tracker

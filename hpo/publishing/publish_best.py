@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hpo.failpoints import hit
 from hpo.files import Folders
 from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync
+from hpo.tracking.runs import study_tags
 from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
@@ -47,8 +48,8 @@ class Order:
 
     checkpoint: of the epoch that counts; run: the study's run in MLflow, None to score only; register: the name the
     model is registered under, None to log it only; value: the goal's metric, by which a new champion must be better;
-    alias: any other than the champion's is given to this model unconditionally; figures: the file that its feature
-    maps and mistakes are saved to.
+    study: the tags of its runs; alias: any other than the champion's is given to this model unconditionally; figures: the
+    file that its feature maps and mistakes are saved to.
     """
 
     recipe: Recipe
@@ -58,7 +59,7 @@ class Order:
     run: str | None
     goal: Goal
     value: float
-    study: str
+    study: Mapping[str, str]
     trial: int
     epoch: int
     register: str | None = None
@@ -155,7 +156,7 @@ def order_for(
         run=run,
         goal=replace(goal, epochs=(), unsafe=None),  # what counts has been decided
         value=goal.value(trial) or 0.0,
-        study=folders.run.name,
+        study=study_tags(folders.name, folders.strategy, folders.seed),
         trial=trial.number,
         epoch=report.epoch,
         register=spec.tracking.register if run is not None else None,

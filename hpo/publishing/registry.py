@@ -74,7 +74,7 @@ def logged(client: MlflowClient, run: str, order: Order) -> str | None:
 def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
-    tags = {"hpo.best": identity(order), "hpo.study": order.study, "hpo.trial": str(order.trial)}
+    tags = {"hpo.best": identity(order), **order.study, "hpo.trial": str(order.trial)}
     params = {name: str(value) for name, value in order.params.items()}
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
@@ -91,7 +91,7 @@ def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) ->
             signature=signature(data),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
             extra_files=beside(folder, order, module.get_submodule("network"), data),
-            metadata={"hpo.study": order.study, "hpo.trial": order.trial, **about_images(data)},
+            metadata={**order.study, "hpo.trial": order.trial, **about_images(data)},
         )
     return str(model.model_id)
 
@@ -159,7 +159,7 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
 def create_version(client: MlflowClient, name: str, order: Order, data: Dataset, published: Published) -> str:
     tags = {
         "hpo.best": identity(order),
-        "hpo.study": order.study,
+        **order.study,
         "hpo.trial": str(order.trial),
         "hpo.data": data.digest,
         "hpo.metric": order.goal.metric,

@@ -329,14 +329,17 @@ def common_tags(history: History, kind: str) -> dict[str, str]:
     commit = environments[-1].get("commit") if environments else None
     return {
         "hpo.kind": kind,
-        "hpo.study": tracked.name,
-        "hpo.strategy": tracked.strategy,
-        "hpo.seed": str(tracked.seed),
+        **study_tags(tracked.name, tracked.strategy, tracked.seed),
         "hpo.journal": history.journal,
         "mlflow.user": tracked.user,
         "mlflow.source.name": tracked.source,
         "mlflow.source.type": "LOCAL",
     } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
+
+
+def study_tags(name: str, strategy: str, seed: int) -> dict[str, str]:
+    """Which study something in MLflow is of: a run, a logged model, a version of a registered one."""
+    return {"hpo.study": name, "hpo.strategy": strategy, "hpo.seed": str(seed)}
 
 
 def milliseconds(seconds: float) -> int:

@@ -18,13 +18,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.files import locked, replace_file, scratch, sweep
 from hpo.formatting import without_password
 from hpo.tracking.runs import RUNNING, Change, Run, StoredRun
 from hpo.tracking.study_sync import Gone, Outage
-from hpo.tracking.ui import SQLITE, sqlite_path, sqlite_uri
+from hpo.tracking.ui import DATABASES, SQLITE, sqlite_path, sqlite_uri
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -219,11 +220,22 @@ def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
         with translated(uri):
             if artifacts is not None:
                 follow_moved_folder(sqlite_path(uri), name, artifacts)
+            elif uri.startswith(DATABASES):
+                reach(uri)
             client = MlflowClient(uri, uri)
             experiment = _experiment(client, name, artifacts, tags)
     except (Gone, _Refused, _Deleted) as error:
         raise Outage(str(error)) from None
     return MlflowStore(client, uri, experiment)
+
+
+def reach(uri: str) -> None:
+    """Connect to a database once: MLflow says only after 100 s that it cannot. Raises SQLAlchemyError."""
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None, tags: Mapping[str, str]) -> str:

@@ -27,7 +27,8 @@ from hpo.tracking.runs import legal
 
 SQLITE = "sqlite:///"
 VARIABLE = "MLFLOW_TRACKING_URI"
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+DATABASES = ("postgresql", "mysql", "mssql")
+SCHEMES = ("http", "https", "sqlite", "databricks", *DATABASES)
 
 PREFIX = "mlflow.sharedViewState."
 TRIALS, STRATEGIES = "hpo-trials", "hpo-strategies"
@@ -57,11 +58,36 @@ def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], pla
     place = place if given else VARIABLE
     if not uri:
         return sqlite_uri(state / "mlflow.db")
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme not in SCHEMES or (scheme == "sqlite" and not uri.startswith(SQLITE)):
         remedy = f"write http://host:5000, or {SQLITE}mlflow.db, or leave it out"
         raise BadInput(Mistake(place, "must be an MLflow server or database", uri, remedy))
+    try:
+        missing = missing_package(uri, scheme)
+    except ValueError:
+        remedy = "write the port as a number, and special characters of a password as %40 and the like"
+        raise BadInput(Mistake(place, "must be an address that can be read", uri, remedy)) from None
+    if missing:
+        remedy = "in a checkout of hpo: pip install '.[postgres]'" if missing == "psycopg" else f"pip install {missing}"
+        raise BadInput(Mistake(place, f"needs the package {missing}", f"{uri}, and none here", remedy))
     return sqlite_uri(Path.cwd() / sqlite_path(uri)) if scheme == "sqlite" else uri
+
+
+def missing_package(uri: str, scheme: str) -> str:
+    """What this Python lacks to speak to a database, "" for nothing. Raises ValueError for an address that cannot be read."""
+    if scheme not in DATABASES:
+        _ = urlsplit(uri).port  # raises ValueError
+        return ""
+    from sqlalchemy.engine import make_url  # 0.4 s that no other address need wait for
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
+    except ImportError as error:
+        return {"MySQLdb": "mysqlclient"}.get(error.name or "", error.name or str(error))
+    return ""
 
 
 def program(name: str) -> str:
