@@ -150,12 +150,21 @@ def test_of_images_with_the_same_pixels_one_stays_and_it_is_the_one_to_test(
     assert len(kept) == len(set(texts)) == len(splits.first_of_each(numbers, None))
     for row in kept:
         assert parts[row] == max(part for part, text in zip(parts, texts, strict=True) if text == texts[row])
-    split = [np.flatnonzero(parts == part) for part in Part]
-    said = " ".join(splits.leaks(looks[kinds], *split))
-    for part, text in ((Part.VAL, "validate"), (Part.TEST, "test")):
-        before = {texts[row] for row in np.flatnonzero(parts < part)}
-        leaked = sum(texts[row] in before for row in split[part])
-        assert (f"{leaked} of {len(split[part])} images to {text} are" in said) == (leaked > 0)
+    split, classes = (
+        [np.flatnonzero(parts == part) for part in Part],
+        np.random.RandomState(seed).randint(0, 2, len(kinds)),
+    )
+    torn = [len({other for text, other in zip(texts, classes, strict=True) if text == one}) > 1 for one in texts]
+    assert splits.conflicting(numbers, classes).tolist() == torn
+    for known, marks in ((None, texts), (classes, [*zip(texts, classes, strict=True)])):
+        said = " ".join(splits.leaks(looks[kinds], known, *split))
+        assert (f"{sum(torn)} images have the pixels of one of another class" in said) == (
+            known is not None and any(torn)
+        )
+        for part, text in ((Part.VAL, "validate"), (Part.TEST, "test")):
+            before = {marks[row] for row in np.flatnonzero(parts < part)}
+            leaked = sum(marks[row] in before for row in split[part])
+            assert (f"{leaked} of {len(split[part])} images to {text} are" in said) == (leaked > 0)
 
 
 def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_path: Path) -> None:
@@ -173,6 +182,21 @@ def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_p
     assert np.bincount(dropped.targets).tolist() == [10, 10, 10]
 
 
+def test_images_of_two_classes_are_said_and_left_out_altogether_for_who_drops_duplicates(tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (60, 5, 4)).astype(np.uint8)
+    images[1] = images[0]
+    images[20:25] = images[:5]  # where the next class begins
+    spec = npz(tmp_path, images, np.arange(60) // 20)
+    remedy = "data.duplicates: drop leaves all of them out"
+    assert f"10 images have the pixels of one of another class: {remedy}" in load_dataset(spec, 0).notes
+    dropped = load_dataset(replace(spec, duplicates="drop"), 0)
+    assert dropped.notes == ("dropped 10 images that have the pixels of one of another class",)
+    assert np.bincount(dropped.targets).tolist() == [15, 15, 20]
+    assert not {image.tobytes() for image in images[:5]} & {image.tobytes() for image in dropped.images}
+    numbers = load_dataset(replace(spec, regression=True), 0)
+    assert not any("another class" in note for note in numbers.notes)
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
@@ -185,7 +209,7 @@ def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_p
 def test_images_in_which_there_is_little_to_see_are_said(images: np.ndarray, said: str, tmp_path: Path) -> None:
     images = images.astype(np.float32 if images.dtype == float else np.uint8)
     notes = load_dataset(npz(tmp_path, images, np.arange(60) % 3), 0).notes
-    others = [note for note in notes if "earlier split" not in note]
+    others = [note for note in notes if "earlier split" not in note and "another class" not in note]
     assert [note[: len(said)] for note in others] == ([said] if said else [])
 
 
@@ -389,7 +413,7 @@ def test_what_is_saved_is_opened_as_it_was_and_as_a_read_only_map(options: dict[
     assert sorted(path.name for path in (tmp_path / "below").iterdir()) == ["saved"]
     description = (tmp_path / "below" / "saved" / "dataset.json").read_text()
     assert str(tmp_path) not in description, "no path of this machine"
-    named = {"name", "classes", "resize", "background", "remarks", "split", "content", "shares"}
+    named = {"name", "classes", "resize", "background", "remarks", "split", "content", "shares", "files"}
     assert set(json.loads(description)) == named
 
 

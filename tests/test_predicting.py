@@ -20,13 +20,15 @@ from hpo import api
 from hpo.cli.main import cli as hpo
 from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
-from hpo.data.dataset import Dataset
+from hpo.data.dataset import Dataset, load_dataset
 from hpo.data.sources.images import Pixels
 from hpo.engine import components
 from hpo.engine.changes import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
+from hpo.publishing.publish_best import about_images
 from hpo.report.model_figures import ModelFigures
+from hpo.study_file.spec import DataSpec
 from hpo.training.evaluation import load_network, outputs
 
 CLASSES = ("column", "diagonal", "row")
@@ -191,6 +193,34 @@ def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16_unless_the
     found = predict.predict(SIXTEEN, grey(tmp_path, a=0, b=51, c=255), notes.append)
     assert [one.numbers[1] for one in found] == [0.0, 3 / 16, 1.0]
     assert notes == ["the data's pixels go up to 16, those of the files higher: scaled by 0.0627"]
+
+
+@pytest.mark.parametrize(("saved", "largest"), [("files", 255.0), ("deep files", 90.0), ("npz", 90.0)])
+def test_files_learned_from_files_are_never_scaled_and_other_data_have_the_largest_pixel_of_all_rows(
+    saved: str, largest: float, tmp_path: Path
+) -> None:
+    images = (
+        np.random.RandomState(0).randint(0, 60, (5000, 3, 3)).astype(np.uint16 if saved == "deep files" else np.uint8)
+    )
+    images[-1] = 90  # beyond the first few thousand, and in the last class
+    source = tmp_path / "data"
+    if saved == "npz":
+        source = tmp_path / "data.npz"
+        np.savez(source, X=images, y=np.arange(5000) // 4900)
+    for number, image in enumerate(images if saved != "npz" else ()):
+        path = source / ("dark" if number < 4900 else "light") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    for _ in range(2):  # read, and opened as it was kept
+        about = about_images(load_dataset(DataSpec(str(source)), 0, tmp_path / "cache"))
+        assert about["largest_pixel"] == largest
+    if saved == "files":
+        model = Model.of(lambda found: found.reshape(len(found), -1)[:, :2] / 255, about)
+        notes: list[str] = []
+        new = tmp_path / "new.png"
+        Image.new("L", (3, 3), 200).save(new)
+        assert predict.predict(model, new, notes.append)[0].numbers[0] == pytest.approx(200 / 255)
+        assert notes == []
 
 
 def test_files_of_more_than_eight_bits_are_given_as_they_are_to_a_model_of_such_alone(tmp_path: Path) -> None:

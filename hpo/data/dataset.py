@@ -23,16 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from hpo.data import splits
-from hpo.data.sources.contents import (
-    Array,
-    Contents,
-    Part,
-    available_memory,
-    dull,
-    in_blocks,
-    raise_all,
-    refuse_above,
-)
+from hpo.data.sources.contents import Array, Contents, Part, available_memory, dull, in_blocks, raise_all, refuse_above
 from hpo.data.sources.find import find, fingerprint
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import replace_file, replace_folder
@@ -56,7 +47,8 @@ class Dataset:
     net is fed with; digest: the same for the same arrays, classes, split and resizing on any machine; background: what
     transparent image files are drawn on; remarks, leaks: sentences on what is wrong or unusual in it, and in this split;
     folder: where it is saved; split: the seed of this split; content: the digest without the split; parts: (N,) the part
-    of each image, as the source gave it; shares: of train, val and test in what is cut.
+    of each image, as the source gave it; shares: of train, val and test in what is cut; files: whether the pixels are those
+    of image files.
     """
 
     name: str
@@ -78,6 +70,7 @@ class Dataset:
     content: str = ""
     parts: Array | None = None
     shares: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    files: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -108,9 +101,7 @@ class Dataset:
 
     def described(self) -> str:
         """How many images there are, of which size, and who sees them."""
-        kind = "with numbers to predict"
-        if self.classes is not None:
-            kind = f"in {len(self.classes)} classes ({some(self.classes)})"
+        kind = self.counted.partition("images ")[2] + (f" ({some(self.classes)})" if self.classes is not None else "")
         split = f"{len(self.train):,} to train, {len(self.val):,} to validate, {len(self.test):,} to test"
         return f"{len(self.images):,} images of {'x'.join(map(str, self.shape))} {kind}: {split}"
 
@@ -168,6 +159,7 @@ class Dataset:
                 split=split,
                 content=saved["content"],
                 shares=tuple(saved["shares"]),
+                files=saved["files"],
                 **(arrays | rows | {"digest": str(rows["digest"])}),
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
@@ -179,7 +171,7 @@ class Dataset:
         for name, array in zip(ARRAYS, (self.images, self.targets, parts), strict=True):
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
         self._write_split(_split_file(folder, self.split))
-        named = ("name", "classes", "resize", "background", "remarks", "split", "content", "shares")
+        named = ("name", "classes", "resize", "background", "remarks", "split", "content", "shares", "files")
         description = {name: getattr(self, name) for name in named}
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), "utf-8")
 
@@ -190,7 +182,8 @@ class Dataset:
 
 def _cut(data: Dataset, split: int, rows: tuple[Array, Array, Array]) -> Dataset:
     """The data set with these rows to train, validate and test."""
-    digest, leaks = _sha(data.content, rows), tuple(splits.leaks(data.images, *rows))
+    classes = None if data.classes is None else data.targets
+    digest, leaks = _sha(data.content, rows), tuple(splits.leaks(data.images, classes, *rows))
     own: tuple[Any, ...] = (*rows, *standards(data.images, rows[0]), digest, leaks)
     return replace(data, split=split, **dict(zip(SPLIT, own, strict=True)))
 
@@ -259,6 +252,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
         content=content,
         parts=parts,
         shares=shares,
+        files=contents.files,
     )
     return _cut(dataset, seed, rows)
 
@@ -304,19 +298,22 @@ def _limited(contents: Contents, limit: int | None, least: int) -> Array:
 
 
 def _distinct(contents: Contents) -> Contents:
-    """Without the copies of images that it has already."""
-    everything = np.arange(len(contents.targets))
-    kept = splits.first_of_each(splits.identities(chain.from_iterable(_blocks(contents, everything))), contents.parts)
-    copies = len(everything) - len(kept)
+    """Without the copies of images that it has already, and without those of two classes."""
+    targets, notes = contents.targets, [*contents.notes]
+    own = splits.identities(chain.from_iterable(_blocks(contents, np.arange(len(targets)))))
+    torn = np.zeros(len(own), bool) if contents.classes is None else splits.conflicting(own, targets)
+    first = splits.first_of_each(own, contents.parts)
+    kept = first[~torn[first]]
+    if torn.any():
+        notes.append(f"dropped {count(int(torn.sum()), 'image')} that have the pixels of one of another class")
+    if copies := len(own) - len(kept) - int(torn.sum()):
+        notes.append(f"dropped {count(copies, 'image')} that others have the pixels of")
     return replace(
         contents,
-        targets=contents.targets[kept],
+        targets=targets[kept],
         parts=None if contents.parts is None else contents.parts[kept],
         pixels=lambda indices: contents.pixels(kept[indices]),
-        notes=(
-            *contents.notes,
-            *([f"dropped {count(copies, 'image')} that others have the pixels of"] if copies else []),
-        ),
+        notes=tuple(notes),
     )
 
 

@@ -123,9 +123,19 @@ def first_of_each(identities: Array, parts: Array | None) -> Array:
     return np.sort(order[np.unique(identities[order], return_index=True)[1]])
 
 
-def leaks(images: Array, train: Array, val: Array, test: Array) -> Iterator[str]:
-    """A sentence where the same image is in two splits."""
+def conflicting(identities: Array, classes: Array) -> Array:
+    """(N,) bool: whether one with the same pixels is of another class."""
+    first = np.unique(identities, return_index=True)[1]
+    return np.isin(identities, identities[classes != classes[first][identities]])
+
+
+def leaks(images: Array, classes: Array | None, train: Array, val: Array, test: Array) -> Iterator[str]:
+    """A sentence where the same image is of two classes, and where it is in two splits. classes: None for regression."""
     own = identities(images)
+    if classes is not None:
+        if torn := int(conflicting(own, classes).sum()):
+            yield f"{torn:,} images have the pixels of one of another class: data.duplicates: drop leaves all of them out"
+        own = own * (classes.max() + 1) + classes
     for split, text, before in ((val, "validate", train), (test, "test", np.concatenate([train, val]))):
         shared = int(np.isin(own[split], own[before]).sum())
         if shared:

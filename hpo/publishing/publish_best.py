@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
@@ -33,7 +35,7 @@ from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 CHAMPION = "champion"
-MANY = 4096  # images whose largest pixel stands for all
+WHITE = 255.0  # in image files of 8 bits, however dark all of them are
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
 ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -165,13 +167,14 @@ def order_for(
 
 def about_images(data: Dataset) -> dict[str, Any]:
     """What must be known of a model's images and outputs to use the model alone."""
+    of_files = data.files and data.images.dtype == np.uint8
     return {
         "classes": list(data.classes or ()),
         "shape": list(data.shape),
         "dtype": str(data.images.dtype),
         "resized": data.resize is not None,
         "background": data.background,
-        "largest_pixel": float(data.images[:MANY].max()),  # to tell data of 16 levels from data of 256
+        "largest_pixel": WHITE if of_files else float(data.images.max()),  # tells data of 16 levels from data of 256
     }
 
 

@@ -69,7 +69,7 @@ class DataSpec:
     duplicates: Literal["keep", "drop"] = option(
         one_of("keep", "drop"),
         "keep",
-        "drop: of images with the same pixels one is used, so that none is in two splits",
+        "drop: of images with the same pixels one is used, or none if they are of two classes",
     )
     limit: int | None = option(_COUNT, None, "use at most this many images")
 

@@ -76,7 +76,8 @@ class Contents:
     None for regression; parts: (N,) int8 of Part where the source comes split, else None;
     shape, dtype: of one image as `pixels` gives it, resized and grey as the study wants, uint8 or float32;
     pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one;
-    notes: sentences on what people should know of it.
+    notes: sentences on what people should know of it; files: whether they are image files, in which 255 is white
+    however dark all of them are.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Contents:
     pixels: Callable[[Array], Array]
     parts: Array | None = None
     notes: tuple[str, ...] = ()
+    files: bool = False
 
     @property
     def image_bytes(self) -> int:

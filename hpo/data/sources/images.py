@@ -230,6 +230,7 @@ def read(root: Path, spec: DataSpec) -> Contents:
         pixels=lambda indices: decode_all([paths[index] for index in indices], wanted),
         parts=None if parts[0] is None else np.array(parts, np.int8),
         notes=tuple(notes),
+        files=True,
     )
 
 
