@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,21 +90,23 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the study will take at most; trials is None where nothing limits it."""
+    """The study will take `low` to `high` seconds, inf where nothing limits it; trials is None where only time does."""
 
     step_seconds: Spread
-    trial_seconds: float
+    trial_seconds: Spread
     trials: int | None
     workers: int
-    seconds: float
+    low: float
+    high: float
 
     def __str__(self) -> str:
         low, high = (number(1e3 * step, 2) for step in (self.step_seconds.low, self.step_seconds.high))
         steps = f"{low} ms" if low == high else f"{low} to {high} ms"
-        trial, workers = f"{duration(self.trial_seconds)} each at {steps} per step", count(self.workers, "worker")
-        if self.trials is None:
-            return f"time: not limited; trials take about {trial} on {workers}"
-        return f"time: at most about {duration(self.seconds)} ({count(self.trials, 'trial')}, {trial}, {workers})"
+        trial, workers = f"{self.trial_seconds.text(duration)} each at {steps} per step", count(self.workers, "worker")
+        if math.isinf(self.high):
+            return f"time: not limited; trials take {trial} on {workers}"
+        trials = "" if self.trials is None else f"{count(self.trials, 'trial')}, "
+        return f"time: {duration(self.low)} to {duration(self.high)} ({trials}{trial}, {workers})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
+from operator import itemgetter
 from statistics import fmean
 from typing import Final
 
@@ -32,7 +32,9 @@ from hpo.study_file.spec import StudySpec
 EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
 SAMPLE: Final = 2_000
 PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
-TIMED: Final = 5  # configurations whose steps are timed
+TIMED: Final = 5  # random configurations whose steps are timed
+SLACK: Final = 2.0  # by how much an epoch of a worker may differ from its steps timed alone, either way
+START: Final = Spread(2.0, 15.0, 60.0)  # seconds for the workers' start, the data, publishing and the report
 DRAWS: Final = 1_000  # to find those
 ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
 RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
@@ -174,25 +176,40 @@ def _needs(coverage: Coverage, memory: int | None) -> Needs | None:
 
 
 def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None) -> Estimate | None:
-    """Steps of a few random configurations, timed and counted up. points: that the strategy can try."""
+    """Steps of a few configurations, timed and counted up: random ones, and the cheapest and dearest of many.
+
+    points: that the strategy can try. The range is from all trials as the quickest to all as the slowest.
+    """
     rng = random.Random(digest(["timing", spec.seed]))
-    drawn = (spec.space.sample(rng) for _ in range(DRAWS))
-    possible = (
-        p for p in drawn if feasibility(spec.model, p, data.shape, data.outputs, spec.constraints).reason is None
-    )
-    timed = list(islice(possible, TIMED)) if machine.time_step is not None and data.train else []
-    if machine.time_step is None or not timed:
-        return None
-    steps = [machine.time_step(params) for params in timed]
     images = data.train + FORWARD * data.val
-    batches = [images / int(setting(params, TRAINING, "batch_size")) for params in timed]
-    seconds = fmean(epochs_of(p) * step * n for p, step, n in zip(timed, steps, batches, strict=True))
-    trials = _trials(spec, points, fmean(epochs_of(params) for params in timed))
-    limit = spec.budget.time
-    whole = seconds * (trials or 0) / machine.workers
-    if limit is not None and (trials is None or whole > limit):
-        trials, whole = math.ceil(limit / seconds * machine.workers), limit
-    return Estimate(Spread.of(steps), seconds, trials, machine.workers, whole)
+    possible: list[tuple[float, float, Params]] = []  # steps, multiply-adds, params
+    for params in (spec.space.sample(rng) for _ in range(DRAWS if machine.time_step is not None and data.train else 0)):
+        judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
+        if judged.reason is None and judged.network is not None:
+            steps = epochs_of(params) * images / int(setting(params, TRAINING, "batch_size"))
+            possible.append((steps, epochs_of(params) * judged.network.multiply_adds, params))
+    if machine.time_step is None or not possible:
+        return None
+    extremes = [choose(possible, key=itemgetter(by)) for choose in (min, max) for by in (0, 1)]
+    timed = [(count, machine.time_step(params)) for count, _, params in [*possible[:TIMED], *extremes]]
+    seconds = Spread.of([count * step for count, step in timed])
+    trials = _trials(spec, points, fmean(epochs_of(params) for _, _, params in possible))
+    low, high = _range(spec, seconds, trials, machine.workers)
+    return Estimate(Spread.of([step for _, step in timed]), seconds, trials, machine.workers, low, high)
+
+
+def _range(spec: StudySpec, trial: Spread, trials: int | None, workers: int) -> tuple[float, float]:
+    """The seconds of a study. What ends early, or shares a training, takes less than its trials would."""
+    low, high, limit = math.inf, math.inf, spec.budget.time
+    if trials is not None:
+        early = spec.metric.target is not None or spec.budget.patience is not None
+        rest = spec.early_stopping.min_epochs / spec.space.longest if spec.early_stopping is not None else 1.0
+        shared = len(spec.space.lengths) if spec.strategy == "grid" else 1
+        low = (1 if early else trials) * trial.low * min(1.0, rest) / shared / workers / SLACK
+        high = (trials / workers + 1) * trial.high * SLACK  # the last may begin when all others end (Graham 1966)
+    if limit is not None:
+        low, high = min(low, limit), min(high, limit + trial.high * SLACK)
+    return low + START.low, high + START.high
 
 
 def _trials(spec: StudySpec, points: int | None, epochs: float) -> int | None:
