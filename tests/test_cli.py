@@ -184,10 +184,10 @@ def test_a_copy_and_a_broken_study_are_skipped_with_a_line(study: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["grid", "bayesian"])
-def test_failed_trials_are_tried_again_once_the_cause_is_mended(study: Path, strategy: str) -> None:
+def test_failed_trials_are_tried_again_once_the_cause_is_fixed(study: Path, strategy: str) -> None:
     cause = 'if job.params["width"] == 13'
-    mendable = TRAINER.replace(cause, f'{cause} and Path(__file__).with_name("broken").exists()')
-    (study / "trainer.py").write_text(f"from pathlib import Path\n{mendable}")
+    fixable = TRAINER.replace(cause, f'{cause} and Path(__file__).with_name("broken").exists()')
+    (study / "trainer.py").write_text(f"from pathlib import Path\n{fixable}")
     (study / "broken").touch()
     space = "search_space={width: [8, 13], learning_rate: [0.01, 0.001], epochs: [1, 2]}"
     words = ("--json", "--strategy", strategy, "--set", space, "--trials", "8")

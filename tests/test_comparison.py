@@ -19,7 +19,7 @@ from rich.console import Console
 
 from hpo.comparison import text
 from hpo.comparison.compare import RANKING, TWICE, Comparison, Finalist, Pair, compare, confirm
-from hpo.comparison.curves import Curve, Point, best_so_far, curve
+from hpo.comparison.curves import Curve, CurvePoint, best_so_far, curve
 from hpo.comparison.statistics import Advice, Verdict
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
 from hpo.errors import BadInput
@@ -43,7 +43,7 @@ def trained(trial: int, values: Sequence[float], state: State = State.COMPLETE) 
 
 
 def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100) -> Curve:
-    return Curve(strategy, seed, tuple(Point(e, e * 0.5, i + 1, v, i) for i, (e, v) in enumerate(points)), epochs)
+    return Curve(strategy, seed, tuple(CurvePoint(e, e * 0.5, i + 1, v, i) for i, (e, v) in enumerate(points)), epochs)
 
 
 # -- best so far -------------------------------------------------------------------------------------------------
@@ -54,15 +54,15 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
     [
         (
             [*trained(0, [0.5, 0.6]), *trained(1, [0.4]), *trained(2, [0.7, 0.8, 0.9])],
-            [Point(2, 1.0, 1, 0.6, 0, 2), Point(3, 1.5, 2, 0.6, 0, 2), Point(6, 3.0, 3, 0.9, 2, 3)],
+            [CurvePoint(2, 1.0, 1, 0.6, 0, 2), CurvePoint(3, 1.5, 2, 0.6, 0, 2), CurvePoint(6, 3.0, 3, 0.9, 2, 3)],
         ),
         (  # a reused epoch is charged as if it had been trained
             [started(0, 2), reported("t0", 1, 0.5, True), reported("t0", 2, 0.6, True), Ended(0.0, 0, State.COMPLETE)],
-            [Point(2, 1.0, 1, 0.6, 0, 2)],
+            [CurvePoint(2, 1.0, 1, 0.6, 0, 2)],
         ),
         (  # only complete trials are candidates, but all are charged
             [*trained(0, [0.9], State.PRUNED), *trained(1, [0.95], State.FAILED), *trained(2, [0.5])],
-            [Point(3, 1.5, 3, 0.5, 2, 1)],
+            [CurvePoint(3, 1.5, 3, 0.5, 2, 1)],
         ),
         (  # trials that share a training are charged once
             [
@@ -70,21 +70,21 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
                 *(started(1, 2, "t"), reported("t", 2, 0.6), Ended(0.0, 1, State.COMPLETE)),
                 *(started(2, 1, "t"), Ended(0.0, 2, State.COMPLETE)),
             ],
-            [Point(1, 0.5, 1, 0.5, 0, 1), Point(2, 1.0, 2, 0.6, 1, 2), Point(2, 1.0, 3, 0.6, 1, 2)],
+            [CurvePoint(1, 0.5, 1, 0.5, 0, 1), CurvePoint(2, 1.0, 2, 0.6, 1, 2), CurvePoint(2, 1.0, 3, 0.6, 1, 2)],
         ),
         ([*trained(0, [0.9], State.PRUNED)], []),
-        ([*trained(0, [math.inf]), *trained(1, [math.nan]), *trained(2, [0.5])], [Point(3, 1.5, 3, 0.5, 2, 1)]),
+        ([*trained(0, [math.inf]), *trained(1, [math.nan]), *trained(2, [0.5])], [CurvePoint(3, 1.5, 3, 0.5, 2, 1)]),
         ([started(0, 2), reported("t0", 1, 0.9), Ended(0.0, 0, State.FAILED, Outcome.NAN, "loss nan")], []),
     ],
 )
-def test_best_so_far_is_charged_in_epochs_seconds_and_trials(story: list[Event], points: list[Point]) -> None:
+def test_best_so_far_is_charged_in_epochs_seconds_and_trials(story: list[Event], points: list[CurvePoint]) -> None:
     assert best_so_far(story, GOAL) == points
 
 
 def test_a_paused_trial_is_a_candidate_when_it_ends() -> None:
     story: list[Event] = [started(0, 2, until=1), reported("t0", 1, 0.9), Paused(0.0, 0), *trained(1, [0.3])]
     story += [Continued(0.0, 0, 2), reported("t0", 2, 0.8), Ended(0.0, 0, State.COMPLETE)]
-    assert best_so_far(story, GOAL) == [Point(2, 1.0, 2, 0.3, 1, 1), Point(3, 1.5, 2, 0.8, 0, 2)]
+    assert best_so_far(story, GOAL) == [CurvePoint(2, 1.0, 2, 0.3, 1, 1), CurvePoint(3, 1.5, 2, 0.8, 0, 2)]
     assert Study(story).spent == {1: 2, 0: 3}
 
 

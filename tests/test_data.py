@@ -173,7 +173,7 @@ def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_p
     spec = npz(tmp_path, images, np.arange(60) // 20)
     told = load_dataset(spec, 0, tmp_path / "cache").notes
     assert re.fullmatch(
-        r"\d+ of 9 images to validate are pixel by pixel in an earlier split too, so .* mends it", told[0]
+        r"\d+ of 9 images to validate are pixel by pixel in an earlier split too, so .* fixes it", told[0]
     )
     assert load_dataset(spec, 0, tmp_path / "cache").notes == told, "a cache says it too"
     dropped = load_dataset(replace(spec, duplicates="drop"), 0, tmp_path / "cache")
@@ -517,7 +517,7 @@ def test_another_split_is_cut_from_the_same_images_and_is_what_its_seed_gives(
     assert same(Dataset.open(first.folder, 7), first.with_split(7)), "kept"
     assert first.with_split(7).images is first.images, "a map is a file descriptor, and a comparison has many splits"
     (first.folder / "split-7.npz").write_bytes(b"half")
-    assert same(load_dataset(spec, 7, tmp_path / "cache"), first.with_split(7)), "and mended"
+    assert same(load_dataset(spec, 7, tmp_path / "cache"), first.with_split(7)), "and made again"
     assert len(list(tmp_path.rglob("images.npy"))) == 1
     assert not np.array_equal(first.with_split(7).train, first.train)
     assert not np.array_equal(first.with_split(7).mean, first.mean)
@@ -542,7 +542,7 @@ def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one
         patch.setattr(data, "find", lambda *_: pytest.fail("read again"))
         assert same(load_dataset(spec, 0, cache), first)
     (first.folder / "split-0.npz").unlink()
-    assert same(load_dataset(spec, 0, cache), first), "a damaged cache is mended"
+    assert same(load_dataset(spec, 0, cache), first), "a damaged cache is made again"
     assert load_dataset(spec, 1, cache).digest != first.digest
     assert load_dataset(replace(spec, limit=50), 0, cache).digest != first.digest
     changed = load_dataset(some(tmp_path, 63), 0, cache)

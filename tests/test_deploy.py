@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,37 @@ def test_a_study_on_one_machine(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         said[line] = done.stdout
     assert "2 trials (2 complete)" in said["hpo run study.yaml"]
+
+
+def test_a_wheel_has_all_that_is_read_beside_the_code_and_no_test(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77", reason="it builds the wheel; no package is downloaded here")
+    for name in ("hpo", "search_spaces", "pyproject.toml", "README.md", "LICENSE", "tests"):
+        source = ROOT / name
+        if source.is_dir():  # setuptools leaves its build/ beside the sources
+            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        "made",
+        ".",
+    ]
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "made").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpo").rglob("*.*") if path.is_file()}
+    spaces = {f"hpo/search_spaces/{path.name}" for path in (ROOT / "search_spaces").iterdir()}
+    assert inside == {name for name in ours if not name.endswith(".pyc")} | spaces
+    assert {Path(name).suffix for name in inside} == {".py", ".yaml", ".json", ".css", ".js"}
 
 
 def test_a_team_s_preparations_are_what_the_compose_file_asks_for(tmp_path: Path) -> None:

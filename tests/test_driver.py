@@ -425,7 +425,7 @@ def test_a_trial_without_a_number_to_compare_it_by_is_not_complete(
     assert value is None or not any(isinstance(event, Closed) and event.reason == "failing" for event in events)
 
 
-def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended(tmp_path: Path) -> None:
+def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_fixed(tmp_path: Path) -> None:
     failed = drive(tmp_path, random(), Budget(trials=9), Scripted(1, lambda *_: CRASH))
     study = laws.check(drive(tmp_path, random(), Budget(trials=9), events=failed), trials=9)
     assert study.closed == "budget"
@@ -437,7 +437,7 @@ def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_mended
 def test_failed_trials_are_started_again_first_and_take_the_place_of_the_failed_ones(
     name: str, cut: int, tmp_path: Path
 ) -> None:
-    """The cause is mended, even one that is a result while nothing changes; resumed after any of the new events."""
+    """The cause is fixed, even one that is a result while nothing changes; resumed after any of the new events."""
     wrong = {0: CRASH, 1: NAN}
     begun = drive(
         tmp_path, STRATEGIES[name](0), Budget(trials=8), Scripted(1, lambda k, *_: wrong.get(int(k, 16) % 3, ""))

@@ -124,6 +124,11 @@ def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
             "import numpy\n    yield {'score': numpy.ones(())}",
             "mine:train must report numbers by name, got 'score': array(1.); write .item()",
         ),
+        (
+            "import torch\n    yield {'score': torch.ones(2)}",
+            "mine:train must report numbers by name, got 'score': tensor([1., 1.]);"
+            " reduce it to one number, as by .mean().item()",
+        ),
         ("yield {1: 2.0}", "mine:train must report numbers by name, got 1: 2.0"),
         (
             "from hpo.core import Report\n    yield Report(2, {}, 0.0, 0.0)",

@@ -15,7 +15,7 @@ from hpo.core import BestSoFar, Ended, Event, Goal, Reported, Study
 Reading = tuple[int, int]  # a trial, and the epoch after which it is read
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """A study when it had a new best, or a trial ended: epochs and seconds trained, trials started.
 
     value: the best so far; best: its trial, read after `epoch`.
@@ -33,7 +33,7 @@ class Point(NamedTuple):
         return self.best, self.epoch
 
 
-def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
+def best_so_far(events: Iterable[Event], goal: Goal) -> list[CurvePoint]:
     """A point for each new best and each trial that ended, from the first epoch that counts on (`Goal.reading`).
 
     Epochs are those of distinct trainings (`Study.epochs`). An epoch reused from another study is charged like any
@@ -41,7 +41,7 @@ def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
     """
     study, seconds = Study(), 0.0
     so_far = BestSoFar(study, goal)
-    points: list[Point] = []
+    points: list[CurvePoint] = []
     for event in events:
         study.apply(event)
         so_far.follow(event)
@@ -50,7 +50,7 @@ def best_so_far(events: Iterable[Event], goal: Goal) -> list[Point]:
         best = so_far.trial
         if best is None or (reading := goal.reading(best)) is None:
             continue
-        point = Point(study.epochs, seconds, len(study), reading.metrics[goal.metric], best.number, reading.epoch)
+        point = CurvePoint(study.epochs, seconds, len(study), reading.metrics[goal.metric], best.number, reading.epoch)
         if isinstance(event, Ended) or not points or point.value != points[-1].value:
             points.append(point)
     return points
@@ -65,12 +65,12 @@ class Curve:
 
     strategy: str
     seed: int
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     epochs: int
     tests: Mapping[Reading, float] = field(default_factory=dict)
     fresh: Mapping[Reading, Sequence[float]] = field(default_factory=dict)
 
-    def at(self, epochs: float) -> Point | None:
+    def at(self, epochs: float) -> CurvePoint | None:
         """The last point within `epochs`; None before the first epoch that counts."""
         index = bisect.bisect_right(self.points, epochs, key=lambda point: point.epochs)
         return self.points[index - 1] if index else None

@@ -140,4 +140,4 @@ def leaks(images: Array, classes: Array | None, train: Array, val: Array, test: 
         shared = int(np.isin(own[split], own[before]).sum())
         if shared:
             seen = f"{shared} of {len(split):,} images to {text} are pixel by pixel in an earlier split too"
-            yield f"{seen}, so scores look better than they are: data.duplicates: drop mends it"
+            yield f"{seen}, so scores look better than they are: data.duplicates: drop fixes it"

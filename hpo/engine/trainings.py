@@ -42,7 +42,7 @@ class Trainings:
     def __init__(self, folder: Path, cap: int = 2 * 2**30, others: Callable[[], Sequence[Path]] = lambda: ()) -> None:
         self.folder, self.cap, self._others = folder, cap, others
         self._shared: dict[str, Shared] = {}
-        self.retried: set[str] = set()  # trainings whose failure, whatever it was, may be mended
+        self.retried: set[str] = set()  # trainings whose failure, whatever it was, may be fixed
         self._superseded: dict[str, set[int]] = {}  # training -> the epochs to keep, where another driver was at work
 
     def __getitem__(self, key: str) -> Training:

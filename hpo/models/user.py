@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -162,7 +163,10 @@ def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
         raise _invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
     for name, value in report.metrics.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
-            remedy = "; write .item()" if type(value).__module__.partition(".")[0] in ("torch", "numpy") else ""
+            remedy = ""
+            if type(value).__module__.partition(".")[0] in ("torch", "numpy"):
+                one = math.prod(getattr(value, "shape", ())) == 1
+                remedy = "; write .item()" if one else "; reduce it to one number, as by .mean().item()"
             raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}{remedy}")
     plain = {name: float(value) for name, value in report.metrics.items()}  # numpy's numbers cannot be sent as they are
     return replace(report, metrics=plain)

@@ -64,7 +64,7 @@ def identity(order: Order) -> str:
 def logged(client: MlflowClient, run: str, order: Order) -> str | None:
     """The id of this model if an earlier process logged it; one that was left incomplete is deleted."""
     experiment = client.get_run(run).info.experiment_id
-    for model in client.search_logged_models([experiment], f"tags.`hpo.best` = '{identity(order)}'"):
+    for model in client.search_logged_models([experiment], f"tags.`hpo.digest` = '{identity(order)}'"):
         if str(model.status) == "READY":
             return str(model.model_id)
         client.delete_logged_model(model.model_id)
@@ -74,7 +74,7 @@ def logged(client: MlflowClient, run: str, order: Order) -> str | None:
 def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
-    tags = {"hpo.best": identity(order), **order.study, "hpo.trial": str(order.trial)}
+    tags = {"hpo.digest": identity(order), **order.study, "hpo.trial": str(order.trial)}
     params = {name: str(value) for name, value in order.params.items()}
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
@@ -142,7 +142,7 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = client.search_model_versions(f"tags.`hpo.best` = '{identity(order)}'")  # of an earlier process
+    versions = client.search_model_versions(f"tags.`hpo.digest` = '{identity(order)}'")  # of an earlier process
     mine = next((str(version.version) for version in versions if version.name == name), None)
     mine = mine or create_version(client, name, order, data, published)
     published = replace(published, version=mine)
@@ -158,7 +158,7 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
 
 def create_version(client: MlflowClient, name: str, order: Order, data: Dataset, published: Published) -> str:
     tags = {
-        "hpo.best": identity(order),
+        "hpo.digest": identity(order),
         **order.study,
         "hpo.trial": str(order.trial),
         "hpo.data": data.digest,

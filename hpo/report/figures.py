@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hpo.comparison.compare import TWICE, Comparison
-from hpo.comparison.curves import Point
+from hpo.comparison.curves import CurvePoint
 from hpo.core import Goal, Params, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
 from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
@@ -30,7 +30,7 @@ ABSENT = -0.14  # where parallel coordinates put a parameter that did not exist
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 
 
-def best_so_far(points: Sequence[Point], study: Study, goal: Goal) -> Figure:
+def best_so_far(points: Sequence[CurvePoint], study: Study, goal: Goal) -> Figure:
     """The best value as steps, all trials that ended as dots; those far off are counted at the edge, not drawn."""
     figure, axes = canvas(7.6, 3.3)
     shown = [t for t in study.trials if t.number in study.spent and math.isfinite(goal.score(t)[0])]
