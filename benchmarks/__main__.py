@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SKIPPED = {"__init__", "__main__", "kept_curves", "measuring"}
+SKIPPED = {"__init__", "__main__", "kept_curves", "measuring", "simulated"}
 
 
 def main(names: list[str]) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
+from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.statistics import paired
 from hpo.core import Outcome, Strategy, Study
 from hpo.engine import components
@@ -28,7 +29,6 @@ from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem, Random

@@ -35,6 +35,7 @@ from scipy import stats
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
+from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.curves import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
@@ -43,7 +44,6 @@ from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import Folders
 from hpo.strategies.bayesian import Bayesian, Coordinate
 from hpo.strategies.early_stopping import Asha, first_rung

@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.measuring import machine, say, spread
+from benchmarks.simulated import SimulatedExecutor
 from hpo.core import Goal, Job, Params, Report, Strategy, Study, epochs_of, training_key, training_seed
 from hpo.engine.driver import Driver
 from hpo.engine.search import Identity, Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.simulated import SimulatedExecutor
 from hpo.core import (
     Decision,
     Goal,
@@ -38,7 +39,6 @@ from hpo.core import (
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space

@@ -21,11 +21,11 @@ import fakes
 import laws
 from victim import Config
 
+from benchmarks.simulated import SimulatedExecutor
 from hpo.core import Event, Goal, Opened, Params, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.files import holder_of
 from hpo.journal import Journal
 from hpo.study_file.spec import Budget

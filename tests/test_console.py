@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.simulated import SimulatedExecutor
 from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
 from hpo.cli.console import Terminal as CleanTerminal
 from hpo.core import Goal, Outcome, Report, State, Study, Trial
@@ -22,7 +23,6 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Mistake
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.formatting import printable
 from hpo.strategies.points import Problem, Random
 from hpo.study_file.spec import Budget

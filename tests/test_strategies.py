@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.simulated import SimulatedExecutor
 from hpo.core import DONE, Event, Goal, Job, NoDecision, Params, Report, Start, State, Strategy, Study, epochs_of
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.execution.in_process import SimulatedExecutor
 from hpo.models.families import with_defaults
 from hpo.space.domains import Choice, Parameter, Range
 from hpo.space.expressions import Constraint

@@ -1,46 +1,16 @@
-"""Executors that start no process: one trains here, the other replays made-up or recorded curves on a simulated clock."""
+"""An executor that starts no process and takes no time: made-up or recorded curves on a simulated clock.
+
+For tests and benchmarks: real drivers, strategies and journals, as many trials as wanted.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from hpo.core import Job, JobEnded, Message, Report, Reported, Train
-from hpo.execution.job_runner import JobRunner, failed
-
-
-class InlineExecutor:
-    """Trains one job at a time in this process, for tests, debuggers and notebooks: `wait` trains one epoch."""
-
-    slots = 1
-
-    def __init__(self, train: Train | None = None) -> None:
-        self._runner = None if train is None else JobRunner(train)
-        self._messages: Iterator[Message] | None = None
-        self._stopped = False
-
-    def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
-        self._runner = JobRunner(factories[0]())
-
-    def submit(self, job: Job) -> None:
-        assert self._runner is not None and self._messages is None, "one slot, after begin"
-        self._stopped = False
-        self._messages = self._runner.run(job, lambda: self._stopped)
-
-    def stop(self, training: str) -> None:
-        self._stopped = True
-
-    def wait(self, timeout: float | None) -> list[Message]:
-        if self._messages is None:
-            return []
-        message = next(self._messages)
-        if not isinstance(message, Reported):
-            self._messages = None
-        return [message]
-
-    def close(self) -> None:
-        self._messages = None
+from hpo.execution.job_runner import failed
 
 
 class SimulatedExecutor:
