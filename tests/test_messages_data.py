@@ -211,6 +211,19 @@ CASES: dict[str, Build] = {
     "texts as pixels": lambda root: npz(root, X=[["a"]] * 8, y=labels()),
     "flat vector": lambda root: npz(root, X=np.zeros(8), y=labels()),
     "no rows": lambda root: npz(root, X=np.zeros((0, 4, 4)), y=np.zeros(0, int)),
+    "two columns": lambda root: npz(root, {"regression": True}, X=pixels(), y=np.eye(8)[:, :2]),
+    "one part divided": lambda root: npz(
+        root,
+        x_train=with_one(1.0, 2),
+        y_train=labels(),
+        x_val=with_one(0.9, 1),
+        y_val=labels(),
+        x_test=with_one(255, 5),
+        y_test=labels(),
+    ),
+    "one part of 16 bits": lambda root: npz(
+        root, x_train=pixels() + np.uint8(255), y_train=labels(), x_val=pixels() + np.uint16(65535), y_val=labels()
+    ),
     "one hot": lambda root: npz(root, X=pixels(), y=np.eye(8, dtype=int)),
     "negative": lambda root: npz(root, X=pixels(), y=labels() - 1),
     "complex labels": lambda root: npz(root, X=pixels(), y=labels() * 1j),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -14,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import Mock
 from urllib.error import URLError
@@ -123,6 +125,41 @@ def test_parts_are_known_by_their_names_in_every_way_people_write_them(
         place = root.joinpath(top, name, data.draw(st.sampled_from([".", name, "images"])))
         told.append(folder(place, "cat", "dog", count=2))
     assert split_of(load_dataset(DataSpec(str(root)), 0)) == told
+
+
+def test_class_folders_of_names_that_are_no_utf_8_stay_apart(tmp_path: Path) -> None:
+    names = [name.encode("gbk") for name in ("猫", "狗", "船")]
+    for name in names:
+        folder(Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))), ".")
+    assert load_dataset(DataSpec(str(tmp_path)), 0).classes == ("\\xb4\\xac", "\\xb9\\xb7", "è")
+    labels = np.repeat(names, 4)
+    np.savez(tmp_path / "d.npz", X=noise(12, 4, 4), y=labels)
+    assert len(load_dataset(DataSpec(str(tmp_path / "d.npz")), 0).classes or ()) == 3
+
+
+@given(first=st.floats(-300, 300), second=st.floats(-300, 300), floor=st.sampled_from([0.0, -1.0]))
+def test_parts_are_refused_where_one_is_of_another_unit_and_only_there(
+    first: float, second: float, floor: float
+) -> None:
+    with TemporaryDirectory() as place:
+        parts = [np.full((8, 4, 4), floor) for _ in "ab"]
+        for images, value in zip(parts, (first, second), strict=True):
+            images[0, 0, 0] = value
+        path, y = Path(place) / "d.npz", np.arange(8) % 2
+        np.savez(path, x_train=parts[0], y_train=y, x_test=parts[1], y_test=y)
+        said = refusal(lambda: load_dataset(DataSpec(str(path)), 0))
+    small, large = sorted(float(np.abs(images).max()) for images in parts)
+    one_divided = any(images.min() >= 0 and images.max() <= 1 for images in parts) and large > 1.5
+    assert ("must be on the scale of x_train" in said) == (one_divided or (large > 0 and large >= 16 * small))
+
+
+def test_rows_that_may_be_images_are_said(tmp_path: Path) -> None:
+    for width, noted in ((64, True), (784, True), (65, False), (16, False)):
+        np.savez(tmp_path / "d.npz", X=noise(12, width), y=np.arange(12) % 2)
+        notes = load_dataset(DataSpec(str(tmp_path / "d.npz")), 0).notes
+        side = math.isqrt(width)
+        hint = f"each image is a row of {width} numbers: if it is {side}x{side}, save X as (N, {side}, {side})"
+        assert (hint in notes) == noted
 
 
 def test_validation_is_cut_from_train_if_there_is_none(tmp_path: Path) -> None:
@@ -547,6 +584,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_what_its_header_says(tmp_path: Path)
     code = """
 import resource, sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from hpo.errors import BadInput
 from hpo.data.sources import idx
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

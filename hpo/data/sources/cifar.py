@@ -59,7 +59,7 @@ def _names(folder: Path) -> list[str] | None:
             names = unpickled(folder / name).get(key)
             if not isinstance(names, list) or not all(isinstance(item, bytes | str) for item in names):
                 raise bad_file(folder / name, f"must hold a list {key.decode()}")
-            return [item if isinstance(item, str) else item.decode("utf-8", "replace") for item in names]
+            return [item if isinstance(item, str) else item.decode("utf-8", "backslashreplace") for item in names]
     return None
 
 

@@ -125,7 +125,7 @@ def labelled(
         raise BadInput(Mistake(place, "must be class numbers or names", f"{values.dtype}", "save integers or texts"))
     labels, numbers = np.unique(values, return_inverse=True)
     if labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8", "replace")
+        labels = np.char.decode(labels, "utf-8", "backslashreplace")
     return numbers.reshape(-1).astype(np.int64), tuple(map(str, labels.tolist()))
 
 

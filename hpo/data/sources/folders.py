@@ -46,7 +46,7 @@ def class_files(root: Path) -> list[File]:
     for folder, part in _part_folders(root):
         for label in _class_folders(folder, root):
             paths = walk(label, within=root)
-            name = label.name.encode("utf-8", "replace").decode()  # whatever bytes the disk has
+            name = os.fsencode(label.name).decode("utf-8", "backslashreplace")  # whatever bytes the disk has
             files += [(path, name, part) for path in paths]
             if not paths:
                 mistakes.append(Mistake(str(label), "holds no images", "", "put images there or remove the folder"))

@@ -27,6 +27,8 @@ from hpo.study_file.spec import DataSpec
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, OSError)
 HOW = "np.savez(path, X=images, y=labels)"
 MOST_CLASSES = 100_000
+FAR = 16  # times the largest number of another part: another unit, and not brighter pictures
+SIDE = 8  # rows of as many numbers as the smallest square images have
 UNNAMED = {"arr_0": (None, "X"), "arr_1": (None, "y")}  # of np.savez(path, images, labels)
 WORDS = {
     **dict.fromkeys(("x", "image", "images", "data"), "X"),
@@ -60,11 +62,14 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
             raise BadInput(*mistakes)
         refuse_above(str(path), sum(m.bytes for m in members), available, "hand over fewer rows, or images as uint8")
         arrays = {member: _array(archive, member) for member in members}
+    if mistakes := [*_scales([(image, arrays[image]) for image, _ in pairs.values()])]:
+        raise BadInput(*mistakes)
     images = [_channels_first(arrays[image]) for image, _ in pairs.values()]
     labels = np.concatenate([arrays[label].reshape(-1) for _, label in pairs.values()])
     classes = [str(name) for name in arrays[names].tolist()] if names else None
     targets = labelled(labels, spec, " and ".join([label.place for _, label in pairs.values()]), classes)
-    return replace(of_arrays(path, images, targets, spec, [*pairs]), name=path.stem)
+    notes = tuple(_flattened(pairs[Part.TRAIN][0]))
+    return replace(of_arrays(path, images, targets, spec, [*pairs]), name=path.stem, notes=notes)
 
 
 def _array(archive: zipfile.ZipFile, member: Member) -> Array:
@@ -132,7 +137,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
 
 
 def _pair_mistakes(images: Member, labels: Member, spec: DataSpec) -> list[Mistake]:
-    return [*_image_mistakes(images, spec), *_target_mistakes(labels, images)]
+    return [*_image_mistakes(images, spec), *_target_mistakes(labels, images, spec)]
 
 
 def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
@@ -150,11 +155,11 @@ def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
         yield Mistake(images.place, rule, got, "remove data.resize and data.grey")
 
 
-def _target_mistakes(targets: Member, images: Member) -> Iterator[Mistake]:
+def _target_mistakes(targets: Member, images: Member, spec: DataSpec) -> Iterator[Mistake]:
     if targets.dtype.hasobject:
         yield _object(targets)
     if targets.shape[1:] not in ((), (1,)) or not targets.shape:
-        remedy = "save y.argmax(1) of one-hot labels"
+        remedy = "save the one column to predict" if spec.regression else "save y.argmax(1) if these are one-hot labels"
         yield Mistake(targets.place, "must be (N,), one label an image", f"shape {targets.shape}", remedy)
     elif images.shape and targets.shape[0] != images.shape[0]:
         got = f"{targets.shape[0]} labels for {images.shape[0]} images"
@@ -168,6 +173,23 @@ def _unlike(images: Sequence[Member]) -> Iterator[Mistake]:
         if other.shape[1:] != first.shape[1:] or (other.dtype.kind == "f") is not (first.dtype.kind == "f"):
             got = f"{other.dtype} {other.shape[1:]} and {first.dtype} {first.shape[1:]}"
             yield Mistake(other.place, f"must be images as {first.name} has them", got, "save both alike")
+
+
+def _scales(images: Sequence[tuple[Member, Array]]) -> Iterator[Mistake]:
+    """Parts must be on one scale: neither one of them divided by 255, nor bytes beside 16 bits."""
+    (first, lowest, highest), *others = [(member, float(array.min()), float(array.max())) for member, array in images]
+    for other, low, high in others:
+        (small, least), (large, _) = sorted([(max(abs(low), abs(high)), low), (max(abs(lowest), abs(highest)), lowest)])
+        if small < large and (large >= FAR * small or (least >= 0 and small <= 1 and large > 1.5)):
+            got = f"numbers up to {high:g}, and up to {highest:g} there"
+            yield Mistake(other.place, f"must be on the scale of {first.name}", got, "save both undivided")
+
+
+def _flattened(images: Member) -> Iterator[str]:
+    """A sentence on rows that may be images."""
+    side = math.isqrt(math.prod(images.shape[1:]))
+    if len(images.shape) == 2 and side >= SIDE and side**2 == images.shape[1]:
+        yield f"each image is a row of {side**2} numbers: if it is {side}x{side}, save {images.name} as (N, {side}, {side})"
 
 
 def _name_mistakes(names: Member | None) -> Iterator[Mistake]:
