@@ -135,7 +135,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _escaped(letter: str) -> str:
-    return " " if letter in "\n\t" else f"\\x{ord(letter):02x}"
+    return " " if letter == "\n" else f"\\x{ord(letter):02x}"
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
