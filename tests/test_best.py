@@ -174,7 +174,7 @@ DIGITS: dict[str, Any] = {
     "tracking": False,
     "budget": {"trials": 6},
 }
-ONE = {"blocks": 1, "channels": 4, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.1}  # seed 5: best after epoch 7
+ONE = {"blocks": 1, "channels": 4, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.1}  # best after epoch 7
 STUDIES: dict[str, dict[str, Any]] = {
     "grid": {"strategy": "grid", "seed": 5, "search_space": {**ONE, "epochs": [4, 5, 6, 7, 8]}, "budget": {}},
     "random and asha": {"epochs": 6, "early_stopping": {"type": "asha", "reduction": 2}},
