@@ -17,7 +17,6 @@ from pictures import digits, job
 from pictures import noise as noise_images
 
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed
-from hpo.models.families import known
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
 from hpo.training.metrics import of_classes
 from hpo.training.recipe import Recipe
@@ -43,16 +42,10 @@ def diagnosed(train: Train, params: Params, place: Path) -> Diagnosis:
 
 
 @pytest.mark.parametrize("fault", TABLES["provoked"])
-def test_each_fault_is_named_where_it_is_provoked_and_every_cure_is_a_legal_change(
-    train: Train, tmp_path: Path, fault: str
-) -> None:
+def test_each_fault_is_named_where_it_is_provoked(train: Train, tmp_path: Path, fault: str) -> None:
     case = TABLES["provoked"][fault]
     found = diagnosed(train, case["params"], tmp_path)
     assert re.fullmatch(case["sentence"], found.sentence), found.sentence
-    table = known("cnn")
-    assert found.cures
-    for cure in found.cures:
-        assert {name: table[name].fault(value) for name, value in cure.items()} == dict.fromkeys(cure)
 
 
 def test_overfitting_is_named_where_labels_mean_nothing(tmp_path: Path) -> None:
@@ -66,7 +59,6 @@ def test_overfitting_is_named_where_labels_mean_nothing(tmp_path: Path) -> None:
 def test_healthy_trainings_are_called_healthy(train: Train, tmp_path: Path, params: Params) -> None:
     found = diagnosed(train, params, tmp_path)
     assert found.tag == "healthy", found.sentence
-    assert not found.cures
 
 
 # -- made up -----------------------------------------------------------------------------------------------------

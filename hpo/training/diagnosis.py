@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hpo.core import Outcome, Params, Report, Trial, Value
+from hpo.core import Outcome, Params, Report, Trial
 from hpo.formatting import count, listed
 from hpo.models.layers import spoken
 
@@ -52,11 +52,10 @@ class Tag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """cures: changes of the params, each of which removes the named cause; the first is the one to try."""
+    """What went wrong, in a word and in a phrase with the numbers."""
 
     tag: str
     text: str
-    cures: tuple[Mapping[str, Value], ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -114,13 +113,6 @@ class Course:
         value = self.params.get("learning_rate")
         return f", learning rate {value:g}" if isinstance(value, int | float) else ""
 
-    def rates(self, *factors: float) -> tuple[Mapping[str, Value], ...]:
-        """The learning rate times each factor, as cures."""
-        value = self.params.get("learning_rate")
-        if not isinstance(value, int | float):
-            return ()
-        return tuple({"learning_rate": float(f"{value * factor:.6g}")} for factor in factors)
-
 
 def diagnosis_of(trial: Trial) -> Diagnosis | None:
     """None where there is nothing to say yet."""
@@ -148,7 +140,7 @@ def _diverged(course: Course) -> Diagnosis:
     text = "loss is not a number" if course.outcome is Outcome.NAN else rose
     text += f" in epoch {len(losses) + 1}{course.rate}"
     exploding = _exploding(course) if course.reports else None
-    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.text}" if exploding else text, course.rates(0.1, 0.01))
+    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.text}" if exploding else text)
 
 
 def _exploding(course: Course) -> Diagnosis | None:
@@ -159,8 +151,7 @@ def _exploding(course: Course) -> Diagnosis | None:
     if course.learned or ratio <= EXPLODES:
         return None
     text = f"{_place(name)}'s gradient is {_digits(ratio)} times its weights in epoch {epoch}{course.rate}"
-    clipped = () if course.params.get("clip") else ({"clip": 1.0},)
-    return Diagnosis(Tag.EXPLODING, text, (*clipped, *course.rates(0.1, 0.01)))
+    return Diagnosis(Tag.EXPLODING, text)
 
 
 def _dead(course: Course) -> Diagnosis | None:
@@ -168,7 +159,7 @@ def _dead(course: Course) -> Diagnosis | None:
         return None
     name, since = worst
     text = f"{_percent(course.last[name])} of {_place(name)} since epoch {since}{course.rate}"
-    return Diagnosis(Tag.DEAD, text, course.rates(0.1, 0.01))
+    return Diagnosis(Tag.DEAD, text)
 
 
 def _saturated(course: Course) -> Diagnosis | None:
@@ -177,7 +168,7 @@ def _saturated(course: Course) -> Diagnosis | None:
     name, since = worst
     text = f"{_percent(course.last[name])} of {_place(name)}'s values are at an end of"
     text += f" {course.params.get('activation', 'its activation')} since epoch {since}{course.rate}"
-    return Diagnosis(Tag.SATURATED, text, (*course.rates(0.1, 0.01), *_relu(course.params)))
+    return Diagnosis(Tag.SATURATED, text)
 
 
 def _vanishing(course: Course) -> Diagnosis | None:
@@ -191,7 +182,7 @@ def _vanishing(course: Course) -> Diagnosis | None:
     share = f"1/{_digits(largest / first)}" if first > 0 else "nothing"
     top = _place(names[1 + others.index(largest)])
     text = f"{_place(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
-    return Diagnosis(Tag.VANISHING, text, (*_relu(course.params), *course.rates(0.1, 0.01)))
+    return Diagnosis(Tag.VANISHING, text)
 
 
 def _spiking(course: Course) -> Diagnosis | None:
@@ -199,7 +190,7 @@ def _spiking(course: Course) -> Diagnosis | None:
     if not later or _mean(later) <= SPIKES:
         return None
     text = f"{_percent(_mean(later))} of the steps after epoch 1 are above that of a constant prediction{course.rate}"
-    return Diagnosis(Tag.SPIKES, text, course.rates(0.1, 0.01))
+    return Diagnosis(Tag.SPIKES, text)
 
 
 def _overfitting(course: Course) -> Diagnosis | None:
@@ -212,7 +203,7 @@ def _overfitting(course: Course) -> Diagnosis | None:
     if not risen or train[-1] >= train[best] or val[-1] < GAP * train[-1]:
         return None
     text = f"val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g}), train loss fell on to"
-    return Diagnosis(Tag.OVERFITS, f"{text} {train[-1]:.3g}", (_regularized(course.params),))
+    return Diagnosis(Tag.OVERFITS, f"{text} {train[-1]:.3g}")
 
 
 def _slow(course: Course) -> Diagnosis | None:
@@ -224,8 +215,7 @@ def _slow(course: Course) -> Diagnosis | None:
     if not fall > (FAR_SLOW if course.val_skill < FAR_SKILL else SLOW) or not _fall(val[-LAST:]) > 0:
         return None
     text = f"loss still falling {_percent(fall)} an epoch at the end{course.rate}"
-    more = ({"epochs": 3 * len(course.reports)},) if "epochs" in course.params else ()
-    return Diagnosis(Tag.SLOW, text, (*more, *course.rates(10.0, 100.0)))
+    return Diagnosis(Tag.SLOW, text)
 
 
 def _fall(losses: Sequence[float]) -> float:
@@ -240,7 +230,7 @@ def _stuck(course: Course) -> Diagnosis | None:
         return None
     text = f"train loss is {course.last['train_loss']:.3g} after {count(len(course.reports), 'epoch')}"
     text += f", {course.chance:.3g} is that of a constant prediction{course.rate}"
-    return Diagnosis(Tag.STUCK, text, course.rates(0.1, 0.01, 10.0, 100.0))
+    return Diagnosis(Tag.STUCK, text)
 
 
 def _one_class(course: Course) -> Diagnosis | None:
@@ -253,13 +243,13 @@ def _one_class(course: Course) -> Diagnosis | None:
     if classes < 2 or not same:
         return None
     text = f"one of {classes} classes for every validation image, accuracy {accuracy:.3g}{course.rate}"
-    return Diagnosis(Tag.ONE_CLASS, text, course.rates(0.1, 0.01, 10.0))
+    return Diagnosis(Tag.ONE_CLASS, text)
 
 
 def _not_a_number(course: Course) -> Diagnosis | None:
     names = [name for name, value in course.last.items() if not math.isfinite(value)]
     text = f"{listed(names)} in epoch {course.reports[-1].epoch}{course.rate}"
-    return Diagnosis(Tag.NAN, text, course.rates(0.1, 0.01)) if names else None
+    return Diagnosis(Tag.NAN, text) if names else None
 
 
 def _healthy(course: Course) -> Diagnosis:
@@ -272,27 +262,10 @@ def _healthy(course: Course) -> Diagnosis:
 RULES = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck, _one_class, _not_a_number)
 
 
-def _relu(params: Params) -> tuple[Mapping[str, Value], ...]:
-    """Gradients that get through, as a cure."""
-    change: dict[str, Value] = {"activation": "relu"} if params.get("activation") in ("sigmoid", "tanh") else {}
-    if _lacks_batch_norm(params):
-        change["batch_norm"] = "before"
-    return (change,) if change else ()
-
-
-def _lacks_batch_norm(params: Params) -> bool:
-    return bool(params.get("blocks", 0)) and params.get("batch_norm", "off") == "off"
-
-
-def _regularized(params: Params) -> Mapping[str, Value]:
-    dropout = {"dropout": 0.5} if params.get("dense_layers") else {}
-    return {"l2": 1e-3, **dropout, **({"conv_dropout": 0.2} if params.get("blocks") else {})}
-
-
 def _kind(params: Params) -> str:
     """(sigmoid, no batch norm)."""
     known = [str(params["activation"])] if "activation" in params else []
-    known += ["no batch norm"] if _lacks_batch_norm(params) else []
+    known += ["no batch norm"] if params.get("blocks") and params.get("batch_norm", "off") == "off" else []
     return f" ({', '.join(known)})" if known else ""
 
 
