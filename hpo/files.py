@@ -129,8 +129,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[
         write(new)
         for path in new.iterdir():
             _flush(path)
-        while not _renamed(new, folder) and not good(folder):
-            _move_away(folder, Path(tempfile.mkdtemp(dir=drafts), "old"))
+        with locked(folder.parent):
+            if folder.exists():
+                if good(folder):
+                    return
+                folder.rename(drafts / "old")
+            new.rename(folder)
 
 
 @contextmanager
@@ -198,23 +202,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _renamed(new: Path, folder: Path) -> bool:
-    try:
-        new.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        return False
-    return True
-
-
-def _move_away(folder: Path, to: Path) -> None:
-    try:
-        folder.rename(to)
-    except FileNotFoundError:  # another process did it
-        return
 
 
 # -- where files are
