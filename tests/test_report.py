@@ -21,7 +21,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import GOAL, events, scored
@@ -36,7 +35,7 @@ from hpo.formatting import number
 from hpo.report import figures, findings, model_figures
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
 from hpo.report.drawing import DARK, LIGHT, Picture
-from hpo.report.findings import Edge, following, next_study
+from hpo.report.findings import Edge
 from hpo.report.html import escape, tag
 from hpo.report.model_figures import ModelFigures
 from hpo.space.domains import Choice, Condition, Parameter, ParameterSpec, Range
@@ -56,13 +55,6 @@ SPACE = Space(
     )
 )
 SMALL = Space(SPACE.parameters[:1] + SPACE.parameters[-1:])  # for what is said rather than drawn
-STUDY = """\
-name: digits-cnn   # mine
-search_space:
-  learning_rate: {min: 1e-4, max: 1e-1, log: true}  # wide enough?
-  blocks: [1, 2, 3]
-budget: {trials: 40}
-"""
 
 
 def made(trials: int = 40, seed: int = 3, story: Sequence[Event] | None = None, space: Space = SMALL) -> StudyReport:
@@ -74,7 +66,6 @@ def made(trials: int = 40, seed: int = 3, story: Sequence[Event] | None = None, 
         space=space,
         events=events(trials, seed) if story is None else story,
         facts={"Data": "digits", "Model": "cnn"},
-        study_text=STUDY,
     )
 
 
@@ -206,7 +197,7 @@ def test_names_with_html_in_them_are_shown_and_never_run() -> None:
     space = Space((nasty, Parameter("epochs", Choice((5, 6)))))
     states = (State.FAILED, State.COMPLETE, State.COMPLETE)
     rows = [({NASTY: (NASTY, "b")[i % 2]}, i / 20, states[i % 3], NASTY) for i in range(12)]
-    texts = {"facts": {NASTY: NASTY}, "diagnoses": {1: NASTY}, "study_text": f"name: a  # {NASTY}\n"}
+    texts = {"facts": {NASTY: NASTY}, "diagnoses": {1: NASTY}}
     text = StudyReport(NASTY, NASTY, 0, GOAL, space, listing(*rows), **texts).document()
     assert text.count("<script>") == 1
     assert "<img src=x" not in text
@@ -517,45 +508,10 @@ def test_no_bound_is_widened_beyond_its_meaning(known: ParameterSpec | None, wid
     assert [edge.wider for edge in found] == ([] if wider is None else [wider])
 
 
-def test_the_next_study_is_the_same_file_with_the_bounds_moved() -> None:
-    assert [following(name) for name in ("digits", "digits-2", "a-b")] == ["digits-2", "digits-3", "a-b-2"]
-    found = [widened("learning_rate", True, 0.1, 0.3), widened("blocks", True, 3, 4)]
-    assert next_study(STUDY, found) == (
-        "name: digits-cnn-2   # mine\n"
-        "search_space:\n"
-        "  learning_rate: {min: 1e-4, max: 0.3, log: true}  # wide enough?\n"
-        "  blocks: [1, 2, 3, 4]\n"
-        "budget: {trials: 40}\n"
-    )
-
-
-def test_a_space_in_its_own_file_moves_into_the_next_study() -> None:
-    study = "name: a-9\nsearch_space: space.yaml  # beside\nseed: 1\n"
-    space = (
-        "# the space\nlearning_rate:\n  min: 1e-4\n  max: 1e-1\n"
-        "channels: {choices: [16, 32], per: block}\nsizes:\n  - 8\n  - 16\n"
-    )
-    found = [
-        widened("learning_rate", False, 1e-4, 3e-5),
-        widened("block2.channels", True, 32, 64),
-        widened("block1.channels", True, 32, 64),
-        widened("sizes", False, 8, 4),
-    ]
-    text = next_study(study, found, space)
-    assert text.startswith("name: a-10\nsearch_space: \n  # the space\n  learning_rate:\n")
-    assert yaml.safe_load(text)["search_space"] == {
-        "learning_rate": {"min": "3e-05", "max": "1e-1"},  # text to YAML 1.1 only
-        "channels": {"choices": [16, 32, 64], "per": "block"},
-        "sizes": [4, 8, 16],
-    }
-
-
-def test_the_report_offers_the_next_study_ready_to_save() -> None:
-    story = lined_up(HIGH)
-    text = made(story=story).document()
-    (offered,) = re.findall(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
-    assert html.unescape(offered) == next_study(STUDY, limiting(story))
-    assert "5 of the 5 best trials are there; try 0.3" in plain(text)
+def test_the_report_says_which_bounds_to_move_and_that_this_is_another_study() -> None:
+    text = plain(made(story=lined_up(HIGH)).document())
+    assert "Move them in a copy of the study file that has another name" in text
+    assert "5 of the 5 best trials are there; try 0.3" in text
 
 
 def test_a_best_trial_at_the_longest_epochs_can_train_on_in_the_same_study() -> None:

@@ -18,7 +18,6 @@ from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
-from hpo.formatting import without_password
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
@@ -59,8 +58,6 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
         start_with=spec.start_with,
         diagnoses=said,
         known=families.known(spec.model, spec.train),
-        study_text=without_password(spec.text),
-        space_text=spec.space_text or None,
         model=ModelFigures.open(folders.model_figures),
     )
 

@@ -40,7 +40,7 @@ class StudyReport:
     """What the report of a study is made from, and what several parts of it need.
 
     events: the whole journal; facts: data, model, budget and the like; diagnoses: a sentence a trial; known: what
-    parameters may mean, so that no bound is widened beyond; study_text, space_text: the files, for study-next.yaml.
+    parameters may mean, so that no bound is widened beyond.
     """
 
     name: str
@@ -53,8 +53,6 @@ class StudyReport:
     start_with: Sequence[Params] = ()
     diagnoses: Mapping[int, str] = field(default_factory=dict)
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
-    study_text: str = ""
-    space_text: str | None = None
     model: ModelFigures | None = None
 
     @cached_property
@@ -323,11 +321,8 @@ def _next(report: StudyReport) -> Html | None:
         words = "No bound clearly limits the search. The best trial is at these bounds, which may be chance:"
         parts = [tag("p", words), bullets([str(edge) for edge in report.edges])]
     else:
-        parts = [tag("p", "These bounds limit the search:"), bullets([str(edge) for edge in limiting])]
-        if report.study_text:
-            words = "The same study with these bounds moved; save it as <code>study-next.yaml</code>:"
-            text = findings.next_study(report.study_text, limiting, report.space_text)
-            parts += [tag("p", Html(words)), tag("pre", text, tabindex="0")]
+        words = "These bounds limit the search. Move them in a copy of the study file that has another name:"
+        parts = [tag("p", words), bullets([str(edge) for edge in limiting])]
     if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))
     return section("What to try next", *parts)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from textwrap import indent
 
 import numpy as np
 import optuna
-import yaml
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
 from hpo.formatting import count, gap, listed, number, written
-from hpo.space.domains import Domain, Parameter, ParameterSpec, Range, exact
+from hpo.space.domains import Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
 
@@ -293,71 +289,3 @@ def _meaningful(value: float, bound: float, limits: ParameterSpec | None) -> Val
     middle = float(f"{(bound + end) / 2:.6g}")
     candidates = [type(bound)(end), middle] if isinstance(bound, float) else [int(end)]
     return next((one for one in candidates if limits.fault(one) is None), bound)
-
-
-# -- the next study ----------------------------------------------------------------------------------------------
-
-
-def next_study(text: str, edges: Sequence[Edge], space_text: str | None = None) -> str:
-    """The study file with every limiting bound moved and a new name, everything else as it was, comments included.
-
-    text: study.yaml; space_text: the search space's own file, which then goes into the study file. Only the numbers
-    change, found by the marks PyYAML gives, so that the user's own layout stays.
-    """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    name, space = _get(root, "name"), _get(root, "search_space")
-    edits = [(*_marks(name), following(name.value))] if isinstance(name, ScalarNode) else []
-    if space_text is not None and isinstance(space, ScalarNode):
-        inside = _edited(space_text, _widened(yaml.compose(space_text, Loader=yaml.SafeLoader), edges))
-        edits.append((*_marks(space), "\n" + indent(inside.strip("\n"), "  ")))
-    else:
-        edits += _widened(space, edges)
-    return _edited(text, edits)
-
-
-def _marks(node: Node) -> tuple[int, int]:
-    return node.start_mark.index, node.end_mark.index
-
-
-def following(name: str) -> str:
-    """digits -> digits-2 -> digits-3: a changed space is another study."""
-    numbered = re.fullmatch(r"(.*)-(\d+)", name)
-    return f"{numbered[1]}-{int(numbered[2]) + 1}" if numbered else f"{name}-2"
-
-
-def _widened(space: Node | None, edges: Sequence[Edge]) -> list[tuple[int, int, str]]:
-    """Replacements (start, end, text) in the text that `space` was composed from; one a bound."""
-    edits = {}
-    for edge in edges:
-        node = _get(space, edge.name) or _get(space, edge.name.partition(".")[2])
-        values = node if isinstance(node, SequenceNode) else _get(node, "choices")
-        bound = _get(node, "max" if edge.upper else "min")
-        if isinstance(bound, ScalarNode):
-            edits[bound.start_mark.index] = (*_marks(bound), exact(edge.wider))
-        elif isinstance(values, SequenceNode) and values.value:
-            edit = _one_more(values, edge)
-            edits[edit[0]] = edit
-    return list(edits.values())
-
-
-def _one_more(values: SequenceNode, edge: Edge) -> tuple[int, int, str]:
-    """The wider value beside the bound it goes beyond, in the list's own style."""
-    at = next((node for node in values.value if node.value == exact(edge.bound)), values.value[-1 if edge.upper else 0])
-    start, end = at.start_mark, at.end_mark
-    between = ", " if values.flow_style else "\n" + " " * (start.column - 2) + "- "
-    if edge.upper:
-        return end.index, end.index, between + exact(edge.wider)
-    return start.index, start.index, exact(edge.wider) + between
-
-
-def _get(node: Node | None, key: str) -> Node | None:
-    if not isinstance(node, MappingNode):
-        return None
-    return next((value for name, value in node.value if name.value == key), None)
-
-
-def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    """Back to front, so that earlier places stay where they are."""
-    for start, end, new in sorted(edits, reverse=True):
-        text = text[:start] + new + text[end:]
-    return text
