@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hpo.commands import compare as compare_command
 from hpo.commands.compare import Compared, compare_strategies, confirm_finalists, fresh_values, studies, total_epochs
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
+from hpo.comparison.text import confirmation_lines
 from hpo.core import Event, Opened, Outcome, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.result import Result, read_result
@@ -318,11 +320,47 @@ def test_finalists_are_the_best_complete_trials_with_fresh_seeds_and_more_seeds_
     assert len(place.trained()) == len(set(place.trained())) > before
 
 
-def test_a_repetition_that_fails_is_left_out(place: Place) -> None:
+def test_a_repetition_that_fails_has_an_outcome_for_a_value(place: Place) -> None:
     spec = place.spec(search_space={"rate": [0.1, 2.0], "width": [1, 2, 3], "epochs": 4})
     good, bad = {"rate": 0.1, "width": 1, "epochs": 4}, {"rate": 2.0, "width": 1, "epochs": 4}
     (values,) = fresh_values([(spec, {}, [good, bad])], 2, place.options)
-    assert (len(values[frozen(good)]), values[frozen(bad)]) == (2, [])
+    assert (len(values[frozen(good)]), values[frozen(bad)]) == (2, [Outcome.DIVERGED] * 2)
+
+
+def diverging_later(place: Place) -> None:
+    """From now on a rate diverges once there is a file of its name, as after a search."""
+    trainer = place.folder / "studied_trainer.py"
+    trainer.write_text(trainer.read_text().replace("rate >= 1 and", "(HERE / str(rate)).exists() and"))
+
+
+def test_a_best_trial_whose_repetitions_fail_stays_in_what_confirm_and_compare_say(place: Place) -> None:
+    diverging_later(place)
+    space = {"rate": [0.1, 0.2, 0.4], "width": 3, "epochs": 4}
+    result = place.run(strategy="grid", budget={"trials": 3}, search_space=space)
+    best = result.best
+    (place.folder / "0.4").touch()
+    confirmation = confirm_finalists(result, 2, 3, place.options)
+    assert (best.params["rate"], confirmation.finalists[0].trial) == (0.4, best.number)
+    assert confirmation.finalists[0].failed == (Outcome.DIVERGED,) * 3
+    first, second, said = confirmation_lines(confirmation)
+    again = "failed on 3 of 3 fresh seeds (diverged)"
+    assert first == f"trial {best.number}: {result.best_value:.4f} then, {again}"
+    assert f"seed that chose it and {again}. Best on fresh seeds is trial {confirmation.finalists[1].trial} (" in said
+    assert "failed" not in second
+    with pytest.raises(NoResult, match=r"every repetition failed \(diverged\), so nothing is confirmed"):
+        confirm_finalists(result, 1, 2, place.options)
+
+
+def test_a_comparison_counts_the_repetitions_of_best_trials_that_failed(place: Place) -> None:
+    diverging_later(place)
+    winners = compare_command.best_trials(compared(place).results, 30)
+    bad = next(trial.params["rate"] for one, trial in winners if one.spec.strategy == "grid")
+    (place.folder / f"{bad}").touch()
+    comparison = compared(place, rescore=True).comparison
+    failed = Counter(one.spec.strategy for one, trial in winners for _ in range(2) if trial.params["rate"] == bad)
+    assert {one.strategy.replace(" ", "-"): one.failed for one in comparison.results if one.failed} == failed
+    assert {one.repeated for one in comparison.results} == {4}
+    assert failed["grid"]
 
 
 def test_nothing_complete_is_nothing_to_confirm(place: Place) -> None:

@@ -361,6 +361,18 @@ def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -
     assert "test" not in text.strategy_rows(compared(plain, GOAL))[0]
 
 
+@pytest.mark.parametrize(
+    ("repetitions", "cell"),
+    [((0.96, Outcome.DIVERGED), "0.9600 (1 of 2 seeds)"), ((Outcome.OOM, Outcome.OOM), "(0 of 2 seeds)")],
+)
+def test_the_column_of_fresh_seeds_counts_those_that_have_a_value(
+    repetitions: tuple[float | Outcome, ...], cell: str
+) -> None:
+    (one,) = several("random", FAIR)[:1]
+    comparison = compared([replace(one, fresh={one.points[-1].reading: repetitions})], GOAL)
+    assert text.strategy_rows(comparison)[1][0][-1] == cell
+
+
 # -- the finalists trained again ---------------------------------------------------------------------------------
 
 FINALISTS = [
@@ -368,6 +380,24 @@ FINALISTS = [
     Finalist(4, 0.9852, (0.983, 0.984, 0.981, 0.985, 0.982), 31_000),
     Finalist(9, 0.9815, (0.951, 0.952, 0.949, 0.955, 0.960), 5_000),
 ]
+
+
+def test_a_finalist_that_failed_on_fresh_seeds_is_named_with_that_wherever_it_is_praised() -> None:
+    lucky = Finalist(4, 0.7778, (), 9, (Outcome.DIVERGED,) * 3)
+    others = [
+        Finalist(2, 0.76, (0.95, 0.96, 0.95, 0.96), 700),
+        Finalist(5, 0.75, (0.94, 0.95, 0.96), 300, (Outcome.OOM,)),
+    ]
+    first, _, third, said = text.confirmation_lines(confirm([lucky, *others], GOAL))
+    again = "failed on 3 of 3 fresh seeds (diverged)"
+    assert first == f"trial 4: 0.7778 then, {again}"
+    assert third.endswith("300 parameters, failed on 1 of 4 fresh seeds (oom), not distinguishable from the best")
+    assert said.startswith(f"Trial 4 has 0.7778 on the seed that chose it and {again}. Best on fresh seeds is trial 2 ")
+    assert "trial 5 (300 parameters, failed on 1 of 4 fresh seeds (oom), against 700 parameters)" in said
+    best = text.confirmation_lines(confirm([lucky, replace(others[0], failed=(Outcome.NAN,))], GOAL))[-1]
+    assert "Best on fresh seeds is trial 2 (0.9550, failed on 1 of 5 fresh seeds (nan))." in best
+    second = text.confirmation_lines(confirm([replace(others[0], value=0.9), lucky], GOAL))[-1]
+    assert f"over 4 fresh seeds; trial 4: {again}, so nothing is known of the lead. Best on" in second
 
 
 def test_how_much_of_the_lead_was_luck_and_the_smallest_model_that_is_tied() -> None:

@@ -22,16 +22,30 @@ from pathlib import Path
 
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm
-from hpo.comparison.curves import Curve, Reading, curve
+from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm, having_values
+from hpo.comparison.curves import Curve, Reading, Repetition, curve
 from hpo.comparison.text import confirmation_lines
-from hpo.core import EPOCHS, BestSoFar, Event, Goal, Params, Reported, Scored, State, Study, Trial, digest, epochs_of
+from hpo.core import (
+    EPOCHS,
+    BestSoFar,
+    Event,
+    Goal,
+    Outcome,
+    Params,
+    Reported,
+    Scored,
+    State,
+    Study,
+    Trial,
+    digest,
+    epochs_of,
+)
 from hpo.engine import components
 from hpo.engine.changes import load_data, refuse_other_code
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
-from hpo.formatting import count
+from hpo.formatting import count, listed
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
@@ -71,7 +85,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
-    fresh: dict[str, dict[Reading, list[float]]] = {}
+    fresh: dict[str, dict[Reading, list[Repetition]]] = {}
     if rescore:
         best = best_trials(results, budget)
         score_on_test(best)
@@ -158,7 +172,7 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         raise BadInput(*dict.fromkeys(mistakes))
 
 
-def read_curve(result: Result, fresh: Mapping[Reading, Sequence[float]] | None = None) -> Curve:
+def read_curve(result: Result, fresh: Mapping[Reading, Sequence[Repetition]] | None = None) -> Curve:
     events = read_events(result.folders.journal)
     return curve(result.spec.strategy, result.spec.seed, events, result.spec.goal, fresh)
 
@@ -215,8 +229,8 @@ def read_after(result: Result, trial: Trial) -> int:
     return reading.epoch
 
 
-def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[float]]]:
-    """The values of each trained again with fresh seeds on its own split, by study and trial."""
+def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[Repetition]]]:
+    """The repetitions of each, trained again with fresh seeds on its own split, by study and trial."""
     finalists: dict[int, Finalists] = {}
     for result, best in trials:
         new: Finalists = (result.spec, result.study.environments[-1], [])
@@ -225,7 +239,7 @@ def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[
         return {}
     fresh = fresh_values([*finalists.values()], FRESH_SEEDS, replace(options, listeners=()))
     values = dict(zip(finalists, fresh, strict=True))
-    scores: dict[str, dict[Reading, list[float]]] = {}
+    scores: dict[str, dict[Reading, list[Repetition]]] = {}
     for result, best in trials:
         own = values[result.spec.base_seed][frozen(as_read(result.spec.goal, best))]
         scores[result.folders.run.name] = {(best.number, read_after(result, best)): own}
@@ -271,8 +285,10 @@ def deliver(spec: StudySpec, compared: Compared) -> None:
 # -- confirm
 
 
-def fresh_values(finalists: Sequence[Finalists], seeds: int, options: RunOptions) -> list[dict[Point, list[float]]]:
-    """For each study, its points' values over `seeds` fresh training seeds; a repetition that failed is left out."""
+def fresh_values(
+    finalists: Sequence[Finalists], seeds: int, options: RunOptions
+) -> list[dict[Point, list[Repetition]]]:
+    """For each study, its points' repetitions with `seeds` fresh training seeds."""
     specs = [confirming(*one, seeds) for one in finalists]
     results = run_all(specs, replace(options, trials=None, fresh=False, publish=False))
     if stopped := max(result.stopped_by for result in results):
@@ -299,13 +315,13 @@ def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequen
     )
 
 
-def values_of(result: Result, seeds: int) -> dict[Point, list[float]]:
+def values_of(result: Result, seeds: int) -> dict[Point, list[Repetition]]:
     goal = replace(result.spec.goal, epochs=())  # each is read at the length it was given
-    values: dict[Point, list[float]] = {frozen(params): [] for params in result.spec.start_with}
-    for trial in result.study.with_state(State.COMPLETE):
-        value = goal.value(trial)
-        if value is not None and trial.repeat <= seeds:
-            values[frozen(trial.params)].append(value)
+    values: dict[Point, list[Repetition]] = {frozen(params): [] for params in result.spec.start_with}
+    for trial in result.study.with_state(State.COMPLETE, State.FAILED):
+        if trial.repeat <= seeds:
+            value = goal.value(trial) if trial.state is State.COMPLETE else trial.outcome
+            values[frozen(trial.params)].append(Outcome.NAN if value is None else value)
     return values
 
 
@@ -320,14 +336,17 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
     top_trials, same = list(best.values())[:top], result.study.environments[-1]
     (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
-    finalists = [
-        Finalist(trial.number, goal.value(trial) or 0.0, tuple(values), network_size(result, trial.params))
-        for trial in top_trials
-        if (values := fresh[frozen(as_read(goal, trial))])
-    ]
-    if not finalists:
-        raise NoResult(f"{result.folders.run}: every repetition failed; `hpo status` says why")
+    finalists = [finalist(result, trial, fresh[frozen(as_read(goal, trial))]) for trial in top_trials]
+    if not any(one.fresh for one in finalists):
+        outcomes = listed(sorted({outcome for one in finalists for outcome in one.failed}))
+        raise NoResult(f"{result.folders.run}: every repetition failed ({outcomes}), so nothing is confirmed")
     return confirm(finalists, goal)
+
+
+def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:
+    failed = tuple(one for one in again if isinstance(one, Outcome))
+    size = network_size(result, trial.params)
+    return Finalist(trial.number, result.spec.goal.value(trial) or 0.0, having_values(again), size, failed)
 
 
 def network_size(result: Result, params: Params) -> int | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.comparison.curves import Curve
+from hpo.comparison.curves import Curve, Repetition
 from hpo.comparison.statistics import (
     Advice,
     Difference,
@@ -32,7 +32,7 @@ from hpo.comparison.statistics import (
     verdict,
     wins,
 )
-from hpo.core import Goal
+from hpo.core import Goal, Outcome
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 
@@ -46,7 +46,10 @@ Groups = Mapping[str, Sequence[Curve]]  # a strategy's curves, in the order of t
 
 @dataclass(frozen=True, slots=True)
 class StrategyResult:
-    """One strategy at the budget. values: one a seed; to_target is infinite where most seeds never reached it."""
+    """One strategy at the budget. values: one a seed; to_target is infinite where most seeds never reached it.
+
+    fresh: the mean over the repetitions of the seeds' best trials, of which `failed` of `repeated` have no value.
+    """
 
     strategy: str
     seeds: tuple[int, ...]
@@ -61,6 +64,8 @@ class StrategyResult:
     trials: float
     test: float | None
     fresh: float | None
+    repeated: int = 0
+    failed: int = 0
 
     def at(self, seed: int) -> float:
         return self.values[self.seeds.index(seed)]
@@ -199,6 +204,8 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
     low, median, high = np.quantile(values, BAND)
     reached = [curve.epochs_to(target, goal, budget) for curve in curves]
     ends = [(curve, point) for curve in curves if (point := curve.at(budget))]
+    again = [curve.fresh.get(point.reading, ()) for curve, point in ends]
+    fresh = [having_values(one) for one in again]
     return StrategyResult(
         strategy=name,
         seeds=tuple(curve.seed for curve in curves),
@@ -212,10 +219,14 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
         seconds=float(np.median([point.seconds for _, point in ends])),
         trials=float(np.median([point.trials for _, point in ends])),
         test=_mean([curve.tests[point.reading] for curve, point in ends if point.reading in curve.tests]),
-        fresh=_mean(
-            [float(np.mean(curve.fresh[point.reading])) for curve, point in ends if curve.fresh.get(point.reading)]
-        ),
+        fresh=_mean([float(np.mean(one)) for one in fresh if one]),
+        repeated=sum(map(len, again)),
+        failed=sum(map(len, again)) - sum(map(len, fresh)),
     )
+
+
+def having_values(repetitions: Sequence[Repetition]) -> tuple[float, ...]:
+    return tuple(one for one in repetitions if not isinstance(one, Outcome))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -249,25 +260,31 @@ def _bands(curves: Sequence[Curve], budget: int) -> Bands:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown."""
+    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown.
+
+    failed: the outcomes of the repetitions that have no value.
+    """
 
     trial: int
     value: float
     fresh: tuple[float, ...]
     size: int | None = None
+    failed: tuple[Outcome, ...] = ()
 
     @property
     def mean(self) -> float:
-        return float(np.mean(self.fresh))
+        """Of the repetitions that have a value; not a number where none has."""
+        return float(np.mean(self.fresh)) if self.fresh else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
     """finalists: in the order of the search, its best trial first.
 
-    lead, fresh_lead: of that trial over the second, positive is better; luck: the share of the lead that is gone,
-    from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from difference. best: first
-    on fresh seeds; tied: the trials as good as it, best included, which stands alone if nothing is judged.
+    lead, fresh_lead: of that trial over the second, positive is better, nan where one has no fresh value; luck: the share
+    of the lead that is gone, from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from
+    difference. best: first on fresh seeds; tied: the trials as good as it, best included, which stands alone if nothing
+    is judged.
     """
 
     finalists: tuple[Finalist, ...]
@@ -282,27 +299,27 @@ class Confirmation:
 
 
 def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
-    """What fresh seeds say of the finalists; each needs at least one fresh value.
+    """What fresh seeds say of the finalists, of which at least one has a fresh value.
 
     The best trial of a search was good *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
     each other at once, because the best of them is itself chosen after looking.
     """
-    assert finalists and all(finalist.fresh for finalist in finalists), finalists
     sign = 1.0 if goal.maximize else -1.0
     ranked = sorted(finalists, key=lambda finalist: (-sign * finalist.value, finalist.trial))
-    best = max(ranked, key=lambda finalist: sign * finalist.mean)
+    trained = [one for one in ranked if one.fresh]
+    best = max(trained, key=lambda finalist: sign * finalist.mean)
     first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
     lead, fresh_lead = sign * (first.value - second.value), sign * (first.mean - second.mean)
-    intervals = simultaneous([finalist.fresh for finalist in ranked])
+    intervals = simultaneous([finalist.fresh for finalist in trained])
     tied, sized = [best], []
     interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)
     if intervals is not None:
         lows, highs = intervals
-        j = ranked.index(best)
-        tied = [one for i, one in enumerate(ranked) if one is best or lows[i, j] <= 0 <= highs[i, j]]
+        j = trained.index(best)
+        tied = [one for i, one in enumerate(trained) if one is best or lows[i, j] <= 0 <= highs[i, j]]
         sized = [one for one in tied if one.size is not None and len(one.fresh) >= SIZED]
-        low, high = sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1])))
-        interval = Interval(low, high)
+        if trained[:2] == ranked[:2]:
+            interval = Interval(*sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1]))))
     return Confirmation(
         finalists=tuple(ranked),
         lead=lead,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpo.core import BestSoFar, Ended, Event, Goal, Reported, Study
+from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Reported, Study
 
 Reading = tuple[int, int]  # a trial, and the epoch after which it is read
+Repetition = float | Outcome  # the value with a fresh training seed, or why there is none
 
 
 class CurvePoint(NamedTuple):
@@ -60,7 +61,7 @@ def best_so_far(events: Iterable[Event], goal: Goal) -> list[CurvePoint]:
 class Curve:
     """One study of a comparison. epochs: all that it trained, also after its last point; points may be empty.
 
-    tests: the scores of readings on the test split; fresh: their values when trained again with fresh seeds.
+    tests: the scores of readings on the test split; fresh: of their repetitions with fresh seeds.
     """
 
     strategy: str
@@ -68,7 +69,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
     epochs: int
     tests: Mapping[Reading, float] = field(default_factory=dict)
-    fresh: Mapping[Reading, Sequence[float]] = field(default_factory=dict)
+    fresh: Mapping[Reading, Sequence[Repetition]] = field(default_factory=dict)
 
     def at(self, epochs: float) -> CurvePoint | None:
         """The last point within `epochs`; None before the first epoch that counts."""
@@ -111,7 +112,7 @@ def curve(
     seed: int,
     events: Sequence[Event],
     goal: Goal,
-    fresh: Mapping[Reading, Sequence[float]] | None = None,
+    fresh: Mapping[Reading, Sequence[Repetition]] | None = None,
 ) -> Curve:
     """The curve of one journal, with the test scores recorded in it."""
     study, points = Study(events), tuple(best_so_far(events, goal))

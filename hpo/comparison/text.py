@@ -150,12 +150,21 @@ def glossary(comparison: Comparison) -> str:
 def strategy_rows(comparison: Comparison) -> Rows:
     """One row a strategy, random with twice the budget last."""
     results = comparison.results
-    late = {"test": [one.test for one in results], "fresh seeds": [one.fresh for one in results]}
-    extra = {name: values for name, values in late.items() if any(value is not None for value in values)}
+    late = {"test": [_optional(one.test) for one in results], "fresh seeds": [_fresh(one) for one in results]}
+    extra = {name: cells for name, cells in late.items() if any(cells)}
     target = f"epochs to {number(comparison.target)}"
     header = ("strategy", "seeds", comparison.goal.metric, "10 to 90 %", "average", target, "trials", "time", *extra)
-    cells = [["" if value is None else decimals(value) for value in values] for values in extra.values()]
-    return header, [(*_row(one, comparison), *(column[i] for column in cells)) for i, one in enumerate(results)]
+    return header, [(*_row(one, comparison), *(cells[i] for cells in extra.values())) for i, one in enumerate(results)]
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else decimals(value)
+
+
+def _fresh(result: StrategyResult) -> str:
+    """ "0.9700", or "0.9700 (1 of 2 seeds)" where other repetitions failed."""
+    counted = f"({result.repeated - result.failed} of {count(result.repeated, 'seed')})" if result.failed else ""
+    return f"{_optional(result.fresh)} {counted}".strip()
 
 
 def _row(result: StrategyResult, comparison: Comparison) -> tuple[str, ...]:
@@ -220,21 +229,36 @@ def _table(rows: Rows, width: int) -> Iterator[str]:
 def confirmation_lines(confirmation: Confirmation) -> list[str]:
     """One line a finalist; then how much of the lead was luck, and what to take."""
     rows = [
-        f"trial {one.trial}: {decimals(one.value)} then, {decimals(one.mean)} on fresh seeds ({decimals(min(one.fresh))} to "
-        f"{decimals(max(one.fresh))}), {_size(one)}{_rank(one, confirmation)}"
+        f"trial {one.trial}: {decimals(one.value)} then, {_again(one)}{_rank(one, confirmation)}"
         for one in confirmation.finalists
     ]
     return [*rows, f"{_luck(confirmation)} {_choice(confirmation)} {SAME_SPLIT}"]
 
 
+def _again(one: Finalist) -> str:
+    if not one.fresh:
+        return _failed(one) or "not trained again"
+    between = f"({decimals(min(one.fresh))} to {decimals(max(one.fresh))})"
+    return f"{decimals(one.mean)} on fresh seeds {between}, {_size(one)}{_failed(one, ', ')}"
+
+
+def _failed(one: Finalist, before: str = "") -> str:
+    """ "failed on 1 of 3 fresh seeds (diverged)"; nothing where none did."""
+    seeds, outcomes = count(len(one.fresh) + len(one.failed), "fresh seed"), listed(sorted(set(one.failed)))
+    return f"{before}failed on {len(one.failed)} of {seeds} ({outcomes})" if one.failed else ""
+
+
 def _luck(confirmation: Confirmation) -> str:
     first, *others = confirmation.finalists
-    seeds = count(len(first.fresh), "fresh seed")
-    values = f"{decimals(first.value)} on the seed that chose it and {decimals(first.mean)} over {seeds}"
-    moved = f"Trial {first.trial} has {values}"
+    moved = f"Trial {first.trial} has {decimals(first.value)} on the seed that chose it and"
+    if not first.fresh:
+        return f"{moved} {_again(first)}."
+    moved += f" {decimals(first.mean)} over {count(len(first.fresh), 'fresh seed')}{_failed(first, ', ')}"
     if not others:
         return f"{moved}; with no other finalist there is no lead to explain."
     second = others[0].trial
+    if not others[0].fresh:
+        return f"{moved}; trial {second}: {_again(others[0])}, so nothing is known of the lead."
     if not confirmation.lead > 0:
         return f"{moved}; it had no lead over trial {second}."
     low, high = confirmation.interval.low, confirmation.interval.high
@@ -256,8 +280,8 @@ def _luck(confirmation: Confirmation) -> str:
 def _choice(confirmation: Confirmation) -> str:
     best, smallest = confirmation.best, confirmation.smallest
     others = [f"trial {one.trial}" for one in confirmation.tied if one is not best]
-    first = f"Best on fresh seeds is trial {best.trial} ({decimals(best.mean)})"
-    single = len(confirmation.finalists) == 1
+    first = f"Best on fresh seeds is trial {best.trial} ({decimals(best.mean)}{_failed(best, ', ')})"
+    single = sum(bool(one.fresh) for one in confirmation.finalists) == 1
     if not confirmation.judged and not single:
         return f"{first}; which of the others are as good needs more seeds (hpo confirm --seeds 5)."
     if not others:
@@ -267,7 +291,8 @@ def _choice(confirmation: Confirmation) -> str:
         return f"{first}."
     if smallest is best:
         return f"{first}, and it is the smallest of them ({_size(best)})."
-    return f"{first}; the smallest of these is trial {smallest.trial} ({_size(smallest)} against {_size(best)})."
+    small = f"{_size(smallest)}{_failed(smallest, ', ')}{',' if smallest.failed else ''}"
+    return f"{first}; the smallest of these is trial {smallest.trial} ({small} against {_size(best)})."
 
 
 def _size(finalist: Finalist) -> str:
