@@ -28,6 +28,8 @@ def train(job):
     for epoch in range(job.start + 1, int(job.params["epochs"]) + 1):
         if rate >= 1 and epoch == 2:
             raise TrainingFailed(Outcome.DIVERGED, "made to diverge")
+        if epoch == 2 and (HERE / "failing").exists():
+            raise TrainingFailed(Outcome((HERE / "failing").read_text()), "made to fail")
         total += rate * job.params.get("width", 1) / epoch + job.seed % 997 / 1e4
         with (HERE / "witness").open("a") as file:
             file.write(json.dumps([job.training, epoch, job.start, job.seed]) + "\\n")

@@ -97,7 +97,7 @@ def drive(
     """One visit of a driver; goes on where `events` stop."""
     executor = executor or Scripted()
     one, written = search(strategy, budget, events, goal)
-    Driver([one], executor, pool or Trainings(folder), limits, clock=executor.clock).run()
+    Driver([one], executor, pool or Trainings(folder, goal), limits, clock=executor.clock).run()
     assert not executor.jobs, "nothing is left running"
     return written
 
@@ -544,6 +544,17 @@ def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
     study = Study(drive(tmp_path, random(), Budget(trials=6), Scripted(2)))
     for trial in study.trials:
         assert checkpoints.epochs(tmp_path, trial.training) == [trial.epoch]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_state_that_any_search_of_a_driver_reads_is_kept_while_another_trains_on(
+    order: int, tmp_path: Path
+) -> None:
+    executor = Scripted(2)
+    searches = [search(Listed([{**POINT, "epochs": epochs}]))[0] for epochs in (2, 6)]
+    Driver(searches[::order], executor, Trainings(tmp_path, GOAL), clock=executor.clock).run()
+    (key,) = searches[0].study.trainings
+    assert checkpoints.epochs(tmp_path, key) == [2, 6]
 
 
 @pytest.mark.parametrize("cut", [0, 5, 9, 14])

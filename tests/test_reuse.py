@@ -19,7 +19,7 @@ from test_driver import STRATEGIES, Made
 
 from hpo import api
 from hpo.commands.run import RunOptions, run, run_all
-from hpo.core import Event, Goal, Reported, State, Study
+from hpo.core import Event, Goal, Reported, Started, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.result import Result
 from hpo.engine.search import Search
@@ -115,8 +115,56 @@ def test_studies_share_trainings_and_are_charged_as_if_alone(rule: dict[str, Any
     assert fresh < 6 * budget * 0.8
 
 
+def test_no_other_study_deletes_the_state_that_a_best_trial_is_read_at(place: Place) -> None:
+    """Smaller is better here, so that a short training is best, which others train on, and then have no room."""
+    wanted = {"metric": {"name": "val_accuracy", "goal": "minimize"}, "start_with": [{"rate": 0.05, "width": 1}]}
+    first = place.run(**wanted, search_space={**SPACE, "epochs": 2}, budget={"trials": 1})
+    for strategy, epochs in (("bayesian", 4), ("grid", 8)):
+        place.run(**wanted, strategy=strategy, search_space={**SPACE, "epochs": epochs}, budget={"trials": 1})
+    assert checkpoints.epochs(first.folders.trainings, first.best.training) == [2, 4, 8]
+    spec = place.spec(**wanted, seed=1, search_space={**SPACE, "epochs": 2}, budget={"trials": 4})
+    run(replace(spec, execution=replace(spec.execution, checkpoints=0)), place.options)
+    assert first.checkpoint().exists()
+
+
 class Killed(Exception):
     pass
+
+
+@pytest.mark.parametrize("outcome", ["oom", "invalid"])
+def test_a_retry_that_was_killed_is_continued_by_the_plain_command(outcome: str, place: Place) -> None:
+    """Whatever its own earlier trial, or another study's, says of the same training."""
+    failing, point = place.folder / "failing", {"rate": 0.05, "width": 1, "epochs": 4}
+    failing.write_text(outcome)
+    specs = [
+        place.spec(strategy=name, start_with=[point], budget={"trials": 1}, training_seed=0)
+        for name in ("grid", "random")
+    ]
+    for spec in specs:
+        (trial,) = run(spec, place.options).study.trials
+        assert (trial.state, trial.outcome, trial.epoch) == ("failed", outcome, 1)
+    failing.unlink()
+
+    def kill(search: Search, event: Event) -> None:
+        if isinstance(event, Started):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(specs[1], replace(place.options, retry_failed=True, listeners=[kill]))
+    again = run(specs[1], place.options).study
+    assert [(trial.state, trial.epoch) for trial in again.trials] == [("failed", 1), ("complete", 4)]
+
+
+@pytest.mark.parametrize(("outcome", "trained"), [("oom", 4), ("invalid", 1)])
+def test_too_little_memory_in_one_study_is_no_verdict_on_the_training_in_others(
+    outcome: str, trained: int, place: Place
+) -> None:
+    failing = place.folder / "failing"
+    failing.write_text(outcome)
+    same = {"start_with": [{"rate": 0.05, "width": 1, "epochs": 4}], "budget": {"trials": 1}}
+    assert place.run(**same).study.epochs == 1
+    failing.unlink()
+    assert place.run(**same, strategy="grid").study.epochs == trained
 
 
 NEVER = 10**9

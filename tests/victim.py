@@ -79,7 +79,7 @@ def run(config: Config) -> None:
             study = journal.study()
             search = Search(study, config.make_strategy(), goal, budget, laws.identity(), journal.append)
             limits = Limits(report_seconds=config.report_seconds)
-            Driver([search], executor, Trainings(config.trainings, config.cap), limits).run()
+            Driver([search], executor, Trainings(config.trainings, cap=config.cap), limits).run()
             best = goal.best(study.trials)
             print(json.dumps({"closed": study.closed, "best": None if best is None else best.number}))
         lock.release()

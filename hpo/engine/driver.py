@@ -246,7 +246,7 @@ class Driver:
             new = self.trainings.is_new(key, report.epoch)
             self._record(search, Reported(key, report, reused=not new))
             if new:
-                self.trainings.recorded(key, report.epoch, search.read_epochs(key))
+                self.trainings.recorded(key, report.epoch)
         for trial in search.running(key):
             if trial.epoch >= trial.epochs:
                 self._record(search, completed(trial, search.goal, self.clock()))

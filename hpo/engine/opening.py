@@ -311,16 +311,18 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
         elsewhere = (path for path in folders.study.glob("*/journal.db") if path not in ours)
         return [path for path in elsewhere if holder_of(path.with_name(folders.lock.name)) is not None]
 
-    trainings = Trainings(folders.trainings, spec.execution.checkpoints, others)
+    trainings = Trainings(folders.trainings, spec.goal, spec.execution.checkpoints, others)
     for journal in own:
         study, retried = journal.study(), noted_retries(journal)
-        trainings.retried |= {study.trials[number].training for number in set(retried) - study.replaced}
+        again = [study.trials[number] for number in set(retried) - study.replaced]
+        begun = study.with_state(State.RUNNING, State.PAUSED)  # such as retries that were interrupted
+        trainings.retried |= {trial.training for trial in [*again, *begun]}
     for other in studies_of(folders.state, folders.name):
         if other.journal in ours:
             continue
         try:
             with Journal.open(other.journal, read_only=True) as journal:
-                trainings.learn(journal.study())
+                trainings.learn(journal.study(), other.journal)
         except HpoError as error:
             log.warning("%s; its trainings are not shared", error)
     return trainings

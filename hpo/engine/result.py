@@ -8,16 +8,17 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.core import Goal, Reason, Study, Trial
+from hpo.core import BestSoFar, Goal, Reason, Study, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import refuse_other_code, stored_data
-from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
+from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals
 from hpo.journal import Journal, read_events
@@ -236,6 +237,7 @@ def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
 
 RUNNING = "running"
 Filter = tuple[str | None, int | None]  # strategy, seed; None is any
+Live = Callable[[], Iterable[Path]]  # the journals of the studies that other drivers have now
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,29 @@ def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[
             f"{place}: no study of {which or 'this name'} has been run; `{command('run', spec, state)}` begins one"
         )
     return studies
+
+
+class Elsewhere:
+    """The studies of a name that this driver does not drive."""
+
+    def __init__(self, goal: Goal, live: Live) -> None:
+        self.goal, self._live = goal, live
+        self.known: dict[Path, BestSoFar] = {}  # journal -> the study, as it was when last read
+        self._changing: set[Path] = set()  # journals that other drivers have had since then
+
+    def changing(self) -> bool:
+        """Whether other drivers are at work, or have been since the last `update`."""
+        self._changing.update(self._live())
+        return bool(self._changing)
+
+    def update(self) -> set[str]:
+        """Read again what has changed; returns the trainings of the studies that other drivers have now."""
+        live = set(self._live())
+        for journal in self._changing | live:  # one that has ended a last time
+            with suppress(HpoError), Journal.open(journal, read_only=True) as opened:
+                self.known[journal] = BestSoFar(opened.study(), self.goal)
+        self._changing = live
+        return {key for journal in live & self.known.keys() for key in self.known[journal].study.trainings}
 
 
 def stop_driver(spec: StudySpec, state: Path) -> str:

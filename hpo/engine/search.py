@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Params, Reason, State, Strategy, Study, Trial, Value
 from hpo.study_file.spec import Budget
@@ -87,12 +86,6 @@ class Search:
                 self.goal.cost(one.reports[trial.epoch - 1]) for one in self.study.trials if one.epoch >= trial.epoch
             ]
             yield trial.training, sum(cost < self.goal.cost(trial.reports[-1]) for cost in costs) / len(costs)
-
-    def read_epochs(self, key: str) -> set[int]:
-        """The epochs of a training after which its trials are read, or would be if they ended now."""
-        trials = self.study.readers(key)
-        readings = map(self.goal.reading, [*trials, *(replace(trial, state=State.COMPLETE) for trial in trials)])
-        return {reading.epoch for reading in readings if reading is not None}
 
     def finalist(self) -> Trial | None:
         """The best paused trial, as long as none is complete: early stopping may have paused them all."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo.core import Outcome, Report, State, Study, Training
-from hpo.errors import HpoError
+from hpo.core import BestSoFar, Goal, Outcome, Report, State, Study, Training
+from hpo.engine.result import Elsewhere, Live
 from hpo.failpoints import hit
-from hpo.journal import Journal
 from hpo.training import checkpoints
 
 
@@ -35,15 +34,16 @@ class Shared:
 class Trainings:
     """Shared by all searches of a driver; filled from the journals of earlier ones, so that nothing is trained twice.
 
-    folder: the checkpoints. cap: bytes they may take. others: the journals of studies of this name that other drivers
-    have now; nothing that these may go on from or publish is deleted.
+    folder: the checkpoints. goal: of all these studies. cap: bytes the checkpoints may take. others: the journals of
+    studies of this name that other drivers have now; nothing that these may go on from or publish is deleted.
     """
 
-    def __init__(self, folder: Path, cap: int = 2 * 2**30, others: Callable[[], Sequence[Path]] = lambda: ()) -> None:
-        self.folder, self.cap, self._others = folder, cap, others
+    def __init__(self, folder: Path, goal: Goal = Goal(), cap: int = 2 * 2**30, others: Live = tuple) -> None:
+        self.folder, self.goal, self.cap, self._elsewhere = folder, goal, cap, Elsewhere(goal, others)
         self._shared: dict[str, Shared] = {}
-        self.retried: set[str] = set()  # trainings whose failure, whatever it was, may be fixed
-        self._superseded: dict[str, set[int]] = {}  # training -> the epochs to keep, where another driver was at work
+        self.retried: set[str] = set()  # trainings that are trained on, whatever they failed of before
+        self._own: list[Study] = []
+        self._superseded: set[str] = set()  # trainings with checkpoints to delete, where another driver was at work
 
     def __getitem__(self, key: str) -> Training:
         return self._shared[key].training
@@ -52,13 +52,18 @@ class Trainings:
         """How many are trained."""
         return len(self._shared[key].training.reports)
 
-    def learn(self, study: Study) -> None:
-        """Take in what another study, or an earlier driver of this one, has trained."""
+    def learn(self, study: Study, journal: Path | None = None) -> None:
+        """Take in what another study (of that journal), or an earlier driver of this one, has trained."""
+        if journal is None:
+            self._own.append(study)
+        else:
+            self._elsewhere.known[journal] = BestSoFar(study, self.goal)
         for training in study.trainings.values():
             self.add(training)
         for trial in study.with_state(State.FAILED):
-            fixed = trial.training in self.retried or trial.outcome in (Outcome.CRASHED, Outcome.TIMEOUT)  # may be
-            if not fixed and trial.epoch == self.epochs(trial.training) and trial.epoch < trial.epochs:
+            limited = trial.outcome in (Outcome.CRASHED, Outcome.TIMEOUT, Outcome.OOM)  # other limits may let it go on
+            again = limited or trial.training in self.retried
+            if not again and trial.epoch == self.epochs(trial.training) and trial.epoch < trial.epochs:
                 self.end(trial.training, trial.outcome, trial.error)
 
     def add(self, training: Training) -> None:
@@ -81,19 +86,27 @@ class Trainings:
         """Whether no journal has it: the study that records it first is charged a new epoch, all others reuse it."""
         return epoch > self._shared[key].journaled
 
-    def recorded(self, key: str, epoch: int, read: Iterable[int]) -> None:
+    def recorded(self, key: str, epoch: int) -> None:
         """It is in a journal now: no earlier checkpoint is needed any more but those after which a trial is read."""
         hit("forget")
         self._shared[key].journaled = epoch
-        self._superseded[key] = {epoch, *read}
-        if not self._others():
+        self._superseded.add(key)
+        if not self._elsewhere.changing():
             self._forget(key)
 
     def _forget(self, key: str) -> None:
-        keep = self._superseded.pop(key)
+        self._superseded.discard(key)
+        read, last = self._read(key), self._shared[key].journaled
         for earlier in checkpoints.epochs(self.folder, key):
-            if earlier < max(keep) and earlier not in keep:
+            if earlier < last and earlier not in read:
                 checkpoints.forget(self.folder, key, earlier)
+
+    def _read(self, key: str) -> set[int]:
+        """The epochs of a training after which trials of any study are read, or would be if they ended now."""
+        studies = [*self._own, *(one.study for one in self._elsewhere.known.values())]
+        trials = [trial for study in studies for trial in study.readers(key)]
+        readings = map(self.goal.reading, [*trials, *(replace(trial, state=State.COMPLETE) for trial in trials)])
+        return {reading.epoch for reading in readings if reading is not None}
 
     def checkpoint(self, key: str) -> int:
         """The epoch from which this training can continue."""
@@ -119,16 +132,8 @@ class Trainings:
         resting: trainings that may go on, the least likely first; they are deleted when nothing else is left.
         """
         checkpoints.sweep(self.folder)
-        elsewhere = {key for journal in self._others() for key in in_use(journal)}
-        for key in self._superseded.keys() - elsewhere:
+        in_use = self._elsewhere.update()
+        for key in self._superseded - in_use:
             self._forget(key)
-        return checkpoints.prune(self.folder, self.cap, {*needed, *elsewhere}, resting)
-
-
-def in_use(journal: Path) -> set[str]:
-    """The trainings of a study that another driver has: of its unfinished trials, and of all whose state it may publish."""
-    try:
-        with Journal.open(journal, read_only=True) as opened:
-            return {trial.training for trial in opened.study().trials}
-    except HpoError:
-        return set()
+        best = {one.trial.training for one in self._elsewhere.known.values() if one.trial is not None}
+        return checkpoints.prune(self.folder, self.cap, {*needed, *in_use, *best}, resting)
