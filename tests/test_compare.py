@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -256,13 +257,17 @@ def test_another_budget_before_changes_nothing_at_this_one(place: Place, tmp_pat
     assert len(place.trained()) == trained
 
 
-def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place) -> None:
-    """The first ten trials of bayesian search are random's own."""
+def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place, caplog: Any) -> None:
+    """The first ten trials of bayesian search are random's own, which is said before anything is trained."""
     short = compared(place, budget={"total_epochs": 16}).comparison
+    (warning,) = [one.getMessage() for one in caplog.records if "random's own" in one.getMessage()]
+    assert "16 epochs will not get beyond the first 10 trials of bayesian" in warning
+    assert re.search("give more than 4[5-8] epochs$", warning), "ten at the mean length of 4.7"
     assert {(pair.a, pair.b) for pair in short.pairs} == {("bayesian", "grid"), ("random", "grid")}
     assert any("the first 10 trials of bayesian are random's own" in note for note in short.notes)
     longer = compared(Place.made(place.folder / "longer"), budget={"total_epochs": 90}).comparison
     assert {(pair.a, pair.b) for pair in longer.pairs} >= {("bayesian", "random")}
+    assert sum("random's own" in one.getMessage() for one in caplog.records) == 1
 
 
 def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: Place, monkeypatch: Any) -> None:

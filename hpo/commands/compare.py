@@ -82,6 +82,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse_unfair(spec, specs)
+    warn_of_equal_beginnings(spec, budget)
     results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
@@ -147,9 +148,25 @@ def total_epochs(spec: StudySpec) -> int:
     """The budget in epochs; trials of different length are no equal budget, so they count as epochs at their mean length."""
     if spec.budget.total_epochs is not None:
         return spec.budget.total_epochs
+    return max(1, round((spec.budget.trials or 20) * mean_length(spec)))
+
+
+def mean_length(spec: StudySpec) -> float:
+    """Epochs of a trial that nothing stops, on average over the space."""
     rng = random.Random("mean length")
-    length = statistics.mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))
-    return max(1, round((spec.budget.trials or 20) * length))
+    return statistics.mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))
+
+
+def warn_of_equal_beginnings(spec: StudySpec, budget: int) -> None:
+    """Say before anything is trained that the budget ends within the points that bayesian shares with random."""
+    rule = spec.early_stopping  # with one a trial may take as little as its first rung
+    needed = STARTUP * (rule.min_epochs if rule else mean_length(spec))
+    if {"bayesian", "random"} <= {*spec.compare.strategies} and budget <= needed:
+        log.warning(
+            "%s: %s will not get beyond the first %d trials of bayesian, which are random's own, so that these two cannot be "
+            "compared; give more than %s",
+            *(spec.place("budget"), count(budget, "epoch"), STARTUP, count(needed, "epoch")),
+        )
 
 
 def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:

@@ -192,7 +192,7 @@ def _notes(
     if same:
         yield (
             f"bayesian and random: nothing to compare, because the first {same} trials of bayesian are random's own "
-            "and at most seeds it came no further; raise the budget."
+            "and few studies of it had more; raise the budget."
         )
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):

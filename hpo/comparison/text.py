@@ -33,9 +33,8 @@ def scope(comparison: Comparison) -> str:
 
 def lines(comparison: Comparison, width: int = UNBOUNDED) -> list[str]:
     """The whole result: two tables, the notes, the sentence. A table wider than `width` is given row by row."""
-    tables = [
-        line for rows in (strategy_rows(comparison), pair_rows(comparison)) for line in (*_table(rows, width), "")
-    ]
+    shown = [rows for rows in (strategy_rows(comparison), pair_rows(comparison)) if rows[1]]
+    tables = [line for rows in shown for line in (*_table(rows, width), "")]
     return [*tables, *comparison.notes, sentence(comparison)]
 
 
@@ -74,7 +73,7 @@ def _range(advice: Advice) -> str:
 
 
 def _findings(comparison: Comparison) -> list[str]:
-    """One clause a pair; the first says the budget and the seeds."""
+    """One clause for all pairs of which the same is said; the first names the budget and the seeds."""
     budget, metric = count(comparison.budget, "epoch"), comparison.goal.metric
     reached = listed([f"{result.strategy} reaches {decimals(result.median)}" for result in comparison.strategies])
     if not comparison.pairs:
@@ -83,22 +82,30 @@ def _findings(comparison: Comparison) -> list[str]:
     if max(seeds) < 2:
         return [f"at {budget} {reached} in {metric}", f"every verdict is undecided: {ONE_SEED}"]
     many = count(max(seeds), "seed") if min(seeds) == max(seeds) else f"{min(seeds)} to {count(max(seeds), 'seed')}"
-    first, *others = (_finding(pair, comparison) for pair in comparison.pairs)
+    said: dict[tuple[str, str], list[str]] = {}
+    for pair in comparison.pairs:
+        before, pair_words, after = _finding(pair, comparison)
+        said.setdefault((before, after), []).append(pair_words)
+    first, *others = (
+        f"{before}{listed(pairs)}{after.format('is' if len(pairs) == 1 else 'are')}"
+        for (before, after), pairs in said.items()
+    )
     return [f"at {budget} and {many}, {first}", *others]
 
 
-def _finding(pair: Pair, comparison: Comparison) -> str:
+def _finding(pair: Pair, comparison: Comparison) -> tuple[str, str, str]:
+    """What is said of a pair: before it, of it alone, and after it, where {} stands for the verb."""
     low, high = pair.difference.interval.low, pair.difference.interval.high
     if pair.better is not None:
         worse = pair.b if pair.better == pair.a else pair.a
         low, high = (low, high) if pair.better == pair.a else (-high, -low)
         size = f"{gap(abs(pair.difference.mean))} in {comparison.goal.metric}"
-        return f"{pair.better} is better than {worse} by {size} ({_interval(low, high)})"
+        return f"{pair.better} is better than ", f"{worse} by {size} ({_interval(low, high)})", ""
     if pair.verdict is Verdict.EQUAL:
-        within = f"within {number(comparison.margin)}; {_interval(low, high)}"
-        return f"{pair.a} and {pair.b} are practically equal ({within})"
+        within = f" {{}} practically equal (within {number(comparison.margin)})"
+        return "", f"{pair.a} against {pair.b} ({_interval(low, high)})", within
     advice = advice_text(pair.advice, pair.difference.seeds)
-    return f"{pair.a} against {pair.b} is undecided ({_interval(low, high)}): {advice}"
+    return "", f"{pair.a} against {pair.b} ({_interval(low, high)})", f" {{}} undecided: {advice}"
 
 
 def _interval(low: float, high: float) -> str:
