@@ -1,12 +1,11 @@
 """Parameters to recurrent layers."""
 
-from hpo.models import rnn
-from hpo.models.families import sizes
+from hpo.models.families import rnn_layers, sizes
 from hpo.models.layers import Recurrent, Rows
 
 
 def recurrent(**params) -> Recurrent:
-    (layer,) = [layer for layer in rnn.layers(params, (1, 8, 8), 10) if isinstance(layer, Recurrent)]
+    (layer,) = [layer for layer in rnn_layers(params, (1, 8, 8), 10) if isinstance(layer, Recurrent)]
     return layer
 
 
@@ -28,5 +27,5 @@ def test_dropout_between_recurrent_layers_needs_two_of_them() -> None:
 
 
 def test_the_dense_stack_is_that_of_every_family() -> None:
-    made = [layer.name for layer in rnn.layers({"dense_layers": 1, "dropout": 0.2}, (1, 8, 8), 3)]
+    made = [layer.name for layer in rnn_layers({"dense_layers": 1, "dropout": 0.2}, (1, 8, 8), 3)]
     assert made == ["rows", "recurrent", "dense1", "dense1_activation", "dense1_dropout", "output"]

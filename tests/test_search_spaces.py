@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from laws import is_point
 
-from hpo.models import cnn, rnn
-from hpo.models.families import FAMILIES, feasibility, known
+from hpo.models import cnn
+from hpo.models.families import FAMILIES, RNN, feasibility, known
 from hpo.models.parameters import TRAINING
 from hpo.study_file.reader import read_study
 from hpo.study_file.spec import StudySpec
@@ -71,7 +71,7 @@ def test_the_spaces_name_every_parameter_of_their_model(tmp_path: Path) -> None:
     for activation in cnn.ACTIVATIONS:
         assert space.conflicts({"activation": activation}) == []
     assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []  # a perceptron
-    assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(rnn.PARAMETERS)
+    assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(RNN)
 
 
 def test_training_only_searches_every_parameter_of_training_and_none_of_the_shape(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""The model families by name. A family is one file; this is the only place that lists them."""
+"""The model families by name, and what is known of any of them.
+
+The convolutional family is cnn.py. The recurrent one reads an image row by row, (batch, H, C * W); its final state goes
+to dense layers.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,49 @@ from dataclasses import dataclass
 from typing import Final
 
 from hpo.core import Params, Value
-from hpo.models import cnn, rnn
-from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Shape, Summary, summary
-from hpo.models.parameters import TRAINING, optimizer_states, setting
-from hpo.space.domains import ParameterSpec
+from hpo.models import cnn
+from hpo.models.cnn import DENSE, dense_stack
+from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Recurrent, Rows, Shape, Summary, summary
+from hpo.models.parameters import TRAINING, fraction, optimizer_states, setting
+from hpo.space.domains import Condition, ParameterSpec
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
+
+PLAIN_CELL: Final = "rnn"
+
+RNN: Final[dict[str, ParameterSpec]] = {
+    "cell": ParameterSpec(
+        "gru", "choice", choices=(PLAIN_CELL, "lstm", "gru"), doc="what carries the state from row to row"
+    ),
+    "hidden_size": ParameterSpec(64, "int", low=1, doc="numbers in the state, in each direction"),
+    "rnn_layers": ParameterSpec(1, "int", low=1, high=100, doc="recurrent layers on top of each other"),
+    "nonlinearity": ParameterSpec(
+        "tanh", "choice", choices=("tanh", "relu"), when=(Condition("cell", (PLAIN_CELL,)),), doc="of the plain cell"
+    ),
+    "bias": ParameterSpec(True, "bool", doc="whether the recurrent layers learn one"),
+    "rnn_dropout": fraction(0.0, "between recurrent layers; without effect on a single one"),
+    "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
+    **DENSE,
+}
+
+
+def rnn_layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
+    """The network these params describe, for images of shape (C, H, W). Every one of them is possible."""
+    depth = int(setting(params, RNN, "rnn_layers"))
+    recurrent = Recurrent(
+        "recurrent",
+        cell=str(setting(params, RNN, "cell")),
+        hidden=int(setting(params, RNN, "hidden_size")),
+        layers=depth,
+        nonlinearity=str(setting(params, RNN, "nonlinearity")),
+        bias=bool(setting(params, RNN, "bias")),
+        dropout=float(setting(params, RNN, "rnn_dropout")) if depth > 1 else 0.0,
+        bidirectional=bool(setting(params, RNN, "bidirectional")),
+    )
+    return [Rows("rows"), recurrent, *dense_stack(params, outputs)]
+
 
 Layers = Callable[[Params, Shape, int], list[Layer]]
 
@@ -30,7 +69,7 @@ class Family:
 
 FAMILIES: Final = {
     "cnn": Family("cnn", cnn.PARAMETERS, cnn.layers),
-    "rnn": Family("rnn", rnn.PARAMETERS, rnn.layers),
+    "rnn": Family("rnn", RNN, rnn_layers),
 }
 
 
