@@ -34,10 +34,9 @@ from hpo.engine.result import trials_table
 from hpo.formatting import number
 from hpo.report import figures, findings, model_figures
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
-from hpo.report.drawing import DARK, LIGHT, Picture
 from hpo.report.findings import Edge
-from hpo.report.html import escape, tag
 from hpo.report.model_figures import ModelFigures
+from hpo.report.page import DARK, LIGHT, Picture, escape, tag
 from hpo.space.domains import Choice, Condition, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 

@@ -108,7 +108,7 @@ def lighten() -> None:
     stub("hpo.report.model_figures", ModelFigures=ModelFigures)
     comparison = {"comparison_document": None, "comparison_picture": None}  # no run draws them
     stub("hpo.report.document", StudyReport=StudyReport, **comparison)
-    stub("hpo.report.drawing", save=lambda pictures, folder: None)
+    stub("hpo.report.page", save=lambda pictures, folder: None)
     result.trials_table = lambda *_: Table()  # type: ignore[assignment,return-value]
 
 

@@ -49,7 +49,7 @@ from hpo.formatting import count, listed
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
-from hpo.report.drawing import save
+from hpo.report.page import save
 from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, frozen
 from hpo.study_file.rules import grid_mistakes

@@ -21,8 +21,8 @@ from hpo.files import Folders, replace_file
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
-from hpo.report.drawing import save
 from hpo.report.model_figures import ModelFigures
+from hpo.report.page import save
 from hpo.strategies.bayesian import Coordinate
 from hpo.study_file.spec import StudySpec
 

@@ -17,10 +17,22 @@ from hpo.comparison.curves import best_so_far
 from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
 from hpo.report import figures, findings, model_figures
-from hpo.report.drawing import Picture
 from hpo.report.findings import Edge, Importances
-from hpo.report.html import Content, Html, bullets, fact_list, figure, join, page, scrolling, section, table, tag
 from hpo.report.model_figures import ModelFigures
+from hpo.report.page import (
+    Content,
+    Html,
+    Picture,
+    bullets,
+    fact_list,
+    figure,
+    join,
+    page,
+    scrolling,
+    section,
+    table,
+    tag,
+)
 from hpo.space.domains import Parameter, ParameterSpec
 from hpo.space.space import Space
 

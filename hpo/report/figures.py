@@ -21,7 +21,7 @@ from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import CurvePoint
 from hpo.core import Goal, Params, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
-from hpo.report.drawing import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
+from hpo.report.page import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
 from hpo.space.domains import Choice, Domain, Parameter
 
 MOST_LINES = 300  # in parallel coordinates; the best ones are kept

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from hpo.core import Report
 from hpo.formatting import finite, number, printable
-from hpo.report.drawing import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
 from hpo.report.figures import spread
+from hpo.report.page import ACCENT, INK, MUTED, SERIES, Picture, canvas, label
 
 Array = NDArray[np.generic]
 
