@@ -23,8 +23,8 @@ from studied import Place
 from hpo import api
 from hpo.cli.summary import best_lines, exit_code, status_table
 from hpo.commands import reproduce
+from hpo.commands.best import refit
 from hpo.commands.compare import as_read, confirm_finalists
-from hpo.commands.refit import refit
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import best_so_far
 from hpo.core import (

@@ -13,7 +13,7 @@ import pytest
 from studied import TINY, TRAINER, Place
 
 from hpo import api, provenance
-from hpo.commands import best, compare, predict, refit, reproduce
+from hpo.commands import best, compare, predict, reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.core import Ended, Opened, Outcome, Reason, State
 from hpo.engine.changes import warn_of_other_files
@@ -58,7 +58,7 @@ USES: dict[str, Callable[[Result, Path], object]] = {
         RunOptions(folder),
     ),
     "confirm": lambda result, folder: compare.run_confirmation(result.spec, folder, 1, 1),
-    "refit": lambda result, folder: refit.refit(result, {}),
+    "refit": lambda result, folder: best.refit(result, {}),
     "reproduce": lambda result, folder: reproduce.reproduce(result, 0),
 }
 

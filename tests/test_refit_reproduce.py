@@ -14,7 +14,7 @@ from pictures import digits
 from studied import TRAINER, Place
 
 from hpo import api
-from hpo.commands import refit, reproduce
+from hpo.commands import best, reproduce
 from hpo.commands.reproduce import first_difference
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.curves import curve
@@ -159,9 +159,9 @@ def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: R
         orders.append(order)
         return Published(test=score(order.recipe.setup(), order.params, order.checkpoint))
 
-    monkeypatch.setattr(refit, "publish", published)
-    found = refit.refit(searched, {})
-    again = refit.refit(searched, {})
+    monkeypatch.setattr(best, "publish", published)
+    found = best.refit(searched, {})
+    again = best.refit(searched, {})
     assert (found.known, again.known, len(orders), found.published) == (False, True, 1, again.published)
     assert (orders[0].alias, orders[0].run, orders[0].epoch) == ("refit", None, 2)
     assert found.published.test["test_accuracy"] > 0.5
@@ -170,13 +170,13 @@ def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: R
     study = read_result(searched.spec, searched.folders.state).study
     assert [sorted(one.metrics)[0] for one in study.scores] == ["refit_test_accuracy"]
     assert replace(searched, study=study).test == {}, "it is not the best trial's own score"
-    first = next(refit.lines(found))
+    first = next(best.refit_lines(found))
     assert first.startswith("refit:  trial 0 on 1,528 images of train and val, 2 epochs: test_accuracy ")
 
 
 def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> None:
     data = Dataset.open(digits(tmp_path / "data"))
-    joined = refit.together(data)
+    joined = best.together(data)
     assert np.array_equal(joined.train, np.sort(np.concatenate([data.train, data.val])))
     assert joined.digest != data.digest
     pixels = data.images[joined.train] / 255
@@ -192,7 +192,7 @@ def test_a_network_trained_by_a_worker_is_reproduced_bit_for_bit_in_another_proc
 
 def test_a_trainer_of_ones_own_has_no_splits_to_join(result: Result) -> None:
     with pytest.raises(BadInput, match="a study with a trainer of its own has no splits that hpo could join"):
-        refit.refit(result, {})
+        best.refit(result, {})
 
 
 def test_a_report_and_a_comparison_show_the_best_trials_own_test_score_and_not_that_of_its_refit() -> None:

@@ -242,9 +242,10 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
         path = write_script(result, to or result.folders.run / "best")
         echo(f"{path} is written, with {DATA} beside it; run: python {path}")
     if refit:
-        from hpo.commands import refit as refitting
+        from hpo.commands.best import refit as train_on_all
+        from hpo.commands.best import refit_lines
 
-        for line in refitting.lines(refitting.refit(result, os.environ, epochs_shown(result.spec.goal))):
+        for line in refit_lines(train_on_all(result, os.environ, epochs_shown(result.spec.goal))):
             echo(line)
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))

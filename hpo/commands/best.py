@@ -1,30 +1,54 @@
-"""`hpo best --script`: the best trial as one Python file that needs torch and numpy only, with its data beside it.
+"""`hpo best --script` and `hpo best --refit`: what may be done with the best trial.
 
-The file is a copy of publishing/train_script.py in which the block of settings is the trial's.
+A script is one Python file that needs torch and numpy only, with its data beside it: a copy of publishing/train_script.py
+in which the block of settings is the trial's.
+
+A refit is trained on train and val together, for use, and registered under its own alias. There is no validation split
+left to choose by, so nothing is chosen: params, epochs and seed are the trial's. The test split is read once more, and
+that is recorded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from hpo import provenance
-from hpo.core import Params, Value
-from hpo.data.dataset import Dataset
-from hpo.engine.result import Result
-from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.commands.reproduce import OnEpoch, one_worker, train_job
+from hpo.commands.sync import tracked_study
+from hpo.core import Job, JobFailed, Params, Scored, Trial, Value, digest, training_seed
+from hpo.data.dataset import Dataset, standards
+from hpo.engine.changes import load_data, refuse_other_code
+from hpo.engine.components import user_code
+from hpo.engine.result import Published, Result
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
+from hpo.files import DriverLock
+from hpo.formatting import count, decimals
+from hpo.journal import Journal
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
+from hpo.publishing.publish_best import order_for, publish
+from hpo.tracking.sync import Tracker
+from hpo.tracking.ui import tracking_uri
+from hpo.training import checkpoints
 
 SCRIPT, DATA = "train.py", "data.npz"
 TEMPLATE: Final = Path(__file__).parent.parent / "publishing" / "train_script.py"
 MARK: Final = "Written by `hpo best --script`"  # in the template: a file with it may be overwritten
 FIRST, LAST = "# == settings", "# == end of the settings"
+
+ALIAS = "refit"
+META = "refit"  # the journal's note of the last one
+PREFIX = "refit_"  # of its test scores: they are not the best trial's own
 
 
 @dataclass(frozen=True)
@@ -127,3 +151,102 @@ def assignments(source: ScriptSource) -> Iterator[str]:
 def literal(value: Value) -> str:
     """A value as Python source; text in double quotes."""
     return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+# -- trained again on all data --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """images: it was trained on; checkpoint: where its weights are; known: an earlier call had made it."""
+
+    trial: Trial
+    epoch: int
+    images: int
+    checkpoint: Path
+    published: Published = field(default_factory=Published)
+    known: bool = False
+
+
+def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda report: None) -> Refit:
+    """Train the best trial on train and val, score it on test, register it. Twice is the same as once.
+
+    Raises BadInput where there are no splits, NoResult where it does not train, Conflict while a driver has the study.
+    """
+    spec, folders, best = result.spec, result.folders, result.best
+    if spec.train is not None or spec.data is None:
+        rule = "a study with a trainer of its own has no splits that hpo could join"
+        raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "train on all data in your own code"))
+    wanted, place = spec.tracking, spec.place("tracking.uri")
+    uri = tracking_uri(wanted.uri, folders.state, environ, place) if wanted.enabled else None
+    with ExitStack() as stack:
+        stack.callback(DriverLock(folders.lock).release)
+        journal = stack.enter_context(Journal.open(folders.journal))
+        before = result.study.environments[-1:]
+        refuse_other_code(spec, before, {"user_code": user_code(spec)})
+        dataset, report = load_data(spec, folders, before), spec.goal.reading(best)
+        assert dataset is not None, "the study names its data"
+        assert report is not None, "the best trial has a score"
+        joined = together(dataset)
+        training = digest([best.training, report.epoch, joined.digest])
+        checkpoint = checkpoints.path(folders.run / ALIAS, training, report.epoch)
+        planned = Refit(best, report.epoch, len(joined.train), checkpoint)
+        key: list[object] = [training, spec.tracking.enabled]
+        known, published = json.loads(journal.get(META) or "[null, null]")
+        if known == key:
+            return replace(planned, published=Published(**published), known=True)
+        data = joined.save(folders.data / ALIAS)  # a copy of the images, easily made again
+        stack.callback(shutil.rmtree, folders.data / ALIAS, ignore_errors=True)
+        if not checkpoint.exists():
+            _train(result, data, planned, on_epoch)
+        done = replace(planned, published=_publish(result, data, planned, uri, stack))
+        scores = {f"{PREFIX}{name}": value for name, value in done.published.test.items()}
+        journal.append(Scored(time.time(), best.number, scores, report.epoch))
+        if done.published.model is not None or not spec.tracking.enabled:
+            journal.put(META, json.dumps([key, asdict(done.published)]))
+    return done
+
+
+def together(dataset: Dataset) -> Dataset:
+    """Train and val as one training split, standardized by its own statistics; nothing is left to validate on."""
+    train = np.union1d(dataset.train, dataset.val)
+    mean, std = standards(dataset.images, train)
+    name = digest([dataset.digest, "train and val"])
+    return replace(dataset, train=train, val=train[:0], mean=mean, std=std, digest=name, folder=None)
+
+
+def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> None:
+    """Leave the checkpoint that is planned."""
+    best, epoch, checkpoint = planned.trial, planned.epoch, planned.checkpoint
+    folder, components = result.folders.run / ALIAS, one_worker(result.spec, data)
+    shutil.rmtree(folder, ignore_errors=True)
+    seed = training_seed(result.spec.base_seed, best.params, best.repeat)
+    job = Job(checkpoint.parent.name, best.params, seed, 0, epoch, 0, folder, components.limits())
+    _, end = train_job(components, job, on_epoch)
+    if isinstance(end, JobFailed):
+        remedy = "run the same command again" if end.lost else "raise the budget and search on"
+        got = f"{end.outcome}: {end.error}"
+        raise NoResult(Mistake(f"trial {best.number}", "must train on train and val together too", got, remedy))
+    if not checkpoint.exists():
+        rule = "must be there to register the model"
+        raise EnvironmentFailed(Mistake(str(checkpoint), rule, "no file", "run the same command again"))
+
+
+def _publish(result: Result, data: Dataset, planned: Refit, uri: str | None, stack: ExitStack) -> Published:
+    spec, folders, tracker = result.spec, result.folders, None
+    if uri is not None:
+        tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
+    order = order_for(spec, data, folders, planned.trial, planned.checkpoint, tracker)
+    register = (spec.tracking.register or spec.name) if order.run is not None else None
+    return publish(replace(order, value=math.nan, alias=ALIAS, register=register))  # no validation split to have one on
+
+
+def refit_lines(done: Refit) -> Iterator[str]:
+    """What is printed."""
+    data = f"{count(done.images, 'image')} of train and val, {count(done.epoch, 'epoch')}"
+    scores = sorted(done.published.test.items(), key=lambda item: item[0].endswith("_loss"))
+    test = ", ".join(f"{name} {decimals(value)}" for name, value in scores)
+    again = " (made earlier)" if done.known else ""
+    yield f"refit:  trial {done.trial.number} on {data}: {test or 'no test split to score it on'}{again}"
+    yield f"model:  {done.published.said}"
+    yield f"        its weights are in {done.checkpoint}"
