@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import subprocess
@@ -521,6 +522,26 @@ def test_another_split_is_cut_from_the_same_images_and_is_what_its_seed_gives(
     assert len(list(tmp_path.rglob("images.npy"))) == 1
     assert not np.array_equal(first.with_split(7).train, first.train)
     assert not np.array_equal(first.with_split(7).mean, first.mean)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_other_content_of_the_same_size_and_time_is_read(linked: bool, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number in range(8):
+        place = root / ("cat" if number < 4 else "dog") / f"{number}.bmp"
+        path = root / ".all" / place.name if linked else place  # what begins with a dot is read through links only
+        for folder in (path.parent, place.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) + number).save(path)
+        if linked:
+            place.symlink_to(path)
+    before = load_dataset(DataSpec(str(root)), 0, tmp_path / "cache")
+    stamps = path.stat()
+    Image.fromarray(np.full((4, 4), 200, np.uint8)).save(path)
+    os.utime(path, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+    assert path.stat().st_size == stamps.st_size
+    after = load_dataset(DataSpec(str(root)), 0, tmp_path / "cache")
+    assert after.digest != before.digest and (after.images[7] == 200).all()
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

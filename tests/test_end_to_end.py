@@ -116,6 +116,11 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
         BadInput, match=r"raw pixels, which go up to 16 in the data, got numbers up to 0\.\d+; hand them"
     ):
         result.predict(pixels / 255)
+    black = np.zeros((2, 8, 8))
+    assert np.array_equal(result.predict(black), result.predict(black.astype(np.uint8)))
+    assert np.array_equal(result.predict(pixels[0, 0]), result.predict(pixels[:1]))
+    with pytest.raises(BadInput, match="go up to 16 in the data, got numbers up to 4112; divide them as the data were"):
+        result.predict(pixels.astype(np.uint16) * 257)
     assert set(result.trials["trial"]) == {0, 1}
     assert repr(result).startswith("py (bayesian, seed 0): 2 trials, ")
     assert len(repr(result).splitlines()) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -29,7 +31,7 @@ from hpo.errors import BadInput, NoResult
 from hpo.publishing.publish_best import about_images
 from hpo.report.model_figures import ModelFigures
 from hpo.study_file.spec import DataSpec
-from hpo.training.evaluation import load_network, outputs
+from hpo.training.evaluation import as_stored, load_network, outputs
 
 CLASSES = ("column", "diagonal", "row")
 PLOTS = {"best-filters.png", "best-maps.png", "best-confusion.png", "best-learning.png"}
@@ -163,6 +165,55 @@ def test_a_model_must_be_named_as_mlflow_names_it_and_without_one_the_study_must
     )
     done = place.hpo("predict", str(place.folder / "new"), place.study, "--seed", "9")
     assert isinstance(done.exception, NoResult)
+
+
+# -- pixels from Python ----------------------------------------------------------------------------------------------
+
+
+def stored(images: np.ndarray, resize: tuple[int, int] | None = None) -> Dataset:
+    return replace(pictures.dataset(images, np.arange(len(images)) % 2, 2, (len(images) - 4, 2)), resize=resize)
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "refused"),  # the largest pixel
+    [
+        (np.float32(1), np.float32(255), "go up to 1 in the data, got numbers up to 255; divide them as the data were"),
+        (np.float32(1), np.uint8(200), "go up to 1 in the data, got numbers up to 200; divide them as the data were"),
+        (np.float32(1), np.float64(1.25), ""),
+        (np.float32(255), np.float32(1), "go up to 255 in the data, got numbers up to 1; hand them over undivided"),
+        (np.float32(255), np.float32(30), ""),
+        (np.uint8(255), np.float32(1), "go up to 255 in the data, got numbers up to 1; hand them over undivided"),
+        (np.uint8(255), np.uint16(65535), "go up to 255 in the data, got numbers up to 65535; divide them as the data"),
+        (np.uint8(255), np.uint8(1), ""),
+        (np.uint8(255), np.float32(0), ""),
+        (np.uint8(90), np.uint8(200), ""),
+    ],
+)
+def test_images_on_another_scale_than_the_data_are_refused(data: np.generic, given: np.generic, refused: str) -> None:
+    images = np.zeros((12, 1, 4, 4), data.dtype)
+    images[-1, 0, 0, 0] = data
+    if refused:
+        with pytest.raises(BadInput, match=re.escape(refused)):
+            as_stored(np.full((2, 4, 4), given), stored(images))
+    else:
+        assert (as_stored(np.full((2, 4, 4), given), stored(images)) == given).all()
+
+
+def test_of_flat_features_a_row_may_be_small_or_far_out() -> None:
+    data = stored(np.linspace(0, 1, 60, dtype=np.float32).reshape(12, 1, 1, 5))
+    assert as_stored(np.full((1, 5), 3.0), data).max() == 3
+    assert as_stored(np.full((1, 5), 0.5), stored(100 * data.images)).max() == 0.5
+
+
+@pytest.mark.parametrize("resize", [None, (6, 5)])
+def test_one_image_may_come_alone(resize: tuple[int, int] | None) -> None:
+    colour = np.random.RandomState(0).randint(0, 256, (12, 3, 6, 5)).astype(np.uint8)
+    data = stored(colour, resize)
+    for given in (colour[0], colour[0].transpose(1, 2, 0), colour[:1]):
+        assert np.array_equal(as_stored(given, data), colour[:1])
+    grey = stored(colour[:, :1], resize)
+    assert np.array_equal(as_stored(colour[0, 0], grey), colour[:1, :1])
+    assert np.array_equal(as_stored(colour[:, 0], grey), colour[:, :1])
 
 
 # -- predict, without a network --------------------------------------------------------------------------------------

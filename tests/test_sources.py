@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hpo.commands import predict
 from hpo.data.dataset import Dataset, load_dataset
 from hpo.data.sources import cifar
 from hpo.data.sources.contents import available_memory, of_arrays, resized, to_grey
@@ -304,7 +305,65 @@ def test_that_sixteen_bits_in_colour_are_cut_is_said(tmp_path: Path) -> None:
     assert dataset.notes == ("1 file of 16 bits in colour, read with 8; save such data as .npz",)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "tif", "webp"])
+def frames(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = map(Image.fromarray, pictures)
+    first.save(path, save_all=True, append_images=others)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_files_of_several_frames_are_counted_and_the_first_is_looked_at(suffix: str, tmp_path: Path) -> None:
+    for kind in ("cat", "dog"):
+        for number in range(3):
+            start = np.full((8, 8), 40 * number + 100 * (kind == "dog"), np.uint8)
+            frames(tmp_path / kind / f"{number}.{suffix}", [start, *noise(number, 8, 8)])
+    told = load_dataset(DataSpec(str(tmp_path)), 0).notes
+    assert told[0] == "4 files of several frames or pages, 10 in all: the first is used"
+    assert "every image is of one colour all over: of files with several frames only the first is looked at" in told
+    notes: list[str] = []
+    model = predict.Model(
+        lambda found: found.reshape(len(found), -1)[:, :2] / 255, ("a", "b"), Pixels((1, 8, 8)), 255.0
+    )
+    found = predict.predict(model, tmp_path / "dog", notes.append)
+    assert [round(one.numbers[0] * 255) for one in found] == pytest.approx([100, 140, 180], abs=2)
+    assert notes == ["2 files of several frames or pages, 5 in all: the first is used"]
+
+
+@pytest.mark.parametrize(("background", "other"), [("white", "black"), ("black", "white")])
+def test_where_transparent_pictures_vanish_on_their_background_another_is_named(
+    background: str, other: str, tmp_path: Path
+) -> None:
+    for kind in ("cat", "dog"):
+        for number in range(4):
+            icon = np.full((8, 8, 4), 255 if background == "white" else 0, np.uint8)
+            icon[:, :, 3] = noise(8, 8)
+            put(tmp_path / kind / f"{number}.png", icon)
+    told = load_dataset(DataSpec(str(tmp_path), background=background), 0).notes
+    remedy = f"transparent ones are drawn on {background}; set data.background: {other}"
+    assert f"every image is of one colour all over: {remedy}" in told
+
+
+@pytest.mark.parametrize("masks", ["masks", "Annotations", "labels"])
+def test_images_and_masks_are_classes_with_a_line(masks: str, tmp_path: Path) -> None:
+    folder(tmp_path, "images", masks)
+    line = f"the classes are {masks} and images" if masks < "images" else f"the classes are images and {masks}"
+    assert load_dataset(DataSpec(str(tmp_path)), 0).notes == (
+        f"{line}: if these are images and their masks, make one sub-folder a class instead",
+    )
+    folder(tmp_path, "cat")
+    assert load_dataset(DataSpec(str(tmp_path)), 0).notes == ()
+
+
+def exif_last(path: Path) -> None:
+    """Move the chunk of a PNG behind the pixels, as ImageMagick writes it."""
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = content.rindex(b"IEND") - 4
+    path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "late.png", "tiff", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str, tmp_path: Path) -> None:
     upright = np.zeros((16, 32), np.uint8)
@@ -318,7 +377,9 @@ def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str
     options |= {"compression": "tiff_lzw"} if suffix == "tif" else {}
     for name in ("cat", "dog"):
         for number in range(3):
-            put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
+            path = put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
+            if suffix == "late.png":
+                exif_last(path)
     dataset = load_dataset(DataSpec(str(tmp_path), grey=True), 0)
     assert dataset.shape == (1, 16, 32)
     assert np.abs(dataset.images[0, 0].astype(int) - upright).max() < 60
@@ -795,6 +856,20 @@ def test_without_network_and_cache_the_line_names_the_remedy_and_nothing_is_left
         f"connect once, copy another machine's {offline}/openml here, or set data to a folder of the files"
     )
     assert not offline.exists()
+
+
+def test_a_folder_of_the_name_of_a_known_set_is_named(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = load_dataset(DataSpec("digits"), 0, tmp_path / "cache")
+    for name in ("digits", "mnist"):
+        (tmp_path / name).mkdir()
+    after = load_dataset(DataSpec("digits"), 0, tmp_path / "cache")
+    assert (before.notes, after.notes) == ((), ("./digits is not read: data: ./digits names it",))
+    assert before.digest == after.digest
+    with pytest.raises(EnvironmentFailed, match=r"got URLError: .*; write data: \./mnist$"):
+        load_dataset(DataSpec("mnist"), 0)
 
 
 def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import raise_all
-from hpo.data.sources.images import Pixels, decode, image_files, left_out, usable
+from hpo.data.sources.contents import FAR, raise_all
+from hpo.data.sources.images import Pixels, decode, header, image_files, left_out, several_frames, usable
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.publishing.publish_best import about_images
@@ -27,7 +27,6 @@ from hpo.tracking.ui import tracking_uri
 CHUNK_BYTES = 2**26  # of images that are in memory at a time
 FEW_LEVELS = 128.0  # data whose brightest pixel is below this are not on the scale of image files
 BRIGHTEST = 255.0
-FAR = 16.0  # times the brightest pixel of data that are no bytes: another unit, and not a brighter picture
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's words for a name that is not there
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -109,10 +108,12 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
 def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda text: None) -> list[Prediction]:
     """Every image file of a folder, or one file; what is damaged or no image is left out.
 
-    note is called with a sentence where files were left out, and where pixels had to be brought to the scale of the
-    data. Raises BadInput that names every image of another size or depth, and where no file is left.
+    note is called with a sentence where files or frames were left out, and where pixels had to be brought to the scale
+    of the data. Raises BadInput that names every image of another size or depth, and where no file is left.
     """
     files = image_files(folder)
+    for text in several_frames(usable(header, files)[0].values()):
+        note(text)
     ratio = _ratio(model, files)
     if ratio != 1:
         note(f"the data's pixels go up to {model.largest:g}, those of the files higher: scaled by {ratio:.3g}")

@@ -248,7 +248,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     empty = np.empty(0, np.float32)
     dataset = Dataset(
         *(contents.name, pixels, targets, contents.classes, *rows, empty, empty, "", source.resize, source.background),
-        remarks=(*contents.notes, *dull(pixels)),
+        remarks=(*contents.notes, *dull(pixels, contents.advice)),
         content=content,
         parts=parts,
         shares=shares,

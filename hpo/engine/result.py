@@ -152,7 +152,8 @@ class Result:
     def predict(self, images: np.ndarray[Any, Any], trial: Trial | None = None) -> np.ndarray[Any, Any]:
         """Probabilities (N, classes), or numbers (N, K), for raw pixels.
 
-        images: (N, C, H, W), (N, H, W, C), (N, H, W) or flat features, on the scale of the data set's. Raises BadInput.
+        images: (N, C, H, W), (N, H, W, C), (N, H, W), flat features, or one image, on the scale of the data set's. Raises
+        BadInput.
         """
         from hpo.training.evaluation import as_stored, predictions
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.data.dataset import Dataset
+from hpo.data.sources.contents import FAR
 from hpo.errors import BadInput, Conflict, Mistake
 from hpo.training import metrics
 from hpo.training.metrics import Loss
@@ -110,17 +111,33 @@ def predictions(model: nn.Module, images: Array) -> Array:
 def as_stored(images: Array, data: Dataset) -> Array:
     """Images as people have them, (N, H, W), (N, H, W, C) or flat, -> (N, C, H, W) as the data set has them.
 
-    Raises BadInput for another shape, and for pixels of 0 to 1 where the data set has bytes.
+    One image may come alone. Raises BadInput for another shape and for pixels on another scale.
     """
     given, (channels, height, width) = np.asarray(images), data.shape
-    batch = given.reshape(len(given), 1, -1, given.shape[-1]) if given.ndim in (2, 3) else given
+    alone = (given.ndim == 3 and channels > 1) or (given.ndim == 2 and height > 1)
+    batch = given[None] if alone else given
+    if batch.ndim in (2, 3):
+        batch = batch.reshape(len(batch), 1, -1, batch.shape[-1])
     if batch.ndim == 4 and batch.shape[1] != channels == batch.shape[3]:
         batch = batch.transpose(0, 3, 1, 2)
     if batch.ndim != 4 or batch.shape[1] != channels or (data.resize is None and batch.shape[2:] != (height, width)):
         rule = f"must be (N, {channels}, {height}, {width}), as the data are"
         raise BadInput(Mistake("images", rule, f"shape {given.shape}", "reshape or resize them"))
-    scaled = data.images.dtype == np.uint8 and batch.dtype.kind == "f" and batch.size and batch.max() <= 1
-    if scaled and data.images.max() > 1:
-        rule = f"must be raw pixels, which go up to {data.images.max()} in the data"
-        raise BadInput(Mistake("images", rule, f"numbers up to {batch.max():g}", "hand them over undivided"))
+    if batch.size:
+        _refuse_other_scale(float(batch.max()), batch.dtype.kind == "f", data)
     return np.ascontiguousarray(batch if batch.dtype == np.uint8 else batch.astype(np.float32))
+
+
+def _refuse_other_scale(top: float, floats: bool, data: Dataset) -> None:
+    """Raise BadInput for images up to `top` that have been divided and those of the data not, or the other way round."""
+    least, most = float(data.images.min()), float(data.images.max())
+    if data.images.dtype == np.uint8:
+        highest, divided = 255.0, floats and 0 < top <= 1 < most
+    else:
+        pictures = data.shape[1] > 1  # of flat features, one may well be small or far out
+        highest = 1.5 if pictures and least >= 0 and most <= 1 else FAR * max(-least, most)
+        divided = pictures and 0 < top <= 1 and most >= FAR
+    if divided or top > highest:
+        rule = f"must be raw pixels, which go up to {most:g} in the data"
+        remedy = "hand them over undivided" if divided else "divide them as the data were"
+        raise BadInput(Mistake("images", rule, f"numbers up to {top:g}", remedy))

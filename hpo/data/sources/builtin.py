@@ -116,6 +116,7 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
     except Exception as error:  # the network, the server, the cache and the parser all raise what they like
         _remove_empty_folders()
         remedy = f"connect once, copy another machine's {_home()}/openml here, or set data to a folder of the files"
+        remedy = f"write data: ./{name}" if Path(name).exists() else remedy
         why = f"{type(error).__name__}: {error}"
         rule = f"is not in the cache and cannot be fetched from openml.org ({known.name})"
         raise EnvironmentFailed(Mistake(name, rule, why, remedy)) from error

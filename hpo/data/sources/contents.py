@@ -32,6 +32,7 @@ BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small en
 LUMA = (19595, 38470, 7471)
 FEW_VALUES = 8  # scans have more; fewer are drawings, masks, or pictures whose bits were lost on the way
 MOST_WHOLE = 2**53  # above it a float no longer tells neighbours apart
+FAR = 16  # times the largest pixel of other images: another unit, and not brighter pictures
 SHOWN = 5  # mistakes of one kind that are shown
 # limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
 CGROUPS = (
@@ -77,7 +78,7 @@ class Contents:
     shape, dtype: of one image as `pixels` gives it, resized and grey as the study wants, uint8 or float32;
     pixels(indices): these images (n, C, H, W), by ascending indices. Raises BadInput with every damaged one;
     notes: sentences on what people should know of it; files: whether they are image files, in which 255 is white
-    however dark all of them are.
+    however dark all of them are; advice: what to say where there is nothing to see in them.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Contents:
     parts: Array | None = None
     notes: tuple[str, ...] = ()
     files: bool = False
+    advice: str = "nothing is in it to learn from"
 
     @property
     def image_bytes(self) -> int:
@@ -220,12 +222,12 @@ def _kept(images: Array) -> np.dtype[Any]:
     return np.dtype(np.uint8 if inside else np.float32)
 
 
-def dull(images: Array) -> Iterator[str]:
+def dull(images: Array, advice: str) -> Iterator[str]:
     """Sentences on images (N, C, H, W) in which there is little to see; flat features are none."""
     if images.shape[2] == 1:
         return
     if all((image == image[:, :1, :1]).all() for image in images):
-        yield "every image is of one colour all over: nothing is in it to learn from"
+        yield f"every image is of one colour all over: {advice}"
         return
     levels: set[float] = set()
     for image in images:

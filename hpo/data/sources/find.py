@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,7 +29,9 @@ def find(spec: DataSpec, available: int | None) -> Contents:
     if spec.source in DATA_SETS:
         from hpo.data.sources import builtin  # 0.5 s of scikit-learn that the other sources do without
 
-        return builtin.read(spec.source, spec, available)
+        found = builtin.read(spec.source, spec, available)
+        note = f"./{spec.source} is not read: data: ./{spec.source} names it"
+        return replace(found, notes=(*found.notes, note)) if Path(spec.source).exists() else found
     path = Path(spec.source)
     try:
         mode = path.stat().st_mode
@@ -86,16 +88,23 @@ def _folders_with_files(path: Path) -> Iterator[str]:
 
 
 def fingerprint(source: DataSpec, *more: int) -> str:
-    """Identifies a source without reading it: by the name, size and time of change of every file that may be read."""
-    files = [] if source.source in DATA_SETS else _stamps(Path(source.source))
+    """Identifies a source without reading it: by the name, size and times of change of every file that may be read."""
+    path = Path(source.source)
+    files = [path.exists()] if source.source in DATA_SETS else _stamps(path)
     identity = json.dumps([asdict(source), more, files], default=str, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def _stamps(root: Path) -> list[tuple[str, int, int]]:
+def _target(path: Path) -> list[os.stat_result]:
+    return [path.stat()] if path.is_symlink() and path.is_file() else []
+
+
+def _stamps(root: Path) -> list[tuple[str, int, int, int]]:
+    """Of files and of what links lead to. The time of the last change of any kind, since copies keep that of the content."""
     try:
         root = root.resolve()
         paths = [path for _, files in folders.levels(root) for path in files] if root.is_dir() else [root]
-        return [(str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths]
+        found = [(str(path), one) for path in paths for one in (path.lstat(), *_target(path))]
+        return [(path, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in found]
     except (OSError, ValueError):  # find() says what is wrong with it
         return []

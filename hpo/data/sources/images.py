@@ -11,9 +11,9 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, collect, labelled, raise_all, unreadable
 from hpo.data.sources.folders import File, class_files, walk
 from hpo.errors import BadInput, Mistake
-from hpo.formatting import count, printable
+from hpo.formatting import count, listed, printable
 from hpo.study_file.spec import DataSpec
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
@@ -33,18 +33,25 @@ MOST_PIXELS = 2**26  # 8192 x 8192; the largest cameras in common use stay below
 GREY = ("1", "L", "LA", "La")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # more than 8 bits a pixel: kept as float32, of any range
 DEPTHS = ("8 bits", "more than 8 bits")
+PHOTOGRAPHS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
+MASKS = frozenset(("masks", "mask", "annotations", "annotation", "labels", "trimaps", "segmentationclass"))
+TAIL = 2**17  # bytes in which EXIF after the pixels of a PNG is looked for, as ImageMagick writes it
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says before it is decoded. size: (height, width) upright; cut: Pillow keeps 8 of its bits only."""
+    """What a file says before it is decoded. size: (height, width) upright; cut: Pillow keeps 8 of its bits only.
+
+    frames: of an animation, or pages.
+    """
 
     size: tuple[int, int]
     colour: bool
     transparent: bool
     deep: bool
     cut: bool
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ def header(path: Path, whole: bool = False) -> Header:
     with _opened(path) as image:
         deep = image.mode in DEEP
         told = Header(
-            size=image.size if _on_its_side(image) else image.size[::-1],
+            size=image.size if _on_its_side(image, path) else image.size[::-1],
             colour=image.mode not in (*GREY, *DEEP),
             transparent=image.has_transparency_data and not deep,
             deep=deep,
@@ -74,7 +81,11 @@ def header(path: Path, whole: bool = False) -> Header:
         )
         if whole:
             image.load()
-        return told
+        frames = 1
+        if image.format != "MPO":  # a photograph and its preview
+            with contextlib.suppress(Exception):  # damage beyond the first is no reason to refuse the image
+                frames = getattr(image, "n_frames", 1)
+        return replace(told, frames=frames)
 
 
 def decode(path: Path, wanted: Pixels) -> Array:
@@ -130,6 +141,13 @@ def left_out(unusable: Sequence[Mistake | str]) -> str:
     shown = [printable(one.place) for one in unusable[:SHOWN] if isinstance(one, Mistake)]
     more = ", ..." if len(unusable) > SHOWN else ""
     return f"left out {count(len(unusable), 'file')} that cannot be read as images: {', '.join(shown)}{more}"
+
+
+def several_frames(headers: Collection[Header]) -> Iterator[str]:
+    """A sentence on files that hold more than is read."""
+    frames = [one.frames for one in headers if one.frames > 1]
+    if frames:
+        yield f"{count(len(frames), 'file')} of several frames or pages, {sum(frames):,} in all: the first is used"
 
 
 def decode_all(paths: Sequence[Path], wanted: Pixels) -> Array:
@@ -196,13 +214,19 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _on_its_side(image: Image.Image) -> bool:
-    """Whether EXIF, as far as it comes before the pixels, exchanges height and width (in a TIFF Pillow did it)."""
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+def _on_its_side(image: Image.Image, path: Path) -> bool:
+    """Whether EXIF exchanges height and width (in a TIFF Pillow did it). A PNG is decoded if it comes after the pixels."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info and not _ends_with_exif(path)):
         return False
     with contextlib.suppress(Exception):  # damaged EXIF raises anything at all and is no reason to refuse the image
         return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return False
+
+
+def _ends_with_exif(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return b"eXIf" in file.read()
 
 
 # -- a folder as a data set ------------------------------------------------------------------------------------------
@@ -218,8 +242,10 @@ def read(root: Path, spec: DataSpec) -> Contents:
     cut = sum(one.cut for one in headers)
     notes = [left_out(unusable)] if unusable else []
     notes += [f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz"] if cut else []
+    notes += several_frames(headers)
     labels = np.array(names)
     targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
+    notes += _segmentation(classes or ())
     return Contents(
         name=root.name,
         place=str(root),
@@ -231,7 +257,25 @@ def read(root: Path, spec: DataSpec) -> Contents:
         parts=None if parts[0] is None else np.array(parts, np.int8),
         notes=tuple(notes),
         files=True,
+        advice=_advice(headers, spec.background),
     )
+
+
+def _advice(headers: Sequence[Header], background: str) -> str:
+    """What to say where every image is of one colour."""
+    if any(one.frames > 1 for one in headers):
+        return "of files with several frames only the first is looked at"
+    if any(one.transparent for one in headers):
+        other = "white" if background == "black" else "black"
+        return f"transparent ones are drawn on {background}; set data.background: {other}"
+    return Contents.advice
+
+
+def _segmentation(classes: Collection[str]) -> Iterator[str]:
+    """A sentence where the folders are images and what is marked in them."""
+    names = {name.lower() for name in classes}
+    if names <= PHOTOGRAPHS | MASKS and names & PHOTOGRAPHS and names & MASKS:
+        yield f"the classes are {listed([*classes])}: if these are images and their masks, make one sub-folder a class instead"
 
 
 def _with_headers(

@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from hpo.data.sources.contents import Array, Contents, Part, labelled, of_arrays, refuse_above, unreadable, words
+from hpo.data.sources.contents import FAR, Array, Contents, Part, labelled, of_arrays, refuse_above, unreadable, words
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError, OSError)
 HOW = "np.savez(path, X=images, y=labels)"
 MOST_CLASSES = 100_000
-FAR = 16  # times the largest number of another part: another unit, and not brighter pictures
 SIDE = 8  # rows of as many numbers as the smallest square images have
 UNNAMED = {"arr_0": (None, "X"), "arr_1": (None, "y")}  # of np.savez(path, images, labels)
 WORDS = {
