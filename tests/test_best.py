@@ -21,7 +21,7 @@ from scripted import LOST, NAN, Scripted
 from studied import Place
 
 from hpo import api
-from hpo.cli.summary import best_lines, exit_code, status_table
+from hpo.cli.summary import best_lines, exit_code, result_json, status_table
 from hpo.commands import reproduce
 from hpo.commands.best import refit
 from hpo.commands.compare import as_read, confirm_finalists
@@ -46,11 +46,12 @@ from hpo.core import (
     training_seed,
 )
 from hpo.engine.driver import Driver
-from hpo.engine.result import Result, statuses
+from hpo.engine.result import PUBLISHED, Published, Result, read_result, statuses
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob
+from hpo.journal import Journal
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.early_stopping import Asha, Median
@@ -343,6 +344,20 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert "model:  not published" in list(best_lines(result))
     monkeypatch.undo()
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
+
+
+def test_a_model_is_shown_beside_the_reading_it_was_published_of_only(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda order: Published(model="models:/m-1"))
+    result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path))
+    assert result_json(read_result(result.spec, tmp_path))["model"] == "models:/m-1"
+    for changed in ({"epoch": 1}, {"trial": 99}):
+        with Journal.open(result.folders.journal) as journal:
+            key, published = json.loads(journal.get(PUBLISHED) or "")
+            journal.put(PUBLISHED, json.dumps([key | changed, published]))
+        stored = read_result(result.spec, tmp_path)
+        assert result_json(stored)["model"] is None and "model:" not in "".join(best_lines(stored))
+        with Journal.open(result.folders.journal) as journal:
+            journal.put(PUBLISHED, json.dumps([key, published]))
 
 
 def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +14,16 @@ import pytest
 from studied import TINY, TRAINER, Place
 
 from hpo import api, provenance
+from hpo.cli.summary import exit_code
 from hpo.commands import best, compare, predict, reproduce
 from hpo.commands.run import RunOptions, run
+from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Reason, State
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Result, read_result
 from hpo.errors import Conflict
 from hpo.journal import read_events
+from hpo.study_file.spec import StudySpec
 
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
 
@@ -119,7 +123,7 @@ def test_a_fresh_study_and_its_confirmation_take_the_new_data(tmp_path: Path) ->
     fresh = run(old.spec, RunOptions(tmp_path, publish=False, fresh=True))
     assert fresh.study.environments[-1]["data"] != old.study.environments[-1]["data"]
     assert fresh.best.params == old.best.params, "so that the same points are confirmed"
-    assert compare.run_confirmation(old.spec, tmp_path, 1, 1)
+    assert compare.run_confirmation(old.spec, tmp_path, 1, 1)[-1].endswith(SAME_SPLIT)
 
 
 # -- the user's code -----------------------------------------------------------------------------------------------
@@ -133,11 +137,11 @@ def test_code_that_was_edited_is_refused_until_it_is_accepted(place: Place) -> N
     code.write_text(TRAINER.replace("rate *", "2 * rate *"))
     before = contents(place.folder / "studies")
     spec = place.spec(search_space=SPACE, budget={"trials": 4})
-    for use in (
-        lambda: run(spec, place.options),
-        lambda: compare.run_confirmation(spec, place.folder, 1, 1),
+    for use, when in (
+        (lambda: run(spec, place.options), ", in more than comments and layout"),
+        (lambda: compare.run_confirmation(spec, place.folder, 1, 1), r" since trial \d was trained"),
     ):
-        with pytest.raises(Conflict, match="code of studied_trainer:train has changed, in more than comments and"):
+        with pytest.raises(Conflict, match=f"code of studied_trainer:train has changed{when}"):
             use()
     assert contents(place.folder / "studies") == before
     accepted = run(spec, replace(place.options, accept_code=True))
@@ -149,6 +153,65 @@ def test_code_that_was_edited_is_refused_until_it_is_accepted(place: Place) -> N
     code.write_text(TRAINER)
     with pytest.raises(Conflict):
         place.run(search_space=SPACE, budget={"trials": 4})
+
+
+NET = """
+from torch import nn
+def network(params, shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, outputs))
+"""
+OTHER_CODE = "model: the code of coded:network has changed since trial 0 was trained; undo that, or start again with"
+
+
+def coded(folder: Path, trials: int) -> StudySpec:
+    """The second trial learns nothing, so that the first is the best."""
+    space = {"learning_rate": [0.01, 1e-7], "epochs": 4}
+    own = {"model": "coded:network", "search_space": space, "start_with": [{"learning_rate": 0.01}]}
+    (folder / "study.yaml").write_text(json.dumps({**TINY, **own, "strategy": "random", "budget": {"trials": trials}}))
+    return api.load(folder / "study.yaml")
+
+
+def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_edit_was_accepted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (code := tmp_path / "coded.py").write_text(NET)
+    first = run(spec := coded(tmp_path, 1), RunOptions(tmp_path, publish=False))
+    before = first.predict(images := first.data().images[:9])
+    code.write_text(NET.replace("ReLU", "Sigmoid"))
+    accepted = RunOptions(tmp_path, accept_code=True)
+    edited = run(coded(tmp_path, 2), accepted)
+    assert (edited.best.number, edited.published and edited.published.model, exit_code(edited)) == (0, None, 4)
+    assert sum(OTHER_CODE in line for line in caplog.messages) == 1
+    assert edited.predict(images, edited.trial(1)).shape == before.shape, "that one is of today's code"
+    trainings = contents(tmp_path / "studies" / "tiny" / "trainings")
+    uses: list[Callable[[], object]] = [
+        lambda: edited.predict(images),
+        lambda: predict.trained(read_result(spec, tmp_path)),
+        lambda: best.refit(edited, {}),
+        lambda: compare.run_confirmation(spec, tmp_path, 2, 1),
+    ]
+    for use in uses:
+        with pytest.raises(Conflict, match=OTHER_CODE):
+            use()
+    assert contents(tmp_path / "studies" / "tiny" / "trainings") == trainings
+    code.write_text(NET)
+    undone = run(spec, accepted)
+    assert exit_code(undone) == 0
+    assert np.array_equal(undone.predict(images), before)
+
+
+def test_a_comparison_scores_nothing_again_that_other_code_trained(place: Place) -> None:
+    both = {"strategies": ["random", "grid"], "seeds": 1}
+    spec = place.spec(search_space=SPACE, budget={"total_epochs": 8}, compare=both)
+    compare.compare_strategies(spec, place.options, rescore=False)
+    code = place.folder / "studied_trainer.py"
+    code.write_text(TRAINER.replace("rate *", "2 * rate *"))
+    before = len(place.trained())
+    with pytest.raises(Conflict, match=r"has changed since trial \d was trained"):
+        compare.compare_strategies(spec, replace(place.options, accept_code=True))
+    assert len(place.trained()) == before
+    code.write_text(TRAINER)
+    assert compare.compare_strategies(spec, replace(place.options, accept_code=True)).comparison
 
 
 # -- versions ------------------------------------------------------------------------------------------------------

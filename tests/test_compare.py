@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studied import SPACE, TINY, Place
+from studied import SPACE, TINY, TRAINER, Place
 
-from hpo import api
+from hpo import api, provenance
 from hpo.commands import compare as compare_command
-from hpo.commands.compare import Compared, compare_strategies, confirm_finalists, fresh_values, studies, total_epochs
+from hpo.commands.compare import (
+    Compared,
+    compare_strategies,
+    confirm_finalists,
+    confirming,
+    fresh_values,
+    studies,
+    total_epochs,
+)
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.text import confirmation_lines
@@ -323,6 +331,56 @@ def test_finalists_are_the_best_complete_trials_with_fresh_seeds_and_more_seeds_
     assert [one.fresh[:4] for one in more.finalists] == [one.fresh for one in first.finalists]
     assert confirm_finalists(result, 3, 4, place.options) == first, "fewer seeds than are there"
     assert len(place.trained()) == len(set(place.trained())) > before
+
+
+CONFIRMED: dict[str, tuple[dict[str, Any], bool]] = {
+    "another metric": ({"metric": {"name": "total", "goal": "maximize"}}, True),
+    "the last epoch or the best": ({"metric": {"name": "val_accuracy", "at": "best"}}, True),
+    "no promise of prefixes": ({"prefix_safe": False}, True),
+    "a constraint": ({"constraints": ["width * rate <= 1.2"]}, True),
+    "another space": ({"search_space": {**SPACE, "width": [1, 2, 3, 4]}}, True),
+    "another split": ({"training_seed": 7}, True),
+    "another strategy": ({"strategy": "grid"}, False),
+    "another seed of the search": ({"seed": 5, "training_seed": 0}, False),
+    "another budget": ({"budget": {"trials": 3, "patience": 9}}, False),
+}
+
+
+@pytest.mark.parametrize("change", CONFIRMED)
+def test_what_no_study_may_change_is_in_the_name_of_the_repetitions(place: Place, change: str) -> None:
+    changes, other = CONFIRMED[change]
+    points = [{"rate": 0.1, "width": 1, "epochs": 4}]
+    before, after = (confirming(place.spec(**one), {"data": "none"}, points, 2) for one in ({}, changes))
+    assert (before.seed != after.seed) is other
+    run(before, place.options)
+    run(after, place.options)
+
+
+def test_other_data_code_or_versions_are_other_repetitions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(data: str = "none", points: int = 1) -> int:
+        return confirming(place.spec(), {"data": data}, [{"rate": 0.1, "width": 1, "epochs": 4}] * points, 2).seed
+
+    names = [name(), name(data="other")]
+    assert name(points=2) == name()
+    (place.folder / "studied_trainer.py").write_text(TRAINER.replace("rate *", "2 * rate *"))
+    names.append(name())
+    monkeypatch.setattr(provenance, "TRAINER", 1000)
+    names.append(name())
+    monkeypatch.setattr(provenance, "version", lambda package: "99.0")
+    assert len({*names, name()}) == 5
+
+
+def test_a_comparison_begun_afresh_with_another_metric_comes_to_its_end(place: Place) -> None:
+    compared(place, rescore=True)
+    spec = place.spec(
+        compare=COMPARE, search_space=WIDE, budget={"total_epochs": 30}, metric={"name": "total", "goal": "maximize"}
+    )
+    assert compare_strategies(spec, replace(place.options, fresh=True)).comparison
+
+
+def test_of_a_split_that_hpo_did_not_make_nothing_is_said(place: Place) -> None:
+    place.run(budget={"trials": 2})
+    assert "split" not in compare_command.run_confirmation(place.spec(), place.folder, 2, 2)[-1]
 
 
 def test_a_repetition_that_fails_has_an_outcome_for_a_value(place: Place) -> None:

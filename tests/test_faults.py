@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import fakes
@@ -307,11 +307,11 @@ def journal_of(folder: Path) -> Path:
     return folder / "studies" / "whole" / "random-0" / "journal.db"
 
 
-def check_whole(folder: Path, said: Said, trials: int = 6) -> Study:
+def check_whole(folder: Path, said: Said, trials: int = 6, epochs: Collection[int] = (2, 4)) -> Study:
     """All invariants of a whole run: its journal, what it said, MLflow, the published model, the report, the folder."""
     events = events_of(journal_of(folder))
     study = laws.check(events, trials)
-    goal = Goal(epochs=(2, 4))  # those of its space
+    goal = Goal(epochs=epochs)
     best = goal.best(study.trials)
     assert best is not None
     told = json.loads(said.out)

@@ -137,7 +137,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
         assert process.finish().code == 128 + signal.SIGTERM
     said: Said = finish(real(tmp_path))
     assert said.code == 0
-    study = check_whole(tmp_path, said, trials=1)
+    study = check_whole(tmp_path, said, trials=1, epochs=(5,))
     assert sum(isinstance(event, Retried) for event in events_of(journal_of(tmp_path))) == 1
 
     text = [flag.partition("search_space.")[2] for flag in FLAGS if flag.startswith("search_space.")]

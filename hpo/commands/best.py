@@ -27,8 +27,7 @@ from hpo.commands.reproduce import OnEpoch, one_worker, train_job
 from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Params, Scored, Trial, Value, digest, training_seed
 from hpo.data.dataset import Dataset, standards
-from hpo.engine.changes import load_data, refuse_other_code
-from hpo.engine.components import user_code
+from hpo.engine.changes import load_data
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock
@@ -182,9 +181,8 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
     with ExitStack() as stack:
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))
-        before = result.study.environments[-1:]
-        refuse_other_code(spec, before, {"user_code": user_code(spec)})
-        dataset, report = load_data(spec, folders, before), spec.goal.reading(best)
+        result.refuse_other_code(best)
+        dataset, report = load_data(spec, folders, result.study.environments[-1:]), spec.goal.reading(best)
         assert dataset is not None, "the study names its data"
         assert report is not None, "the best trial has a score"
         joined = together(dataset)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpo import provenance
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm, having_values
@@ -41,7 +42,7 @@ from hpo.core import (
     epochs_of,
 )
 from hpo.engine import components
-from hpo.engine.changes import load_data, refuse_other_code
+from hpo.engine.changes import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
@@ -89,6 +90,8 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     fresh: dict[str, dict[Reading, list[Repetition]]] = {}
     if rescore:
         best = best_trials(results, budget)
+        for result, trial in best:
+            result.refuse_other_code(trial)
         score_on_test(best)
         fresh = fresh_scores(best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
@@ -316,20 +319,23 @@ def fresh_values(
 def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequence[Params], seeds: int) -> StudySpec:
     """A study that trains the points again, on the split of the study they come from.
 
-    trained_on: that study's environment; with other data or code they are another study of repetitions.
+    trained_on: that study's environment. With anything else that its values depend on they are another study of
+    repetitions, by its seed, so that none is ever refused as changed.
     """
     unique = tuple({frozen(params): dict(params) for params in points}.values())
-    same = [trained_on.get(name) for name in ("data", "user_code")]
-    return replace(
+    again = replace(
         spec,
         strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
         start_with=unique,
-        seed=int(digest([spec.base_seed, *same, *(sorted(params.items()) for params in unique)])[:8], 16),
+        seed=0,
         training_seed=spec.base_seed,
         early_stopping=None,
         budget=Budget(trials=len(unique) * seeds),
         metric=replace(spec.metric, target=None),
     )
+    trainer = [provenance.TRAINER, provenance.version("torch"), components.user_code(spec)]
+    name = digest([again.fixed(), spec.space.record(), trained_on.get("data"), *trainer])
+    return replace(again, seed=int(name[:8], 16))
 
 
 def values_of(result: Result, seeds: int) -> dict[Point, list[Repetition]]:
@@ -352,6 +358,8 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
     if not best:
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
     top_trials, same = list(best.values())[:top], result.study.environments[-1]
+    for trial in top_trials:
+        result.refuse_other_code(trial)
     (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
     finalists = [finalist(result, trial, fresh[frozen(as_read(goal, trial))]) for trial in top_trials]
     if not any(one.fresh for one in finalists):
@@ -376,7 +384,6 @@ def network_size(result: Result, params: Params) -> int | None:
 def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
     """What `hpo confirm` prints."""
     stored = read_result(spec, state)
-    before = stored.study.environments[-1:]
-    refuse_other_code(spec, before, {"user_code": components.user_code(spec)})
-    result = replace(stored, dataset=load_data(spec, stored.folders, before))
-    return confirmation_lines(confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ)))
+    result = replace(stored, dataset=load_data(spec, stored.folders, stored.study.environments[-1:]))
+    confirmation = confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ))
+    return confirmation_lines(confirmation, split=result.dataset is not None)

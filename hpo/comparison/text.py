@@ -233,13 +233,13 @@ def _table(rows: Rows, width: int) -> Iterator[str]:
 # -- the finalists of a study, trained again ---------------------------------------------------------------------
 
 
-def confirmation_lines(confirmation: Confirmation) -> list[str]:
-    """One line a finalist; then how much of the lead was luck, and what to take."""
+def confirmation_lines(confirmation: Confirmation, split: bool = True) -> list[str]:
+    """One line a finalist; then how much of the lead was luck, and what to take. split: hpo made a validation split."""
     rows = [
         f"trial {one.trial}: {decimals(one.value)} then, {_again(one)}{_rank(one, confirmation)}"
         for one in confirmation.finalists
     ]
-    return [*rows, f"{_luck(confirmation)} {_choice(confirmation)} {SAME_SPLIT}"]
+    return [*rows, f"{_luck(confirmation)} {_choice(confirmation)} {SAME_SPLIT if split else ''}".strip()]
 
 
 def _again(one: Finalist) -> str:

@@ -133,6 +133,14 @@ def refuse_other_code(spec: StudySpec, before: Iterable[Environment], now: Envir
         raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
 
 
+def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: str) -> None:
+    """Raises Conflict where other code of the user's trained the trial: today's would be another network, or another trial."""
+    if other_versions(journal, trial.training, {"user_code": code}):
+        rule = f"the code of {spec.train or spec.model} has changed since trial {trial.number} was trained"
+        remedy = "undo that, or start again with `hpo run --fresh`"
+        raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
+
+
 def end_outdated(journal: Journal, study: Study, now: Environment) -> None:
     """What another version of the trainer, torch or the user's code began is never continued: it ends as pruned."""
     if not any(provenance.differences(one, now, provenance.TRAINED_BY) for one in study.environments):

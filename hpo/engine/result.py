@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.core import BestSoFar, Goal, Reason, Study, Trial
 from hpo.data.dataset import Dataset
-from hpo.engine.changes import refuse_other_code, stored_data
+from hpo.engine.changes import refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals
@@ -121,6 +121,13 @@ class Result:
             raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
         return path
 
+    def refuse_other_code(self, trial: Trial) -> None:
+        """Raises Conflict where the user's own code is not the one that trained this trial."""
+        from hpo.engine import components
+
+        with Journal.open(self.folders.journal, read_only=True) as journal:
+            refuse_other_network(self.spec, journal, trial, components.user_code(self.spec))
+
     def data(self) -> Dataset:
         """What the networks are trained on. Raises BadInput where a trainer of one's own has its data for itself."""
         spec = self.spec
@@ -141,11 +148,11 @@ class Result:
         in it takes standardized ones and returns logits. Raises BadInput where hpo has no network.
         """
         trial, data = trial or self.best, self.data()
+        self.refuse_other_code(trial)
         checkpoint = self.checkpoint(trial)
         from hpo.engine import components
         from hpo.training.evaluation import RawInputs, load_network
 
-        refuse_other_code(self.spec, self.study.environments[-1:], {"user_code": components.user_code(self.spec)})
         network = load_network(components.recipe(self.spec, data, "cpu").setup(), trial.params, checkpoint)
         return RawInputs(network, data).eval()
 
@@ -218,7 +225,8 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     with Journal.open(folders.journal, read_only=True) as journal:
         study, note = journal.study(), journal.get(PUBLISHED)
     best, (key, published) = spec.goal.best(study.trials), json.loads(note or "[{}, {}]")
-    current = best is not None and key.get("trial") == best.number
+    reading = best and spec.goal.reading(best)
+    current = best and reading and (key.get("trial"), key.get("epoch")) == (best.number, reading.epoch)
     return Result(spec, folders, study, None, published=Published(**published) if current else None)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
-from hpo.engine.changes import other_versions
+from hpo.engine.changes import other_versions, refuse_other_network
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import PUBLISHED, Published
 from hpo.errors import EnvironmentFailed, Mistake
@@ -181,9 +181,10 @@ def about_images(data: Dataset) -> dict[str, Any]:
 def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> Path:
     """The checkpoint after this epoch; trained again if it has been pruned away, which costs time only.
 
-    Raises EnvironmentFailed where another version of what trains would make another network.
+    Raises Conflict where the user's other code, EnvironmentFailed where another version of hpo or torch trained it.
     """
     components, folders = study.components, study.folders
+    refuse_other_network(study.spec, study.journal, trial, str(components.numerics["user_code"]))
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if checkpoints.whole(path):
         return path
