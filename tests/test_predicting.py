@@ -323,7 +323,7 @@ def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_pat
 
 @pytest.mark.slow  # a minute of a busy core: four processes that import mlflow
 def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_checkpoint_says(tmp_path: Path) -> None:
-    place = made(tmp_path, {"register": "bars", "uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    place = made(tmp_path, {"uri": f"sqlite:///{tmp_path}/mlflow.db"})
     assert {path.name for path in (tmp_path / "mlruns").rglob("artifacts/plots/best-*.png")} >= PLOTS
 
     words = ("predict", str(tmp_path / "new"), place.study, "--json")

@@ -149,6 +149,16 @@ def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_w
     store.close()
 
 
+def test_a_model_that_is_not_to_be_registered_is_logged_only(ordered: Order) -> None:
+    published = publish.score_and_log(replace(ordered, register=None))
+    assert (published.version, published.champion, published.said) == (
+        None,
+        False,
+        f"{published.model}, not registered",
+    )
+    assert MlflowClient(ordered.uri, ordered.uri).search_registered_models() == []
+
+
 def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Order) -> None:
     published = publish.score_and_log(ordered)
     assert publish.score_and_log(ordered) == published

@@ -11,6 +11,7 @@ import pytest
 
 import hpo
 from hpo.cli.main import cli
+from hpo.study_file.spec import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +66,8 @@ def test_every_study_file_in_a_document_loads(document: Path, tmp_path: Path) ->
             continue
         path = tmp_path / f"{index}.yaml"
         path.write_text(block)
-        hpo.load(path)
+        for strategy in STRATEGIES:  # so that `hpo compare` takes it too
+            hpo.load(path, sets=[f"strategy={strategy}"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

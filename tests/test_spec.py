@@ -19,6 +19,7 @@ from test_yamlfile import TABLES, plain
 from hpo.core import UNSAFE, Goal
 from hpo.errors import BadInput
 from hpo.models.families import known
+from hpo.publishing.publish_best import registered
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.study_file import spec as spec_module
@@ -93,6 +94,11 @@ def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None
 def test_the_seed_of_splits_and_trainings_is_the_study_s_unless_it_is_given() -> None:
     assert spec("seed: 3").base_seed == 3
     assert spec("{seed: 3, training_seed: 0}").base_seed == 0
+
+
+def test_the_best_model_is_registered_under_the_study_s_name_unless_the_file_says_otherwise() -> None:
+    given = [{}, {"register": "other"}, {"register": False}, {"register": None}, {"enabled": True}]
+    assert [registered(spec(name="own", tracking=one)) for one in given] == ["own", "other", None, "own", "own"]
 
 
 def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -> None:

@@ -35,7 +35,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import Journal
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
-from hpo.publishing.publish_best import order_for, publish
+from hpo.publishing.publish_best import order_for, publish, registered
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
@@ -189,7 +189,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         training = digest([best.training, report.epoch, joined.digest])
         checkpoint = checkpoints.path(folders.run / ALIAS, training, report.epoch)
         planned = Refit(best, report.epoch, len(joined.train), checkpoint)
-        key: list[object] = [training, spec.tracking.enabled]
+        key: list[object] = [training, spec.tracking.enabled and registered(spec)]
         known, published = json.loads(journal.get(META) or "[null, null]")
         if known == key:
             return replace(planned, published=Published(**published), known=True)
@@ -235,8 +235,7 @@ def _publish(result: Result, data: Dataset, planned: Refit, uri: str | None, sta
     if uri is not None:
         tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
     order = order_for(spec, data, folders, planned.trial, planned.checkpoint, tracker)
-    register = (spec.tracking.register or spec.name) if order.run is not None else None
-    return publish(replace(order, value=math.nan, alias=ALIAS, register=register))  # no validation split to have one on
+    return publish(replace(order, value=math.nan, alias=ALIAS))  # no validation split to have one on
 
 
 def refit_lines(done: Refit) -> Iterator[str]:

@@ -22,6 +22,7 @@ from hpo.engine.result import statuses
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
+from hpo.publishing.publish_best import registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
@@ -76,7 +77,7 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
         columns=tuple(one.name for one in spec.space.parameters if not one.when and one.name not in fixed),
         experiment=spec.tracking.experiment,
         source=str(spec.path or "study.yaml"),
-        registered=spec.tracking.register,
+        registered=registered(spec) if comparison is None else None,  # those that are compared are not published
         diagnose=tag_and_sentence,
         comparison=comparison,
     )

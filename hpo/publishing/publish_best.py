@@ -123,7 +123,8 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     report = goal.reading(best) if best is not None else None
     if best is None or report is None or components.dataset is None or components.spec.train is not None:
         return None
-    key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None}
+    name = registered(components.spec)
+    key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None, "register": name}
     last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
     if last_key == key and folders.model_figures.exists():
         return Published(**last)
@@ -161,8 +162,13 @@ def order_for(
         study=study_tags(folders.name, folders.strategy, folders.seed),
         trial=trial.number,
         epoch=report.epoch,
-        register=spec.tracking.register if run is not None else None,
+        register=registered(spec) if run is not None else None,
     )
+
+
+def registered(spec: StudySpec) -> str | None:
+    """The name under which the best model is registered; None where it is only logged."""
+    return (spec.name if spec.tracking.register is None else spec.tracking.register) or None
 
 
 def about_images(data: Dataset) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def keep(
         mlflow.set_registry_uri(order.uri)
         model = logged(client, order.run, order) or log(client, order, module, data)
         test = score(mlflow.pytorch.load_model(f"models:/{model}"))
-        published = Published(test=test, model=f"models:/{model}", said=f"the model is models:/{model}")
+        published = Published(test=test, model=f"models:/{model}", said=f"models:/{model}, not registered")
         return published if order.register is None else register(client, order, data, published)
     except (MlflowException, OSError, RuntimeError) as error:
         raise EnvironmentFailed(reason(error)) from error

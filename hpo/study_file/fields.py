@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
@@ -135,18 +135,24 @@ def anything() -> Plain:
     return Plain("", {}, lambda node: node)
 
 
-def text(pattern: str = ".+", rule: str = "must be text", example: str = "", secret: bool = False) -> Plain:
-    """Text; with a pattern, text of one form, which `rule` states."""
+def text(
+    pattern: str = ".+", rule: str = "must be text", example: str = "", secret: bool = False, off: bool = False
+) -> Plain:
+    """Text; with a pattern, text of one form, which `rule` states. off: or false."""
 
     def remedy(node: Node) -> str:
         if node.number is not None and re.fullmatch(pattern, node.text):
             return f'write "{clean(node.text)}"'
         return f"write {example}" if example else ""
 
-    def value(node: Node) -> str | None:
+    def value(node: Node) -> str | Literal[False] | None:
+        if off and node.value is False:
+            return False
         return node.value if isinstance(node.value, str) and re.fullmatch(pattern, node.value) else None
 
-    schema = {"type": "string"} if pattern == ".+" else {"type": "string", "pattern": f"^(?:{pattern})$"}
+    schema: Schema = {"type": "string"} if pattern == ".+" else {"type": "string", "pattern": f"^(?:{pattern})$"}
+    if off:
+        return Plain(f"{rule}, or false", {"anyOf": [schema, {"const": False}]}, value, remedy, secret)
     return Plain(rule, schema, value, remedy, secret)
 
 

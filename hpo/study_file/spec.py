@@ -142,7 +142,11 @@ class Tracking:
     experiment: str | None = option(
         text(r"[^\n]{1,250}", "must be text of one line"), None, "default: the study's name"
     )
-    register: str | None = option(text(NAME, _LETTERS), None, "name under which the best model is registered")
+    register: str | Literal[False] | None = option(
+        text(NAME, _LETTERS, off=True),
+        None,
+        "name of the best model in the registry, or false; default: the study's name",
+    )
     enabled: bool = option(flag(), True, "false: no MLflow at all")
 
 
