@@ -43,11 +43,9 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def decimals(value: float, places: int = 4) -> str:
-    """A metric among its likes: always the same number of decimals, unless it is so large that they say nothing."""
-    if not math.isfinite(value):
-        return number(value)
-    return f"{value:.{places}f}" if abs(value) < 1000 else number(value)
+def decimals(value: float) -> str:
+    """A metric among its likes: four decimals, unless it is so large or so small that they say nothing."""
+    return f"{value:.4f}" if 0.01 <= abs(value) < 1000 else number(value)
 
 
 def gap(value: float) -> str:

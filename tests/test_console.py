@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.simulated import SimulatedExecutor
-from hpo.cli.console import Console, Utilization, sparkline, trial_line, varying
+from hpo.cli.console import Console, Utilization, shown, sparkline, trial_line, varying
 from hpo.cli.console import Terminal as CleanTerminal
-from hpo.core import Goal, Outcome, Report, State, Study, Trial
+from hpo.core import Ended, Event, Goal, Outcome, Reason, Report, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -64,6 +64,38 @@ def test_the_best_trial_and_the_budget_stand_at_the_top(tmp_path: Path) -> None:
     first, second, *_ = drawn(150, tmp_path)
     assert first.startswith("tiny (random)   8/8 trials, ")
     assert second.startswith("best val_accuracy 0.")
+
+
+def test_the_head_says_what_is_waited_for_once_a_run_is_stopped(tmp_path: Path) -> None:
+    console = Console(Terminal(file=io.StringIO(), force_terminal=True, width=200), GOAL, 2, {}, "tiny")
+    heads: list[str] = []
+
+    def listen(search: Search, event: Event) -> None:
+        console.receive(search, event)
+        if isinstance(event, Ended):
+            driver.stop(2)
+        heads.append(console.__rich__().renderables[0].plain.splitlines()[0])  # type: ignore[union-attr]
+
+    search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=8), laws.identity())
+    executor = SimulatedExecutor(fakes.Fake().train, 2)
+    driver = Driver([search], executor, Trainings(tmp_path), clock=executor.clock, listeners=[listen])
+    driver.run()
+    assert search.study.closed is Reason.INTERRUPTED
+    assert heads[-1].endswith("   writing the report ...")
+    assert heads[-2].endswith("   finishing the running epochs; Ctrl-C again ends at once")
+    assert not any("publishing" in head for head in heads)
+
+
+def test_a_pipe_marks_every_best_of_the_trials_that_have_ended(tmp_path: Path) -> None:
+    text = io.StringIO()
+    search = drive(Console(Terminal(file=text, width=40), GOAL, 2, {}, "tiny"), tmp_path, trials=20)
+    lines = text.getvalue().splitlines()
+    best = -1.0
+    for number, line in zip(search.study.spent, lines, strict=True):
+        value = GOAL.value(search.study.trials[number])
+        assert line.endswith("<- best") == (value is not None and value > best), line
+        best = max(best, value or best)
+        assert f" {shown(value)} " in line, "the number of the best line too"
 
 
 def test_a_pipe_gets_one_plain_line_a_trial(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 def diagnosed(train: Train, params: Params, place: Path) -> Diagnosis:
     params = {"channels": 8, "batch_size": 64, "learning_rate": 3e-3, **params}
-    reports, outcome = [], Outcome.OK
+    reports, outcome, error = [], Outcome.OK, ""
     try:
         reports += train(job(params, place))
     except TrainingFailed as failed:
-        outcome = failed.outcome
-    return diagnose(reports, params, outcome)
+        outcome, error = failed.outcome, failed.text
+    return diagnose(reports, params, outcome, error)
 
 
 @pytest.mark.parametrize("fault", TABLES["provoked"])

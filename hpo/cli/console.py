@@ -20,7 +20,7 @@ from rich.text import Text
 from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, number, printable, read_at, written
+from hpo.formatting import count, decimals, duration, printable, read_at, written
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
@@ -145,7 +145,8 @@ class Console:
         match event:
             case Ended(trial=number):
                 trial = search.study.trials[number]
-                new = search.best is not None and search.best.number == number
+                best = self.goal.best(one for one in search.study.trials if one.ended is not None)
+                new = best is not None and best.number == number  # of those that have a line, whatever runs
                 self.terminal.print(
                     escape(trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")),
                     highlight=False,
@@ -166,8 +167,8 @@ class Console:
         text = Text(self.title, style="bold")
         text.append(f"   {spent(search)}", style="default")
         left = self.progress.left(search)
-        if search.study.closed is not None:
-            text.append("   publishing the best model, writing the report ...", style="dim")
+        if search.stopping or search.study.closed is not None:
+            text.append(f"   {ended_by(search)}", style="dim")
         elif left is not None:
             text.append(f"   about {duration(left)} left", style="dim")
         if search.best is not None:
@@ -196,19 +197,26 @@ class Console:
         return [*row, params if len(params) <= room else params[: room - 1] + "…"] if room >= NARROW else row
 
 
+def ended_by(search: Search) -> str:
+    """What is done between the last decision and the end; what was stopped is not published."""
+    if search.stopping and search.study.closed is None:
+        return "finishing the running epochs; Ctrl-C again ends at once"
+    return f"{'' if search.stopping else 'publishing the best model, '}writing the report ..."
+
+
 def spent(search: Search) -> str:
     """What of the budget is used: "12/40 trials, 130 epochs"."""
     study, budget = search.study, search.budget
-    trials = f"{len(study.trials)}{f'/{budget.trials}' if budget.trials else ''} trials"
-    epochs = f"{study.epochs}{f'/{budget.total_epochs}' if budget.total_epochs else ''} epochs"
-    return f"{trials}, {epochs}"
+    of = {"trial": (len(study.trials), budget.trials), "epoch": (study.epochs, budget.total_epochs)}
+    return ", ".join(f"{done}/{count(most, noun)}" if most else count(done, noun) for noun, (done, most) in of.items())
 
 
 def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str:
     """One trial in one line, for logs."""
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
-    value, cost = shown(goal.value(trial)), f"{trial.epoch:>3} epochs  {seconds:6.1f} s{read_at(trial, goal)}"
+    epochs = f"{count(trial.epoch, 'epoch'):>10}"
+    value, cost = shown(goal.value(trial)), f"{epochs}  {seconds:6.1f} s{read_at(trial, goal)}"
     line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {varying(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
@@ -224,7 +232,7 @@ def varying(params: Params, constants: Mapping[str, object]) -> str:
 
 
 def shown(value: float | None) -> str:
-    return "-" if value is None else number(value)
+    return "-" if value is None else decimals(value)
 
 
 def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
@@ -283,7 +291,9 @@ class ComparisonProgress:
         searches = self._searches.values()
         budget = sum(search.budget.total_epochs or 0 for search in searches)
         done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
-        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {budget} epochs"
+        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {count(budget, 'epoch')}"
+        if any(search.stopping for search in searches):
+            return f"{head}, finishing the running epochs; Ctrl-C again ends at once"
         if not self.charged:
             return head
         left = (budget - done) * (time.monotonic() - self._began) / self.charged

@@ -16,7 +16,7 @@ import click
 
 from hpo.cli.options import PATH, Request, StudyVerb, echo
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
-from hpo.formatting import without_password
+from hpo.formatting import decimals, without_password
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
@@ -342,7 +342,7 @@ def epochs_shown(goal: Goal) -> Callable[[Report], None]:
     def show_epoch(report: Report) -> None:
         if sys.stderr.isatty():
             value = report.metrics.get(goal.metric)
-            shown = "" if value is None else f"  {goal.metric} {value:.4f}"
+            shown = "" if value is None else f"  {goal.metric} {decimals(value)}"
             echo(f"epoch {report.epoch}{shown}  {report.seconds:.1f} s", err=True)
 
     return show_epoch

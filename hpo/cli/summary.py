@@ -78,7 +78,7 @@ def best_lines(result: Result) -> Iterator[str]:
         return
     where = read_at(best, result.spec.goal)
     if not result.spec.goal.counted(best):
-        where = f" (no trial is complete; this one trained longest, {best.epoch} of {best.epochs} epochs)"
+        where = f" (no trial is complete; this one trained longest, {best.epoch} of {count(best.epochs, 'epoch')})"
     constants = result.spec.space.constants
     test = result.test
     own = f"test_{result.spec.metric.name.removeprefix('val_')}"
@@ -188,7 +188,7 @@ def show_trial(result: Result, number: int, as_json: bool) -> None:
 def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
     goal = result.spec.goal
     value = goal.value(trial)
-    state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {trial.epochs} epochs"
+    state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {count(trial.epochs, 'epoch')}"
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
     yield f"{goal.metric} {'-' if value is None else decimals(value)}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})

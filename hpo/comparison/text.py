@@ -216,7 +216,8 @@ def _verdict(pair: Pair) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 4) + 0.0:+.4f}"  # there is no -0.0000
+    size = abs(round(value, 10))  # what is left of no difference in floats is none
+    return f"{'-' if value < 0 < size else '+'}{gap(size) if 0 < size < 5e-4 else f'{size:.4f}'}"
 
 
 def _table(rows: Rows, width: int) -> Iterator[str]:

@@ -83,6 +83,8 @@ class Driver:
     def stop(self, why: int = 1) -> None:
         """Let every running trial finish its epoch, then return from `run`. Safe to call from a signal handler."""
         self.stopping = why
+        for search in self.searches:
+            search.stopping = True
 
     # -- propose
 

@@ -36,6 +36,7 @@ class Search:
         self.identity, self.journal, self.max_running = identity, journal, max_running
         self.name, self.numerics = name, numerics or {}
         self.closing: Reason | None = None  # why it ends, once that is certain
+        self.stopping = False  # asked to finish the running epochs and end
         self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
         self.total_granted = sum(self.granted.values())
         self.best_so_far = BestSoFar(study, goal)

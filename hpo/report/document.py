@@ -365,7 +365,7 @@ def _trial_row(trial: Trial, report: StudyReport, searched: Sequence[Parameter])
         tag("td", str(trial.outcome if failed else trial.state), class_="word failed" if failed else "word"),
         _cell("" if value is None else decimals(value), value),
         _cell(str(trial.epoch), trial.epoch),
-        _cell(decimals(seconds, 1), seconds),
+        _cell(f"{seconds:.1f}", seconds),
     ]
     for parameter in searched:
         own = trial.params.get(parameter.name)

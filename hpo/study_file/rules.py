@@ -13,6 +13,7 @@ from typing import Final
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
+from hpo.formatting import count
 from hpo.space.domains import Choice, exact
 from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, solutions
 from hpo.space.grid import GridImpossible, ParameterGrid
@@ -145,7 +146,7 @@ def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
     domain, total = spec.space[EPOCHS].domain, spec.budget.total_epochs
     shortest = int(min(map(int, domain.values)) if isinstance(domain, Choice) else domain.low)
     if total is not None and total < shortest:
-        rule = f"must be enough for one trial ({shortest} epochs)"
+        rule = f"must be enough for one trial ({count(shortest, 'epoch')})"
         mistakes.note(*_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
 
 

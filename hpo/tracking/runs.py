@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Reported, Scored, State, Study, Trial, digest
-from hpo.formatting import finite
+from hpo.formatting import count, finite
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 
@@ -286,7 +286,7 @@ def note(history: History) -> str:
     study, goal, best = history.study, history.tracked.goal, history.best
     counts = {state: len(study.with_state(state)) for state in State}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lines = [f"{len(study)} trials ({states or 'none yet'}), {study.epochs} epochs."]
+    lines = [f"{count(len(study), 'trial')} ({states or 'none yet'}), {count(study.epochs, 'epoch')}."]
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
     if best is not None and (reading := goal.reading(best)) is not None:

@@ -117,16 +117,16 @@ class Course:
 def diagnosis_of(trial: Trial) -> Diagnosis | None:
     """None where there is nothing to say yet."""
     known = trial.reports or trial.finished
-    return diagnose(trial.reports, trial.params, trial.outcome) if known else None
+    return diagnose(trial.reports, trial.params, trial.outcome, trial.error) if known else None
 
 
-def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outcome.OK) -> Diagnosis:
-    """The first rule that applies; healthy if none does."""
+def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outcome.OK, error: str = "") -> Diagnosis:
+    """The first rule that applies; healthy if none does. error: what a training that diverged said of it."""
     course = Course(reports, params, outcome)
     if outcome is Outcome.NAN and reports and (broken := _not_a_number(course)):
         return broken
     if outcome in (Outcome.NAN, Outcome.DIVERGED):
-        return _diverged(course)
+        return _diverged(course, error)
     if outcome is not Outcome.OK:
         return Diagnosis(outcome.value, f"ended after {count(len(reports), 'epoch')}")
     if not reports:
@@ -134,11 +134,12 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     return next((diagnosis for rule in RULES if (diagnosis := rule(course)) is not None), _healthy(course))
 
 
-def _diverged(course: Course) -> Diagnosis:
+def _diverged(course: Course, error: str) -> Diagnosis:
+    """The loss that was too high is in the error alone: an epoch that fails has no report."""
     losses = course.series("train_loss")
-    rose = f"loss rose to {losses[-1]:.3g}" if losses else "loss rose"
-    text = "loss is not a number" if course.outcome is Outcome.NAN else rose
-    text += f" in epoch {len(losses) + 1}{course.rate}"
+    rose = f"loss rose after {losses[-1]:.3g} in epoch {len(losses)}" if losses else "loss rose in epoch 1"
+    unsaid = f"loss is not a number in epoch {len(losses) + 1}" if course.outcome is Outcome.NAN else rose
+    text = error.partition("\n")[0] or f"{unsaid}{course.rate}"
     exploding = _exploding(course) if course.reports else None
     return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.text}" if exploding else text)
 

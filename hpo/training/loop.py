@@ -197,7 +197,7 @@ def refuse_divergence(state: TrainingState, loss: float) -> None:
     level = max(state.loss.chance, state.first_loss)
     state.high_epochs = state.high_epochs + 1 if loss > DIVERGED * level else 0
     if state.high_epochs >= DIVERGED_EPOCHS:
-        text = f"loss {loss:.3g} in epoch {state.epoch + 1}, {loss / level:.1f} times its start"
+        text = f"loss {loss:.3g} in epoch {state.epoch + 1}, {loss / level:.3g} times its start"
         raise TrainingFailed(Outcome.DIVERGED, f"{text}, for {state.high_epochs} epochs, {_rate(state)}")
 
 
