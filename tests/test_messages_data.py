@@ -163,6 +163,12 @@ CASES: dict[str, Build] = {
     "no class folders": lambda root: write(root / "readme.txt", b"soon"),
     "loose image": lambda root: picture(classes(root) / "loose.png"),
     "empty class": lambda root: (classes(root) / "owl").mkdir(),
+    "test without classes": lambda root: [
+        picture(root / "test" / f"{n}.png") for n in range(30) if classes(root / "train")
+    ],
+    "texts alone": lambda root: [write(folder(root, name) / "a.txt", b"") for name in ("cat", "dog")],
+    "system's file alone": lambda root: write(folder(classes(root), "owl") / "Thumbs.db", b""),
+    "whole numbers": lambda root: npz(root, X=pixels(), y=[5.0, 5, 5, 7, 7, 7, 9, 9]),
     "one class": lambda root: DataSpec(str(classes(root, "cat"))),
     "class of one": lambda root: picture(classes(root) / "owl" / "a.png"),
     "not images": lambda root: [

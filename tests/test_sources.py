@@ -163,6 +163,24 @@ def test_rows_that_may_be_images_are_said(tmp_path: Path) -> None:
         assert (hint in notes) == noted
 
 
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("training_set", "test"), ("train_images", "test_data")])
+def test_parts_whose_images_lie_loose_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    folder(tmp_path, *names)
+    line = "must hold class folders, got 4 loose images; make one sub-folder a class"
+    assert line in refusal(lambda: load_dataset(DataSpec(str(tmp_path)), 0))
+
+
+@pytest.mark.parametrize("place", [".", "meta", "meta/more"])
+@pytest.mark.parametrize("beside", [("cat", "dog"), ("train/cat", "train/dog")])
+def test_folders_of_texts_and_of_systems_are_left_out(beside: tuple[str, ...], place: str, tmp_path: Path) -> None:
+    expected = folder(tmp_path, *beside)
+    systems = ("lost+found/x", f"{beside[0]}/@eaDir/0.png", "_DS_Store", f"{beside[1]}/_DS_Store")
+    for name in (f"{place}/classes.txt", *systems):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert by_pixels(load_dataset(DataSpec(str(tmp_path)), 0)) == expected
+
+
 def test_validation_is_cut_from_train_if_there_is_none(tmp_path: Path) -> None:
     train, test = (folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in ("Train", "Test"))
     kept, val, tested = split_of(load_dataset(DataSpec(str(tmp_path)), 0))
@@ -170,7 +188,14 @@ def test_validation_is_cut_from_train_if_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("train", "bus"), ("freight_train", "passenger_train"), ("test_tube", "beaker"), ("dev", "test")]
+    "names",
+    [
+        ("train", "bus"),
+        ("freight_train", "passenger_train"),
+        ("test_tube", "beaker"),
+        ("dev", "test"),
+        ("train_station", "test_lab"),
+    ],
 )
 def test_classes_may_have_words_of_parts_in_their_names(names: tuple[str, str], tmp_path: Path) -> None:
     expected = folder(tmp_path, *names)

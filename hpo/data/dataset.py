@@ -268,6 +268,8 @@ def _target_mistakes(contents: Contents, cut: list[Part]) -> Iterator[Mistake]:
     to_train = contents.targets if contents.parts is None else contents.targets[contents.parts == Part.TRAIN]
     train_counts = np.bincount(to_train, minlength=len(contents.classes))
     where, remedy = "" if contents.parts is None else " in train", "add images or leave the class out"
+    if all(map(str.isdecimal, contents.classes)):
+        remedy += ", or set data.regression: true if these are numbers to predict"
     needs = f"needs at least {len(cut)} images to be in {listed([part.text for part in cut])}"
     for name, there, in_train in zip(contents.classes, counts, train_counts, strict=True):
         if not there:

@@ -6,35 +6,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hpo.data.sources.contents import Part, raise_all
+from hpo.data.sources.contents import Part, raise_all, words
 from hpo.errors import BadInput, Mistake
 from hpo.files import written_by_hpo
-from hpo.formatting import some
+from hpo.formatting import count, some
 
 LAYOUT = "make one sub-folder a class"
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 )
 TEXTS = frozenset(
-    # the last four are MLflow's
-    (
-        ".txt",
-        ".md",
-        ".json",
-        ".csv",
-        ".tsv",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".py",
-        ".log",
-        ".db",
-        ".db-wal",
-        ".db-shm",
-        ".db-journal",
-    )
+    [".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".py", ".log"]
+) | frozenset(
+    (".db", ".db-wal", ".db-shm", ".db-journal")  # MLflow's
 )
+SYSTEMS = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX", "lost+found", "@eaDir", "_DS_Store"))
+NO_NAMES = frozenset(("set", "data", "images", "imgs"))  # words that tell train_images from test_images no better
 
 File = tuple[Path, str, Part | None]  # an image, its class, its part (None: the source does not come split)
 
@@ -44,7 +31,7 @@ def class_files(root: Path) -> list[File]:
     files: list[File] = []
     mistakes: list[Mistake] = []
     for folder, part in _part_folders(root):
-        for label in _class_folders(folder, root):
+        for label in _class_folders(folder, root, part):
             paths = walk(label, within=root)
             name = os.fsencode(label.name).decode("utf-8", "backslashreplace")  # whatever bytes the disk has
             files += [(path, name, part) for path in paths]
@@ -76,8 +63,11 @@ def _part_folders(root: Path) -> Sequence[tuple[Path, Part | None]]:
 
 
 def _come_split(parts: Sequence[tuple[Path, Part]], others: bool) -> bool:
-    """Whether folders with the names of parts are parts. Classes may be named train, or freight_train, too."""
+    """Whether folders with the names of parts are parts. Classes may be named train, or train_station and test_lab, too."""
     kinds = {part for _, part in parts}
+    names = [frozenset(word for word in words(path.name) if Part.named(word) is None) - NO_NAMES for path, _ in parts]
+    if len(parts) > 1 and all(names) and len({*names}) > 1 and not any(folder_names(path) for path, _ in parts):
+        return False
     if len(parts) == 1 and others:
         return Part.TRAIN in kinds and bool(folder_names(parts[0][0]))
     return Part.TRAIN in kinds and (len(kinds) > 1 or len(parts) == 1)
@@ -124,11 +114,13 @@ def _folders(folder: Path, root: Path) -> list[Path]:
     return folders
 
 
-def _class_folders(folder: Path, root: Path) -> list[Path]:
+def _class_folders(folder: Path, root: Path, part: Part | None) -> list[Path]:
     """The sub-folders. Images loose beside them are refused; any other file there (a licence) is left out."""
-    loose = _loose_images(folder)
+    loose, folders = [*_loose_images(folder)], _folders(folder, root)
+    if part is not None and loose and not folders:
+        got, remedy = count(len(loose), "loose image"), f"{LAYOUT}, or move {folder.name} away for `hpo predict`"
+        raise BadInput(Mistake(str(folder), "must hold class folders", got, remedy))
     raise_all([Mistake(str(path), "must lie in the folder of its class", "", LAYOUT) for path in loose], folder)
-    folders = _folders(folder, root)
     _refuse_parts_as_classes(folders, folder)
     return folders
 
@@ -166,7 +158,14 @@ def levels(root: Path, failed: Callable[[OSError], object] | None = None) -> Ite
 
 
 def ignored_folder(path: Path) -> bool:
-    return _hidden(path) or (not path.is_symlink() and written_by_hpo(path))
+    return _hidden(path) or (not path.is_symlink() and (written_by_hpo(path) or _texts_alone(path)))
+
+
+def _texts_alone(folder: Path) -> bool:
+    """Whether it holds files that count, and all of them are texts or tables."""
+    paths = (Path(name) for _, _, names in os.walk(folder) for name in names)
+    texts = (path.suffix.lower() in TEXTS for path in paths if not _hidden(path))
+    return next(texts, False) and all(texts)
 
 
 def ignored_file(path: Path) -> bool:
@@ -176,7 +175,7 @@ def ignored_file(path: Path) -> bool:
 
 def _hidden(path: Path) -> bool:
     """What systems put beside images on their own."""
-    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+    return path.name.startswith(".") or path.name in SYSTEMS
 
 
 def bad_links(paths: Sequence[Path], within: Path) -> list[Mistake]:
