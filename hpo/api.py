@@ -1,7 +1,5 @@
 """hpo in Python: the same as on the command line, in a script, a notebook or under `if __name__ == "__main__"`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Errors of the user or the environment: one line with the rule, the value got, the place and the remedy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ HPO_FAILPOINT=append.after kills at the first event that is written, HPO_FAILPOI
 processes inherit the variable and count for themselves. Without it, which is always but in tests, `hit` does nothing.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -1,7 +1,5 @@
 """Where a study keeps its things, and how they are written: whole or not at all, whatever is killed meanwhile."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Numbers and lists as people write them, for every sentence of the terminal, the report and a comparison."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Sequence

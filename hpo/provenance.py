@@ -1,7 +1,5 @@
 """What a run depends on: recorded with every run, and the part that decides whether two trainings are the same."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

@@ -5,8 +5,6 @@
 The same tests as in the suite, with other numbers; what they draw follows from the seed, which is printed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

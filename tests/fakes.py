@@ -1,7 +1,5 @@
 """Trainers that need no torch, and a witness that is not the journal. Picklable: workers import them by name."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import math

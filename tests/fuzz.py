@@ -5,8 +5,6 @@
 A process of its own, so that its memory is its own. A failing case is printed with its number; (seed, number) makes it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

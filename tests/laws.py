@@ -1,7 +1,5 @@
 """What must hold of every study, whatever happened to it. Called after every fault."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Made-up studies with believable learning curves, as lists of events: for the report and the comparison."""
 
-from __future__ import annotations
-
 import math
 import random
 

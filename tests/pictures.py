@@ -1,7 +1,5 @@
 """Small data sets for tests of the trainer, saved as the workers find them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An executor that does what a test wrote down, on a clock of its own: one epoch of one job a call, a second each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

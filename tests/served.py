@@ -5,8 +5,6 @@
 It is run on the stage (stage.py), where the server has its name.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

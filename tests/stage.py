@@ -4,8 +4,6 @@ One namespace of mounts, network and processes stands in for the containers, so 
 file are those of the stage, and nothing outlives it. It needs root on Linux, and Debian's PostgreSQL in place of that image.
 """
 
-from __future__ import annotations
-
 import atexit
 import functools
 import os

@@ -1,7 +1,5 @@
 """What augmentation may do to an image, and what not."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Finished studies turned into curves, verdicts and sentences; and the finalists trained again."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

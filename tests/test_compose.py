@@ -1,7 +1,5 @@
 """docker-compose.yml and Dockerfile: what can be read off them, and the whole service played without Docker (stage.py)."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

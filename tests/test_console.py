@@ -1,7 +1,5 @@
 """What is drawn while a study runs, in a wide and a narrow window, and what is written to a pipe."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Splits, statistics, digests and the memory map that workers share."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Which devices the workers get, and what is refused before any is started."""
 
-from __future__ import annotations
-
 import pytest
 
 from hpo.errors import BadInput

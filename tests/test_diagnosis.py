@@ -1,7 +1,5 @@
 """Each fault is provoked in a real training; healthy ones are called healthy; sentences are as people read them."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

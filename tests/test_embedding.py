@@ -1,7 +1,5 @@
 """hpo.run in somebody's own program: a script without `if __name__ == "__main__"`, and threads of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Whole studies on real images: every strategy on every kind of data, and MLflow with the model at the end."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The contract every executor passes, and what only real processes can show."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

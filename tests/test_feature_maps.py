@@ -1,7 +1,5 @@
 """What is seen of a network: filters, maps and errors that can be counted by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files and folders that are there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 `python tests/test_golden.py` writes golden_curves.json again.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

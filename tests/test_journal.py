@@ -1,7 +1,5 @@
 """The truth on disk: what is written is read back, whoever dies; what was written once is readable for ever."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shutil

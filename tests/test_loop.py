@@ -1,7 +1,5 @@
 """The loop's laws: resuming, taking turns, prefixes; its failures; and what it must learn."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator
 from itertools import islice

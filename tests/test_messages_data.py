@@ -1,7 +1,5 @@
 """Every bad data set with the exact lines a user gets: tests/bad_data_sets.yaml."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

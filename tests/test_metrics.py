@@ -1,7 +1,5 @@
 """Metrics against scikit-learn's."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

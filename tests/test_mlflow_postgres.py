@@ -1,7 +1,5 @@
 """MLflow's server on PostgreSQL, as docker-compose.yml and docker/auth.yml run it: nothing lost, nothing doubled, and a password."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Iterator

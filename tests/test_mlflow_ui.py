@@ -1,7 +1,5 @@
 """What a person sees of a study in MLflow's own UI, in headless Chromium: words, sorted numbers, drawn charts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

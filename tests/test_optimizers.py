@@ -1,7 +1,5 @@
 """Updates against the equations of the optimizers, written out by hand."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One real study of colour images, MLflow included, and everything that can be done with its best trial afterwards."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Probes against what they claim to measure, by hand; and that they change nothing."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Ray executor on a cluster of several nodes on this machine: the contract, and nodes that come and go."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Without the extra ray everything else works, and a study that asks for it is told so."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys

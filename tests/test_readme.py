@@ -1,7 +1,5 @@
 """What the documents show is true: commands exist, study files load, links lead somewhere."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

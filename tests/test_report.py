@@ -1,7 +1,5 @@
 """The report: what it says, that every figure is there, and that a browser shows it as a user should see it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

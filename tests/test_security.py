@@ -1,7 +1,5 @@
 """What docs/security.md says is not trusted, is not. Readers of files have laws of their own in their own tests."""
 
-from __future__ import annotations
-
 import ast
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Every kind of source gives the pixels and labels that were put in, and runs nothing that is in a file."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

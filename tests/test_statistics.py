@@ -3,8 +3,6 @@
 Seeds are fixed; the odds named are those of a false failure with a fresh one.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

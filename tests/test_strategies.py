@@ -1,7 +1,5 @@
 """The contract every strategy and every early-stopping rule passes."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

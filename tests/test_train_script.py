@@ -1,7 +1,5 @@
 """`best --script`: the copied program has hpo's network, trains as hpo does, and needs nothing of hpo."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

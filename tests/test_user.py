@@ -1,7 +1,5 @@
 """A user's own model and trainer: the examples, and every way to get them wrong in one line."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The journal, the driver, the local executor and the checkpoints are the real one
 (torch, MLflow, pictures). At its end it prints what it takes the study for, as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict, dataclass, field

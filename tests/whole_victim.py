@@ -4,8 +4,6 @@ The command line, run_all, journal, publishing and the delivery to MLflow are th
 is fakes.Fake, the process that publishes answers at once, the report is drawn by nobody, and MLflow is a file.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -7,8 +7,6 @@ Torch (`prove`), the clock (`time_step`) and the machine's memory are arguments:
 what is feasible never depends on the machine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

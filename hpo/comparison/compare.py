@@ -7,8 +7,6 @@ Glossary
     difference  a - b at the same seed, turned so that positive means that a is better
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Learning curves of whole studies: the best value so far against the epochs trained, one curve a study."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence

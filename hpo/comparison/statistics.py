@@ -11,8 +11,6 @@ Glossary
 Arrays keep their leading axes, so that a test simulates a thousand comparisons in one call.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

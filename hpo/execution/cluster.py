@@ -1,7 +1,5 @@
 """Which Ray cluster a study runs on, how many trials its nodes can carry, and whether it still answers."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

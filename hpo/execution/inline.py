@@ -1,7 +1,5 @@
 """The executor that starts no process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from hpo.core import Job, Message, Reported, Train

@@ -1,7 +1,5 @@
 """What one worker does with a job, wherever it runs, and when a job in a worker is overdue."""
 
-from __future__ import annotations
-
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator

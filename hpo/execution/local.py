@@ -4,8 +4,6 @@ A process that dies takes only its own job with it; another is started in its pl
 takes 2 s and 200 MB.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -4,8 +4,6 @@ Ray starts the workers, places them on nodes, and notices when one is gone; the 
 A study's folder is on a disk of the driver's machine, so data and checkpoints travel through Ray's object store.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -5,8 +5,6 @@ worker, however many epochs a second, and a worker that dies breaks it. Measured
 the driver.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

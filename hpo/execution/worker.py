@@ -4,8 +4,6 @@ It is a plain subprocess, not a multiprocessing child, so that the driver's `__m
 can be run from a notebook or from a script without `if __name__ == "__main__"`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -4,8 +4,6 @@ Without a block it is a perceptron (no dense layer) or an MLP. A parameter of bl
 or for one (block2.channels).
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from hpo.core import Params, Value

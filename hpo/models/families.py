@@ -4,8 +4,6 @@ The convolutional family is cnn.py. The recurrent one reads an image row by row,
 to dense layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -5,8 +5,6 @@ n k S P size of a map, kernel (or window), stride, padding in one dimension
 o       size of the output: o = floor((n - k + 2P) / S) + 1
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Modules are named as their layers are: block1.conv, block1.norm, dense1, dense1_
 `net.get_submodule(layer.name)` finds each. Input (batch, C, H, W), output (batch, outputs): logits, or numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache

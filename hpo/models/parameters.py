@@ -4,8 +4,6 @@ L      loss of a batch (after label smoothing)        eta   learning rate of the
 w      weights: matrices and kernels; biases, gamma and beta are never penalized by l1 and l2
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

@@ -7,8 +7,6 @@ A trainer resumes after epoch `job.start`: checkpoints.path(job.folder, job.trai
 wrote. One that yields plain mappings cannot be saved and always starts at epoch 1.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ How good is the best trial, what was searched, how did the search go, what matte
 every trial.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

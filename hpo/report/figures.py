@@ -4,8 +4,6 @@ Lines are named where they end rather than in a legend, so that no colours have 
 [0, 1] by their domain (`encode`: logarithms where the search had them) and get ticks in their own numbers.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

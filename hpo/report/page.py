@@ -4,8 +4,6 @@ The page is one file that requests nothing. A figure is drawn in the colours of 
 their place, so that one drawing serves a light page, a dark one and paper. MLflow gets it as PNG.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

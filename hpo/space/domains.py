@@ -4,8 +4,6 @@ Words: a *level* is one of the values a domain enumerates; `levels` is None wher
 Mistake whose line is not known yet: its place is the name of a parameter, or the key of a choice or range.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

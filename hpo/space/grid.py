@@ -5,8 +5,6 @@ points are the paths of a small graph whose states are sets of holding condition
 the size and, with it, random access. Nothing grows with the number of points.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

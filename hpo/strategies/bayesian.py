@@ -9,8 +9,6 @@ TPE: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 
 S. Falkner et al., "BOHB", ICML 2018.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 import warnings

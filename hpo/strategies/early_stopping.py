@@ -4,8 +4,6 @@ A rule decides from reports at the same epoch only, so that short and long trial
 to is `until`; nothing beyond it is trained before the decision.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

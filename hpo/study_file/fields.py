@@ -5,8 +5,6 @@ gives the value's type, its checks, its message, its schema and its documentatio
 value is in other_tools.json. A kind reads a wrong value as None and notes the mistake; no good value is None.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping

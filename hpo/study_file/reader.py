@@ -6,8 +6,6 @@ study.schema.json describes the shape of a study file to editors:
     python -m hpo.study_file.reader > hpo/study_file/study.schema.json
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

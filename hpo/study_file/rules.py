@@ -1,7 +1,5 @@
 """What the parts of a study file must say together: rules between sections, constraints and points of the space."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

@@ -8,8 +8,6 @@ condition (momentum exists only with sgd) two points of the space would be one t
 
 # ruff: noqa: RUF009 - option() is dataclasses.field
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 images (N, C, H, W), standardized, so that 0 is the training split's mean. All randomness is the generator's.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ A lost checkpoint costs time, never a result: what a trial scored is in the jour
 deletes, once it has recorded a later epoch, so that the last epoch in the journal can always be gone on from.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -6,8 +6,6 @@ A pure function of what the probes put into the reports (training/probes.py). Th
     skill    1 - loss / chance, of the training loss: 0 knows nothing, 1 knows all
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a network is worth on a split, and what it says of raw pixels: in eval and inference mode, in big batches."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ report/model_figures.py says what the arrays are; what a network does not have i
 split that the best trial is scored on, and are read after training only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ training that goes on from epoch 3 equals one that never stopped, and trainings 
 affect each other.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import math

@@ -12,8 +12,6 @@ A place is a layer with all that belongs to it: block3, dense1. In a user's own 
 that comes before the activation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What trainings of one recipe share in a worker: the data on its device, the loss, and how params become a network."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections import OrderedDict
