@@ -39,14 +39,14 @@ from hpo.core import (
     Study,
 )
 from hpo.engine.driver import Driver
-from hpo.engine.opening import Retries
+from hpo.engine.opening import Enqueued
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.provenance import steady_clock
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
-from hpo.strategies.points import Grid, Problem, Random
+from hpo.strategies.points import Grid, Problem, Random, Stream
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
@@ -447,7 +447,8 @@ def test_failed_trials_are_started_again_first_and_take_the_place_of_the_failed_
 
     def retrying(events: Sequence[Event]) -> list[Event]:
         written = list(events)
-        strategy, executor = Retries(STRATEGIES[name](0), failed), Scripted()
+        nothing = Stream(Problem(Space(())), lambda: iter(()))
+        strategy, executor = Enqueued(STRATEGIES[name](0), failed, nothing, None), Scripted()
         budget, trainings, study = Budget(trials=8 + len(failed)), Trainings(tmp_path), Study(events)
         trainings.retried = {study.trials[number].training for number in set(failed) - study.replaced}
         one = Search(study, strategy, GOAL, budget, laws.identity(), written.append)

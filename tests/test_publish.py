@@ -26,6 +26,7 @@ from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
 from hpo.files import Folders
+from hpo.journal import Journal
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
 from hpo.report.model_figures import ModelFigures
@@ -301,6 +302,7 @@ def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -
     trial = Trial(0, {"epochs": 1}, 0, "t", 1, (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),), State.COMPLETE)
     order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), None)
     assert order.study == {"hpo.study": "s", "hpo.strategy": "grid", "hpo.seed": "3"}
+    Journal.open(folders.journal).close()
     history = History(tracked_study(spec, folders))
     history.apply(Opened(1.0, {}))
     assert order.study.items() <= study_run(history, live=True, comparison=None).tags.items()

@@ -7,25 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import laws
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from made_up import GOAL, events, scored
 from pictures import digits
+from studied import SPACE as SEARCHED
 from studied import TRAINER, Place
 
 from hpo import api
 from hpo.commands import best, reproduce
 from hpo.commands.reproduce import first_difference
 from hpo.commands.run import RunOptions, run
+from hpo.commands.sync import tracked_study
 from hpo.comparison.curves import curve
-from hpo.core import Opened, Outcome, Report, Scored, Study
+from hpo.core import Continue, Decision, NoDecision, Opened, Outcome, Report, Scored, Start, State, Study
 from hpo.data.dataset import Dataset
-from hpo.engine.result import Published, Result, read_result
+from hpo.engine.opening import Enqueued
+from hpo.engine.result import Published, Result, read_result, statuses
 from hpo.errors import BadInput
-from hpo.journal import Journal
+from hpo.journal import Journal, read_events
 from hpo.publishing.publish_best import Order
 from hpo.report.document import StudyReport
 from hpo.space.space import Space
+from hpo.strategies.points import Problem, Stream
 from hpo.training import checkpoints
 from hpo.training.evaluation import score
 
@@ -50,6 +57,60 @@ def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: 
     again = place.run(**longer, budget={"trials": 14})
     assert again.study.trials[13].params != result.study.trials[12].params
     assert again.study.trials[:13] == result.study.trials[:13]
+
+
+@pytest.mark.parametrize("target", [12, 5], ids=["of the same target", "of a lower target"])
+@pytest.mark.parametrize("rule", [{"type": "asha", "reduction": 2}, {"type": "median", "min_trials": 2}])
+def test_early_stopping_leaves_the_best_alone_where_epochs_became_longer(
+    place: Place, rule: dict[str, Any], target: int
+) -> None:
+    first = place.run(early_stopping=rule, budget={"trials": 12})
+    before, length = len(place.trained()), len(first.study.trainings[first.best.training].reports)
+    longer = {"early_stopping": rule, "search_space": {**SEARCHED, "epochs": [2, 4, 8, 16]}}
+    result = place.run(**longer, budget={"trials": target})
+    trial = result.study.trials[12]
+    assert len(result.study) == 13
+    assert (trial.params, trial.state) == ({**first.best.params, "epochs": 16}, State.COMPLETE)
+    own = [epoch for key, epoch in place.trained()[before:] if key == trial.training]
+    assert own == list(range(length + 1, 17)), "it goes on from its checkpoint"
+
+
+def test_trials_that_no_budget_is_left_for_are_in_nobodys_way() -> None:
+    point = {"rate": 0.1, "epochs": 16}
+
+    class Promotes:
+        def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+            return [Continue(7, 4)]
+
+    longer = Stream(Problem(Space(())), lambda: iter([point]))
+    assert Enqueued(Promotes(), [], longer, most=1).propose(Study(), 2) == [Start(point, 16)]
+    assert Enqueued(Promotes(), [], longer, most=0).propose(Study(), 2) == [Continue(7, 4)]
+
+
+@given(
+    files=st.lists(st.sets(st.sampled_from([2, 3, 4, 6, 8]), min_size=1, max_size=3), min_size=2, max_size=4),
+    rule=st.sampled_from([None, {"type": "asha", "reduction": 2}, {"type": "median", "min_trials": 2}]),
+)
+@example(files=[{4}, {4, 8}], rule={"type": "asha", "reduction": 2})
+@example(files=[{2, 3}, {3}], rule=None)
+@settings(max_examples=8 * laws.MORE, deadline=None)
+def test_what_counted_once_counts_for_ever_whatever_becomes_of_epochs(
+    files: list[set[int]], rule: dict[str, Any] | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place, best, counted = Place.made(tmp_path_factory.mktemp("epochs")), 0.0, set[int]()
+    (place.folder / "drift.json").write_text("0.5")  # the best of every trial is after epoch 2
+    for trials, epochs in enumerate(files, 3):
+        space = {**SEARCHED, "epochs": sorted(epochs)}
+        spec = place.spec(early_stopping=rule, search_space=space, budget={"trials": trials})
+        result = run(spec, place.options)
+        counted |= set(spec.goal.epochs)
+        reports = [report for trial in result.study.trials for report in trial.reports if report.epoch in counted]
+        assert result.best_value == max(report.metrics["val_accuracy"] for report in reports) >= best
+        best, goal = result.best_value, result.spec.goal
+        assert set(goal.epochs) == counted
+        stored, (status,) = read_result(spec, place.folder), statuses(spec, place.folder)
+        assert stored.spec.goal == status.goal == tracked_study(spec, result.folders).goal == goal
+        assert curve("random", 0, read_events(result.folders.journal), goal).points[-1].value == best
 
 
 # -- reproduce -----------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ class Console:
         self._search: Search | None = None
 
     def receive(self, search: Search, event: Event) -> None:
-        self._search = search
+        self._search, self.goal = search, search.goal
         self.progress.take(event)
         if not self.terminal.is_terminal:
             self._print(search, event)

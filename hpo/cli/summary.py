@@ -210,7 +210,7 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
     while True:
         studies = statuses(spec, state, only)
         if as_json:
-            terminal.print_json(json.dumps([status_json(spec, one) for one in studies]), ensure_ascii=True)
+            terminal.print_json(json.dumps([status_json(one) for one in studies]), ensure_ascii=True)
         else:
             terminal.print(status_table(spec, studies), width=None if terminal.is_terminal else PIPED_WIDTH)
         if not watch or not any(one.driver for one in studies):
@@ -219,13 +219,12 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
 
 
 def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
-    goal = spec.goal
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("study", "state", "trials", "epochs", "time", f"best {goal.metric}", "driver"):
+    for name in ("study", "state", "trials", "epochs", "time", f"best {spec.metric.name}", "driver"):
         right, name_column = name in ("trials", "epochs", "time"), name == "study"
         table.add_column(name, justify="right" if right else "left", no_wrap=name_column, overflow="fold")
     for one in studies:
-        best = goal.best(one.study.trials)
+        best, goal = one.goal.best(one.study.trials), one.goal
         table.add_row(
             one.folders.run.name,
             ending(one.state, spec.space.enumerable) if isinstance(one.state, Reason) else one.state,
@@ -238,8 +237,8 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
     return table
 
 
-def status_json(spec: StudySpec, one: StudyStatus) -> dict[str, Any]:
-    goal = spec.goal
+def status_json(one: StudyStatus) -> dict[str, Any]:
+    goal = one.goal
     best_trial = (
         None
         if (best := goal.best(one.study.trials)) is None or (reading := goal.reading(best)) is None

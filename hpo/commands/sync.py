@@ -18,10 +18,11 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from hpo.core import Trial
-from hpo.engine.result import statuses
+from hpo.engine.result import as_counted, statuses
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
+from hpo.journal import Journal
 from hpo.publishing.publish_best import registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
@@ -66,12 +67,14 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
     """What MLflow shows of a study beside its events."""
     texts = {"study.yaml": without_password(spec.text), "search_space.yaml": spec.space_text}
     fixed = spec.space.constants
+    with Journal.open(folders.journal, read_only=True) as journal:
+        goal = as_counted(spec, journal).goal
     return TrackedStudy(
         journal=folders.journal,
         name=spec.name,
         strategy=spec.strategy,
         seed=spec.seed,
-        goal=spec.goal,
+        goal=goal,
         texts={name: text for name, text in texts.items() if text},
         artifacts=(folders.report, folders.trials_csv, folders.artifacts),
         columns=tuple(one.name for one in spec.space.parameters if not one.when and one.name not in fixed),

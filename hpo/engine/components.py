@@ -55,7 +55,8 @@ class Components:
         defaults = families.defaults(spec.model, spec.train, spec.space)
         whole = lambda params: families.with_defaults(params, spec.space, defaults)  # noqa: E731
         problem = Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, whole)
-        return replace(problem, extended=partial(goal.extended, feasible=feasible)) if spec.early_stopping else problem
+        today = replace(spec, counted=()).goal  # what counted once may be no value of `epochs` any more
+        return replace(problem, extended=partial(today.extended, feasible=feasible)) if spec.early_stopping else problem
 
     def strategy(self) -> Strategy:
         problem = self.problem()

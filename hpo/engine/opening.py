@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hpo import provenance
 from hpo.core import (
+    DONE,
     EPOCHS,
     Decision,
     Event,
@@ -31,7 +32,7 @@ from hpo.core import (
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, end_outdated
 from hpo.engine.components import Components, assemble, user_code
-from hpo.engine.result import studies_of
+from hpo.engine.result import COUNTED, as_counted, studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake
@@ -42,7 +43,7 @@ from hpo.journal import Journal
 from hpo.models import families
 from hpo.space.domains import Choice, Parameter, exact, members
 from hpo.space.space import Space
-from hpo.strategies.points import random_points
+from hpo.strategies.points import Stream, random_points
 from hpo.study_file.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def open_study(
     components: Components, folders: Folders, journal: Journal, trials: int | None, max_running: int | None
 ) -> OpenStudy:
     """trials: the new target; max_running: the most trials at a time."""
+    components = replace(components, spec=as_counted(components.spec, journal))
     return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
 
 
@@ -109,6 +111,7 @@ def open_journal(spec: StudySpec, folders: Folders, fresh: bool, stack: ExitStac
     journal = stack.enter_context(Journal.open(folders.journal))
     refuse_changes(spec, folders, journal)
     hit("journal.open")
+    journal.put(COUNTED, json.dumps(sorted(as_counted(spec, journal).goal.epochs)))
     journal.put("study", json.dumps(spec.fixed()))
     journal.put("space", json.dumps(spec.space.record()))
     journal.put("text", without_password(spec.text))
@@ -215,24 +218,27 @@ def _when(parameter: Parameter, old: Space, new: Space) -> dict[str, set[Value]]
 def lengthen(spec: StudySpec, journal: Journal) -> None:
     """Where `epochs` became longer, the best point with its new longest value comes next and continues from its checkpoint.
 
-    It raises the target by one trial. Kept in the journal, so that every later run has the same points.
+    It is one trial more than there are or were to be. Kept in the journal, so that every later run has the same points.
     """
-    longest = spec.space.longest
+    longest, study = spec.space.longest, journal.study()
     before = int(journal.get("longest") or longest)
-    best = spec.goal.best(journal.study().trials)
+    best = as_counted(spec, journal).goal.best(study.trials)
     further: Params = {} if best is None else {**best.params, EPOCHS: longest}
     if best is not None and longest > before and not spec.space.conflicts(further) and spec.admits(further):
         target = target_trials(spec, journal, None)
         journal.put("longer", json.dumps([*longer(spec, journal), further]))
         if target is not None:
-            journal.put("trials", str(target + 1))
+            own = len(study) - len(study.replaced.intersection(noted_retries(journal)))
+            journal.put("trials", str(max(target, own) + 1))
     journal.put("longest", str(max(before, longest)))
 
 
 def longer(spec: StudySpec, journal: Journal) -> list[Params]:
+    """The points to be trained longer that the space still has, with the default of what is younger than they are."""
     points: list[Params] = json.loads(journal.get("longer") or "[]")
     defaults = families.defaults(spec.model, spec.train, spec.space)
-    return [families.with_defaults(point, spec.space, defaults) for point in points]
+    whole = [families.with_defaults(point, spec.space, defaults) for point in points]
+    return [point for point in whole if not spec.space.conflicts(point) and spec.admits(point)]
 
 
 def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
@@ -240,10 +246,12 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     spec = components.spec
     target, retried = target_trials(spec, journal, trials), noted_retries(journal)
     budget = replace(spec.budget, trials=None if target is None else target + len(retried))
-    components = replace(components, spec=replace(spec, start_with=(*spec.start_with, *longer(spec, journal))))
     name = journal.path.parent.name
     goal = spec.goal
-    strategy, identity = Retries(components.strategy(), retried), components.identity()
+    further = Stream(
+        components.problem(), lambda: iter(longer(spec, journal))
+    )  # to its end, whatever early stopping says
+    strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
     study, own = journal.study(), components.numerics
     end_outdated(journal, study, own)
     append = partial(record, spec, journal, study)
@@ -278,18 +286,24 @@ def noted_retries(journal: Journal) -> list[int]:
     return retried
 
 
-class Retries:
-    """A strategy: these failed trials again, in order, each once and as far as it was to go; then what the wrapped one says."""
+class Enqueued:
+    """A strategy: these failed trials again, in order, each once and as far as it was to go; then `longer`; then the wrapped one.
 
-    def __init__(self, strategy: Strategy, failed: Sequence[int]) -> None:
-        self._strategy, self._failed = strategy, failed
+    most: trials of the study, beyond which the first two would only be in the way of trials that can be continued.
+    """
+
+    def __init__(self, strategy: Strategy, failed: Sequence[int], longer: Strategy, most: int | None) -> None:
+        self._strategy, self._failed, self._longer, self._most = strategy, failed, longer, most
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        if self._most is not None and len(study) >= self._most:
+            return self._strategy.propose(study, slots)
         replaced = study.replaced if self._failed else set[int]()
         again = [study.trials[number] for number in self._failed if number not in replaced]
         if again:
             return [Start(trial.params, trial.until, trial.repeat) for trial in again[:slots]]
-        return self._strategy.propose(study, slots)
+        longer = self._longer.propose(study, slots)
+        return self._strategy.propose(study, slots) if longer is DONE else longer
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from hpo.engine.changes import refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals
-from hpo.journal import Journal, read_events
+from hpo.journal import Journal
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec
 from hpo.training import checkpoints
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 FLAGS = {"strategy": "--strategy", "budget.time": "--time", "workers": "--workers", "device": "--device"}
 PUBLISHED = "published"  # the journal's note of what was published last
+COUNTED = "counted"  # its note of the epochs that ever counted
 COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "started", "ended", "attempt", "repeat")
 
 
@@ -223,11 +224,16 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     if not folders.journal.exists():
         raise NoResult(f"{folders.run}: this study has not been run; `{command('run', spec, state)}` begins it")
     with Journal.open(folders.journal, read_only=True) as journal:
-        study, note = journal.study(), journal.get(PUBLISHED)
+        study, note, spec = journal.study(), journal.get(PUBLISHED), as_counted(spec, journal)
     best, (key, published) = spec.goal.best(study.trials), json.loads(note or "[{}, {}]")
     reading = best and spec.goal.reading(best)
     current = best and reading and (key.get("trial"), key.get("epoch")) == (best.number, reading.epoch)
     return Result(spec, folders, study, None, published=Published(**published) if current else None)
+
+
+def as_counted(spec: StudySpec, journal: Journal) -> StudySpec:
+    """With the epochs that ever counted in this study, so that a change of `epochs` makes no best worse."""
+    return replace(spec, counted=json.loads(journal.get(COUNTED) or "[]"))
 
 
 def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
@@ -256,6 +262,7 @@ class StudyStatus:
     folders: Folders
     study: Study
     driver: str
+    goal: Goal
 
     @property
     def state(self) -> Reason | str:
@@ -285,7 +292,8 @@ def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[
         holder = holder_of(folders.lock)
         driver = f"pid {holder.get('pid')} on {holder.get('host')}" if holder else ""
         try:
-            studies.append(StudyStatus(folders, Study(read_events(folders.journal)), driver))
+            with Journal.open(folders.journal, read_only=True) as journal:
+                studies.append(StudyStatus(folders, journal.study(), driver, as_counted(spec, journal).goal))
         except EnvironmentFailed as error:
             log.warning("%s; skipped", error)
     if not studies:

@@ -75,7 +75,7 @@ def start_points(problem: Problem) -> Iterator[Params]:
     """The points the user wants first; what they leave open is drawn until it can be trained."""
     for index, partial in enumerate(problem.start_with):
         if problem.space.conflicts(partial):
-            continue  # a finalist, or the best to be trained longer, whose values were dropped since
+            continue  # its values were dropped since
         rng = random.Random(f"{problem.seed}/start_with/{index}")
         candidates = (_draw(problem, partial, rng, misses) for misses in range(2 * MOST_MISSES))
         feasible = next((params for params in candidates if problem.feasible(params) is None), None)

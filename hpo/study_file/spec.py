@@ -221,6 +221,7 @@ class StudySpec:
     space_text: str = field(default="", compare=False, repr=False)  # the space's own file, if it has one
     sets: tuple[str, ...] = field(default=(), compare=False)  # `--set`s on top
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    counted: Collection[int] = field(default=(), compare=False)  # epochs that ever counted in this study
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", with_epochs(self.space))
@@ -236,14 +237,14 @@ class StudySpec:
     def goal(self) -> Goal:
         """The epochs that count are the values of `epochs`; where it has one value, those at which a trial may rest too.
 
-        They depend on the study file alone, so all strategies of a comparison have the same.
+        They depend on the study file alone, so all strategies of a comparison have the same; what once counted counts for ever.
         """
         own = self.metric
         lengths: Collection[int] = self.space.lengths
         if len(lengths) == 1 and self.early_stopping is not None:
             lengths = self.early_stopping.rungs(self.space.longest)
         unsafe = UNSAFE if self.train is None else None  # a trainer of one's own is safe for all trials, or for none
-        lengths = () if self.train is not None and not self.prefix_safe else lengths
+        lengths = () if self.train is not None and not self.prefix_safe else {*lengths, *self.counted}
         return Goal(own.name, own.goal == "maximize", own.at, own.target, lengths, unsafe)
 
     def place(self, path: str) -> str:
