@@ -15,7 +15,7 @@ from pictures import bars, digits, job, numbers, slopes
 
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed, Value
 from hpo.errors import BadInput
-from hpo.training import checkpoints, loop
+from hpo.training import checkpoints, loop, probes
 from hpo.training.evaluation import load_network, outputs, score
 from hpo.training.loop import batch_sizes, batches, new_state
 from hpo.training.metrics import Loss
@@ -160,6 +160,16 @@ def test_a_report_has_the_metrics_people_ask_for_and_closing_the_generator_stops
     assert isinstance(running, Iterator)
     running.close()  # type: ignore[attr-defined]
     assert list(running) == []
+
+
+def test_the_gradients_of_each_step_that_is_due_are_taken_once(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(probes.Gradients, "due", lambda self, step, steps: step in (0, steps - 1))
+    monkeypatch.setattr(probes.Gradients, "add", lambda self: taken.append(1))
+    next(train(job(EVERYTHING, tmp_path)))
+    assert len(taken) == 2
 
 
 # -- what is read of a checkpoint --------------------------------------------------------------------------------

@@ -106,7 +106,17 @@ def test_another_seed_is_another_list() -> None:
     assert first != second
 
 
-FLAGS = ["--trials", "1", "--workers", "1", "--set", "search_space.epochs=5", "--set", "search_space.batch_size=2"]
+EPOCHS = 12  # so many that it is still training when a fault comes
+FLAGS = [
+    "--trials",
+    "1",
+    "--workers",
+    "1",
+    "--set",
+    f"search_space.epochs={EPOCHS}",
+    "--set",
+    "search_space.batch_size=2",
+]
 
 
 def real(folder: Path) -> Process:
@@ -120,7 +130,7 @@ def reports(folder: Path) -> list[Report]:
 
 def until_epoch(process: Process, folder: Path, epoch: int) -> None:
     wait_until(lambda: len(reports(folder)) >= epoch or not process.running, f"epoch {epoch}", 0.01)
-    assert process.running
+    assert process.running, f"it ended before the fault behind epoch {epoch} came: {process.popen.communicate()}"
 
 
 def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: Path) -> None:
@@ -137,7 +147,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
         assert process.finish().code == 128 + signal.SIGTERM
     said: Said = finish(real(tmp_path))
     assert said.code == 0
-    study = check_whole(tmp_path, said, trials=1, epochs=(5,))
+    study = check_whole(tmp_path, said, trials=1, epochs=(EPOCHS,))
     assert sum(isinstance(event, Retried) for event in events_of(journal_of(tmp_path))) == 1
 
     text = [flag.partition("search_space.")[2] for flag in FLAGS if flag.startswith("search_space.")]
@@ -146,7 +156,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
     trial = study.trials[0]
     check_environments([event.environment for event in events_of(journal_of(tmp_path)) if isinstance(event, Opened)])
     seed = study.trainings[trial.training].seed
-    straight = list(recipe()(Job(trial.training, trial.params, seed, 0, 5, 0, tmp_path / "whole")))
+    straight = list(recipe()(Job(trial.training, trial.params, seed, 0, EPOCHS, 0, tmp_path / "whole")))
     assert [report.metrics for report in reports(tmp_path)] == [report.metrics for report in straight]
     best = checkpoints.path(tmp_path / "studies" / "whole" / "trainings", trial.training, trial.epoch)
     found = score(recipe.setup(), trial.params, best, "val")
