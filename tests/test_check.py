@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hpo.check.findings import Estimate, Input, layer_table
-from hpo.check.proof import Machine, check
-from hpo.commands.check import check_study
+from hpo.check.proof import Machine, check, check_study
 from hpo.core import Params, Value
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary

@@ -1,30 +1,42 @@
-"""Proof before training: what a study's space holds, what of it is impossible and why, and what it needs.
+"""`hpo check`, proof before training: what a study's space holds, what of it is impossible and why, and what it needs.
 
     configuration   a point of the search space; architecture: the network it describes, which several may share
     impossible      no network of that shape exists; excluded: a constraint of the study leaves it out
 
-Torch (`prove`), the clock (`time_step`) and the machine's memory are arguments: nothing here is slow to import, and
-what is feasible never depends on the machine.
+`check_study` loads the data and measures the machine. To `check` torch (`prove`), the clock (`time_step`) and the
+machine's memory are arguments: what is feasible never depends on the machine.
 """
 
 import itertools
 import math
 import random
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
+from pathlib import Path
 from statistics import fmean
 from typing import Final
 
 from hpo.check.findings import Cause, Coverage, Estimate, Findings, Input, Needs, Spread
-from hpo.core import Params, Value, digest, epochs_of
+from hpo.core import Params, TrainingFailed, Value, digest, epochs_of
+from hpo.data import dataset as data_sets
+from hpo.data.dataset import Dataset
+from hpo.data.sources.contents import available_memory
+from hpo.engine import components
+from hpo.errors import BadInput, Mistake
+from hpo.execution.job_runner import one_line
+from hpo.formatting import count
+from hpo.models import user
 from hpo.models.families import FAMILIES, Family, feasibility, peak_memory
 from hpo.models.layers import Summary
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.expressions import draw
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
+from hpo.strategies.points import Problem, random_points
 from hpo.study_file.spec import StudySpec
 
 EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
@@ -37,6 +49,7 @@ DRAWS: Final = 1_000  # to find those
 ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
 RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
 MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
+TRIED: Final = 50  # configurations of a user's own model, each different
 FORWARD: Final = 1 / 3  # the cost of validating on an image, relative to training on it: one pass of three
 
 
@@ -48,6 +61,72 @@ class Machine:
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
     time_step: Callable[[Params], float] | None = None  # hpo.training.setup.time_step(...)
+
+
+# -- a study on this machine -------------------------------------------------------------------------------------
+
+
+def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
+    """The lines to print. A user's own code is imported only where `trust` allows it. Raises BadInput, also at the end."""
+    own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
+    if own and not trust:
+        yield f"{', '.join(own)}: your own code, which check imports only with --trust"
+        return
+    folder, place = spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
+    for reference in own:
+        user.resolve(reference, folder, place)
+    if spec.data is None or spec.train:
+        yield f"{', '.join(own)} imported; custom trainer: model not inspected"
+        return
+    dataset = data_sets.load_dataset(spec.data, spec.base_seed)
+    yield f"data: {dataset.described()}"
+    yield from dataset.notes
+    yield from own_networks(spec, dataset) if own else proof(spec, dataset)
+
+
+def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
+    """Lines on every network of the space. Raises BadInput at the end where none of them can be trained."""
+    from hpo.models.network import disagreement  # torch: 2 s that a refused file should not wait for
+    from hpo.training.setup import time_step
+
+    workers, free = len(components.placement(spec)), available_memory()
+    machine = Machine(
+        workers=workers,
+        memory=None if free is None else free // workers,
+        prove=disagreement,
+        time_step=time_step(spec.model, dataset.shape, dataset.outputs),
+    )
+    findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
+    yield from findings.lines()
+    if findings.hopeless:
+        rule, got = "must hold at least one point that can be trained", f"none of {findings.coverage.tried:,}"
+        raise BadInput(Mistake(spec.place("search_space"), rule, got, "see the likely causes above"))
+
+
+def own_networks(spec: StudySpec, dataset: Dataset) -> list[str]:
+    """Lines on a sample of the space: how many networks the user's model builds that take two blank images."""
+    sizes: list[int] = []
+    failed: Counter[str] = Counter()
+    examples: dict[str, Params] = {}
+    with tempfile.TemporaryDirectory(prefix="hpo-check-") as folder:
+        ready = components.recipe(spec, dataset.save(Path(folder, "data")), "cpu").setup()
+        for params in islice(random_points(Problem(spec.space, seed=spec.seed)), TRIED):
+            try:
+                sizes.append(sum(weight.numel() for weight in ready.network(params, spec.seed).parameters()))
+            except Exception as error:  # whatever a user's function raises
+                why = str(error) if isinstance(error, TrainingFailed) else one_line(error)
+                failed[why] += 1
+                examples.setdefault(why, {n: v for n, v in params.items() if n not in spec.space.constants})
+    tried = count(len(sizes) + failed.total(), "configuration")
+    range_ = f" of {min(sizes):,} to {max(sizes):,} parameters" if sizes else ""
+    reasons = [
+        f"    {times} fail: {why} (as with {' '.join(f'{name}={value}' for name, value in examples[why].items())})"
+        for why, times in failed.most_common()
+    ]
+    return [f"{tried} tried: {spec.model} builds {count(len(sizes), 'network')}{range_}", *reasons]
+
+
+# -- of our own models -------------------------------------------------------------------------------------------
 
 
 def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:

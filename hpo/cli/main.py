@@ -68,7 +68,7 @@ def init(study: Path) -> None:
 def check(request: Request, trust: bool) -> None:
     """Check a study before training: impossible configurations, sizes, memory, time. Writes nothing."""
     spec = request.spec()
-    from hpo.commands.check import check_study
+    from hpo.check.proof import check_study
 
     for line in check_study(spec, trust):
         echo(line)
