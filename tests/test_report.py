@@ -442,6 +442,16 @@ def test_a_best_trial_brought_along_is_told_as_such() -> None:
     assert findings.against_start(trials, GOAL, [{"learning_rate": 0.5}]) == ""
 
 
+def test_what_is_said_of_the_best_is_said_of_trials_that_count_while_they_rest() -> None:
+    complete = Study(lined_up(HIGH)).trials
+    paused = [replace(trial, state=State.PAUSED) for trial in complete]
+    goal, start = replace(GOAL, epochs={trial.epoch for trial in complete}), [complete[0].params]
+    assert findings.edges(paused, goal, SPACE, {}) == findings.edges(complete, goal, SPACE, {}) != []
+    assert findings.against_start(paused, goal, start) == findings.against_start(complete, goal, start) != ""
+    assert findings.edges(paused, GOAL, SPACE, {}) == []
+    assert findings.against_start(paused, GOAL, start) == "", "no epoch of theirs counts"
+
+
 # -- bounds ------------------------------------------------------------------------------------------------------
 
 

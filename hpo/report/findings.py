@@ -178,11 +178,11 @@ def shortest(low: float, high: float) -> float:
 
 
 def against_start(trials: Sequence[Trial], goal: Goal, start_with: Sequence[Params]) -> str:
-    """The best trial against the best of the user's own start_with points; "" where none of those is complete."""
+    """The best trial against the best of the user's own start_with points; "" where no epoch of those counts."""
     own = [
         trial
         for trial in trials[: len(start_with)]
-        if trial.state is State.COMPLETE
+        if goal.counted(trial)
         and any(all(trial.params.get(name) == value for name, value in point.items()) for point in start_with)
     ]
     best, mine = goal.best(trials), goal.best(own)
@@ -228,10 +228,10 @@ class Edge:
 
 def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec]) -> list[Edge]:
     """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
-    complete = [trial for trial in goal.ranked(trials) if trial.state is State.COMPLETE]
-    if len(complete) < FEWEST:
+    ranked = [trial for trial in goal.ranked(trials) if goal.counted(trial)]
+    if len(ranked) < FEWEST:
         return []
-    best = complete[: max(5, len(complete) // 10)]
+    best = ranked[: max(5, len(ranked) // 10)]
     at_bounds = []
     for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
         levels, continuous = _levels(domain)
