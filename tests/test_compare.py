@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,26 @@ def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None
     assert all(standing.test is not None for standing in first.comparison.strategies)
     again = compare_strategies(spec, options, rescore=True)
     assert sum(len(read_result(r.spec, tmp_path).study.scores) for r in again.results) == len(scores), "and remembered"
+
+
+def test_a_checkpoint_that_is_gone_is_trained_again_to_be_scored(tmp_path: Path) -> None:
+    """No mean over fewer seeds: with and without the checkpoints every best trial has the same score."""
+    space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": [1, 2]}
+    given = {**TINY, "search_space": space, "budget": {"total_epochs": 4}}
+    spec = api.load({**given, "compare": {"strategies": ["random", "grid"], "seeds": 2}})
+    trained = compare_strategies(spec, RunOptions(tmp_path / "lost", publish=False), rescore=False)
+    shutil.rmtree(trained.results[0].folders.trainings)
+    tests = [
+        [
+            (curve.strategy, curve.seed, curve.tests)
+            for result in compare_strategies(spec, RunOptions(tmp_path / folder, publish=False)).results
+            for curve in [compare_command.read_curve(result)]
+        ]
+        for folder in ("lost", "kept")
+    ]
+    assert tests[0] == tests[1]
+    assert len(tests[0]) == 6
+    assert all(scores for _, _, scores in tests[0])
 
 
 def test_each_seed_has_its_own_split_and_what_is_made_of_it_later_uses_that_one(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
     job = Job(trial.training, trial.params, seed, start, epoch, trial.epoch, folders.trainings, limits, split)
     end = run_job(executor, job)
     if not path.exists():
-        rule = "must be there to publish the model"
+        rule = "must be there to score the model"
         raise EnvironmentFailed(Mistake(str(path), rule, str(end), "run the study again"))
     return path
 
