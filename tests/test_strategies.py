@@ -272,6 +272,26 @@ def test_points_that_hardly_any_draw_is_are_found(name: str, more: tuple[Paramet
     assert all(p["b7"] == 128 * p["b0"] for p in found)
 
 
+@pytest.mark.parametrize("name", ["random", "grid"])
+def test_a_rare_space_is_exhausted_without_a_walk_through_all_of_it(name: str) -> None:
+    """60 of 10^6 points meet the constraints, which say nothing of one parameter."""
+    asked = 0
+
+    def feasible(params: Params) -> str | None:
+        nonlocal asked
+        asked += 1
+        return None if all(one.holds(params) for one in RARE[:4]) else "breaks one"
+
+    space = Space((*CHAIN[:5], Parameter("free", Choice(tuple(range(10)))), CHAIN[-1]))
+    strategy = make(name, space=space, feasible=feasible, constraints=RARE[:4])
+    found = _starts(strategy, 60)
+    assert len({frozen(params) for params in found}) == 60
+    decisions = make(name, space=space, feasible=feasible, constraints=RARE[:4]).propose(Study(), 1_000)
+    assert not isinstance(decisions, NoDecision)
+    assert len(decisions) == 60, "and no more"
+    assert asked < 10_000
+
+
 def _starts(strategy: Strategy, count: int) -> list[Params]:
     decisions = strategy.propose(Study(), count)
     assert not isinstance(decisions, NoDecision)

@@ -93,12 +93,17 @@ class Constraint:
 
 @lru_cache(maxsize=16)
 def solutions(
-    space: Space, constraints: tuple[Constraint, ...], given: tuple[tuple[str, Value], ...] = ()
+    space: Space,
+    constraints: tuple[Constraint, ...],
+    given: tuple[tuple[str, Value], ...] = (),
+    most: int = MOST_TRIED,
+    whole: bool = False,
 ) -> Sequence[Params] | None:
     """All that the parameters which constraints name can be together, with those they depend on: [] is a proof.
 
     Constraints on parameters that are not countable, and on measures of the network, are left out. given: values that
-    are part of every solution. None where there is nothing to list, or too much.
+    are part of every solution. whole: with all other parameters, too. None where there is nothing to list, or where more
+    than `most` partial points would be tried.
     """
     fixed = dict(given)
     parameters = [
@@ -109,10 +114,11 @@ def solutions(
         return None
     points: list[Params] = [{}] if all(one.holds({}) for one in own if not one.names) else []
     decided, tried = set[str](), 0
-    for parameter in (one for one in parameters if one.name in needed):
+    rest = [one for one in parameters if one.name not in needed] if whole else []
+    for parameter in [*(one for one in parameters if one.name in needed), *rest]:
         levels = parameter.domain.levels
-        tried += len(points) * (levels or MOST_TRIED + 1)
-        if levels is None or tried > MOST_TRIED:
+        tried += len(points) * (levels or most + 1)
+        if levels is None or tried > most:
             return None
         decided.add(parameter.name)
         due = [one for one in own if parameter.name in one.names and decided.issuperset(one.names)]

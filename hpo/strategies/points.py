@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
-from hpo.space.expressions import Constraint, draw
+from hpo.space.expressions import MOST_TRIED, Constraint, draw, solutions
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
 
@@ -90,10 +90,13 @@ def _draw(problem: Problem, partial: Params, rng: random.Random, misses: int) ->
 
 
 def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
-    """start_with, then every feasible point of a grid in an order shuffled by the seed; nothing is built."""
+    """start_with, then every feasible point of a grid in an order shuffled by the seed; only rare points are built."""
     yield from start_points(problem)
-    for index in permutation(grid.size, f"{problem.seed}/grid"):
-        params = grid.point(index)
+    most = min(MOST_TRIED, grid.size // 10)  # fewer than it takes to walk the grid
+    rare = solutions(problem.space, problem.constraints, most=most, whole=True)
+    size, point = (grid.size, grid.point) if rare is None else (len(rare), rare.__getitem__)
+    for index in permutation(size, f"{problem.seed}/grid"):
+        params = point(index)
         if problem.feasible(params) is None and problem.extended(params) == params:
             yield params
 
