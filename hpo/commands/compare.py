@@ -16,12 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo import provenance
-from hpo.commands.reproduce import one_worker
+from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm, having_values
@@ -44,15 +43,12 @@ from hpo.core import (
 )
 from hpo.engine import components
 from hpo.engine.changes import load_data
-from hpo.engine.components import start_executor
-from hpo.engine.opening import open_study
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
 from hpo.formatting import count, listed
 from hpo.journal import Journal, read_events
 from hpo.models import families
-from hpo.publishing.publish_best import restore
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
 from hpo.strategies.bayesian import STARTUP
@@ -227,7 +223,7 @@ def score_on_test(trials: Sequence[Best]) -> None:
     for result, best in trials:
         epoch = read_after(result, best)
         if result.dataset is not None and not result.spec.train and not result.study.tested(best.number, epoch):
-            due.append((result, best, stored(result, best)))
+            due.append((result, best, stored(result, best, read_after(result, best))))
     if not due:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
@@ -243,20 +239,6 @@ def score_on_test(trials: Sequence[Best]) -> None:
         with Journal.open(result.folders.journal) as journal:
             journal.append(event := Scored(time.time(), best.number, metrics, read_after(result, best)))
             result.study.apply(event)
-
-
-def stored(result: Result, trial: Trial) -> Path:
-    """The checkpoint after the epoch that a trial is read at; one that is gone is trained again, as for publishing."""
-    with suppress(NoResult):
-        return result.checkpoint(trial)
-    here = one_worker(result.spec, result.dataset)
-    with (
-        closing(start_executor(here.spec, here.placement)) as executor,
-        Journal.open(result.folders.journal) as journal,
-    ):
-        executor.begin(here.factories())
-        study = open_study(here, result.folders, journal, None, None)
-        return restore(study, executor, trial, read_after(result, trial))
 
 
 def read_after(result: Result, trial: Trial) -> int:

@@ -12,12 +12,13 @@ from hpo.core import Job, JobEnded, JobFailed, Opened, Outcome, Report, Reported
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import load_data
 from hpo.engine.components import Components, assemble, placement, start_executor
+from hpo.engine.opening import open_study
 from hpo.engine.result import Result, studies_of
-from hpo.errors import HpoError
+from hpo.errors import HpoError, NoResult
 from hpo.files import scratch
 from hpo.formatting import count
 from hpo.journal import Journal
-from hpo.publishing.publish_best import run_job
+from hpo.publishing.publish_best import restore, run_job
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
 
@@ -81,6 +82,16 @@ def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
     here = replace(spec, execution=execution)
     return assemble(here, dataset, placement(here)[:1])
+
+
+def stored(result: Result, trial: Trial, epoch: int) -> Path:
+    """The checkpoint after the epoch that a trial is read at; one that is gone is trained again, as for publishing."""
+    with suppress(NoResult):
+        return result.checkpoint(trial)
+    here, folders = one_worker(result.spec, result.dataset), result.folders
+    with closing(start_executor(here.spec, here.placement)) as executor, Journal.open(folders.journal) as journal:
+        executor.begin(here.factories())
+        return restore(open_study(here, folders, journal, None, None), executor, trial, epoch)
 
 
 def train_job(
