@@ -149,17 +149,14 @@ class Dataset:
             with _split_file(folder, split).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in SPLIT}
             return Dataset(
-                name=saved["name"],
                 classes=None if saved["classes"] is None else tuple(saved["classes"]),
                 resize=None if saved["resize"] is None else (saved["resize"][0], saved["resize"][1]),
-                background=saved["background"],
                 remarks=tuple(saved["remarks"]),
                 leaks=tuple(map(str, rows.pop("leaks"))),
                 folder=folder,
                 split=split,
-                content=saved["content"],
                 shares=tuple(saved["shares"]),
-                files=saved["files"],
+                **{name: saved[name] for name in ("name", "background", "content", "files")},
                 **(arrays | rows | {"digest": str(rows["digest"])}),
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:

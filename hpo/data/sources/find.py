@@ -95,16 +95,16 @@ def fingerprint(source: DataSpec, *more: int) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def _target(path: Path) -> list[os.stat_result]:
-    return [path.stat()] if path.is_symlink() and path.is_file() else []
-
-
 def _stamps(root: Path) -> list[tuple[str, int, int, int]]:
     """Of files and of what links lead to. The time of the last change of any kind, since copies keep that of the content."""
     try:
         root = root.resolve()
         paths = [path for _, files in folders.levels(root) for path in files] if root.is_dir() else [root]
-        found = [(str(path), one) for path in paths for one in (path.lstat(), *_target(path))]
+        found = [
+            (str(path), one)
+            for path in paths
+            for one in (path.lstat(), (path.stat if path.is_file() else path.lstat)())
+        ]
         return [(path, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in found]
     except (OSError, ValueError):  # find() says what is wrong with it
         return []

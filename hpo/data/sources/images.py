@@ -123,14 +123,14 @@ def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path,
     """What `read` gives for each file that is an image, and why the others are none. Raises BadInput for all else."""
     results: dict[Path, R] = {}
     unusable: list[Mistake | str] = []
-    mistakes: list[Mistake | str] = []
-    for path in paths:
+
+    def sort(path: Path) -> None:
         try:
             results[path] = read(path)
         except Unusable as bad:
-            unusable += bad.mistakes
-        except BadInput as bad:
-            mistakes += bad.mistakes
+            unusable.extend(bad.mistakes)
+
+    _, mistakes = collect(sort, paths)
     if mistakes:
         raise BadInput(*mistakes)
     return results, unusable
@@ -152,15 +152,10 @@ def several_frames(headers: Collection[Header]) -> Iterator[str]:
 
 def decode_all(paths: Sequence[Path], wanted: Pixels) -> Array:
     """(N, C, H, W). Raises BadInput with every file that `decode` refuses."""
-    images = np.empty((len(paths), *wanted.shape), wanted.dtype)
-
-    def fill(index: int) -> None:
-        images[index] = decode(paths[index], wanted)
-
-    _, mistakes = collect(fill, range(len(paths)))
+    images, mistakes = collect(lambda path: decode(path, wanted), paths)
     if mistakes:
         raise BadInput(*mistakes)
-    return images
+    return np.stack(images)
 
 
 def image_files(source: str | Path) -> list[Path]:
