@@ -67,6 +67,23 @@ USES: dict[str, Callable[[Result, Path], object]] = {
 }
 
 
+def test_what_reads_a_study_takes_the_space_of_its_run_and_names_what_else_is_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_data(tmp_path, 60, 2)
+    ran = on_data(tmp_path)
+    found = read_result(replace(ran.spec, budget=replace(ran.spec.budget, trials=9)), tmp_path)
+    assert (found.spec.space, caplog.messages) == (ran.spec.space, [])
+    space = {"learning_rate": [0.3], "epochs": [1, 2]}
+    other = api.load({**TINY, "data": str(tmp_path / "data.npz"), "search_space": space, "metric": "val_loss"})
+    found = read_result(other, tmp_path)
+    assert found.spec.space == ran.spec.space
+    assert [line.partition(": ")[2] for line in caplog.messages] == [
+        "read with the search space of its last run, which is another than the file's",
+        "was last run with another metric; repeat the flags of the run, or undo the change of the file",
+    ]
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Result:
     write_data(tmp_path, 60, 2)

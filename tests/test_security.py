@@ -26,7 +26,7 @@ from hpo.commands.report import study_report
 from hpo.commands.sync import serve_ui, tracked_study
 from hpo.core import Job, Outcome, TrainingFailed
 from hpo.engine.opening import take_over
-from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.execution.job_runner import JobRunner, failed
 from hpo.files import Folders
 from hpo.formatting import without_password
@@ -201,6 +201,16 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
     assert "hunter2" not in repr(told)
     assert "hunter2" not in repr(tracked_study(one, place).texts)
     assert all(b"hunter2" not in path.read_bytes() for path in place.study.rglob("*") if path.is_file())
+
+
+def test_the_ui_is_refused_where_there_is_nothing_to_see_and_leaves_no_store(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    with pytest.raises(BadInput, match="must not be off to open MLflow"):
+        serve_ui(spec.read_study(tmp_path / "study.yaml", environ={}), tmp_path, 5000)
+    on = spec.read_study(tmp_path / "study.yaml", environ={}, sets=["tracking=true"])
+    with pytest.raises(NoResult, match=r"mlflow\.db: MLflow has nothing yet; `hpo run"):
+        serve_ui(on, tmp_path, 5000)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
 @pytest.mark.parametrize("uri", ["http://user:hunter2@localhost:1", "postgresql://user:hunter2@localhost:1/db"])

@@ -595,6 +595,22 @@ def test_a_bug_in_the_delivery_is_said_and_tried_again(
     assert caplog.text.count("tracking failed by a bug of hpo: TypeError: of ours at http://a:***@host") == 1
 
 
+def test_a_delivery_that_nobody_waits_for_any_more_begins_no_further_study(
+    server: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds = [
+        (tracked_study(tmp_path / name, strategy=name), Script().events) for name in ("random", "grid", "bayesian")
+    ]
+    one = sync_of_lists([(feed, [Opened(1.0, {})]) for feed, _ in feeds], server.connect)
+    first, sent = one.studies[0], list[str]()
+    for study in one.studies:
+        monkeypatch.setattr(study, "upload", lambda *_, name=study.tracked.strategy, **__: sent.append(name))
+    send_first = first.send
+    monkeypatch.setattr(first, "send", lambda *given: [send_first(*given), setattr(one, "abandoned", True)])
+    one.round(live=True)
+    assert (sent, one.undelivered()) == (["random"], 2)
+
+
 def test_closing_a_tracker_that_never_started_tells_what_is_missing(real: TrackedStudy, script: Script) -> None:
     assert tracking.Tracker([real], "http://fake").close() == len(script.events)
 

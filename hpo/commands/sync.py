@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from hpo.core import Trial
-from hpo.engine.result import as_counted, statuses
-from hpo.errors import EnvironmentFailed, Mistake
+from hpo.engine.result import as_counted, command, statuses
+from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
 from hpo.journal import Journal
@@ -27,7 +27,7 @@ from hpo.publishing.publish_best import registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import sync
-from hpo.tracking.ui import TRIALS, link, tracking_uri
+from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
 from hpo.training.diagnosis import diagnosis_of
 
 
@@ -97,14 +97,30 @@ def tag_and_sentence(trial: Trial) -> tuple[str, str] | None:
 def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address.
 
-    Raises EnvironmentFailed if it cannot start. It ends with this process, also on SIGTERM.
+    Raises BadInput where tracking is off, NoResult before the first run, EnvironmentFailed if it cannot start. It ends
+    with this process, also on SIGTERM.
     """
+    if not spec.tracking.enabled:
+        raise BadInput(Mistake(spec.place("tracking"), "must not be off to open MLflow", "false", "see the report"))
     uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
+    if uri.startswith(SQLITE) and not sqlite_path(uri).exists():
+        raise NoResult(f"{sqlite_path(uri)}: MLflow has nothing yet; `{command('run', spec, state)}` begins a study")
     if uri.startswith("http"):
         print(f"MLflow runs at {without_password(uri)}")
         return
     refuse_busy_port(port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server_command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -114,7 +130,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     for ends in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(server_command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             if (shown := address(server, port, spec)) is not None:
                 print(f"{shown}  (Ctrl-C ends it)", flush=True)

@@ -20,8 +20,9 @@ from hpo.data.dataset import Dataset
 from hpo.engine.changes import refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.files import Folders, holder_of
-from hpo.formatting import count, decimals
+from hpo.formatting import count, decimals, listed
 from hpo.journal import Journal
+from hpo.space.space import Space
 from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import STRATEGIES, StudySpec
 from hpo.training import checkpoints
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLAGS = {"strategy": "--strategy", "budget.time": "--time", "workers": "--workers", "device": "--device"}
+GROWING = ("constraints", "start_with")  # what is read of a study does not depend on them
 PUBLISHED = "published"  # the journal's note of what was published last
 COUNTED = "counted"  # its note of the epochs that ever counted
 COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "started", "ended", "attempt", "repeat")
@@ -224,7 +226,8 @@ def read_result(spec: StudySpec, state: Path) -> Result:
     if not folders.journal.exists():
         raise NoResult(f"{folders.run}: this study has not been run; `{command('run', spec, state)}` begins it")
     with Journal.open(folders.journal, read_only=True) as journal:
-        study, note, spec = journal.study(), journal.get(PUBLISHED), as_counted(spec, journal)
+        study, note = journal.study(), journal.get(PUBLISHED)
+        spec = as_counted(as_run(spec, folders, journal), journal)
     best, (key, published) = spec.goal.best(study.trials), json.loads(note or "[{}, {}]")
     reading = best and spec.goal.reading(best)
     current = best and reading and (key.get("trial"), key.get("epoch")) == (best.number, reading.epoch)
@@ -234,6 +237,19 @@ def read_result(spec: StudySpec, state: Path) -> Result:
 def as_counted(spec: StudySpec, journal: Journal) -> StudySpec:
     """With the epochs that ever counted in this study, so that a change of `epochs` makes no best worse."""
     return replace(spec, counted=json.loads(journal.get(COUNTED) or "[]"))
+
+
+def as_run(spec: StudySpec, folders: Folders, journal: Journal) -> StudySpec:
+    """The spec with the search space of the study's last run, as what counts depends on it. Warns where they differ."""
+    before, now = json.loads(journal.get("study") or "{}"), json.loads(json.dumps(spec.fixed()))
+    file_space = json.dumps(spec.space.record())
+    space = json.loads(journal.get("space") or file_space)
+    if space != json.loads(file_space):
+        log.warning("%s: read with the search space of its last run, which is another than the file's", folders.run)
+    if other := [key for key in before if key in now and key not in GROWING and before[key] != now[key]]:
+        flags = "repeat the flags of the run, or undo the change of the file"
+        log.warning("%s: was last run with another %s; %s", folders.run, listed(other), flags)
+    return replace(spec, space=Space.from_record(space))
 
 
 def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:

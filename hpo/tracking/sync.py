@@ -87,7 +87,7 @@ class Sync:
         self.wait = FIRST_WAIT
         self._since = 0.0  # when the trouble began
         self._comparison: StoredRun | None = None
-        self._swept = False
+        self._swept = self.abandoned = False  # abandoned: nobody waits for this one any more
 
     def round(self, live: bool) -> bool:
         """Send everything there is. live: the driver is at work; when it is not, the report and the pictures go too.
@@ -128,6 +128,8 @@ class Sync:
             self._swept = True
         with self._comparison_run(self.store, artifacts=not live) as comparison:
             for study in self.studies:
+                if self.abandoned:  # another process may deliver now: both would make the same runs
+                    return
                 study.send(self.store, live, comparison)
                 study.upload(self.store, artifacts=not live)
 
@@ -192,7 +194,7 @@ class Tracker:
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._wake = threading.Event()
         self._waiting: threading.Event | None = None  # of `drain`: set once all there was when it came is delivered
-        self._closing = self._abandoned = False
+        self._closing = False
         self.undelivered = 0  # what had not reached MLflow when it was closed
 
     def __enter__(self) -> Self:
@@ -218,7 +220,7 @@ class Tracker:
         """The driver has left: statuses and artifacts go out, then the thread ends. Returns what did not get there."""
         self._closing = True
         undelivered = self.drain(timeout)
-        self._abandoned = True
+        self._sync.abandoned = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(IMPATIENT)
@@ -237,7 +239,7 @@ class Tracker:
     def _run(self) -> None:
         try:
             with mlflow_environment():
-                while not self._abandoned:
+                while not self._sync.abandoned:
                     waiting, began = self._waiting, time.monotonic()
                     well = self._round(live=not self._closing)
                     if well and waiting is not None:
