@@ -1,7 +1,5 @@
 """The best is the best: which epoch of a trial counts, and that what is said of it can be had again."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

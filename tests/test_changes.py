@@ -1,7 +1,5 @@
 """A study is one thing: other data, other code and other versions under it are noticed before anything is written."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Compare and confirm as whole studies: what is run, what is reused, what is refused."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """docs/deploy.md: its commands, run as they stand there, as far as one machine without a GPU and without Docker allows."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

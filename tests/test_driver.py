@@ -1,7 +1,5 @@
 """The laws of the loop. A test is a list of events: what a study was, and what it must have become."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

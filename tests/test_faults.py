@@ -1,7 +1,5 @@
 """Real processes, killed. After every fault the same checker looks at what is left (survival.check)."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Delivery to a real MLflow: its SQLite store, its server, and a server that misbehaves."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """The best model in MLflow: what a process without hpo loads, and which version is the champion."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Going on with the best trial, fitting the best model again, and training a trial twice."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

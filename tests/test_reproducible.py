@@ -1,7 +1,5 @@
 """What docs/design.md promises of a seed, each promise a test."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """One training, many answers: what is shared, what never is, and that a reused reading is a fresh training's."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The study's folder as people and machines mistreat it: the message names the file, and nothing is overwritten."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

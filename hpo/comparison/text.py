@@ -1,7 +1,5 @@
 """Comparisons and confirmations in words: sentences, tables, JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -4,8 +4,6 @@ A stratum is a class or, for regression, a tenth of the images by rank of their 
 stream of PCG64, which NumPy guarantees for ever (NEP 19), unlike its shuffles.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A stream is a function of (space, feasible, start_with, seed) alone. The k-th tr
 whatever ran in between: that is what makes a resumed study the same study.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@
 
 # ruff: noqa: RUF009 - option() is dataclasses.field
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, takewhile

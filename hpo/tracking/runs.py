@@ -8,8 +8,6 @@
 Times are milliseconds since 1970 as MLflow has them; they come from the events, never from a clock.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import posixpath

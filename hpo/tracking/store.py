@@ -3,8 +3,6 @@
 Importing this takes 2 s and some 100 MB; the writer thread does it (sync.py). MLflow's global state stays as it is.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import sqlite3

@@ -5,8 +5,6 @@ so it does not matter how often, or after which accident, it does so. Whatever g
 same call may be made again. One process at a time sends a study: the one that holds its DriverLock.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress

@@ -5,8 +5,6 @@ reads `mlflow.sharedViewState.`), and a test opens both in a browser. A UI that 
 Imports no mlflow.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

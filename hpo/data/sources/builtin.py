@@ -1,7 +1,5 @@
 """The data sets known by name: scikit-learn's digits, a harder set made from them, and three of openml.org."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -4,8 +4,6 @@ A batch is {b"data": (n, 3072) uint8, b"labels" or b"fine_labels": list of int},
 (https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools

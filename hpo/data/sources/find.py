@@ -1,7 +1,5 @@
 """Where data come from: a known name or a path becomes its contents, and is told from others without being read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

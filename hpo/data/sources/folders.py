@@ -1,7 +1,5 @@
 """How a folder of images is laid out: one sub-folder a class, directly or under train, val and test. Opens no file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ An IDX file is two zero bytes, a byte for the type (8: unsigned bytes), a byte f
 dimension as a big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist).
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import re

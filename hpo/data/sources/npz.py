@@ -6,8 +6,6 @@ possible axes is the channels (the last one, if they are equal). Labels: (N,) or
 ..., if it is there.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib
