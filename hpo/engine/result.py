@@ -75,7 +75,7 @@ class Result:
         best = self.spec.goal.best(self.study.trials)
         head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
         line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
-        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .predict(images))"
+        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .model(), .predict(images))"
 
     @property
     def best(self) -> Trial:

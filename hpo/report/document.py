@@ -145,7 +145,7 @@ def _top(report: StudyReport) -> Html:
     numbers = {
         "Trials": f"{len(study):,}",
         "Epochs trained": f"{study.epochs:,}{reused}",
-        "Training time": duration(seconds),
+        "Training time of all workers": duration(seconds),
         "Status": ending(study.closed, report.space.enumerable) if study.closed else "running",
     }
     return tag("header", [*parts, fact_list(numbers)])
