@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Collection, Sequence
 
 from hpo.core import Goal, Reason, Trial, Value
@@ -140,6 +141,26 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     aligns = ["<" if i in left else ">" for i in range(len(widths))]
     layout = "  ".join(f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True))
     return [layout.format(*row).rstrip() for row in rows]
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most `width`, broken between words; what goes on is indented, below the words after a `label:`."""
+    lines = []
+    for line in text.split("\n"):
+        start = re.match(r"(?:\w{1,8}:)? {1,12}", line)
+        indent = " " * (len(start[0]) if start else 4)
+        parts = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        lines += parts if len(line) > width else [line]
+    return "\n".join(lines)
+
+
+def tabulated(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Names with their values, below each other, as many a line as fit."""
+    cells = columns(pairs, left=(0,))
+    widest = max(map(len, cells), default=0)
+    each = max(1, (width + 2) // (widest + 4))
+    rows = ("    ".join(cell.ljust(widest) for cell in cells[i : i + each]) for i in range(0, len(cells), each))
+    return [f"  {row}".rstrip() for row in rows]
 
 
 def read_at(trial: Trial, goal: Goal) -> str:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow_real import free_port
@@ -281,6 +287,37 @@ def test_confirm_retrains_the_finalists_with_fresh_seeds(study: Path) -> None:
         True,
         False,
     ]
+    assert [one["study"] for one in json.loads(hpo(study, "status", "--json").stdout)] == ["bayesian-0"]
+    assert len(hpo(study, "status").stdout.splitlines()) == 2, "a row a study, not folded in a pipe"
+    (confirmation,) = json.loads(hpo(study, "status", "--strategy", "confirm", "--json").stdout)
+    assert confirmation["study"].startswith("confirm-")
+    for columns in (60, 80):
+        for verb in (
+            ["show", "0"],
+            ["best"],
+            ["status", "--watch"],
+            ["check"],
+            ["confirm", "--top", "2", "--seeds", "2"],
+        ):
+            lines = on_a_terminal(study, columns, *verb).splitlines()
+            assert max(map(len, lines)) <= columns, (verb, lines)
+            assert len(lines) > 1
+
+
+def on_a_terminal(folder: Path, columns: int, *words: str) -> str:
+    """What a window of so many columns shows, without the escapes."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    ends: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen([sys.executable, "-m", "hpo", *words], cwd=folder, env=environ, **ends):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so where a terminal has no writer any more
+            while more := os.read(ours, 65536):
+                shown += more
+    os.close(ours)
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode()).replace("\r", "\n")
 
 
 def test_a_signal_while_a_finished_study_is_published_does_not_call_it_unfinished(tmp_path: Path) -> None:

@@ -3,8 +3,26 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpo.formatting import byte_size, count, decimals, duration, gap, listed, number, written
+from hpo.formatting import byte_size, count, decimals, duration, gap, listed, number, tabulated, wrapped, written
+
+
+@given(
+    text=st.text(st.sampled_from("ab: \n"), max_size=200).map(lambda text: f"best:   {text}"), width=st.integers(24, 80)
+)
+def test_a_wrapped_text_has_the_same_words_in_lines_of_the_width(text: str, width: int) -> None:
+    shown = wrapped(text, width)
+    assert shown.split() == text.split()
+    assert all(len(line) <= max(width, 12 + max(map(len, line.split()), default=0)) for line in shown.split("\n"))
+    assert wrapped(text, 1000) == text
+
+
+def test_what_goes_on_stands_below_the_words_after_a_label() -> None:
+    assert wrapped("best:   one two three", 15) == "best:   one two\n        three"
+    assert tabulated([("loss", "0.5"), ("val", "12")], 10) == ["  loss  0.5", "  val    12"]
+    assert tabulated([("loss", "0.5"), ("val", "12")], 24) == ["  loss  0.5    val    12"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RichCast
@@ -20,10 +21,11 @@ from rich.text import Text
 from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, printable, read_at, written
+from hpo.formatting import count, decimals, duration, printable, read_at, wrapped, written
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
+PIPED_WIDTH = 10_000  # no line is cut or wrapped for a program
 RECENT = 6  # finished trials shown under the running ones
 FIXED = 46  # columns that all but the metric's name and the params take
 REDRAWS, COMPARISON_REDRAWS = 4.0, 2.0  # a second
@@ -36,6 +38,15 @@ class Terminal(rich.console.Console):
 
     Whatever is printed is cleaned: names of classes, files and params may be a stranger's.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, **options)
+        if not self.is_terminal and "width" not in options:
+            self.width = PIPED_WIDTH
+
+    def say(self, line: str, markup: bool = False) -> None:
+        """Print words, on a terminal in lines of its width."""
+        self.print(wrapped(line, self.width), soft_wrap=True, markup=markup)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
@@ -147,13 +158,10 @@ class Console:
                 trial = search.study.trials[number]
                 best = self.goal.best(one for one in search.study.trials if one.ended is not None)
                 new = best is not None and best.number == number  # of those that have a line, whatever runs
-                self.terminal.print(
-                    escape(trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")),
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                line = trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")
+                self.terminal.print(line, markup=False, soft_wrap=True)
             case Retried():
-                self.terminal.print(escape(retry_line(event)), highlight=False, soft_wrap=True)
+                self.terminal.print(retry_line(event), markup=False, soft_wrap=True)
 
     # -- the live table
 
@@ -271,12 +279,9 @@ class ComparisonProgress:
         if self.terminal.is_terminal:
             return
         if isinstance(event, Closed):
-            self.say(self._line(search))
+            self.terminal.say(self._line(search))
         elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
-            self.say(self._head())
-
-    def say(self, line: str) -> None:
-        self.terminal.print(line, highlight=False, soft_wrap=True, markup=False)
+            self.terminal.say(self._head())
 
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")

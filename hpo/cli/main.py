@@ -121,7 +121,7 @@ def run(
         click.echo(json.dumps(result_json(result), indent=2))
     else:
         for line in summary_lines(result, console.progress.utilization, command("run", spec, request.folder(spec))):
-            terminal.print(line, highlight=False, soft_wrap=True)
+            terminal.say(line, markup=True)
     sys.exit(exit_code(result))
 
 
@@ -170,11 +170,11 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
         click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
         return
     lines = text.lines(compared.comparison, *([terminal.width] if terminal.is_terminal else []))
-    terminal.print(*lines, sep="\n", highlight=False, soft_wrap=not terminal.is_terminal, markup=False)
-    progress.say(
+    terminal.print(*lines, sep="\n", markup=False)
+    terminal.say(
         f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
     )
-    progress.say(f"report, and what the columns mean: {compared.report}")
+    terminal.say(f"report, and what the columns mean: {compared.report}")
 
 
 @cli.command(cls=StudyVerb)
@@ -206,9 +206,9 @@ def stop(request: Request) -> None:
 @JSON
 def status(request: Request, watch: bool, as_json: bool) -> None:
     """Show progress and driver of every study of this name, or of one --strategy or --seed."""
-    spec = request.spec()
-    from hpo.cli.summary import show_status
+    from hpo.cli.summary import UNNAMED, show_status
 
+    spec = request.spec({"strategy": None} if request.strategy in UNNAMED else {})
     show_status(spec, request.folder(spec), (request.strategy, request.seed), watch, as_json)
 
 

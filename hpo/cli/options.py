@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.formatting import printable
+from hpo.formatting import printable, wrapped
 
 if TYPE_CHECKING:
     from hpo.engine.result import Result
@@ -21,6 +23,8 @@ PATH = click.Path(path_type=Path)
 
 def echo(text: str, err: bool = False, nl: bool = True, exact: bool = False) -> None:
     """Print for people, whom the names in it, which may be a stranger's, must not fool; or exactly, for programs."""
+    if not exact and (sys.stderr if err else sys.stdout).isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
     click.echo(text if exact else printable(text, keep="\n"), err=err, nl=nl, color=exact or None)
 
 

@@ -5,29 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hpo.cli.console import (
-    Terminal,
-    Utilization,
-    sparkline,
-    varying,
-)
+from hpo.cli.console import Terminal, Utilization, sparkline, varying
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, statuses
 from hpo.errors import EnvironmentFailed, NoResult
-from hpo.formatting import count, decimals, duration, ending, read_at
+from hpo.formatting import count, decimals, duration, ending, read_at, tabulated
+from hpo.strategies.points import CONFIRM, RANDOM_X2
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnosis_of
 
 WATCH_SECONDS = 2.0
-PIPED_WIDTH = 500  # no line of a table is cut or wrapped for a program
+UNNAMED = (CONFIRM, RANDOM_X2)  # strategies of studies that no study file can name
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 
@@ -170,7 +168,7 @@ def show_best(result: Result) -> None:
     warn_of_other_files(result.spec, result.folders, result.study)
     show_trial(result, result.best.number, False)
     for line in longest_lines(result, result.best):
-        Terminal().print(line.strip(), highlight=False, soft_wrap=True)
+        Terminal().say(line.strip())
 
 
 def show_trial(result: Result, number: int, as_json: bool) -> None:
@@ -179,24 +177,28 @@ def show_trial(result: Result, number: int, as_json: bool) -> None:
     if as_json:
         terminal.print_json(json.dumps(trial_json(result, number)), ensure_ascii=True)
         return
-    for line in trial_lines(result, trial):
-        terminal.print(line, highlight=False, markup=False, soft_wrap=True)
-    if trial.error:
-        terminal.print(trial.error, style="red", highlight=False, markup=False, soft_wrap=True)
+    for line in trial_lines(result, trial, terminal.width):
+        terminal.say(line)
 
 
-def trial_lines(result: Result, trial: Trial) -> Iterator[str]:
+def trial_lines(result: Result, trial: Trial, width: int) -> Iterator[str]:
     goal = result.spec.goal
     value = goal.value(trial)
     state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {count(trial.epochs, 'epoch')}"
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
     yield f"{goal.metric} {'-' if value is None else decimals(value)}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})
-    if diagnosis := diagnosis_of(trial):
+    diagnosis = diagnosis_of(trial)
+    if diagnosis:
         yield diagnosis.sentence
-    if trial.reports:
-        metrics = (goal.reading(trial) or trial.reports[-1]).metrics.items()
-        yield "  ".join(f"{name} {decimals(one)}" for name, one in metrics if "." not in name)
+    if trial.error and (diagnosis is None or trial.error not in diagnosis.text):
+        yield trial.error
+    if reading := goal.reading(trial):
+        yield f"after epoch {reading.epoch}:"
+        probes = [name for name in reading.metrics if "/" in name or name == "spikes"]
+        scores = sorted(reading.metrics.keys() - probes, key=lambda name: (not name.endswith("loss"), name))
+        for names in filter(None, (scores, probes)):
+            yield from tabulated([(name, decimals(reading.metrics[name])) for name in names], width)
 
 
 # -- all studies of a name
@@ -207,15 +209,21 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
     terminal = Terminal()
     first = statuses(spec, state, only)[0]
     warn_of_other_files(spec, first.folders, first.study)
-    while True:
-        studies = statuses(spec, state, only)
-        if as_json:
-            terminal.print_json(json.dumps([status_json(one) for one in studies]), ensure_ascii=True)
-        else:
-            terminal.print(status_table(spec, studies), width=None if terminal.is_terminal else PIPED_WIDTH)
-        if not watch or not any(one.driver for one in studies):
-            return
-        time.sleep(WATCH_SECONDS)
+    drawn = watch and terminal.is_terminal and not as_json
+    with Live(console=terminal, auto_refresh=False) if drawn else nullcontext() as screen:
+        while True:
+            studies = [
+                one for one in statuses(spec, state, only) if only[0] == CONFIRM or one.folders.strategy != CONFIRM
+            ]
+            if as_json:
+                terminal.print_json(json.dumps([status_json(one) for one in studies]), ensure_ascii=True)
+            elif screen is not None:
+                screen.update(status_table(spec, studies), refresh=True)
+            else:
+                terminal.print(status_table(spec, studies))
+            if not watch or not any(one.driver for one in studies):
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
