@@ -161,7 +161,7 @@ def test_rows_that_may_be_images_are_said(tmp_path: Path) -> None:
         assert (hint in notes) == noted
 
 
-@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("training_set", "test"), ("train_images", "test_data")])
+@pytest.mark.parametrize("names", [("seg_train", "test"), ("training_set", "test"), ("train_images", "test_data")])
 def test_parts_whose_images_lie_loose_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
     folder(tmp_path, *names)
     line = "must hold class folders, got 4 loose images; make one sub-folder a class"
