@@ -366,7 +366,8 @@ def test_a_port_that_is_taken_is_one_line(study: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        done = hpo(study, "ui", "--port", str(port), code=4)
+        (study / "mlflow.db").touch()
+        done = hpo(study, "ui", "--set", "tracking=true", "--port", str(port), code=4)
     said = f"127.0.0.1:{port}: must be free for the server, got Address already in use; hpo ui --port {port + 1}\n"
     assert (done.stdout, done.stderr) == ("", said)
 
