@@ -64,7 +64,7 @@ def test_a_study_needs_a_name_data_and_a_search_space() -> None:
     assert least.strategy == "bayesian"
     assert (least.model, least.loss, least.workers) == ("cnn", "cross_entropy", "auto")
     assert (least.device, least.seed) == ("auto", 0)
-    assert least.goal == Goal("val_accuracy", True, "last", None, least.space.lengths, UNSAFE)
+    assert least.goal == Goal("val_accuracy", True, "last", None, set(least.space.lengths), UNSAFE)
     assert least.budget == Budget(trials=DEFAULT_TRIALS)
     assert least.early_stopping is None
     assert least.space["epochs"].domain == Choice((DEFAULT_EPOCHS,))
