@@ -70,9 +70,9 @@ class Server:
         self.process.wait()
 
 
-def start_server(folder: Path) -> Server:
-    """`mlflow server` on the loopback, its store and artifacts in this folder."""
-    uri, port = fresh_store(folder), free_port()
+def start_server(folder: Path, port: int = 0) -> Server:
+    """`mlflow server` on the loopback, its store and artifacts in this folder; port: 0 for any that is free."""
+    uri, port = fresh_store(folder), port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
     with (folder / "server.log").open("wb") as log:

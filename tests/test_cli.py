@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -25,13 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_real import free_port
+from mlflow_real import free_port, start_server
+from studied import Place
 
+from hpo.cli import main as program
+from hpo.cli.console import Utilization
 from hpo.cli.options import load
+from hpo.cli.summary import exit_code, summary_lines
+from hpo.commands.run import run
 from hpo.core import Closed
 from hpo.engine.result import command
+from hpo.errors import Stopped
 from hpo.journal import read_events
+from hpo.tracking.sync import Tracker
 
+Captured = pytest.CaptureFixture[str]
 STUDY = """\
 name: tiny
 train: trainer:train
@@ -340,6 +349,76 @@ def test_a_signal_while_a_finished_study_is_published_does_not_call_it_unfinishe
     assert re.search(r"Budget</dt>\s*<dd>2 trials", (journal.parent / "report.html").read_text())
 
 
+def test_a_signal_while_mlflow_gets_the_last_of_a_finished_study_still_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drain(tracker: Tracker, timeout: float) -> int:
+        if tracker._closing:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return 0
+
+    monkeypatch.setattr(Tracker, "drain", drain)
+    place = Place.made(tmp_path)
+    spec = place.spec(tracking={"uri": f"http://127.0.0.1:{free_port()}"})
+    result = run(spec, replace(place.options, publish=True))
+    assert (str(result.study.closed), result.stopped_by, exit_code(result)) == ("budget", signal.SIGTERM, 143)
+    *_, sync, over = summary_lines(result, Utilization(1))
+    assert f"deliver it later with `hpo sync {spec.path}`" in sync
+    assert f"the search is over: hpo run {spec.path}" in over
+    assert result.folders.report.exists()
+
+
+@pytest.mark.parametrize(
+    ("leaving", "words", "said", "code"),
+    [
+        (Stopped(15), ["run"], "stopped; the same command resumes", 143),
+        (Stopped(2), ["run", "--fresh"], "stopped; the same command without --fresh resumes", 130),
+        (KeyboardInterrupt(), ["check"], "stopped", 130),
+    ],
+)
+def test_a_stopped_command_says_what_resumes_it_only_where_something_does(
+    leaving: BaseException, words: list[str], said: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def leave(standalone_mode: bool) -> None:
+        raise leaving
+
+    monkeypatch.setattr(program.cli, "main", leave)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["hpo", *words])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert (left.value.code, capsys.readouterr().err) == (code, f"{said}\n")
+
+
+def test_mlflow_away_to_the_end_costs_the_model_s_entry_only_and_the_printed_sync_delivers_that_too(
+    tmp_path: Path,
+) -> None:
+    space = "search_space: {blocks: 1, channels: 4, epochs: 1}"
+    port = free_port()
+    (tmp_path / "s.yaml").write_text(
+        f"name: away\ndata: digits\n{space}\ntracking: {{uri: 'http://127.0.0.1:{port}'}}\n"
+    )
+    flags = ["--strategy", "random", "--state", "there", "--set", "budget.trials=1", "--workers", "1"]
+    said = hpo(tmp_path, "run", "s.yaml", *flags, code=4).stdout
+    assert "model:  MLflow did not answer: the model was scored, not logged to MLflow" in said
+    (line,) = re.findall("deliver it later with `hpo (.+)`", said)
+    sync = shlex.split(line)
+    refused = hpo(tmp_path, *sync, "--timeout", "0", code=4).stderr
+    assert sorted(shlex.split(refused.partition("start it, then: hpo ")[2])) == sorted(sync)
+    (tmp_path / "server").mkdir()
+    server = start_server(tmp_path / "server", port)
+    try:
+        delivered = hpo(tmp_path, *sync).stdout
+        again = hpo(tmp_path, *sync).stdout
+        best = json.loads(hpo(tmp_path, "best", "s.yaml", *flags[:-2], "--json").stdout)
+    finally:
+        server.stop()
+    assert delivered == "MLflow has everything of random-0; models:/away@champion is version 1\n"
+    assert again == "MLflow has everything of random-0\n"
+    assert best["model"].startswith("models:/m-")
+
+
 @pytest.mark.parametrize(
     ("sets", "seed", "state", "typed"),
     [
@@ -359,6 +438,8 @@ def test_what_to_type_names_the_very_study(
     path = study / "study.yaml"
     spec = replace(load(path, sets=sets), seed=seed)
     assert command("run", spec, study / state) == typed.format(study=path, state=study / state)
+    as_set = typed.replace("hpo run", "hpo sync").replace("--time 1h", "--set budget.time=1h")  # no flag of `hpo sync`
+    assert command("sync", spec, study / state) == as_set.format(study=path, state=study / state)
 
 
 def test_a_port_that_is_taken_is_one_line(study: Path) -> None:

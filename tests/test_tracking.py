@@ -560,6 +560,34 @@ def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(
     check_delivered(server.alive(), real, script.events, live=False)
 
 
+@pytest.mark.parametrize(("lasted", "took", "refuses"), [(4.9, 0.1, False), (5.0, 0.1, True), (500.0, 1.0, False)])
+def test_only_an_mlflow_that_refuses_at_once_for_a_while_is_not_waited_for(
+    lasted: float, took: float, refuses: bool, real: TrackedStudy, server: FakeMlflow
+) -> None:
+    clock, server.away = [0.0], True
+    one = Sync([real], "http://fake", server.connect, now=lambda: clock[0])
+    assert not one.round(live=True)
+    clock[0] = lasted
+    assert not one.round(live=True)
+    assert one.refuses(took) == refuses
+    server.away = False
+    assert one.round(live=True)
+    assert not one.refuses(took)
+
+
+def test_an_mlflow_that_refuses_does_not_hold_the_end_up_and_sync_delivers_later(
+    real: TrackedStudy, server: FakeMlflow, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "REFUSED", 0.0)
+    server.away = True
+    with tracking.Tracker([real], "http://fake", connect=server.connect) as tracker:
+        assert tracker.drain(10_000) == len(script.events)
+        assert tracker.close(10_000) == len(script.events)
+    server.away = False
+    assert tracking.sync([real], "http://fake", connect=server.connect) == ""
+    check_delivered(server.alive(), real, script.events, live=False)
+
+
 def test_sync_gives_up_after_its_time_and_says_what_is_missing(real: TrackedStudy, server: FakeMlflow) -> None:
     clock = [0.0]
     server.away = True

@@ -99,11 +99,9 @@ def run(
 ) -> None:
     """Search. The same command again resumes the study, up to its target."""
     spec = request.spec({"budget.time": seconds, "workers": workers, "device": device})
-
     from hpo.cli.console import Terminal, watch
     from hpo.cli.summary import exit_code, result_json, summary_lines
     from hpo.commands import run as running
-    from hpo.engine.result import command
 
     terminal = Terminal(stderr=as_json)
     with watch(terminal, spec) as console:
@@ -120,7 +118,7 @@ def run(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
-        for line in summary_lines(result, console.progress.utilization, command("run", spec, request.folder(spec))):
+        for line in summary_lines(result, console.progress.utilization):
             terminal.say(line, markup=True)
     sys.exit(exit_code(result))
 
@@ -368,7 +366,9 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # another Ctrl-C causes no traceback
             signal.signal(number, signal.SIG_IGN)
         cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
-        fail("stopped; the same command resumes", SIGNALLED + (cause.number if isinstance(cause, Stopped) else 2))
+        again = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
+        known, code = (True, cause.number) if isinstance(cause, Stopped) else (False, int(signal.SIGINT))
+        fail(f"stopped; {again} resumes" if known else "stopped", SIGNALLED + code)
     except BrokenPipeError:  # `hpo status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -17,7 +17,7 @@ from hpo.cli.console import Terminal, Utilization, sparkline, varying
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
-from hpo.engine.result import Filter, Result, StudyStatus, statuses
+from hpo.engine.result import Filter, Result, StudyStatus, command, statuses
 from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, read_at, tabulated
 from hpo.strategies.points import CONFIRM, RANDOM_X2
@@ -29,7 +29,7 @@ UNNAMED = (CONFIRM, RANDOM_X2)  # strategies of studies that no study file can n
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 
-def summary_lines(result: Result, utilization: Utilization, again: str) -> Iterator[str]:
+def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
     """The lines that end a run, with rich markup."""
     study = result.study
     states = [
@@ -50,13 +50,13 @@ def summary_lines(result: Result, utilization: Utilization, again: str) -> Itera
     yield f"report: {escape(str(result.folders.report))}"
     if result.ui:
         yield f"MLflow: {escape(result.ui)}"
-    if result.undelivered:
-        later = escape(f"hpo sync {result.spec.path or ''}".strip())
+    again, later = (escape(command(verb, result.spec, result.folders.state)) for verb in ("run", "sync"))
+    if result.undelivered or (result.published and result.published.failed and result.spec.tracking.enabled):
         yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
     if study.closed is Reason.INTERRUPTED:
-        yield f"resume: {escape(again)}"
+        yield f"resume: {again}"
     elif result.stopped_by:
-        yield f"[yellow]interrupted while the best model was published; the search is over: {escape(again)}[/yellow]"
+        yield f"[yellow]interrupted after the end; the search is over: {again}[/yellow]"
 
 
 def data_lines(dataset: Dataset) -> Iterator[str]:

@@ -245,5 +245,5 @@ def refit_lines(done: Refit) -> Iterator[str]:
     test = ", ".join(f"{name} {decimals(value)}" for name, value in scores)
     again = " (made earlier)" if done.known else ""
     yield f"refit:  trial {done.trial.number} on {data}: {test or 'no test split to score it on'}{again}"
-    yield f"model:  {done.published.said}"
+    yield f"model:  {done.published.said}{'; the same command logs it later' if done.published.failed else ''}"
     yield f"        its weights are in {done.checkpoint}"

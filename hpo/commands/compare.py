@@ -295,8 +295,9 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
 
 def deliver(spec: StudySpec, compared: Compared) -> None:
     """Bring the report of a comparison into MLflow; an outage costs a warning, not the comparison."""
+    patience = 0.0 if compared.results[0].undelivered else DELIVERY_SECONDS  # it has been waited for already
     try:
-        sync_these(spec, [result.folders for result in compared.results], DELIVERY_SECONDS, title(spec))
+        sync_these(spec, [result.folders for result in compared.results], patience, title(spec))
     except HpoError as error:
         log.warning("%s", error)
 

@@ -38,7 +38,7 @@ from hpo.engine.opening import (
 from hpo.engine.result import Published, Result
 from hpo.errors import HpoError, Stopped
 from hpo.files import Folders, allow_files
-from hpo.publishing.publish_best import publish_best
+from hpo.publishing.publish_best import DUE, publish_best
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
@@ -84,39 +84,43 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     wanted, place = first.tracking, first.place("tracking.uri")
     uri = tracking_uri(wanted.uri, options.state, options.environ, place) if wanted.enabled else None
     allow_files()
-    with ExitStack() as stack:
-        drivers = stack.enter_context(signals())
-        executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
-        stack.callback(executor.close)
-        before = environments(specs, folders, options.fresh)
-        data = load_splits(specs, folders[0], before, partial(refuse_impossible, first, placement))
-        for note in dataset.notes if (dataset := data[first.base_seed]) is not None else ():
-            log.warning("data: %s", note)
-        assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
-        now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
-        journals = take_over(specs, folders, options.fresh, stack)
-        executor.begin(assembled[0].factories())
-        if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
-            lengthen(first, journals[0])
-        if options.retry_failed:
-            retry_failed(assembled[0], journals[0])
-        studies = [
-            open_study(*three, options.trials, options.max_running)
-            for three in zip(assembled, folders, journals, strict=True)
-        ]
-        trainings = open_trainings(first, folders[0], journals)
-        tracker = start_tracker(studies, uri, options.group, stack)
-        searches = [study.search for study in studies]
-        driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
-        drivers.append(driver)
-        driver.run(now)
-        stopped = driver.stopping
-        drivers.clear()  # the searches are over: from here on a signal ends all at once
-        published: list[Published | None] = [None] * len(studies)
-        try:
+    over = False
+    published: list[Published | None] = [None] * len(specs)
+    try:
+        with ExitStack() as stack:
+            drivers = stack.enter_context(signals())
+            executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
+            stack.callback(executor.close)
+            before = environments(specs, folders, options.fresh)
+            data = load_splits(specs, folders[0], before, partial(refuse_impossible, first, placement))
+            for note in dataset.notes if (dataset := data[first.base_seed]) is not None else ():
+                log.warning("data: %s", note)
+            assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
+            now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
+            journals = take_over(specs, folders, options.fresh, stack)
+            executor.begin(assembled[0].factories())
+            if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
+                lengthen(first, journals[0])
+            if options.retry_failed:
+                retry_failed(assembled[0], journals[0])
+            studies = [
+                open_study(*three, options.trials, options.max_running)
+                for three in zip(assembled, folders, journals, strict=True)
+            ]
+            trainings = open_trainings(first, folders[0], journals)
+            tracker = start_tracker(studies, uri, options.group, stack)
+            searches = [study.search for study in studies]
+            driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
+            drivers.append(driver)
+            driver.run(now)
+            over = True  # from here on a signal ends all at once, and what there is is shown
+            drivers.clear()
+            stopped = driver.stopping
             published = conclude(studies, driver, tracker) if options.publish else published
-        except Stopped as leaving:
-            stopped = leaving.number
+    except Stopped as leaving:
+        if not over:
+            raise
+        stopped = leaving.number
     undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
     return [
         Result(one.spec, one.folders, one.search.study, one.components.dataset, stopped, model, undelivered, ui)
@@ -151,7 +155,7 @@ def publish_or_warn(study: OpenStudy, driver: Driver, tracker: Tracker | None) -
         return publish_best(study, driver.executor, tracker)
     except HpoError as error:
         log.error("%s", error)
-        return Published(said="not published", failed=True)
+        return DUE
 
 
 @contextlib.contextmanager

@@ -18,15 +18,17 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from hpo.core import Trial
-from hpo.engine.result import as_counted, command, statuses
+from hpo.engine import components
+from hpo.engine.changes import refuse_other_code
+from hpo.engine.result import as_counted, command, read_result, statuses
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
 from hpo.journal import Journal
-from hpo.publishing.publish_best import registered
+from hpo.publishing.publish_best import publish_trial, registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
-from hpo.tracking.sync import sync
+from hpo.tracking.sync import Tracker, sync
 from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
 from hpo.training.diagnosis import diagnosis_of
 
@@ -51,10 +53,27 @@ def sync_these(
         stack.callback(DriverLock(*(one.lock for one in studies)).release)
         info = comparison_info(studies[0], comparison) if comparison is not None else None
         trouble = sync([tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)], uri, timeout)
-    if trouble:
-        rule, remedy = "must answer to be brought up to date", "start it, then run `hpo sync` again"
-        raise EnvironmentFailed(Mistake(uri, rule, trouble, remedy))
-    return f"MLflow has everything of {', '.join(one.run.name for one in studies)}"
+        if trouble:
+            rule, again = "must answer to be brought up to date", command("sync", spec, studies[0].state)
+            raise EnvironmentFailed(Mistake(uri, rule, trouble, f"start it, then: {again}"))
+        models = [log_due(*pair, uri) for pair in zip(specs, studies, strict=True)] if comparison is None else []
+    return "; ".join([f"MLflow has everything of {', '.join(one.run.name for one in studies)}", *filter(None, models)])
+
+
+def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
+    """Log the best model that `hpo run` could only score; returns where it is, "" if none is due.
+
+    Raises EnvironmentFailed, NoResult where its checkpoint is gone, Conflict where its code has been edited.
+    """
+    result = read_result(spec, folders.state)
+    if result.published is None or result.published.model is not None:
+        return ""
+    refuse_other_code(spec, result.study.environments[-1:], {"user_code": components.user_code(spec)})
+    with Journal.open(folders.journal) as journal, Tracker([tracked_study(spec, folders)], uri) as tracker:
+        done = publish_trial(result, result.best, result.checkpoint(), journal, journal.append, tracker)
+    if done.failed:
+        raise EnvironmentFailed(f"{folders.run}: {done.said}; run `{command('sync', spec, folders.state)}` again")
+    return done.said
 
 
 def comparison_info(folders: Folders, title: str) -> ComparisonInfo:

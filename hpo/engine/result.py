@@ -257,7 +257,7 @@ def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
     words = ["hpo", verb, *([str(spec.path)] if spec.path is not None else [])]
     for flag in spec.sets:
         key, _, value = flag.partition("=")
-        words += [FLAGS[key], value] if key in FLAGS else ["--set", flag]
+        words += [FLAGS[key], value] if key in FLAGS and (verb == "run" or key == "strategy") else ["--set", flag]
     words += ["--seed", str(spec.seed)] if spec.seed else []
     if state is not None and state != (spec.path.absolute().parent if spec.path is not None else Path.cwd()):
         words += ["--state", str(state)]

@@ -37,10 +37,9 @@ def score_and_log(order: Order) -> Published:
     if order.figures is not None:
         save_figures(network, data, order.trial, order.figures)
     if order.run is None:
-        return Published(
-            test=test_metrics(model, data, order.recipe.loss),
-            said="tracking is off: the model was scored, not logged to MLflow",
-        )
+        away = order.uri != ""
+        said = f"{'MLflow did not answer' if away else 'tracking is off'}: the model was scored, not logged to MLflow"
+        return Published(test=test_metrics(model, data, order.recipe.loss), said=said, failed=away)
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
 
     return registry.keep(order, model, data, lambda loaded: test_metrics(loaded, data, order.recipe.loss))

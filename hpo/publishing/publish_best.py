@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from hpo.core import Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
+from hpo.core import Event, Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.changes import other_versions, refuse_other_network
 from hpo.engine.opening import OpenStudy
-from hpo.engine.result import PUBLISHED, Published
+from hpo.engine.result import PUBLISHED, Published, Result
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders
+from hpo.journal import Journal
 from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync
 from hpo.tracking.runs import study_tags
@@ -36,6 +37,7 @@ from hpo.training.recipe import Recipe
 
 CHAMPION = "champion"
 WHITE = 255.0  # in image files of 8 bits, however dark all of them are
+DUE = Published(said="not published", failed=True)  # noted first, so that `hpo sync` knows of a model it must log
 PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
 ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -128,16 +130,33 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
     last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
     if last_key == key and folders.model_figures.exists():
         return Published(**last)
+    journal.put(PUBLISHED, json.dumps([key | {"run": None}, asdict(DUE)]))
     checkpoint = restore(study, executor, best, report.epoch)
-    order = order_for(components.spec, components.dataset, folders, best, checkpoint, tracker)
+    result = Result(components.spec, folders, search.study, components.dataset)
+    return publish_trial(result, best, checkpoint, journal, search.record, tracker)
+
+
+def publish_trial(
+    result: Result,
+    best: Trial,
+    checkpoint: Path,
+    journal: Journal,
+    record: Callable[[Event], object],
+    tracker: Tracker | None,
+) -> Published:
+    """Publish this model and note in the journal what became of it. record: takes the event of its test score."""
+    report = result.spec.goal.reading(best)
+    assert report is not None, "a trial that is published has a score"
+    order = order_for(result.spec, result.data(), result.folders, best, checkpoint, tracker)
     hit("publish.begin")
-    published = publish(replace(order, figures=folders.model_figures))
+    published = publish(replace(order, figures=result.folders.model_figures))
     hit("publish.done")
-    if not search.study.tested(best.number, report.epoch):
-        search.record(Scored(time.time(), best.number, dict(published.test), report.epoch))
+    if not result.study.tested(best.number, report.epoch):
+        record(Scored(time.time(), best.number, dict(published.test), report.epoch))
     hit("publish.scored")
-    if (order.run is not None) == (tracker is not None):
-        journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
+    name, logged = registered(result.spec), order.run is not None
+    key = {"trial": best.number, "epoch": report.epoch, "run": logged, "register": name}
+    journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
     return published
 
 

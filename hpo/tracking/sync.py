@@ -49,6 +49,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries while MLflow is aw
 PACE = 1.0  # seconds between two looks at the journals
 SHARE = 4.0  # and at least this many times what the last look cost: a core in five at most, however slow MLflow is
 LONGEST_PACE = 15.0
+REFUSED = 5.0  # seconds of trouble after which nobody waits for an MLflow that refuses at once
 IMPATIENT = 1.0  # seconds between tries while `drain` or `close` waits
 TROUBLES = (Outage, Gone, HpoError, OSError, sqlite3.Error)
 
@@ -106,6 +107,10 @@ class Sync:
             logger.warning("MLflow is back after %.0f s; nothing is missing", self._now() - self._since)
         self.trouble, self.wait = "", FIRST_WAIT
         return True
+
+    def refuses(self, seconds: float) -> bool:
+        """Whether a try that took so long shows an MLflow that has been down, not slow, for a while."""
+        return self.trouble != "" and seconds < IMPATIENT and self._now() - self._since >= REFUSED
 
     def undelivered(self) -> int:
         """Events, or what else is left to send; not 0 while there is trouble."""
@@ -202,13 +207,16 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.undelivered = self.close(3.0 if kind is not None else 30.0)
+        self.close(3.0 if kind is not None else 30.0)
 
     def start(self) -> None:
         self._thread.start()
 
     def drain(self, timeout: float) -> int:
-        """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not."""
+        """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not.
+
+        An MLflow that refuses at once is not waited for: the rest stays in the journal, for `hpo sync`.
+        """
         self._waiting = delivered = threading.Event()
         self._wake.set()
         if self._thread.is_alive():
@@ -218,13 +226,15 @@ class Tracker:
 
     def close(self, timeout: float = 10.0) -> int:
         """The driver has left: statuses and artifacts go out, then the thread ends. Returns what did not get there."""
-        self._closing = True
-        undelivered = self.drain(timeout)
-        self._sync.abandoned = True
-        self._wake.set()
+        self._closing, self.undelivered = True, 1  # where a signal ends the waiting
+        try:
+            self.undelivered = self.drain(timeout)
+        finally:
+            self._sync.abandoned = True
+            self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(IMPATIENT)
-        return undelivered
+        return self.undelivered
 
     def parent(self, journal: Path) -> str | None:
         """The id of the run of the study with this journal, once MLflow has answered."""
@@ -242,7 +252,7 @@ class Tracker:
                 while not self._sync.abandoned:
                     waiting, began = self._waiting, time.monotonic()
                     well = self._round(live=not self._closing)
-                    if well and waiting is not None:
+                    if waiting is not None and (well or self._sync.refuses(time.monotonic() - began)):
                         waiting.set()
                     pace = min(LONGEST_PACE, max(PACE, SHARE * (time.monotonic() - began)))
                     patience = min(IMPATIENT, self._sync.wait) if self._waiting else self._sync.wait
