@@ -712,7 +712,9 @@ DRIVERS = {
 @pytest.mark.parametrize("command", ["run", "compare", "sync", "ui"])
 def test_a_database_without_its_driver_is_refused_before_anything_is_made(tmp_path: Path, command: str) -> None:
     """Each command with another database; what is installed here is hidden."""
-    (tmp_path / "study.yaml").write_text("name: s\ndata: digits\nsearch_space: {epochs: [1, 2]}\nbudget: {trials: 30}\n")
+    (tmp_path / "study.yaml").write_text(
+        "name: s\ndata: digits\nsearch_space: {epochs: [1, 2]}\nbudget: {trials: 20}\n"
+    )
     scheme, (package, remedy) = list(DRIVERS.items())[["run", "compare", "sync", "ui"].index(command)]
     for module in {"mysqlclient": "MySQLdb"}.get(package, package), "psycopg":
         (tmp_path / "hidden" / f"{module}.py").parent.mkdir(exist_ok=True)
