@@ -53,6 +53,7 @@ search_space:
 budget: {trials: 6}
 workers: 2
 """
+GRID = "search_space.learning_rate=[0.0001, 0.001, 0.01, 0.03, 0.1]"
 TRAINER = """\
 import math
 
@@ -240,7 +241,7 @@ def test_help_names_the_strategies_in_their_order_and_imports_nothing_heavy(tmp_
 
 
 @pytest.mark.parametrize(
-    "verb", [["run"], ["compare", "--strategies", "bayesian,random", "--seeds", "1", "--no-rescore"]]
+    "verb", [["run"], ["compare", "--strategies", "random,grid", "--seeds", "1", "--no-rescore", "--set", GRID]]
 )
 def test_a_study_goes_on_when_nobody_reads_what_it_prints(study: Path, verb: list[str]) -> None:
     """As behind `| head -1`: what is trained is worth more than a line nobody wants."""
@@ -261,7 +262,7 @@ def test_an_unknown_verb_or_flag_is_exit_2(tmp_path: Path) -> None:
 
 
 def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -> None:
-    space = ["--set", "search_space.learning_rate=[0.0001, 0.001, 0.01, 0.03, 0.1]"]
+    space = ["--set", GRID]
     done = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
     assert "undecided" in done.stdout
     assert "random x2" in done.stdout
