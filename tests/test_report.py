@@ -186,6 +186,11 @@ def test_trials_from_before_the_space_changed_break_nothing() -> None:
     assert findings.importances(findings.within(Study(events(40)), space), GOAL, space).shares
 
 
+def test_the_levels_of_a_range_are_said() -> None:
+    rate = Parameter("learning_rate", Range(1e-3, 1e-1, integer=False, log=True, count=5))
+    assert "from 0.001 to 0.1, log scale, 5 values" in plain(made(3, space=Space((rate,))).document())
+
+
 NASTY = '<script>alert("x")</script>&amp;<b>'
 
 

@@ -31,7 +31,7 @@ from hpo.report.page import (
     table,
     tag,
 )
-from hpo.space.domains import Parameter, ParameterSpec
+from hpo.space.domains import Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 
 FEW = 30  # trials below which importances are a rough estimate
@@ -198,10 +198,12 @@ def _search_space(report: StudyReport) -> Html:
 
 def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) -> tuple[str, ...]:
     when = " and ".join(f"{c.name} is {listed([written(v) for v in c.allowed], 'or')}" for c in parameter.when)
-    scale = ", log scale" if getattr(parameter.domain, "log", False) else ""
+    domain = parameter.domain
+    scale = ", log scale" if isinstance(domain, Range) and domain.log else ""
+    scale += f", {domain.count} values" if isinstance(domain, Range) and domain.count else ""
     value = best.params.get(parameter.name) if best is not None else None
     condition = (when,) if conditional else ()
-    return parameter.name, f"{parameter.domain}{scale}", *condition, "" if value is None else written(value)
+    return parameter.name, f"{domain}{scale}", *condition, "" if value is None else written(value)
 
 
 def _history(report: StudyReport) -> Html | None:
