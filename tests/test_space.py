@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from laws import is_point
 
 from hpo.core import Params, Value
-from hpo.engine.opening import clashes
+from hpo.engine.changes import clashes
 from hpo.errors import BadInput
 from hpo.models.families import with_defaults
 from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, Range

@@ -21,7 +21,8 @@ from victim import Config
 from hpo import files
 from hpo import journal as journals
 from hpo.core import Closed, Event, Opened, Paused, Report, Started, Study
-from hpo.engine.opening import refuse_changes, take_over
+from hpo.engine.changes import refuse_changes
+from hpo.engine.opening import take_over
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.files import DriverLock, Folders
 from hpo.journal import Journal

@@ -93,14 +93,14 @@ class Progress:
         self.constants = constants
         self.utilization = Utilization(slots)
         self.recent: deque[int] = deque(maxlen=RECENT)
-        self.session_trials = 0  # trials ended since this driver came
+        self.ended_here = 0  # trials that ended since this driver came
         self.began = time.monotonic()
 
     def take(self, event: Event) -> None:
         self.utilization.take(event)
         if isinstance(event, Ended):
             self.recent.appendleft(event.trial)
-            self.session_trials += 1
+            self.ended_here += 1
 
     def left(self, search: Search) -> float | None:
         """Seconds to the end of the budget at the pace so far; None while there is none."""
@@ -108,7 +108,7 @@ class Progress:
         elapsed = time.monotonic() - self.began
         shares = []
         if budget.trials:
-            done, begun = len(study.trials) - len(study.running), self.session_trials
+            done, begun = len(study.trials) - len(study.running), self.ended_here
             if begun:
                 shares.append((budget.trials - done) * elapsed / begun)
         if budget.total_epochs and self.utilization.epochs:
@@ -224,8 +224,8 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
     epochs = f"{count(trial.epoch, 'epoch'):>10}"
-    value, cost = shown(goal.value(trial)), f"{epochs}  {seconds:6.1f} s{read_at(trial, goal)}"
-    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value:>7}  {cost}  {varying(trial.params, constants)}"
+    value, cost = f"{shown(goal.value(trial)):>7}{read_at(trial, goal)}", f"{epochs}  {seconds:6.1f} s"
+    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value}  {cost}  {varying(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
 

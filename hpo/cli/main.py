@@ -66,7 +66,7 @@ def init(study: Path) -> None:
 @cli.command(cls=StudyVerb)
 @click.option("--trust", is_flag=True, help="Import the study's own Python code too.")
 def check(request: Request, trust: bool) -> None:
-    """Check a study before training: impossible configurations, sizes, memory, time. Writes nothing."""
+    """Check a study before training. Impossible configurations, sizes, memory, time; writes nothing."""
     spec = request.spec()
     from hpo.check.proof import check_study
 
@@ -97,7 +97,7 @@ def run(
     accept_code: bool,
     as_json: bool,
 ) -> None:
-    """Search. The same command again resumes the study, up to its target."""
+    """Search; the same command again resumes it, up to its target."""
     spec = request.spec({"budget.time": seconds, "workers": workers, "device": device})
     from hpo.cli.console import Terminal, watch
     from hpo.cli.summary import exit_code, result_json, summary_lines
@@ -143,7 +143,7 @@ def compare(
     no_rescore: bool,
     as_json: bool,
 ) -> None:
-    """Compare search strategies on these data: equal epochs, paired seeds, confidence intervals."""
+    """Compare search strategies on these data. Equal epochs, paired seeds, confidence intervals."""
     names = strategies or request.strategy
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
     flags = {f"compare.{name}": value for name, value in values.items()}
@@ -179,7 +179,7 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many finalists.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Fresh training seeds of each.")
 def confirm(request: Request, top: int, seeds: int) -> None:
-    """Retrain the finalists with fresh seeds: how much of the lead was luck, and which smallest model is as good."""
+    """Retrain the finalists with fresh seeds. How much of the lead was luck, and which smallest model is as good."""
     spec = request.spec()
     from hpo.commands.compare import run_confirmation
 
@@ -203,7 +203,7 @@ def stop(request: Request) -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds while a driver is running.")
 @JSON
 def status(request: Request, watch: bool, as_json: bool) -> None:
-    """Show progress and driver of every study of this name, or of one --strategy or --seed."""
+    """Show progress and driver of every study of this name. Or of one --strategy or --seed."""
     from hpo.cli.summary import UNNAMED, show_status
 
     spec = request.spec({"strategy": None} if request.strategy in UNNAMED else {})
@@ -228,7 +228,7 @@ def show(request: Request, trial: int, as_json: bool) -> None:
 @click.option("--refit", is_flag=True, help="Train it on train and val together and register that as @refit.")
 @JSON
 def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: bool) -> None:
-    """The best trial so far; as a script of its own, or trained again on all data."""
+    """Show the best trial so far. Or write it as a script of its own, or train it again on all data."""
     from hpo.cli.summary import result_json, show_best
 
     if to is not None and not script:
@@ -280,7 +280,7 @@ def ui(request: Request, port: int) -> None:
 @TRIAL
 @DEVICE
 def reproduce(request: Request, trial: int, device: str | None) -> None:
-    """Train TRIAL again from scratch and compare every number bit for bit; exit code 3 if one differs."""
+    """Train TRIAL again and compare every number bit for bit. Exit code 3 if one differs."""
     result = request.result({"device": device})
     from hpo.commands import reproduce as reproducing
 

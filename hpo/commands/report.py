@@ -18,6 +18,7 @@ from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.failpoints import hit
 from hpo.files import Folders, replace_file
+from hpo.formatting import duration
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
@@ -64,17 +65,15 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
 
 def study_facts(spec: StudySpec) -> dict[str, str]:
     """What the study is about, in a few words each."""
-    budget = {
-        "trials": spec.budget.trials,
-        "epochs": spec.budget.total_epochs,
-        "seconds": spec.budget.time,
-        "epochs without a new best": spec.budget.patience,
-    }
-    limits = ", ".join(f"{value:g} {name}" for name, value in budget.items() if value is not None)
+    budget = spec.budget
+    limits = [f"{budget.trials:,} trials"] if budget.trials is not None else []
+    limits += [f"{budget.total_epochs:,} epochs"] if budget.total_epochs is not None else []
+    limits += [duration(budget.time)] if budget.time is not None else []
+    limits += [f"{budget.patience:,} epochs without a new best"] if budget.patience is not None else []
     return {
         "Data": spec.data.source if spec.data is not None else "the trainer's own",
         "Model": spec.train or spec.model,
-        "Budget": limits or "the whole grid",
+        "Budget": ", ".join(limits) or "the whole grid",
         "Early stopping": spec.early_stopping.type if spec.early_stopping else "none",
     }
 

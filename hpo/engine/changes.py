@@ -1,4 +1,4 @@
-"""What has changed under a study since it was trained: its data, its user's code, the versions of hpo and torch.
+"""What has changed under a study since it was trained: its file, its data, its user's code, the versions of hpo and torch.
 
 Every driver records its environment (`Opened`); what is compared here is that of the last one, so that an edit once
 accepted is accepted for good.
@@ -6,17 +6,21 @@ accepted is accepted for good.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hpo import provenance
-from hpo.core import Ended, Opened, Started, State, Study, Trial, Value
+from hpo.core import Ended, Opened, Params, Started, State, Study, Trial, Value
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.errors import BadInput, Conflict, Mistake
 from hpo.files import Folders
 from hpo.journal import Journal
+from hpo.models import families
+from hpo.space.domains import Choice, Parameter, exact, members
+from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,88 @@ log = logging.getLogger(__name__)
 Environment = Mapping[str, Value]
 
 NAMED = ("hpo", *provenance.TRAINED_BY)  # what a run says of what has changed
+
+
+# -- the study file ------------------------------------------------------------------------------------------------
+
+
+def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
+    """What a study's trials depend on may not change under it; which points come next may."""
+    before, space = journal.get("study"), journal.get("space")
+    if before is None or space is None:
+        return
+    old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
+    starts = [one for one in old["start_with"] if not spec.space.conflicts(one) and spec.admits(one)]
+    grown = {
+        "constraints": all(one in new["constraints"] for one in old["constraints"]),
+        "start_with": new["start_with"][: len(starts)] == starts,
+    }
+    changed = [
+        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
+        for key in new
+        if old.get(key) != new[key] and not grown.get(key)
+    ]
+    defaults = families.defaults(spec.model, spec.train, spec.space)
+    apart = clashes(Space.from_record(json.loads(space)), spec.space, defaults)
+    if changed or apart:
+        remedy = "undo that, give the study another name, or set the old one aside with --fresh"
+        rule = f"cannot resume {folders.run}, because the study has changed"
+        place = str(spec.path or spec.name)
+        raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *apart]))
+
+
+def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
+    """Why trials of the old space cannot stand beside those of the new one; [] if they can.
+
+    Values may come and go. Old trials have the default of a parameter that is new.
+    """
+    gone = [old[name] for name in old.names if name not in new]  # which is well where the new one cannot have it
+    reasons = [f"{one.name} is gone" for one in gone if all(_when(one, old, new).values())]
+    absent: set[str] = set()  # new parameters that no old point can have
+    for parameter in new.parameters:
+        name = parameter.name
+        if name in old:
+            reasons += _clashes_of(old, new, name)
+        elif any(
+            c.name in absent
+            or (c.name in old and not members(old[c.name].domain, c))
+            or (c.name not in old and c.name in defaults and not c.allows(defaults[c.name]))
+            for c in parameter.when
+        ):
+            absent.add(name)
+        elif name not in defaults:
+            reasons.append(f"{name} is new, and the trials so far have no value of it")
+        elif parameter.domain.coerce(defaults[name]) is None:
+            default = exact(defaults[name])
+            reasons.append(f"{name} is new, and the trials so far have its default, {default}, which is no value of it")
+    return reasons
+
+
+def _clashes_of(old: Space, new: Space, name: str) -> list[str]:
+    """Why the old trials and later ones cannot share a parameter."""
+    before, after = old[name], new[name]
+    reasons = [f"{name} exists under another condition"] if _when(before, old, new) != _when(after, old, new) else []
+    was, now = before.domain, after.domain
+    if isinstance(was, Choice):
+        kept = [(value, now.coerce(value)) for value in was.values]
+        other = any(same is not None and type(same) is not type(value) for value, same in kept)
+    elif isinstance(now, Choice):
+        other = was.levels != 1
+    elif (was.integer, was.log) != (now.integer, now.log):
+        return [*reasons, f"{name} counts in another way (whole numbers or log)"]
+    else:
+        other = False
+    return [*reasons, f"{name} was {was} and is {now} now"] if other else reasons
+
+
+def _when(parameter: Parameter, old: Space, new: Space) -> dict[str, set[Value]]:
+    """The conditions of a parameter, as far as they speak of values that both spaces have."""
+    return {
+        c.name: {value for value in members(old[c.name].domain, c) if new[c.name].domain.coerce(value) is not None}
+        if c.name in old and c.name in new
+        else set()
+        for c in parameter.when
+    }
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
