@@ -81,7 +81,8 @@ def discretized(space: Space) -> Space:
     """The same with ten levels a range: what a grid can enumerate."""
     return Space(
         tuple(
-            replace(p, domain=p.domain.discretized(10)) if isinstance(p.domain, Range) else p for p in space.parameters
+            replace(p, domain=replace(p.domain, count=10)) if isinstance(p.domain, Range) else p
+            for p in space.parameters
         )
     )
 
@@ -174,7 +175,7 @@ def main() -> int:
     parser.add_argument("--sizes", default="10,100,1000,5000")
     parser.add_argument("--asks", type=int, default=20)
     options = parser.parse_args()
-    assert len(SPACE) == 18
+    assert len(SPACE.parameters) == 18
     print(f"machine: {machine()}\nn: {options.asks} new points each; median (slowest)")
     for size in map(int, options.sizes.split(",")):
         for name, (strategy, space) in STRATEGIES.items():

@@ -78,7 +78,7 @@ class Track:
 
     def problem(self, seed: int, target: float | None) -> Problem:
         components = self.components
-        goal = replace(components.spec.metric.as_goal(), target=target)
+        goal = replace(components.spec.goal, target=target)
         return Problem(components.spec.space, goal, seed, components.feasible())
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ SPACE = Space(
         Parameter("epochs", Choice((5, 10, LONGEST))),
     )
 )
-STRATEGIES = {"bayesian": Bayesian, "random": Random, "grid": Grid}
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random, "grid": Grid}
 GOAL = Goal()
 SEEDS, TRIALS, WORLDS = 5, 40, 5
 TARGET = 0.8

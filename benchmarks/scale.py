@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.simulated import SimulatedExecutor
 from hpo.core import (
@@ -55,7 +56,7 @@ LEAST = 400  # trials, so that a proposal's cost is that of a study in progress
 
 def space(gridded: bool) -> Space:
     """A CNN space of 18 parameters, 8 of them conditional."""
-    step = {"count": 4} if gridded else {}
+    step: dict[str, Any] = {"count": 4} if gridded else {}
     blocks = [
         Parameter(
             f"block{block}.{name}", Choice(values), (Condition("blocks", tuple(range(block, 4))),) if block > 1 else ()
@@ -145,8 +146,9 @@ class Timed:
 def strategy(name: str) -> Strategy:
     goal, gridded = Goal(), name == "grid"
     problem = Problem(space(gridded), goal)
-    made = {"random": Random, "grid": Grid, "bayesian": Bayesian}[name.removeprefix("asha-").replace("asha", "random")]
-    inner: Strategy = made(problem)
+    plain: Mapping[str, Callable[[Problem], Strategy]] = {"random": Random, "grid": Grid, "bayesian": Bayesian}
+    made = plain[name.removeprefix("asha-").replace("asha", "random")]
+    inner = made(problem)
     return Asha(inner, goal, min_epochs=1, reduction=3) if name.startswith("asha") else inner
 
 

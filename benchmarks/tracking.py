@@ -28,7 +28,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.measuring import machine
-from hpo.core import Closed, Ended, Event, Goal, Opened, Report, Reported, Started, State
+from hpo.core import Closed, Ended, Event, Goal, Opened, Params, Reason, Report, Reported, Started, State
 from hpo.journal import Journal
 from hpo.tracking import sync as tracking
 from hpo.tracking.runs import TrackedStudy
@@ -43,13 +43,13 @@ EPOCH = 0.05  # seconds
 def events(trials: int, epochs: int, now: float = 1.7e9) -> Iterator[Event]:
     yield Opened(now, {"commit": "0" * 7})
     for trial in range(trials):
-        params = {"learning_rate": 0.1 / (trial + 1), "width": 16, "activation": "relu", "epochs": epochs}
+        params: Params = {"learning_rate": 0.1 / (trial + 1), "width": 16, "activation": "relu", "epochs": epochs}
         yield Started(now, trial, params, 0, f"t{trial}", 7, epochs)
         for epoch in range(1, epochs + 1):
             now += EPOCH
             yield Reported(f"t{trial}", Report(epoch, dict.fromkeys(METRICS, epoch / (trial + 1)), EPOCH, now))
         yield Ended(now, trial, State.COMPLETE)
-    yield Closed(now, "budget")
+    yield Closed(now, Reason.BUDGET)
 
 
 def written(folder: Path, trials: int, epochs: int) -> TrackedStudy:
