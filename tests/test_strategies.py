@@ -17,7 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.simulated import SimulatedExecutor
-from hpo.core import DONE, Event, Goal, Job, NoDecision, Params, Report, Start, State, Strategy, Study, epochs_of
+from hpo.core import (
+    DONE,
+    Ended,
+    Event,
+    Goal,
+    Job,
+    NoDecision,
+    Params,
+    Paused,
+    Report,
+    Reported,
+    Start,
+    Started,
+    State,
+    Strategy,
+    Study,
+    epochs_of,
+)
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -367,3 +384,20 @@ def test_under_early_stopping_a_point_has_the_longest_training_that_is_feasible(
     assert len(points) == len(set(points))
     assert {(width, epochs) for width, schedule, epochs in points if schedule == "step"} == {(1, 8), (2, 8), (3, 4)}
     assert len([schedule for _, schedule, _ in points if schedule == "cosine"]) == 3 * 3 - 1, "these are all others"
+
+
+def test_bayesian_learns_the_value_of_a_trial_that_rests() -> None:
+    """Twelve that rest are good and twelve complete ones bad: to Optuna any complete trial would be better."""
+    space = Space((Parameter("learning_rate", Range(1e-4, 1.0, False, log=True)), Parameter("epochs", Choice((9,)))))
+    goal, study = Goal(epochs=(3, 9)), Study()
+    for number in range(24):
+        good, key = number % 2 == 0, f"t{number}"
+        params = {"learning_rate": (1e-3 if good else 1e-1) * (1 + number / 100), "epochs": 9}
+        study.apply(Started(0.0, number, params, 0, key, 0, 3 if good else 9))
+        for epoch in range(1, 4 if good else 10):
+            report = Report(epoch, {"val_accuracy": 0.9 if good else 0.1}, 1.0, 0.0)
+            study.apply(Reported(key, report))
+        study.apply(Paused(0.0, number) if good else Ended(0.0, number, State.COMPLETE))
+    decisions = [Bayesian(Problem(space, goal, seed)).propose(study, 1) for seed in range(10)]
+    rates = [one.params["learning_rate"] for (one,) in decisions if isinstance(one, Start)]
+    assert sum(float(rate) < 1e-2 for rate in rates) >= 8, rates

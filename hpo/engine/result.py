@@ -1,4 +1,4 @@
-"""The result of a study, for use in Python."""
+"""The result of a study, for use in Python; and what there is of all studies of a name."""
 
 from __future__ import annotations
 
