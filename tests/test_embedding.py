@@ -11,6 +11,7 @@ import pytest
 from studied import SPACE, Place
 from survival import Process, lines, never_left, wait_until
 
+import hpo
 from hpo.commands.compare import compare_strategies
 from hpo.commands.run import run_all
 from hpo.errors import BadInput
@@ -113,3 +114,8 @@ def test_ctrl_c_in_a_script_returns_what_there_is(tmp_path: Path) -> None:
     ((closed, trials, stopped_by),) = json.loads(said.out.splitlines()[-1])
     assert (closed, stopped_by) == ("interrupted", signal.SIGINT)
     assert 1 <= trials <= 2
+
+
+def test_every_public_name_is_there() -> None:
+    assert {name: getattr(hpo, name) for name in hpo.__all__}
+    assert issubclass(BadInput, hpo.HpoError)

@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.formatting import byte_size, count, decimals, duration, gap, listed, number, tabulated, wrapped, written
+from hpo.core import Reason
+from hpo.formatting import (
+    byte_size,
+    count,
+    decimals,
+    duration,
+    ending,
+    gap,
+    listed,
+    number,
+    tabulated,
+    wrapped,
+    written,
+)
 
 
 @given(
@@ -66,3 +79,12 @@ def test_what_goes_on_stands_below_the_words_after_a_label() -> None:
 )
 def test_numbers_are_written_as_people_write_them(shown: str, words: str) -> None:
     assert shown == words
+
+
+@pytest.mark.parametrize(
+    ("enumerable", "said"), [(True, "every point of the space tried"), (False, "no untried point found")]
+)
+def test_that_every_point_was_tried_is_said_of_a_space_that_can_be_walked_through_only(
+    enumerable: bool, said: str
+) -> None:
+    assert ending(Reason.EXHAUSTED, enumerable) == said

@@ -399,6 +399,20 @@ def test_without_importances_there_is_a_reason(study: Study, reason: str) -> Non
     assert reason in found.reason
 
 
+def test_a_parameter_that_few_trials_had_gets_no_importance() -> None:
+    """Two of eleven trials with leaky ReLU once decided 89 % of everything."""
+    rows = [
+        ({"learning_rate": 0.001 * (1 + i), **({"leaky_slope": 0.1 * (1 + i)} if i < 2 else {})}, i / 30)
+        for i in range(24)
+    ]
+    rate, slope = (
+        Parameter("learning_rate", Range(1e-4, 1e-1, False)),
+        Parameter("leaky_slope", Range(0.01, 0.3, False)),
+    )
+    found = findings.importances(Study(listing(*rows)).trials, GOAL, Space((rate, slope)))
+    assert {*found.shares} == {"learning_rate"}
+
+
 RATES = [0.001, 0.002, 0.004, 0.01, 0.02, 0.0487, 0.0521, 0.06, 0.08, 0.09, 0.0011, 0.03]
 KINDS = ["relu", "tanh", "sigmoid"] * 10
 
