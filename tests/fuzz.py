@@ -24,6 +24,17 @@ from hpo.study_file.reader import read_study, template
 
 HERE = Path(__file__).parent
 TABLES = yaml.safe_load((HERE / "study_file_tables.yaml").read_text(encoding="utf-8"))
+KEYS = (
+    "search_space.dropout",
+    "search_space",
+    "budget.trials",
+    "metric",
+    "start_with",
+    "data.resize",
+    "zzz",
+    "",
+    "a.b",
+)
 TOKENS = (*TABLES["tokens of the fuzzer"], " " * 9, "9" * 400, "a" * 3000, "[" * 200)
 
 
@@ -103,9 +114,10 @@ def case(number: int, seed: int, seeds: list[bytes]) -> bytes:
 
 def check(path: Path, number: int) -> bool:
     """Whether the file is a study; raises where something else than a study or BadInput came out."""
-    before = sorted(path.parent.iterdir())
+    before, rng = sorted(path.parent.iterdir()), random.Random(number)
+    sets = [f"{rng.choice(KEYS)}={rng.choice(TOKENS)}" for _ in range(rng.choice((0, 0, 0, 1, 2)))]
     try:
-        spec = read_study(path, known=known, environ={})
+        spec = read_study(path, sets=sets, known=known, environ={})
     except BadInput as refused:
         for line in str(refused).splitlines():
             assert line.isprintable(), line
@@ -115,9 +127,9 @@ def check(path: Path, number: int) -> bool:
         spec = None
     assert sorted(path.parent.iterdir()) == before
     if spec is not None:
-        point = spec.space.sample(random.Random(number))
+        point = spec.space.sample(rng)
         assert is_point(point, spec.space)
-        spec.fixed(), [constraint.holds(point) for constraint in spec.constraints]
+        json.dumps(spec.fixed()), [constraint.holds(point) for constraint in spec.constraints]
     return spec is not None
 
 

@@ -233,11 +233,8 @@ def test_a_changed_study_is_a_conflict_that_names_what_changed(study: Path) -> N
     assert json.loads(hpo(study, "status", "--json").stdout)[0]["trials"] == 6
 
 
-def test_help_names_the_strategies_in_their_order_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    done = hpo(tmp_path, "run", "--help")
-    assert "bayesian, random or grid" in done.stdout
-    probe = "import sys, hpo.cli.main; print([m for m in ('torch', 'mlflow', 'optuna', 'pandas', 'sklearn', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout == "[]\n"
+def test_help_names_the_strategies_in_their_order(tmp_path: Path) -> None:
+    assert "bayesian, random or grid" in hpo(tmp_path, "run", "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,6 @@ def test_an_impossible_architecture_names_parameter_block_image_and_map() -> Non
     assert feasibility("cnn", {**params, "blocks": 2}, DIGITS, 10).reason is None
 
 
-def test_reflecting_more_than_there_is_names_the_padding() -> None:
-    params = {"blocks": 3, "kernel_size": 6, "padding": "same", "padding_mode": "reflect"}
-    why = "padding_mode reflect with padding 3 at block 3 on 8x8: needs a map of 4x4, has 2x2"
-    assert feasibility("cnn", params, DIGITS, 10).reason == why
-
-
 def test_a_norm_over_one_value_is_impossible_only_at_batch_size_one() -> None:
     params = {"blocks": 4, "batch_norm": "before", "block4.pool": "none"}
     assert feasibility("cnn", {**params, "batch_size": 2}, DIGITS, 10).reason is None

@@ -103,25 +103,6 @@ def drive(
 # -- the budget -----------------------------------------------------------------------------------------------------
 
 
-@every_strategy
-@pytest.mark.parametrize("slots", [1, 4])
-def test_as_many_trials_are_started_as_the_budget_says(name: str, slots: int, tmp_path: Path) -> None:
-    study = laws.check(drive(tmp_path, STRATEGIES[name](0), Budget(trials=9), Scripted(slots)), trials=9)
-    assert study.closed == "budget"
-
-
-@every_strategy
-@pytest.mark.parametrize("total", [1, 7, 30])
-@pytest.mark.parametrize("slots", [1, 4])
-def test_the_epochs_of_the_budget_are_trained_to_the_last_and_none_beyond(
-    name: str, total: int, slots: int, tmp_path: Path
-) -> None:
-    executor = Scripted(slots)
-    study = laws.check(drive(tmp_path, STRATEGIES[name](0), Budget(total_epochs=total), executor))
-    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == total
-    assert study.closed == "budget"
-
-
 def test_epochs_are_reserved_when_a_job_is_submitted(tmp_path: Path) -> None:
     """What workers have been told to train never exceeds the budget, whatever comes of it."""
     executor = Scripted(4)
@@ -225,49 +206,6 @@ def test_a_study_does_not_end_without_one_complete_trial(tmp_path: Path) -> None
 
 
 # -- sharing --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("slots", [1, 2, 5])
-def test_trials_that_differ_in_epochs_only_are_one_training(slots: int, tmp_path: Path) -> None:
-    executor = Scripted(slots)
-    study = laws.check(drive(tmp_path, grid(), Budget(), executor), trials=18)
-    assert study.closed == "exhausted"
-    assert len(study.trainings) == 9
-    assert len(executor.trained) == len(set(executor.trained)) == study.epochs == 9 * 4
-
-
-MANY: list[tuple[str, Made, Budget]] = [
-    ("grid", grid, Budget(total_epochs=22)),
-    ("random", lambda seed: random(seed, fakes.DISCRETE), Budget(total_epochs=22)),
-    ("again", lambda seed: random(seed + 1, fakes.DISCRETE), Budget(trials=11)),
-    ("bayesian", STRATEGIES["bayesian"], Budget(total_epochs=22)),
-]
-
-
-@pytest.mark.parametrize("slots", [1, 3, 8])
-def test_searches_of_one_driver_train_nothing_twice_and_each_is_charged_as_if_alone(slots: int, tmp_path: Path) -> None:
-    """One trial of each at a time, as a comparison runs them: what each decides is what it would decide alone."""
-    alone = [Study(drive(tmp_path / name, make(3), budget)) for name, make, budget in MANY]
-    searches, written = zip(*(search(make(3), budget, max_running=1) for _, make, budget in MANY), strict=True)
-    executor = Scripted(slots)
-    Driver(searches, executor, Trainings(tmp_path / "together"), clock=executor.clock).run()
-    for events, reference, (name, _, _) in zip(written, alone, MANY, strict=True):
-        together = laws.check(events)
-        assert laws.params_of(together) == laws.params_of(reference), name
-        assert together.epochs == reference.epochs, name
-        assert [t.state for t in together.trials] == [t.state for t in reference.trials], name
-        assert together.closed == reference.closed
-    assert len(executor.trained) == len(set(executor.trained)) < sum(study.epochs for study in alone)
-    fresh = sum(s.study.epochs - s.study.reused_epochs for s in searches)
-    assert fresh == len(executor.trained), "every epoch is one study's own and the others' reuse"
-
-
-def test_what_another_study_has_trained_costs_nothing(tmp_path: Path) -> None:
-    first = drive(tmp_path, grid(3))
-    executor, pool = Scripted(2), Trainings(tmp_path)
-    pool.learn(Study(first))
-    study = laws.check(drive(tmp_path, grid(4), Budget(total_epochs=30), executor, pool=pool))
-    assert (study.epochs, study.reused_epochs, executor.trained) == (30, 30, [])
 
 
 def test_the_time_of_a_search_ends_when_it_is_over_though_others_go_on(tmp_path: Path) -> None:

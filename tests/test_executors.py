@@ -2,11 +2,7 @@
 
 import contextlib
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -242,32 +238,6 @@ def test_a_trainer_that_cannot_be_made_is_one_line() -> None:
 
 def _broken_factory() -> object:
     raise RuntimeError("no recipe")
-
-
-DRIVER = """
-import sys, time
-sys.path[:0] = {paths}
-import fakes
-from hpo.execution.local import LocalExecutor
-executor = LocalExecutor(2)
-executor.begin([fakes.Fake()])
-print(*executor.pids(), flush=True)
-time.sleep(60)
-"""
-
-
-def test_workers_die_with_their_driver() -> None:
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER.format(paths=[p for p in sys.path if p])], stdout=subprocess.PIPE, text=True
-    )
-    assert driver.stdout is not None
-    with driver.stdout:
-        pids = [int(pid) for pid in driver.stdout.readline().split()]
-    assert len(pids) == 2
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    for pid in pids:
-        laws.until(lambda pid=pid: not _alive(pid), lambda: os.sched_yield(), most=10_000_000)
 
 
 def test_close_leaves_no_process(local: Callable[..., LocalExecutor], tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 import os
 import resource
 import shutil
-import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -293,36 +290,6 @@ Histories.TestCase.settings = settings(
     max_examples=15 * laws.MORE, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase
-
-
-WRITER = """
-import os, sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from pathlib import Path
-from hpo.core import Paused
-from hpo.journal import Journal
-journal = Journal.open(Path(sys.argv[1]))
-while True:
-    print(journal.append(Paused(0.0, 0)), flush=True)
-"""
-
-
-def test_a_killed_process_loses_no_event_it_has_told_anybody_of(path: Path) -> None:
-    told = 0
-    for lines in (1, 40, 90):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        with writer.stdout:
-            for _ in range(lines):
-                told = int(writer.stdout.readline())
-            writer.kill()
-            told = max([told, *map(int, writer.stdout.read().split("\n")[:-1])])
-        writer.wait()
-        written = [seq for seq, _ in read(path)]
-        assert written == list(range(1, len(written) + 1))
-        assert told <= len(written) <= told + 1
-    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # -- one driver a study ---------------------------------------------------------------------------------------------

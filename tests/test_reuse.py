@@ -57,14 +57,6 @@ def test_a_reused_reading_equals_a_fresh_training_bit_for_bit(tmp_path: Path) ->
     assert len({str(curve) for curve in metrics_read(fresh.study).values()}) == 4, "the trainings differ"
 
 
-def test_a_longer_trial_that_goes_on_from_a_shorter_one_equals_one_in_a_single_piece(tmp_path: Path) -> None:
-    real(tmp_path / "shared", "random", {"epochs": [1]}, trials=2)
-    longer = real(tmp_path / "shared", "grid", {"epochs": [3]}, trials=2)
-    fresh = real(tmp_path / "alone", "grid", {"epochs": [3]}, trials=2)
-    assert (longer.study.reused_epochs, longer.study.epochs) == (2, 6)
-    assert metrics_read(longer.study) == metrics_read(fresh.study)
-
-
 def test_cosine_shares_nothing_between_trials_of_different_length(tmp_path: Path) -> None:
     """Its first epoch depends on how many follow, so the shorter trial is no reading of the longer one."""
     cosine = {"schedule": "cosine", "optimizer": "sgd", "learning_rate": 0.05}
@@ -270,12 +262,3 @@ def test_an_extension_needs_the_checkpoint_to_be_quick_only(place: Place, tmp_pa
     starts = [(epoch, 0) for epoch in range(1, 5)] + [(epoch, start) for epoch in range(start + 1, 9)]
     assert [(epoch, start) for _, epoch, start, _ in place.witnessed()] == starts
     assert metrics_read(study) == metrics_read(Place.made(tmp_path / "other").run(**longer).study)
-
-
-def test_a_promoted_trial_goes_on_where_it_was_paused(place: Place) -> None:
-    rule = {"type": "asha", "min_epochs": 1, "reduction": 2}
-    study = place.run(search_space={**SPACE, "epochs": 8}, budget={"trials": 12}, early_stopping=rule).study
-    assert len(place.trained()) == len(set(place.trained())) == study.epochs < 12 * 8
-    promoted = {start for _, _, start, _ in place.witnessed()} - {0}
-    assert promoted and promoted <= {1, 2, 4}, "the rungs"
-    assert study.with_state(State.PAUSED) and study.with_state(State.COMPLETE)

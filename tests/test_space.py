@@ -274,12 +274,6 @@ def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> 
     assert len({frozen(grid.point(index)) for index in range(grid.size - 500, grid.size)}) == 500
 
 
-def test_a_block_that_does_not_exist_is_not_multiplied() -> None:
-    deep = [Condition("blocks", tuple(range(i, 4))) for i in (1, 2, 3)]
-    blocks = (Parameter(f"block{i}.channels", Choice((8, 16)), (when,)) for i, when in enumerate(deep, 1))
-    assert Space((Parameter("blocks", Choice((0, 1, 2, 3))), *blocks)).size() == 1 + 2 + 4 + 8
-
-
 def test_conditions_on_many_parents_at_once_are_counted_by_how_many_still_hold() -> None:
     parents = [Parameter(f"p{i}", Choice((False, True))) for i in range(60)]
     child = Parameter("child", Choice((1, 2, 3)), tuple(Condition(f"p{i}", (True,)) for i in range(60)))

@@ -3,8 +3,6 @@
 import json
 import pickle
 import random
-import subprocess
-import sys
 from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any
@@ -409,10 +407,3 @@ def test_the_schema_refuses_nothing_that_is_a_study(validator: Draft202012Valida
         validator.validate({**LEAST, "search_space": read(path.read_text(encoding="utf-8"))})
     for text, _ in CHANGES:
         validator.validate({**LEAST, **read(text)})
-
-
-def test_reading_a_study_imports_nothing_heavy() -> None:
-    heavy = ("torch", "mlflow", "sklearn", "pandas", "scipy", "numpy", "optuna", "pydantic", "matplotlib")
-    code = f"import sys, hpo.study_file.reader; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"

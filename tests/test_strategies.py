@@ -127,26 +127,6 @@ def test_start_with_comes_first_and_what_it_leaves_open_is_drawn(name: str, tmp_
     assert len(study.trials) == 18
 
 
-@pytest.mark.parametrize("name", ["random", "grid"])
-@pytest.mark.parametrize("slots", [2, 8])
-def test_random_and_grid_give_the_same_list_to_any_number_of_workers(name: str, slots: int, tmp_path: Path) -> None:
-    space = fakes.SPACE if name == "random" else fakes.DISCRETE
-    alone = Study(run(make(name, space=space), tmp_path, 1, Budget(trials=15)))
-    many = Study(run(make(name, space=space), tmp_path, slots, Budget(trials=15)))
-    assert laws.params_of(alone) == laws.params_of(many)
-
-
-@pytest.mark.parametrize(("name", "rule"), [c for c in COMBINATIONS if c[0] != "grid"])
-def test_with_one_worker_a_study_in_three_pieces_is_the_study_in_one(name: str, rule: str, tmp_path: Path) -> None:
-    whole = run(make(name, rule, fakes.SPACE), tmp_path, 1, Budget(trials=40))
-    pieces: list[Event] = []
-    for trials in (13, 22, 40):
-        pieces = run(make(name, rule, fakes.SPACE), tmp_path, 1, Budget(trials=trials), pieces)
-    if rule == "plain":
-        assert laws.params_of(Study(pieces)) == laws.params_of(Study(whole))
-    laws.check(pieces, trials=40)
-
-
 @given(cut=st.integers(min_value=1, max_value=300))
 @settings(max_examples=25, deadline=None)
 def test_bayesian_goes_on_the_same_after_any_interruption(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:

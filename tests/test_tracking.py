@@ -360,17 +360,6 @@ def test_a_run_created_long_after_its_request_was_given_up_is_removed(
     check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_a_run_whose_creation_was_not_answered_is_looked_for_first(
-    sync: Sync, server: FakeMlflow, script: Script
-) -> None:
-    script.complete()
-    sweep, adopt, study_run = ["", "", ""]
-    server.faults = iter([sweep, adopt, study_run, "after"])
-    assert not sync.round(live=True)
-    until_well(sync, live=True, most=1)
-    assert len(server.runs) == 2
-
-
 def test_runs_deleted_for_good_are_made_again(
     sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script
 ) -> None:
