@@ -8,6 +8,7 @@ import platform
 import resource
 import secrets
 import shutil
+import signal
 import socket
 import struct
 import tempfile
@@ -202,6 +203,25 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+# -- where tests kill it
+
+_failpoint, _, _count = os.environ.get("HPO_FAILPOINT", "").partition(":")
+_left = int(_count or 1)
+
+
+def hit(name: str) -> None:
+    """Die here, as by SIGKILL, if HPO_FAILPOINT is this name, or at the seventh hit if it is append.after:7.
+
+    Worker processes inherit the variable and count for themselves. Without it, which is always but in tests, nothing.
+    """
+    global _left
+    if name != _failpoint:
+        return
+    _left -= 1
+    if _left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 # -- where files are
 
 
@@ -299,7 +319,12 @@ def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
 
 def cannot_write(path: Path, why: str) -> Mistake:
     """SQLite does not say why it cannot open a file, so that the limit of open files is looked at."""
-    if no_more_files():
+    opened: list[int] = []
+    with suppress(OSError):
+        opened += (os.open(os.devnull, os.O_RDONLY) for _ in range(4))  # a database takes three
+    for descriptor in opened:
+        os.close(descriptor)
+    if len(opened) < 4:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         rule = f"cannot be opened, because the {most} files that this process may have open are open"
         return Mistake(str(path), rule, "", "raise `ulimit -n`, then run the same command again")
@@ -312,13 +337,3 @@ def allow_files() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def no_more_files() -> bool:
-    """Whether this process may not even open what SQLite needs for a database, and one more."""
-    opened: list[int] = []
-    with suppress(OSError):
-        opened += (os.open(os.devnull, os.O_RDONLY) for _ in range(4))
-    for descriptor in opened:
-        os.close(descriptor)
-    return len(opened) < 4

@@ -125,14 +125,8 @@ def printable(text: str, keep: str = "") -> str:
 
     keep: characters that stay, such as line ends.
     """
-    if text.isprintable():
-        return text
-    shown = (letter if letter.isprintable() or letter in keep else _escaped(letter) for letter in text)
-    return "".join(shown)
-
-
-def _escaped(letter: str) -> str:
-    return " " if letter == "\n" else f"\\x{ord(letter):02x}"
+    escaped = {letter: f"\\x{ord(letter):02x}" for letter in {*text} if not letter.isprintable()}
+    return "".join(letter if letter in keep else {**escaped, "\n": " "}.get(letter, letter) for letter in text)
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:

@@ -14,34 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from hpo.core import (
-    Closed,
-    Continued,
-    Ended,
-    Event,
-    Opened,
-    Outcome,
-    Paused,
-    Reason,
-    Report,
-    Reported,
-    Retried,
-    Scored,
-    Started,
-    State,
-    Study,
-    Value,
-)
+from hpo.core import Event, Outcome, Reason, Report, Reported, State, Study, Value
 from hpo.errors import EnvironmentFailed, Mistake
-from hpo.failpoints import hit
-from hpo.files import cannot_write, locked, refuse_network_file_system, replace_file
+from hpo.files import cannot_write, hit, locked, refuse_network_file_system, replace_file
 
 VERSION = 2
-KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Opened, Started, Continued, Reported, Paused, Retried, Ended, Scored, Closed)
-}
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL);

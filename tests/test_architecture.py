@@ -37,7 +37,7 @@ RANKS = [
     "__init__",
     "__main__",
 ]
-GROUND = ("core", "errors", "failpoints", "files", "formatting", "journal", "provenance")
+GROUND = ("core", "errors", "files", "formatting", "journal", "provenance")
 IN_A_STRING = 0  # the line of an import that is none
 MODULE = re.compile(r"hpo\.[a-z_]+\.[a-z_.]+")  # in a string: for import_module, or a process of its own
 SLOW = {"torch", "mlflow", "optuna", "ray", "matplotlib", "pandas", "numpy", "scipy", "sklearn", "PIL", "sqlalchemy"}

@@ -16,7 +16,7 @@ from benchmarks.simulated import SimulatedExecutor
 from hpo.core import Executor, Job, JobEnded, JobFailed, Limits, Message, Outcome, Reported, TrainingFailed
 from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
-from hpo.execution.inline import InlineExecutor
+from hpo.execution.job_runner import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.study_file.spec import DataSpec
 from hpo.training import checkpoints

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -36,7 +37,6 @@ from whole_victim import stored
 
 from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
 from hpo.execution.local import LocalExecutor
-from hpo.failpoints import NAMES
 from hpo.journal import Journal
 from hpo.tracking.runs import TrackedStudy
 from hpo.training import checkpoints
@@ -243,9 +243,8 @@ IN_A_WHOLE_RUN = ("lock.held", "journal.open", "sweep", *TO_PUBLISH, "table", "r
 
 def test_every_failpoint_is_in_the_code_once_and_in_a_test_here() -> None:
     tested = [*IN_THE_DRIVER, *AT_THE_END, *IN_A_WORKER, *IN_A_WHOLE_RUN, "set-aside"]
-    assert sorted(tested) == sorted(NAMES)
     code = "".join(path.read_text() for path in (Path(__file__).parent.parent / "hpo").rglob("*.py"))
-    assert {name: code.count(f'hit("{name}")') for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert sorted(tested) == sorted(re.findall(r'\bhit\("([a-z.-]+)"\)', code))
 
 
 def test_a_driver_killed_at_each_of_its_commits_loses_nothing(tmp_path: Path, rng: random.Random) -> None:

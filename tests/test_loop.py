@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pictures import bars, digits, job, numbers, slopes
 
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed, Value
-from hpo.errors import BadInput
 from hpo.training import checkpoints, loop, probes
 from hpo.training.evaluation import load_network, outputs, score
 from hpo.training.loop import batch_sizes, batches, new_state
@@ -302,13 +301,6 @@ def test_other_errors_are_not_disguised(train: Train, tmp_path: Path, monkeypatc
     monkeypatch.setattr(loop, "evaluate", Mock(side_effect=RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match="mat1"):
         next(train(job(EVERYTHING, tmp_path)))
-
-
-def test_cross_entropy_of_numbers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput) as caught:
-        Recipe("cnn", "cross_entropy", slopes(tmp_path / "slopes"), "cpu")()
-    expected = "loss: must be squared_error where the targets are numbers, got cross_entropy; write loss: squared_error"
-    assert str(caught.value) == expected
 
 
 # -- losses ------------------------------------------------------------------------------------------------------

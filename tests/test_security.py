@@ -62,7 +62,7 @@ def test_pickles_are_read_in_two_places_only() -> None:
     """CIFAR's own files, by an unpickler that builds arrays only; a factory that the driver has just sent to Ray."""
     readers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load", "cloudpickle.loads"}
     found = {(file, name) for file, name, _ in calls() if name in readers or name.endswith("_Unpickler")}
-    assert found == {("execution/ray_worker.py", "pickle.loads"), ("data/sources/cifar.py", "_Unpickler")}
+    assert found == {("execution/ray_worker.py", "pickle.loads"), ("data/sources/originals.py", "_Unpickler")}
 
 
 def test_tensors_and_arrays_are_read_without_pickle() -> None:

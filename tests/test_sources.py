@@ -25,7 +25,7 @@ from PIL import Image
 
 from hpo.commands import predict
 from hpo.data.dataset import Dataset, load_dataset
-from hpo.data.sources import cifar
+from hpo.data.sources import originals
 from hpo.data.sources.contents import available_memory, of_arrays, resized, to_grey
 from hpo.data.sources.images import MOST_PIXELS, Pixels, decode, decode_all, image_files
 from hpo.errors import BadInput, EnvironmentFailed
@@ -770,7 +770,7 @@ def test_whatever_is_changed_in_a_batch_it_is_read_or_refused(
     for place in data.draw(st.lists(st.sampled_from(interesting), min_size=1, max_size=3)):
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    assert re.fullmatch(rf"({path}: [^\n]+)?", refusal(lambda: cifar._batch(path)))
+    assert re.fullmatch(rf"({path}: [^\n]+)?", refusal(lambda: originals._batch(path)))
 
 
 # -- scikit-learn ----------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from hpo.core import State, Study, Trial
 from hpo.engine.opening import target_trials
 from hpo.engine.result import Result, diagnoses, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.failpoints import hit
-from hpo.files import Folders, replace_file
+from hpo.files import Folders, hit, replace_file
 from hpo.formatting import duration
 from hpo.journal import Journal, read_events
 from hpo.models import families

@@ -16,7 +16,7 @@ from hpo.data.dataset import Dataset
 from hpo.engine.search import Identity
 from hpo.errors import BadInput, Mistake
 from hpo.execution import local
-from hpo.execution.inline import InlineExecutor
+from hpo.execution.job_runner import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models import families, user
 from hpo.models.parameters import prefix_safe

@@ -40,7 +40,7 @@ from hpo.core import (
 )
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.failpoints import hit
+from hpo.files import hit
 from hpo.provenance import steady_clock
 
 MOST_ATTEMPTS = 3  # attempts of a training without a new epoch

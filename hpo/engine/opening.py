@@ -35,8 +35,7 @@ from hpo.engine.result import COUNTED, as_counted, studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake
-from hpo.failpoints import hit
-from hpo.files import DriverLock, Folders, holder_of
+from hpo.files import DriverLock, Folders, hit, holder_of
 from hpo.formatting import listed, without_password
 from hpo.journal import Journal
 from hpo.models import families

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpo.core import BestSoFar, Goal, Outcome, Report, State, Study, Training
 from hpo.engine.result import Elsewhere, Live
-from hpo.failpoints import hit
+from hpo.files import hit
 from hpo.training import checkpoints
 
 

@@ -25,8 +25,7 @@ from hpo.engine.changes import other_versions, refuse_other_network
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import PUBLISHED, Published, Result
 from hpo.errors import EnvironmentFailed, Mistake
-from hpo.failpoints import hit
-from hpo.files import Folders
+from hpo.files import Folders, hit
 from hpo.journal import Journal
 from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync

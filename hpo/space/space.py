@@ -7,7 +7,6 @@ comes after those that its conditions name.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -179,19 +178,14 @@ def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
     if len(parameters) > MOST_PARAMETERS:
         rule = f"must be at most {MOST_PARAMETERS:,} parameters"
         return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
-    names = Counter(parameter.name for parameter in parameters)
-    faults = [Mistake(name, "is given twice", remedy="keep one") for name, times in names.items() if times > 1]
     domains = {parameter.name: parameter.domain for parameter in parameters}
+    faults = [Mistake(one.name, "is given twice") for one in parameters if domains[one.name] is not one.domain]
     for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
-        where, domain = f"{name}.when.{condition.name}", domains.get(condition.name)
-        if domain is None:
-            faults.append(Mistake(where, "is not in the search space"))
-        elif not condition.allowed:
-            faults.append(Mistake(where, "must name at least one value"))
-        else:
-            impossible = [value for value in condition.allowed if domain.coerce(value) is None]
-            rule = f"can never be: {condition.name} is {domain}"
-            faults += [Mistake(where, rule, exact(value)) for value in impossible]
+        domain = domains.get(condition.name)
+        impossible = [value for value in condition.allowed if domain is None or domain.coerce(value) is None]
+        if impossible or not condition.allowed:
+            rule = f"can never hold: {condition.name} is {domain or 'not there'}"
+            faults.append(Mistake(f"{name}.when.{condition.name}", rule, ", ".join(map(exact, impossible))))
     return faults or _ordered(parameters)[1]
 
 

@@ -1,8 +1,9 @@
-"""What the values of a study file may be: each kind reads a node of the file and describes itself as JSON schema.
+"""What the values of a study file may be: each kind reads a node of the file.
 
 A section of the file is a frozen dataclass whose fields are declared by `option`; `Record` reads it. One declaration
-gives the value's type, its checks, its message, its schema and its documentation; what other tools call a key or a
-value is in other_tools.json. A kind reads a wrong value as None and notes the mistake; no good value is None.
+gives the value's type, its checks, its message, its documentation and its part of the schema for editors
+(docs/schema.py); what other tools call a key or a value is in other_tools.json. A kind reads a wrong value as None and
+notes the mistake; no good value is None.
 """
 
 import json
@@ -105,9 +106,6 @@ def flag_meant(node: Node) -> str:
 
 class Kind(Protocol):
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Any: ...
-
-    @property
-    def schema(self) -> Schema: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +277,6 @@ class Several:
             mistakes.note(items[twice], f"{path}.{twice}", "must differ", f"{items[twice]} twice", "keep one")
         return None if None in values or twice is not None else tuple(values)
 
-    @property
-    def schema(self) -> Schema:
-        more = {"maxItems": self.count} if self.count else {"uniqueItems": True}
-        schema = {"type": "array", "items": self.kind.schema, "minItems": self.count or 1, **more}
-        return {"anyOf": [self.kind.schema, schema]} if self.broadcast else schema
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -312,12 +304,6 @@ class Record:
         given = read_fields(self.section, node, path, mistakes, self.noun)
         required = [item.name for item in options(self.section).values() if item.default is MISSING]
         return None if set(required) - set(given) else self.section(**given)
-
-    @property
-    def schema(self) -> Schema:
-        short: Kind | None = options(self.section)[self.short].metadata["kind"] if self.short else self.listed
-        whole = record_schema(self.section)
-        return whole if short is None else {"anyOf": [short.schema, whole]}
 
 
 def option(kind: Kind, default: Any = MISSING, doc: str = "", key: str = "", example: str = "") -> Any:
@@ -365,17 +351,3 @@ def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: s
             inner = f"{path}.{key}" if path else key
             mistakes.note(node, inner, "is missing", "", f"add {key}: {item.metadata['example']}")
     return values
-
-
-def record_schema(section: Any, shapes: Mapping[str, Schema] | None = None) -> Schema:
-    """What `Record` reads; an empty value stands for the default. shapes: of the keys that are read later."""
-    properties = {}
-    for key, item in options(section).items():
-        kind = dict((shapes or {}).get(key) or item.metadata["kind"].schema)
-        optional = {"anyOf": [*kind.pop("anyOf", [kind]), {"type": "null"}]} if item.default is not MISSING else kind
-        properties[key] = {"description": item.metadata["doc"], **optional}
-        if isinstance(item.default, bool | int | float | str):
-            properties[key]["default"] = item.default
-    required = [key for key, item in options(section).items() if item.default is MISSING]
-    schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    return {**schema, "required": required} if required else schema

@@ -1,15 +1,11 @@
 """study.yaml -> frozen StudySpec, every mistake at once, each with file:line:column.
 
 Precedence: flag (`--set key.path=value`), file, environment, default. The search space may stand in a file of its own.
-study.schema.json describes the shape of a study file to editors:
-
-    python -m hpo.study_file.reader > hpo/study_file/study.schema.json
+study.schema.json, which docs/schema.py writes, describes the shape of a study file to editors.
 """
 
-import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,9 +18,9 @@ from hpo.core import Params
 from hpo.errors import BadInput, Mistake
 from hpo.space.domains import ParameterSpec
 from hpo.space.space import Space
-from hpo.study_file.fields import Mistakes, Schema, read_fields, record_schema
+from hpo.study_file.fields import Mistakes, read_fields
 from hpo.study_file.rules import check_constraints, check_rules, read_constraints, read_points, smaller_is_better
-from hpo.study_file.space_reader import NAME, SpaceReader, WrittenDomain
+from hpo.study_file.space_reader import SpaceReader
 from hpo.study_file.spec import DATA_SETS, Metric, StudySpec, Tracking
 from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read_yaml, value_of
 
@@ -227,48 +223,6 @@ def _next(mapping: Mapping[str, Node], keys: Sequence[str]) -> tuple[str, Sequen
     return ".".join(keys[:count]), keys[count:]
 
 
-# -- the file that starts a study, and the schema for editors -----------------------------------------------------------
-
-
 def template(name: str = "digits-cnn") -> str:
     """The study file that `hpo init` writes: it runs as it is, and every other key is in it as a comment."""
     return Path(__file__).with_name("template.yaml").read_text(encoding="utf-8").replace("digits-cnn", name)
-
-
-def schema_text() -> str:
-    """JSON schema, draft 2020-12: the shape of a study file, not what its parts mean together."""
-    value: Schema = {"type": ["number", "string", "boolean"]}
-    values = {"type": "array", "items": value, "minItems": 1, "uniqueItems": True}
-    when = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [value, values]}}
-    domain = {
-        **record_schema(WrittenDomain, {"choices": values, "when": when}),
-        "oneOf": [{"required": ["choices"]}, {"required": ["min", "max"]}],
-        "not": {"required": ["step", "count"]},
-    }
-    parameters = {
-        "type": "object",
-        "minProperties": 1,
-        "propertyNames": {"pattern": f"^{NAME}$"},
-        "additionalProperties": {"anyOf": [value, values, domain]},
-    }
-    file = {"anyOf": [{"enum": list(SHIPPED)}, {"type": "string", "pattern": r"\.ya?ml$"}]}
-    shapes: dict[str, Schema] = {
-        "search_space": {"anyOf": [file, parameters]},
-        "constraints": {
-            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-            "examples": [["model_parameters <= 500_000", "block1.channels <= block2.channels"]],
-        },
-        "start_with": {"type": "array", "items": {"type": "object", "additionalProperties": value}},
-    }
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "hpo study",
-        "description": "A hyperparameter study: what is searched, on which data, how and for how long",
-        **record_schema(StudySpec, shapes),
-        "anyOf": [{"required": ["data"]}, {"required": ["train"]}],  # a training of one's own may need no data
-    }
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(schema_text())

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from hpo.errors import HpoError
-from hpo.failpoints import hit
-from hpo.files import alive
+from hpo.files import alive, hit
 from hpo.formatting import without_password
 from hpo.journal import Journal
 from hpo.tracking import ui

@@ -15,8 +15,7 @@ from pathlib import Path
 from hpo import files
 from hpo.core import Report
 from hpo.errors import EnvironmentFailed, Mistake
-from hpo.failpoints import hit
-from hpo.files import replace_file
+from hpo.files import hit, replace_file
 
 SUFFIX = ".ckpt"
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})  # not the trainer's fault

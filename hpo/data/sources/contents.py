@@ -312,9 +312,5 @@ def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[M
     return results, mistakes
 
 
-def bad_file(path: Path, rule: str, got: str = "", remedy: str = "fetch the file again") -> BadInput:
-    return BadInput(Mistake(str(path), rule, got, remedy))
-
-
 def unreadable(path: Path | str) -> BadInput:
     return BadInput(Mistake(str(path), "cannot be read", "permission denied", "change its permissions"))

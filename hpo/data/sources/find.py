@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from hpo.data.sources import cifar, folders, idx, images, npz
+from hpo.data.sources import folders, images, npz, originals
 from hpo.data.sources.contents import Contents, Part, raise_all, unreadable
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import some
@@ -55,12 +55,10 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
     if not entries:
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "an empty folder", "put the data there"))
     raise_all(folders.bad_links(entries, path), path)
-    if idx.matches(path):
-        return idx.read(path, spec, available)
-    if cifar.files(path):
-        return cifar.read(path, spec)
+    if originals.holds(path):
+        return originals.read(path, spec, available)
     inner = folders.alone(path)
-    if inner is not None and Part.named(inner.name) is None and (folders.folder_names(inner) or _holds_files(inner)):
+    if inner is not None and Part.named(inner.name) is None and (folders.folder_names(inner) or originals.holds(inner)):
         return _in_folder(inner, spec, available)
     try:
         return images.read(path, spec)
@@ -72,16 +70,11 @@ def _in_folder(path: Path, spec: DataSpec, available: int | None) -> Contents:
         raise BadInput(Mistake(str(path), rule, f"{some(below)} below it", remedy)) from bad
 
 
-def _holds_files(folder: Path) -> bool:
-    """Whether it holds IDX files or CIFAR batches."""
-    return bool(idx.matches(folder) or cifar.files(folder))
-
-
 def _folders_with_files(path: Path) -> Iterator[str]:
     """Folders of IDX files or CIFAR batches, as deep as torchvision puts them."""
     for folder, names, _ in os.walk(path):
         names[:] = sorted(names) if len(Path(folder).relative_to(path).parts) < DEEPEST else []
-        if _holds_files(Path(folder)):
+        if originals.holds(Path(folder)):
             yield folder
 
 

@@ -123,14 +123,12 @@ def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path,
     """What `read` gives for each file that is an image, and why the others are none. Raises BadInput for all else."""
     results: dict[Path, R] = {}
     unusable: list[Mistake | str] = []
-
-    def sort(path: Path) -> None:
+    mistakes: list[Mistake | str] = []
+    for path in paths:
         try:
             results[path] = read(path)
-        except Unusable as bad:
-            unusable.extend(bad.mistakes)
-
-    _, mistakes = collect(sort, paths)
+        except BadInput as bad:
+            (unusable if isinstance(bad, Unusable) else mistakes).extend(bad.mistakes)
     if mistakes:
         raise BadInput(*mistakes)
     return results, unusable
