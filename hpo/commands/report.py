@@ -55,7 +55,6 @@ def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> Stu
         space=spec.space,
         events=read_events(folders.journal),
         facts=study_facts(replace(spec, budget=replace(spec.budget, trials=trials))),
-        start_with=spec.start_with,
         diagnoses=said,
         known=families.known(spec.model, spec.train),
         model=ModelFigures.open(folders.model_figures),

@@ -12,10 +12,10 @@ from functools import cached_property, partial
 from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison
 from hpo.comparison.curves import best_so_far
-from hpo.core import EPOCHS, Event, Goal, Params, State, Study, Trial
+from hpo.core import EPOCHS, Event, Goal, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
 from hpo.report import figures, findings, model_figures
-from hpo.report.findings import Edge, Importances
+from hpo.report.findings import Importances
 from hpo.report.model_figures import ModelFigures
 from hpo.report.page import (
     Content,
@@ -36,7 +36,6 @@ from hpo.space.space import Space
 
 FEW = 30  # trials below which importances are a rough estimate
 MOST_CURVES = 8  # learning curves in one figure
-MOST_AXES = 9  # of parallel coordinates
 MOST_SLICES = 18
 MOST_TRIALS = 8  # named one by one in a sentence
 LONGER = (
@@ -60,7 +59,6 @@ class StudyReport:
     space: Space
     events: Sequence[Event]
     facts: Mapping[str, str] = field(default_factory=dict)
-    start_with: Sequence[Params] = ()
     diagnoses: Mapping[int, str] = field(default_factory=dict)
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     model: ModelFigures | None = None
@@ -92,10 +90,6 @@ class StudyReport:
         shares = self.importances.shares
         return sorted(findings.searched(self.space), key=lambda parameter: -shares.get(parameter.name, 0.0))
 
-    @cached_property
-    def edges(self) -> list[Edge]:
-        return findings.edges(self.trials, self.goal, self.space, self.known)
-
     def document(self) -> str:
         """The page as text."""
         sections = (_search_space, _history, _best_model, _importance, _outcomes, _diagnoses, _next, _trials)
@@ -104,7 +98,7 @@ class StudyReport:
 
     def pictures(self) -> list[Picture]:
         """Every figure of the page, for MLflow: `picture.png()` under `picture.name`."""
-        return [*_course_pictures(self), *_model_pictures(self), *_parameter_pictures(self), *_slices(self)]
+        return [*_course_pictures(self), *_model_pictures(self), *_importance_picture(self), *_slices(self)]
 
 
 def comparison_document(name: str, comparison: Comparison) -> str:
@@ -226,10 +220,7 @@ def _course_pictures(report: StudyReport) -> list[Picture]:
 
 def _best_model(report: StudyReport) -> Html | None:
     drawn = _model_pictures(report)
-    gain = findings.against_start(report.study.trials, report.goal, report.start_with)
-    if not drawn and not gain:
-        return None
-    return section("Best trial", *([tag("p", gain)] if gain else []), *map(figure, drawn))
+    return section("Best trial", *map(figure, drawn)) if drawn else None
 
 
 def _model_pictures(report: StudyReport) -> list[Picture]:
@@ -253,21 +244,14 @@ def _importance(report: StudyReport) -> Html | None:
         name, share = next(iter(report.importances.shares.items()))
         rough = f", a rough estimate from {count(len(report.ranked), 'trial')}" if len(report.ranked) < FEW else ""
         first = tag("p", f"{name} matters most for being among the best trials ({share * 100:.0f} %{rough}).")
-    wide = [figure(picture) for picture in _parameter_pictures(report)]
-    return section("Parameter importance", first, *wide, tag("div", list(map(figure, _slices(report))), class_="grid"))
+    slices = tag("div", list(map(figure, _slices(report))), class_="grid")
+    return section("Parameter importance", first, *map(figure, _importance_picture(report)), slices)
 
 
-def _parameter_pictures(report: StudyReport) -> list[Picture]:
-    drawn = []
-    if shares := report.importances.shares:
-        drawn.append(Picture("importances", "Parameter importances (PED-ANOVA)", partial(figures.importances, shares)))
-    if len(report.ranked) > 1 and len(report.searched) > 1:
-        draw = partial(figures.parallel, report.ranked, report.searched[:MOST_AXES], report.goal)
-        rest = len(report.searched) > MOST_AXES
-        which = f"the {MOST_AXES} most important of {len(report.searched)} parameters" if rest else "parameters"
-        label = f"Parallel coordinates: {which} and {report.goal.metric} of every trial"
-        drawn.append(Picture("parallel-coordinates", label, draw))
-    return drawn
+def _importance_picture(report: StudyReport) -> list[Picture]:
+    shares = report.importances.shares
+    drawn = Picture("importances", "Parameter importances (PED-ANOVA)", partial(figures.importances, shares))
+    return [drawn] if shares else []
 
 
 def _slices(report: StudyReport) -> list[Picture]:
@@ -324,17 +308,15 @@ def _list(items: Sequence[str], most: int) -> list[Html]:
 def _next(report: StudyReport) -> Html | None:
     if report.best is None:
         return None
-    limiting = [edge for edge in report.edges if edge.limiting]
-    if not report.edges:
-        few = len(report.study.with_state(State.COMPLETE)) < findings.FEWEST
-        why = "too few complete trials to tell" if few else "the best trial is at no bound of the space"
-        parts: list[Content] = [tag("p", f"No bound limits the search: {why}.", class_="quiet")]
-    elif not limiting:
-        words = "No bound clearly limits the search. The best trial is at these bounds, which may be chance:"
-        parts = [tag("p", words), bullets([str(edge) for edge in report.edges])]
-    else:
+    if edges := findings.edges(report.trials, report.goal, report.space, report.known):
         words = "These bounds limit the search. Move them in a copy of the study file that has another name:"
-        parts = [tag("p", words), bullets([str(edge) for edge in limiting])]
+        parts: list[Content] = [tag("p", words), bullets([str(edge) for edge in edges])]
+    else:
+        few = len(report.study.with_state(State.COMPLETE)) < findings.FEWEST
+        why = (
+            "too few complete trials to tell" if few else "none has more of the best trials than chance would put there"
+        )
+        parts = [tag("p", f"No bound limits the search: {why}.", class_="quiet")]
     if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))
     return section("What to try next", *parts)

@@ -1,7 +1,6 @@
 """The figures of a study and of a comparison. Every function draws plain values on a new figure and gives it back.
 
-Lines are named where they end rather than in a legend, so that no colours have to be matched. Parameters are placed on
-[0, 1] by their domain (`encode`: logarithms where the search had them) and get ticks in their own numbers.
+Lines are named where they end rather than in a legend, so that no colours have to be matched.
 """
 
 import itertools
@@ -10,21 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from hpo.comparison.compare import TWICE, Comparison
 from hpo.comparison.curves import CurvePoint
-from hpo.core import Goal, Params, State, Study, Trial
+from hpo.core import Goal, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
-from hpo.report.page import ACCENT, INK, MUTED, PAPER, SCALE, SERIES, SMALL, canvas, label
-from hpo.space.domains import Choice, Domain, Parameter
+from hpo.report.page import ACCENT, INK, MUTED, PAPER, SERIES, SMALL, canvas, label
+from hpo.space.domains import Choice, Parameter
 
-MOST_LINES = 300  # in parallel coordinates; the best ones are kept
-BEHIND = {"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.7}  # keeps text readable over lines
-ABSENT = -0.14  # where parallel coordinates put a parameter that did not exist
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 
 
@@ -78,7 +72,7 @@ def importances(shares: Mapping[str, float]) -> Figure:
     names = list(shares)[:14]
     figure, axes = canvas(7.6, 0.5 + 0.27 * len(names))
     values = [shares[name] for name in names]
-    colours = [ACCENT if value >= 0.1 else SCALE[1] for value in values]
+    colours = [ACCENT if value >= 0.1 else MUTED for value in values]
     axes.barh(range(len(names)), values, color=colours, height=0.62)
     for place, value in enumerate(values):
         label(axes, value, place, f"{value:.0%}".replace("%", " %") if value >= 0.01 else "below 1 %", MUTED)
@@ -91,54 +85,36 @@ def importances(shares: Mapping[str, float]) -> Figure:
     return figure
 
 
-def parallel(ranked: Sequence[Trial], parameters: Sequence[Parameter], goal: Goal) -> Figure:
-    """One line a trial through its parameters to its value, darker if better; absent parameters are passed below."""
-    figure, axes = canvas(7.6, 3.9)
-    trials = ranked[:MOST_LINES][::-1]
-    low, high = window([_value(trial, goal) for trial in trials], goal)
-    last = len(parameters)
-    heights = [(min(max(_value(trial, goal), low), high) - low) / (high - low) for trial in trials]
-    lines = [[*_path(trial.params, parameters), (last, height)] for trial, height in zip(trials, heights, strict=True)]
-    shade = [SCALE[min(len(SCALE) * place // len(lines), len(SCALE) - 1)] for place in range(len(lines))]
-    axes.add_collection(LineCollection(lines, colors=shade, linewidths=0.9, alpha=0.7))
-    axes.add_collection(LineCollection(lines[-1:], colors=[SERIES[1]], linewidths=2.4, zorder=4))
-    label(axes, last, heights[-1], decimals(_value(ranked[0], goal)), SERIES[1], weight="bold")
-    for place, parameter in enumerate(parameters):
-        absent = [(ABSENT, "absent")] if any(parameter.name not in trial.params for trial in trials) else []
-        _axis(axes, place, [*absent, *ticks(parameter.domain)])
-    inner = [value for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
-    _axis(axes, last, [((value - low) / (high - low), number(value)) for value in inner])
-    axes.set(xlim=(-0.15, last + 0.35), ylim=(1.06, ABSENT - 0.06)[::-1])
-    names = [*(parameter.name for parameter in parameters), goal.metric]
-    axes.set_xticks(range(last + 1), names, rotation=28, ha="right", rotation_mode="anchor", color=INK)
-    axes.set_yticks([])
-    axes.spines[["bottom", "left"]].set_visible(False)
-    axes.grid(False)
-    return figure
-
-
 def slice_of(parameter: Parameter, ranked: Sequence[Trial], failed: Sequence[Trial], goal: Goal) -> Figure:
     """The value of every trial against one parameter; failed trials are crosses at the edge."""
     figure, axes = canvas(2.7, 2.15, fitted=False)
-    figure.subplots_adjust(left=0.16, right=0.98, top=0.88, bottom=0.16)
+    figure.subplots_adjust(left=0.16, right=0.95, top=0.88, bottom=0.16)
     domain, name = parameter.domain, parameter.name
     low, high = window([_value(trial, goal) for trial in ranked], goal)
+    if isinstance(domain, Choice):
+        texts = [written(value) for value in domain.values]
+        every = math.ceil(len(texts) / 6)
+        axes.set_xticks(range(0, len(texts), every), texts[::every])
+        axes.set_xlim(-0.5, len(texts) - 0.5)
+        if sum(map(len, texts[::every])) > 30:
+            axes.tick_params(axis="x", labelsize=6.5)
+    else:
+        axes.set(xscale="log" if domain.log else "linear", xlim=(domain.low, domain.high))
+        decades = domain.log and domain.high >= 100 * domain.low
+        axes.xaxis.set_major_locator(LogLocator(numticks=4) if decades else MaxNLocator(3, integer=domain.integer))
+        axes.xaxis.set_major_formatter(lambda value, place: number(value))
+        axes.minorticks_off()
     active = [trial for trial in ranked if name in trial.params]
-    places = [_jittered(t, parameter) for t in active], [min(max(_value(t, goal), low), high) for t in active]
+    places = [_place(t, parameter) for t in active], [min(max(_value(t, goal), low), high) for t in active]
     axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0, clip_on=False)
     if ranked[0] in active:  # the best trial may do without this parameter
-        axes.scatter([_jittered(ranked[0], parameter)], [_value(ranked[0], goal)], s=40, color=ACCENT, zorder=4, lw=0)
-    crosses = [_jittered(trial, parameter) for trial in failed if name in trial.params]
+        axes.scatter([_place(ranked[0], parameter)], [_value(ranked[0], goal)], s=40, color=ACCENT, zorder=4, lw=0)
+    crosses = [_place(trial, parameter) for trial in failed if name in trial.params]
     edge = low if goal.maximize else high
     axes.scatter(crosses, [edge] * len(crosses), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)
-    marks = ticks(domain, most=4)
-    axes.set_xticks([at for at, _ in marks], [text for _, text in marks])
-    if sum(len(text) for _, text in marks) > 30:
-        axes.tick_params(axis="x", labelsize=6.5)
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    room = 0.36 / len(domain.values) if isinstance(domain, Choice) else 0.07
-    axes.set(xlim=(-room, 1 + room), ylim=(low, high))
-    axes.set_title(parameter.name, loc="left", fontsize=9.5, color=INK)
+    axes.set_ylim(low, high)
+    axes.set_title(name, loc="left", fontsize=9.5, color=INK)
     return figure
 
 
@@ -192,24 +168,6 @@ def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: fl
     return result
 
 
-def ticks(domain: Domain, most: int = 5) -> list[tuple[float, str]]:
-    """Places in [0, 1] with their numbers: decades on a log scale, ends where they are not crowded."""
-    if isinstance(domain, Choice):
-        every = max(1, math.ceil(len(domain.values) / (most + 2)))
-        return [(domain.encode(value), written(value)) for value in domain.values[::every]]
-    if domain.log:
-        decades = range(math.ceil(math.log10(domain.low) - 1e-9), math.floor(math.log10(domain.high) + 1e-9) + 1)
-        inner = [min(max(10.0**k, domain.low), domain.high) for k in decades][:: max(1, math.ceil(len(decades) / most))]
-    else:
-        inner = [float(v) for v in MaxNLocator(most - 1, integer=domain.integer).tick_values(domain.low, domain.high)]
-        inner = [value for value in inner if domain.low <= value <= domain.high]
-    marks = [(domain.encode(value), value) for value in inner]
-    for end in (domain.low, domain.high):
-        if all(abs(domain.encode(end) - at) > 0.18 for at, _ in marks):
-            marks.append((domain.encode(end), end))
-    return [(at, number(value)) for at, value in sorted(marks)]
-
-
 def _ends(curves: Sequence[Sequence[float]], low: float, high: float) -> list[float]:
     """Where to name each curve: only those of one length are in each other's way."""
     places = [0.0] * len(curves)
@@ -221,25 +179,14 @@ def _ends(curves: Sequence[Sequence[float]], low: float, high: float) -> list[fl
     return places
 
 
-def _path(params: Params, parameters: Sequence[Parameter]) -> list[tuple[float, float]]:
-    return [(i, p.domain.encode(params[p.name]) if p.name in params else ABSENT) for i, p in enumerate(parameters)]
-
-
-def _jittered(trial: Trial, parameter: Parameter) -> float:
+def _place(trial: Trial, parameter: Parameter) -> float:
     """Dots of one choice stand side by side, moved by the golden ratio times the trial's number: always the same."""
-    place = parameter.domain.encode(trial.params[parameter.name])
-    if not isinstance(parameter.domain, Choice):
-        return place
-    return place + ((trial.number * 0.6180339887) % 1 - 0.5) * 0.45 / len(parameter.domain.values)
+    value, domain = trial.params[parameter.name], parameter.domain
+    if not isinstance(domain, Choice):
+        return float(value)
+    return domain.values.index(value) + ((trial.number * 0.6180339887) % 1 - 0.5) * 0.45
 
 
 def _value(trial: Trial, goal: Goal) -> float:
     value = goal.value(trial)
     return math.nan if value is None else value
-
-
-def _axis(axes: Axes, place: float, marks: Sequence[tuple[float, str]]) -> None:
-    """One vertical axis of parallel coordinates."""
-    axes.plot([place, place], [0, 1], color=MUTED, lw=0.8, zorder=3)
-    for at, text in marks:
-        axes.text(place + 0.03, at, text, fontsize=7.5, color=INK, va="center", zorder=5, bbox=BEHIND)

@@ -12,8 +12,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
-from hpo.core import Goal, Outcome, Params, State, Study, Trial, Value
-from hpo.formatting import count, gap, listed, number, written
+from hpo.core import Goal, Outcome, State, Study, Trial, Value
+from hpo.formatting import count, listed, number, written
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 from hpo.strategies.bayesian import Coordinate
@@ -174,65 +174,35 @@ def shortest(low: float, high: float) -> float:
     return low
 
 
-# -- the user's own points ---------------------------------------------------------------------------------------
-
-
-def against_start(trials: Sequence[Trial], goal: Goal, start_with: Sequence[Params]) -> str:
-    """The best trial against the best of the user's own start_with points; "" where no epoch of those counts."""
-    own = [
-        trial
-        for trial in trials[: len(start_with)]
-        if goal.counted(trial)
-        and any(all(trial.params.get(name) == value for name, value in point.items()) for point in start_with)
-    ]
-    best, mine = goal.best(trials), goal.best(own)
-    if best is None or mine is None:
-        return ""
-    if best.number == mine.number:
-        return f"It is your own start_with point (trial {mine.number}): the search found nothing better."
-    lead, value = goal.score(mine)[0] - goal.score(best)[0], goal.value(mine)
-    assert value is not None, mine
-    return f"It is {gap(lead)} better than the best of your start_with points (trial {mine.number}, {number(value)})."
-
-
 # -- bounds ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A bound of the space at which the best trial sits.
-
-    at, of: so many of so many best trials are there; share: how much of the parameter's values counts as this edge;
-    wider: a bound further out, None where the parameter has no meaning there.
-    """
+    """A bound of the space that limits the search: `at` of the `of` best trials are there; wider: a bound further out."""
 
     name: str
     upper: bool
     bound: Value
     at: int
     of: int
-    share: float
-    wider: Value | None
-
-    @property
-    def limiting(self) -> bool:
-        """Whether there is room beyond and chance alone would seldom put so many of the best trials here."""
-        rare = stats.binom.sf(self.at - 1, self.of, self.share) < CHANCE
-        return self.wider is not None and self.at >= 2 / 3 * self.of and bool(rare)
+    wider: Value
 
     def __str__(self) -> str:
         edge = f"{self.name} at {written(self.bound)}, its {'upper' if self.upper else 'lower'} bound"
-        many = f"{self.at} of the {self.of} best trials are there"
-        return f"{edge}: {many}" + (f"; try {written(self.wider)}" if self.wider is not None and self.limiting else "")
+        return f"{edge}: {self.at} of the {self.of} best trials are there; try {written(self.wider)}"
 
 
 def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str, ParameterSpec]) -> list[Edge]:
-    """The bounds at which the best trial sits. known: what a parameter may mean, so that no dropout exceeds 1."""
+    """Where the best trial sits at a bound with room beyond and chance alone would seldom put so many of the best.
+
+    known: what a parameter may mean, so that no dropout exceeds 1.
+    """
     ranked = [trial for trial in goal.ranked(trials) if goal.counted(trial)]
     if len(ranked) < FEWEST:
         return []
     best = ranked[: max(5, len(ranked) // 10)]
-    at_bounds = []
+    limiting = []
     for name, domain in ((p.name, p.domain) for p in searched(space) if numeric(p.domain)):
         levels, continuous = _levels(domain)
         if name not in best[0].params or (len(levels) == 2 and not continuous):  # two values are nothing but ends
@@ -243,12 +213,12 @@ def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str,
             bound = levels[-1 if upper else 0]
             near = 0.1 if continuous else 1e-9  # the outer tenth of a range, or its last level
             there = [abs(domain.encode(value) - domain.encode(bound)) <= near for value in active]
-            if there[0]:
+            share = 0.1 if continuous else max(0.1, 1 / len(levels))  # of the parameter's values, as chance sees it
+            rare = stats.binom.sf(sum(there) - 1, len(there), share) < CHANCE
+            if there[0] and rare and sum(there) >= 2 / 3 * len(there):
                 wider = _meaningful(_wider(domain, levels, continuous, upper), bound, limits)
-                share = 0.1 if continuous else max(0.1, 1 / len(levels))
-                room = None if wider == bound else wider
-                at_bounds.append(Edge(name, upper, bound, sum(there), len(active), share, room))
-    return at_bounds
+                limiting += [Edge(name, upper, bound, sum(there), len(there), wider)] if wider != bound else []
+    return limiting
 
 
 def _levels(domain: Domain) -> tuple[list[int | float], bool]:

@@ -26,13 +26,11 @@ from hpo.comparison.text import Rows
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("report.css", "report.js"))
 PAPER, INK, MUTED, RULE, SHADE = "#fefefe", "#1c2128", "#626c77", "#d8dde3", "#f1f4f7"
 SERIES = ("#0072b2", "#bf4f00", "#007d5c", "#a8508a", "#8a6d00")  # Okabe and Ito's, darkened to be read as text
-SCALE = ("#cfdce8", "#a3c1d9", "#6fa1c6", "#3a7db0", "#0b4f82")  # worst to best
 
 LIGHT = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE, "shade": SHADE}
-LIGHT |= {f"series{i}": colour for i, colour in enumerate(SERIES)} | {f"scale{i}": c for i, c in enumerate(SCALE)}
+LIGHT |= {f"series{i}": colour for i, colour in enumerate(SERIES)}
 DARK = {"paper": "#14181d", "ink": "#e6eaef", "muted": "#9aa5b1", "rule": "#333b44", "shade": "#1d232a"}
 DARK |= {"series0": "#56b4e9", "series1": "#f08a4b", "series2": "#3ecf9f", "series3": "#e39cc6", "series4": "#e0c050"}
-DARK |= {"scale0": "#26323d", "scale1": "#31506a", "scale2": "#3f769f", "scale3": "#5fa3d3", "scale4": "#b5defa"}
 
 ACCENT = SERIES[0]
 SMALL = 8.5
