@@ -144,7 +144,7 @@ def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
 def test_utilization_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:
     utilization = Utilization(2)
     console = Console(Terminal(file=io.StringIO()), GOAL, 2, {}, "tiny")
-    console.progress.utilization = utilization
+    console.utilization = utilization
     drive(console, tmp_path, trials=40)
     assert utilization.share is not None
     assert 0.95 < utilization.share <= 1.0

@@ -30,6 +30,7 @@ RECENT = 6  # finished trials shown under the running ones
 FIXED = 46  # columns that all but the metric's name and the params take
 REDRAWS, COMPARISON_REDRAWS = 4.0, 2.0  # a second
 NARROW = 30  # columns below which params are left out
+FINISHING = "finishing the running epochs; Ctrl-C again ends at once"
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
 
@@ -85,39 +86,6 @@ class Utilization:
         return min(1.0, self.trained / (self.slots * (self.last - self.first)))
 
 
-class Progress:
-    """What is shown of one search; plain data, so that it can be tested without a terminal."""
-
-    def __init__(self, slots: int, constants: Mapping[str, object]) -> None:
-        self.slots = slots
-        self.constants = constants
-        self.utilization = Utilization(slots)
-        self.recent: deque[int] = deque(maxlen=RECENT)
-        self.ended_here = 0  # trials that ended since this driver came
-        self.began = time.monotonic()
-
-    def take(self, event: Event) -> None:
-        self.utilization.take(event)
-        if isinstance(event, Ended):
-            self.recent.appendleft(event.trial)
-            self.ended_here += 1
-
-    def left(self, search: Search) -> float | None:
-        """Seconds to the end of the budget at the pace so far; None while there is none."""
-        budget, study = search.budget, search.study
-        elapsed = time.monotonic() - self.began
-        shares = []
-        if budget.trials:
-            done, begun = len(study.trials) - len(study.running), self.ended_here
-            if begun:
-                shares.append((budget.trials - done) * elapsed / begun)
-        if budget.total_epochs and self.utilization.epochs:
-            shares.append((budget.total_epochs - study.epochs) * elapsed / self.utilization.epochs)
-        if budget.time:
-            shares.append(budget.time - study.active_seconds)
-        return max(0.0, min(shares)) if shares else None
-
-
 @contextlib.contextmanager
 def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
     """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
@@ -139,76 +107,83 @@ class Console:
     """Listens to one search: a live table, or a line when something ended."""
 
     def __init__(self, terminal: Terminal, goal: Goal, slots: int, constants: Mapping[str, object], title: str) -> None:
-        self.goal, self.title = goal, title
-        self.progress = Progress(slots, constants)
-        self.terminal = terminal
+        self.terminal, self.goal, self.slots, self.constants, self.title = terminal, goal, slots, constants, title
+        self.utilization = Utilization(slots)
+        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._ended = 0  # trials, since this driver came
+        self._began = time.monotonic()
         self._search: Search | None = None
 
     def receive(self, search: Search, event: Event) -> None:
         self._search, self.goal = search, search.goal
-        self.progress.take(event)
-        if not self.terminal.is_terminal:
-            self._print(search, event)
-        elif isinstance(event, Retried):
-            self.terminal.print(retry_line(event), style="yellow", highlight=False)
-
-    def _print(self, search: Search, event: Event) -> None:
-        match event:
-            case Ended(trial=number):
-                trial = search.study.trials[number]
+        self.utilization.take(event)
+        if isinstance(event, Retried):
+            line = f"attempt {event.attempt} of a training: {event.error}"
+            self.terminal.print(line, style="yellow", markup=False, soft_wrap=True)
+        if isinstance(event, Ended):
+            self._recent.appendleft(event.trial)
+            self._ended += 1
+            if not self.terminal.is_terminal:
                 best = self.goal.best(one for one in search.study.trials if one.ended is not None)
-                new = best is not None and best.number == number  # of those that have a line, whatever runs
-                line = trial_line(trial, self.goal, self.progress.constants) + ("  <- best" if new else "")
-                self.terminal.print(line, markup=False, soft_wrap=True)
-            case Retried():
-                self.terminal.print(retry_line(event), markup=False, soft_wrap=True)
+                new = best is not None and best.number == event.trial  # of those that have a line, whatever runs
+                line = trial_line(search.study.trials[event.trial], self.goal, self.constants)
+                self.terminal.print(line + ("  <- best" if new else ""), markup=False, soft_wrap=True)
+
+    def _left(self, search: Search) -> float | None:
+        """Seconds to the end of the budget at the pace so far; None while there is none."""
+        budget, study, elapsed = search.budget, search.study, time.monotonic() - self._began
+        shares = []
+        if budget.trials and self._ended:
+            done = len(study.trials) - len(study.running)
+            shares.append((budget.trials - done) * elapsed / self._ended)
+        if budget.total_epochs and self.utilization.epochs:
+            shares.append((budget.total_epochs - study.epochs) * elapsed / self.utilization.epochs)
+        if budget.time:
+            shares.append(budget.time - study.active_seconds)
+        return max(0.0, min(shares)) if shares else None
 
     # -- the live table
 
     def __rich__(self) -> Group:
         search = self._search
         if search is None:
-            return Group(Text(f"{self.title}: starting {self.progress.slots} workers ...", style="dim"))
+            return Group(Text(f"{self.title}: starting {self.slots} workers ...", style="dim"))
         return Group(self._head(search), self._table(search))
 
     def _head(self, search: Search) -> Text:
         text = Text(self.title, style="bold")
         text.append(f"   {spent(search)}", style="default")
-        left = self.progress.left(search)
+        left = self._left(search)
         if search.stopping or search.study.closed is not None:
             text.append(f"   {ended_by(search)}", style="dim")
         elif left is not None:
             text.append(f"   about {duration(left)} left", style="dim")
         if search.best is not None:
-            best = f"\nbest {self.goal.metric} {shown(self.goal.value(search.best))}{read_at(search.best, self.goal)}"
+            best = f"\nbest {self.goal.metric} {best_of(search)}{read_at(search.best, self.goal)}"
             text.append(best, style="bold green")
-            text.append(
-                f"  trial {search.best.number}  {varying(search.best.params, self.progress.constants)}", style="green"
-            )
+            point = varying(search.best.params, self.constants)
+            text.append(f"  trial {search.best.number}  {point}", style="green")
         return text
 
     def _table(self, search: Search) -> Table:
         room = self.terminal.width - FIXED - len(self.goal.metric)
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-        for name in ("trial", "state", "epoch", self.goal.metric, "curve", *(("params",) if room >= NARROW else ())):
-            table.add_column(name, justify="left" if name in ("state", "curve", "params") else "right", no_wrap=True)
-        numbers = [*search.study.running, *(n for n in self.progress.recent if n not in search.study.running)]
-        for trial in (search.study.trials[n] for n in numbers[: self.progress.slots + RECENT]):
-            table.add_row(*map(escape, self._row(trial, room)), style=MARKS.get(trial.state, "default"))
+        for name in ("trial", "state", "epoch", self.goal.metric, "curve"):
+            table.add_column(name, justify="left" if name in ("state", "curve") else "right", no_wrap=True)
+        if room >= NARROW:
+            table.add_column("params", max_width=room, no_wrap=True)
+        numbers = [*search.study.running, *(n for n in self._recent if n not in search.study.running)]
+        for trial in (search.study.trials[n] for n in numbers[: self.slots + RECENT]):
+            numbers_of = str(trial.number), word(trial), f"{trial.epoch}/{trial.epochs}", shown(self.goal.value(trial))
+            cells = [*numbers_of, sparkline(trial, self.goal), varying(trial.params, self.constants)]
+            table.add_row(*map(escape, cells[: len(table.columns)]), style=MARKS.get(trial.state, "default"))
         return table
-
-    def _row(self, trial: Trial, room: int) -> list[str]:
-        word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
-        value = shown(self.goal.value(trial))
-        row = [str(trial.number), word, f"{trial.epoch}/{trial.epochs}", value, sparkline(trial, self.goal)]
-        params = varying(trial.params, self.progress.constants)
-        return [*row, params if len(params) <= room else params[: room - 1] + "…"] if room >= NARROW else row
 
 
 def ended_by(search: Search) -> str:
     """What is done between the last decision and the end; what was stopped is not published."""
     if search.stopping and search.study.closed is None:
-        return "finishing the running epochs; Ctrl-C again ends at once"
+        return FINISHING
     return f"{'' if search.stopping else 'publishing the best model, '}writing the report ..."
 
 
@@ -221,16 +196,17 @@ def spent(search: Search) -> str:
 
 def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str:
     """One trial in one line, for logs."""
-    word = str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
     seconds = sum(report.seconds for report in trial.reports)
     epochs = f"{count(trial.epoch, 'epoch'):>10}"
     value, cost = f"{shown(goal.value(trial)):>7}{read_at(trial, goal)}", f"{epochs}  {seconds:6.1f} s"
-    line = f"trial {trial.number:>3}  {word:<8}  {goal.metric} {value}  {cost}  {varying(trial.params, constants)}"
+    line = (
+        f"trial {trial.number:>3}  {word(trial):<8}  {goal.metric} {value}  {cost}  {varying(trial.params, constants)}"
+    )
     return f"{line}  {trial.error}" if trial.error else line
 
 
-def retry_line(event: Retried) -> str:
-    return f"attempt {event.attempt} of a training: {event.error}"
+def word(trial: Trial) -> str:
+    return str(trial.outcome) if trial.outcome is not Outcome.OK else str(trial.state)
 
 
 def varying(params: Params, constants: Mapping[str, object]) -> str:
@@ -241,6 +217,10 @@ def varying(params: Params, constants: Mapping[str, object]) -> str:
 
 def shown(value: float | None) -> str:
     return "-" if value is None else decimals(value)
+
+
+def best_of(search: Search) -> str:
+    return shown(None if search.best is None else search.goal.value(search.best))
 
 
 def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
@@ -289,7 +269,7 @@ class ComparisonProgress:
             table.add_column(name, justify="left" if name == "study" else "right")
         for search in self._searches.values():
             epochs = f"{search.study.epochs}/{search.budget.total_epochs}"
-            table.add_row(search.name, str(len(search.study)), epochs, _best(search))
+            table.add_row(search.name, str(len(search.study)), epochs, best_of(search))
         return Group(self._head(), table)
 
     def _head(self) -> str:
@@ -298,7 +278,7 @@ class ComparisonProgress:
         done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
         head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {count(budget, 'epoch')}"
         if any(search.stopping for search in searches):
-            return f"{head}, finishing the running epochs; Ctrl-C again ends at once"
+            return f"{head}, {FINISHING}"
         if not self.charged:
             return head
         left = (budget - done) * (time.monotonic() - self._began) / self.charged
@@ -306,9 +286,4 @@ class ComparisonProgress:
 
     def _line(self, search: Search) -> str:
         epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
-        return f"{search.name}: {search.goal.metric} {_best(search)} after {epochs}"
-
-
-def _best(search: Search) -> str:
-    value = None if search.best is None else search.goal.value(search.best)
-    return "-" if value is None else decimals(value)
+        return f"{search.name}: {search.goal.metric} {best_of(search)} after {epochs}"

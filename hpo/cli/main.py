@@ -20,7 +20,6 @@ from hpo.formatting import decimals, without_password
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
-    from hpo.study_file.spec import StudySpec
 
 SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
 TRIAL = click.argument("trial", type=int)
@@ -118,7 +117,7 @@ def run(
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     else:
-        for line in summary_lines(result, console.progress.utilization):
+        for line in summary_lines(result, console.utilization):
             terminal.say(line, markup=True)
     sys.exit(exit_code(result))
 
@@ -148,11 +147,6 @@ def compare(
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
     flags = {f"compare.{name}": value for name, value in values.items()}
     spec = request.spec({"strategy": None, **flags, "workers": workers, "device": device})
-    show_comparison(spec, request.folder(spec), not no_rescore, fresh, as_json)
-
-
-def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = False, as_json: bool = False) -> None:
-    """What `hpo compare` prints; of JSON the progress goes to stderr."""
     from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
     from hpo.commands.compare import compare_strategies, deliver
     from hpo.commands.run import RunOptions
@@ -160,9 +154,9 @@ def show_comparison(spec: StudySpec, state: Path, rescore: bool, fresh: bool = F
 
     terminal = Terminal(stderr=as_json)
     progress = ComparisonProgress(spec, terminal)
-    options = RunOptions(state, fresh, listeners=[progress.receive], environ=os.environ)
+    options = RunOptions(request.folder(spec), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS):
-        compared = compare_strategies(spec, options, rescore)
+        compared = compare_strategies(spec, options, not no_rescore)
     deliver(spec, compared)
     if as_json:
         click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
@@ -217,7 +211,8 @@ def show(request: Request, trial: int, as_json: bool) -> None:
     """Show one trial: parameters, curve, diagnosis."""
     from hpo.cli.summary import show_trial
 
-    show_trial(request.result(), trial, as_json)
+    result = request.result()
+    show_trial(result, result.trial(trial), as_json)
 
 
 @cli.command(cls=StudyVerb)
@@ -229,7 +224,8 @@ def show(request: Request, trial: int, as_json: bool) -> None:
 @JSON
 def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: bool) -> None:
     """Show the best trial so far. Or write it as a script of its own, or train it again on all data."""
-    from hpo.cli.summary import result_json, show_best
+    from hpo.cli.summary import longest_lines, result_json, show_trial
+    from hpo.engine.changes import warn_of_other_files
 
     if to is not None and not script:
         raise click.UsageError("--to says where --script writes: name both")
@@ -248,7 +244,10 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     if as_json:
         click.echo(json.dumps(result_json(result), indent=2))
     elif not (script or refit):
-        show_best(result)
+        warn_of_other_files(result.spec, result.folders, result.study)
+        show_trial(result, result.best)
+        for line in longest_lines(result, result.best):
+            echo(line.strip())
 
 
 @cli.command(cls=StudyVerb)

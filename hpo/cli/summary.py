@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hpo.cli.console import Terminal, Utilization, sparkline, varying
+from hpo.cli.console import Terminal, Utilization, shown, sparkline, varying
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
@@ -32,11 +33,7 @@ FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
     """The lines that end a run, with rich markup."""
     study = result.study
-    states = [
-        f"{sum(t.state is state for t in study.trials)} {state}"
-        for state in State
-        if any(t.state is state for t in study.trials)
-    ]
+    states = [f"{len(some)} {state}" for state in State if (some := study.with_state(state))]
     reason = ending(study.closed, result.spec.space.enumerable) if study.closed else ""
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
@@ -100,19 +97,15 @@ def longest_lines(result: Result, best: Trial) -> Iterator[str]:
 
 def failures(result: Result) -> Iterator[str]:
     """Why trials failed, each reason once."""
-    errors: dict[str, int] = {}
-    replaced = result.study.replaced
-    for trial in (one for one in result.study.with_state(State.FAILED) if one.number not in replaced):
-        text = f"{trial.outcome}: {trial.error}"
-        errors[text] = errors.get(text, 0) + 1
-    for text, times in sorted(errors.items(), key=lambda item: -item[1])[:3]:
-        yield f"failed: {count(times, 'trial')}, {text}"
+    failed, replaced = result.study.with_state(State.FAILED), result.study.replaced
+    errors = Counter(f"{one.outcome}: {one.error}" for one in failed if one.number not in replaced)
+    yield from (f"failed: {count(times, 'trial')}, {text}" for text, times in errors.most_common(3))
 
 
 def result_json(result: Result) -> dict[str, Any]:
     """The result for programs; `best` is null where no trial has a score."""
     try:
-        best: dict[str, Any] | None = trial_json(result, result.best.number)
+        best: dict[str, Any] | None = trial_json(result, result.best)
     except NoResult:
         best = None
     study = result.study
@@ -125,7 +118,7 @@ def result_json(result: Result) -> dict[str, Any]:
         "epochs": study.epochs,
         "reused_epochs": study.reused_epochs,
         "seconds": round(study.active_seconds, 3),
-        "states": {str(state): sum(trial.state is state for trial in study.trials) for state in State},
+        "states": {str(state): len(study.with_state(state)) for state in State},
         "best": best,
         "test": dict(result.test) if best else {},
         "model": result.published.model if result.published else None,
@@ -135,8 +128,8 @@ def result_json(result: Result) -> dict[str, Any]:
     }
 
 
-def trial_json(result: Result, number: int) -> dict[str, Any]:
-    trial, goal = result.study.trials[number], result.spec.goal
+def trial_json(result: Result, trial: Trial) -> dict[str, Any]:
+    goal = result.spec.goal
     reading = goal.reading(trial)
     return {
         "trial": trial.number,
@@ -164,18 +157,10 @@ def exit_code(result: Result) -> int:
 # -- one trial
 
 
-def show_best(result: Result) -> None:
-    warn_of_other_files(result.spec, result.folders, result.study)
-    show_trial(result, result.best.number, False)
-    for line in longest_lines(result, result.best):
-        Terminal().say(line.strip())
-
-
-def show_trial(result: Result, number: int, as_json: bool) -> None:
+def show_trial(result: Result, trial: Trial, as_json: bool = False) -> None:
     terminal = Terminal()
-    trial = result.trial(number)
     if as_json:
-        terminal.print_json(json.dumps(trial_json(result, number)), ensure_ascii=True)
+        terminal.print_json(json.dumps(trial_json(result, trial)), ensure_ascii=True)
         return
     for line in trial_lines(result, trial, terminal.width):
         terminal.say(line)
@@ -183,10 +168,9 @@ def show_trial(result: Result, number: int, as_json: bool) -> None:
 
 def trial_lines(result: Result, trial: Trial, width: int) -> Iterator[str]:
     goal = result.spec.goal
-    value = goal.value(trial)
     state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {count(trial.epochs, 'epoch')}"
     yield f"trial {trial.number} of {result.folders.run.name}: {state}"
-    yield f"{goal.metric} {'-' if value is None else decimals(value)}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
+    yield f"{goal.metric} {shown(goal.value(trial))}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})
     diagnosis = diagnosis_of(trial)
     if diagnosis:
@@ -247,11 +231,14 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
 
 def status_json(one: StudyStatus) -> dict[str, Any]:
     goal = one.goal
-    best_trial = (
-        None
-        if (best := goal.best(one.study.trials)) is None or (reading := goal.reading(best)) is None
-        else {"trial": best.number, "value": goal.value(best), "epoch": reading.epoch, "params": dict(best.params)}
-    )
+    best_trial = None
+    if (best := goal.best(one.study.trials)) is not None and (reading := goal.reading(best)) is not None:
+        best_trial = {
+            "trial": best.number,
+            "value": goal.value(best),
+            "epoch": reading.epoch,
+            "params": {**best.params},
+        }
     return {
         "study": one.folders.run.name,
         "state": str(one.state),
