@@ -36,7 +36,7 @@ import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from benchmarks.simulated import SimulatedExecutor
-from hpo.comparison.curves import curve
+from hpo.comparison.compare import curve
 from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
 from hpo.engine import components
 from hpo.engine.changes import load_data

@@ -24,7 +24,7 @@ from hpo.commands import reproduce
 from hpo.commands.best import refit
 from hpo.commands.compare import as_read, confirm_finalists
 from hpo.commands.run import RunOptions, run
-from hpo.comparison.curves import best_so_far
+from hpo.comparison.compare import best_so_far
 from hpo.core import (
     UNSAFE,
     BestSoFar,

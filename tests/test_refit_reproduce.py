@@ -20,7 +20,7 @@ from hpo.commands import best, reproduce
 from hpo.commands.reproduce import first_difference
 from hpo.commands.run import RunOptions, run
 from hpo.commands.sync import tracked_study
-from hpo.comparison.curves import curve
+from hpo.comparison.compare import curve
 from hpo.core import Continue, Decision, NoDecision, Opened, Outcome, Report, Scored, Start, State, Study
 from hpo.data.dataset import Dataset
 from hpo.engine.opening import Enqueued

@@ -25,8 +25,7 @@ from made_up import GOAL, events, scored
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hpo.comparison.compare import Comparison, compare
-from hpo.comparison.curves import curve
+from hpo.comparison.compare import Comparison, compare, curve
 from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number

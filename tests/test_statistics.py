@@ -26,7 +26,6 @@ from hpo.comparison.statistics import (
     seeds_to_call_equal,
     seeds_to_tell_apart,
     verdict,
-    wins,
 )
 
 SEEDS = 10
@@ -120,7 +119,6 @@ def test_exchanging_the_strategies_mirrors_everything(values: list[tuple[float, 
     assert there.mean == pytest.approx(-back.mean)
     assert (there.interval.low, there.interval.high) == pytest.approx((-back.interval.high, -back.interval.low))
     assert there.p == pytest.approx(back.p)
-    assert wins(a, b).value == pytest.approx(1 - wins(b, a).value)
 
 
 def test_student_s_interval_is_the_textbook_s() -> None:
@@ -148,25 +146,6 @@ def test_holm_keeps_the_order_and_never_makes_p_smaller(p: list[float]) -> None:
     order = np.argsort(p, kind="stable")
     assert all(np.diff(corrected[order]) >= 0)
     assert corrected[order[0]] == pytest.approx(min(1.0, p[order[0]] * len(p)))
-
-
-# -- probability of winning --------------------------------------------------------------------------------------
-
-
-def test_ties_count_half_and_ten_wins_of_ten_leave_a_chance_of_losing() -> None:
-    """Clopper and Pearson: 0.025 ** (1 / 10) is the lower end."""
-    assert wins([3, 2, 1, 5], [1, 2, 3, 4]).value == 0.625
-    assert wins([1, 1], [1, 1]).value == 0.5
-    chance = wins(list(range(1, 11)), [0] * 10)
-    assert (chance.interval.low, chance.interval.high) == (pytest.approx(0.025**0.1), 1.0)
-
-
-def test_the_interval_of_the_probability_covers_it_at_least_as_often_as_it_says() -> None:
-    """Ten seeds, a true chance of 0.7: at least 1,900 of 2,000 expected; 1,860 is four errors, odds 1 in 25,000."""
-    draws = np.random.default_rng(5).random((2000, SEEDS)) < 0.7
-    tables = {k: wins([1.0] * k + [0.0] * (SEEDS - k), [0.5] * SEEDS).interval for k in range(SEEDS + 1)}
-    covered = sum(tables[k].low <= 0.7 <= tables[k].high for k in draws.sum(axis=1).tolist())
-    assert covered >= 1860, covered
 
 
 # -- how many seeds ----------------------------------------------------------------------------------------------

@@ -23,8 +23,16 @@ from hpo import provenance
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import Comparison, Confirmation, Finalist, compare, confirm, having_values
-from hpo.comparison.curves import Curve, Reading, Repetition, curve
+from hpo.comparison.compare import (
+    Comparison,
+    Curve,
+    Reading,
+    Repetition,
+    compare,
+    curve,
+    having_values,
+)
+from hpo.comparison.statistics import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
 from hpo.core import (
     EPOCHS,

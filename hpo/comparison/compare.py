@@ -1,43 +1,141 @@
-"""Verdicts as values: which of several strategies is better and by how much; which of a study's finalists really is.
+"""Verdicts as values: which of several strategies is better, and by how much.
 
 Glossary
+    curve       of one study: its best value so far against the epochs trained
     budget      epochs trained, the same for all: trials of different length are no equal budget
     value       best so far at the budget, in the unit of the metric
-    average     mean best so far between the first epoch at which all have a value and the budget (the normalized area)
     difference  a - b at the same seed, turned so that positive means that a is better
 """
 
+import bisect
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from hpo.comparison.curves import Curve, Repetition
 from hpo.comparison.statistics import (
     Advice,
     Difference,
     Floats,
-    Interval,
-    Probability,
     Verdict,
     advise,
     holm,
     paired,
-    simultaneous,
     verdict,
-    wins,
 )
-from hpo.core import Goal, Outcome
+from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Reported, Study
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count
 
 RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, as is usually claimed
 TWICE = "random x2"  # random with twice the budget, always shown beside the others
 BAND = (0.1, 0.5, 0.9)  # quantiles over seeds
-SIZED = 3  # fresh values of each from which a smaller model may be called as good: with fewer nearly all are
+
+Reading = tuple[int, int]  # a trial, and the epoch after which it is read
+Repetition = float | Outcome  # the value with a fresh training seed, or why there is none
+
+
+# -- curves ------------------------------------------------------------------------------------------------------
+
+
+class CurvePoint(NamedTuple):
+    """A study when it had a new best, or a trial ended: epochs and seconds trained, trials started.
+
+    value: the best so far; best: its trial, read after `epoch`.
+    """
+
+    epochs: int
+    seconds: float
+    trials: int
+    value: float
+    best: int
+    epoch: int = 0
+
+    @property
+    def reading(self) -> Reading:
+        return self.best, self.epoch
+
+
+def best_so_far(events: Iterable[Event], goal: Goal) -> list[CurvePoint]:
+    """A point for each new best and each trial that ended, from the first epoch that counts on (`Goal.reading`).
+
+    Epochs are those of distinct trainings (`Study.epochs`). An epoch reused from another study is charged like any
+    other, with the seconds it took there.
+    """
+    study, seconds = Study(), 0.0
+    so_far = BestSoFar(study, goal)
+    points: list[CurvePoint] = []
+    for event in events:
+        study.apply(event)
+        so_far.follow(event)
+        if isinstance(event, Reported):
+            seconds += event.report.seconds
+        best = so_far.trial
+        if best is None or (reading := goal.reading(best)) is None:
+            continue
+        point = CurvePoint(study.epochs, seconds, len(study), reading.metrics[goal.metric], best.number, reading.epoch)
+        if isinstance(event, Ended) or not points or point.value != points[-1].value:
+            points.append(point)
+    return points
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One study of a comparison. epochs: all that it trained, also after its last point; points may be empty.
+
+    tests: the scores of readings on the test split; fresh: of their repetitions with fresh seeds.
+    """
+
+    strategy: str
+    seed: int
+    points: tuple[CurvePoint, ...]
+    epochs: int
+    tests: Mapping[Reading, float] = field(default_factory=dict)
+    fresh: Mapping[Reading, Sequence[Repetition]] = field(default_factory=dict)
+
+    def at(self, epochs: float) -> CurvePoint | None:
+        """The last point within `epochs`; None before the first epoch that counts."""
+        index = bisect.bisect_right(self.points, epochs, key=lambda point: point.epochs)
+        return self.points[index - 1] if index else None
+
+    def value(self, epochs: float) -> float:
+        """The best value within `epochs`; nan before the first epoch that counts."""
+        point = self.at(epochs)
+        return math.nan if point is None else point.value
+
+    @property
+    def first(self) -> float:
+        """Epochs at which it has a value; infinite for a study without one."""
+        return self.points[0].epochs if self.points else math.inf
+
+    def epochs_to(self, target: float, goal: Goal, budget: float) -> float:
+        """Epochs at which the target was first met; infinite (censored) if not within the budget."""
+        met = (p.epochs for p in self.points if (p.value >= target if goal.maximize else p.value <= target))
+        epochs = next(met, math.inf)
+        return epochs if epochs <= budget else math.inf
+
+
+def curve(
+    strategy: str,
+    seed: int,
+    events: Sequence[Event],
+    goal: Goal,
+    fresh: Mapping[Reading, Sequence[Repetition]] | None = None,
+) -> Curve:
+    """The curve of one journal, with the test scores recorded in it."""
+    study, points = Study(events), tuple(best_so_far(events, goal))
+    name = "test_" + goal.metric.removeprefix("val_")
+    tested = {point.reading: study.tested(*point.reading) for point in points}
+    tests = {reading: metrics[name] for reading, metrics in tested.items() if name in metrics}
+    return Curve(strategy, seed, points, study.epochs, tests, fresh or {})
+
+
+# -- strategies --------------------------------------------------------------------------------------------------
+
 
 Groups = Mapping[str, Sequence[Curve]]  # a strategy's curves, in the order of their seeds
 
@@ -55,7 +153,6 @@ class StrategyResult:
     median: float
     low: float
     high: float
-    average: float
     to_target: float
     reached: int
     seconds: float
@@ -77,7 +174,6 @@ class Pair:
     b: str
     difference: Difference
     corrected: float
-    probability: Probability
     verdict: Verdict
     advice: Advice | None
 
@@ -136,10 +232,9 @@ def compare(
     late = [f"{one.strategy}, seed {one.seed}" for one in curves if one.first > budget]
     base = groups.get("random") or list(groups.values())[-1]  # what it reaches with its whole budget is the target
     target = float(np.median([curve.value(budget) for curve in base])) if goal.target is None else goal.target
-    start = max(curve.first for group in groups.values() for curve in group)
-    results = [_result(name, group, goal, budget, target, start) for name, group in groups.items()]
+    results = [_result(name, group, goal, budget, target) for name, group in groups.items()]
     spent = [curve for curve in doubled if curve.points and curve.epochs >= 2 * budget]
-    twice = _result(TWICE, spent, goal, 2 * budget, target, start) if spent else None
+    twice = _result(TWICE, spent, goal, 2 * budget, target) if spent else None
     early = [point.trials for curve in groups.get("bayesian", ()) if (point := curve.at(budget))]
     same = startup if early and "random" in groups and np.median(early) <= startup else 0
     couples = list(itertools.combinations(results, 2))
@@ -197,7 +292,7 @@ def _notes(
             yield f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial."
 
 
-def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float, start: float) -> StrategyResult:
+def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target: float) -> StrategyResult:
     values = [curve.value(budget) for curve in curves]
     low, median, high = np.quantile(values, BAND)
     reached = [curve.epochs_to(target, goal, budget) for curve in curves]
@@ -211,7 +306,6 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
         median=float(median),
         low=float(low),
         high=float(high),
-        average=float(np.mean([curve.average(start, budget) for curve in curves])),
         to_target=statistics.median_low(reached),  # when half of the seeds had it: infinite ones are censored
         reached=sum(epochs < math.inf for epochs in reached),
         seconds=float(np.median([point.seconds for _, point in ends])),
@@ -235,14 +329,15 @@ def _pairs(couples: Sequence[tuple[StrategyResult, StrategyResult]], goal: Goal,
     """The verdict of each couple that has a seed in common."""
     sign = 1.0 if goal.maximize else -1.0
     met = [(a, b, seeds) for a, b in couples if (seeds := sorted(set(a.seeds) & set(b.seeds)))]
-    values = [([sign * a.at(seed) for seed in seeds], [sign * b.at(seed) for seed in seeds]) for a, b, seeds in met]
-    differences = [paired(*both) for both in values]
+    differences = [
+        paired([sign * a.at(seed) for seed in seeds], [sign * b.at(seed) for seed in seeds]) for a, b, seeds in met
+    ]
     pairs = []
     corrected = holm([difference.p for difference in differences]).tolist()
-    for (a, b, _), both, difference, p in zip(met, values, differences, corrected, strict=True):
+    for (a, b, _), difference, p in zip(met, differences, corrected, strict=True):
         judged = verdict(difference, p, margin)
         advice = advise(difference, margin, len(met)) if judged is Verdict.UNDECIDED else None
-        pairs.append(Pair(a.strategy, b.strategy, difference, p, wins(*both), judged, advice))
+        pairs.append(Pair(a.strategy, b.strategy, difference, p, judged, advice))
     return tuple(pairs)
 
 
@@ -251,81 +346,3 @@ def _bands(curves: Sequence[Curve], budget: int) -> Bands:
     moves = {point.epochs for curve in curves for point in curve.points if point.epochs <= budget}
     grid = np.array(sorted(moves | {budget}), dtype=float)
     return Bands(grid, *np.quantile([[curve.value(epochs) for epochs in grid] for curve in curves], BAND, axis=0))
-
-
-# -- the finalists of a study, trained again ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown.
-
-    failed: the outcomes of the repetitions that have no value.
-    """
-
-    trial: int
-    value: float
-    fresh: tuple[float, ...]
-    size: int | None = None
-    failed: tuple[Outcome, ...] = ()
-
-    @property
-    def mean(self) -> float:
-        """Of the repetitions that have a value; not a number where none has."""
-        return float(np.mean(self.fresh)) if self.fresh else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """finalists: in the order of the search, its best trial first.
-
-    lead, fresh_lead: of that trial over the second, positive is better, nan where one has no fresh value; luck: the share
-    of the lead that is gone, from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from
-    difference. best: first on fresh seeds; tied: the trials as good as it, best included, which stands alone if nothing
-    is judged.
-    """
-
-    finalists: tuple[Finalist, ...]
-    lead: float
-    fresh_lead: float
-    interval: Interval
-    luck: float
-    judged: bool
-    best: Finalist
-    tied: tuple[Finalist, ...]
-    smallest: Finalist | None
-
-
-def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
-    """What fresh seeds say of the finalists, of which at least one has a fresh value.
-
-    The best trial of a search was good *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
-    each other at once, because the best of them is itself chosen after looking.
-    """
-    sign = 1.0 if goal.maximize else -1.0
-    ranked = sorted(finalists, key=lambda finalist: (-sign * finalist.value, finalist.trial))
-    trained = [one for one in ranked if one.fresh]
-    best = max(trained, key=lambda finalist: sign * finalist.mean)
-    first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
-    lead, fresh_lead = sign * (first.value - second.value), sign * (first.mean - second.mean)
-    intervals = simultaneous([finalist.fresh for finalist in trained])
-    tied, sized = [best], []
-    interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)
-    if intervals is not None:
-        lows, highs = intervals
-        j = trained.index(best)
-        tied = [one for i, one in enumerate(trained) if one is best or lows[i, j] <= 0 <= highs[i, j]]
-        sized = [one for one in tied if one.size is not None and len(one.fresh) >= SIZED]
-        if trained[:2] == ranked[:2]:
-            interval = Interval(*sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1]))))
-    return Confirmation(
-        finalists=tuple(ranked),
-        lead=lead,
-        fresh_lead=fresh_lead,
-        interval=interval,
-        luck=min(max(1 - fresh_lead / lead, 0.0), 1.0) if lead > 0 else math.nan,
-        judged=intervals is not None,
-        best=best,
-        tied=tuple(tied),
-        smallest=min(sized, key=lambda one: (one.size or 0, -sign * one.mean), default=None),
-    )

@@ -1,4 +1,4 @@
-"""How certain it is that one strategy beats another, from a handful of paired seeds.
+"""How certain it is that one strategy beats another, or one trial of a study the next, from a handful of seeds.
 
 Glossary
     n       seeds, each run by both strategies
@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
+from hpo.core import Goal, Outcome
+
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -27,6 +29,7 @@ POWER = 0.8  # "would be needed" means: enough to decide in four of five repetit
 MOST_SEEDS = 10_000  # beyond this many no advice is a number
 ADVISABLE = 5  # seeds below which a spread is too uncertain to advise by
 ALIKE = 6  # seeds from which differences that are all alike say something: 2 ** (1 - 6) < 0.05
+SIZED = 3  # fresh values of each from which a smaller model may be called as good: with fewer nearly all are
 CONSTANT = 4  # values each from which two constant groups differ beyond chance: 2 / C(8, 4) < 0.05
 
 
@@ -51,12 +54,6 @@ class Difference:
     sd: float
     seeds: int
     p: float
-    interval: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class Probability:
-    value: float
     interval: Interval
 
 
@@ -134,20 +131,6 @@ def holm(p: ArrayLike) -> Floats:
     result = np.empty_like(values)
     np.put_along_axis(result, order, np.minimum(corrected, 1.0), -1)
     return result
-
-
-def wins(a: Sequence[float], b: Sequence[float]) -> Probability:
-    """The probability that a beats b at a fresh seed, ties counting half.
-
-    The interval is Clopper and Pearson's on wins + ties / 2: never too narrow, and ties only make it wider than it need
-    be.
-    """
-    d = np.subtract(a, b)
-    n, won = len(d), float((d > 0).sum() + (d == 0).sum() / 2)
-    tail = (1 - LEVEL) / 2
-    low = float(stats.beta.ppf(tail, won, n - won + 1)) if won > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, won + 1, n - won)) if won < n else 1.0
-    return Probability(won / n, Interval(low, high))
 
 
 def verdict(difference: Difference, corrected: float, margin: float) -> Verdict:
@@ -283,3 +266,81 @@ def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | N
     values = np.array([group[0] for group in groups])
     apart = values[:, None] - values
     return (apart, apart) if fewest >= CONSTANT else None
+
+
+# -- the finalists of a study, trained again ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown.
+
+    failed: the outcomes of the repetitions that have no value.
+    """
+
+    trial: int
+    value: float
+    fresh: tuple[float, ...]
+    size: int | None = None
+    failed: tuple[Outcome, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Of the repetitions that have a value; not a number where none has."""
+        return float(np.mean(self.fresh)) if self.fresh else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """finalists: in the order of the search, its best trial first.
+
+    lead, fresh_lead: of that trial over the second, positive is better, nan where one has no fresh value; luck: the share
+    of the lead that is gone, from 0 to 1, nan if there was none. judged: whether the seeds are enough to tell chance from
+    difference. best: first on fresh seeds; tied: the trials as good as it, best included, which stands alone if nothing
+    is judged.
+    """
+
+    finalists: tuple[Finalist, ...]
+    lead: float
+    fresh_lead: float
+    interval: Interval
+    luck: float
+    judged: bool
+    best: Finalist
+    tied: tuple[Finalist, ...]
+    smallest: Finalist | None
+
+
+def confirm(finalists: Sequence[Finalist], goal: Goal) -> Confirmation:
+    """What fresh seeds say of the finalists, of which at least one has a fresh value.
+
+    The best trial of a search was good *and* lucky. Fresh seeds had no part in choosing it. All finalists are tested against
+    each other at once, because the best of them is itself chosen after looking.
+    """
+    sign = 1.0 if goal.maximize else -1.0
+    ranked = sorted(finalists, key=lambda finalist: (-sign * finalist.value, finalist.trial))
+    trained = [one for one in ranked if one.fresh]
+    best = max(trained, key=lambda finalist: sign * finalist.mean)
+    first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
+    lead, fresh_lead = sign * (first.value - second.value), sign * (first.mean - second.mean)
+    intervals = simultaneous([finalist.fresh for finalist in trained])
+    tied, sized = [best], []
+    interval = Interval(-math.inf, math.inf) if len(ranked) > 1 else Interval(0.0, 0.0)
+    if intervals is not None:
+        lows, highs = intervals
+        j = trained.index(best)
+        tied = [one for i, one in enumerate(trained) if one is best or lows[i, j] <= 0 <= highs[i, j]]
+        sized = [one for one in tied if one.size is not None and len(one.fresh) >= SIZED]
+        if trained[:2] == ranked[:2]:
+            interval = Interval(*sorted((sign * float(lows[0, 1]), sign * float(highs[0, 1]))))
+    return Confirmation(
+        finalists=tuple(ranked),
+        lead=lead,
+        fresh_lead=fresh_lead,
+        interval=interval,
+        luck=min(max(1 - fresh_lead / lead, 0.0), 1.0) if lead > 0 else math.nan,
+        judged=intervals is not None,
+        best=best,
+        tied=tuple(tied),
+        smallest=min(sized, key=lambda one: (one.size or 0, -sign * one.mean), default=None),
+    )

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from hpo.comparison.compare import RANKING, TWICE, Comparison, Confirmation, Finalist, Pair, StrategyResult
-from hpo.comparison.statistics import LEVEL, Advice, Verdict
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Pair, StrategyResult
+from hpo.comparison.statistics import LEVEL, Advice, Confirmation, Finalist, Verdict
 from hpo.formatting import columns, count, decimals, duration, gap, listed, number
 
 UNBOUNDED = 10_000  # characters: the width of a table that nothing limits
@@ -137,15 +137,14 @@ def glossary(comparison: Comparison) -> str:
     """What the columns mean, for readers who see them for the first time."""
     metric = comparison.goal.metric
     return (
-        f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. Average: the mean of "
-        "best so far from the first epoch at which all have one. "
+        f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. "
         f"Epochs to {number(comparison.target)}: when half of the seeds had it, which is the metric's target or, without "
         "one, what random search has at the budget; in brackets how many of the seeds ever did. Difference: the mean over "
         "seeds of what the same seed gave both, so it need not be the difference of the medians; above 0 the first is "
-        "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. A beats b: how "
-        "often the first is better at a new seed. Test: each seed's best trial on the test split; fresh seeds: the same "
+        "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. "
+        "Test: each seed's best trial on the test split; fresh seeds: the same "
         "trial trained again. "
-        "Trials and time are medians, up to the last trial that ended within the budget; average, test and fresh seeds are means."
+        "Trials and time are medians, up to the last trial that ended within the budget; test and fresh seeds are means."
     )
 
 
@@ -158,7 +157,7 @@ def strategy_rows(comparison: Comparison) -> Rows:
     late = {"test": [_optional(one.test) for one in results], "fresh seeds": [_fresh(one) for one in results]}
     extra = {name: cells for name, cells in late.items() if any(cells)}
     target = f"epochs to {number(comparison.target)}"
-    header = ("strategy", "seeds", comparison.goal.metric, "10 to 90 %", "average", target, "trials", "time", *extra)
+    header = ("strategy", "seeds", comparison.goal.metric, "10 to 90 %", target, "trials", "time", *extra)
     return header, [(*_row(one, comparison), *(cells[i] for cells in extra.values())) for i, one in enumerate(results)]
 
 
@@ -180,7 +179,6 @@ def _row(result: StrategyResult, comparison: Comparison) -> tuple[str, ...]:
         str(len(result.seeds)),
         decimals(result.median),
         f"{decimals(result.low)} to {decimals(result.high)}",
-        decimals(result.average),
         f"{to_target} ({result.reached} of {len(result.seeds)})",
         number(result.trials),
         duration(result.seconds),
@@ -188,19 +186,17 @@ def _row(result: StrategyResult, comparison: Comparison) -> tuple[str, ...]:
 
 
 def pair_rows(comparison: Comparison) -> Rows:
-    header = ("pair", "difference", f"{LEVEL * 100:.0f} % interval", "p (Holm)", "a beats b", "verdict")
+    header = ("pair", "difference", f"{LEVEL * 100:.0f} % interval", "p (Holm)", "verdict")
     return header, [_pair_row(pair) for pair in (*comparison.pairs, *comparison.against_twice)]
 
 
 def _pair_row(pair: Pair) -> tuple[str, ...]:
     low, high = pair.difference.interval.low, pair.difference.interval.high
-    chance, between = pair.probability.value, pair.probability.interval
     return (
         f"{pair.a} - {pair.b}",
         _signed(pair.difference.mean),
         "none yet" if math.isinf(low) else f"{_signed(low)} to {_signed(high)}",
         "<0.001" if pair.corrected < 0.001 else f"{pair.corrected:.3f}",
-        f"{chance * 100:.0f} % ({between.low * 100:.0f} to {between.high * 100:.0f})",
         _verdict(pair),
     )
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from hpo.comparison import text as comparison_text
-from hpo.comparison.compare import Comparison
-from hpo.comparison.curves import best_so_far
+from hpo.comparison.compare import Comparison, best_so_far
 from hpo.core import EPOCHS, Event, Goal, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
 from hpo.report import figures, findings, model_figures

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from hpo.comparison.compare import TWICE, Comparison
-from hpo.comparison.curves import CurvePoint
+from hpo.comparison.compare import TWICE, Comparison, CurvePoint
 from hpo.core import Goal, State, Study, Trial
 from hpo.formatting import decimals, finite, number, written
 from hpo.report.page import ACCENT, INK, MUTED, PAPER, SERIES, SMALL, canvas, label
