@@ -13,7 +13,7 @@ from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.models.families import FAMILIES
 from hpo.models.network import build
-from hpo.report.model_figures import ModelFigures, pictures
+from hpo.report.figures import ModelFigures, pictures_of
 from hpo.training import feature_maps
 from hpo.training.setup import to_device
 
@@ -61,7 +61,7 @@ def test_a_network_without_a_mistake_has_no_worst_ones(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     found = feature_maps.model_figures(Oracle(data, {}), data)
     assert "mistakes" not in found
-    drawn = [picture.name for picture in pictures(ModelFigures(0, data.classes or (), **found))]
+    drawn = [picture.name for picture in pictures_of(ModelFigures(0, data.classes or (), **found))]
     assert drawn == ["best-confusion"]
 
 
@@ -119,9 +119,9 @@ def test_of_numbers_the_largest_errors_are_shown(tmp_path: Path) -> None:
     assert len(apart) == feature_maps.MISTAKES
     assert np.array_equal(apart, np.sort(apart)[::-1])
     assert len(found["samples"]) == feature_maps.SAMPLES
-    drawn = [picture.name for picture in pictures(ModelFigures(0, **found))]
+    drawn = [picture.name for picture in pictures_of(ModelFigures(0, **found))]
     assert drawn == ["best-mistakes", "best-filters", "best-maps"]
-    assert all(picture.png() for picture in pictures(ModelFigures(0, **found)))
+    assert all(picture.png() for picture in pictures_of(ModelFigures(0, **found)))
 
 
 def test_large_images_are_shrunk(tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_without_a_test_split_it_looks_at_val_and_says_so(tmp_path: Path) -> Non
     assert (feature_maps.split_shown(data), feature_maps.split_shown(without)) == ("test", "val")
     net = network(data, "cnn", {"blocks": 1, "channels": 2})
     assert feature_maps.model_figures(net, without)["confusion"].sum() == len(data.val)
-    labels = [one.label for one in pictures(ModelFigures(4, ("a", "b", "c"), "val", confusion=np.eye(3)))]
+    labels = [one.label for one in pictures_of(ModelFigures(4, ("a", "b", "c"), "val", confusion=np.eye(3)))]
     assert labels == ["Confusion matrix of trial 4 on the val split"]

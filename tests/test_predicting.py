@@ -27,7 +27,7 @@ from hpo.engine.changes import load_data
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, NoResult
 from hpo.publishing.publish_best import about_images
-from hpo.report.model_figures import ModelFigures
+from hpo.report.figures import ModelFigures
 from hpo.study_file.spec import DataSpec
 from hpo.training.evaluation import as_stored, load_network, outputs
 

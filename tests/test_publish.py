@@ -27,7 +27,7 @@ from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order
-from hpo.report.model_figures import ModelFigures
+from hpo.report.figures import ModelFigures
 from hpo.study_file.reader import read_study
 from hpo.tracking.runs import History, Run, study_run
 from hpo.tracking.ui import sqlite_uri

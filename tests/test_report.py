@@ -29,10 +29,10 @@ from hpo.comparison.compare import Comparison, compare, curve
 from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number
-from hpo.report import figures, findings, model_figures
+from hpo.report import figures, findings
 from hpo.report.document import StudyReport, comparison_document, comparison_picture
+from hpo.report.figures import ModelFigures
 from hpo.report.findings import Edge
-from hpo.report.model_figures import ModelFigures
 from hpo.report.page import DARK, LIGHT, Picture, escape, tag
 from hpo.space.domains import Choice, Condition, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
@@ -334,42 +334,42 @@ def test_model_figures_survive_their_file_and_a_torn_one_is_none(tmp_path: Path)
 
 
 def test_model_figures_are_drawn_as_far_as_they_are_there() -> None:
-    assert model_figures.pictures(ModelFigures(0)) == []
+    assert figures.pictures_of(ModelFigures(0)) == []
     only = ModelFigures(0, filters=np.zeros((2, 3, 5, 5)))
-    assert [picture.name for picture in model_figures.pictures(only)] == ["best-filters"]
-    assert "<image" in model_figures.pictures(only)[0].svg()
+    assert [picture.name for picture in figures.pictures_of(only)] == ["best-filters"]
+    assert "<image" in figures.pictures_of(only)[0].svg()
 
 
 def test_mistakes_name_the_true_and_the_predicted_class() -> None:
-    drawn = texts(model_figures.mistakes(seen()))
+    drawn = texts(figures.mistakes(seen()))
     assert "true kind <0>\npred. kind <1>\n99 %" in drawn
     short = replace(seen(), classes=("0", "1", "2"))
-    assert "true 0\npred. 1 99 %" in texts(model_figures.mistakes(short))
+    assert "true 0\npred. 1 99 %" in texts(figures.mistakes(short))
     long = replace(seen(), classes=("striped pullover", "ankle boot", "2"))
-    assert "true striped pu…\npred. ankle boot\n99 %" in texts(model_figures.mistakes(long))
+    assert "true striped pu…\npred. ankle boot\n99 %" in texts(figures.mistakes(long))
     numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
-    assert texts(model_figures.mistakes(numbers)) == ["true 3.2\npred. 5.1"]
+    assert texts(figures.mistakes(numbers)) == ["true 3.2\npred. 5.1"]
 
 
 def test_a_confusion_matrix_shows_its_counts() -> None:
-    drawn = texts(model_figures.confusion(ModelFigures(0, ("cat", "dog"), confusion=np.array([[24, 0], [3, 21]]))))
+    drawn = texts(figures.confusion(ModelFigures(0, ("cat", "dog"), confusion=np.array([[24, 0], [3, 21]]))))
     assert [text for text in drawn if text.isdigit()] == ["24", "3", "21"]
     many = ModelFigures(0, tuple(map(str, range(100))), confusion=np.eye(100))
-    assert Picture("x", "x", lambda: model_figures.confusion(many)).svg()
+    assert Picture("x", "x", lambda: figures.confusion(many)).svg()
 
 
 def test_names_of_classes_that_the_font_lacks_are_drawn_without_a_warning() -> None:
     """Warnings are errors here."""
-    figures = ModelFigures(0, ("собака 犬", "Kätzchen"), confusion=np.array([[24, 0], [3, 21]]))
-    picture = Picture("x", "x", lambda: model_figures.confusion(figures))
+    foreign = ModelFigures(0, ("собака 犬", "Kätzchen"), confusion=np.array([[24, 0], [3, 21]]))
+    picture = Picture("x", "x", lambda: figures.confusion(foreign))
     assert "犬" in picture.svg()
     assert picture.png()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_filters_of_any_number_of_channels_are_drawn(channels: int) -> None:
-    figure = model_figures.filters(np.random.default_rng(0).normal(size=(40, channels, 3, 3)))
-    assert len(figure.axes[0].images) == model_figures.MOST_FILTERS
+    figure = figures.filters(np.random.default_rng(0).normal(size=(40, channels, 3, 3)))
+    assert len(figure.axes[0].images) == figures.MOST_FILTERS
 
 
 def texts(figure: Figure) -> list[str]:

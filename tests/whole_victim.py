@@ -103,7 +103,7 @@ def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:
 
 def lighten() -> None:
     """The report is a word: matplotlib and pandas take seconds."""
-    stub("hpo.report.model_figures", ModelFigures=ModelFigures)
+    stub("hpo.report.figures", ModelFigures=ModelFigures)
     comparison = {"comparison_document": None, "comparison_picture": None}  # no run draws them
     stub("hpo.report.document", StudyReport=StudyReport, **comparison)
     stub("hpo.report.page", save=lambda pictures, folder: None)

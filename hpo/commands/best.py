@@ -71,17 +71,9 @@ def write_script(result: Result, folder: Path) -> Path:
     dataset, report = result.data(), goal.reading(best)
     assert report is not None, "the best trial has a score"
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
-    source = ScriptSource(
-        title=f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}",
-        params=best.params,
-        seed=result.study.trainings[best.training].seed,
-        epoch=report.epoch,
-        model=spec.model,
-        loss=spec.loss,
-        class_weights=spec.class_weights,
-        dataset=dataset,
-    )
-    return write_files(source, folder)
+    title = f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}"
+    seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
+    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, dataset), folder)
 
 
 def refuse_own(place: str, model: str) -> None:

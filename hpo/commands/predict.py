@@ -178,15 +178,12 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
-    return json.dumps([_json(one) for one in predictions], indent=1)
-
-
-def _json(one: Prediction) -> dict[str, Any]:
-    if not one.classes:
-        return {"file": str(one.file), "value": one.numbers[0] if len(one.numbers) == 1 else list(one.numbers)}
-    return {
-        "file": str(one.file),
-        "class": one.classes[one.best],
-        "confidence": one.numbers[one.best],
-        "probabilities": dict(zip(one.classes, one.numbers, strict=True)),
-    }
+    rows: list[dict[str, Any]] = []
+    for one in predictions:
+        if one.classes:
+            probabilities = dict(zip(one.classes, one.numbers, strict=True))
+            said = {"class": one.classes[one.best], "confidence": one.numbers[one.best], "probabilities": probabilities}
+        else:
+            said = {"value": one.numbers[0] if len(one.numbers) == 1 else list(one.numbers)}
+        rows.append({"file": str(one.file), **said})
+    return json.dumps(rows, indent=1)

@@ -21,7 +21,7 @@ from hpo.formatting import duration
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import StudyReport
-from hpo.report.model_figures import ModelFigures
+from hpo.report.figures import ModelFigures
 from hpo.report.page import save
 from hpo.strategies.bayesian import Coordinate
 from hpo.study_file.spec import StudySpec

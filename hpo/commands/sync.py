@@ -128,18 +128,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
         print(f"MLflow runs at {without_password(uri)}")
         return
     refuse_busy_port(port)
-    server_command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    words = f"-m mlflow ui --host 127.0.0.1 --port {port} --workers 1".split()
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -149,7 +138,9 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     for ends in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(server_command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [sys.executable, *words], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             if (shown := address(server, port, spec)) is not None:
                 print(f"{shown}  (Ctrl-C ends it)", flush=True)

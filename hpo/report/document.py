@@ -13,9 +13,9 @@ from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison, best_so_far
 from hpo.core import EPOCHS, Event, Goal, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
-from hpo.report import figures, findings, model_figures
+from hpo.report import figures, findings
+from hpo.report.figures import ModelFigures
 from hpo.report.findings import Importances
-from hpo.report.model_figures import ModelFigures
 from hpo.report.page import (
     Content,
     Html,
@@ -228,7 +228,7 @@ def _model_pictures(report: StudyReport) -> list[Picture]:
         model = ModelFigures(report.best.number)
     if model is None or not 0 <= model.trial < len(report.study):
         return []
-    return model_figures.pictures(model, report.study.trials[model.trial].reports)
+    return figures.pictures_of(model, report.study.trials[model.trial].reports)
 
 
 # -- what mattered -----------------------------------------------------------------------------------------------

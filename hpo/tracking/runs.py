@@ -288,12 +288,7 @@ def note(history: History) -> str:
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
     if best is not None and (reading := goal.reading(best)) is not None:
-        scores = [
-            scored.metrics
-            for scored in study.scores
-            if scored.trial == best.number and scored.epoch in (0, reading.epoch)
-        ]
-        test = [f"{name} {number:.4g}" for metrics in scores for name, number in metrics.items()]
+        test = [f"{name} {number:.4g}" for name, number in study.tested(best.number, reading.epoch).items()]
         lines.append(
             f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch} of {best.epochs}"
             + (f" (tested: {', '.join(test)})" if test else "")

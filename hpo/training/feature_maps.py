@@ -1,6 +1,6 @@
 """Arrays that show a trained network: its first filters, its feature maps, and its mistakes. The report draws them.
 
-report/model_figures.py says what the arrays are; what a network does not have is left out. The images are those of the
+report/figures.py says what the arrays are; what a network does not have is left out. The images are those of the
 split that the best trial is scored on, and are read after training only.
 """
 
