@@ -78,16 +78,9 @@ def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset |
 
     problem = assemble(spec, data, placement).problem()
     if next(random_points(replace(problem, feasible=judge)), None) is None:
-        place = spec.place("search_space")
-        rule = "must hold at least one point that can be trained"
-        raise BadInput(
-            Mistake(
-                place,
-                rule,
-                reasons[0] if reasons else "an empty space",
-                "widen it; `hpo check` names the likely causes",
-            )
-        )
+        rule, got = "must hold at least one point that can be trained", reasons[0] if reasons else "an empty space"
+        remedy = "widen it; `hpo check` names the likely causes"
+        raise BadInput(Mistake(spec.place("search_space"), rule, got, remedy))
 
 
 def take_over(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: bool, stack: ExitStack) -> list[Journal]:
