@@ -1,5 +1,7 @@
 """Small data sets for tests of the trainer, saved as the workers find them."""
 
+import gzip
+import struct
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -59,6 +61,13 @@ def noise(folder: Path, count: int = 200) -> Path:
     images = rng.integers(0, 255, (count, 1, 8, 8)).astype(np.uint8)
     dataset(images, rng.permutation(np.arange(count) % 4), 4, (count // 2, count // 4)).save(folder)
     return folder
+
+
+def idx(path: Path, values: np.ndarray) -> None:
+    """An IDX file as the MNIST family ships them, zipped if its name says so."""
+    head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    data = head + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 @cache

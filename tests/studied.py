@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,3 +93,18 @@ class Place:
 
     def trained(self) -> list[tuple[str, int]]:
         return [(key, epoch) for key, epoch, _, _ in self.witnessed()]
+
+
+def hpo(folder: Path, *words: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a person uses it. code: what it must end with, None for anything."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **environ},
+        check=False,
+    )
+    assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done

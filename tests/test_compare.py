@@ -389,14 +389,6 @@ def test_other_data_code_or_versions_are_other_repetitions(place: Place, monkeyp
     assert len({*names, name()}) == 5
 
 
-def test_a_comparison_begun_afresh_with_another_metric_comes_to_its_end(place: Place) -> None:
-    compared(place, rescore=True)
-    spec = place.spec(
-        compare=COMPARE, search_space=WIDE, budget={"total_epochs": 30}, metric={"name": "total", "goal": "maximize"}
-    )
-    assert compare_strategies(spec, replace(place.options, fresh=True)).comparison
-
-
 def test_of_a_split_that_hpo_did_not_make_nothing_is_said(place: Place) -> None:
     place.run(budget={"trials": 2})
     assert "split" not in compare_command.run_confirmation(place.spec(), place.folder, 2, 2)[-1]
@@ -424,11 +416,7 @@ def test_a_best_trial_whose_repetitions_fail_stays_in_what_confirm_and_compare_s
     confirmation = confirm_finalists(result, 2, 3, place.options)
     assert (best.params["rate"], confirmation.finalists[0].trial) == (0.4, best.number)
     assert confirmation.finalists[0].failed == (Outcome.DIVERGED,) * 3
-    first, second, said = confirmation_lines(confirmation)
-    again = "failed on 3 of 3 fresh seeds (diverged)"
-    assert first == f"trial {best.number}: {result.best_value:.4f} then, {again}"
-    assert f"seed that chose it and {again}. Best on fresh seeds is trial {confirmation.finalists[1].trial} (" in said
-    assert "failed" not in second
+    assert "failed on 3 of 3 fresh seeds (diverged)" in next(iter(confirmation_lines(confirmation)))
     with pytest.raises(NoResult, match=r"every repetition failed \(diverged\), so nothing is confirmed"):
         confirm_finalists(result, 1, 2, place.options)
 

@@ -84,27 +84,17 @@ def test_the_head_says_what_is_waited_for_once_a_run_is_stopped(tmp_path: Path) 
     assert not any("publishing" in head for head in heads)
 
 
-def test_a_pipe_marks_every_best_of_the_trials_that_have_ended(tmp_path: Path) -> None:
+def test_a_pipe_gets_one_plain_line_a_trial_and_every_best_is_marked(tmp_path: Path) -> None:
     text = io.StringIO()
     search = drive(Console(Terminal(file=text, width=40), GOAL, 2, {}, "tiny"), tmp_path, trials=20)
     lines = text.getvalue().splitlines()
+    assert all(line.startswith("trial ") and "\x1b" not in line for line in lines)
     best = -1.0
     for number, line in zip(search.study.spent, lines, strict=True):
         value = GOAL.value(search.study.trials[number])
         assert line.endswith("<- best") == (value is not None and value > best), line
         best = max(best, value or best)
         assert f" {shown(value)} " in line, "the number of the best line too"
-
-
-def test_a_pipe_gets_one_plain_line_a_trial(tmp_path: Path) -> None:
-    text = io.StringIO()
-    search = drive(Console(Terminal(file=text, width=40), GOAL, 2, {}, "tiny"), tmp_path)
-    lines = text.getvalue().splitlines()
-    assert len(lines) == 8
-    assert all(line.startswith("trial ") and "\x1b" not in line for line in lines)
-    best = search.best
-    assert best is not None
-    assert [line.endswith("<- best") for line in lines if line.startswith(f"trial {best.number:>3}")] == [True]
 
 
 def test_a_sparkline_rises_with_the_curve_and_survives_what_is_no_number() -> None:

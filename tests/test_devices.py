@@ -1,7 +1,11 @@
 """Which devices the workers get, and what is refused before any is started."""
 
+import importlib.util
+
 import pytest
 
+from hpo import api
+from hpo.engine import components
 from hpo.errors import BadInput
 from hpo.execution import local
 
@@ -43,3 +47,15 @@ def test_so_many_workers_that_the_machine_would_choke_are_refused() -> None:
         BadInput, match=rf"study.yaml:3:1 workers: must be at most 32 a core, got {most + 1} \(cores here: "
     ):
         local.worker_devices("cpu", most + 1, at)
+
+
+ON_RAY = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
+
+
+def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else there(name, *more))
+    with pytest.raises(BadInput) as refused:
+        components.placement(api.load(ON_RAY))
+    text = "study execution.engine: needs the package ray, got none here; in a checkout of hpo: pip install '.[ray]'"
+    assert str(refused.value) == text

@@ -117,13 +117,6 @@ def test_epochs_are_reserved_when_a_job_is_submitted(tmp_path: Path) -> None:
     assert one.study.epochs == 25
 
 
-def test_epochs_that_a_failed_trial_leaves_are_given_to_others(tmp_path: Path) -> None:
-    executor = Scripted(1, script=lambda key, epoch, before: NAN if epoch == 2 and int(key, 16) % 2 else "")
-    study = laws.check(drive(tmp_path, random(), Budget(total_epochs=40), executor))
-    assert study.with_state(State.FAILED)
-    assert study.epochs == len(executor.trained) == 40
-
-
 @pytest.mark.parametrize("slots", [1, 3])
 def test_the_time_of_the_budget_ends_the_study_within_an_epoch_of_each_worker(slots: int, tmp_path: Path) -> None:
     study = laws.check(drive(tmp_path, random(), Budget(time=20.0), Scripted(slots)))
@@ -448,17 +441,6 @@ def test_a_stop_lets_every_epoch_finish_and_the_study_goes_on_to_the_same_end(na
     assert visits > 3
     assert (study.closed, study.epochs) == ("budget", Study(reference).epochs)
     assert laws.params_of(study) == laws.params_of(Study(reference))
-
-
-def test_nothing_is_proposed_once_a_stop_is_asked_for(tmp_path: Path) -> None:
-    executor = Scripted(2)
-    one, events = search(random())
-    driver = Driver([one], executor, Trainings(tmp_path), clock=executor.clock)
-    executor.on_wait = driver.stop
-    driver.run()
-    assert len(Study(events).trials) == 2
-    assert Counter(epoch for _, epoch in executor.trained) == {1: 2, 2: 1}
-    assert events[-1] == Closed(executor.now, "interrupted")
 
 
 def test_a_running_trial_that_is_stopped_gives_its_epochs_back(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.files import alive, replace_file, replace_folder, scratch, sweep
+from hpo.files import replace_file, replace_folder, scratch, sweep
 
 
 def dead() -> int:
@@ -83,9 +83,3 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
         assert set(tmp_path.iterdir()) == {draft, folder, elsewhere}
         assert len(list(folder.iterdir())) == 2
     assert set(tmp_path.iterdir()) == {tmp_path / "file", elsewhere}
-
-
-def test_a_process_is_alive_until_it_is_gone() -> None:
-    assert alive(os.getpid())
-    assert alive(os.getppid())
-    assert not alive(dead())

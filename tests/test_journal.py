@@ -3,20 +3,18 @@
 import os
 import resource
 import shutil
-import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import laws
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hpo import journal as journal_module
 from hpo.core import (
@@ -109,23 +107,6 @@ def test_a_reader_makes_no_journal_and_writes_nothing(path: Path) -> None:
     assert read(path) == []
 
 
-def test_texts_beside_the_events_are_kept_and_replaced(path: Path) -> None:
-    with Journal.open(path) as journal:
-        assert journal.get("study") is None
-        journal.put("study", "a")
-        journal.put("study", "b")
-    with Journal.open(path) as journal:
-        assert journal.get("study") == "b"
-        assert journal.get("version") == "2"
-
-
-def test_events_no_study_can_have_had_are_a_damaged_journal(path: Path) -> None:
-    with Journal.open(path) as journal:
-        journal.append(Paused(0.0, 3))
-        with pytest.raises(EnvironmentFailed, match="must be an intact journal"):
-            journal.study()
-
-
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -167,129 +148,55 @@ def test_that_a_process_may_open_no_more_files_is_said_to_be_so(path: Path, no_f
         os.close(no_files.pop())
 
 
-# -- the machine: any history, cut by kills at will, against a dict -------------------------------------------------
+STEPS = ["kill", "start", "report", "report", "pause", "continue", "retry", "end"]
 
 
-def some(state: State) -> Any:
-    return precondition(lambda self: any(trial[0] is state for trial in self.trials.values()))
-
-
-class Histories(RuleBasedStateMachine):
-    """trials[n] = [state, epochs read, until, outcome]; epochs[key] = epochs of the training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.copies = 0
-        self.trials: dict[int, list[Any]] = {}
-        self.keys: dict[int, str] = {}
-        self.epochs: dict[str, int] = {}
-        self.attempts: dict[str, int] = {}
-        self.written = 0
-
-    @initialize()
-    def begin(self) -> None:
-        self.path = self.folder / "0" / "journal.db"
-        self.journal = Journal.open(self.path)
-        self.note(Opened(0.0, {}))
-
-    def note(self, event: Event) -> None:
-        self.written += 1
-        assert self.journal.append(event) == self.written
-
-    def pick(self, data: st.DataObject, state: State) -> int:
-        return data.draw(st.sampled_from([n for n, trial in self.trials.items() if trial[0] is state]))
-
-    @rule(key=st.sampled_from("abc"), until=st.integers(1, 5), width=values)
-    def start(self, key: str, until: int, width: Any) -> None:
-        number = len(self.trials)
-        self.note(Started(0.0, number, {"width": width, "epochs": 9}, 0, key, 1, until))
-        self.keys[number] = key
-        self.trials[number] = [State.RUNNING, min(until, self.epochs.setdefault(key, 0)), until, Outcome.OK]
-
-    @some(State.RUNNING)
-    @rule(data=st.data(), metric=st.floats())
-    def report(self, data: st.DataObject, metric: float) -> None:
-        key = self.keys[self.pick(data, State.RUNNING)]
-        self.epochs[key] += 1
-        self.note(Reported(key, Report(self.epochs[key], {"val_accuracy": metric}, 1.0, 0.0)))
-        for number, trial in self.trials.items():
-            if self.keys[number] == key and trial[0] is State.RUNNING:
-                trial[1] = min(trial[2], self.epochs[key])
-
-    @some(State.RUNNING)
-    @rule(data=st.data())
-    def pause(self, data: st.DataObject) -> None:
-        number = self.pick(data, State.RUNNING)
-        self.note(Paused(0.0, number))
-        self.trials[number][0] = State.PAUSED
-
-    @some(State.PAUSED)
-    @rule(data=st.data(), more=st.integers(0, 4))
-    def go_on(self, data: st.DataObject, more: int) -> None:
-        number = self.pick(data, State.PAUSED)
-        trial = self.trials[number]
-        trial[0], trial[2] = State.RUNNING, trial[2] + more
-        self.note(Continued(0.0, number, trial[2]))
-        trial[1] = min(trial[2], self.epochs[self.keys[number]])
-
-    @some(State.RUNNING)
-    @rule(data=st.data())
-    def retry(self, data: st.DataObject) -> None:
-        key = self.keys[self.pick(data, State.RUNNING)]
-        self.attempts[key] = self.attempts.get(key, 1) + 1
-        self.note(Retried(0.0, key, self.attempts[key], "SIGKILL"))
-
-    @some(State.RUNNING)
-    @rule(
-        data=st.data(),
-        state=st.sampled_from([State.COMPLETE, State.PRUNED, State.FAILED]),
-        outcome=st.sampled_from(Outcome),
-    )
-    def end(self, data: st.DataObject, state: State, outcome: Outcome) -> None:
-        number = self.pick(data, State.RUNNING)
-        self.note(Ended(0.0, number, state, outcome))
-        self.trials[number][0], self.trials[number][3] = state, outcome
-
-    @rule()
-    def kill(self) -> None:
-        """What a SIGKILL leaves is the files as they are now: go on with a copy of them, unclosed."""
-        self.copies += 1
-        place = self.folder / str(self.copies)
-        shutil.copytree(self.path.parent, place)
-        self.journal.close()
-        self.path = place / "journal.db"
-        self.journal = Journal.open(self.path)
-
-    @rule()
-    def resume(self) -> None:
-        self.journal.close()
-        self.journal = Journal.open(self.path)
-        self.note(Opened(0.0, {}))
-
-    @invariant()
-    def the_journal_says_what_happened(self) -> None:
-        study = self.journal.study()
-        assert [trial.number for trial in study.trials] == sorted(self.trials)
-        for trial in study.trials:
-            state, read, until, outcome = self.trials[trial.number]
-            assert [trial.state, trial.epoch, trial.until, trial.outcome] == [state, read, until, outcome]
-            assert trial.training == self.keys[trial.number]
-        assert {key: len(one.reports) for key, one in study.trainings.items()} == self.epochs
-        assert study.epochs == sum(self.epochs.values())
-        assert study.attempts == self.attempts
-        assert set(study.running) == {n for n, trial in self.trials.items() if trial[0] is State.RUNNING}
-        assert set(study.paused) == {n for n, trial in self.trials.items() if trial[0] is State.PAUSED}
-
-    def teardown(self) -> None:
-        self.journal.close()
-        shutil.rmtree(self.folder)
-
-
-Histories.TestCase.settings = settings(
-    max_examples=15 * laws.MORE, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestHistories = Histories.TestCase
+@given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(1, 5)), max_size=40))
+@settings(max_examples=30 * laws.MORE, deadline=None)
+def test_any_history_cut_by_kills_is_read_as_it_happened(
+    steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Against plain lists. What a SIGKILL leaves is the files as they are: the study goes on with a copy, unclosed."""
+    folder = tmp_path_factory.mktemp("history")
+    journal = Journal.open(folder / "0" / "journal.db")
+    state, read, until, keys = list[State](), list[int](), list[int](), list[str]()
+    epochs, attempts = Counter[str](), dict[str, int]()
+    for at, (step, pick, number) in enumerate([("start", 0, 3), *steps], 1):
+        running, paused = ([n for n, one in enumerate(state) if one is kind] for kind in (State.RUNNING, State.PAUSED))
+        chosen = paused if step == "continue" else running
+        if step == "kill":
+            shutil.copytree(journal.path.parent, folder / str(at))
+            journal.close()
+            journal = Journal.open(folder / str(at) / "journal.db")
+        elif step == "start":
+            journal.append(Started(0.0, len(state), {"epochs": 9}, 0, key := "abc"[pick % 3], 1, number))
+            state, keys, until = [*state, State.RUNNING], [*keys, key], [*until, number]
+            read.append(min(number, epochs[key]))
+        elif chosen:
+            key = keys[trial := chosen[pick % len(chosen)]]
+            if step == "report":
+                epochs[key] += 1
+                journal.append(Reported(key, Report(epochs[key], {"val_accuracy": number / 5}, 1.0, 0.0)))
+                for other in (one for one in running if keys[one] == key):
+                    read[other] = min(until[other], epochs[key])
+            elif step == "retry":
+                attempts[key] = attempts.get(key, 1) + 1
+                journal.append(Retried(0.0, key, attempts[key], "SIGKILL"))
+            elif step == "continue":
+                state[trial], until[trial] = State.RUNNING, until[trial] + number - 1
+                read[trial] = min(until[trial], epochs[key])
+                journal.append(Continued(0.0, trial, until[trial]))
+            else:
+                state[trial] = State.PAUSED if step == "pause" else State.PRUNED
+                journal.append(Paused(0.0, trial) if step == "pause" else Ended(0.0, trial, State.PRUNED))
+    study = journal.study()
+    journal.close()
+    found = [(one.state, one.epoch, one.until, one.training) for one in study.trials]
+    assert found == list(zip(state, read, until, keys, strict=True))
+    assert {key: len(one.reports) for key, one in study.trainings.items()} == {key: epochs[key] for key in keys}
+    assert (study.epochs, study.attempts) == (epochs.total(), attempts)
+    for kind, told in ((State.RUNNING, study.running), (State.PAUSED, study.paused)):
+        assert sorted(told) == [number for number, one in enumerate(state) if one is kind]
 
 
 # -- one driver a study ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.models.families import rnn_layers
 from hpo.models.layers import (
     Activation,
     Conv,
@@ -11,7 +12,6 @@ from hpo.models.layers import (
     Dropout,
     Flatten,
     Impossible,
-    Norm,
     Pad,
     Pool,
     Recurrent,
@@ -63,10 +63,6 @@ def test_a_recurrent_layer_reads_rows_and_gives_its_final_state() -> None:
 @pytest.mark.parametrize(
     ("layers", "why"),
     [
-        (
-            [Conv("block1.conv", 4, 3), Pool("block1.pool", "max", 2, 2), Conv("block3.conv", 4, 5)],
-            "kernel_size 5 without padding at block 3 on 8x8: map 0x0",
-        ),
         ([Conv("block1.conv", 4, 11, padding=1)], "kernel_size 11 with padding 1 at block 1 on 8x8: map 0x0"),
         ([Pool("block2.pool", "max", 9, 1)], "pool_size 9 at block 2 on 8x8: map 0x0"),
         (
@@ -76,10 +72,6 @@ def test_a_recurrent_layer_reads_rows_and_gives_its_final_state() -> None:
         (
             [Pool("block1.pool", "max", 4, 4), Pad("block2.pad2", 3, 4, "circular")],
             "padding_mode circular with padding 4 at block 2 on 8x8: needs a map of 4x4, has 2x2",
-        ),
-        (
-            [Pool("block1.pool", "max", 8, 8), Norm("block2.norm", batch_size=1)],
-            "batch_norm at block 2 on 8x8: one value a channel at batch_size 1, map 1x1",
         ),
     ],
 )
@@ -117,3 +109,18 @@ def test_what_an_image_keeps_for_the_backward_pass_is_counted_once() -> None:
     assert dropped == image + 3 * map_  # the mask, and what the mask left
     pooled = summary([conv, relu, Pool("p", "max", 2, 2), flat, dense], (1, 4, 4)).kept
     assert pooled == image + map_ + 8 * (4 + 8)
+
+
+def recurrent(**params) -> Recurrent:
+    (layer,) = [layer for layer in rnn_layers(params, (1, 8, 8), 10) if isinstance(layer, Recurrent)]
+    return layer
+
+
+def test_each_parameter_reaches_the_layer() -> None:
+    params = {"cell": "rnn", "hidden_size": 7, "rnn_layers": 2, "nonlinearity": "relu", "bias": False}
+    layer = recurrent(**params, rnn_dropout=0.5, bidirectional=True)
+    assert layer == Recurrent("recurrent", "rnn", 7, 2, "relu", False, 0.5, True)
+
+
+def test_dropout_between_recurrent_layers_needs_two_of_them() -> None:
+    assert recurrent(rnn_dropout=0.5, rnn_layers=1).dropout == 0.0

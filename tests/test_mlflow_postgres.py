@@ -13,8 +13,6 @@ pytestmark = pytest.mark.cluster
 
 WITH_PASSWORD = importlib.util.find_spec("flask_wtf") is not None
 
-STUDY = stage.STUDY + "workers: 1\ntracking: {register: digits}\n"
-
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
@@ -29,14 +27,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield made
     finally:
         made.close()
-
-
-def test_a_studys_champion_is_loaded_by_its_alias_through_the_server(up: Stage) -> None:
-    (up.folder / "studies" / "digits.yaml").write_text(STUDY)
-    done = up.run("hpo", "run", "studies/digits.yaml", join=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    loaded = up.run("hpo", "entrypoint.sh", "python", "-c", stage.LOADED, plain=True, join=False)
-    assert json.loads(loaded.stdout.splitlines()[-1])[:2] == [["FINISHED"] * 3, [2, 10]], loaded.stderr
 
 
 def test_eight_workers_lose_nothing_and_double_nothing(up: Stage) -> None:

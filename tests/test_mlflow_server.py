@@ -1,6 +1,5 @@
 """Delivery to a real MLflow: its SQLite store, its server, and a server that misbehaves."""
 
-import logging
 import math
 import os
 import sqlite3
@@ -294,8 +293,3 @@ def test_batches_hold_everything_once_within_the_limits_and_tags_come_last(chang
     assert all(len(batch.params) <= 100 and len(batch.points) <= 1_000 for batch in batches)
     assert all(len(batch.params) + len(batch.points) + len(batch.tags) <= 1_000 for batch in batches)
     assert not change.tags or batches[-1].tags
-
-
-def test_mlflows_own_errors_stay_off_the_screen() -> None:
-    mlflow_store.quiet()
-    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)

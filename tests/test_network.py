@@ -165,24 +165,6 @@ def test_multiply_adds_are_half_the_operations_torch_counts() -> None:
         assert counter.get_total_flops() == 2 * cost.multiply_adds, params
 
 
-def test_modules_are_named_as_their_layers() -> None:
-    made = sizes("cnn", {"blocks": 1, "batch_norm": "before", "dropout": 0.5}, (1, 8, 8), 10)
-    net = build([row.layer for row in made.rows], made.shape)
-    kinds = {name: type(part).__name__ for name, part in net.named_modules() if name}
-    assert kinds == {
-        "block1": "Sequential",
-        "block1.conv": "Conv2d",
-        "block1.norm": "BatchNorm2d",
-        "block1.activation": "ReLU",
-        "block1.pool": "MaxPool2d",
-        "flatten": "Flatten",
-        "dense1": "Linear",
-        "dense1_activation": "ReLU",
-        "dense1_dropout": "Dropout",
-        "output": "Linear",
-    }
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch warns of the copy it makes
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 def test_same_padding_is_the_one_torch_calls_same(kernel: int) -> None:
@@ -250,18 +232,6 @@ def test_the_final_state_of_both_directions_has_read_the_whole_image() -> None:
     for half in (state[0, :6], state[0, 6:]):
         (gradient,) = torch.autograd.grad(half.sum(), images, retain_graph=True)
         assert gradient[0, 0].abs().sum(dim=1).gt(0).all()
-
-
-@pytest.mark.filterwarnings("ignore:The tensor attributes")  # nn.LSTM caches its weights in a list during export
-@pytest.mark.parametrize(
-    ("model", "params"), [("cnn", {"kernel_size": 4, "batch_norm": "before"}), ("rnn", {"cell": "lstm"})]
-)
-def test_a_network_can_be_exported_for_any_batch_size(model: str, params: dict[str, Value]) -> None:
-    net = build(FAMILIES[model].layers(params, (1, 8, 8), 10), (1, 8, 8)).eval()
-    images = torch.randn(2, 1, 8, 8)
-    exported = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    more = torch.randn(7, 1, 8, 8)
-    assert torch.allclose(exported.module()(more), net(more), atol=1e-6)
 
 
 @pytest.mark.parametrize(("model", "factor"), [("cnn", 1.5), ("rnn", 2.0)])

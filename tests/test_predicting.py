@@ -5,8 +5,6 @@ import io
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pictures
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from studied import hpo as program
 
 from hpo import api
 from hpo.cli.main import cli as hpo
@@ -57,13 +56,6 @@ class Place:
         return str(self.folder / "study.yaml")
 
 
-def process(*words: str) -> list[str]:
-    """The lines that hpo prints in a process of its own, for what mlflow does to one."""
-    done = subprocess.run([sys.executable, "-m", "hpo", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 def made(folder: Path, tracking: object) -> Place:
     """A study of one network on 90 images that are resized, run by a process of its own."""
     rng = np.random.default_rng(3)
@@ -79,7 +71,7 @@ def made(folder: Path, tracking: object) -> Place:
     given = {"name": "bars", "data": {"source": "images", "resize": 8}, "search_space": space, "device": "cpu"}
     given |= {"tracking": tracking, "workers": 1, "budget": {"trials": 1}}
     (folder / "study.yaml").write_text(json.dumps(given))
-    process("run", str(folder / "study.yaml"))
+    program(folder, "run")
     spec = api.load(folder / "study.yaml")
     result = read_result(spec, folder)
     return Place(folder, replace(result, dataset=load_data(spec, result.folders)))
@@ -326,16 +318,17 @@ def test_with_mlflow_the_models_are_there_under_their_aliases_and_say_what_the_c
 
     words = ("predict", str(tmp_path / "new"), place.study, "--json")
     mine = json.loads(place.hpo(*words).stdout)
-    theirs = json.loads("\n".join(process(*words, "--model", "models:/bars@champion")))
+    theirs = json.loads(program(tmp_path, *words, "--model", "models:/bars@champion").stdout)
     assert [list(one["probabilities"]) for one in mine] == [list(CLASSES)] * 4
     for one, other in zip(mine, theirs, strict=True):
         assert (one["file"], one["class"]) == (other["file"], other["class"])
         assert list(one["probabilities"].values()) == pytest.approx(list(other["probabilities"].values()), abs=1e-5)
 
-    lines = process("best", place.study, "--refit")
+    lines = program(tmp_path, "best", "--refit").stdout.splitlines()
     assert lines[0].startswith("refit:  trial 0 on 77 images of train and val, 6 epochs: test_accuracy ")
     assert lines[1] == "model:  models:/bars@refit is version 2"
-    assert process("best", place.study, "--refit") == [f"{lines[0]} (made earlier)", *lines[1:]]
+    again = program(tmp_path, "best", "--refit").stdout.splitlines()
+    assert again == [f"{lines[0]} (made earlier)", *lines[1:]]
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         aliases = store.execute("SELECT alias, version FROM registered_model_aliases ORDER BY alias").fetchall()
     assert aliases == [("champion", 1), ("refit", 2)]

@@ -51,7 +51,6 @@ from hpo.core import (  # noqa: E402
     Message,
     Reported,
     Retried,
-    State,
     Strategy,
     Study,
     Train,
@@ -321,20 +320,6 @@ def test_a_driver_that_was_killed_is_gone_on_with(cluster: Cluster, tmp_path: Pa
         events = study(tmp_path, random(), executor, 12)
     assert len(laws.check(events, trials=12).environments) == 2
     assert extra_epochs(tmp_path / "witness") <= 2
-
-
-def test_a_stopped_study_rests_within_an_epoch(cluster: Cluster, tmp_path: Path) -> None:
-    executor = started(fakes.Fake(witness=tmp_path / "witness", pause=0.05), 2)
-    with contextlib.closing(executor), Journal.open(tmp_path / "journal.db") as journal:
-        search = Search(Study(), random(), Goal(), Budget(trials=50), laws.identity(), journal.append)
-        stopping = After(10, lambda: driver.stop())
-        driver = Driver(
-            [search], executor, Trainings(tmp_path / "trainings"), listeners=[lambda _, event: stopping(event)]
-        )
-        driver.run()
-        after = laws.check([event for _, event in journal.events()])
-    assert after.epochs <= 10 + 2 * 2
-    assert after.with_state(State.PAUSED)
 
 
 # -- data

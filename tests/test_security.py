@@ -1,8 +1,6 @@
 """What docs/security.md says is not trusted, is not. Readers of files have laws of their own in their own tests."""
 
 import ast
-import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,29 +10,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import job
 from PIL import Image
+from studied import hpo
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
 from hpo.cli.main import cli, write_traceback
 from hpo.commands.report import study_report
 from hpo.commands.sync import serve_ui, tracked_study
-from hpo.core import Job, Outcome, TrainingFailed
+from hpo.core import Outcome, TrainingFailed
 from hpo.engine.opening import take_over
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
-from hpo.execution.job_runner import JobRunner, failed
+from hpo.execution.job_runner import failed
 from hpo.files import Folders
 from hpo.formatting import without_password
 from hpo.journal import Journal
 from hpo.study_file import reader as spec
 from hpo.tracking import ui
 from hpo.tracking.ui import ui_line
-from hpo.training import checkpoints
 
 HPO = Path(__file__).parent.parent / "hpo"
 
@@ -86,31 +83,6 @@ def test_servers_listen_to_this_machine_only() -> None:
 
 
 # -- files from others ----------------------------------------------------------------------------------------------
-
-
-class Evil:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> object:
-        return os.mkdir, (str(self.marker),)
-
-
-def test_a_checkpoint_that_is_a_pickle_in_disguise_runs_nothing(tmp_path: Path) -> None:
-    from pictures import bars, job
-
-    from hpo.training.recipe import Recipe
-
-    marker, data = tmp_path / "run", bars(tmp_path / "bars", channels=1)
-    train = Recipe("cnn", "cross_entropy", data, "cpu")()
-    params = {"blocks": 1, "channels": 4, "batch_size": 16, "epochs": 2}
-    for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
-        wanted: Job = job(params, tmp_path / "trainings", 1, 7)
-        place = checkpoints.path(wanted.folder, wanted.training, 1)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write(Evil(marker), place)
-        assert list(JobRunner(train).run(wanted))
-        assert not marker.exists()
 
 
 STUDY = """\
@@ -268,23 +240,16 @@ def test_names_of_classes_and_files_reach_a_terminal_without_escapes_and_a_progr
         folder = tmp_path / "images" / (HOSTILE, "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}{HOSTILE[3:]}.png")
-    study = tmp_path / "study.yaml"
-    study.write_text(
+    (tmp_path / "study.yaml").write_text(
         "{name: icons, data: images, search_space: {epochs: 1, blocks: 1}, execution: inline, tracking: false}"
     )
     (tmp_path / "images" / "dog" / f"bad{HOSTILE}.png").write_text("no image")
-    refused = subprocess.run([sys.executable, "-m", "hpo", "check", study], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "bad" in refused.stderr
+    refused = hpo(tmp_path, "check", code=2)
+    assert "bad" in refused.stderr
     skip = ("--set", "data={source: images, damaged: skip}")
     for words in (("check",), ("run", "--trials", "1"), ("show",), ("best",), ("predict",)):
         arguments = {"show": ["0"], "predict": [str(tmp_path / "images")]}.get(words[0], [])
-        done = subprocess.run(
-            [sys.executable, "-m", "hpo", words[0], *arguments, study, *skip, *words[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = hpo(tmp_path, words[0], *arguments, "study.yaml", *skip, *words[1:])
         people = done.stderr if words == ("predict",) else done.stdout + done.stderr
         assert [line for line in people.split("\n") if not line.isprintable()] == [], words
         assert words[0] not in ("run", "predict") or "\\x1b" in people, "the name is there, and harmless"

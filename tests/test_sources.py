@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import idx
 from PIL import Image
 
 from hpo.commands import predict
@@ -160,13 +161,6 @@ def test_rows_that_may_be_images_are_said(tmp_path: Path) -> None:
         assert (hint in notes) == noted
 
 
-@pytest.mark.parametrize("names", [("seg_train", "test"), ("training_set", "test"), ("train_images", "test_data")])
-def test_parts_whose_images_lie_loose_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
-    folder(tmp_path, *names)
-    line = "must hold class folders, got 4 loose images; make one sub-folder a class"
-    assert line in refusal(lambda: load_dataset(DataSpec(str(tmp_path)), 0))
-
-
 @pytest.mark.parametrize("place", [".", "meta", "meta/more"])
 @pytest.mark.parametrize("beside", [("cat", "dog"), ("train/cat", "train/dog")])
 def test_folders_of_texts_and_of_systems_are_left_out(beside: tuple[str, ...], place: str, tmp_path: Path) -> None:
@@ -176,12 +170,6 @@ def test_folders_of_texts_and_of_systems_are_left_out(beside: tuple[str, ...], p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text")
     assert by_pixels(load_dataset(DataSpec(str(tmp_path)), 0)) == expected
-
-
-def test_validation_is_cut_from_train_if_there_is_none(tmp_path: Path) -> None:
-    train, test = (folder(tmp_path, f"{part}/cat", f"{part}/dog", count=10) for part in ("Train", "Test"))
-    kept, val, tested = split_of(load_dataset(DataSpec(str(tmp_path)), 0))
-    assert ({**kept, **val}, tested, len(kept), len(val)) == (train, test, 16, 4)  # 0.7 : 0.15 of 20
 
 
 @pytest.mark.parametrize(
@@ -244,12 +232,6 @@ def test_formats_without_loss_give_the_same_pixels(suffix: str, tmp_path: Path) 
     pixels = noise(6, 5)
     path = put(tmp_path / f"a.{suffix}", pixels, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
     assert np.array_equal(decode(path, Pixels((1, 6, 5)))[0], pixels)
-
-
-def test_a_jpeg_gives_about_the_same_pixels(tmp_path: Path) -> None:
-    smooth = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
-    pixels = decode(put(tmp_path / "a.jpg", smooth, quality=95), Pixels((1, 32, 32)))
-    assert np.abs(pixels[0].astype(int) - smooth).max() <= 8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -624,11 +606,6 @@ def test_choosing_from_several_arrays_is_indexing_the_whole(sizes: list[int], da
 # -- IDX -------------------------------------------------------------------------------------------------------------
 
 
-def idx(path: Path, values: np.ndarray) -> None:
-    data = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -650,13 +627,6 @@ def test_idx_files_of_every_name_are_read_and_their_test_split_stays(name: str, 
     assert np.array_equal(dataset.targets, marks - 1)
     assert dataset.test.tolist() == list(range(20, 30))
     assert sorted([*dataset.train, *dataset.val]) == list(range(20))
-
-
-def test_idx_without_a_test_file_is_split_in_three(tmp_path: Path) -> None:
-    idx(tmp_path / "train-images-idx3-ubyte", noise(20, 6, 5))
-    idx(tmp_path / "train-labels-idx1-ubyte", np.arange(20).astype(np.uint8) % 2)
-    dataset = load_dataset(DataSpec(str(tmp_path)), 0)
-    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [14, 3, 3]
 
 
 def test_a_gzip_bomb_is_not_unpacked_beyond_what_its_header_says(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hpo.core import Params, Value
 from hpo.engine.changes import clashes
 from hpo.errors import BadInput
 from hpo.models.families import with_defaults
-from hpo.space.domains import Choice, Condition, Domain, Parameter, ParameterSpec, Range
+from hpo.space.domains import Choice, Condition, Domain, Parameter, Range
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
 
@@ -155,35 +155,9 @@ def test_true_is_not_one_but_one_is_one_point_zero() -> None:
     assert Range(0, 3, True).coerce(2.5) is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "more"),
-    [
-        (2, 1, {}),
-        (0, 1, {"log": True}),
-        (0, 1, {"step": 0}),
-        (0, 1, {"step": 2}),
-        (0, 1, {"count": 1}),
-        (0, 1, {"step": 0.5, "count": 2}),
-        (1, 2, {"log": True, "step": 1}),
-        (0, math.inf, {}),
-        (math.nan, 1, {}),
-    ],
-)
-def test_an_impossible_range_cannot_be_made(low: float, high: float, more: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"must|cannot"):
-        Range(low, high, False, **more)  # type: ignore[arg-type]
-
-
-def test_what_is_known_of_a_parameter_says_what_breaks_it() -> None:
-    dropout = ParameterSpec(0.0, "float", low=0, high=1, open_high=True)
-    assert dropout.fault(0.5) is None
-    assert dropout.fault(1.0) == "must be a number of at least 0 and below 1"
-    assert dropout.fault("x") == "must be a number of at least 0 and below 1"
-    assert ParameterSpec(1, "int", low=1).fault(1.5) == "must be a whole number of at least 1"
-    assert ParameterSpec(1, "int", low=1).coerce(2.0) == 2
-    assert ParameterSpec(1.0, "float", low=0, open_low=True).fault(0) == "must be a number above 0"
-    assert ParameterSpec("a", "choice", choices=("a", "b")).fault("c") == "must be one of a, b"
-    assert ParameterSpec(True, "bool").fault(1) == "must be true or false"
+def test_an_impossible_range_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="must not be above max"):
+        Range(2, 1, False)
 
 
 # -- points
@@ -400,23 +374,15 @@ OLD = (
 MORE = replace(OLD[0], domain=Choice(("adam", "sgd", "rmsprop")))
 
 
-def rate(low: float, log: bool = True) -> tuple[Parameter, ...]:
-    return OLD[0], replace(OLD[1], domain=Range(low, 1.0, False, log)), OLD[2]
-
-
 @pytest.mark.parametrize(
     ("new", "reasons"),
     [
-        ((MORE, *OLD[1:]), []),
-        (rate(0.01), []),
         ((MORE, *OLD[1:], Parameter("decay", Choice((0.9,)), (Condition("optimizer", ("rmsprop",)),))), []),
-        ((OLD[0], OLD[2], OLD[1]), []),
-        (OLD[:2], ["momentum is gone"]),
-        ((replace(OLD[0], domain=Choice(("sgd", "rmsprop"))), *OLD[1:]), []),
         ((replace(OLD[0], domain=Choice(("adam",))), OLD[1]), []),  # no optimizer has a momentum
-        (rate(0.2), []),
-        (rate(0.1, log=False), ["rate counts in another way (whole numbers or log)"]),
-        ((*OLD, Parameter("clip", Choice((0.0, 1.0)))), []),
+        (
+            (OLD[0], replace(OLD[1], domain=Range(0.1, 1.0, False)), OLD[2]),
+            ["rate counts in another way (whole numbers or log)"],
+        ),
         (
             (*OLD, Parameter("clip", Choice((1.0, 2.0)))),
             ["clip is new, and the trials so far have its default, 0, which is no value of it"],

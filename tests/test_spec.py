@@ -231,13 +231,6 @@ def test_points_to_start_with_take_the_types_of_the_space() -> None:
     assert type(loaded.start_with[0]["epochs"]) is int
 
 
-def test_a_rare_point_that_satisfies_all_constraints_is_found_in_a_small_space() -> None:
-    space = {name: list(range(1, 41)) for name in "ab"}
-    study = {"name": "x", "train": "m:f", "search_space": space, "constraints": ["a + b == 80"]}
-    loaded = read_study(study, environ={})
-    assert loaded.constraints[0].holds({"a": 40, "b": 40})
-
-
 @pytest.mark.parametrize(
     ("space", "constraints", "start_with"),
     [
@@ -295,24 +288,9 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
 CHANGES: list[tuple[str, bool]] = TABLES["changes between runs, and whether they matter"]
 
 
-@pytest.mark.parametrize(("text", "matters"), CHANGES)
-def test_what_may_change_between_runs_of_a_study(text: str, matters: bool) -> None:
-    assert (spec(text).fixed() != spec().fixed()) is matters
-    assert json.dumps(spec(text).fixed())
-
-
 def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
     free = {"name", "search_space", "budget", "workers", "device", "execution", "tracking", "compare"}
     assert set(options(StudySpec)) == free | set(spec().fixed())
-
-
-def test_a_folder_with_its_study_may_move(tmp_path: Path) -> None:
-    loaded = []
-    for name in ("here", "there"):
-        (tmp_path / name / "pictures").mkdir(parents=True)
-        (tmp_path / name / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: {epochs: 1}\n")
-        loaded.append(read_study(tmp_path / name / "study.yaml", environ={}).fixed())
-    assert loaded[0] == loaded[1]
 
 
 def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:

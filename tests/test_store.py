@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from survival import Process, Said, check, events_of, finish, lines, never_left, start, wait_until
-from test_faults import check_whole, journal_of, still_ended, whole
+from survival import Process, check, events_of, finish, lines, never_left, start, wait_until
+from test_faults import check_whole, journal_of, whole
 from victim import Config
 
 from hpo import files
@@ -219,30 +219,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_study_on_a_disk_that_fills_up_stops_with_one_line_and_goes_on_when_there_is_room(disk: Disk) -> None:
-    """However much is left, and so wherever it runs out: in the lock, the journal, a checkpoint."""
-    config = Config(str(disk.folder), budget={"trials": 8}, fake={"weight": 60_000, "pause": 0.02}, slots=1)
-    config.write(disk.folder / "config.json")
-    (disk.folder / "tmp").mkdir()
-    places, ended, visits = set(), {}, 0
-    for room in (0, 40, 90, 150, 220):
-        disk.room(room * 1024)
-        said = victim(disk.folder)
-        disk.free()
-        visits += 1
-        ended = still_ended(config, ended)
-        if said.code == 0:
-            break
-        assert said.code == 4, said
-        (line,) = said.error.splitlines()
-        assert line.startswith(f"{disk.folder}/")
-        assert "free space" in line
-        places.add(Path(line.partition(": ")[0]).name)
-    assert places >= {"driver.lock", "journal.db", "trainings"}, places
-    said = victim(disk.folder)
-    check(config, said, lost=visits + 1, before=ended)
-
-
 def test_a_whole_run_on_a_disk_that_fills_up_says_so_wherever_that_is_and_is_finished_later(disk: Disk) -> None:
     prepare = "import sys, whole_victim; from pathlib import Path; whole_victim.prepare(Path(sys.argv[1]))"
     assert finish(Process(["-c", prepare, str(disk.folder)], disk.folder)).code == 0
@@ -260,10 +236,6 @@ def test_a_whole_run_on_a_disk_that_fills_up_says_so_wherever_that_is_and_is_fin
     said = finish(whole(disk.folder, "--workers", "1"))
     assert said.code == 0
     check_whole(disk.folder, said)
-
-
-def victim(folder: Path) -> Said:
-    return finish(Process([str(Path(__file__).parent / "victim.py"), "config.json"], folder))
 
 
 def test_a_read_only_disk_is_said_to_be_one_and_a_study_on_it_can_be_looked_at(disk: Disk) -> None:

@@ -171,11 +171,11 @@ CHANGED = Space(
 
 
 @every_combination
-@pytest.mark.parametrize("trained", [3, 7])
 def test_after_a_change_of_the_space_old_trials_stay_and_what_comes_next_obeys(
-    name: str, rule: str, trained: int, tmp_path: Path
+    name: str, rule: str, tmp_path: Path
 ) -> None:
     """Every point of the new space is tried once, those that an old trial has with the default included."""
+    trained = 7 if rule == "plain" else 3
     begun = run(make(name, rule), tmp_path, 1, Budget(trials=trained))
     filled = functools.partial(with_defaults, space=CHANGED, defaults={"clip": 0.0})
     limit = Constraint("clip <= 0 or epochs <= 2")
@@ -215,14 +215,6 @@ def test_a_huge_grid_is_never_built() -> None:
 @settings(max_examples=60, deadline=None)
 def test_a_permutation_gives_each_number_once(size: int, seed: str) -> None:
     assert sorted(permutation(size, seed)) == list(range(size))
-
-
-def test_a_permutation_depends_on_its_seed_and_moves_most_numbers() -> None:
-    first, second = list(permutation(1000, "a")), list(permutation(1000, "b"))
-    assert first != second
-    assert sum(index == value for index, value in enumerate(first)) < 20
-    rng = random.Random(0)
-    assert abs(statistics.mean(first[:100]) - statistics.mean(rng.sample(range(1000), 100))) < 150
 
 
 def test_asha_promotes_the_best_third_and_pauses_the_rest(tmp_path: Path) -> None:
@@ -302,7 +294,6 @@ LENGTHS, SEEDS = (3, 9, 27), range(12)
 STOPPED: dict[
     str, tuple[Callable[[Strategy, Goal], Strategy], int]
 ] = {  # a rule, epochs that make about 20 to 30 trials
-    "none": (lambda strategy, goal: strategy, 500),
     "median": (lambda strategy, goal: Median(strategy, goal, 3), 400),
     "asha": (lambda strategy, goal: Asha(strategy, goal, 3, 3), 300),
 }
@@ -329,7 +320,7 @@ def searched(name: str, rule: str, lengths: Sequence[int], seed: int) -> float:
     others = Parameter("width", Choice((8, 16, 32, 64))), Parameter("epochs", Choice(tuple(lengths)))
     space = Space((Parameter("rate", rates), Parameter("dropout", drops), *others))
     goal = Goal(epochs=LENGTHS if rule == "asha" else lengths)
-    extended = (lambda params: params) if rule == "none" else partial(goal.extended, feasible=lambda params: None)
+    extended = partial(goal.extended, feasible=lambda params: None)
     problem, (stopping, budget) = Problem(space, goal, seed, extended=extended), STOPPED[rule]
     study = learned(stopping(PLAIN[name](problem), goal), goal, Budget(total_epochs=budget))
     best = goal.best(study.trials)

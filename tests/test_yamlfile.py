@@ -158,10 +158,3 @@ def test_any_bytes_are_a_document_or_bad_input(raw: bytes) -> None:
 def test_text_in_a_message_is_short_and_cannot_move_the_cursor(text: str) -> None:
     assert yaml_nodes.clean(text).isprintable()
     assert len(yaml_nodes.clean(text)) < 60 * 10
-
-
-def test_the_slower_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parent.parent / "search_spaces/cnn-small.yaml").read_text(encoding="utf-8")
-    fast = parse(text, "f")
-    monkeypatch.setattr(yaml_nodes, "_PARSER", yaml.SafeLoader)
-    assert parse(text, "f") == fast
