@@ -23,7 +23,7 @@ bench: $(VENV)/.test
 
 # 500 killed workers, 50 killed drivers, every failpoint and full disk, 400 studies compared, 100,000 study files;
 # what is drawn follows from the seed: make chaos SEED=...
-chaos: SEED ?= $(shell shuf -i 0-999999 -n 1)
+chaos: SEED := $(shell shuf -i 0-999999 -n 1)
 chaos: $(VENV)/.test
 	WORKER_KILLS=500 DRIVER_KILLS=50 FUZZ_CASES=100000 CHAOS_FACTOR=10 COMPARED_SEEDS=100 OMP_NUM_THREADS=1 \
 	FAULT_SEED=$(SEED) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) --timeout 7200 --durations 10 \

@@ -98,15 +98,6 @@ def test_our_services_have_no_rights_they_do_not_need(service: str) -> None:
     assert not {"privileged", "cap_add", "network_mode", "pid"} & set(told)
 
 
-def test_workers_can_be_scaled_and_the_gpu_profile_reserves_devices() -> None:
-    told = SERVICES["ray-worker-gpu"]
-    assert not {"container_name", "ports", "hostname"} & {*SERVICES["ray-worker"], *told}
-    assert told["profiles"] == ["gpu"]
-    (device,) = told["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
-    assert told["build"]["args"] == {"DEVICE": "cuda"}
-
-
 def test_a_folder_of_studies_that_is_not_there_is_not_made_up() -> None:
     mounted = [volume for told in SERVICES.values() for volume in told.get("volumes", []) if isinstance(volume, dict)]
     assert len(mounted) == 4

@@ -459,12 +459,6 @@ def test_a_running_trial_that_is_stopped_gives_its_epochs_back(tmp_path: Path) -
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
-    study = Study(drive(tmp_path, random(), Budget(trials=6), Scripted(2)))
-    for trial in study.trials:
-        assert checkpoints.epochs(tmp_path, trial.training) == [trial.epoch]
-
-
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_state_that_any_search_of_a_driver_reads_is_kept_while_another_trains_on(
     order: int, tmp_path: Path

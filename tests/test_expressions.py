@@ -126,19 +126,6 @@ def test_the_solutions_are_those_of_looking_through_all_points(
         assert all(one.holds(drawn) for one in own)
 
 
-@given(st.lists(conditions, min_size=1, max_size=3))
-def test_the_whole_solutions_are_all_points_that_meet_the_constraints(constraints: list[Constraint]) -> None:
-    space = Space(tuple(one for one in SPACE.parameters if one.name != "rate"))
-    listed = solutions(space, tuple(constraints), whole=True)
-    if all("rate" in one.names for one in constraints):
-        assert listed is None
-        return
-    assert listed is not None
-    own = [one for one in constraints if "rate" not in one.names]
-    points = [params for params in ParameterGrid(space.parameters) if all(one.holds(params) for one in own)]
-    assert sorted(sorted(one.items()) for one in listed) == sorted(sorted(one.items()) for one in points)
-
-
 def test_what_is_too_much_to_list_is_not_listed() -> None:
     many = Space(tuple(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(8)))
     assert solutions(many, (Constraint("p0 + p1 + p2 + p3 + p4 + p5 + p6 + p7 == 72"),)) is None

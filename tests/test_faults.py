@@ -111,14 +111,6 @@ def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_pa
     assert all("no report for 1.5 s" in error for error in errors)
 
 
-@pytest.mark.parametrize(("mischief", "says"), [("exit", "exit 0"), ("segfault", "SIGSEGV"), ("kill", "SIGKILL")])
-def test_a_trainer_that_ends_its_process_is_tried_again(mischief: str, says: str, tmp_path: Path) -> None:
-    config = Config(str(tmp_path), budget={"trials": 3}, fake={"mischief": mischief})
-    study = check(config, finish(start(config)), lost=3)
-    assert complete(study)
-    assert [says in error for error in retried(config)] == [True] * 3
-
-
 @pytest.mark.parametrize("mischief", ["exit", "hang"])
 def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_goes_on(
     mischief: str, tmp_path: Path

@@ -58,11 +58,6 @@ def test_both_parsers_of_yaml_lead_to_the_same_words(monkeypatch: pytest.MonkeyP
         assert said(sets=case.get("sets")) == case["says"].rstrip()
 
 
-def test_the_table_is_long_and_no_case_stands_in_it_twice() -> None:
-    names = [case["case"] for case in CASES]
-    assert len(names) == len(set(names)) >= 200
-
-
 def test_every_message_is_one_line_of_place_rule_got_and_remedy() -> None:
     for case in CASES:
         for line in case["says"].splitlines():

@@ -123,14 +123,6 @@ def test_formula_and_torch_agree_on_ten_thousand_random_architectures() -> None:
     assert min(possible, impossible) > ARCHITECTURES // 5
 
 
-def test_a_whole_network_gives_what_its_layers_give_one_by_one() -> None:
-    for _, _, cost, layers in networks(150, seed=9):
-        images, net = torch.randn(3, *cost.shape), build(layers, cost.shape).eval()
-        passed = [batch for _, batch in walk(net, layers, images)]
-        assert [tuple(batch.shape) for batch in passed] == [(3, *row.shape) for row in cost.rows]
-        assert torch.equal(passed[-1], net(images)) and passed[-1].shape == (3, 10)
-
-
 def test_a_wrong_formula_is_noticed() -> None:
     made = sizes("cnn", {"blocks": 1}, (1, 8, 8), 10)
     first, *rest = made.rows

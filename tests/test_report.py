@@ -611,7 +611,7 @@ def test_the_table_is_sorted_from_the_keyboard_with_empty_cells_last(opened: chr
         filled = [float(cell) for cell in cells if cell]
         assert cells[len(filled) :] == [""] * (len(cells) - len(filled))
         assert filled == sorted(filled, reverse=turned)
-        assert opened.run("document.querySelector('th[aria-sort]').ariaSort") == (
+        assert opened.run(f"document.querySelectorAll('table.sortable th')[{place}].ariaSort") == (
             "descending" if turned else "ascending"
         )
 

@@ -203,21 +203,6 @@ def test_a_sample_calls_nothing_but_random() -> None:
     assert space.sample(SimpleNamespace(random=random.Random(7).random)) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
 
 
-def test_a_forced_parent_is_drawn_among_what_lets_all_its_children_exist() -> None:
-    space = Space(
-        (
-            Parameter("optimizer", Choice(("adam", "sgd", "rmsprop"))),
-            Parameter("momentum", Choice((0.5, 0.9)), (Condition("optimizer", ("sgd", "rmsprop")),)),
-            Parameter("decay", Choice((0.5,)), (Condition("optimizer", ("adam", "rmsprop")),)),
-        )
-    )
-    for partial, optimizers in (
-        ({"momentum": 0.9}, {"sgd", "rmsprop"}),
-        ({"momentum": 0.9, "decay": 0.5}, {"rmsprop"}),
-    ):
-        assert {space.complete(partial, random.Random(i))["optimizer"] for i in range(50)} == optimizers
-
-
 # -- grids
 
 

@@ -277,21 +277,6 @@ def test_what_a_trainer_cannot_save_is_the_trainer_s_fault(tmp_path: Path) -> No
         assert list((tmp_path / "key").iterdir()) == []
 
 
-def test_only_the_drafts_of_dead_processes_are_swept(tmp_path: Path) -> None:
-    """A draft is no checkpoint; it stays while the process that writes it lives."""
-
-    def save(path: Path) -> None:
-        path.touch()
-        dead = path.with_name(path.name.replace(f"+{os.getpid()}-", "+999999999-"))
-        dead.touch()
-        checkpoints.sweep(tmp_path)
-        assert (path.exists(), dead.exists()) == (True, False)
-        assert checkpoints.epochs(tmp_path, "key") == []
-
-    checkpoints.write(tmp_path, "key", Report(1, {}, 1.0, 0.0, save))
-    assert checkpoints.epochs(tmp_path, "key") == [1]
-
-
 @pytest.mark.parametrize("code", sorted(checkpoints.DISK))
 def test_every_fault_of_a_disk_is_told_as_one(code: int, tmp_path: Path) -> None:
     def save(path: Path) -> None:

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from benchmarks.simulated import SimulatedExecutor
 from hpo.core import (
-    DONE,
     Ended,
     Event,
     Goal,
@@ -236,12 +235,6 @@ def test_median_spares_epochs_and_keeps_the_best(tmp_path: Path) -> None:
     assert laws.params_of(full) == laws.params_of(cut)
     assert cut.epochs < 0.8 * full.epochs
     assert GOAL.best(cut.trials).number == GOAL.best(full.trials).number  # type: ignore[union-attr]
-
-
-def test_a_strategy_with_nothing_left_says_done() -> None:
-    study = Study()
-    strategy = make("random", feasible=lambda params: "never")
-    assert strategy.propose(study, 1) is DONE
 
 
 RARE = tuple(Constraint(f"b{i + 1} == 2 * b{i}") for i in range(7))  # 3 of 10^8 combinations
