@@ -12,27 +12,13 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["HpoError", "Result", "StudySpec", "__version__", "load", "run"]
 
 if TYPE_CHECKING:
-    from hpo.api import run
-    from hpo.cli.options import load
-    from hpo.engine.result import Result
-    from hpo.errors import HpoError
-    from hpo.provenance import __version__
-    from hpo.study_file.spec import StudySpec
-
-_HOMES = {
-    "run": "hpo.api",
-    "load": "hpo.cli.options",
-    "Result": "hpo.engine.result",
-    "HpoError": "hpo.errors",
-    "StudySpec": "hpo.study_file.spec",
-    "__version__": "hpo.provenance",
-}
+    from hpo.api import HpoError, Result, StudySpec, __version__, load, run
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import hpo` alone costs nothing, which `hpo --help` relies on."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'hpo' has no attribute {name!r}")
-    import importlib
+    from hpo import api
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(api, name)

@@ -12,6 +12,7 @@ from hpo.commands.run import RunOptions
 from hpo.commands.run import run as run_study
 from hpo.engine.result import Result
 from hpo.errors import HpoError
+from hpo.provenance import __version__
 from hpo.study_file.spec import StudySpec
 
 
@@ -46,4 +47,4 @@ def run(
         return run_study(spec, replace(options, listeners=[console.receive]))
 
 
-__all__ = ["HpoError", "Result", "load", "run"]
+__all__ = ["HpoError", "Result", "StudySpec", "__version__", "load", "run"]

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, get_args
 
 from hpo.core import Event, Outcome, Reason, Report, Reported, State, Study, Value
@@ -155,9 +154,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

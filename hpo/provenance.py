@@ -59,12 +59,9 @@ def environment(numerics: Mapping[str, Value]) -> dict[str, Value]:
 
 
 @cache
-def processor(source: Path = Path("/proc/cpuinfo")) -> str:
+def processor() -> str:
     """The kind of CPU: another one may round differently."""
-    try:
-        lines = source.read_text().splitlines()
-    except OSError:
-        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 

@@ -63,7 +63,6 @@ from hpo.engine.trainings import Trainings  # noqa: E402
 from hpo.errors import BadInput, EnvironmentFailed  # noqa: E402
 from hpo.execution.cluster import (  # noqa: E402
     GONE_SECONDS,
-    ClusterNode,
     Monitor,
     Resources,
     capacity,
@@ -436,14 +435,14 @@ def test_what_ray_says_of_a_cluster_that_cannot_be_joined_is_one_line(error: str
 @pytest.mark.parametrize(("resources", "message"), TOO_MUCH.items())
 def test_a_trial_that_fits_on_no_node_is_bad_input(resources: tuple[float, float], message: str) -> None:
     with pytest.raises(BadInput) as raised:
-        refuse_too_much(Resources(*resources), [ClusterNode("1", 8, 0), ClusterNode("2", 2, 1)], str)
+        refuse_too_much(Resources(*resources), [Resources(8, 0), Resources(2, 1)], str)
     assert str(raised.value) == f"execution{message}"
 
 
 def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
-    nodes = [ClusterNode("1", 8, 2), ClusterNode("2", 2, 1)]
+    nodes = [Resources(8, 2), Resources(2, 1)]
     assert capacity(Resources(1, 0.25), nodes) == 8 + 2
-    assert capacity(Resources(0.1, 0.1), [ClusterNode("1", 1, 1)]) == 10
+    assert capacity(Resources(0.1, 0.1), [Resources(1, 1)]) == 10
     assert resources_of("auto", 1, None, nodes, str) == Resources(1, 1)
     assert resources_of("cpu", 1, None, nodes, str) == Resources(1, 0)
 
@@ -451,18 +450,18 @@ def test_a_fraction_of_a_gpu_lets_several_trials_share_it() -> None:
 @pytest.mark.parametrize(("device", "gpus"), [("cuda:1", None), ("cpu", 1.0), ("cuda", 0.0)])
 def test_a_device_that_contradicts_the_gpus_is_bad_input(device: str, gpus: float | None) -> None:
     with pytest.raises(BadInput):
-        resources_of(device, 1, gpus, [ClusterNode("1", 1, 1)], str)
+        resources_of(device, 1, gpus, [Resources(1, 1)], str)
 
 
 def test_a_cluster_of_a_head_alone_is_waited_for_and_then_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    looks: list[list[ClusterNode]] = [
-        [ClusterNode("head", 0, 0)],
+    looks: list[list[Resources]] = [
+        [Resources(0, 0)],
         [],
-        [ClusterNode("head", 0, 0), ClusterNode("b", 2, 0)],
+        [Resources(0, 0), Resources(2, 0)],
     ]
     assert [node.id for node in wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))] == ["b"]
     with pytest.raises(EnvironmentFailed, match="here: must have a node that can work, got none"):
-        wait_for_nodes(3, "here", lambda seconds: None, lambda: [ClusterNode("head", 0, 0)])
+        wait_for_nodes(3, "here", lambda seconds: None, lambda: [Resources(0, 0)])
     assert caplog.messages[0] == "the Ray cluster has no node that can work; waiting 10 s for one"
 
 

@@ -105,9 +105,6 @@ def order(count: int, *entropy: int) -> Array:
     return np.argsort(np.random.PCG64(list(entropy)).random_raw(count), kind="stable")
 
 
-# -- the same image in two splits ------------------------------------------------------------------------------------
-
-
 def identities(images: Iterable[Array]) -> Array:
     """(N,) int64: a number for each image (C, H, W), the same for the same pixels."""
     seen: dict[bytes, int] = {}

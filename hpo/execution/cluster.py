@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -33,7 +33,7 @@ except Exception as error:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one trial takes of a node; a fraction shares a core or a GPU."""
+    """What a node has, or what one trial takes of it; a fraction shares a core or a GPU."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -42,23 +42,13 @@ class Resources:
         return f"{self.cpus:g} cpus" + (f" and {self.gpus:g} gpus" if self.gpus else "")
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterNode:
-    id: str
-    cpus: float
-    gpus: float
+def nodes() -> dict[str, Resources]:
+    """What each node has that is alive, by its name in Ray."""
+    alive = {str(node["NodeID"]): node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {name: Resources(has.get("CPU", 0.0), has.get("GPU", 0.0)) for name, has in alive.items()}
 
 
-def nodes() -> list[ClusterNode]:
-    """The nodes that are alive."""
-    return [
-        ClusterNode(str(node["NodeID"]), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-
-
-def capacity(resources: Resources, alive: Sequence[ClusterNode]) -> int:
+def capacity(resources: Resources, alive: Iterable[Resources]) -> int:
     """How many trials these nodes can carry at a time."""
     trials = 0
     for node in alive:
@@ -152,8 +142,8 @@ def wait_for_nodes(
     patience: float,
     where: str,
     sleep: Callable[[float], None] = time.sleep,
-    look: Callable[[], list[ClusterNode]] = nodes,
-) -> list[ClusterNode]:
+    look: Callable[[], Iterable[Resources]] = lambda: nodes().values(),
+) -> list[Resources]:
     """The nodes with CPUs or GPUs; waits up to `patience` seconds for the first. Raises EnvironmentFailed."""
     waited = 0.0
     while not (usable := [node for node in look() if node.cpus or node.gpus]):
@@ -168,7 +158,7 @@ def wait_for_nodes(
 
 
 def resources_of(
-    device: str, cpus: float, gpus: float | None, usable: Sequence[ClusterNode], where: Callable[[str], str]
+    device: str, cpus: float, gpus: float | None, usable: Sequence[Resources], where: Callable[[str], str]
 ) -> Resources:
     """What a trial takes. gpus None: one if the device is cuda, or auto and there are any. Raises BadInput."""
     if device not in ("auto", "cpu", "cuda"):
@@ -183,7 +173,7 @@ def resources_of(
     return Resources(cpus, gpus)
 
 
-def refuse_too_much(resources: Resources, usable: Sequence[ClusterNode], where: Callable[[str], str]) -> None:
+def refuse_too_much(resources: Resources, usable: Sequence[Resources], where: Callable[[str], str]) -> None:
     """A trial must fit on one node. Raises BadInput, naming the most that any node has."""
     if capacity(resources, usable):
         return
@@ -224,9 +214,9 @@ class Monitor:
         if not self.answers:
             return None
         alive = nodes()
-        if not self._through_client and ray.get_runtime_context().get_node_id() not in {node.id for node in alive}:
+        if not self._through_client and ray.get_runtime_context().get_node_id() not in alive:
             self._fail("the Ray node of this driver died", "", "ray start")
-        fitting = capacity(self.resources, alive)
+        fitting = capacity(self.resources, alive.values())
         text = f"no node of the Ray cluster at {self.address} can run a trial ({self.resources})"
         if self._lasts(f"{text}; waiting {self.patience:.0f} s for one", not fitting, self.patience):
             rule = f"must have a node that can run a trial ({self.resources})"

@@ -2,7 +2,7 @@
 
 import hashlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -185,3 +185,9 @@ class RunningJob:
         if self.ready and limits.trial_seconds is not None and self.epoch >= self.job.known:
             ends.insert(0, (self.since + limits.trial_seconds, timed_out(self.job)))
         return ends
+
+
+def seconds_until(now: float, ends: Iterable[float | None], jobs: Iterable[RunningJob | None]) -> float | None:
+    """How long until the first of these times, or until one of the jobs is overdue; None for never."""
+    times = [end for end in ends if end is not None] + [job.deadline() for job in jobs if job is not None]
+    return max(0.0, min(times) - now) + 0.01 if times else None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
-from hpo.execution.job_runner import RunningJob
+from hpo.execution.job_runner import RunningJob, seconds_until
 from hpo.execution.worker import Halt, MachineFailed, Ready, Sent, WorkerProcess
 
 MAX_FAILED_STARTS = 3
@@ -66,7 +66,9 @@ class LocalExecutor:
         end = None if timeout is None else self._clock() + timeout
         while True:
             handles = [handle for worker in self._workers for handle in (worker.pipe, worker.sentinel)]
-            active = connection.wait(handles, self._seconds_to_wait(end))
+            active = connection.wait(
+                handles, seconds_until(self._clock(), [end], [one.running for one in self._workers])
+            )
             messages = [message for index in range(self.slots) for message in self._receive(index, active)]
             if messages or (end is not None and self._clock() >= end):
                 return messages
@@ -77,8 +79,6 @@ class LocalExecutor:
         for worker in self._workers:
             worker.end(grace=1.0)
         self._workers = []
-
-    # -- messages, deaths and deadlines
 
     def _receive(self, index: int, active: Collection[object]) -> list[Message]:
         """All messages of this worker; if its process has ended or is overdue, another one is started in its place."""
@@ -112,15 +112,6 @@ class LocalExecutor:
                 worker.running = None
         return [sent]
 
-    def _seconds_to_wait(self, end: float | None) -> float | None:
-        """How long until `wait` must return or a job is overdue, if no worker sends anything."""
-        deadlines = [worker.running.deadline() for worker in self._workers if worker.running]
-        if end is not None:
-            deadlines.append(end)
-        return max(0.0, min(deadlines) - self._clock()) + 0.01 if deadlines else None
-
-    # -- starting and replacing
-
     def _start(self, index: int) -> WorkerProcess:
         worker = WorkerProcess(self._modules)
         if self._factories:
@@ -147,9 +138,6 @@ def _cause(code: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"signal {-code}"
-
-
-# -- how many workers, on which devices
 
 
 def gpus(devices: Path = Path("/dev")) -> int:

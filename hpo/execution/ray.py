@@ -22,7 +22,7 @@ from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
 from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution.cluster import PATIENCE, Monitor, Resources, join
-from hpo.execution.job_runner import RunningJob, keep_traceback
+from hpo.execution.job_runner import RunningJob, keep_traceback, seconds_until
 from hpo.execution.local import MAX_FAILED_STARTS
 from hpo.execution.ray_worker import Prepared, RayWorker, Sent, WorkerInfo, WorkerMessage, versions
 from hpo.execution.worker import ENVIRONMENT
@@ -134,7 +134,9 @@ class RayExecutor:
             self._adjust_workers()
             self._assign()
             messages, self._messages = self._messages, []
-            for worker in self._with_messages(0.0 if messages else self._seconds_to_wait(end)):
+            jobs = [worker.running for worker in self._workers]
+            seconds = 0.0 if messages else seconds_until(self._clock(), [self._next_check, end], jobs)
+            for worker in self._with_messages(seconds):
                 messages += self._receive(worker)
             messages += self._kill_overdue()
             if messages or (end is not None and self._clock() >= end) or self._ready() != ready:
@@ -190,11 +192,11 @@ class RayExecutor:
 
     # -- messages, deaths and deadlines
 
-    def _with_messages(self, timeout: float) -> list[_WorkerActor]:
+    def _with_messages(self, timeout: float | None) -> list[_WorkerActor]:
         """The workers that have sent something, as soon as one has."""
         calls = [worker.next_messages for worker in self._workers]
         if not calls:
-            time.sleep(timeout)
+            time.sleep(timeout or 0)
             return []
         ray.wait(calls, num_returns=1, timeout=timeout)
         done = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0])
@@ -240,12 +242,6 @@ class RayExecutor:
         if isinstance(message, JobFailed) and sent.trace:
             return replace(message, place=keep_traceback(job.folder, f"{sent.trace}\non node {worker.node}\n"))
         return message
-
-    def _seconds_to_wait(self, end: float | None) -> float:
-        """How long until `wait` must return, a check is due or a job is overdue, if no worker sends anything."""
-        deadlines = [worker.running.deadline() for worker in self._workers if worker.running]
-        deadlines += [self._next_check] if end is None else [self._next_check, end]
-        return max(0.0, min(deadlines) - self._clock()) + 0.01
 
     def _kill_overdue(self) -> list[Message]:
         messages: list[Message] = []

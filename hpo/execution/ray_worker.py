@@ -89,8 +89,6 @@ class RayWorker:
         self._outbox.put(WorkerInfo(ray.util.get_node_ip_address(), os.getpid(), versions()))
         self._thread.submit(import_early, modules)
 
-    # -- what the driver calls
-
     def next_messages(self) -> list[Sent]:
         """Blocks until there is a message; then all there are."""
         messages = [self._outbox.get()]
@@ -115,8 +113,6 @@ class RayWorker:
         """Remove this worker's files and exit at once: an actor that is only killed may train on for a while."""
         self._files.close()
         os._exit(0)
-
-    # -- the thread that trains
 
     def _begin(self, order: int, factory: bytes, dataset: Dataset | None) -> None:
         try:

@@ -200,9 +200,8 @@ def import_early(modules: Iterable[str]) -> None:
 
 
 def die_with_parent() -> None:
-    """Linux: the kernel kills this process when its parent dies, even while it is stuck in native code."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """The kernel kills this process when its parent dies, even while it is stuck in native code (prctl(2))."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leave_signals_to_the_driver() -> None:

@@ -142,9 +142,6 @@ def _of(params: Params, i: int, name: str) -> Value:
     return params[own] if own in params else setting(params, PARAMETERS, name)
 
 
-# -- what every family ends in -------------------------------------------------------------------------------------
-
-
 def activation(params: Params, name: str) -> Activation:
     function = str(setting(params, DENSE, "activation"))
     return Activation(name, function, float(setting(params, DENSE, "leaky_slope")))

@@ -134,10 +134,9 @@ def feasibility(
 
 def infeasible(model: str, params: Params, shape: Shape, outputs: int, constraints: Sequence[Constraint]) -> str | None:
     """The reason, if there is one; what breaks a constraint is not described as a network, which takes 20 times longer."""
-    broken = next((one for one in constraints if not one.holds(params)), None)  # one on a measure holds so far
-    return (
-        f"breaks the constraint {broken}" if broken else feasibility(model, params, shape, outputs, constraints).reason
-    )
+    broken = tuple(one.text for one in constraints if not one.holds(params))  # one on a measure holds so far
+    judged = Feasibility(broken=broken) if broken else feasibility(model, params, shape, outputs, constraints)
+    return judged.reason
 
 
 def peak_memory(network: Summary, params: Params) -> int:

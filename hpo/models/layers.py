@@ -313,16 +313,13 @@ def _kept(layers: Sequence[Layer], i: int, before: Shape, after: Shape) -> int:
             c, h, w = before
             return own + FLOAT_BYTES * c * (h + 2 * padding) * (w + 2 * padding)
         case Recurrent():
-            return own + FLOAT_BYTES * before[0] * _kept_a_step(layer, before)
+            feature, state = STEP_KEEPS[layer.cell]
+            width = layer.hidden * layer.directions
+            masks = width * (layer.layers - 1) if layer.dropout else 0
+            step = sum(feature * n + state * width for n in _inputs(layer, before)) + masks
+            return own + FLOAT_BYTES * before[0] * step
         case _:
             return own
-
-
-def _kept_a_step(layer: Recurrent, shape: Shape) -> int:
-    feature, state = STEP_KEEPS[layer.cell]
-    width = layer.hidden * layer.directions
-    masks = width * (layer.layers - 1) if layer.dropout else 0
-    return sum(feature * n + state * width for n in _inputs(layer, shape)) + masks
 
 
 def _saves_input(layer: Layer | None) -> bool:

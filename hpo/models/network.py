@@ -172,21 +172,10 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Rows():
             return ImageRows()
         case plain.Recurrent():
-            return FinalState(_cells(layer, shape[1], device))
-
-
-def _cells(layer: plain.Recurrent, features: int, device: torch.device) -> nn.RNNBase:
-    return _CELLS[layer.cell](
-        features,
-        layer.hidden,
-        layer.layers,
-        bias=layer.bias,
-        batch_first=True,
-        dropout=layer.dropout,
-        bidirectional=layer.bidirectional,
-        device=device,
-        **({"nonlinearity": layer.nonlinearity} if layer.cell == "rnn" else {}),
-    )
+            own: Any = {"nonlinearity": layer.nonlinearity} if layer.cell == "rnn" else {}
+            own |= {"bias": layer.bias, "dropout": layer.dropout, "bidirectional": layer.bidirectional}
+            cells = _CELLS[layer.cell](shape[1], layer.hidden, layer.layers, batch_first=True, device=device, **own)
+            return FinalState(cells)
 
 
 def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Module:
@@ -210,9 +199,6 @@ def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Modul
         text = f"{model}: its network must turn {tuple(images.shape)} into {expected}, got {got}"
         raise TrainingFailed(Outcome.INVALID, text)
     return network
-
-
-# -- the formulas against torch on its meta device, where a network takes no memory
 
 
 META = torch.device("meta")

@@ -24,12 +24,8 @@ COSINE: Final = "cosine"
 SCHEDULES: Final = (CONSTANT, STEP, EXPONENTIAL, COSINE)
 
 
-def _optimizer(*names: Value) -> tuple[Condition, ...]:
-    return (Condition("optimizer", names),)
-
-
-def _schedule(*names: Value) -> tuple[Condition, ...]:
-    return (Condition("schedule", names),)
+def _with(name: str, *values: Value) -> tuple[Condition, ...]:
+    return (Condition(name, values),)
 
 
 def fraction(default: float, doc: str, *, per_block: bool = False, when: tuple[Condition, ...] = ()) -> ParameterSpec:
@@ -40,13 +36,13 @@ def fraction(default: float, doc: str, *, per_block: bool = False, when: tuple[C
 TRAINING: Final[dict[str, ParameterSpec]] = {
     "optimizer": ParameterSpec(ADAM, "choice", choices=OPTIMIZERS, doc="the rule that turns gradients into updates"),
     "learning_rate": ParameterSpec(1e-3, "float", low=0, open_low=True, doc="eta in w <- w - eta dL/dw"),
-    "momentum": fraction(0.0, "share of the last update kept", when=_optimizer(SGD, RMSPROP)),
+    "momentum": fraction(0.0, "share of the last update kept", when=_with("optimizer", SGD, RMSPROP)),
     "nesterov": ParameterSpec(
-        False, "bool", when=_optimizer(SGD), doc="look ahead along the momentum; without effect at momentum 0"
+        False, "bool", when=_with("optimizer", SGD), doc="look ahead along the momentum; without effect at momentum 0"
     ),
-    "beta1": fraction(0.9, "decay of the mean gradient", when=_optimizer(ADAM, ADAMW)),
-    "beta2": fraction(0.999, "decay of the mean square", when=_optimizer(ADAM, ADAMW)),
-    "rms_decay": fraction(0.99, "decay of the mean square", when=_optimizer(RMSPROP)),
+    "beta1": fraction(0.9, "decay of the mean gradient", when=_with("optimizer", ADAM, ADAMW)),
+    "beta2": fraction(0.999, "decay of the mean square", when=_with("optimizer", ADAM, ADAMW)),
+    "rms_decay": fraction(0.99, "decay of the mean square", when=_with("optimizer", RMSPROP)),
     "weight_decay": ParameterSpec(
         0.0, "float", low=0, doc="the optimizer's own: decoupled from the gradient in adamw, added to it in the others"
     ),
@@ -55,14 +51,14 @@ TRAINING: Final[dict[str, ParameterSpec]] = {
     "batch_size": ParameterSpec(32, "int", low=1, doc="images a step: memory against noise"),
     "epochs": ParameterSpec(10, "int", low=1, doc="passes over the training split: too few underfit, too many overfit"),
     "schedule": ParameterSpec(CONSTANT, "choice", choices=SCHEDULES, doc="how eta changes from epoch to epoch"),
-    "step_epochs": ParameterSpec(5, "int", low=1, when=_schedule(STEP), doc="epochs between two steps"),
+    "step_epochs": ParameterSpec(5, "int", low=1, when=_with("schedule", STEP), doc="epochs between two steps"),
     "decay": ParameterSpec(
         0.9,
         "float",
         low=0,
         high=1,
         open_low=True,
-        when=_schedule(STEP, EXPONENTIAL),
+        when=_with("schedule", STEP, EXPONENTIAL),
         doc="factor on eta at each step; each epoch, if exponential",
     ),
     "warmup": ParameterSpec(0, "int", low=0, doc="epochs in which eta rises to its value"),

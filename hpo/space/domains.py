@@ -38,9 +38,7 @@ class Choice:
     values: tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        faults = choice_faults(self.values)
-        if faults:
-            raise ValueError("; ".join(map(str, faults)))
+        assert not choice_faults(self.values), self.values
 
     @cached_property
     def _index(self) -> dict[tuple[bool, Value], int]:
@@ -91,9 +89,10 @@ class Range:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        faults = range_faults(self.low, self.high, self.integer, self.log, self.step, self.count)
-        if faults:
-            raise ValueError("; ".join(map(str, faults)))
+        assert all(map(math.isfinite, (self.low, self.high, self.step or 1))), self
+        assert self.step is None or self.step > 0, self
+        assert self.count is None or 2 <= self.count <= LARGEST_COUNT, self
+        assert not range_faults(self.low, self.high, self.integer, self.log, self.step, self.count), self
         kind = int if self.integer else float
         object.__setattr__(self, "low", kind(self.low))
         object.__setattr__(self, "high", kind(self.high))
@@ -211,11 +210,8 @@ def choice_faults(values: tuple[Value, ...]) -> list[Mistake]:
 def range_faults(
     low: float, high: float, integer: bool, log: bool = False, step: float | None = None, count: int | None = None
 ) -> list[Mistake]:
-    """Every rule the numbers of a range break, with the key to fix as its place."""
+    """Every rule these finite numbers break together as a range, with the key to fix as its place."""
     numbers = [(key, number) for key, number in (("min", low), ("max", high), ("step", step)) if number is not None]
-    endless = [(key, number) for key, number in numbers if not math.isfinite(number)]
-    if endless:
-        return [Mistake(key, "must be finite", exact(number), "write a plain number") for key, number in endless]
     broken = [(key, number) for key, number in numbers if integer and number != int(number)]
     faults = [Mistake(key, "must be a whole number", exact(number), "round it") for key, number in broken]
     if low > high:
@@ -223,8 +219,6 @@ def range_faults(
     if log and low <= 0:
         faults.append(Mistake("min", "must be above 0 because log is true", exact(low), "raise min or leave log out"))
     if step is not None:
-        if step <= 0:
-            faults.append(Mistake("step", "must be above 0", exact(step)))
         if count is not None:
             faults.append(Mistake("count", "cannot be combined with step", exact(count), "keep one of them"))
         if log:
@@ -233,8 +227,6 @@ def range_faults(
             faults.append(
                 Mistake("step", f"must not be above max - min ({exact(rounded(high - low, 12))})", exact(step))
             )
-    if count is not None and not 2 <= count <= LARGEST_COUNT:
-        faults.append(Mistake("count", f"must be from 2 to {LARGEST_COUNT:,}", exact(count)))
     return faults
 
 

@@ -87,9 +87,6 @@ class Constraint:
         """As `holds`, but raises ArithmeticError, and TypeError where text is computed with."""
         return any(name not in values for name in self.names) or bool(self._compute(values))
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @lru_cache(maxsize=16)
 def solutions(

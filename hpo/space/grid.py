@@ -146,16 +146,11 @@ def permutation(size: int, seed: str) -> Iterator[int]:
     Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, sections 3 and 5.
     """
     half = max(1, ((max(size, 1) - 1).bit_length() + 1) // 2)
-    for index in range(1 << (2 * half)):
-        shuffled = _feistel(index, half, seed)
-        if shuffled < size:
-            yield shuffled
-
-
-def _feistel(value: int, half: int, seed: str) -> int:
     mask = (1 << half) - 1
-    left, right = value >> half, value & mask
-    for number in range(ROUNDS):
-        word = hashlib.blake2b(f"{seed}/{number}/{right}".encode(), digest_size=32).digest()
-        left, right = right, left ^ (int.from_bytes(word, "big") & mask)
-    return (left << half) | right
+    for index in range(1 << (2 * half)):
+        left, right = index >> half, index & mask
+        for number in range(ROUNDS):
+            word = hashlib.blake2b(f"{seed}/{number}/{right}".encode(), digest_size=32).digest()
+            left, right = right, left ^ (int.from_bytes(word, "big") & mask)
+        if (shuffled := (left << half) | right) < size:
+            yield shuffled

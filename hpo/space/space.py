@@ -69,8 +69,6 @@ class Space:
         values = self[EPOCHS].domain.values
         return values if isinstance(values, range) else [int(value) for value in values]
 
-    # -- points ------------------------------------------------------------------------------------------------------
-
     def sample(self, rng: random.Random) -> dict[str, Value]:
         """A random point. Only rng.random() is called: its stream is the same in every Python."""
         return self.complete({}, rng)
@@ -123,8 +121,6 @@ class Space:
                     clashes.append(Mistake(parameter.name, rule, got, "leave one of them out"))
         return forced, clashes
 
-    # -- all points --------------------------------------------------------------------------------------------------
-
     def size(self) -> int | None:
         """The number of distinct points; None where it is not finite or too entangled to count."""
         if any(parameter.domain.levels is None for parameter in self.parameters):
@@ -154,8 +150,6 @@ class Space:
         if faults:
             raise GridImpossible(*faults)
         return ParameterGrid(self.parameters)
-
-    # -- across runs -------------------------------------------------------------------------------------------------
 
     def record(self) -> list[dict[str, Any]]:
         """This space as JSON; `from_record` reads it."""

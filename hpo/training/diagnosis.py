@@ -7,9 +7,10 @@ A pure function of what the probes put into the reports (training/probes.py). Th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 
 from hpo.core import Outcome, Params, Report, Trial
 from hpo.formatting import count, listed
@@ -122,14 +123,15 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     """The first rule that applies; healthy if none does. error: what a training that diverged said of it."""
     course = Course(reports, params, outcome)
     if outcome is Outcome.NAN and reports and (broken := _not_a_number(course)):
-        return broken
+        return Diagnosis(Tag.NAN, broken)
     if outcome in (Outcome.NAN, Outcome.DIVERGED):
         return _diverged(course, error)
     if outcome is not Outcome.OK:
         return Diagnosis(outcome.value, f"ended after {count(len(reports), 'epoch')}")
     if not reports:
         return Diagnosis(Tag.HEALTHY, "not trained yet")
-    return next((diagnosis for rule in RULES if (diagnosis := rule(course)) is not None), _healthy(course))
+    found = ((tag, rule(course)) for tag, rule in RULES.items())
+    return next((Diagnosis(tag, text) for tag, text in found if text), _healthy(course))
 
 
 def _diverged(course: Course, error: str) -> Diagnosis:
@@ -139,60 +141,56 @@ def _diverged(course: Course, error: str) -> Diagnosis:
     unsaid = f"loss is not a number in epoch {len(losses) + 1}" if course.outcome is Outcome.NAN else rose
     text = error.partition("\n")[0] or f"{unsaid}{course.rate}"
     exploding = _exploding(course) if course.reports else None
-    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.text}" if exploding else text)
+    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding}" if exploding else text)
 
 
-def _exploding(course: Course) -> Diagnosis | None:
+def _exploding(course: Course) -> str | None:
     ratios = [
         (r.metrics[name], r.epoch, name) for r in course.reports for name in course.of("ratio") if name in r.metrics
     ]
     ratio, epoch, name = max(ratios, key=lambda each: each[0], default=(0.0, 0, ""))
     if course.learned or ratio <= EXPLODES:
         return None
-    text = f"{_place(name)}'s gradient is {_digits(ratio)} times its weights in epoch {epoch}{course.rate}"
-    return Diagnosis(Tag.EXPLODING, text)
+    return f"{_place(name)}'s gradient is {_digits(ratio)} times its weights in epoch {epoch}{course.rate}"
 
 
-def _dead(course: Course) -> Diagnosis | None:
+def _dead(course: Course) -> str | None:
     if course.learned or (worst := course.worst("dead", DEAD)) is None:
         return None
     name, since = worst
-    text = f"{_percent(course.last[name])} of {_place(name)} since epoch {since}{course.rate}"
-    return Diagnosis(Tag.DEAD, text)
+    return f"{_percent(course.last[name])} of {_place(name)} since epoch {since}{course.rate}"
 
 
-def _saturated(course: Course) -> Diagnosis | None:
+def _saturated(course: Course) -> str | None:
     if course.learned or (worst := course.worst("saturated", SATURATED)) is None:
         return None
     name, since = worst
-    text = f"{_percent(course.last[name])} of {_place(name)}'s values are at an end of"
-    text += f" {course.params.get('activation', 'its activation')} since epoch {since}{course.rate}"
-    return Diagnosis(Tag.SATURATED, text)
+    function = course.params.get("activation", "its activation")
+    share = _percent(course.last[name])
+    return f"{share} of {_place(name)}'s values are at an end of {function} since epoch {since}{course.rate}"
 
 
-def _vanishing(course: Course) -> Diagnosis | None:
+def _vanishing(course: Course) -> str | None:
     names = course.of("gradient")
     if course.learned or len(names) < 2:
         return None
-    first, *others = (math.sqrt(_mean([x * x for x in course.series(name)])) for name in names)
+    first, *others = (math.sqrt(fmean([x * x for x in course.series(name)])) for name in names)
     largest = max(others)
     if first >= VANISHES * largest:
         return None
     share = f"1/{_digits(largest / first)}" if first > 0 else "nothing"
     top = _place(names[1 + others.index(largest)])
-    text = f"{_place(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
-    return Diagnosis(Tag.VANISHING, text)
+    return f"{_place(names[0])} receives {share} of {top}'s gradient{_kind(course.params)}"
 
 
-def _spiking(course: Course) -> Diagnosis | None:
+def _spiking(course: Course) -> str | None:
     later = course.series("spikes")[1:]
-    if not later or _mean(later) <= SPIKES:
+    if not later or fmean(later) <= SPIKES:
         return None
-    text = f"{_percent(_mean(later))} of the steps after epoch 1 are above that of a constant prediction{course.rate}"
-    return Diagnosis(Tag.SPIKES, text)
+    return f"{_percent(fmean(later))} of the steps after epoch 1 are above that of a constant prediction{course.rate}"
 
 
-def _overfitting(course: Course) -> Diagnosis | None:
+def _overfitting(course: Course) -> str | None:
     val, train = course.series("val_loss"), course.series("train_loss")
     if len(val) < 3 or len(train) != len(val):
         return None
@@ -201,11 +199,11 @@ def _overfitting(course: Course) -> Diagnosis | None:
     risen = len(after) >= 2 and min(after[-2:]) > (1 + OVERFITS) * val[best]
     if not risen or train[-1] >= train[best] or val[-1] < GAP * train[-1]:
         return None
-    text = f"val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g}), train loss fell on to"
-    return Diagnosis(Tag.OVERFITS, f"{text} {train[-1]:.3g}")
+    rose = f"val loss rose from epoch {best + 2} ({val[best]:.3g} to {val[-1]:.3g})"
+    return f"{rose}, train loss fell on to {train[-1]:.3g}"
 
 
-def _slow(course: Course) -> Diagnosis | None:
+def _slow(course: Course) -> str | None:
     train, val = course.series("train_loss"), course.series("val_loss") or course.series("train_loss")
     crawls = max(train, default=math.nan) <= CRAWLS * course.chance
     if len(train) < 2 or len(val) != len(train) or not crawls or not course.val_skill < SLOW_SKILL:
@@ -213,8 +211,7 @@ def _slow(course: Course) -> Diagnosis | None:
     fall = max(_fall(train[-LAST:]), _fall(val[-LAST:]))
     if not fall > (FAR_SLOW if course.val_skill < FAR_SKILL else SLOW) or not _fall(val[-LAST:]) > 0:
         return None
-    text = f"loss still falling {_percent(fall)} an epoch at the end{course.rate}"
-    return Diagnosis(Tag.SLOW, text)
+    return f"loss still falling {_percent(fall)} an epoch at the end{course.rate}"
 
 
 def _fall(losses: Sequence[float]) -> float:
@@ -224,15 +221,14 @@ def _fall(losses: Sequence[float]) -> float:
     return 1 - float((losses[-1] / losses[0]) ** (1 / (len(losses) - 1)))
 
 
-def _stuck(course: Course) -> Diagnosis | None:
+def _stuck(course: Course) -> str | None:
     if not course.skill < STUCK or not course.chance > 0:
         return None
-    text = f"train loss is {course.last['train_loss']:.3g} after {count(len(course.reports), 'epoch')}"
-    text += f", {course.chance:.3g} is that of a constant prediction{course.rate}"
-    return Diagnosis(Tag.STUCK, text)
+    loss = f"train loss is {course.last['train_loss']:.3g} after {count(len(course.reports), 'epoch')}"
+    return f"{loss}, {course.chance:.3g} is that of a constant prediction{course.rate}"
 
 
-def _one_class(course: Course) -> Diagnosis | None:
+def _one_class(course: Course) -> str | None:
     """Of k classes that occur one is always predicted: its recall is 1 and its F1 is 2 a / (a + 1), all others are 0."""
     accuracy, balanced, f1 = (
         course.last.get(f"val_{name}", 0.0) for name in ("accuracy", "balanced_accuracy", "macro_f1")
@@ -241,14 +237,12 @@ def _one_class(course: Course) -> Diagnosis | None:
     same = math.isclose(balanced * classes, 1) and math.isclose(f1 * classes, 2 * accuracy / (accuracy + 1))
     if classes < 2 or not same:
         return None
-    text = f"one of {classes} classes for every validation image, accuracy {accuracy:.3g}{course.rate}"
-    return Diagnosis(Tag.ONE_CLASS, text)
+    return f"one of {classes} classes for every validation image, accuracy {accuracy:.3g}{course.rate}"
 
 
-def _not_a_number(course: Course) -> Diagnosis | None:
+def _not_a_number(course: Course) -> str | None:
     names = [name for name, value in course.last.items() if not math.isfinite(value)]
-    text = f"{listed(names)} in epoch {course.reports[-1].epoch}{course.rate}"
-    return Diagnosis(Tag.NAN, text) if names else None
+    return f"{listed(names)} in epoch {course.reports[-1].epoch}{course.rate}" if names else None
 
 
 def _healthy(course: Course) -> Diagnosis:
@@ -258,7 +252,18 @@ def _healthy(course: Course) -> Diagnosis:
     return Diagnosis(Tag.HEALTHY, f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {count(len(losses), 'epoch')}")
 
 
-RULES = (_exploding, _dead, _saturated, _vanishing, _spiking, _overfitting, _slow, _stuck, _one_class, _not_a_number)
+RULES: dict[Tag, Callable[[Course], str | None]] = {
+    Tag.EXPLODING: _exploding,
+    Tag.DEAD: _dead,
+    Tag.SATURATED: _saturated,
+    Tag.VANISHING: _vanishing,
+    Tag.SPIKES: _spiking,
+    Tag.OVERFITS: _overfitting,
+    Tag.SLOW: _slow,
+    Tag.STUCK: _stuck,
+    Tag.ONE_CLASS: _one_class,
+    Tag.NAN: _not_a_number,
+}
 
 
 def _kind(params: Params) -> str:
@@ -271,10 +276,6 @@ def _kind(params: Params) -> str:
 def _place(metric: str) -> str:
     """gradient/block3.conv -> block 3."""
     return spoken(metric.partition("/")[2])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from hpo.core import Params
 from hpo.data.dataset import Dataset
-from hpo.data.sources.contents import FAR
+from hpo.data.sources.contents import FAR, Array
 from hpo.errors import BadInput, Conflict, Mistake
 from hpo.training import metrics
 from hpo.training.metrics import Loss
@@ -19,8 +18,6 @@ from hpo.training.setup import DeviceData, Setup, denormals_flushed, to_device
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
@@ -45,9 +42,6 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> di
     }
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------
-
-
 def load_network(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:
     """The network of a checkpoint, in eval mode, on the device: standardized images to logits or numbers."""
     network = ready.network(params, seed=0)  # any seed: every number is replaced
@@ -67,9 +61,6 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     with denormals_flushed():
         values = evaluate(network, ready.data, ready.loss, split)
     return {name: float(value) for name, value in values.items()}
-
-
-# -- raw pixels ----------------------------------------------------------------------------------------------------
 
 
 class RawInputs(nn.Module):

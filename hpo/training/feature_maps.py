@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.data.dataset import Dataset
+from hpo.data.sources.contents import Array
 from hpo.files import replace_file
 from hpo.training.evaluation import outputs
 from hpo.training.metrics import confusion
@@ -21,8 +22,6 @@ from hpo.training.setup import DeviceData, to_device
 
 FILTERS, MAPS, SAMPLES, MISTAKES = 32, 8, 4, 16
 WIDEST = 96  # pixels; larger images are shrunk, a report is no archive
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def save_figures(network: nn.Module, dataset: Dataset, trial: int, path: Path) -> None:
@@ -44,9 +43,6 @@ def model_figures(network: nn.Module, dataset: Dataset) -> dict[str, Array]:
 def split_shown(dataset: Dataset) -> str:
     """Where it is looked at: test, as the score, if there is one."""
     return "test" if len(dataset.test) else "val"
-
-
-# -- the first layer -----------------------------------------------------------------------------------------------
 
 
 def first_layer(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
@@ -103,9 +99,6 @@ def shrunk(images: Tensor) -> Array:
         images = F.adaptive_avg_pool2d(images, (max(1, round(height * ratio)), max(1, round(width * ratio))))
     array: Array = images.float().numpy()
     return array
-
-
-# -- where it errs -------------------------------------------------------------------------------------------------
 
 
 def errors(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:

@@ -142,9 +142,6 @@ def time_step(
     return seconds
 
 
-# -- random streams ------------------------------------------------------------------------------------------------
-
-
 def stream(seed: int, *name: Value) -> int:
     """The seed of one named random stream of a training."""
     return int(digest(["stream", seed, *name])[:15], 16)

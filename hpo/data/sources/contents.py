@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -241,33 +242,21 @@ def dull(images: Array, advice: str) -> Iterator[str]:
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-def available_memory(root: Path = Path("/")) -> int | None:
-    """Free bytes of the machine, or of its container if that has less; None if unknown."""
-    known = [_machine(root / "proc/meminfo"), _container(root / "sys/fs/cgroup")]
-    return min((value for value in known if value is not None), default=None)
+def available_memory(root: Path = Path("/")) -> int:
+    """Free bytes of the machine, or of its container if that has less."""
+    free, cgroup = 1024 * _entry(root / "proc/meminfo", "MemAvailable:"), root / "sys/fs/cgroup"
+    for limit, usage, stat, cache in CGROUPS:
+        with suppress(OSError, ValueError):  # the other version, or "max": no limit
+            most, used = int((cgroup / limit).read_text()), int((cgroup / usage).read_text())
+            cached = _entry(cgroup / stat, cache) if (cgroup / stat).exists() else 0
+            return max(0, min(free, most - used + cached))
+    return free
 
 
 def refuse_above(place: str, needed: int, available: int | None, remedy: str) -> None:
     """Raise BadInput if more bytes are needed than available."""
     if available is not None and needed > available:
         raise BadInput(Mistake(place, f"needs {byte_size(needed)} of memory", byte_size(available), remedy))
-
-
-def _machine(meminfo: Path) -> int | None:
-    try:
-        return 1024 * _entry(meminfo, "MemAvailable:") or None
-    except OSError:  # macOS
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _container(cgroup: Path) -> int | None:
-    for limit, usage, stat, cache in CGROUPS:
-        try:
-            most, used = int((cgroup / limit).read_text()), int((cgroup / usage).read_text())
-        except (OSError, ValueError):  # the other version, or "max": no limit
-            continue
-        return max(0, most - used + (_entry(cgroup / stat, cache) if (cgroup / stat).exists() else 0))
-    return None
 
 
 def _entry(table: Path, name: str) -> int:
@@ -281,12 +270,11 @@ def _entry(table: Path, name: str) -> int:
 
 def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
     """Raise BadInput with the first mistakes and, if there are more, a file of all; nothing if there is none."""
-    more = len(mistakes) - SHOWN
-    rest = []
-    if more > 0:
-        rest = [Mistake(str(place), f"has {more} more mistakes like these", "", _list_file(mistakes))]
-    if mistakes:
-        raise BadInput(*mistakes[:SHOWN], *rest)
+    shown = [*mistakes[:SHOWN]]
+    if more := len(mistakes) - len(shown):
+        shown.append(Mistake(str(place), f"has {more} more mistakes like these", "", _list_file(mistakes)))
+    if shown:
+        raise BadInput(*shown)
 
 
 def _list_file(mistakes: Sequence[Mistake | str]) -> str:

@@ -35,16 +35,13 @@ def find(spec: DataSpec, available: int | None) -> Contents:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return _in_folder(path, spec, available)
-    except FileNotFoundError as error:
+    except PermissionError as error:
+        raise unreadable(error.filename or path) from error
+    except (OSError, ValueError) as error:  # not there, or a name no disk can have
         close = get_close_matches(path.name.lower(), DATA_SETS, 1, 0.7)
         remedy = f"did you mean {close[0]}?" if close else "check the path"
         rule = f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}"
-        raise BadInput(Mistake("data.source", rule, repr(spec.source), remedy)) from error
-    except PermissionError as error:
-        raise unreadable(error.filename or path) from error
-    except (OSError, ValueError) as error:  # a name no disk can have: too long, with a zero byte
-        mistake = Mistake("data.source", f"must be {SOURCES}", repr(spec.source)[:80], "check the path")
-        raise BadInput(mistake) from error
+        raise BadInput(Mistake("data.source", rule, repr(spec.source)[:160], remedy)) from error
     if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "another file", "name the folder, or write an .npz"))
     return npz.read(path, spec, available)

@@ -53,8 +53,13 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
         pairs = _pairs(archive, path)
         names = _member(archive, "classes", path) if "classes.npy" in archive.namelist() else None
         members = [*(member for pair in pairs.values() for member in pair), *([names] if names else [])]
-        mistakes = [mistake for pair in pairs.values() for mistake in _pair_mistakes(*pair, spec)]
-        mistakes += [*_unlike([image for image, _ in pairs.values()]), *_name_mistakes(names)]
+        mistakes = [*_unlike([image for image, _ in pairs.values()])]
+        for image, label in pairs.values():
+            mistakes += [*_image_mistakes(image, spec), *_target_mistakes(label, image, spec)]
+        if names and (names.dtype.hasobject or len(names.shape) != 1 or names.shape[0] > MOST_CLASSES):
+            mistakes.append(
+                Mistake(names.place, "must be a list of texts", f"{names.dtype} {names.shape}", "save texts")
+            )
         if mistakes:
             raise BadInput(*mistakes)
         refuse_above(str(path), sum(m.bytes for m in members), available, "hand over fewer rows, or images as uint8")
@@ -98,8 +103,8 @@ def _pairs(archive: zipfile.ZipFile, path: Path) -> dict[Part, tuple[Member, Mem
         got = ", ".join(doubled or (name for same in found.values() for name in same))
         rule = "must hold one pair of arrays, or one for each part, of which one is train"
         raise BadInput(Mistake(str(path), rule, got, "name them x_train, y_train, x_test, y_test"))
-    missing = [_written(kind, part) for part in parts for kind in "Xy" if (part, kind) not in found]
-    if missing:
+    absent = [(part, kind) for part in parts for kind in "Xy" if (part, kind) not in found]
+    if missing := [kind if part is None else f"{kind.lower()}_{part.text}" for part, kind in absent]:
         rule = f"must hold arrays X and y, misses {' and '.join(missing)}"
         raise BadInput(Mistake(str(path), rule, ", ".join(names[:8]) or "nothing", f"write {HOW}"))
     return {
@@ -112,10 +117,6 @@ def _meaning(name: str) -> tuple[Part | None, str] | None:
     """The part of an array and whether it is X or y; None for one that is neither, as image_ids."""
     others = [word for word in words(name) if word != "set" and Part.named(word) is None]
     return (Part.named(name), WORDS[others[0]]) if len(others) == 1 and others[0] in WORDS else None
-
-
-def _written(kind: str, part: Part | None) -> str:
-    return kind if part is None else f"{kind.lower()}_{part.text}"
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
@@ -131,10 +132,6 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Member:
         got = f"{stored} bytes for shape {shape} of {dtype}"
         raise BadInput(Mistake(member.place, "is damaged", got, f"write it with {HOW}"))
     return member
-
-
-def _pair_mistakes(images: Member, labels: Member, spec: DataSpec) -> list[Mistake]:
-    return [*_image_mistakes(images, spec), *_target_mistakes(labels, images, spec)]
 
 
 def _image_mistakes(images: Member, spec: DataSpec) -> Iterator[Mistake]:
@@ -187,11 +184,6 @@ def _flattened(images: Member) -> Iterator[str]:
     side = math.isqrt(math.prod(images.shape[1:]))
     if len(images.shape) == 2 and side >= SIDE and side**2 == images.shape[1]:
         yield f"each image is a row of {side**2} numbers: if it is {side}x{side}, save {images.name} as (N, {side}, {side})"
-
-
-def _name_mistakes(names: Member | None) -> Iterator[Mistake]:
-    if names and (names.dtype.hasobject or len(names.shape) != 1 or names.shape[0] > MOST_CLASSES):
-        yield Mistake(names.place, "must be a list of texts", f"{names.dtype} {names.shape}", "save texts")
 
 
 def _object(member: Member) -> Mistake:
