@@ -1,58 +1,104 @@
-"""Epochs until a method has reached what random search reaches with its whole budget, on digits and on digits-hard.
+"""Epochs until a method has reached what random search reaches with its whole budget, on pictures that no experience is of.
 
-    python -m benchmarks.racing [--data digits,digits-hard] [--seeds 20] [--trials 20] [--minutes 60] [--jobs 1]
+    python -m benchmarks.racing [--tasks letters,stripes] [--methods ...] [--seeds 20] [--minutes 60]
 
-The target is the median over seeds of random's best after `trials` full trials. Every epoch a method trains is charged
+The target is the median over seeds of random's best after 20 full trainings. Every epoch a method trains is charged
 to it, also one that another method or seed had trained; only complete trials count as reached. A method that does not
-get there within random's budget is charged the whole of it (and counted as a miss), so a ratio is that of restricted
-means. Intervals are percentile bootstraps over seeds, paired; the target is taken as given.
+get there within random's budget is charged the whole of it, so a ratio is that of restricted means. Intervals
+are 95 % bootstraps, over tasks first and then over seeds, paired. Of the recorded trainings, those on any picture of the task's kind are
+left out (RACES in benchmarks/prior_tasks.py).
 
 Curves are kept in --curves, so that the race can be run in pieces: the same command goes on where the last one stopped.
-
-    bayesian+asha     hpo's strategy and early stopping with their defaults, one trial at a time
-    random, bayesian  hpo's, no early stopping
-    optuna            TPESampler and HyperbandPruner as Optuna's documentation writes them, every report and every
-                      should_prune() in this process; a training that diverges returns 0, the worst value
-    one epoch first   random points, one epoch each, for half the budget; then the best of them in full, best first
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import optuna
-from scipy import stats
 
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
+from benchmarks.prior_tasks import RACES
 from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.compare import curve
-from hpo.core import DONE, Continue, Decision, Event, Job, NoDecision, State, Strategy, Study, TrainingFailed, epochs_of
-from hpo.engine import components
-from hpo.engine.changes import load_data
-from hpo.engine.components import Components
+from hpo.core import (
+    DONE,
+    Continue,
+    Decision,
+    Event,
+    Goal,
+    Job,
+    NoDecision,
+    Params,
+    State,
+    Strategy,
+    Study,
+    TrainingFailed,
+    training_key,
+    training_seed,
+)
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.files import Folders
-from hpo.strategies.bayesian import Bayesian, Coordinate
-from hpo.strategies.early_stopping import Asha, first_rung
+from hpo.models import families
+from hpo.strategies import prior as learned
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.early_stopping import Asha, Predictive, first_rung
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import Problem, Random
+from hpo.strategies.surrogate import Surrogate
+from hpo.strategies.tpe import Coordinate, Tpe
 from hpo.study_file.spec import Budget
+from hpo.training.recipe import Recipe
 
-SPACE = Path(__file__).with_name("racing.yaml")
-HERO = "bayesian+asha"
+SPACE = hpo.load(Path(__file__).with_name("racing.yaml")).space
+FULL = 27
+BUDGET = 20 * FULL
 NOWHERE = Path("/nonexistent")  # curves are kept, checkpoints are not
+HERO = "random"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One task, ready: its shape and the curves kept of it."""
+
+    name: str
+    shape: tuple[int, int, int]
+    outputs: int
+    train: int
+    kept: KeptCurves
+
+    def problem(self, seed: int, target: float | None) -> Problem:
+        feasible = lambda params: families.infeasible("cnn", params, self.shape, self.outputs, ())  # noqa: E731
+        return Problem(
+            SPACE,
+            Goal(epochs=(FULL,), target=target),
+            seed,
+            feasible,
+            images=Images(self.shape, self.outputs, self.train),
+        )
+
+    def identity(self, params: Params, repeat: int) -> tuple[str, int]:
+        seed = training_seed(0, params, repeat)
+        return training_key(params, seed, {"task": self.name}, True), seed
+
+
+@cache
+def track(name: str, folder: Path) -> Track:
+    task = next(task for task in RACES if task.name == name)
+    data = task.dataset()
+    kept = KeptCurves(lambda: Recipe("cnn", "cross_entropy", Path(), "cpu", dataset=data)(), folder / name)
+    return Track(name, data.shape, data.outputs, task.train, kept)
 
 
 class OneEpochFirst:
@@ -68,52 +114,26 @@ class OneEpochFirst:
         return [Continue(trial.number, trial.epochs) for trial in paused[:slots]] or DONE
 
 
-@dataclass(frozen=True)
-class Track:
-    """One data set, ready: what a study needs, the curves kept of it, and the budget in epochs."""
-
-    components: Components
-    kept: KeptCurves
-    budget: int
-
-    def problem(self, seed: int, target: float | None) -> Problem:
-        components = self.components
-        goal = replace(components.spec.goal, target=target)
-        return Problem(components.spec.space, goal, seed, components.feasible())
-
-
-@cache
-def track(data: str, trials: int, folder: Path) -> Track:
-    spec = hpo.load(SPACE, sets=[f"data={data}"])
-    dataset = load_data(spec, Folders(folder, data, "race", 0))
-    recipe = components.recipe(spec, dataset, "cpu")
-    budget = trials * epochs_of(spec.space.constants)
-    return Track(components.assemble(spec, dataset, ["cpu"]), KeptCurves(recipe, folder / "curves"), budget)
-
-
 # -- methods: (track, seed, target) -> epochs until the target, and the best value within the budget ----------------
 
 Finish = tuple[float, float]
 
 
-def driven(make: Callable[[Problem, int], Strategy], on: Track, seed: int, target: float | None) -> Finish:
+def driven(make: Callable[[Problem], Strategy], on: Track, seed: int, target: float | None, slots: int = 1) -> Finish:
     problem = on.problem(seed, target)
     events: list[Event] = []
-    budget = Budget(total_epochs=on.budget)
-    search = Search(Study(), make(problem, on.budget), problem.goal, budget, on.components.identity(), events.append)
-    executor = SimulatedExecutor(on.kept.train, 1)
+    search = Search(Study(), make(problem), problem.goal, Budget(total_epochs=BUDGET), on.identity, events.append)
+    executor = SimulatedExecutor(on.kept.train, slots)
     Driver([search], executor, Trainings(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
     course = curve("", seed, events, problem.goal)
-    reached = course.epochs_to(target, problem.goal, on.budget) if target is not None else float("inf")
-    return reached, course.value(on.budget)
+    reached = course.epochs_to(target, problem.goal, BUDGET) if target is not None else float("inf")
+    return reached, course.value(BUDGET)
 
 
 def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
-    """The script of Optuna's documentation (HyperbandPruner), counting what it trains."""
-    space = on.components.spec.space
-    suggested = [(parameter, Coordinate(parameter.domain, plain=True)) for parameter in space.parameters]
-    identity, full = on.components.identity(), epochs_of(space.constants)
+    """The script of Optuna's documentation (HyperbandPruner), counting what it trains; one that diverges returns 0."""
+    suggested = [(parameter, Coordinate(parameter.domain, plain=True)) for parameter in SPACE.parameters]
     spent, best = 0, 0.0
 
     def objective(trial: optuna.Trial) -> float:
@@ -122,15 +142,15 @@ def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
         for parameter, coordinate in suggested:
             if parameter.active(params):
                 params[parameter.name] = coordinate.suggest(trial, parameter)
-        key, training_seed = identity(params, 0)
+        key, training_seed = on.identity(params, 0)
         try:
-            for report in on.kept.train(Job(key, params, training_seed, 0, full, 0, NOWHERE)):
+            for report in on.kept.train(Job(key, params, training_seed, 0, FULL, 0, NOWHERE)):
                 spent += 1
                 value = report.metrics["val_accuracy"]
                 trial.report(value, report.epoch)
-                if report.epoch == full and spent <= on.budget:
+                if report.epoch == FULL and spent <= BUDGET:
                     best = max(best, value)
-                if spent >= on.budget:
+                if spent >= BUDGET:
                     trial.study.stop()
                     break
                 if trial.should_prune():
@@ -142,126 +162,69 @@ def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
         return value
 
     sampler = optuna.samplers.TPESampler(seed=seed)
-    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=full, reduction_factor=3)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=FULL, reduction_factor=3)
     name = f"race-{seed}"  # the pruner deals its brackets by it; a random one would never race the same way again
     optuna.create_study(study_name=name, direction="maximize", sampler=sampler, pruner=pruner).optimize(objective)
     return (spent if target is not None and best >= target else float("inf")), best
 
 
-def asha(problem: Problem, budget: int) -> Strategy:
-    return Asha(Bayesian(problem), problem.goal)
-
-
-def screening(problem: Problem, budget: int) -> Strategy:
-    return OneEpochFirst(problem, screened=budget // 2)
+def predictive(problem: Problem, prior: learned.LearnedPrior, random: bool = False) -> Strategy:
+    surrogate = Surrogate(problem, prior)
+    inner: Strategy = Random(problem) if random else Bayesian(problem, surrogate)
+    return Predictive(inner, surrogate, problem.goal)
 
 
 Method = Callable[[Track, int, float | None], Finish]
 METHODS: Mapping[str, Method] = {
-    HERO: partial(driven, asha),
-    "random": partial(driven, lambda problem, budget: Random(problem)),
-    "bayesian": partial(driven, lambda problem, budget: Bayesian(problem)),
-    "optuna": by_the_book,
-    "one epoch first": partial(driven, screening),
+    "random": partial(driven, Random),
+    "random+asha": partial(driven, lambda problem: Asha(Random(problem), problem.goal)),
+    "tpe": partial(driven, Tpe),
+    "tpe+asha": partial(driven, lambda problem: Asha(Tpe(problem), problem.goal)),
+    "optuna+hyperband": by_the_book,
+    "one epoch first": partial(driven, lambda problem: OneEpochFirst(problem, screened=BUDGET // 2)),
 }
 
 
 # -- the race -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Leg:
-    """One method at one seed; a target of None is random's own whole budget."""
-
-    data: str
-    method: str
-    seed: int
-    target: float | None
-    trials: int
-    folder: Path
-    deadline: float
-
-
-def run(leg: Leg) -> Finish | None:
-    if time.time() > leg.deadline:
-        return None
-    on = track(leg.data, leg.trials, leg.folder)
-    on.kept.refresh()
-    return METHODS[leg.method](on, leg.seed, leg.target)
-
-
-Runner = Callable[[Sequence[Leg]], Iterator[Finish | None]]
-
-
-def race(data: str, options: argparse.Namespace, runner: Runner) -> None:
-    """Random first, all seeds, for the target; then all methods, seed by seed, as far as the time goes."""
-    common = {"data": data, "trials": options.trials, "folder": options.curves, "deadline": options.deadline}
-    alone = [Leg(method="random", seed=seed, target=None, **common) for seed in range(options.seeds)]
-    bests = [finish[1] for finish in runner(alone) if finish is not None]
-    if not bests:
-        print(f"{data}: no time left", flush=True)
-        return
-    target = statistics.median(bests)
-    legs = [Leg(method=method, seed=seed, target=target, **common) for seed in range(len(bests)) for method in METHODS]
-    finished: dict[str, dict[int, float]] = {method: {} for method in METHODS}
-    for leg, finish in zip(legs, runner(legs), strict=True):
-        if finish is not None:
-            finished[leg.method][leg.seed] = finish[0]
-    seeds = sorted(set.intersection(*(set(times) for times in finished.values())))
-    budget = track(data, options.trials, options.curves).budget
-    print(
-        f"{data}: target {target:.4f} val_accuracy, the median of what random reaches in {options.trials} trials = "
-        f"{budget} epochs (its seeds: {min(bests):.4f} to {max(bests):.4f}); n = {len(seeds)} seeds of {options.seeds}"
-    )
-    if seeds:
-        show({name: [times[seed] for seed in seeds] for name, times in finished.items()}, budget)
-
-
-def show(times: Mapping[str, Sequence[float]], budget: int) -> None:
-    charged = {name: np.minimum(values, budget) for name, values in times.items()}
-    for name, values in times.items():
-        missed = sum(value == float("inf") for value in values)
-        ratio, low, high = against(charged[name], charged[HERO])
-        ratio_shown = "" if name == HERO else f"   {name} / {HERO} = {ratio:.2f} [{low:.2f}, {high:.2f}]"
+def race(name: str, options: argparse.Namespace) -> dict[str, list[Finish]]:
+    """Random first, all seeds, for the target; then all methods, as far as the time goes."""
+    on = track(name, options.curves)
+    alone = [METHODS["random"](on, seed, None)[1] for seed in range(options.seeds) if time.time() < options.deadline]
+    if len(alone) < options.seeds:
+        return {}
+    target = statistics.median(alone)
+    found = {}
+    for method in options.methods.split(","):
+        if time.time() > options.deadline:
+            break
+        found[method] = [
+            (min(BUDGET, METHODS[method](on, seed, target)[0]), METHODS[method](on, seed, None)[1])
+            for seed in range(options.seeds)
+        ]
+        epochs = [finish[0] for finish in found[method]]
+        missed = sum(one >= BUDGET for one in epochs)
         print(
-            f"    {name:16} mean {charged[name].mean():5.0f} epochs, median {np.median(charged[name]):5.0f}, "
-            f"missed {missed} of {len(values)}{ratio_shown}",
+            f"{name:14} target {target:.3f}  {method:18} mean {np.mean(epochs):5.0f} epochs, missed {missed:2}, "
+            f"final {np.mean([finish[1] for finish in found[method]]):.4f}   [{on.kept.trained} epochs trained]",
             flush=True,
         )
-
-
-def against(rival: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of the mean epochs with a 95 % interval: above 1 the rival needs more."""
-
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis=axis) / b.mean(axis=axis)
-
-    if len(rival) < 2:
-        return float(ratio(rival, ours)), float("-inf"), float("inf")
-    drawn = stats.bootstrap((rival, ours), ratio, paired=True, vectorized=True, method="percentile", rng=0)
-    return float(ratio(rival, ours)), *map(float, drawn.confidence_interval)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", default="digits,digits-hard")
+    parser.add_argument("--tasks", default=",".join(task.name for task in RACES))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--curves", type=Path, default=Path(tempfile.gettempdir(), "hpo-racing"))
+    parser.add_argument("--curves", type=Path, default=Path(tempfile.gettempdir(), "hpo-races"))
     options = parser.parse_args()
+    options.deadline = time.time() + 60 * options.minutes
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"machine: {machine()}", flush=True)
-    began, names = time.time(), options.data.split(",")
-    for index, data in enumerate(names):
-        options.deadline = began + 60 * options.minutes * (index + 1) / len(names)
-        track(data, options.trials, options.curves)  # one process makes the data
-        if options.jobs == 1:
-            race(data, options, lambda legs: map(run, legs))
-            continue
-        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-            race(data, options, partial(pool.imap, run))
+    found = {name: race(name, options) for name in options.tasks.split(",")}
 
 
 if __name__ == "__main__":

@@ -375,9 +375,13 @@ class Goal:
 
     def counted(self, trial: Trial) -> list[Report]:
         """The reports after the epochs that count."""
-        unsafe = self.unsafe is not None and trial.params.get(self.unsafe[0]) == self.unsafe[1]
+        unsafe = self.whole(trial.params)
         last = trial.epoch if trial.state is State.COMPLETE else 0
         return [r for r in trial.reports if r.epoch == last or (r.epoch in self.epochs and not unsafe)]
+
+    def whole(self, params: Params) -> bool:
+        """Whether a shorter training of this point is another training, so that it counts once it is complete."""
+        return self.unsafe is not None and params.get(self.unsafe[0]) == self.unsafe[1]
 
     def reading(self, trial: Trial) -> Report | None:
         """The report that a trial is judged by; its last one as long as none counts."""
@@ -396,7 +400,7 @@ class Goal:
 
     def extended(self, params: Params, feasible: Feasible) -> Params:
         """The point at the longest training it may have; where a shorter training is another one, as it is."""
-        if self.unsafe is not None and params.get(self.unsafe[0]) == self.unsafe[1]:
+        if self.whole(params):
             return params
         more = sorted((one for one in self.epochs if one > epochs_of(params)), reverse=True)
         return next((one for epochs in more if feasible(one := {**params, EPOCHS: epochs}) is None), params)

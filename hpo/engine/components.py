@@ -20,9 +20,9 @@ from hpo.execution.job_runner import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models import families, user
 from hpo.models.parameters import prefix_safe
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.points import CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
+from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hpo.execution.ray import RayExecutor
 
 STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
-    "bayesian": Bayesian,
+    "bayesian": Tpe,
     "random": Random,
     "grid": Grid,
     RANDOM_X2: Random,

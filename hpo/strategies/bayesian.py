@@ -1,150 +1,81 @@
-"""Bayesian search: Optuna's TPE on an in-memory study that mirrors the trials.
+"""Bayesian search: the point with the largest expected improvement, predicted from readings of any epoch and the learned prior.
 
-    trial                        is for Optuna
-    complete, pruned, or resting COMPLETE with its score (smaller is better); as PRUNED, any would be worse than all complete
-    failed                       COMPLETE with a violated constraint; as FAIL, TPE would not see it and try it again
-    running, or interrupted      RUNNING: TPE keeps away from it (constant liar)
-
-TPE: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate, group-wise form is
-S. Falkner et al., "BOHB", ICML 2018.
+Candidates are what the prior thinks most of, the first points of random search, and neighbours of the best trials. One
+new point in ten is the next of random search, whatever the prior says, so that a prior that misleads is found out.
 """
 
-import math
-import operator
-import warnings
-from typing import Any
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+import numpy as np
 
-from hpo.core import Decision, NoDecision, Params, Start, State, Study, Trial, Value, digest, epochs_of
-from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
+from hpo.core import Decision, NoDecision, Params, Start, Study, epochs_of
 from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
+from hpo.strategies.surrogate import Surrogate
 
-STARTUP = 10  # trials before TPE has anything to go by
-MOST_ASKS = 32  # proposals in a row that are known or infeasible before a random point is taken
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+DRAWN, FAVOURITES, NEIGHBOURS = 400, 100, 40  # candidates: random, by the prior, beside the best trials
+GENERATIONS = 3  # in which neighbours of the prior's favourites are looked for
+PARENTS = 4  # trials whose neighbours are candidates
+OPEN = 10  # one new point in so many is random search's
 
 
 class Bayesian:
-    """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials.
+    """With one worker, any interruption gives the same trials: candidates are drawn by (study seed, number of trials)."""
 
-    TPE begins with random points; here they are those of random search at the same seed, so that the two share these
-    trainings, and a comparison is not decided by whose first points were luckier.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, surrogate: Surrogate) -> None:
+        self._problem, self._surrogate = problem, surrogate
         self._first = {frozen(params) for params in start_points(problem)}
         self._stream = Stream(problem, lambda: random_points(problem))
-        self._mirror = _Mirror(problem)
+        self._favourites: list[Params] = []
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         tried = self._stream.tried(study)
-        number = len(study)
-        if number >= STARTUP and tried >= self._first:
-            self._mirror.follow(study)
-            for attempt in range(MOST_ASKS):
-                params = self._problem.extended(self._mirror.ask(number, attempt))
-                if frozen(params) not in tried and self._problem.feasible(params) is None:
-                    return [Start(params, epochs_of(params))]
-        return self._stream.propose(study, 1)
+        if not tried >= self._first or len(study) % OPEN == OPEN - 1:
+            return self._stream.propose(study, 1)
+        candidates = [params for params in self._candidates(study) if frozen(params) not in tried]
+        if not candidates:
+            return self._stream.propose(study, 1)
+        worth = self._surrogate.worth(study, [(params, 0) for params in candidates])
+        params = candidates[int(np.argmax(worth))]
+        return [Start(params, epochs_of(params))]
+
+    def _candidates(self, study: Study) -> list[Params]:
+        self._favourites = self._favourites or self._favoured()
+        goal = self._problem.goal
+        trials = [trial for trial in study.trials if trial.epoch]
+        best = sorted(trials, key=lambda trial: (goal.cost(trial.reports[-1]), trial.number))[:PARENTS]
+        near = self._near([self._problem.whole(trial.params) for trial in best], f"near/{len(study)}")
+        return distinct([*self._favourites, *islice(near, NEIGHBOURS)])
+
+    def _favoured(self) -> list[Params]:
+        """Random search's first points, and what the prior thinks most of: neighbours of neighbours of the best of these."""
+        drawn = list(islice(random_points(self._problem), DRAWN))
+        found = drawn
+        for generation in range(GENERATIONS):
+            worth = self._surrogate.worth(Study(), [(params, 0) for params in found])
+            best = [found[index] for index in np.argsort(-worth, kind="stable")[:FAVOURITES]]
+            found = distinct([*best, *islice(self._near(best, f"favourite/{generation}"), FAVOURITES)])
+        return distinct([*found, *drawn])
+
+    def _near(self, parents: Sequence[Params], stream: str) -> Iterator[Params]:
+        """Feasible points that differ from one of these in one parameter or two, and in what depends on them."""
+        problem, rng = self._problem, random.Random(f"{self._problem.seed}/{stream}")
+        names = [p.name for p in problem.space.parameters if p.domain.levels != 1]
+        for _ in range(4 * FAVOURITES if parents and names else 0):
+            parent = parents[int(rng.random() * len(parents))]
+            changed = {names[int(rng.random() * len(names))] for _ in range(1 + (rng.random() < 0.5))}
+            child: dict[str, int | float | str | bool] = {}
+            for parameter in problem.space.parameters:
+                drawn = parameter.domain.at(rng.random())
+                if parameter.active(child):
+                    kept = None if parameter.name in changed else parent.get(parameter.name)
+                    inside = None if kept is None else parameter.domain.coerce(kept)
+                    child[parameter.name] = drawn if inside is None else inside
+            point = problem.extended(child)
+            if problem.feasible(point) is None:
+                yield point
 
 
-class _Mirror:
-    """The study as Optuna sees it, made again from its trials whenever one of them has changed."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
-        self._conditional = any(parameter.when for parameter in problem.space.parameters)
-        self._seen: list[Trial] = []
-        self._optuna = optuna.create_study(direction="minimize")
-
-    def follow(self, study: Study) -> None:
-        if len(self._seen) == len(study) and all(map(operator.is_, self._seen, study.trials)):
-            return
-        self._seen, replaced = list(study.trials), study.replaced
-        self._optuna = optuna.create_study(direction="minimize")
-        self._optuna.add_trials(self._frozen(trial) for trial in study.trials if trial.number not in replaced)
-
-    def ask(self, number: int, attempt: int) -> Params:
-        """A point from TPE's posterior; a function of the trials, the number and the attempt."""
-        seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
-            self._optuna.sampler = TPESampler(
-                n_startup_trials=STARTUP, seed=seed, multivariate=True, group=self._conditional, constant_liar=True
-            )
-        trial = self._optuna.ask()
-        params: dict[str, Value] = {}
-        for parameter in self._problem.space.parameters:
-            if parameter.active(params):
-                params[parameter.name] = self._coordinates[parameter.name].suggest(trial, parameter)
-        self._optuna.tell(trial, state=TrialState.FAIL)  # which no sampler looks at: it may never be started
-        return params
-
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        params: dict[str, Value] = {}
-        for name, value in self._problem.whole(trial.params).items():
-            coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
-            if coordinate is not None:
-                params[name] = coordinate
-        distributions = {name: self._coordinates[name].distribution for name in params}
-        return create_trial(**self._result(trial), params=params, distributions=distributions)
-
-    def _result(self, trial: Trial) -> dict[str, Any]:
-        score = self._problem.goal.score(trial)[0]
-        rests = trial.finished or (trial.state is State.PAUSED and trial.epoch >= trial.until)
-        if trial.state is State.FAILED or (rests and not math.isfinite(score)):
-            return {"state": TrialState.COMPLETE, "value": math.inf, "constraints": {"trainable": 1.0}}
-        return {"state": TrialState.COMPLETE, "value": score} if rests else {"state": TrialState.RUNNING}
-
-
-class Coordinate:
-    """One parameter as Optuna sees it: levels in an order become whole numbers, so that neighbours are near."""
-
-    def __init__(self, domain: Domain, plain: bool = False) -> None:
-        """plain: as one would write it for Optuna, with the values themselves."""
-        self.domain = domain
-        self._by_index = not plain and _ordered(domain)
-        self.distribution = self._distribution()
-
-    def _distribution(self) -> BaseDistribution:
-        domain = self.domain
-        if self._by_index:
-            return IntDistribution(0, (domain.levels or 1) - 1)
-        if isinstance(domain, Choice):
-            return CategoricalDistribution(domain.values)
-        if domain.gridded:
-            return CategoricalDistribution([domain.level(index) for index in range(domain.levels or 1)])
-        if domain.integer:
-            return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
-        return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)
-
-    def coordinate(self, value: Value) -> Value | None:
-        """The value as Optuna sees it; None for one outside the space."""
-        return self.domain.index(value) if self._by_index else self.domain.coerce(value)
-
-    def suggest(self, trial: optuna.Trial, parameter: Parameter) -> Value:
-        name, distribution = parameter.name, self.distribution
-        if isinstance(distribution, IntDistribution):
-            number = trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
-            return self.domain.level(number) if self._by_index else number
-        if isinstance(distribution, FloatDistribution):
-            drawn = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-            return min(max(rounded(drawn), distribution.low), distribution.high)
-        assert isinstance(distribution, CategoricalDistribution)
-        value: Value = trial.suggest_categorical(name, distribution.choices)  # type: ignore[assignment]
-        return value
-
-
-def _ordered(domain: Domain) -> bool:
-    """Whether the levels stand in an order worth telling."""
-    if isinstance(domain, Range):
-        return domain.gridded
-    numbers = [value for value in domain.values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return len(numbers) == len(domain.values) > 2 and numbers == sorted(numbers)
+def distinct(points: Sequence[Params]) -> list[Params]:
+    return list({frozen(params): params for params in points}.values())

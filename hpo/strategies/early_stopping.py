@@ -9,7 +9,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial
+from hpo.strategies.surrogate import Surrogate
 
 
 class Median:
@@ -92,6 +95,42 @@ class Asha:
 
     def _cost(self, trial: Trial, rung: int) -> float:
         return self._goal.cost(trial.reports[rung - 1])
+
+
+class Predictive:
+    """What has the largest expected improvement goes on to its next rung: a trial that rests, or the strategy's next point.
+
+    Rungs are as of Asha. A point whose epochs depend on how many follow is trained whole.
+    """
+
+    def __init__(
+        self, strategy: Strategy, surrogate: Surrogate, goal: Goal, min_epochs: int = 1, reduction: int = 3
+    ) -> None:
+        self._strategy, self._surrogate, self._goal = strategy, surrogate, goal
+        self._min_epochs, self._reduction = min_epochs, reduction
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        proposed = self._strategy.propose(study, 1)
+        new = [] if isinstance(proposed, NoDecision) else [one for one in proposed if isinstance(one, Start)]
+        resting = at_rung(study)
+        if not resting or not (new or resting):
+            return proposed if isinstance(proposed, NoDecision) else [self._to_rung(one) for one in new]
+        candidates = [*((one.params, 0) for one in new), *((trial.params, trial.epoch) for trial in resting)]
+        place = int(np.argmax(self._surrogate.worth(study, candidates)))
+        if place < len(new):
+            return [self._to_rung(new[place])]
+        trial = resting[place - len(new)]
+        return [Continue(trial.number, min(trial.epochs, self._rung(trial.epoch)))]
+
+    def _to_rung(self, start: Start) -> Start:
+        return start if self._goal.whole(start.params) else replace(start, until=min(start.until, self._rung(0)))
+
+    def _rung(self, epoch: int) -> int:
+        """The first rung after an epoch."""
+        rung = self._min_epochs
+        while rung <= epoch:
+            rung *= self._reduction
+        return rung
 
 
 def at_rung(study: Study) -> list[Trial]:

@@ -13,6 +13,7 @@ from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, 
 from hpo.space.expressions import MOST_TRIED, Constraint, draw, solutions
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
+from hpo.strategies.encoding import Images
 
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before points that meet the constraints are listed
 MOST_MISSES_ENDLESS = 50_000  # the same, where the space cannot be walked through, before no more are drawn
@@ -35,6 +36,7 @@ class Problem:
     extended: Callable[[Params], Params] = lambda params: (
         params
     )  # at the longest training that early stopping may give it
+    images: Images | None = None  # what it learns from; None for a user's own model or trainer
 
 
 def frozen(params: Params) -> Point:

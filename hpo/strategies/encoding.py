@@ -1,0 +1,160 @@
+"""A point as numbers by what its parameters mean, whichever of them a study searches: the same in every study.
+
+What is left out has its default. Sizes, rates and counts are logarithms, kinds are bits, and what follows from the
+parameters stands beside them: learned numbers, multiply-adds, the size of the last map, steps an epoch, the rate with momentum.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hpo.core import Params, Value, epochs_of
+from hpo.models.cnn import ACTIVATIONS, DENSE, LEAKY, NONE, OFF, PARAMETERS, VALID
+from hpo.models.families import sizes
+from hpo.models.layers import Dense, Flatten, Shape, Summary
+from hpo.models.parameters import COSINE, EXPONENTIAL, OPTIMIZERS, RMSPROP, SGD, STEP, TRAINING, setting
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a study learns from: the shape of an image (C, H, W), numbers to give for one, and how many there are to train."""
+
+    shape: Shape
+    outputs: int
+    train: int
+
+
+def encode(params: Params, images: Images) -> Array:
+    """Every feature of a point, but those of an epoch, as FEATURES names them. Raises Impossible."""
+    return np.array(list(named(params, images).values()))
+
+
+def named(params: Params, images: Images) -> dict[str, float]:
+    network = sizes("cnn", params, images.shape, images.outputs)
+    return {
+        **_images(images),
+        **_network(params, network),
+        **_update(params, max(1, round(images.train / _number(params, "batch_size")))),
+        **_regularization(params),
+    }
+
+
+def at_epochs(point: Array, params: Params, epochs: Array) -> Array:
+    """A point's features (D,), as `encode` gives them, with those of each epoch -> (len(epochs), D + 4)."""
+    steps = point[_POINT.index("steps an epoch")]
+    kind, gamma = setting(params, TRAINING, "schedule"), math.log(_number(params, "decay"))
+    every = {STEP: _number(params, "step_epochs"), EXPONENTIAL: 1.0}.get(str(kind), math.inf)
+    through = epochs / epochs_of(params) if kind == COSINE else np.zeros(len(epochs))
+    own = np.stack([np.log(epochs), np.log(epochs) + steps, np.floor(epochs / every) * gamma, through], axis=1)
+    return np.hstack([np.broadcast_to(point, (len(epochs), len(point))), own])
+
+
+def _images(images: Images) -> dict[str, float]:
+    channels, height, width = images.shape
+    return {
+        "images": math.log(images.train),
+        "side": math.log(height * width) / 2,
+        "channels of images": math.log(channels),
+        "classes": math.log(images.outputs + 1),
+    }
+
+
+def _network(params: Params, network: Summary) -> dict[str, float]:
+    blocks = int(setting(params, PARAMETERS, "blocks"))
+    each = range(1, blocks + 1)
+    of = lambda name: [_of(params, i, name) for i in each]  # noqa: E731
+    mean = lambda values: sum(values) / blocks if blocks else 0.0  # noqa: E731
+    widths = [math.log2(float(width)) for width in of("channels")] or [0.0]
+    pooled = [kind != NONE for kind in of("pool")]
+    dense = int(setting(params, DENSE, "dense_layers"))
+    flat = next(row for row in network.rows if isinstance(row.layer, Flatten)).shape
+    last = next(
+        (row.shape for row in reversed(network.rows[: _flatten(network)]) if len(row.shape) == 3), network.shape
+    )
+    activation = setting(params, DENSE, "activation")
+    outputs = next(row for row in reversed(network.rows) if isinstance(row.layer, Dense))
+    return {
+        "blocks": float(blocks),
+        "convolutions": float(blocks * int(setting(params, PARAMETERS, "convs_per_block"))),
+        "first width": widths[0],
+        "last width": widths[-1],
+        "kernel": mean([float(size) for size in of("kernel_size")]),
+        "stride": mean([math.log2(float(stride)) for stride in of("stride")]),
+        "no padding": mean([padding in (VALID, 0) for padding in of("padding")]),
+        "pixels as padding": mean([mode != "zeros" for mode in of("padding_mode")]),
+        "norm before": mean([norm == "before" for norm in of("batch_norm")]),
+        "norm after": mean([norm == "after" for norm in of("batch_norm")]),
+        "norm": mean([norm != OFF for norm in of("batch_norm")]),
+        "pooled": mean(pooled),
+        "average": mean([kind == "average" for kind in of("pool")]),
+        "pool size": mean([float(size) * there for size, there in zip(of("pool_size"), pooled, strict=True)]),
+        "dropout of maps": mean([float(share) for share in of("conv_dropout")]),
+        **{f"activation {name}": float(activation == name) for name in ACTIVATIONS},
+        "slope": float(setting(params, DENSE, "leaky_slope")) * (activation == LEAKY),
+        "dense layers": float(dense),
+        "dense width": math.log2(float(setting(params, DENSE, "dense_units"))) * (dense > 0),
+        "dropout": float(setting(params, DENSE, "dropout")) * (dense > 0),
+        "last map": math.log(last[1] * last[2]) / 2,
+        "flat": math.log(math.prod(flat)),
+        "learned": math.log(network.parameters),
+        "multiply-adds": math.log(network.multiply_adds),
+        "last layer": math.log(outputs.parameters),
+    }
+
+
+def _update(params: Params, steps: int) -> dict[str, float]:
+    optimizer = setting(params, TRAINING, "optimizer")
+    rate = math.log(_number(params, "learning_rate"))
+    moving = optimizer in (SGD, RMSPROP)
+    momentum = _number(params, "momentum") if moving else 0.0
+    effective = rate - math.log(1 - momentum)
+    return {
+        **{f"optimizer {name}": float(optimizer == name) for name in OPTIMIZERS},
+        "rate": rate,
+        "effective rate": effective,
+        **{f"rate of {name}": (effective + 5) * (optimizer == name) for name in OPTIMIZERS},
+        "momentum": momentum,
+        "nesterov": float(bool(setting(params, TRAINING, "nesterov"))),
+        "beta1": math.log(1 - _number(params, "beta1")) * (not moving),
+        "beta2": math.log(1 - _number(params, "beta2")) * (not moving),
+        "rms decay": math.log(1 - _number(params, "rms_decay")) * (optimizer == RMSPROP),
+        "batch": math.log2(_number(params, "batch_size")),
+        "steps an epoch": math.log(steps),
+        "way an epoch": effective + math.log(steps),
+        "schedule": float(setting(params, TRAINING, "schedule") == COSINE),
+        "warmup": _number(params, "warmup"),
+        "clip": math.log1p(1 / _number(params, "clip")) if _number(params, "clip") else 0.0,
+    }
+
+
+def _regularization(params: Params) -> dict[str, float]:
+    return {
+        "decay": math.log(1e-7 + _number(params, "weight_decay") + _number(params, "l2")),
+        "l1": math.log(1e-8 + _number(params, "l1")),
+        "smoothing": _number(params, "label_smoothing"),
+        "shift": _number(params, "shift"),
+        "flip": float(bool(setting(params, TRAINING, "flip"))),
+        "rotation": _number(params, "rotation") / 10,
+        "erase": _number(params, "erase"),
+    }
+
+
+def _number(params: Params, name: str) -> float:
+    return float(setting(params, TRAINING, name))
+
+
+def _of(params: Params, i: int, name: str) -> Value:
+    own = f"block{i}.{name}"
+    return params[own] if own in params else setting(params, PARAMETERS, name)
+
+
+def _flatten(network: Summary) -> int:
+    return next(i for i, row in enumerate(network.rows) if isinstance(row.layer, Flatten))
+
+
+_POINT: Final = tuple(named({}, Images((1, 8, 8), 2, 100)))
+FEATURES: Final = (*_POINT, "epoch", "steps", "rate by schedule", "way through")

@@ -1,0 +1,358 @@
+"""What a study's readings and the learned prior say of points and epochs that nobody has trained: a Gaussian process.
+
+    y      a reading, turned so that larger is better and steps near the top count
+    z      (n, T) what each task of the prior says of a point at an epoch; zbar its mean over the tasks
+    u      (n, D) the place of each parameter in its own range
+    k      covariance: level + log epoch + scale * zbar zbar' + tasks * z z' / T
+                     + (residual * Matern-5/2(u) + training * [same training]) * exp(-|log epoch ratio| / fade) + noise
+
+So which tasks the study is like, and whether the prior helps at all, is a Bayesian linear regression on its own readings.
+Everything is a function of (study, problem, prior) alone: hyperparameters are fitted to the first 15 * floor(n / 15)
+readings in the journal's order, from a fixed start; the prior is asked point by point, whatever else is asked.
+
+GP: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, algorithm 2.1. A
+learned mean and covariance: Z. Wang et al., "Pre-trained Gaussian processes for Bayesian optimization", JMLR 2024.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
+
+from hpo.core import Goal, Params, State, Study, Trial, epochs_of, without_epochs
+from hpo.space.domains import Choice, Parameter
+from hpo.strategies import encoding
+from hpo.strategies.encoding import Array
+from hpo.strategies.points import Point, Problem, frozen
+from hpo.strategies.prior import LearnedPrior
+
+Candidate = tuple[Params, int]  # a point, and the epoch it is trained to
+
+LADDER: Final = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    9,
+    13,
+    19,
+    27,
+    40,
+    60,
+    90,
+    135,
+    200,
+)  # epochs read, of each training; and its rungs and end
+MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
+EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
+STEPS = 8  # of a fit
+LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
+EXPECTED = 0.6  # the prior's standard deviation, in y, before any reading
+START: Final = np.log([0.6, 0.4, 0.35, 1.0, 1.5, 0.15, 0.07])  # scale, tasks, residual, length, fade, training, noise
+WIDTH: Final = np.array([0.5, 0.7, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
+TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
+BLAS: Final = ThreadpoolController()
+
+
+class Surrogate:
+    """Judges candidates for the study as it stands."""
+
+    def __init__(self, problem: Problem, prior: LearnedPrior) -> None:
+        self._goal, self._encoder = problem.goal, Encoder(problem, prior)
+        self._hyper: dict[bytes, Array] = {}
+
+    def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
+        """Expected improvement of each at its full length, per epoch that it still takes, where it does not fail."""
+        with BLAS.limit(limits=1):
+            scale, belief = self._belief(study)
+            full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
+            mean, deviation = belief(full)
+            best = self._best(study, scale, mean)
+            left = np.array([max(1, epochs_of(params) - epoch) for params, epoch in candidates], float)
+            return improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
+
+    def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
+        """The best reading that counts; as long as there is none, the best that is expected."""
+        scores = [self._goal.score(trial)[0] for trial in study.trials if self._goal.counted(trial)]
+        least = min(scores, default=math.inf)
+        return float(scale(np.array([least]))[0]) if math.isfinite(least) else float(mean.max())
+
+    def _belief(self, study: Study) -> tuple["Scale", "Posterior"]:
+        read = readings(study, self._goal, self._encoder)
+        costs = np.array([cost for _, _, cost in read])
+        scale = Scale.of(costs, self._goal)
+        seen, y = self._encoder.encode([(params, epoch) for params, epoch, _ in read]), scale(costs)
+        fitted_on = min(EVERY * (len(y) // EVERY), MOST_FITTED)
+        key = y[:fitted_on].tobytes()
+        if key not in self._hyper:
+            self._hyper = {key: fitted(seen[:fitted_on], y[:fitted_on])}
+        belief = Posterior.of(self._hyper[key], seen, y)
+        running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
+        if running:  # what is being trained is taken to come out as expected
+            pending = self._encoder.encode(running)
+            belief = Posterior.of(belief.hyper, stacked(seen, pending), np.concatenate([y, belief(pending)[0]]))
+        return scale, belief
+
+    def _failing(self, study: Study, at: "Encoded") -> Array:
+        """The chance that each fails: the prior's, and what became of trials near it."""
+        ended = [trial for trial in study.trials if trial.state is State.FAILED or trial.epoch]
+        if not any(trial.state is State.FAILED for trial in ended):
+            return at.fails
+        near = np.exp(-4 * apart(at, self._encoder.encode([(trial.params, trial.epochs) for trial in ended])) ** 2)
+        failed = np.array([float(trial.state is State.FAILED) for trial in ended])
+        share: Array = (TRUST * at.fails + near @ failed) / (TRUST + near.sum(axis=1))
+        return share
+
+
+def at_work(study: Study) -> list[Trial]:
+    """Trials that are being trained, or were when their driver ended."""
+    waiting = (study.trials[number] for number in study.paused)
+    return [*(study.trials[number] for number in study.running), *(t for t in waiting if t.epoch < t.until)]
+
+
+def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[tuple[Params, int, float]]:
+    """(point, epoch, cost) of every training at the epochs of the ladder, in the journal's order; thinned where they are many."""
+    longest: dict[str, Trial] = {}
+    for trial in study.trials:
+        if trial.epoch > (longest[trial.training].epoch if trial.training in longest else 0):
+            longest[trial.training] = trial
+    trials = list(longest.values())
+    found = [(trial, epoch) for trial in trials for epoch in encoder.ladder(trial.params) if epoch <= trial.epoch]
+    if len(found) > MOST_READINGS:
+        order = sorted(trials, key=lambda trial: (-trial.epoch, goal.cost(trial.reports[-1]), trial.number))
+        alternate = [one for pair in zip(order, reversed(trials), strict=True) for one in pair]
+        place = {trial.number: index for index, trial in reversed([*enumerate(alternate)])}
+        found = sorted(found, key=lambda one: place[one[0].number])[:MOST_READINGS]
+    costs = [(trial, epoch, goal.cost(trial.reports[epoch - 1])) for trial, epoch in found]
+    costs.sort(key=lambda one: (one[0].reports[one[1] - 1].time, one[0].number, one[1]))
+    return [(trial.params, epoch, cost) for trial, epoch, cost in costs if math.isfinite(cost)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How costs (smaller is better) become y. A share of 1 counts by what is missing of it; others by their own spread."""
+
+    share: bool = True
+    log: bool = False
+    middle: float = 0.0
+    spread: float = 1.0
+
+    @classmethod
+    def of(cls, costs: Array, goal: Goal) -> "Scale":
+        if goal.maximize and (costs >= -1).all() and (costs <= 0).all():
+            return cls()
+        log = bool((costs > 0).all())
+        turned = np.log(costs) if log else costs
+        low, middle, high = np.quantile(turned, [0.25, 0.5, 0.75]) if len(turned) else (0.0, 0.0, 1.0)
+        return cls(False, log, float(middle), max(float(high - low), 1e-9 * max(1.0, abs(float(middle)))))
+
+    def __call__(self, costs: Array) -> Array:
+        if self.share:
+            return -np.log(1.02 + costs)
+        turned = np.log(np.maximum(costs, 1e-300)) if self.log else costs
+        return np.clip((self.middle - turned) / self.spread, -3, 6) * EXPECTED
+
+
+# -- points as numbers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Points at epochs, n of them: z (n, T), u (n, D), log epochs, numbers of the points, chances of failing."""
+
+    z: Array
+    u: Array
+    epochs: Array
+    point: Array
+    fails: Array
+    zbar: Array
+
+    def __getitem__(self, rows: slice) -> "Encoded":
+        return Encoded(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+
+def stacked(a: Encoded, b: Encoded) -> Encoded:
+    return Encoded(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in Encoded.__dataclass_fields__))
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """One point: its number, u, and at each epoch of its ladder z and the chance of failing."""
+
+    number: int
+    u: Array
+    z: Array
+    fails: Array
+    row: dict[int, int]  # epoch -> row of z and fails
+
+
+class Encoder:
+    """Points of one problem as the surrogate sees them; each is looked at once, by itself, at every epoch of its ladder."""
+
+    def __init__(self, problem: Problem, prior: LearnedPrior) -> None:
+        self._problem, self._prior = problem, prior
+        self._known: dict[tuple[Point, int], Known] = {}
+        self._numbers: dict[Point, int] = {}
+        self._width = len(places(problem.space.parameters, {}))
+
+    def ladder(self, params: Params) -> list[int]:
+        """The epochs at which a training of this point is read."""
+        full = epochs_of(params)
+        return sorted({full, *(epoch for epoch in LADDER if epoch < full)})
+
+    def epoch(self, params: Params, until: int) -> int:
+        """The last epoch of the ladder up to `until`."""
+        return max(epoch for epoch in self.ladder(params) if epoch <= max(1, until))
+
+    def encode(self, wanted: Sequence[tuple[Params, int]]) -> Encoded:
+        """Points at epochs of their ladders."""
+        known = [(self._look(params), epoch) for params, epoch in wanted]
+        z = np.array([one.z[one.row[epoch]] for one, epoch in known]).reshape(len(known), len(self._prior.tasks))
+        return Encoded(
+            z=z,
+            u=np.array([one.u for one, _ in known]).reshape(len(known), self._width),
+            epochs=np.log(np.array([epoch for _, epoch in known], float)),
+            point=np.array([one.number for one, _ in known], float),
+            fails=np.array([one.fails[one.row[epoch]] for one, epoch in known], float),
+            zbar=z.mean(axis=1),
+        )
+
+    def _look(self, params: Params) -> Known:
+        point, full = frozen(without_epochs(params)), epochs_of(params)
+        if (point, full) not in self._known:
+            assert self._problem.images is not None
+            ladder = self.ladder(params)
+            features = encoding.at_epochs(
+                encoding.encode(params, self._problem.images), params, np.array(ladder, float)
+            )
+            z, fails = self._prior.predict(features)
+            number = self._numbers.setdefault(point, len(self._numbers))
+            u = places(self._problem.space.parameters, params)
+            self._known[point, full] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(ladder)})
+        return self._known[point, full]
+
+
+def places(parameters: Sequence[Parameter], params: Params) -> Array:
+    """Where each value lies in its range, -1 to 1; kinds as bits; whether a conditional parameter is there."""
+    found: list[float] = []
+    for parameter in parameters:
+        domain, value = parameter.domain, params.get(parameter.name)
+        if domain.levels == 1 or parameter.name == "epochs":
+            continue
+        if isinstance(domain, Choice) and any(isinstance(one, str | bool) for one in domain.values):
+            found += [0.7 * (value == one) for one in domain.values]
+        else:
+            inside = None if value is None else domain.coerce(value)
+            found.append(0.0 if inside is None else 2 * domain.encode(inside) - 1)
+        if parameter.when:
+            found.append(0.5 * (value is not None))
+    return np.array(found)
+
+
+# -- the Gaussian process -------------------------------------------------------------------------------------------
+
+
+def apart(a: Encoded, b: Encoded) -> Array:
+    """Distances (n, m) of points; 1 is what two random ones have, whatever the number of parameters."""
+    square = (a.u**2).sum(1)[:, None] + (b.u**2).sum(1)[None] - 2 * a.u @ b.u.T
+    return np.sqrt(2 * np.maximum(square, 0) / max(1, a.u.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What the covariance of a (n) with b (m) is made of, each (n, m)."""
+
+    rise: Array
+    zbar: Array
+    z: Array
+    apart: Array
+    ratio: Array
+    same: Array
+
+    @classmethod
+    def of(cls, a: Encoded, b: Encoded) -> "Pairs":
+        return cls(
+            rise=np.outer(a.epochs, b.epochs),
+            zbar=np.outer(a.zbar, b.zbar),
+            z=a.z @ b.z.T / a.z.shape[1],
+            apart=apart(a, b),
+            ratio=np.abs(a.epochs[:, None] - b.epochs[None]),
+            same=(a.point[:, None] == b.point[None]).astype(float),
+        )
+
+    def covariance(self, hyper: Array) -> Array:
+        scale, tasks, residual, length, fade, training, _ = np.exp(hyper)
+        near = math.sqrt(5) / length * self.apart
+        own = residual**2 * (1 + near + near**2 / 3) * np.exp(-near) + training**2 * self.same
+        known: Array = LEVEL**2 + RISE**2 * self.rise + scale**2 * self.zbar + tasks**2 * self.z
+        return known + np.exp(-self.ratio / fade) * own
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """factor: Cholesky's of the covariance of what was seen; weights: its inverse times what the prior did not expect."""
+
+    hyper: Array
+    seen: Encoded
+    factor: Array
+    weights: Array
+
+    @classmethod
+    def of(cls, hyper: Array, seen: Encoded, y: Array) -> "Posterior":
+        factor = (
+            cholesky(_noisy(Pairs.of(seen, seen), hyper), lower=True, check_finite=False)
+            if len(y)
+            else np.empty((0, 0))
+        )
+        weights = cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False) if len(y) else y
+        return cls(hyper, seen, factor, weights)
+
+    def __call__(self, at: Encoded) -> tuple[Array, Array]:
+        """Mean and standard deviation (n,) of y there."""
+        scale, tasks, residual, _, _, training, _ = np.exp(self.hyper)
+        known = LEVEL**2 + RISE**2 * at.epochs**2 + scale**2 * at.zbar**2 + tasks**2 * (at.z**2).mean(1)
+        variance = known + residual**2 + training**2
+        mean = EXPECTED * at.zbar
+        if len(self.seen):
+            k = Pairs.of(at, self.seen).covariance(self.hyper)
+            mean = mean + k @ self.weights
+            variance = variance - (solve_triangular(self.factor, k.T, lower=True, check_finite=False) ** 2).sum(0)
+        return mean, np.sqrt(np.maximum(variance, 1e-10))
+
+
+def _noisy(pairs: Pairs, hyper: Array) -> Array:
+    k = pairs.covariance(hyper)
+    k[np.diag_indices_from(k)] += np.exp(2 * hyper[-1]) + 1e-6
+    return k
+
+
+def fitted(seen: Encoded, y: Array) -> Array:
+    """The most probable hyperparameters, as far as a few steps from the start lead."""
+    if not len(y):
+        return START
+    own, rest = Pairs.of(seen, seen), y - EXPECTED * seen.zbar
+
+    def loss(hyper: Array) -> float:
+        factor = cholesky(_noisy(own, hyper), lower=True, check_finite=False)
+        half = solve_triangular(factor, rest, lower=True, check_finite=False)
+        far = (hyper - START) / WIDTH
+        return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + 0.5 * far @ far)
+
+    bounds = [(start - 3 * width, start + 3 * width) for start, width in zip(START, WIDTH, strict=True)]
+    return np.asarray(minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x)
+
+
+def improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """How much better than the best each is expected to be, where it is better."""
+    gap = (mean - best) / deviation
+    return np.asarray(deviation * (gap * ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))

@@ -1,0 +1,150 @@
+"""Bayesian search: Optuna's TPE on an in-memory study that mirrors the trials.
+
+    trial                        is for Optuna
+    complete, pruned, or resting COMPLETE with its score (smaller is better); as PRUNED, any would be worse than all complete
+    failed                       COMPLETE with a violated constraint; as FAIL, TPE would not see it and try it again
+    running, or interrupted      RUNNING: TPE keeps away from it (constant liar)
+
+TPE: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate, group-wise form is
+S. Falkner et al., "BOHB", ICML 2018.
+"""
+
+import math
+import operator
+import warnings
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.core import Decision, NoDecision, Params, Start, State, Study, Trial, Value, digest, epochs_of
+from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
+from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
+
+STARTUP = 10  # trials before TPE has anything to go by
+MOST_ASKS = 32  # proposals in a row that are known or infeasible before a random point is taken
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Tpe:
+    """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials.
+
+    TPE begins with random points; here they are those of random search at the same seed, so that the two share these
+    trainings, and a comparison is not decided by whose first points were luckier.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._first = {frozen(params) for params in start_points(problem)}
+        self._stream = Stream(problem, lambda: random_points(problem))
+        self._mirror = _Mirror(problem)
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        tried = self._stream.tried(study)
+        number = len(study)
+        if number >= STARTUP and tried >= self._first:
+            self._mirror.follow(study)
+            for attempt in range(MOST_ASKS):
+                params = self._problem.extended(self._mirror.ask(number, attempt))
+                if frozen(params) not in tried and self._problem.feasible(params) is None:
+                    return [Start(params, epochs_of(params))]
+        return self._stream.propose(study, 1)
+
+
+class _Mirror:
+    """The study as Optuna sees it, made again from its trials whenever one of them has changed."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
+        self._conditional = any(parameter.when for parameter in problem.space.parameters)
+        self._seen: list[Trial] = []
+        self._optuna = optuna.create_study(direction="minimize")
+
+    def follow(self, study: Study) -> None:
+        if len(self._seen) == len(study) and all(map(operator.is_, self._seen, study.trials)):
+            return
+        self._seen, replaced = list(study.trials), study.replaced
+        self._optuna = optuna.create_study(direction="minimize")
+        self._optuna.add_trials(self._frozen(trial) for trial in study.trials if trial.number not in replaced)
+
+    def ask(self, number: int, attempt: int) -> Params:
+        """A point from TPE's posterior; a function of the trials, the number and the attempt."""
+        seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True, wanted here
+            self._optuna.sampler = TPESampler(
+                n_startup_trials=STARTUP, seed=seed, multivariate=True, group=self._conditional, constant_liar=True
+            )
+        trial = self._optuna.ask()
+        params: dict[str, Value] = {}
+        for parameter in self._problem.space.parameters:
+            if parameter.active(params):
+                params[parameter.name] = self._coordinates[parameter.name].suggest(trial, parameter)
+        self._optuna.tell(trial, state=TrialState.FAIL)  # which no sampler looks at: it may never be started
+        return params
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        params: dict[str, Value] = {}
+        for name, value in self._problem.whole(trial.params).items():
+            coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
+            if coordinate is not None:
+                params[name] = coordinate
+        distributions = {name: self._coordinates[name].distribution for name in params}
+        return create_trial(**self._result(trial), params=params, distributions=distributions)
+
+    def _result(self, trial: Trial) -> dict[str, Any]:
+        score = self._problem.goal.score(trial)[0]
+        rests = trial.finished or (trial.state is State.PAUSED and trial.epoch >= trial.until)
+        if trial.state is State.FAILED or (rests and not math.isfinite(score)):
+            return {"state": TrialState.COMPLETE, "value": math.inf, "constraints": {"trainable": 1.0}}
+        return {"state": TrialState.COMPLETE, "value": score} if rests else {"state": TrialState.RUNNING}
+
+
+class Coordinate:
+    """One parameter as Optuna sees it: levels in an order become whole numbers, so that neighbours are near."""
+
+    def __init__(self, domain: Domain, plain: bool = False) -> None:
+        """plain: as one would write it for Optuna, with the values themselves."""
+        self.domain = domain
+        self._by_index = not plain and _ordered(domain)
+        self.distribution = self._distribution()
+
+    def _distribution(self) -> BaseDistribution:
+        domain = self.domain
+        if self._by_index:
+            return IntDistribution(0, (domain.levels or 1) - 1)
+        if isinstance(domain, Choice):
+            return CategoricalDistribution(domain.values)
+        if domain.gridded:
+            return CategoricalDistribution([domain.level(index) for index in range(domain.levels or 1)])
+        if domain.integer:
+            return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+        return FloatDistribution(float(domain.low), float(domain.high), log=domain.log)
+
+    def coordinate(self, value: Value) -> Value | None:
+        """The value as Optuna sees it; None for one outside the space."""
+        return self.domain.index(value) if self._by_index else self.domain.coerce(value)
+
+    def suggest(self, trial: optuna.Trial, parameter: Parameter) -> Value:
+        name, distribution = parameter.name, self.distribution
+        if isinstance(distribution, IntDistribution):
+            number = trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+            return self.domain.level(number) if self._by_index else number
+        if isinstance(distribution, FloatDistribution):
+            drawn = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+            return min(max(rounded(drawn), distribution.low), distribution.high)
+        assert isinstance(distribution, CategoricalDistribution)
+        value: Value = trial.suggest_categorical(name, distribution.choices)  # type: ignore[assignment]
+        return value
+
+
+def _ordered(domain: Domain) -> bool:
+    """Whether the levels stand in an order worth telling."""
+    if isinstance(domain, Range):
+        return domain.gridded
+    numbers = [value for value in domain.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return len(numbers) == len(domain.values) > 2 and numbers == sorted(numbers)
