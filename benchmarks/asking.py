@@ -42,9 +42,9 @@ from hpo.core import (
 )
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random
+from hpo.strategies.tpe import Tpe
 
 GOAL = Goal()
 
@@ -88,7 +88,7 @@ def discretized(space: Space) -> Space:
 
 
 STRATEGIES: Mapping[str, tuple[Callable[[Problem], Strategy], Space]] = {
-    "bayesian": (Bayesian, SPACE),
+    "tpe": (Tpe, SPACE),
     "random": (Random, SPACE),
     "grid": (Grid, discretized(SPACE)),
 }

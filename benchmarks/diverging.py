@@ -30,12 +30,12 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.files import Folders
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem, Random
+from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("diverging.yaml")
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random}
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"tpe": Tpe, "random": Random}
 LOST = (Outcome.DIVERGED, Outcome.NAN)
 
 

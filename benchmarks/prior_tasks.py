@@ -311,7 +311,7 @@ def cells(kinds: int, size: int, count: int, rng: Rng) -> Pictures:
     stained, plain = np.array([110, 60, 130.0]), np.array([200, 150, 190.0])
     for i, kind in enumerate(targets):
         total = 8
-        dark = int(round((kind + rng.uniform(0.2, 0.8)) * total / kinds))
+        dark = round((kind + rng.uniform(0.2, 0.8)) * total / kinds)
         for cell in range(total):
             y, x = rng.uniform(0, size, 2)
             mask = np.hypot(rows - y, columns - x) < rng.uniform(1.3, size / 8)
@@ -405,8 +405,8 @@ TASKS: Mapping[str, Task] = {
 
 def letters(size: int, noise: float, count: int, rng: Rng) -> Pictures:
     """Printed capitals in many fonts, a little turned and moved."""
-    fonts = sorted(Path(get_data_path(), "fonts", "ttf").glob("[DS][eT]*.ttf"))
-    fonts = [ImageFont.truetype(path, size - 4) for path in fonts if "Siz" not in path.name and "Non" not in path.name]
+    files = sorted(Path(get_data_path(), "fonts", "ttf").glob("[DS][eT]*.ttf"))
+    fonts = [ImageFont.truetype(path, size - 4) for path in files if "Siz" not in path.name and "Non" not in path.name]
     targets = rng.integers(0, 26, count)
     images = np.empty((count, 1, size, size))
     for i, letter in enumerate(targets):

@@ -224,7 +224,8 @@ def main() -> None:
     options.deadline = time.time() + 60 * options.minutes
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"machine: {machine()}", flush=True)
-    found = {name: race(name, options) for name in options.tasks.split(",")}
+    for name in options.tasks.split(","):
+        race(name, options)
 
 
 if __name__ == "__main__":

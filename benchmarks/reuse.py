@@ -27,9 +27,9 @@ from hpo.engine.search import Identity, Search
 from hpo.engine.trainings import Trainings
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Point, Problem, Random, frozen
+from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 
 LONGEST = 20
@@ -44,7 +44,7 @@ SPACE = Space(
         Parameter("epochs", Choice((5, 10, LONGEST))),
     )
 )
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": Bayesian, "random": Random, "grid": Grid}
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"tpe": Tpe, "random": Random, "grid": Grid}
 GOAL = Goal()
 SEEDS, TRIALS, WORLDS = 5, 40, 5
 TARGET = 0.8

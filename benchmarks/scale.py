@@ -43,9 +43,9 @@ from hpo.engine.trainings import Trainings
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random
+from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 
 EPOCHS = 6
@@ -146,7 +146,7 @@ class Timed:
 def strategy(name: str) -> Strategy:
     goal, gridded = Goal(), name == "grid"
     problem = Problem(space(gridded), goal)
-    plain: Mapping[str, Callable[[Problem], Strategy]] = {"random": Random, "grid": Grid, "bayesian": Bayesian}
+    plain: Mapping[str, Callable[[Problem], Strategy]] = {"random": Random, "grid": Grid, "tpe": Tpe}
     made = plain[name.removeprefix("asha-").replace("asha", "random")]
     inner = made(problem)
     return Asha(inner, goal, min_epochs=1, reduction=3) if name.startswith("asha") else inner

@@ -44,7 +44,7 @@ SLOW = {"torch", "mlflow", "optuna", "ray", "matplotlib", "pandas", "numpy", "sc
 HEAVY = {
     "torch": ("hpo.training.", "hpo.models.", "hpo.publishing.", "hpo.commands."),
     "mlflow": ("hpo.publishing.registry", "hpo.tracking.store", "hpo.commands.predict"),
-    "optuna": ("hpo.strategies.bayesian", "hpo.report.findings", "hpo.commands.report"),
+    "optuna": ("hpo.strategies.tpe", "hpo.report.findings", "hpo.commands.report"),
     "ray": ("hpo.execution.",),
 }
 

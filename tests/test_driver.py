@@ -42,9 +42,9 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.provenance import steady_clock
 from hpo.space.space import Space
-from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
 from hpo.strategies.points import Grid, Problem, Random, Stream
+from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
@@ -64,7 +64,7 @@ def grid(seed: int = 3) -> Strategy:
 STRATEGIES: dict[str, Made] = {
     "random": random,
     "grid": grid,
-    "bayesian": lambda seed: Bayesian(Problem(fakes.DISCRETE, GOAL, seed=seed)),
+    "tpe": lambda seed: Tpe(Problem(fakes.DISCRETE, GOAL, seed=seed)),
     "asha": lambda seed: Asha(random(seed), GOAL, min_epochs=1, reduction=2),
     "median": lambda seed: Median(random(seed), GOAL, min_epochs=1, min_trials=3),
 }

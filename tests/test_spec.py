@@ -289,7 +289,7 @@ CHANGES: list[tuple[str, bool]] = TABLES["changes between runs, and whether they
 
 
 def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
-    free = {"name", "search_space", "budget", "workers", "device", "execution", "tracking", "compare"}
+    free = {"name", "search_space", "warm_start", "budget", "workers", "device", "execution", "tracking", "compare"}
     assert set(options(StudySpec)) == free | set(spec().fixed())
 
 
@@ -304,7 +304,7 @@ def test_a_mapping_is_read_as_a_file_is() -> None:
     with pytest.raises(BadInput) as refused:
         read_study({**LEAST, "strategy": "grd", "budget": {"trials": 0}}, environ={})
     assert str(refused.value).splitlines() == [
-        "study strategy: must be bayesian, random or grid, got grd; did you mean grid?",
+        "study strategy: must be bayesian, random, grid or tpe, got grd; did you mean grid?",
         "study budget.trials: must be a whole number of at least 1, got 0",
     ]
     assert yaml.safe_load(spec("seed: 3").text)["seed"] == 3

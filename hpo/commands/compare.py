@@ -59,8 +59,8 @@ from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
-from hpo.strategies.bayesian import STARTUP
 from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, frozen
+from hpo.strategies.tpe import STARTUP
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, StudySpec
 from hpo.training.recipe import ScoreRequest

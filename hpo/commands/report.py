@@ -23,7 +23,7 @@ from hpo.models import families
 from hpo.report.document import StudyReport
 from hpo.report.figures import ModelFigures
 from hpo.report.page import save
-from hpo.strategies.bayesian import Coordinate
+from hpo.strategies.tpe import Coordinate
 from hpo.study_file.spec import StudySpec
 
 

@@ -20,8 +20,12 @@ from hpo.execution.job_runner import InlineExecutor
 from hpo.execution.local import LocalExecutor
 from hpo.models import families, user
 from hpo.models.parameters import prefix_safe
-from hpo.strategies.early_stopping import Asha, Median
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
+from hpo.strategies.early_stopping import Asha, Median, Predictive
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
+from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     from hpo.execution.ray import RayExecutor
 
 STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
-    "bayesian": Tpe,
+    "bayesian": Tpe,  # where there is no prior
+    "tpe": Tpe,
     "random": Random,
     "grid": Grid,
     RANDOM_X2: Random,
@@ -54,7 +59,11 @@ class Components:
         feasible, goal = self.feasible(), spec.goal
         defaults = families.defaults(spec.model, spec.train, spec.space)
         whole = lambda params: families.with_defaults(params, spec.space, defaults)  # noqa: E731
-        problem = Problem(spec.space, goal, spec.seed, feasible, spec.start_with, spec.constraints, whole)
+        images = None
+        if self.dataset is not None:
+            images = Images(self.dataset.shape, self.dataset.outputs, len(self.dataset.train))
+        own = spec.start_with, spec.constraints, whole
+        problem = Problem(spec.space, goal, spec.seed, feasible, *own, images=images)
         today = replace(spec, counted=()).goal  # what counted once may be no value of `epochs` any more
         return replace(problem, extended=partial(today.extended, feasible=feasible)) if spec.early_stopping else problem
 
@@ -62,8 +71,20 @@ class Components:
         problem = self.problem()
         if self.spec.strategy == CONFIRM:
             return Repeats(problem)
-        inner = STRATEGIES[self.spec.strategy](problem)
-        return stopping(self.spec.early_stopping, inner, problem)
+        surrogate = self.surrogate(problem)
+        if self.spec.strategy == "bayesian" and surrogate is not None:
+            return stopping(self.spec.early_stopping, Bayesian(problem, surrogate), problem, surrogate)
+        return stopping(self.spec.early_stopping, STRATEGIES[self.spec.strategy](problem), problem, surrogate)
+
+    def surrogate(self, problem: Problem) -> Surrogate | None:
+        """None where nothing is known before: a network or trainer of the user's own, or warm_start: none.
+
+        Pictures that are in the prior are judged by networks that have not seen them.
+        """
+        spec = self.spec
+        if spec.model != "cnn" or spec.train is not None or spec.data is None or spec.warm_start == "none":
+            return None
+        return Surrogate(problem, prior.load(left_out=prior.LEFT_OUT.get(spec.data.source, prior.WHOLE)))
 
     def feasible(self) -> Feasible:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
@@ -109,9 +130,12 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
     return Components(spec, dataset, placement, numerics | ({"split": dataset.split} if dataset is not None else {}))
 
 
-def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem) -> Strategy:
+def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, surrogate: Surrogate | None) -> Strategy:
+    """Nothing can be predicted without a surrogate: asha does as well then."""
     if rule is None:
         return strategy
+    if rule.type == "predictive" and surrogate is not None:
+        return Predictive(strategy, surrogate, problem.goal, rule.min_epochs, rule.reduction)
     if rule.type == "median":
         return Median(strategy, problem.goal, rule.min_epochs, rule.interval, rule.min_trials)
     return Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)

@@ -16,7 +16,7 @@ from hpo.core import Goal, Outcome, State, Study, Trial, Value
 from hpo.formatting import count, listed, number, written
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
-from hpo.strategies.bayesian import Coordinate
+from hpo.strategies.tpe import Coordinate
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
 RANKED = 20  # trials below which parameters are not ranked

@@ -5,6 +5,7 @@ parameters stands beside them: learned numbers, multiply-adds, the size of the l
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,8 +67,13 @@ def _images(images: Images) -> dict[str, float]:
 def _network(params: Params, network: Summary) -> dict[str, float]:
     blocks = int(setting(params, PARAMETERS, "blocks"))
     each = range(1, blocks + 1)
-    of = lambda name: [_of(params, i, name) for i in each]  # noqa: E731
-    mean = lambda values: sum(values) / blocks if blocks else 0.0  # noqa: E731
+
+    def of(name: str) -> list[Value]:
+        return [_of(params, i, name) for i in each]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / blocks if blocks else 0.0
+
     widths = [math.log2(float(width)) for width in of("channels")] or [0.0]
     pooled = [kind != NONE for kind in of("pool")]
     dense = int(setting(params, DENSE, "dense_layers"))

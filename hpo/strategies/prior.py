@@ -73,8 +73,10 @@ def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
                 raise ValueError(f"is of layout {about['layout']}, this version reads {LAYOUT}")
             tasks = about["tasks"][left_out]
             depth, count = about["depth"], about["networks"]
-            name = lambda kind, i, j: stored[f"{left_out}{kind}{i}-{j}"]  # noqa: E731
-            networks = [tuple((name("weights", i, j), name("bias", i, j)) for j in range(depth)) for i in range(count)]
+            networks = [
+                tuple((stored[f"{left_out}weights{i}-{j}"], stored[f"{left_out}bias{i}-{j}"]) for j in range(depth))
+                for i in range(count)
+            ]
             prior = LearnedPrior(
                 tuple(tasks), about["trainings"], stored["centre"], stored["spread"], tuple(networks), digest
             )

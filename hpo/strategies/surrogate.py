@@ -76,7 +76,8 @@ class Surrogate:
             mean, deviation = belief(full)
             best = self._best(study, scale, mean)
             left = np.array([max(1, epochs_of(params) - epoch) for params, epoch in candidates], float)
-            return improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
+            worth: Array = improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
+            return worth
 
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""
@@ -131,7 +132,7 @@ def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[tuple[Params,
         place = {trial.number: index for index, trial in reversed([*enumerate(alternate)])}
         found = sorted(found, key=lambda one: place[one[0].number])[:MOST_READINGS]
     costs = [(trial, epoch, goal.cost(trial.reports[epoch - 1])) for trial, epoch in found]
-    costs.sort(key=lambda one: (one[0].reports[one[1] - 1].time, one[0].number, one[1]))
+    costs.sort(key=lambda one: study.charged[one[0].training][one[1] - 1])
     return [(trial.params, epoch, cost) for trial, epoch, cost in costs if math.isfinite(cost)]
 
 
@@ -155,9 +156,9 @@ class Scale:
 
     def __call__(self, costs: Array) -> Array:
         if self.share:
-            return -np.log(1.02 + costs)
+            return np.asarray(-np.log(1.02 + costs))
         turned = np.log(np.maximum(costs, 1e-300)) if self.log else costs
-        return np.clip((self.middle - turned) / self.spread, -3, 6) * EXPECTED
+        return np.asarray(np.clip((self.middle - turned) / self.spread, -3, 6) * EXPECTED)
 
 
 # -- points as numbers ----------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def places(parameters: Sequence[Parameter], params: Params) -> Array:
 def apart(a: Encoded, b: Encoded) -> Array:
     """Distances (n, m) of points; 1 is what two random ones have, whatever the number of parameters."""
     square = (a.u**2).sum(1)[:, None] + (b.u**2).sum(1)[None] - 2 * a.u @ b.u.T
-    return np.sqrt(2 * np.maximum(square, 0) / max(1, a.u.shape[1]))
+    return np.asarray(np.sqrt(2 * np.maximum(square, 0) / max(1, a.u.shape[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,8 +295,8 @@ class Pairs:
         scale, tasks, residual, length, fade, training, _ = np.exp(hyper)
         near = math.sqrt(5) / length * self.apart
         own = residual**2 * (1 + near + near**2 / 3) * np.exp(-near) + training**2 * self.same
-        known: Array = LEVEL**2 + RISE**2 * self.rise + scale**2 * self.zbar + tasks**2 * self.z
-        return known + np.exp(-self.ratio / fade) * own
+        known = LEVEL**2 + RISE**2 * self.rise + scale**2 * self.zbar + tasks**2 * self.z
+        return np.asarray(known + np.exp(-self.ratio / fade) * own)
 
 
 @dataclass(frozen=True, eq=False)

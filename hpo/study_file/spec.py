@@ -29,7 +29,8 @@ CODE: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za
 _SHARE: Final = number(above=0, high=1)
 _COUNT: Final = number(1, whole=True)
 _SEED: Final = number(0, 2**53, whole=True)
-_STRATEGY: Final = one_of(*STRATEGIES)
+TPE: Final = "tpe"  # Optuna's, to compare with
+_STRATEGY: Final = one_of(*STRATEGIES, TPE)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
 _LETTERS: Final = "must be letters, digits, . _ and -"
@@ -98,11 +99,15 @@ class Budget:
 class EarlyStopping:
     """Which trials are paused or stopped before their last epoch."""
 
-    type: Literal["median", "asha"] = option(
-        one_of("median", "asha", absent="null, or leave it out"), "median", "median or asha"
+    type: Literal["predictive", "median", "asha"] = option(
+        one_of("predictive", "median", "asha", absent="null, or leave it out"), "median", "predictive, median or asha"
     )
     min_epochs: int = option(_COUNT, 1, "no trial is stopped before this epoch")
-    reduction: int = option(number(2, 100, whole=True), 3, "asha: one in this many continues at each rung")
+    reduction: int = option(
+        number(2, 100, whole=True),
+        3,
+        "asha: one in this many continues; predictive: factor between rungs",
+    )
     interval: int = option(_COUNT, 1, "median: epochs between two judgements")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")
 
@@ -164,8 +169,11 @@ class StudySpec:
     name: str = option(
         text(NAME, _LETTERS, "digits-cnn"), doc="names the study's folder and MLflow experiment", example="digits-cnn"
     )
-    strategy: Literal["bayesian", "random", "grid"] = option(
-        _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness"
+    strategy: Literal["bayesian", "random", "grid", "tpe"] = option(
+        _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness; or Optuna's tpe"
+    )
+    warm_start: Literal["builtin", "none"] = option(
+        one_of("builtin", "none"), "builtin", "what bayesian knows before it begins: recorded trainings, or nothing"
     )
     data: DataSpec | None = option(
         Record(DataSpec, "data", short="source"),
@@ -198,7 +206,7 @@ class StudySpec:
     start_with: tuple[Params, ...] = option(anything(), (), "points tried first; the rest of each is drawn")
     budget: Budget = option(Record(Budget, "budget"), Budget(), "totals of the study; whichever is reached first")
     early_stopping: EarlyStopping | None = option(
-        Record(EarlyStopping, "early_stopping", short="type"), None, "median or asha, or a mapping"
+        Record(EarlyStopping, "early_stopping", short="type"), None, "predictive, median or asha, or a mapping"
     )
     workers: int | Literal["auto"] = option(
         number(1, 10_000, whole=True, word="auto"), "auto", "trials at a time; auto: one a core, or a GPU"
