@@ -16,11 +16,11 @@ from hpo.cli.summary import exit_code
 from hpo.commands import best, compare, predict, reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.text import SAME_SPLIT
-from hpo.core import Ended, Opened, Outcome, Reason, State
+from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Result, read_result
 from hpo.errors import Conflict
-from hpo.journal import read_events
+from hpo.journal import Journal, read_events
 from hpo.study_file.spec import StudySpec
 
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
@@ -268,6 +268,56 @@ def test_what_another_version_began_is_never_continued(
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith("finished trials keep theirs, unfinished ones are not continued")
     assert study.active_seconds < 60, "the time between the runs is nobody's"
+
+
+ASHA = {
+    "early_stopping": {"type": "asha", "reduction": 2},
+    "search_space": {"width": [1, 2, 3], "rate": [0.1, 0.2], "epochs": 8},
+}
+LATER: dict[str, tuple[dict[str, Any], Callable[[Params], bool]]] = {
+    "constraint": ({"constraints": ["width <= 1"]}, lambda params: params["width"] > 1),
+    "values": (
+        {"search_space": {"width": [1, 4], "rate": [0.1, 0.2], "epochs": 8}},
+        lambda params: params["width"] > 1,
+    ),
+    "shorter": ({"search_space": {**ASHA["search_space"], "epochs": 4}}, lambda params: True),
+    "longer": ({"search_space": {**ASHA["search_space"], "epochs": 16}}, lambda params: False),
+}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("name", LATER)
+def test_an_unfinished_trial_that_the_file_no_longer_allows_is_not_continued(
+    place: Place, name: str, interrupted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = place.run(**ASHA, budget={"total_epochs": 13} if interrupted else {"trials": 5})
+    resting, before = begun.study.with_state(State.PAUSED), len(place.trained())
+    changes, forbids = LATER[name]
+    gone = [trial for trial in resting if forbids(trial.params)]
+    assert resting and bool(gone) == (name != "longer")
+    with caplog.at_level(logging.WARNING):
+        later = place.run(**ASHA | changes, budget={"total_epochs": 40} if interrupted else {"trials": 9})
+        place.run(**ASHA | changes, budget={"total_epochs": 40} if interrupted else {"trials": 9})
+    assert not {key for key, _ in place.trained()[before:]} & {trial.training for trial in gone}
+    for trial in gone:
+        now = later.study.trials[trial.number]
+        assert (now.state, now.reports) == (State.PRUNED, trial.reports), "what it has stays"
+    assert all(forbids(one.params) for one in gone) and later.study.trials[: len(begun.study)] != []
+    assert len([line for line in caplog.messages if "no longer allows" in line]) == (name != "longer"), (
+        "it is said once"
+    )
+
+
+def test_a_retry_that_the_file_no_longer_allows_is_neither_started_nor_paid_for(place: Place) -> None:
+    (failing := place.folder / "failing").write_text("crashed")
+    begun = place.run(search_space=SPACE, budget={"trials": 1})
+    failing.unlink()
+    with Journal.open(begun.folders.journal) as journal:
+        journal.put("retried", "[0]")  # a run with --retry-failed that was killed at once
+    rate = begun.study.trials[0].params["rate"]
+    study = place.run(search_space=SPACE, constraints=[f"rate != {rate}"], budget={"trials": 2}).study
+    assert len(study) == 2
+    assert study.trials[1].params["rate"] != rate
 
 
 def test_a_trial_that_failed_before_its_first_epoch_is_compared_with_what_it_was_started_in(place: Place) -> None:

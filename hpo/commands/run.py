@@ -22,7 +22,7 @@ from types import FrameType
 from hpo.commands.sync import comparison_info, tracked_study
 from hpo.core import Reason
 from hpo.engine import components
-from hpo.engine.changes import load_splits, resumed
+from hpo.engine.changes import end_unfinished, load_splits, resumed
 from hpo.engine.driver import Driver, Listener
 from hpo.engine.opening import (
     OpenStudy,
@@ -101,6 +101,8 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             executor.begin(assembled[0].factories())
             if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
                 lengthen(first, journals[0])
+            for parts, journal in zip(assembled, journals, strict=True):
+                end_unfinished(parts.spec, journal, parts.numerics)
             if options.retry_failed:
                 retry_failed(assembled[0], journals[0])
             studies = [

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hpo import provenance
-from hpo.core import Ended, Opened, Params, Started, State, Study, Trial, Value
+from hpo.core import Ended, Opened, Params, Started, State, Study, Trial, Value, without_epochs
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.errors import BadInput, Conflict, Mistake
 from hpo.files import Folders
+from hpo.formatting import count, listed
 from hpo.journal import Journal
 from hpo.models import families
 from hpo.space.domains import Choice, Parameter, exact, members
 from hpo.space.space import Space
+from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,12 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         rule = f"cannot resume {folders.run}, because the study has changed"
         place = str(spec.path or spec.name)
         raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *apart]))
+
+
+def allowed(spec: StudySpec, params: Params) -> bool:
+    """Whether today's file has a point with these values, and with the default of what is younger than they are."""
+    whole = families.with_defaults(params, spec.space, families.defaults(spec.model, spec.train, spec.space))
+    return not spec.space.conflicts(whole) and spec.admits(whole)
 
 
 def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
@@ -227,16 +235,26 @@ def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: 
         raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
 
 
-def end_outdated(journal: Journal, study: Study, now: Environment) -> None:
-    """What another version of the trainer, torch or the user's code began is never continued: it ends as pruned."""
-    if not any(provenance.differences(one, now, provenance.TRAINED_BY) for one in study.environments):
-        return
+def end_unfinished(spec: StudySpec, journal: Journal, now: Environment) -> None:
+    """Trials that are never continued end as pruned: what another version of the trainer, torch or the user's code began,
+    and what today's file no longer has, which is said in one line. Where `epochs` became longer, the shorter may go on.
+    """
+    study = journal.study()
+    upgraded = any(provenance.differences(one, now, provenance.TRAINED_BY) for one in study.environments)
+    forbidden: list[int] = []
     for trial in study.with_state(State.RUNNING, State.PAUSED):
-        if changes := other_versions(journal, trial.training, now):
+        point = trial.params if trial.epochs > spec.space.longest else without_epochs(trial.params)
+        if changes := other_versions(journal, trial.training, now) if upgraded else []:
             error = f"not continued by another version: {', '.join(changes)}"
-            ended = Ended(_last_seen(trial), trial.number, State.PRUNED, error=error)
-            journal.append(ended)
-            study.apply(ended)
+        elif spec.strategy == CONFIRM or (allowed(spec, point) and spec.admits(trial.params)):
+            continue  # what is confirmed may be older than the file
+        else:
+            forbidden.append(trial.number)
+            error = "not continued: the study file no longer allows it"
+        journal.append(Ended(_last_seen(trial), trial.number, State.PRUNED, error=error))
+    if forbidden:
+        which = f"{count(len(forbidden), 'unfinished trial')} ({listed(list(map(str, forbidden)))})"
+        log.warning("%s: the study file no longer allows %s; they end as pruned", journal.path.parent, which)
 
 
 def other_versions(journal: Journal, training: str, now: Environment) -> list[str]:

@@ -29,7 +29,7 @@ from hpo.core import (
     digest,
 )
 from hpo.data.dataset import Dataset
-from hpo.engine.changes import Environment, end_outdated, refuse_changes
+from hpo.engine.changes import Environment, allowed, refuse_changes
 from hpo.engine.components import Components, assemble, user_code
 from hpo.engine.result import COUNTED, as_counted, studies_of
 from hpo.engine.search import Search
@@ -134,7 +134,7 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
     before = int(journal.get("longest") or longest)
     best = as_counted(spec, journal).goal.best(study.trials)
     further: Params = {} if best is None else {**best.params, EPOCHS: longest}
-    if best is not None and longest > before and not spec.space.conflicts(further) and spec.admits(further):
+    if best is not None and longest > before and allowed(spec, further):
         target = target_trials(spec, journal, None)
         journal.put("longer", json.dumps([*longer(spec, journal), further]))
         if target is not None:
@@ -147,23 +147,23 @@ def longer(spec: StudySpec, journal: Journal) -> list[Params]:
     """The points to be trained longer that the space still has, with the default of what is younger than they are."""
     points: list[Params] = json.loads(journal.get("longer") or "[]")
     defaults = families.defaults(spec.model, spec.train, spec.space)
-    whole = [families.with_defaults(point, spec.space, defaults) for point in points]
-    return [point for point in whole if not spec.space.conflicts(point) and spec.admits(point)]
+    return [families.with_defaults(point, spec.space, defaults) for point in points if allowed(spec, point)]
 
 
 def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:
     """The study as its journal has it, ready to continue."""
     spec = components.spec
-    target, retried = target_trials(spec, journal, trials), noted_retries(journal)
+    study, target = journal.study(), target_trials(spec, journal, trials)
+    retried = [
+        one for one in noted_retries(journal) if one in study.replaced or allowed(spec, study.trials[one].params)
+    ]
     budget = replace(spec.budget, trials=None if target is None else target + len(retried))
     name = journal.path.parent.name
     goal = spec.goal
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
     strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
-    study, own = journal.study(), components.numerics
-    end_outdated(journal, study, own)
     append = partial(record, spec, journal, study)
-    return Search(study, strategy, goal, budget, identity, append, max_running, name, own)
+    return Search(study, strategy, goal, budget, identity, append, max_running, name, components.numerics)
 
 
 def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> None:
@@ -181,10 +181,9 @@ def retry_failed(components: Components, journal: Journal) -> None:
     spec, study, identity = components.spec, journal.study(), components.identity()
     retried = noted_retries(journal)
     for trial in study.with_state(State.FAILED):
-        possible = not spec.space.conflicts(trial.params) and spec.admits(trial.params)
         same = trial.outcome in (Outcome.NAN, Outcome.DIVERGED)
         same = same and identity(trial.params, trial.repeat)[0] == trial.training
-        if trial.number not in retried and possible and not same:
+        if trial.number not in retried and allowed(spec, trial.params) and not same:
             retried.append(trial.number)
     journal.put("retried", json.dumps(retried))
 
