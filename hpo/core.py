@@ -418,13 +418,17 @@ class Goal:
     def ranked(self, trials: Iterable[Trial]) -> list[Trial]:
         """Those with a score, best first; of those without an epoch that counts, last, the longest trained first.
 
-        Ties go to the earlier. A failed trial without an epoch that counts has no rank.
+        Ties go to the earlier training, and of its trials to a complete one. A failed trial without an epoch that counts
+        has no rank.
         """
         keys = []
-        for trial in trials:
+        earliest: dict[tuple[str, tuple[float, ...]], int] = {}
+        for trial in sorted(trials, key=lambda trial: trial.number):
             score, counts = self.score(trial), bool(self.counted(trial))
             if math.isfinite(score[0]) and (counts or trial.state is not State.FAILED):
-                keys.append((not counts, 0 if counts else -trial.epoch, score, trial.number, trial))
+                first = earliest.setdefault((trial.training, score), trial.number)
+                tie = (first, trial.state is not State.COMPLETE, trial.number)
+                keys.append((not counts, 0 if counts else -trial.epoch, score, tie, trial))
         return [key[-1] for key in sorted(keys, key=lambda key: key[:-1])]
 
     def best(self, trials: Iterable[Trial]) -> Trial | None:
@@ -452,7 +456,8 @@ class BestSoFar:
 
     @property
     def trial(self) -> Trial | None:
-        return self.study.trials[self._best[1]] if self._best[1] >= 0 else None
+        number = self._best[1]
+        return self.goal.best(self.study.readers(self.study.trials[number].training)) if number >= 0 else None
 
     def follow(self, event: Event) -> None:
         """Take in an event that the study has taken in."""

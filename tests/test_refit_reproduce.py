@@ -164,6 +164,20 @@ def test_the_checkpoint_of_the_best_epoch_is_put_back_where_that_counts(place: P
     assert kept.read_text() == text
 
 
+@pytest.mark.parametrize("mended", [False, True])
+def test_the_checkpoint_of_a_failed_trial_that_is_best_is_put_back(place: Place, mended: bool) -> None:
+    (failing := place.folder / "failing").write_text("timeout")
+    result = place.run(search_space={"rate": 0.4, "epochs": [1, 3]}, strategy="grid", budget={"trials": 2})
+    failed = next(one for one in result.study.trials if one.state is State.FAILED)
+    kept = result.checkpoint(failed)
+    text = kept.read_text()
+    kept.unlink()
+    if mended:
+        failing.unlink()
+    found = reproduce.reproduce(result, failed.number)
+    assert (found.identical, found.restored, kept.read_text()) == (not mended, True, text)
+
+
 def with_engine(result: Result, engine: str) -> Result:
     return replace(result, spec=replace(result.spec, execution=replace(result.spec.execution, engine=engine)))
 

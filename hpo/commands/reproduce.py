@@ -49,8 +49,7 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
     folders, trial = result.folders, result.trial(number)
     components = one_worker(result.spec, load_data(result.spec, folders, result.study.environments[-1:]))
     seed = result.study.trainings[trial.training].seed
-    failed = trial.state is State.FAILED
-    until = trial.epochs if failed else trial.epoch
+    until = trial.epochs if trial.state is State.FAILED else trial.epoch
     reading = result.spec.goal.reading(trial)
     kept = reading.epoch if reading is not None else until
     with scratch(folders.run) as folder:
@@ -58,7 +57,8 @@ def reproduce(result: Result, number: int, on_epoch: OnEpoch = lambda report: No
         reports, end = train_job(components, job, on_epoch, kept)
         difference = _difference(trial, reports, end)
         same = components.identity()(trial.params, trial.repeat) == (trial.training, seed)
-        restored = not difference and not failed and same and _restore(job, folders.trainings, kept)
+        same = same and not any(map(first_difference, trial.reports[:kept], reports))  # later it may have failed
+        restored = same and _restore(job, folders.trainings, kept)
     changed = provenance.differences(trained_in(result, trial), provenance.environment(components.numerics))
     numbers = len(trial.reports[0].metrics) if trial.reports else 0
     return Reproduced(trial, len(reports), numbers, difference, changed, restored)
