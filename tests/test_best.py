@@ -6,9 +6,9 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fakes
 import laws
@@ -20,7 +20,7 @@ from studied import Place
 
 from hpo import api
 from hpo.cli.summary import best_lines, exit_code, result_json, status_table
-from hpo.commands import reproduce
+from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
 from hpo.commands.compare import as_read, confirm_finalists
 from hpo.commands.run import RunOptions, run
@@ -50,6 +50,7 @@ from hpo.engine.trainings import Trainings
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob
 from hpo.journal import Journal
+from hpo.publishing.publish_best import Order
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
 from hpo.strategies.early_stopping import Asha, Median
@@ -155,6 +156,7 @@ def follow(events: Sequence[Event], goal: Goal) -> None:
         assert (kept.trial, kept.at) == (anew.trial, anew.at)
         value = max((value for trial in study.trials for value in counting(trial, goal)), default=-math.inf)
         assert (-math.inf if kept.trial is None else goal.value(kept.trial)) == value >= last
+        assert kept.trial in (None, goal.best(study.trials))
         last = value
     points = best_so_far(events, goal)
     assert not points or (points[-1].value, points[-1].best) == (last, kept.trial and kept.trial.number)
@@ -342,6 +344,72 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert "model:  not published" in list(best_lines(result))
     monkeypatch.undo()
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
+
+
+@dataclass
+class Elsewhere:
+    """A tracker: run is the study's in the store at uri, None where that does not answer."""
+
+    uri: str
+    run: str | None
+    undelivered: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def drain(self, timeout: float) -> int:
+        return 0
+
+    def parent(self, journal: Path) -> str | None:
+        return self.run
+
+    def ui_line(self) -> str:
+        return ""
+
+
+def test_a_model_is_published_again_in_a_store_that_has_it_not(tmp_path: Path, monkeypatch: Any) -> None:
+    orders: list[str | None] = []
+
+    def published(order: Order) -> Published:
+        orders.append(order.run)
+        return Published(model=order.run and f"models:/{order.run}", failed=order.run is None, said="logged")
+
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", published)
+    monkeypatch.setattr("hpo.commands.report.write_report", lambda *study: None)
+    spec = api.load(study(tmp_path, "cosine"))
+    visits = [
+        ("a", "1"),
+        ("a", "1"),
+        ("a", None),
+        ("a", "2"),
+        ("b", "3"),
+        ("b", None),
+        ("c", None),
+        ("c", "4"),
+        ("a", "2"),
+    ]
+    said = []
+    for uri, run_id in visits:
+        monkeypatch.setattr("hpo.commands.run.start_tracker", lambda *a, to=Elsewhere(uri, run_id): to)
+        result = run(spec, RunOptions(tmp_path))
+        result.folders.model_figures.touch()
+        said.append(result.published and result.published.model)
+    assert orders == ["1", "2", "3", None, "4", "2"]
+    for uri, run_id, lines in (("a", "2", ""), ("a", "5", "logged"), ("a", "5", ""), ("a", None, "")):
+        monkeypatch.setattr(sync, "Tracker", lambda *a, to=Elsewhere(uri, run_id): to)
+        assert sync.log_due(spec, result.folders, uri) == lines
+    assert orders[6:] == ["5"]
+    assert said == [one and f"models:/{one}" for one in ("1", "1", "1", "2", "3", "3", None, "4", "2")]
+
+
+def test_of_trials_that_read_one_training_a_complete_one_is_best() -> None:
+    reports = (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),)
+    states = [("a", State.FAILED), ("b", State.COMPLETE), ("a", State.COMPLETE), ("a", State.PAUSED)]
+    trials = [Trial(k, {"epochs": 1}, 0, key, 1, reports, state) for k, (key, state) in enumerate(states)]
+    for order in itertools.permutations(trials):
+        assert [one.number for one in Goal(epochs=(1,)).ranked(order)] == [2, 0, 3, 1]
 
 
 def test_a_model_is_shown_beside_the_reading_it_was_published_of_only(tmp_path: Path, monkeypatch: Any) -> None:

@@ -26,7 +26,7 @@ from hpo.errors import EnvironmentFailed
 from hpo.files import Folders
 from hpo.journal import Journal
 from hpo.publishing import publish_best
-from hpo.publishing.publish_best import Order
+from hpo.publishing.publish_best import Order, Place
 from hpo.report.figures import ModelFigures
 from hpo.study_file.reader import read_study
 from hpo.tracking.runs import History, Run, study_run
@@ -298,7 +298,7 @@ def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -
     spec = replace(read_study(tmp_path / "study.yaml", environ={}), strategy="grid", seed=3)
     folders, data = Folders(tmp_path, "s", "grid", 3), Dataset.open(bars(tmp_path / "data"))
     trial = Trial(0, {"epochs": 1}, 0, "t", 1, (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),), State.COMPLETE)
-    order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), None)
+    order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), Place("", None))
     assert order.study == {"hpo.study": "s", "hpo.strategy": "grid", "hpo.seed": "3"}
     Journal.open(folders.journal).close()
     history = History(tracked_study(spec, folders))

@@ -35,7 +35,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import Journal
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
-from hpo.publishing.publish_best import order_for, publish, registered
+from hpo.publishing.publish_best import Place, note, noted, order_for, publish, registered
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
@@ -46,7 +46,7 @@ MARK: Final = "Written by `hpo best --script`"  # in the template: a file with i
 FIRST, LAST = "# == settings", "# == end of the settings"
 
 ALIAS = "refit"
-META = "refit"  # the journal's note of the last one
+META = "refitted"  # the journal's note of the last one
 PREFIX = "refit_"  # of its test scores: they are not the best trial's own
 
 
@@ -168,8 +168,8 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
     if spec.train is not None or spec.data is None:
         rule = "a study with a trainer of its own has no splits that hpo could join"
         raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "train on all data in your own code"))
-    wanted, place = spec.tracking, spec.place("tracking.uri")
-    uri = tracking_uri(wanted.uri, folders.state, environ, place) if wanted.enabled else None
+    wanted, at = spec.tracking, spec.place("tracking.uri")
+    uri = tracking_uri(wanted.uri, folders.state, environ, at) if wanted.enabled else None
     with ExitStack() as stack:
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))
@@ -181,20 +181,22 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         training = digest([best.training, report.epoch, joined.digest])
         checkpoint = checkpoints.path(folders.run / ALIAS, training, report.epoch)
         planned = Refit(best, report.epoch, len(joined.train), checkpoint)
-        key: list[object] = [training, spec.tracking.enabled and registered(spec)]
-        known, published = json.loads(journal.get(META) or "[null, null]")
-        if known == key:
-            return replace(planned, published=Published(**published), known=True)
+        model = {"training": training, "register": registered(spec)}
+        tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri)) if uri is not None else None
+        if known := noted(journal, META, model, Place.of(tracker, folders)):
+            return replace(planned, published=known, known=True)
         data = joined.save(folders.data / ALIAS)  # a copy of the images, easily made again
         stack.callback(shutil.rmtree, folders.data / ALIAS, ignore_errors=True)
         if not checkpoint.exists():
             _train(result, data, planned, on_epoch)
-        done = replace(planned, published=_publish(result, data, planned, uri, stack))
-        scores = {f"{PREFIX}{name}": value for name, value in done.published.test.items()}
+        place = Place.of(tracker, folders)
+        order = order_for(spec, data, folders, best, checkpoint, place)
+        published = publish(replace(order, value=math.nan, alias=ALIAS))  # no validation split to have a value on
+        scores = {f"{PREFIX}{name}": value for name, value in published.test.items()}
         journal.append(Scored(time.time(), best.number, scores, report.epoch))
-        if done.published.model is not None or not spec.tracking.enabled:
-            journal.put(META, json.dumps([key, asdict(done.published)]))
-    return done
+        if published.model is not None or tracker is None:
+            note(journal, META, model, place, published)
+    return replace(planned, published=published)
 
 
 def together(dataset: Dataset) -> Dataset:
@@ -220,14 +222,6 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
     if not checkpoint.exists():
         rule = "must be there to register the model"
         raise EnvironmentFailed(Mistake(str(checkpoint), rule, "no file", "run the same command again"))
-
-
-def _publish(result: Result, data: Dataset, planned: Refit, uri: str | None, stack: ExitStack) -> Published:
-    spec, folders, tracker = result.spec, result.folders, None
-    if uri is not None:
-        tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri))
-    order = order_for(spec, data, folders, planned.trial, planned.checkpoint, tracker)
-    return publish(replace(order, value=math.nan, alias=ALIAS))  # no validation split to have one on
 
 
 def refit_lines(done: Refit) -> Iterator[str]:

@@ -20,12 +20,12 @@ from urllib.parse import urlencode
 from hpo.core import Trial
 from hpo.engine import components
 from hpo.engine.changes import refuse_other_code
-from hpo.engine.result import as_counted, command, read_result, statuses
+from hpo.engine.result import PUBLISHED, as_counted, command, read_result, statuses
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
 from hpo.journal import Journal
-from hpo.publishing.publish_best import publish_trial, registered
+from hpo.publishing.publish_best import Place, about, noted, publish_trial, registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import Tracker, sync
@@ -61,16 +61,20 @@ def sync_these(
 
 
 def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
-    """Log the best model that `hpo run` could only score; returns where it is, "" if none is due.
+    """Log the best model that this store has not; returns where it is, "" if none is due.
 
     Raises EnvironmentFailed, NoResult where its checkpoint is gone, Conflict where its code has been edited.
     """
     result = read_result(spec, folders.state)
-    if result.published is None or result.published.model is not None:
+    if result.published is None:
         return ""
-    refuse_other_code(spec, result.study.environments[-1:], {"user_code": components.user_code(spec)})
     with Journal.open(folders.journal) as journal, Tracker([tracked_study(spec, folders)], uri) as tracker:
-        done = publish_trial(result, result.best, result.checkpoint(), journal, journal.append, tracker)
+        place = Place.of(tracker, folders)
+        last = noted(journal, PUBLISHED, about(result, result.best), place)
+        if last is not None and last.model is not None:
+            return ""
+        refuse_other_code(spec, result.study.environments[-1:], {"user_code": components.user_code(spec)})
+        done = publish_trial(result, result.best, result.checkpoint(), journal, journal.append, place)
     if done.failed:
         raise EnvironmentFailed(f"{folders.run}: {done.said}; run `{command('sync', spec, folders.state)}` again")
     return done.said

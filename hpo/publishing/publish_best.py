@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.core import Event, Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial
+from hpo.core import Event, Executor, Goal, Job, JobEnded, JobFailed, Params, Report, Reported, Scored, Trial, digest
 from hpo.data.dataset import Dataset
 from hpo.engine import components
 from hpo.engine.changes import other_versions, refuse_other_network
@@ -43,6 +43,24 @@ ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in MLflow a study's models go: "" and None where it is off.
+
+    run: the study's, which has another id in a store that was made again; None where MLflow does not answer.
+    """
+
+    uri: str
+    run: str | None
+
+    @classmethod
+    def of(cls, tracker: Tracker | None, folders: Folders) -> Place:
+        if tracker is None:
+            return cls("", None)
+        tracker.drain(PATIENCE)
+        return cls(tracker.uri, tracker.parent(folders.journal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +136,19 @@ def _failed(why: str) -> Mistake:
 
 
 def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
-    """Publish the best trial's model unless it was the last one published. None where there is nothing to publish."""
+    """Publish the best trial's model unless this store has it already. None where there is nothing to publish."""
     components, folders, search, journal = study.components, study.folders, study.search, study.journal
     best, goal = search.goal.best(search.study.trials), search.goal
     report = goal.reading(best) if best is not None else None
     if best is None or report is None or components.dataset is None or components.spec.train is not None:
         return None
-    name = registered(components.spec)
-    key = {"trial": best.number, "epoch": report.epoch, "run": tracker is not None, "register": name}
-    last_key, last = json.loads(journal.get(PUBLISHED) or "[null, null]")
-    if last_key == key and folders.model_figures.exists():
-        return Published(**last)
-    journal.put(PUBLISHED, json.dumps([key | {"run": None}, asdict(DUE)]))
+    result, place = Result(components.spec, folders, search.study, components.dataset), Place.of(tracker, folders)
+    last = noted(journal, PUBLISHED, model := about(result, best), place)
+    if last is not None and folders.model_figures.exists():
+        return last
+    journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
     checkpoint = restore(study, executor, best, report.epoch)
-    result = Result(components.spec, folders, search.study, components.dataset)
-    return publish_trial(result, best, checkpoint, journal, search.record, tracker)
+    return publish_trial(result, best, checkpoint, journal, search.record, place)
 
 
 def publish_trial(
@@ -141,46 +157,60 @@ def publish_trial(
     checkpoint: Path,
     journal: Journal,
     record: Callable[[Event], object],
-    tracker: Tracker | None,
+    place: Place,
 ) -> Published:
     """Publish this model and note in the journal what became of it. record: takes the event of its test score."""
     report = result.spec.goal.reading(best)
     assert report is not None, "a trial that is published has a score"
-    order = order_for(result.spec, result.data(), result.folders, best, checkpoint, tracker)
+    order = order_for(result.spec, result.data(), result.folders, best, checkpoint, place)
     hit("publish.begin")
     published = publish(replace(order, figures=result.folders.model_figures))
     hit("publish.done")
     if not result.study.tested(best.number, report.epoch):
         record(Scored(time.time(), best.number, dict(published.test), report.epoch))
     hit("publish.scored")
-    name, logged = registered(result.spec), order.run is not None
-    key = {"trial": best.number, "epoch": report.epoch, "run": logged, "register": name}
-    journal.put(PUBLISHED, json.dumps([key, asdict(published)]))
+    note(journal, PUBLISHED, about(result, best), place, published)
     return published
 
 
+def about(result: Result, best: Trial) -> dict[str, Any]:
+    """Which model a note is about, and the name it was to be registered under."""
+    report = result.spec.goal.reading(best)
+    return {"trial": best.number, "epoch": report and report.epoch, "register": registered(result.spec)}
+
+
+def note(journal: Journal, name: str, model: Mapping[str, Any], place: Place, published: Published) -> None:
+    """Write down what became of this model in this place."""
+    key = {**model, "store": digest(place.uri), "run": place.run}
+    journal.put(name, json.dumps([key, asdict(published)]))
+
+
+def noted(journal: Journal, name: str, model: Mapping[str, Any], place: Place) -> Published | None:
+    """What became of this model in this place, if that was noted. A store that does not answer has what it had."""
+    key, published = json.loads(journal.get(name) or "[{}, {}]")
+    known = {**model, "store": digest(place.uri), "run": place.run or key.get("run")}
+    return Published(**published) if key == known else None
+
+
 def order_for(
-    spec: StudySpec, dataset: Dataset, folders: Folders, trial: Trial, checkpoint: Path, tracker: Tracker | None
+    spec: StudySpec, dataset: Dataset, folders: Folders, trial: Trial, checkpoint: Path, place: Place
 ) -> Order:
     """For the study's run in MLflow, or only for the score where MLflow is off or away."""
-    goal, run = spec.goal, None
+    goal = spec.goal
     report = goal.reading(trial)
     assert report is not None, "a trial that is published has a score"
-    if tracker is not None:
-        tracker.drain(PATIENCE)
-        run = tracker.parent(folders.journal)
     return Order(
         recipe=components.recipe(spec, dataset, "cpu"),
         params=trial.params,
         checkpoint=checkpoint,
-        uri=tracker.uri if tracker is not None else "",
-        run=run,
+        uri=place.uri,
+        run=place.run,
         goal=replace(goal, epochs=(), unsafe=None),  # what counts has been decided
         value=goal.value(trial) or 0.0,
         study=study_tags(folders.name, folders.strategy, folders.seed),
         trial=trial.number,
         epoch=report.epoch,
-        register=registered(spec) if run is not None else None,
+        register=registered(spec) if place.run is not None else None,
     )
 
 
