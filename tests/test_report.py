@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hpo.comparison.compare import Comparison, compare, curve
-from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, without_epochs
+from hpo.core import Ended, Event, Goal, Outcome, Params, Report, Reported, Started, State, Study, Trial, without_epochs
 from hpo.engine.result import trials_table
 from hpo.formatting import number
 from hpo.report import figures, findings
@@ -307,6 +307,16 @@ def test_metrics_that_are_not_numbers_break_no_figure() -> None:
             story.append(Reported(f"t{i}", Report(epoch, metrics, 0.1, 0.0)))
         story.append(end)
     assert made(story=story).document().count("<svg") >= 3
+
+
+@pytest.mark.parametrize("draw", ["learning_curves", "learning"])
+def test_a_name_beside_a_curve_that_ends_in_nan_has_room(draw: str) -> None:
+    values = [0.3, 0.4, *[math.nan] * 10]
+    reports = tuple(Report(i + 1, {"val_accuracy": one, "val_loss": one}, 1.0, 1.0) for i, one in enumerate(values))
+    trial = Trial(0, {"epochs": 12}, 0, "key", 12, reports)
+    figure = figures.learning(reports) if draw == "learning" else figures.learning_curves([trial], 0, GOAL)
+    figure.savefig(io.BytesIO(), format="png")  # a warning of matplotlib is an error here
+    assert figure.axes[0].get_xlim()[1] >= 12
 
 
 # -- the best trial --------------------------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Ax
 
 def label(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
     """A text just right of a point, outside the axes if need be."""
+    axes.update_datalim([(x, y)], updatey=False)  # a curve that ends in nan is drawn to where it was finite only
+    axes.autoscale_view()
     look: dict[str, Any] = {"color": colour, "weight": weight, "va": "center", "fontsize": SMALL}
     axes.annotate(text, (x, y), (5, 0), textcoords="offset points", annotation_clip=False, **look)
 
