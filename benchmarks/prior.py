@@ -174,6 +174,8 @@ DECAY, ALIKE = 3e-2, 1e-3  # of all weights; and how strongly the tasks are draw
 FAILED = -1.5  # what a training that failed is worth, in standard deviations of its task
 HANDWRITTEN = ("digits", "mnist")
 
+Records = Mapping[tuple[int, str], list[dict[str, Any]]]  # (round, task) -> rows
+
 
 @dataclass(frozen=True)
 class Table:
@@ -193,7 +195,7 @@ class Table:
         return Table(self.features[rows], self.values[rows], self.failed[rows], task, names)
 
 
-def tabulated(records: Mapping[tuple[int, str], list[dict[str, Any]]]) -> Table:
+def tabulated(records: Records) -> Table:
     """Every training at the epochs of the ladder and at its last."""
     names = tuple(name for name in TASKS if any(task == name for _, task in records))
     features, values, failed, tasks = [], [], [], []
@@ -249,9 +251,7 @@ def fitted(table: Table, centre: np.ndarray, spread: np.ndarray) -> list[list[tu
     return networks
 
 
-def build(
-    records: Mapping[tuple[int, str], list[dict[str, Any]]], left_out: Mapping[str, Sequence[str]], path: Path
-) -> None:
+def build(records: Records, left_out: Mapping[str, Sequence[str]], path: Path) -> None:
     """The file of hpo/strategies/prior.py: for each name, networks fitted without some families; and the table."""
     table = tabulated(records)
     centre, spread = table.features.mean(0), table.features.std(0) + 1e-3
@@ -288,6 +288,15 @@ def rows_of(path: Path = learned.SHIPPED) -> list[tuple[int, str, Params, list[t
     """The table: round, task, params, curve of (val_accuracy, val_loss), seconds an epoch, outcome."""
     with np.load(path, allow_pickle=False) as stored:
         return [json.loads(line) for line in bytes(stored["table"]).split(b"\n")]
+
+
+def records_of(path: Path = learned.SHIPPED) -> Records:
+    """The table as it was recorded."""
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for number, task, params, curve, seconds, outcome in rows_of(path):
+        row = {"params": params, "curve": curve, "seconds": seconds, "outcome": outcome}
+        found.setdefault((number, task), []).append(row)
+    return found
 
 
 def again(name: str, params: Params, epochs: int) -> list[tuple[float, float]]:

@@ -3,7 +3,7 @@
     python -m benchmarks.racing [--tasks letters,stripes] [--methods ...] [--seeds 20] [--minutes 60]
 
 The target is the median over seeds of random's best after 20 full trainings. Every epoch a method trains is charged
-to it, also one that another method or seed had trained; only complete trials count as reached. A method that does not
+to it, also one that another method or seed had trained; a value counts at 1, 3, 9 and 27 epochs. A method that does not
 get there within random's budget is charged the whole of it, so a ratio is that of restricted means. Intervals
 are 95 % bootstraps, over tasks first and then over seeds, paired. Of the recorded trainings, those on any picture of the task's kind are
 left out (RACES in benchmarks/prior_tasks.py).
@@ -14,6 +14,7 @@ Curves are kept in --curves, so that the race can be run in pieces: the same com
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -28,6 +30,7 @@ import optuna
 import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
+from benchmarks.prior import build, records_of
 from benchmarks.prior_tasks import RACES
 from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.compare import curve
@@ -62,27 +65,30 @@ from hpo.study_file.spec import Budget
 from hpo.training.recipe import Recipe
 
 SPACE = hpo.load(Path(__file__).with_name("racing.yaml")).space
-FULL = 27
+RUNGS = (1, 3, 9, 27)  # epochs that count, for every method: at which early stopping lets a trial rest
+FULL = RUNGS[-1]
 BUDGET = 20 * FULL
 NOWHERE = Path("/nonexistent")  # curves are kept, checkpoints are not
-HERO = "random"
+HERO = "bayesian+predictive"
 
 
 @dataclass(frozen=True)
 class Track:
-    """One task, ready: its shape and the curves kept of it."""
+    """One task, ready: its shape, the curves kept of it, and the families of tasks that the prior must not have seen."""
 
     name: str
     shape: tuple[int, int, int]
     outputs: int
     train: int
     kept: KeptCurves
+    left_out: tuple[str, ...]
+    folder: Path
 
     def problem(self, seed: int, target: float | None) -> Problem:
         feasible = lambda params: families.infeasible("cnn", params, self.shape, self.outputs, ())  # noqa: E731
         return Problem(
             SPACE,
-            Goal(epochs=(FULL,), target=target),
+            Goal(epochs=RUNGS, target=target),
             seed,
             feasible,
             images=Images(self.shape, self.outputs, self.train),
@@ -98,7 +104,7 @@ def track(name: str, folder: Path) -> Track:
     task = next(task for task in RACES if task.name == name)
     data = task.dataset()
     kept = KeptCurves(lambda: Recipe("cnn", "cross_entropy", Path(), "cpu", dataset=data)(), folder / name)
-    return Track(name, data.shape, data.outputs, task.train, kept)
+    return Track(name, data.shape, data.outputs, task.train, kept, RACES[task], folder)
 
 
 class OneEpochFirst:
@@ -119,10 +125,12 @@ class OneEpochFirst:
 Finish = tuple[float, float]
 
 
-def driven(make: Callable[[Problem], Strategy], on: Track, seed: int, target: float | None, slots: int = 1) -> Finish:
+def driven(
+    make: Callable[[Track, Problem], Strategy], on: Track, seed: int, target: float | None, slots: int = 1
+) -> Finish:
     problem = on.problem(seed, target)
     events: list[Event] = []
-    search = Search(Study(), make(problem), problem.goal, Budget(total_epochs=BUDGET), on.identity, events.append)
+    search = Search(Study(), make(on, problem), problem.goal, Budget(total_epochs=BUDGET), on.identity, events.append)
     executor = SimulatedExecutor(on.kept.train, slots)
     Driver([search], executor, Trainings(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
@@ -148,7 +156,7 @@ def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
                 spent += 1
                 value = report.metrics["val_accuracy"]
                 trial.report(value, report.epoch)
-                if report.epoch == FULL and spent <= BUDGET:
+                if report.epoch in RUNGS and spent <= BUDGET:
                     best = max(best, value)
                 if spent >= BUDGET:
                     trial.study.stop()
@@ -168,49 +176,113 @@ def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
     return (spent if target is not None and best >= target else float("inf")), best
 
 
-def predictive(problem: Problem, prior: learned.LearnedPrior, random: bool = False) -> Strategy:
-    surrogate = Surrogate(problem, prior)
-    inner: Strategy = Random(problem) if random else Bayesian(problem, surrogate)
-    return Predictive(inner, surrogate, problem.goal)
+def prior_without(families: Sequence[str], folder: Path) -> learned.LearnedPrior:
+    """Fitted to the package's table without these families; kept beside the curves."""
+    made = hashlib.sha256(learned.SHIPPED.read_bytes()).hexdigest()[:8]
+    path = folder / f"prior-{made}-{'-'.join(sorted(families))}.npz"
+    if not path.exists():
+        build(records_of(), {learned.WHOLE: families}, path)
+    return learned.load(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Misled:
+    """A prior whose tasks say the opposite, or something of another point."""
+
+    prior: learned.LearnedPrior
+    change: Literal["negated", "shuffled"]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.prior.tasks
+
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.change == "negated":
+            values, fails = self.prior.predict(features)
+            return -values, fails
+        order = np.random.default_rng(0).permutation(features.shape[1] - 4)  # those of the epoch stay
+        other = (features - self.prior.centre) / self.prior.spread
+        other = np.hstack([other[:, order], other[:, -4:]])
+        return self.prior.predict(other * self.prior.spread + self.prior.centre)
+
+
+def bayesian(on: Track, problem: Problem, change: Literal["negated", "shuffled"] | None = None) -> Strategy:
+    prior = prior_without(on.left_out, on.folder)
+    surrogate = Surrogate(problem, prior if change is None else Misled(prior, change))
+    return Predictive(Bayesian(problem, surrogate), surrogate, problem.goal)
+
+
+def random_predictive(on: Track, problem: Problem) -> Strategy:
+    return Predictive(Random(problem), Surrogate(problem, prior_without(on.left_out, on.folder)), problem.goal)
 
 
 Method = Callable[[Track, int, float | None], Finish]
 METHODS: Mapping[str, Method] = {
-    "random": partial(driven, Random),
-    "random+asha": partial(driven, lambda problem: Asha(Random(problem), problem.goal)),
-    "tpe": partial(driven, Tpe),
-    "tpe+asha": partial(driven, lambda problem: Asha(Tpe(problem), problem.goal)),
+    HERO: partial(driven, bayesian),
+    "random": partial(driven, lambda on, problem: Random(problem)),
+    "random+asha": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal)),
+    "tpe+asha": partial(driven, lambda on, problem: Asha(Tpe(problem), problem.goal)),
     "optuna+hyperband": by_the_book,
-    "one epoch first": partial(driven, lambda problem: OneEpochFirst(problem, screened=BUDGET // 2)),
+    "one epoch first": partial(driven, lambda on, problem: OneEpochFirst(problem, screened=BUDGET // 2)),
+    "random+predictive": partial(driven, random_predictive),
+    "negated": partial(driven, partial(bayesian, change="negated")),
+    "shuffled": partial(driven, partial(bayesian, change="shuffled")),
+    "8 workers": partial(driven, bayesian, slots=8),
+    "random+asha, 8": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal), slots=8),
 }
 
 
 # -- the race -------------------------------------------------------------------------------------------------------
 
 
-def race(name: str, options: argparse.Namespace) -> dict[str, list[Finish]]:
+@dataclass(frozen=True)
+class Raced:
+    """One method on one task: epochs to the target and the best at the budget, seed by seed."""
+
+    epochs: np.ndarray
+    best: np.ndarray
+
+
+def race(name: str, options: argparse.Namespace) -> dict[str, Raced]:
     """Random first, all seeds, for the target; then all methods, as far as the time goes."""
     on = track(name, options.curves)
-    alone = [METHODS["random"](on, seed, None)[1] for seed in range(options.seeds) if time.time() < options.deadline]
-    if len(alone) < options.seeds:
-        return {}
+    alone = [METHODS["random"](on, seed, None)[1] for seed in range(options.seeds)]
     target = statistics.median(alone)
+    print(
+        f"{name}: target {target:.3f}, what random reaches in 20 full trainings ({min(alone):.3f} to {max(alone):.3f})"
+    )
     found = {}
     for method in options.methods.split(","):
         if time.time() > options.deadline:
             break
-        found[method] = [
-            (min(BUDGET, METHODS[method](on, seed, target)[0]), METHODS[method](on, seed, None)[1])
-            for seed in range(options.seeds)
-        ]
-        epochs = [finish[0] for finish in found[method]]
-        missed = sum(one >= BUDGET for one in epochs)
+        to_target = [METHODS[method](on, seed, target)[0] for seed in range(options.seeds)]
+        to_budget = [METHODS[method](on, seed, None)[1] for seed in range(options.seeds)]
+        found[method] = Raced(np.minimum(to_target, BUDGET), np.array(to_budget))
+        missed = sum(one > BUDGET for one in to_target)
         print(
-            f"{name:14} target {target:.3f}  {method:18} mean {np.mean(epochs):5.0f} epochs, missed {missed:2}, "
-            f"final {np.mean([finish[1] for finish in found[method]]):.4f}   [{on.kept.trained} epochs trained]",
+            f"    {method:20} mean {found[method].epochs.mean():5.0f} epochs, missed {missed:2} of {options.seeds}, "
+            f"best at the budget {found[method].best.mean():.4f}",
             flush=True,
         )
     return found
+
+
+def against(tasks: Sequence[Mapping[str, Raced]], rival: str, hero: str) -> str:
+    """Geometric mean over tasks of the ratio of mean epochs, rival to hero, with its interval."""
+    rng = np.random.default_rng(0)
+    pairs = [(task[rival].epochs, task[hero].epochs) for task in tasks]
+
+    def ratio(chosen: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+        return float(np.exp(np.mean([np.log(a.mean() / b.mean()) for a, b in chosen])))
+
+    def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
+        chosen = [pairs[i] for i in rng.integers(0, len(pairs), len(pairs))]
+        seeds = [rng.integers(0, len(a), len(a)) for a, _ in chosen]
+        return [(a[own], b[own]) for (a, b), own in zip(chosen, seeds, strict=True)]
+
+    low, high = np.quantile([ratio(drawn()) for _ in range(2000)], [0.025, 0.975])
+    each = " ".join(f"{a.mean() / b.mean():.1f}" for a, b in pairs)
+    return f"{ratio(pairs):5.2f}x [{low:.2f}, {high:.2f}], task by task {each}"
 
 
 def main() -> None:
@@ -223,9 +295,13 @@ def main() -> None:
     options = parser.parse_args()
     options.deadline = time.time() + 60 * options.minutes
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    print(f"machine: {machine()}", flush=True)
-    for name in options.tasks.split(","):
-        race(name, options)
+    print(f"machine: {machine()}; budget {BUDGET} epochs, n = {options.seeds} seeds", flush=True)
+    found = [raced for name in options.tasks.split(",") if (raced := race(name, options))]
+    methods = [name for name in METHODS if found and all(name in task for task in found)]
+    for rival in methods:
+        for hero in (HERO, "random+asha"):
+            if rival != hero and hero in methods:
+                print(f"epochs of {rival} / {hero}: {against(found, rival, hero)}", flush=True)
 
 
 if __name__ == "__main__":

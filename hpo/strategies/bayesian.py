@@ -1,7 +1,7 @@
 """Bayesian search: the point with the largest expected improvement, predicted from readings of any epoch and the learned prior.
 
 Candidates are what the prior thinks most of, the first points of random search, and neighbours of the best trials. One
-new point in ten is the next of random search, whatever the prior says, so that a prior that misleads is found out.
+new point in five is the next of random search, whatever the prior says, so that a prior that misleads is found out.
 """
 
 import random
@@ -17,7 +17,7 @@ from hpo.strategies.surrogate import Surrogate
 DRAWN, FAVOURITES, NEIGHBOURS = 400, 100, 40  # candidates: random, by the prior, beside the best trials
 GENERATIONS = 3  # in which neighbours of the prior's favourites are looked for
 PARENTS = 4  # trials whose neighbours are candidates
-OPEN = 10  # one new point in so many is random search's
+OPEN = 5  # one new point in so many is random search's
 
 
 class Bayesian:

@@ -113,7 +113,7 @@ class Predictive:
         proposed = self._strategy.propose(study, 1)
         new = [] if isinstance(proposed, NoDecision) else [one for one in proposed if isinstance(one, Start)]
         resting = at_rung(study)
-        if not resting or not (new or resting):
+        if not resting:
             return proposed if isinstance(proposed, NoDecision) else [self._to_rung(one) for one in new]
         candidates = [*((one.params, 0) for one in new), *((trial.params, trial.epoch) for trial in resting)]
         place = int(np.argmax(self._surrogate.worth(study, candidates)))

@@ -54,9 +54,9 @@ MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
 EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
 STEPS = 8  # of a fit
 LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
-EXPECTED = 0.6  # the prior's standard deviation, in y, before any reading
-START: Final = np.log([0.6, 0.4, 0.35, 1.0, 1.5, 0.15, 0.07])  # scale, tasks, residual, length, fade, training, noise
-WIDTH: Final = np.array([0.5, 0.7, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
+EXPECTED = 0.4  # what one standard deviation of the prior's tasks is worth in y, before any reading
+START: Final = np.log([0.6, 0.6, 0.25, 1.0, 1.0, 0.15, 0.07])  # scale, tasks, residual, length, fade, training, noise
+WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
 BLAS: Final = ThreadpoolController()
 
