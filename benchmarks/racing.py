@@ -227,8 +227,8 @@ METHODS: Mapping[str, Method] = {
     "random+predictive": partial(driven, random_predictive),
     "negated": partial(driven, partial(bayesian, change="negated")),
     "shuffled": partial(driven, partial(bayesian, change="shuffled")),
-    "8 workers": partial(driven, bayesian, slots=8),
-    "random+asha, 8": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal), slots=8),
+    "bayesian+predictive x8": partial(driven, bayesian, slots=8),
+    "random+asha x8": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal), slots=8),
 }
 
 
@@ -260,7 +260,7 @@ def race(name: str, options: argparse.Namespace) -> dict[str, Raced]:
         found[method] = Raced(np.minimum(to_target, BUDGET), np.array(to_budget))
         missed = sum(one > BUDGET for one in to_target)
         print(
-            f"    {method:20} mean {found[method].epochs.mean():5.0f} epochs, missed {missed:2} of {options.seeds}, "
+            f"    {method:22} mean {found[method].epochs.mean():5.0f} epochs, missed {missed:2} of {options.seeds}, "
             f"best at the budget {found[method].best.mean():.4f}",
             flush=True,
         )
