@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -32,6 +32,15 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # a data set known by name, and the netw
 }
 
 Network = tuple[tuple[Array, Array], ...]  # (weights, bias) of each layer
+
+
+class Prior(Protocol):
+    """What a surrogate asks: see LearnedPrior."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+
+    def predict(self, features: Array) -> tuple[Array, Array]: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,10 @@ from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
 from hpo.strategies.encoding import Array
 from hpo.strategies.points import Point, Problem, frozen
-from hpo.strategies.prior import LearnedPrior
+from hpo.strategies.prior import Prior
 
 Candidate = tuple[Params, int]  # a point, and the epoch it is trained to
+Reading = tuple[Params, int, float]  # a point, an epoch, the cost there
 
 LADDER: Final = (
     1,
@@ -64,9 +65,10 @@ BLAS: Final = ThreadpoolController()
 class Surrogate:
     """Judges candidates for the study as it stands."""
 
-    def __init__(self, problem: Problem, prior: LearnedPrior) -> None:
+    def __init__(self, problem: Problem, prior: Prior) -> None:
         self._goal, self._encoder = problem.goal, Encoder(problem, prior)
         self._hyper: dict[bytes, Array] = {}
+        self._last: tuple[tuple[list[float], list[Candidate]], tuple[Scale, Posterior]] | None = None
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
         """Expected improvement of each at its full length, per epoch that it still takes, where it does not fail."""
@@ -87,18 +89,31 @@ class Surrogate:
 
     def _belief(self, study: Study) -> tuple["Scale", "Posterior"]:
         read = readings(study, self._goal, self._encoder)
+        running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
+        state = [cost for _, _, cost in read], running
+        if self._last is None or self._last[0] != state:
+            self._last = state, self._judged(thinned(read), self._fitted(read), running)
+        return self._last[1]
+
+    def _fitted(self, read: Sequence[Reading]) -> Array:
+        """Hyperparameters, from the first readings alone, so that they change once in EVERY readings."""
+        first = read[: min(EVERY * (len(read) // EVERY), MOST_FITTED)]
+        costs = np.array([cost for _, _, cost in first])
+        if (key := costs.tobytes()) not in self._hyper:
+            seen = self._encoder.encode([(params, epoch) for params, epoch, _ in first])
+            self._hyper = {key: fitted(seen, Scale.of(costs, self._goal)(costs))}
+        return self._hyper[key]
+
+    def _judged(
+        self, read: Sequence[Reading], hyper: Array, running: Sequence[Candidate]
+    ) -> tuple["Scale", "Posterior"]:
         costs = np.array([cost for _, _, cost in read])
         scale = Scale.of(costs, self._goal)
         seen, y = self._encoder.encode([(params, epoch) for params, epoch, _ in read]), scale(costs)
-        fitted_on = min(EVERY * (len(y) // EVERY), MOST_FITTED)
-        key = y[:fitted_on].tobytes()
-        if key not in self._hyper:
-            self._hyper = {key: fitted(seen[:fitted_on], y[:fitted_on])}
-        belief = Posterior.of(self._hyper[key], seen, y)
-        running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
+        belief = Posterior.of(hyper, seen, y)
         if running:  # what is being trained is taken to come out as expected
             pending = self._encoder.encode(running)
-            belief = Posterior.of(belief.hyper, stacked(seen, pending), np.concatenate([y, belief(pending)[0]]))
+            belief = Posterior.of(hyper, stacked(seen, pending), np.concatenate([y, belief(pending)[0]]))
         return scale, belief
 
     def _failing(self, study: Study, at: "Encoded") -> Array:
@@ -118,22 +133,29 @@ def at_work(study: Study) -> list[Trial]:
     return [*(study.trials[number] for number in study.running), *(t for t in waiting if t.epoch < t.until)]
 
 
-def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[tuple[Params, int, float]]:
-    """(point, epoch, cost) of every training at the epochs of the ladder, in the journal's order; thinned where they are many."""
+def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[Reading]:
+    """Every training at the epochs of its ladder, in the journal's order."""
     longest: dict[str, Trial] = {}
     for trial in study.trials:
         if trial.epoch > (longest[trial.training].epoch if trial.training in longest else 0):
             longest[trial.training] = trial
-    trials = list(longest.values())
-    found = [(trial, epoch) for trial in trials for epoch in encoder.ladder(trial.params) if epoch <= trial.epoch]
-    if len(found) > MOST_READINGS:
-        order = sorted(trials, key=lambda trial: (-trial.epoch, goal.cost(trial.reports[-1]), trial.number))
-        alternate = [one for pair in zip(order, reversed(trials), strict=True) for one in pair]
-        place = {trial.number: index for index, trial in reversed([*enumerate(alternate)])}
-        found = sorted(found, key=lambda one: place[one[0].number])[:MOST_READINGS]
-    costs = [(trial, epoch, goal.cost(trial.reports[epoch - 1])) for trial, epoch in found]
-    costs.sort(key=lambda one: study.charged[one[0].training][one[1] - 1])
-    return [(trial.params, epoch, cost) for trial, epoch, cost in costs if math.isfinite(cost)]
+    found = [
+        (study.charged[key][epoch - 1], (trial.params, epoch, goal.cost(trial.reports[epoch - 1])))
+        for key, trial in longest.items()
+        for epoch in encoder.ladder(trial.params)
+        if epoch <= trial.epoch
+    ]
+    found.sort(key=lambda one: one[0])
+    return [one for _, one in found if math.isfinite(one[-1])]
+
+
+def thinned(read: Sequence[Reading]) -> list[Reading]:
+    """At most MOST_READINGS, the best half and the latest, in their order."""
+    if len(read) <= MOST_READINGS:
+        return list(read)
+    latest = range(len(read) - MOST_READINGS // 2, len(read))
+    best = sorted(range(latest.start), key=lambda index: (read[index][-1], index))[: MOST_READINGS // 2]
+    return [read[index] for index in (*sorted(best), *latest)]
 
 
 @dataclass(frozen=True)
@@ -200,7 +222,7 @@ class Known:
 class Encoder:
     """Points of one problem as the surrogate sees them; each is looked at once, by itself, at every epoch of its ladder."""
 
-    def __init__(self, problem: Problem, prior: LearnedPrior) -> None:
+    def __init__(self, problem: Problem, prior: Prior) -> None:
         self._problem, self._prior = problem, prior
         self._known: dict[tuple[Point, int], Known] = {}
         self._numbers: dict[Point, int] = {}
