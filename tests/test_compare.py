@@ -1,6 +1,5 @@
 """Compare and confirm as whole studies: what is run, what is reused, what is refused."""
 
-import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -25,8 +24,9 @@ from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.text import confirmation_lines
 from hpo.core import Event, Opened, Outcome, Reported, State, Study
+from hpo.engine import components
 from hpo.engine.driver import Driver
-from hpo.engine.result import Result, read_result
+from hpo.engine.result import Result, read_result, statuses
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import read_events
@@ -74,6 +74,65 @@ def test_a_comparison_is_one_study_a_strategy_and_seed_with_a_budget_in_epochs(p
     assert [one.base_seed for one in made] == [5] * 4 + [6] * 4, "one for all strategies, so that they share trainings"
     fixed = studies(place.spec(compare=COMPARE, training_seed=3))
     assert {one.base_seed for one in fixed} == {3}, "unless the file gives one"
+
+
+PICTURES = {**TINY, "compare": {**COMPARE, "seeds": 1}, "budget": {"total_epochs": 6}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "said"),
+    [
+        ({}, "bayesian random grid bayesian-cold tpe random-x2", "; bayesian with built-in prior"),
+        (
+            {"early_stopping": "predictive"},
+            "bayesian random-asha grid-asha bayesian-cold tpe-asha random-x2",
+            "; bayesian with built-in prior and predictive early stopping; random, grid, bayesian-cold and tpe with asha",
+        ),
+        (
+            {"early_stopping": "predictive", "warm_start": "none"},
+            "bayesian random grid random-x2",
+            "; bayesian, random and grid with asha",
+        ),
+        ({"compare": {"strategies": ["bayesian", "tpe"]}, "model": "rnn"}, "bayesian tpe", ""),
+        (
+            {"compare": {"strategies": ["tpe", "bayesian"], "seeds": 1}, "early_stopping": "median"},
+            "tpe bayesian bayesian-cold",
+            "; tpe and bayesian-cold with median; bayesian with built-in prior and median",
+        ),
+        ({"compare": {"strategies": ["grid", "random"], "seeds": 1}}, "grid random random-x2", ""),
+    ],
+)
+def test_beside_bayesian_with_a_prior_stand_rivals_and_predictive_is_for_bayesian_alone(
+    changes: dict[str, Any], names: str, said: str
+) -> None:
+    space = {"hidden_size": [4, 8], "epochs": [1, 3]} if "model" in changes else TINY["search_space"]
+    specs = studies(api.load({**PICTURES, "search_space": space, **changes}))
+    first = [one for one in specs if one.seed == 0]
+    assert [one.strategy for one in first] == names.split()
+    assert len({tuple(one.goal.epochs) for one in first}) == 1, "the same epochs count for all"
+    assert compare_command.ran_with([one for one in specs if one.strategy != "random-x2"]) == said
+    assert [components.has_prior(one) for one in first] == [
+        one.warm_start != "none" and one.model == "cnn" and one.strategy in ("bayesian", "random", "grid", "tpe")
+        for one in first
+    ]
+
+
+def test_rivals_are_compared_with_bayesian_but_not_ranked_and_every_verb_knows_them(tmp_path: Path) -> None:
+    space = {"blocks": 0, "dense_units": [8, 16], "learning_rate": [0.001 * k for k in range(1, 13)], "epochs": 3}
+    spec = api.load({**PICTURES, "search_space": space, "early_stopping": "predictive", "budget": {"total_epochs": 8}})
+    compared = compare_strategies(spec, RunOptions(tmp_path, publish=False), rescore=False)
+    comparison, rules = compared.comparison, {}
+    for result in compared.results:
+        assert read_result(result.spec, tmp_path).study.epochs == result.spec.budget.total_epochs
+        made = components.assemble(result.spec, result.dataset, ["cpu"]).strategy()
+        rules[result.folders.run.name] = type(made).__name__
+    names = ("random-asha-0", "grid-asha-0", "bayesian-cold-0", "tpe-asha-0", "random-x2-0")
+    assert rules == {"bayesian-0": "Predictive", **dict.fromkeys(names, "Asha")}
+    assert {one.folders.run.name for one in statuses(spec, tmp_path)} == set(rules)
+    assert [one.strategy for one in comparison.strategies] == ["bayesian", "random", "grid"]
+    assert [one.strategy for one in comparison.rivals] == ["bayesian-cold", "tpe"]
+    assert {(pair.a, pair.b) for pair in comparison.beside[:2]} == {("bayesian", "bayesian-cold"), ("bayesian", "tpe")}
+    assert comparison.scope.endswith("; random, grid, bayesian-cold and tpe with asha")
 
 
 def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Place) -> None:
@@ -282,19 +341,6 @@ def test_another_budget_before_changes_nothing_at_this_one(place: Place, tmp_pat
         straight = compared(Place.made(tmp_path / str(budget)), budget={"total_epochs": budget}).comparison
         assert (again.strategies, again.twice) == (straight.strategies, straight.twice)
     assert len(place.trained()) == trained
-
-
-def test_bayesian_and_random_are_not_compared_where_they_are_the_same(place: Place, caplog: Any) -> None:
-    """The first ten trials of bayesian search are random's own, which is said before anything is trained."""
-    short = compared(place, budget={"total_epochs": 16}).comparison
-    (warning,) = [one.getMessage() for one in caplog.records if "random's own" in one.getMessage()]
-    assert "16 epochs will not get beyond the first 10 trials of bayesian" in warning
-    assert re.search("give more than 4[5-8] epochs$", warning), "ten at the mean length of 4.7"
-    assert {(pair.a, pair.b) for pair in short.pairs} == {("bayesian", "grid"), ("random", "grid")}
-    assert any("the first 10 trials of bayesian are random's own" in note for note in short.notes)
-    longer = compared(Place.made(place.folder / "longer"), budget={"total_epochs": 90}).comparison
-    assert {(pair.a, pair.b) for pair in longer.pairs} >= {("bayesian", "random")}
-    assert sum("random's own" in one.getMessage() for one in caplog.records) == 1
 
 
 def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: Place, monkeypatch: Any) -> None:

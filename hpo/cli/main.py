@@ -198,7 +198,8 @@ def stop(request: Request) -> None:
 @JSON
 def status(request: Request, watch: bool, as_json: bool) -> None:
     """Show progress and driver of every study of this name. Or of one --strategy or --seed."""
-    from hpo.cli.summary import UNNAMED, show_status
+    from hpo.cli.summary import show_status
+    from hpo.strategies.points import UNNAMED
 
     spec = request.spec({"strategy": None} if request.strategy in UNNAMED else {})
     show_status(spec, request.folder(spec), (request.strategy, request.seed), watch, as_json)

@@ -21,12 +21,11 @@ from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, command, statuses
 from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, read_at, tabulated
-from hpo.strategies.points import CONFIRM, RANDOM_X2
+from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnosis_of
 
 WATCH_SECONDS = 2.0
-UNNAMED = (CONFIRM, RANDOM_X2)  # strategies of studies that no study file can name
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 
 

@@ -23,15 +23,7 @@ from hpo import provenance
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import (
-    Comparison,
-    Curve,
-    Reading,
-    Repetition,
-    compare,
-    curve,
-    having_values,
-)
+from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve, having_values
 from hpo.comparison.statistics import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
 from hpo.core import (
@@ -59,8 +51,7 @@ from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
-from hpo.strategies.points import CONFIRM, RANDOM_X2, Point, frozen
-from hpo.strategies.tpe import STARTUP
+from hpo.strategies.points import COLD, CONFIRM, RANDOM_X2, Point, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
@@ -91,7 +82,6 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse_unfair(spec, specs)
-    warn_of_equal_beginnings(spec, budget)
     results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
@@ -104,13 +94,13 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
         fresh = fresh_scores(best, options)
     curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
     comparison = compare(
-        [one for one in curves if one.strategy != RANDOM_X2],
+        [one for one in curves if one.strategy in spec.compare.strategies],
         spec.goal,
         budget,
         spec.compare.margin,
         doubled=[one for one in curves if one.strategy == RANDOM_X2],
-        scope=scope(spec, results),
-        startup=STARTUP,
+        scope=scope(spec, results) + ran_with([one for one in specs if one.strategy != RANDOM_X2]),
+        rivals=[one for one in curves if one.strategy not in (*spec.compare.strategies, RANDOM_X2)],
     )
     comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
     return Compared(comparison, results, write_report(spec, results[0], comparison))
@@ -130,6 +120,19 @@ def scope(spec: StudySpec, results: Sequence[Result]) -> str:
     return f"{over} training seed{luck}"
 
 
+def ran_with(specs: Sequence[StudySpec]) -> str:
+    """The prior and early stopping of each: "; bayesian with built-in prior and predictive early stopping; random with asha"."""
+    names: dict[str, dict[str, None]] = {}
+    for one in specs:
+        prior = components.has_prior(one)
+        what = ["built-in prior"] if prior and one.strategy == "bayesian" else []
+        if one.early_stopping:
+            words = {"predictive": "predictive early stopping" if prior else "asha"}
+            what.append(words.get(one.early_stopping.type, one.early_stopping.type))
+        names.setdefault(listed(what), {})[shown(one)] = None
+    return "".join(f"; {listed([*who])} with {what}" for what, who in names.items() if what)
+
+
 def title(spec: StudySpec) -> str:
     """Of the comparison's run in MLflow."""
     return f"compare {', '.join(spec.compare.strategies)} over {spec.compare.seeds} seeds"
@@ -139,13 +142,18 @@ def studies(spec: StudySpec) -> list[StudySpec]:
     """One spec a strategy and seed, with the budget in epochs; a target ends none of them, it is what "epochs to" counts.
 
     Beside random stands random with twice the budget: the two share their trainings, so that it costs the second half only.
+    Beside bayesian with a prior stand bayesian without it and Optuna's TPE; where it is predictive, the others have asha,
+    and are studies of their own.
     """
-    budget = total_epochs(spec)
-    names = [*spec.compare.strategies, *((RANDOM_X2,) if "random" in spec.compare.strategies else ())]
+    budget, names, prior = total_epochs(spec), [*spec.compare.strategies], components.has_prior(spec)
+    names += [COLD["bayesian"], *({"tpe"} - {*names})] if prior and "bayesian" in names else []
+    if prior and spec.early_stopping and spec.early_stopping.type == "predictive":
+        names = [name if name == "bayesian" else COLD.get(name, name) for name in names]
+    names += [RANDOM_X2] if "random" in spec.compare.strategies else []
     return [
         replace(
             spec,
-            strategy=name,
+            strategy=name,  # type: ignore[arg-type]  # no file can name some of them
             seed=spec.seed + offset,
             metric=replace(spec.metric, target=None),
             budget=Budget(total_epochs=2 * budget if name == RANDOM_X2 else budget),
@@ -153,6 +161,11 @@ def studies(spec: StudySpec) -> list[StudySpec]:
         for offset in range(spec.compare.seeds)
         for name in names
     ]
+
+
+def shown(spec: StudySpec) -> str:
+    """The strategy's name in a comparison, whatever stops its trials."""
+    return spec.strategy.removesuffix("-asha")
 
 
 def total_epochs(spec: StudySpec) -> int:
@@ -168,23 +181,11 @@ def mean_length(spec: StudySpec) -> float:
     return statistics.mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))
 
 
-def warn_of_equal_beginnings(spec: StudySpec, budget: int) -> None:
-    """Say before anything is trained that the budget ends within the points that bayesian shares with random."""
-    rule = spec.early_stopping  # with one a trial may take as little as its first rung
-    needed = STARTUP * (rule.min_epochs if rule else mean_length(spec))
-    if {"bayesian", "random"} <= {*spec.compare.strategies} and budget <= needed:
-        log.warning(
-            "%s: %s will not get beyond the first %d trials of bayesian, which are random's own, so that these two cannot be "
-            "compared; give more than %s",
-            *(spec.place("budget"), count(budget, "epoch"), STARTUP, count(needed, "epoch")),
-        )
-
-
 def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
     mistakes = [
         replace(mistake, remedy=f"{mistake.remedy}; or leave grid out: --strategies bayesian,random")
         for one in specs
-        if one.strategy == "grid"
+        if shown(one) == "grid"
         for mistake in grid_mistakes(one)
     ]
     if len(spec.compare.strategies) < 2:
@@ -202,7 +203,7 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
 
 def read_curve(result: Result, fresh: Mapping[Reading, Sequence[Repetition]] | None = None) -> Curve:
     events = read_events(result.folders.journal)
-    return curve(result.spec.strategy, result.spec.seed, events, result.spec.goal, fresh)
+    return curve(shown(result.spec), result.spec.seed, events, result.spec.goal, fresh)
 
 
 def best_trials(results: Sequence[Result], budget: int) -> list[Best]:
@@ -280,6 +281,8 @@ def as_read(goal: Goal, trial: Trial) -> Params:
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
     """What of the budget was ignored, and the studies of which an earlier `run` trained several trials at a time."""
+    if {COLD["bayesian"], "tpe"} <= {shown(result.spec) for result in results}:
+        yield "bayesian-cold and tpe: the same search, because bayesian without its prior is Optuna's TPE."
     ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
     if ignored:
         yield f"budget.{' and budget.'.join(ignored)} ignored: a comparison's budget is in epochs."

@@ -194,7 +194,10 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """twice: random with twice the budget; scope: what the verdicts are valid for; notes: what was left out, and why."""
+    """rivals: studies beside the ranking; twice: random with twice the budget; beside: the pairs with any of these.
+
+    scope: what the verdicts are valid for; notes: what was left out, and why.
+    """
 
     goal: Goal
     budget: int
@@ -202,16 +205,17 @@ class Comparison:
     target: float
     strategies: tuple[StrategyResult, ...]
     pairs: tuple[Pair, ...]
+    rivals: tuple[StrategyResult, ...]
     twice: StrategyResult | None
-    against_twice: tuple[Pair, ...]
+    beside: tuple[Pair, ...]
     bands: dict[str, Bands]
     scope: str
     notes: tuple[str, ...] = ()
 
     @property
     def results(self) -> tuple[StrategyResult, ...]:
-        """Those of all strategies, random with twice the budget last."""
-        return (*self.strategies, *((self.twice,) if self.twice else ()))
+        """Those of all strategies, the rivals, and random with twice the budget last."""
+        return (*self.strategies, *self.rivals, *((self.twice,) if self.twice else ()))
 
 
 def compare(
@@ -221,27 +225,29 @@ def compare(
     margin: float = 0.0,
     doubled: Sequence[Curve] = (),
     scope: str = "these data",
-    startup: int = 0,
+    rivals: Sequence[Curve] = (),
 ) -> Comparison:
     """Compare the strategies at `budget` epochs. Raises BadInput where no trial is complete by then.
 
     doubled: studies of random with twice the budget, shown beside the others where they spent all of it.
-    startup: trials in which bayesian search is random search, so that fewer say nothing of the two.
+    rivals: studies that bayesian is compared with beside the ranking.
     """
     groups = _groups(curves, budget)
-    late = [f"{one.strategy}, seed {one.seed}" for one in curves if one.first > budget]
+    if not groups:
+        needed = min((curve.first for curve in curves), default=math.inf)
+        remedy = f"give it at least {needed:.0f}" if needed < math.inf else "look at the outcomes with `hpo status`"
+        rule = "some trial must be complete within the budget"
+        raise BadInput(Mistake("compare", rule, count(budget, "epoch"), remedy))
+    late = [f"{one.strategy}, seed {one.seed}" for one in (*curves, *rivals) if one.first > budget]
     base = groups.get("random") or list(groups.values())[-1]  # what it reaches with its whole budget is the target
     target = float(np.median([curve.value(budget) for curve in base])) if goal.target is None else goal.target
     results = [_result(name, group, goal, budget, target) for name, group in groups.items()]
     spent = [curve for curve in doubled if curve.points and curve.epochs >= 2 * budget]
     twice = _result(TWICE, spent, goal, 2 * budget, target) if spent else None
-    early = [point.trials for curve in groups.get("bayesian", ()) if (point := curve.at(budget))]
-    same = startup if early and "random" in groups and np.median(early) <= startup else 0
+    others = [_result(name, group, goal, budget, target) for name, group in _groups(rivals, budget).items()]
     couples = list(itertools.combinations(results, 2))
-    rivals = [one for one in results if one.strategy != "random"]
-    if same:  # bayesian search mostly never got beyond what it shares with random search
-        couples = [(a, b) for a, b in couples if {a.strategy, b.strategy} != {"bayesian", "random"}]
-        rivals = [one for one in rivals if one.strategy != "bayesian"]
+    beside = [(one, other) for one in results if one.strategy == "bayesian" for other in others]
+    beside += [(one, twice) for one in results if one.strategy != "random" and twice is not None]
     return Comparison(
         goal=goal,
         budget=budget,
@@ -249,44 +255,32 @@ def compare(
         target=target,
         strategies=tuple(results),
         pairs=_pairs(couples, goal, margin),
+        rivals=tuple(others),
         twice=twice,
-        against_twice=_pairs([(one, twice) for one in rivals], goal, margin) if twice else (),
+        beside=_pairs(beside, goal, margin),
         bands={name: _bands(group, budget) for name, group in groups.items()},
         scope=scope,
         notes=(
             *(f"{study}: no complete trial within {count(budget, 'epoch')}; left out." for study in late),
-            *_notes(groups, couples, twice is None, same),
+            *_notes(groups, couples, twice is None),
         ),
     )
 
 
 def _groups(curves: Sequence[Curve], budget: int) -> Groups:
     """The curves that have a value within the budget, by strategy, in the order of the usual ranking."""
-    used = [curve for curve in curves if curve.first <= budget]
-    if not used:
-        needed = min((curve.first for curve in curves), default=math.inf)
-        remedy = f"give it at least {needed:.0f}" if needed < math.inf else "look at the outcomes with `hpo status`"
-        rule = "some trial must be complete within the budget"
-        raise BadInput(Mistake("compare", rule, count(budget, "epoch"), remedy))
-    used.sort(key=lambda curve: curve.seed)
+    used = sorted((curve for curve in curves if curve.first <= budget), key=lambda curve: curve.seed)
     names = dict.fromkeys([*RANKING, *(curve.strategy for curve in used)])
     groups = {name: [curve for curve in used if curve.strategy == name] for name in names}
     return {name: group for name, group in groups.items() if group}
 
 
-def _notes(
-    groups: Groups, couples: Sequence[tuple[StrategyResult, StrategyResult]], alone: bool, same: int
-) -> Iterator[str]:
-    """alone: random with twice the budget is missing; same: the trials that bayesian search shares with random."""
+def _notes(groups: Groups, couples: Sequence[tuple[StrategyResult, StrategyResult]], alone: bool) -> Iterator[str]:
+    """alone: random with twice the budget is missing."""
     if alone and "random" in groups:
         yield "random with twice the budget is missing: no study of random went on that far."
     if any(len(group) > 1 for group in groups.values()):
         yield from (f"{name}: one seed says nothing about chance." for name, group in groups.items() if len(group) == 1)
-    if same:
-        yield (
-            f"bayesian and random: nothing to compare, because the first {same} trials of bayesian are random's own "
-            "and few studies of it had more; raise the budget."
-        )
     for a, b in couples:
         if not set(a.seeds) & set(b.seeds):
             yield f"{a.strategy} and {b.strategy}: there is no seed at which both have a complete trial."

@@ -1,7 +1,7 @@
 """Comparisons and confirmations in words: sentences, tables, JSON."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,7 +38,7 @@ def lines(comparison: Comparison, width: int = UNBOUNDED) -> list[str]:
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The result for programs. What is infinite, as the interval of one seed, is null, as JSON has no word for it."""
-    pairs = (*comparison.pairs, *comparison.against_twice)
+    pairs = (*comparison.pairs, *comparison.beside)
     return {
         "metric": comparison.goal.metric,
         "budget": comparison.budget,
@@ -71,24 +71,36 @@ def _range(advice: Advice) -> str:
 
 
 def _findings(comparison: Comparison) -> list[str]:
-    """One clause for all pairs of which the same is said; the first names the budget and the seeds."""
+    """What is said of the ranked, whose first clause names the budget and the seeds; then of the rivals."""
     budget, metric = count(comparison.budget, "epoch"), comparison.goal.metric
-    reached = listed([f"{result.strategy} reaches {decimals(result.median)}" for result in comparison.strategies])
+    reached, beside = _reached(comparison.strategies), _reached(comparison.rivals)
+    rivals = [f"beside the ranking, {beside}"] if beside else []
     if not comparison.pairs:
-        return [f"at {budget} {reached} in {metric}; there is no pair to compare"]
+        return [f"at {budget} {reached} in {metric}; there is no pair to compare", *rivals]
     seeds = [pair.difference.seeds for pair in comparison.pairs]
     if max(seeds) < 2:
-        return [f"at {budget} {reached} in {metric}", f"every verdict is undecided: {ONE_SEED}"]
+        return [f"at {budget} {reached} in {metric}", *rivals, f"every verdict is undecided: {ONE_SEED}"]
     many = count(max(seeds), "seed") if min(seeds) == max(seeds) else f"{min(seeds)} to {count(max(seeds), 'seed')}"
+    first, *others = _clauses(comparison.pairs, comparison)
+    rivals = _clauses([pair for pair in comparison.beside if pair.b != TWICE], comparison)
+    rivals[:1] = [f"beside the ranking, {one}" for one in rivals[:1]]
+    return [f"at {budget} and {many}, {first}", *others, *rivals]
+
+
+def _reached(results: Sequence[StrategyResult]) -> str:
+    return listed([f"{result.strategy} reaches {decimals(result.median)}" for result in results])
+
+
+def _clauses(pairs: Sequence[Pair], comparison: Comparison) -> list[str]:
+    """One for all pairs of which the same is said."""
     said: dict[tuple[str, str], list[str]] = {}
-    for pair in comparison.pairs:
+    for pair in pairs:
         before, pair_words, after = _finding(pair, comparison)
         said.setdefault((before, after), []).append(pair_words)
-    first, *others = (
-        f"{before}{listed(pairs)}{after.format('is' if len(pairs) == 1 else 'are')}"
-        for (before, after), pairs in said.items()
-    )
-    return [f"at {budget} and {many}, {first}", *others]
+    return [
+        f"{before}{listed(words)}{after.format('is' if len(words) == 1 else 'are')}"
+        for (before, after), words in said.items()
+    ]
 
 
 def _finding(pair: Pair, comparison: Comparison) -> tuple[str, str, str]:
@@ -145,6 +157,8 @@ def glossary(comparison: Comparison) -> str:
         "Test: each seed's best trial on the test split; fresh seeds: the same "
         "trial trained again. "
         "Trials and time are medians, up to the last trial that ended within the budget; test and fresh seeds are means."
+        + " bayesian-cold: bayesian without its prior; tpe: Optuna's TPE."
+        * bool(comparison.rivals)
     )
 
 
@@ -152,7 +166,7 @@ def glossary(comparison: Comparison) -> str:
 
 
 def strategy_rows(comparison: Comparison) -> Rows:
-    """One row a strategy, random with twice the budget last."""
+    """One row a strategy or rival, random with twice the budget last."""
     results = comparison.results
     late = {"test": [_optional(one.test) for one in results], "fresh seeds": [_fresh(one) for one in results]}
     extra = {name: cells for name, cells in late.items() if any(cells)}
@@ -187,7 +201,7 @@ def _row(result: StrategyResult, comparison: Comparison) -> tuple[str, ...]:
 
 def pair_rows(comparison: Comparison) -> Rows:
     header = ("pair", "difference", f"{LEVEL * 100:.0f} % interval", "p (Holm)", "verdict")
-    return header, [_pair_row(pair) for pair in (*comparison.pairs, *comparison.against_twice)]
+    return header, [_pair_row(pair) for pair in (*comparison.pairs, *comparison.beside)]
 
 
 def _pair_row(pair: Pair) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median, Predictive
 from hpo.strategies.encoding import Images
-from hpo.strategies.points import CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
+from hpo.strategies.points import COLD, CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
 from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import EarlyStopping, StudySpec
@@ -33,13 +33,9 @@ from hpo.training.recipe import Recipe
 if TYPE_CHECKING:
     from hpo.execution.ray import RayExecutor
 
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
-    "bayesian": Tpe,  # where there is no prior
-    "tpe": Tpe,
-    "random": Random,
-    "grid": Grid,
-    RANDOM_X2: Random,
-}
+Maker = Callable[[Problem], Strategy]
+MAKERS: Mapping[str, Maker] = {"bayesian": Tpe, "tpe": Tpe, "random": Random, "grid": Grid}  # where there is no prior
+STRATEGIES = {**MAKERS, RANDOM_X2: Random, **{cold: MAKERS[name] for name, cold in COLD.items()}}
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
 Factory = Callable[[], Train]
@@ -77,14 +73,10 @@ class Components:
         return stopping(self.spec.early_stopping, STRATEGIES[self.spec.strategy](problem), problem, surrogate)
 
     def surrogate(self, problem: Problem) -> Surrogate | None:
-        """None where nothing is known before: a network or trainer of the user's own, or warm_start: none.
-
-        Pictures that are in the prior are judged by networks that have not seen them.
-        """
-        spec = self.spec
-        if spec.model != "cnn" or spec.train is not None or spec.data is None or spec.warm_start == "none":
+        """None where nothing is known before. Pictures in the prior are judged by networks that have not seen them."""
+        if self.spec.data is None or not has_prior(self.spec):
             return None
-        return Surrogate(problem, prior.load(left_out=prior.LEFT_OUT.get(spec.data.source, prior.WHOLE)))
+        return Surrogate(problem, prior.load(left_out=prior.LEFT_OUT.get(self.spec.data.source, prior.WHOLE)))
 
     def feasible(self) -> Feasible:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
@@ -128,6 +120,12 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         user_code=user_code(spec),
     )
     return Components(spec, dataset, placement, numerics | ({"split": dataset.split} if dataset is not None else {}))
+
+
+def has_prior(spec: StudySpec) -> bool:
+    """Not for a network or trainer of the user's own, with warm_start: none, or where a comparison leaves it out."""
+    known = spec.model == "cnn" and spec.train is None and spec.data is not None
+    return known and spec.warm_start != "none" and spec.strategy not in (RANDOM_X2, *COLD.values())
 
 
 def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, surrogate: Surrogate | None) -> Strategy:

@@ -23,7 +23,7 @@ from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals, listed
 from hpo.journal import Journal
 from hpo.space.space import Space
-from hpo.strategies.points import CONFIRM, RANDOM_X2
+from hpo.strategies.points import UNNAMED
 from hpo.study_file.spec import STRATEGIES, TPE, StudySpec
 from hpo.training import checkpoints
 from hpo.training.diagnosis import diagnosis_of
@@ -292,7 +292,7 @@ def studies_of(state: Path, name: str) -> list[Folders]:
     for journal in sorted((state / "studies" / name).glob("*/journal.db")):
         strategy, _, seed = journal.parent.name.rpartition("-")
         own = Folders(state, name, strategy, int(seed) if seed.isdecimal() else 0)
-        if own.journal == journal and strategy in (*STRATEGIES, TPE, RANDOM_X2, CONFIRM):
+        if own.journal == journal and strategy in (*STRATEGIES, TPE, *UNNAMED):
             studies.append(own)
         else:
             log.warning("%s: skipped, because no study has a folder of this name", journal.parent)

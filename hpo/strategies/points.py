@@ -17,7 +17,9 @@ from hpo.strategies.encoding import Images
 
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before points that meet the constraints are listed
 MOST_MISSES_ENDLESS = 50_000  # the same, where the space cannot be walked through, before no more are drawn
-CONFIRM, RANDOM_X2 = "confirm", "random-x2"  # strategies that no study file can ask for: Repeats; twice random's budget
+CONFIRM, RANDOM_X2 = "confirm", "random-x2"  # Repeats; random with twice the budget
+COLD = {"bayesian": "bayesian-cold", "random": "random-asha", "grid": "grid-asha", "tpe": "tpe-asha"}  # without prior
+UNNAMED = CONFIRM, RANDOM_X2, *COLD.values()  # strategies of studies that no study file can ask for
 
 Point = tuple[tuple[str, Value], ...]
 
@@ -33,9 +35,7 @@ class Problem:
     start_with: tuple[Params, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     whole: Callable[[Params], Params] = lambda params: params  # with the default of what is younger than a trial
-    extended: Callable[[Params], Params] = lambda params: (
-        params
-    )  # at the longest training that early stopping may give it
+    extended: Callable[[Params], Params] = lambda params: params  # at the longest that early stopping may give it
     images: Images | None = None  # what it learns from; None for a user's own model or trainer
 
 
