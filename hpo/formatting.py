@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Collection, Sequence
 
-from hpo.core import Goal, Reason, Trial, Value
+from hpo.core import Goal, Reason, Study, Trial, Value
 
 SECRETS = (  # what stands before one, and how it looks; one that holds a space is no part of an address
     re.compile(r"(?<=://)([^/@:\s]*:)\S*(?=@)"),
@@ -161,3 +161,8 @@ def read_at(trial: Trial, goal: Goal) -> str:
     """ ", epoch 9 of 20" where a trial is not read at its end."""
     reading = goal.reading(trial) if goal.counted(trial) else None
     return "" if reading is None or reading.epoch == trial.epochs else f", epoch {reading.epoch} of {trial.epochs}"
+
+
+def known_before(study: Study) -> str:
+    """ "3,984 recorded trainings of 55 tasks": what the search knew before it began; "" for nothing."""
+    return str(study.environments[-1].get("known", "")) if study.environments else ""

@@ -12,16 +12,22 @@ import pytest
 from studied import TINY, TRAINER, Place
 
 from hpo import api, provenance
-from hpo.cli.summary import exit_code
+from hpo.cli.summary import exit_code, status_json
 from hpo.commands import best, compare, predict, reproduce
+from hpo.commands.report import study_report
 from hpo.commands.run import RunOptions, run
+from hpo.commands.sync import tracked_study
 from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
-from hpo.engine.result import Result, read_result
+from hpo.engine.opening import in_epochs
+from hpo.engine.result import Result, read_result, statuses
 from hpo.errors import Conflict
 from hpo.journal import Journal, read_events
+from hpo.strategies import prior
+from hpo.strategies.surrogate import ENGINE
 from hpo.study_file.spec import StudySpec
+from hpo.tracking.runs import History, study_run
 
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
 
@@ -341,3 +347,60 @@ def test_a_checkpoint_is_not_made_again_by_another_version(
     run(trained.spec, RunOptions(tmp_path))
     assert any("is gone, and is made by the same versions only, got trainer" in line for line in caplog.messages)
     assert not checkpoint.exists()
+
+
+# -- what the search knows -----------------------------------------------------------------------------------------
+
+
+def history(result: Result) -> History:
+    followed = History(tracked_study(result.spec, result.folders))
+    for event in read_events(result.folders.journal):
+        followed.apply(event)
+    return followed
+
+
+def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_so_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_data(tmp_path, 60, 2)
+    ran = on_data(tmp_path, warm_start="builtin")
+    known = prior.load()
+    recorded = ran.study.environments[-1]
+    assert (recorded["prior"], recorded["engine"], recorded["known"]) == (known.digest, ENGINE, str(known))
+    tags = study_run(history(ran), live=False, comparison=None).tags
+    assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (known.digest, str(ENGINE), str(known))
+    report = study_report(ran.spec, ran.folders, {}).document()
+    assert f"The search began with what {known} have shown." in report
+    assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == str(known)
+    assert caplog.messages == []
+    again = on_data(tmp_path, budget={"trials": 3}, strategy="bayesian", warm_start="none")
+    assert (len(again.study), again.study.environments[-1]["prior"]) == (3, "none")
+    assert caplog.messages == [
+        f"bayesian-0: prior {known.digest} -> none since the last run; the search goes on with what it is now",
+        "strategy bayesian searches as tpe, because warm_start is none",
+    ]
+
+
+def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    ran = place.run(early_stopping="predictive", budget={"trials": 4})
+    most = in_epochs(ran.spec, 4)
+    assert ran.study.epochs == most == compare.total_epochs(ran.spec)
+    assert most == pytest.approx(4 * (2 + 4 + 8) / 3, rel=0.03)
+    assert caplog.messages == [
+        f"budget: 4 trials count as {most} epochs, their mean length each, because with early_stopping: predictive a trial "
+        "may end after one",
+        "early_stopping predictive stops as asha, because the learned prior says nothing of a trainer of your own",
+    ]
+    caplog.clear()
+    given = place.run(early_stopping="predictive", budget={"total_epochs": 20}, seed=1)
+    assert (given.study.epochs, len(caplog.messages)) == (20, 1)
+
+
+def test_points_of_a_trainer_that_is_not_prefix_safe_are_trained_whole_under_predictive(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = place.run(early_stopping="predictive", prefix_safe=False, budget={"total_epochs": 24})
+    assert "early_stopping: no point is stopped early" in caplog.text
+    assert "asha" not in caplog.text
+    cut = [trial for trial in ran.study.trials if trial.state is not State.COMPLETE]
+    assert len(cut) <= 1, "the budget may end within the last one"

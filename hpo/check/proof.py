@@ -25,7 +25,7 @@ from hpo.core import Params, TrainingFailed, Value, digest, epochs_of
 from hpo.data import dataset as data_sets
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import available_memory
-from hpo.engine import components
+from hpo.engine import components, opening
 from hpo.errors import BadInput, Mistake
 from hpo.execution.job_runner import one_line
 from hpo.formatting import count
@@ -72,6 +72,7 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
     if own and not trust:
         yield f"{', '.join(own)}: your own code, which check imports only with --trust"
         return
+    yield from opening.notes(spec, spec.budget.trials)
     folder, place = spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
     for reference in own:
         user.resolve(reference, folder, place)

@@ -20,7 +20,7 @@ from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, command, statuses
 from hpo.errors import EnvironmentFailed, NoResult
-from hpo.formatting import count, decimals, duration, ending, read_at, tabulated
+from hpo.formatting import count, decimals, duration, ending, known_before, listed, read_at, tabulated
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import diagnosis_of
@@ -204,9 +204,19 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
                 screen.update(status_table(spec, studies), refresh=True)
             else:
                 terminal.print(status_table(spec, studies))
+                for line in beginnings(studies):
+                    terminal.say(line)
             if not watch or not any(one.driver for one in studies):
                 return
             time.sleep(WATCH_SECONDS)
+
+
+def beginnings(studies: list[StudyStatus]) -> Iterator[str]:
+    """What studies knew before they began, each once."""
+    names: dict[str, list[str]] = {}
+    for one in studies:
+        names.setdefault(known_before(one.study), []).append(one.folders.run.name)
+    yield from (f"{listed(own)} began with what {known} have shown" for known, own in names.items() if known)
 
 
 def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
@@ -246,4 +256,5 @@ def status_json(one: StudyStatus) -> dict[str, Any]:
         "states": {str(state): len(one.study.with_state(state)) for state in State},
         "best": best_trial,
         "driver": one.driver or None,
+        "known": known_before(one.study) or None,
     }

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
-import statistics
 import subprocess
 import sys
 import time
@@ -39,10 +37,10 @@ from hpo.core import (
     Study,
     Trial,
     digest,
-    epochs_of,
 )
 from hpo.engine import components
 from hpo.engine.changes import load_data
+from hpo.engine.opening import in_epochs
 from hpo.engine.result import Result, read_result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
 from hpo.files import replace_file
@@ -53,10 +51,9 @@ from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
 from hpo.strategies.points import COLD, CONFIRM, RANDOM_X2, Point, frozen
 from hpo.study_file.rules import grid_mistakes
-from hpo.study_file.spec import Budget, StudySpec
+from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
 
-DRAWS = 1_000  # points over which the mean length of a trial is taken, where the file counts trials
 FRESH_SEEDS = 2  # each study's best trial is trained again so many times
 DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison is shown
 
@@ -172,13 +169,7 @@ def total_epochs(spec: StudySpec) -> int:
     """The budget in epochs; trials of different length are no equal budget, so they count as epochs at their mean length."""
     if spec.budget.total_epochs is not None:
         return spec.budget.total_epochs
-    return max(1, round((spec.budget.trials or 20) * mean_length(spec)))
-
-
-def mean_length(spec: StudySpec) -> float:
-    """Epochs of a trial that nothing stops, on average over the space."""
-    rng = random.Random("mean length")
-    return statistics.mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))
+    return in_epochs(spec, spec.budget.trials or DEFAULT_TRIALS)
 
 
 def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:

@@ -28,7 +28,7 @@ from hpo.engine.opening import (
     OpenStudy,
     environments,
     lengthen,
-    open_study,
+    open_studies,
     open_trainings,
     recorded_environment,
     refuse_impossible,
@@ -105,10 +105,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
                 end_unfinished(parts.spec, journal, parts.numerics)
             if options.retry_failed:
                 retry_failed(assembled[0], journals[0])
-            studies = [
-                open_study(*three, options.trials, options.max_running)
-                for three in zip(assembled, folders, journals, strict=True)
-            ]
+            studies = open_studies(assembled, folders, journals, options.trials, options.max_running)
             trainings = open_trainings(first, folders[0], journals)
             tracker = start_tracker(studies, uri, options.group, stack)
             searches = [study.search for study in studies]

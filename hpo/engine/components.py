@@ -64,19 +64,19 @@ class Components:
         return replace(problem, extended=partial(today.extended, feasible=feasible)) if spec.early_stopping else problem
 
     def strategy(self) -> Strategy:
-        problem = self.problem()
-        if self.spec.strategy == CONFIRM:
+        spec, problem = self.spec, self.problem()
+        if spec.strategy == CONFIRM:
             return Repeats(problem)
         surrogate = self.surrogate(problem)
-        if self.spec.strategy == "bayesian" and surrogate is not None:
-            return stopping(self.spec.early_stopping, Bayesian(problem, surrogate), problem, surrogate)
-        return stopping(self.spec.early_stopping, STRATEGIES[self.spec.strategy](problem), problem, surrogate)
+        strategy = STRATEGIES[spec.strategy](problem)
+        if spec.strategy == "bayesian" and surrogate is not None:
+            strategy = Bayesian(problem, surrogate)
+        return stopping(None if trains_whole(spec) else spec.early_stopping, strategy, problem, surrogate)
 
     def surrogate(self, problem: Problem) -> Surrogate | None:
-        """None where nothing is known before. Pictures in the prior are judged by networks that have not seen them."""
-        if self.spec.data is None or not has_prior(self.spec):
-            return None
-        return Surrogate(problem, prior.load(left_out=prior.LEFT_OUT.get(self.spec.data.source, prior.WHOLE)))
+        """None where nothing asks for it, or nothing is known before."""
+        own = prior.of(self.spec)
+        return None if own is None else Surrogate(problem, own)
 
     def feasible(self) -> Feasible:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""
@@ -123,9 +123,12 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
 
 
 def has_prior(spec: StudySpec) -> bool:
-    """Not for a network or trainer of the user's own, with warm_start: none, or where a comparison leaves it out."""
-    known = spec.model == "cnn" and spec.train is None and spec.data is not None
-    return known and spec.warm_start != "none" and spec.strategy not in (RANDOM_X2, *COLD.values())
+    return not prior.unknown(spec)
+
+
+def trains_whole(spec: StudySpec) -> bool:
+    """Whether an epoch of the user's own trainer may depend on how many follow, so that none can be predicted."""
+    return prior.predictive(spec) and spec.train is not None and not spec.prefix_safe
 
 
 def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, surrogate: Surrogate | None) -> Strategy:

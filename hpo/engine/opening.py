@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 from hpo import provenance
 from hpo.core import (
@@ -27,22 +29,27 @@ from hpo.core import (
     Strategy,
     Study,
     digest,
+    epochs_of,
 )
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, allowed, refuse_changes
-from hpo.engine.components import Components, assemble, user_code
+from hpo.engine.components import Components, assemble, trains_whole, user_code
 from hpo.engine.result import COUNTED, as_counted, studies_of
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake
 from hpo.files import DriverLock, Folders, hit, holder_of
-from hpo.formatting import listed, without_password
+from hpo.formatting import count, listed, without_password
 from hpo.journal import Journal
 from hpo.models import families
-from hpo.strategies.points import Stream, random_points
-from hpo.study_file.spec import StudySpec
+from hpo.strategies import prior as learned_prior
+from hpo.strategies.points import UNNAMED, Stream, random_points
+from hpo.strategies.surrogate import ENGINE
+from hpo.study_file.spec import Budget, StudySpec
 
 log = logging.getLogger(__name__)
+
+DRAWS = 1_000  # points over which the mean length of a trial is taken
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,23 @@ class OpenStudy:
     @property
     def spec(self) -> StudySpec:
         return self.components.spec
+
+
+def open_studies(
+    assembled: Sequence[Components],
+    folders: Sequence[Folders],
+    journals: Sequence[Journal],
+    trials: int | None,
+    max_running: int | None,
+) -> list[OpenStudy]:
+    """trials: the new target; max_running: the most trials of one study at a time."""
+    studies = [open_study(*three, trials, max_running) for three in zip(assembled, folders, journals, strict=True)]
+    targets = (target_trials(one.spec, one.journal, None) for one in studies)
+    for note in dict.fromkeys(
+        note for pair in zip(studies, targets, strict=True) for note in notes(pair[0].spec, pair[1])
+    ):
+        log.warning("%s", note)
+    return studies
 
 
 def open_study(
@@ -137,7 +161,9 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
     if best is not None and longest > before and allowed(spec, further):
         target = target_trials(spec, journal, None)
         journal.put("longer", json.dumps([*longer(spec, journal), further]))
-        if target is not None:
+        if target is not None and learned_prior.predictive(spec):
+            journal.put("trials", str(target + 1))
+        elif target is not None:
             own = len(study) - len(study.replaced.intersection(noted_retries(journal)))
             journal.put("trials", str(max(target, own) + 1))
     journal.put("longest", str(max(before, longest)))
@@ -157,13 +183,57 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     retried = [
         one for one in noted_retries(journal) if one in study.replaced or allowed(spec, study.trials[one].params)
     ]
-    budget = replace(spec.budget, trials=None if target is None else target + len(retried))
+    budget = affordable(spec, None if target is None else target + len(retried))
     name = journal.path.parent.name
     goal = spec.goal
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
     strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
     append = partial(record, spec, journal, study)
-    return Search(study, strategy, goal, budget, identity, append, max_running, name, components.numerics)
+    recorded = {**components.numerics, **beginning(spec)}
+    for before in study.environments[-1:]:
+        if changes := provenance.differences(before, recorded, ("prior", "engine")):
+            log.warning("%s: %s since the last run; the search goes on with what it is now", name, ", ".join(changes))
+    return Search(study, strategy, goal, budget, identity, append, max_running, name, recorded)
+
+
+def beginning(spec: StudySpec) -> Environment:
+    """What a search knows before it begins, and the version of what proposes from that."""
+    known = learned_prior.of(spec)
+    if known is None:
+        return {"prior": "none", "engine": ENGINE}
+    return {"prior": known.digest, "engine": ENGINE, "known": str(known)}
+
+
+def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
+    """What is to be said of how a study is searched before it begins. trials: its target."""
+    if trials is not None and (most := affordable(spec, trials)).trials is None:
+        yield (
+            f"budget: {count(trials, 'trial')} count as {count(most.total_epochs or 0, 'epoch')}, their mean length each, "
+            "because with early_stopping: predictive a trial may end after one"
+        )
+    whole = trains_whole(spec)
+    if whole:
+        rule = "no point is stopped early, because an epoch of your trainer may depend on how many follow"
+        yield f"early_stopping: {rule}; prefix_safe: true says that none does"
+    asked = spec.strategy == "bayesian" and "strategy" in spec.places
+    other = ["strategy bayesian searches as tpe"] if asked else []
+    other += ["early_stopping predictive stops as asha"] if learned_prior.predictive(spec) and not whole else []
+    if other and spec.strategy not in UNNAMED and (why := learned_prior.unknown(spec)):
+        yield f"{listed(other)}, because {why}"
+
+
+def affordable(spec: StudySpec, trials: int | None) -> Budget:
+    """The budget with this target. With predictive early stopping a trial may be one epoch, so trials count as epochs."""
+    budget = replace(spec.budget, trials=trials)
+    if trials is None or budget.total_epochs is not None or not learned_prior.predictive(spec):
+        return budget
+    return replace(budget, trials=None, total_epochs=in_epochs(spec, trials))
+
+
+def in_epochs(spec: StudySpec, trials: int) -> int:
+    """Epochs of so many trials that nothing stops, at their mean length over the space."""
+    rng = random.Random("mean length")
+    return max(1, round(trials * mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))))
 
 
 def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> None:

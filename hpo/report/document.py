@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison, best_so_far
 from hpo.core import EPOCHS, Event, Goal, State, Study, Trial
-from hpo.formatting import count, decimals, duration, ending, listed, read_at, written
+from hpo.formatting import count, decimals, duration, ending, known_before, listed, read_at, written
 from hpo.report import figures, findings
 from hpo.report.figures import ModelFigures
 from hpo.report.findings import Importances
@@ -183,6 +183,8 @@ def _search_space(report: StudyReport) -> Html:
     if constants:
         words += f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}."
     conditional = any(parameter.when for parameter in report.space.parameters)
+    if before := known_before(report.study):
+        words += f" The search began with what {before} have shown."
     header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
     rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
     known = [fact_list(report.facts)] if report.facts else []

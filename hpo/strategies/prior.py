@@ -18,6 +18,8 @@ import numpy as np
 
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.strategies import encoding
+from hpo.strategies.points import COLD, RANDOM_X2
+from hpo.study_file.spec import StudySpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,6 +58,11 @@ class LearnedPrior:
     spread: Array
     networks: tuple[Network, ...]
     digest: str
+    without: int = 0  # tasks left out
+
+    def __str__(self) -> str:
+        rest = f", but for the {self.without} of the same pictures," if self.without else ""
+        return f"{self.trainings:,} recorded trainings of {len(self.tasks) + self.without} tasks{rest}"
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Features (n, D) of points at epochs -> values (n, tasks), larger is better, and chances of failing (n,)."""
@@ -69,6 +76,30 @@ def _forward(network: Network, inputs: Array) -> Array:
     for own, shift in hidden:
         inputs = np.maximum(inputs @ own + shift, 0)
     return inputs @ weights + bias
+
+
+def predictive(spec: StudySpec) -> bool:
+    return spec.early_stopping is not None and spec.early_stopping.type == "predictive"
+
+
+def unknown(spec: StudySpec) -> str:
+    """Why nothing is known before a study begins; "" where the learned prior applies."""
+    if spec.strategy in (RANDOM_X2, *COLD.values()):
+        return "a comparison leaves it out"
+    if spec.warm_start == "none":
+        return "warm_start is none"
+    if spec.train is not None or spec.data is None:
+        return "the learned prior says nothing of a trainer of your own"
+    if spec.model != "cnn":
+        return f"the learned prior says nothing of {'rnn' if spec.model == 'rnn' else 'a network of your own'}"
+    return ""
+
+
+def of(spec: StudySpec) -> LearnedPrior | None:
+    """What a study begins with, where it asks for that; of pictures in the prior, networks that have not seen them."""
+    if unknown(spec) or spec.data is None or not (spec.strategy == "bayesian" or predictive(spec)):
+        return None
+    return load(left_out=LEFT_OUT.get(spec.data.source, WHOLE))
 
 
 @cache
@@ -87,7 +118,13 @@ def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
                 for i in range(count)
             ]
             prior = LearnedPrior(
-                tuple(tasks), about["trainings"], stored["centre"], stored["spread"], tuple(networks), digest
+                tasks=tuple(tasks),
+                trainings=about["trainings"],
+                centre=stored["centre"],
+                spread=stored["spread"],
+                networks=tuple(networks),
+                digest=digest,
+                without=len(about["tasks"][WHOLE]) - len(tasks),
             )
             prior.predict(np.zeros((1, len(encoding.FEATURES))))
             return prior

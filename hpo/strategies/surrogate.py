@@ -60,6 +60,7 @@ START: Final = np.log([0.6, 0.6, 0.25, 1.0, 1.0, 0.15, 0.07])  # scale, tasks, r
 WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
 BLAS: Final = ThreadpoolController()
+ENGINE: Final = 1  # version of what proposes from a surrogate: raise it when proposals change
 
 
 class Surrogate:

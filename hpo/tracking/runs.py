@@ -1,7 +1,8 @@
 """What a study and its trials look like as MLflow runs: pure functions of the events, so sending twice adds nothing.
 
     kind         run                          tags beside the common ones
-    study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial
+    study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial; what was
+                                              known before: hpo.prior, hpo.known, and hpo.engine that proposed from it
     trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis
     comparison   grandparent of the studies   hpo.state
 
@@ -265,6 +266,8 @@ def study_run(history: History, live: bool, comparison: str | None) -> Run:
         DRIVER: history.tracked.driver if running else NO_DRIVER,
         NOTE: note(history),
     }
+    before = study.environments[-1] if study.environments else {}
+    tags |= {f"hpo.{name}": str(before[name]) for name in ("prior", "engine", "known") if name in before}
     if history.best is not None:
         tags["hpo.best_trial"] = str(history.best.number)
     if comparison is not None:
