@@ -6,13 +6,15 @@ that were fitted without them.
 """
 
 import hashlib
+import io
 import json
-import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -106,8 +108,9 @@ def of(spec: StudySpec) -> LearnedPrior | None:
 def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
     """Raises EnvironmentFailed for a file that is torn, of another version or made by hand."""
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        with np.load(path, allow_pickle=False) as stored:
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             about = json.loads(bytes(stored["about"]))
             if about["layout"] != LAYOUT or about["features"] != [*encoding.FEATURES]:
                 raise ValueError(f"is of layout {about['layout']}, this version reads {LAYOUT}")
@@ -126,9 +129,11 @@ def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
                 digest=digest,
                 without=len(about["tasks"][WHOLE]) - len(tasks),
             )
-            prior.predict(np.zeros((1, len(encoding.FEATURES))))
-            return prior
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        values, fails = prior.predict(np.zeros((1, len(encoding.FEATURES))))
+        if values.shape != (1, len(tasks)) or not (np.isfinite(values).all() and np.isfinite(fails).all()):
+            raise ValueError(f"does not give {len(tasks)} numbers of a point, one a task")
+        return prior
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, BadZipFile) as error:
         why = " ".join(str(error).split())[:120] or type(error).__name__
         mistake = Mistake(str(path), "cannot be read as the learned prior", why, "install hpo again")
         raise EnvironmentFailed(mistake) from error

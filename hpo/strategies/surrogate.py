@@ -68,8 +68,8 @@ class Surrogate:
 
     def __init__(self, problem: Problem, prior: Prior) -> None:
         self._goal, self._encoder = problem.goal, Encoder(problem, prior)
-        self._hyper: dict[bytes, Array] = {}
-        self._last: tuple[tuple[list[float], list[Candidate]], tuple[Scale, Posterior]] | None = None
+        self._hyper: tuple[Sequence[Reading], Array] | None = None
+        self._last: tuple[tuple[list[Reading], list[Candidate]], tuple[Scale, Posterior]] | None = None
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
         """Expected improvement of each at its full length, per epoch that it still takes, where it does not fail."""
@@ -85,13 +85,13 @@ class Surrogate:
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""
         scores = [self._goal.score(trial)[0] for trial in study.trials if self._goal.counted(trial)]
-        least = min(scores, default=math.inf)
-        return float(scale(np.array([least]))[0]) if math.isfinite(least) else float(mean.max())
+        finite = [score for score in scores if math.isfinite(score)]
+        return float(scale(np.array([min(finite)]))[0]) if finite else float(mean.max())
 
     def _belief(self, study: Study) -> tuple["Scale", "Posterior"]:
         read = readings(study, self._goal, self._encoder)
         running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
-        state = [cost for _, _, cost in read], running
+        state = read, running
         if self._last is None or self._last[0] != state:
             self._last = state, self._judged(thinned(read), self._fitted(read), running)
         return self._last[1]
@@ -99,11 +99,11 @@ class Surrogate:
     def _fitted(self, read: Sequence[Reading]) -> Array:
         """Hyperparameters, from the first readings alone, so that they change once in EVERY readings."""
         first = read[: min(EVERY * (len(read) // EVERY), MOST_FITTED)]
-        costs = np.array([cost for _, _, cost in first])
-        if (key := costs.tobytes()) not in self._hyper:
+        if self._hyper is None or self._hyper[0] != first:
+            costs = np.array([cost for _, _, cost in first])
             seen = self._encoder.encode([(params, epoch) for params, epoch, _ in first])
-            self._hyper = {key: fitted(seen, Scale.of(costs, self._goal)(costs))}
-        return self._hyper[key]
+            self._hyper = first, fitted(seen, Scale.of(costs, self._goal)(costs))
+        return self._hyper[1]
 
     def _judged(
         self, read: Sequence[Reading], hyper: Array, running: Sequence[Candidate]
@@ -135,19 +135,22 @@ def at_work(study: Study) -> list[Trial]:
 
 
 def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[Reading]:
-    """Every training at the epochs of its ladder, in the journal's order."""
+    """Every training at the epochs of its ladder, in the journal's order; one that failed is infinitely bad at its end."""
     longest: dict[str, Trial] = {}
     for trial in study.trials:
-        if trial.epoch > (longest[trial.training].epoch if trial.training in longest else 0):
+        if trial.training not in longest or trial.epoch > longest[trial.training].epoch:
             longest[trial.training] = trial
-    found = [
-        (study.charged[key][epoch - 1], (trial.params, epoch, goal.cost(trial.reports[epoch - 1])))
-        for key, trial in longest.items()
-        for epoch in encoder.ladder(trial.params)
-        if epoch <= trial.epoch
-    ]
+    found: list[tuple[int, Reading]] = []
+    for key, trial in longest.items():
+        for epoch in encoder.ladder(trial.params):
+            if epoch <= trial.epoch:
+                cost = goal.cost(trial.reports[epoch - 1])
+                read = trial.params, epoch, cost if math.isfinite(cost) else math.inf
+                found.append((study.charged[key][epoch - 1], read))
+        if trial.state is State.FAILED:
+            found.append((study.spent[trial.number], (trial.params, trial.epochs, math.inf)))
     found.sort(key=lambda one: one[0])
-    return [one for _, one in found if math.isfinite(one[-1])]
+    return [one for _, one in found]
 
 
 def thinned(read: Sequence[Reading]) -> list[Reading]:
@@ -161,7 +164,10 @@ def thinned(read: Sequence[Reading]) -> list[Reading]:
 
 @dataclass(frozen=True)
 class Scale:
-    """How costs (smaller is better) become y. A share of 1 counts by what is missing of it; others by their own spread."""
+    """How costs (smaller is better) become y. A share of 1 counts by what is missing of it; others by their own spread.
+
+    An infinite cost is as bad as any can be.
+    """
 
     share: bool = True
     log: bool = False
@@ -170,6 +176,7 @@ class Scale:
 
     @classmethod
     def of(cls, costs: Array, goal: Goal) -> "Scale":
+        costs = costs[np.isfinite(costs)]
         if goal.maximize and (costs >= -1).all() and (costs <= 0).all():
             return cls()
         log = bool((costs > 0).all())
@@ -179,7 +186,7 @@ class Scale:
 
     def __call__(self, costs: Array) -> Array:
         if self.share:
-            return np.asarray(-np.log(1.02 + costs))
+            return np.asarray(-np.log(1.02 + np.clip(costs, -1, 0)))
         turned = np.log(np.maximum(costs, 1e-300)) if self.log else costs
         return np.asarray(np.clip((self.middle - turned) / self.spread, -3, 6) * EXPECTED)
 
