@@ -42,8 +42,12 @@ from hpo.core import (
 )
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random
+from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 
 GOAL = Goal()
@@ -87,7 +91,9 @@ def discretized(space: Space) -> Space:
     )
 
 
+IMAGES = Images((1, 16, 16), 10, 1000)
 STRATEGIES: Mapping[str, tuple[Callable[[Problem], Strategy], Space]] = {
+    "bayesian": (lambda problem: Bayesian(problem, Surrogate(problem, prior.load())), SPACE),
     "tpe": (Tpe, SPACE),
     "random": (Random, SPACE),
     "grid": (Grid, discretized(SPACE)),
@@ -180,7 +186,7 @@ def main() -> int:
     for size in map(int, options.sizes.split(",")):
         for name, (strategy, space) in STRATEGIES.items():
             for rule, wrap in RULES.items():
-                problem = Problem(space, GOAL, seed=1)
+                problem = Problem(space, GOAL, seed=1, images=IMAGES)
                 made = Made()
                 made.grow(wrap(Random(problem)), size)
                 print(

@@ -82,6 +82,12 @@ class Surrogate:
             worth: Array = improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
             return worth
 
+    def curve(self, study: Study, params: Params) -> tuple[Array, Array, Array]:
+        """Epochs of a point's ladder, and mean and standard deviation of y at each."""
+        ladder = self._encoder.ladder(params)
+        _, belief = self._belief(study)
+        return np.array(ladder, float), *belief(self._encoder.encode([(params, epoch) for epoch in ladder]))
+
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""
         scores = [self._goal.score(trial)[0] for trial in study.trials if self._goal.counted(trial)]
