@@ -35,22 +35,8 @@ from hpo.strategies.prior import Prior
 Candidate = tuple[Params, int]  # a point, and the epoch it is trained to
 Reading = tuple[Params, int, float]  # a point, an epoch, the cost there
 
-LADDER: Final = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    9,
-    13,
-    19,
-    27,
-    40,
-    60,
-    90,
-    135,
-    200,
-)  # epochs read, of each training; and its rungs and end
+# epochs read of each training, besides its last
+LADDER: Final = (1, 2, 3, 4, 6, 9, 13, 19, 27, 40, 60, 90, 135, 200)
 MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
 EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
 STEPS = 8  # of a fit
