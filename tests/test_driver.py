@@ -42,8 +42,12 @@ from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.provenance import steady_clock
 from hpo.space.space import Space
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random, Stream
+from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
@@ -61,8 +65,14 @@ def grid(seed: int = 3) -> Strategy:
     return Grid(Problem(fakes.DISCRETE, GOAL, seed=seed))
 
 
+def bayesian(seed: int = 3) -> Strategy:
+    problem = Problem(fakes.DISCRETE, GOAL, seed=seed, images=Images((1, 8, 8), 10, 1000))
+    return Bayesian(problem, Surrogate(problem, prior.load()))
+
+
 STRATEGIES: dict[str, Made] = {
     "random": random,
+    "bayesian": bayesian,
     "grid": grid,
     "tpe": lambda seed: Tpe(Problem(fakes.DISCRETE, GOAL, seed=seed)),
     "asha": lambda seed: Asha(random(seed), GOAL, min_epochs=1, reduction=2),

@@ -153,10 +153,9 @@ def test_powers_cannot_fill_the_memory() -> None:
     assert Constraint("(10 ** 300) * (10 ** 300) > 1").holds({}) is True
 
 
-def test_a_constraint_is_its_text() -> None:
+def test_constraints_of_one_text_are_equal_and_survive_pickling() -> None:
     constraint = Constraint("a<b")
     assert constraint == Constraint("a<b")
     copy = pickle.loads(pickle.dumps(constraint))
     assert copy == constraint
     assert copy.holds(VALUES)
-    assert str(constraint) == "a<b"
