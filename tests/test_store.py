@@ -369,10 +369,13 @@ def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> No
 
 
 def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: Path) -> None:
-    config = Config(str(tmp_path), fake={"pause": 0.05})
-    with never_left(start(config)) as first:
+    config, slow = (
+        Config(str(tmp_path)),
+        Config(str(tmp_path), fake={"pause": 1.0}),
+    )  # the first outlasts a start of the second
+    with never_left(start(slow)) as first:
         wait_until(lambda: bool(lines(config.witness)), "the first driver trains")
-        with never_left(start(config)) as second:
+        with never_left(start(slow)) as second:
             said = second.finish()
         assert said.code == 5
         (line,) = said.error.splitlines()
