@@ -30,6 +30,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def test_eight_workers_lose_nothing_and_double_nothing(up: Stage) -> None:
+    (up.folder / "studies" / "chain.yaml").touch()
     script = str(Path(__file__).with_name("served.py"))
     done = up.run(
         "hpo", "entrypoint.sh", "python", script, "/srv/studies/chain", "--trials", "60", plain=True, join=False
