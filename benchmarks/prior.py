@@ -38,6 +38,7 @@ from hpo.models.families import feasibility
 from hpo.strategies import prior as learned
 from hpo.strategies.encoding import FEATURES, Images, at_epochs, encode
 from hpo.strategies.prior import FAR
+from hpo.strategies.surrogate import LADDER, Scale
 from hpo.training.recipe import Recipe
 
 GROUP, RUNGS = 12, (3, 9, 27)
@@ -168,7 +169,6 @@ def train_all(folder: Path, rounds: int, deadline: float, process: int, processe
 
 # -- what the package ships -----------------------------------------------------------------------------------------
 
-LADDER = (1, 2, 3, 4, 6, 9, 13, 19, 27)
 NETWORKS, WIDTH, PASSES, BATCH, RATE = 3, 96, 30, 256, 3e-3
 DECAY, ALIKE = 3e-2, 1e-3  # of all weights; and how strongly the tasks are drawn to their mean
 FAILED = -1.5  # what a training that failed is worth, in standard deviations of its task
@@ -203,20 +203,19 @@ def tabulated(records: Records) -> Table:
         data = TASKS[name].dataset()
         images = Images(data.shape, data.outputs, TASKS[name].train)
         rows = [row for (_, task), found in sorted(records.items()) if task == name for row in found]
-        last = [value(row["curve"][-1][0]) for row in rows if row["outcome"] == "ok"]
+        last = Scale()(np.array([-row["curve"][-1][0] for row in rows if row["outcome"] == "ok"]))
         centre, spread = np.mean(last), np.std(last) + 0.05
         for row in rows:
             curve, bad = row["curve"], row["outcome"] != "ok"
             epochs = sorted({*(epoch for epoch in LADDER if epoch <= len(curve)), len(curve) or 1})
             features.append(at_epochs(encode(row["params"], images), row["params"], np.array(epochs, float)))
-            values += [FAILED if bad else (value(curve[epoch - 1][0]) - centre) / spread for epoch in epochs]
+            read = [FAILED] * len(epochs)
+            if not bad:
+                read = ((Scale()(np.array([-curve[epoch - 1][0] for epoch in epochs])) - centre) / spread).tolist()
+            values += read
             failed += [float(bad)] * len(epochs)
             tasks += [index] * len(epochs)
     return Table(np.vstack(features), np.array(values), np.array(failed), np.array(tasks), names)
-
-
-def value(accuracy: float) -> float:
-    return float(-np.log(1.02 - accuracy))
 
 
 def fitted(table: Table, centre: np.ndarray, spread: np.ndarray) -> list[list[tuple[np.ndarray, np.ndarray]]]:

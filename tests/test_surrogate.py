@@ -33,9 +33,10 @@ from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Predictive
 from hpo.strategies.encoding import FEATURES, Array, Images, at_epochs, encode
+from hpo.strategies.gaussian_process import START, Posterior
 from hpo.strategies.points import Problem, frozen
 from hpo.strategies.prior import LearnedPrior
-from hpo.strategies.surrogate import MOST_READINGS, START, Encoder, Posterior, Surrogate, readings, thinned
+from hpo.strategies.surrogate import MOST_READINGS, Encoder, Surrogate, readings, thinned
 from hpo.study_file.spec import Budget
 from hpo.training.optimizers import eta
 

@@ -89,29 +89,29 @@ def _block(params: Params, i: int) -> list[Layer]:
     block: list[Layer] = []
     for j in range(1, int(setting(params, PARAMETERS, "convs_per_block")) + 1):
         block += _convolution(params, i, "" if j == 1 else str(j))
-    function = str(_of(params, i, "pool"))
+    function = str(of_block(params, i, "pool"))
     if function != NONE:
-        size = int(_of(params, i, "pool_size"))
+        size = int(of_block(params, i, "pool_size"))
         stride = params.get(f"block{i}.pool_stride", params.get("pool_stride", size))
         # The maximum of an activation that never falls is the activation of the maximum, for a quarter of the work.
         rising = isinstance(block[-1], Activation) and block[-1].function in RISING
         position = len(block) - 1 if function == "max" and rising else len(block)
         block.insert(position, Pool(f"block{i}.pool", function, size, int(stride)))
-    share = float(_of(params, i, "conv_dropout"))
+    share = float(of_block(params, i, "conv_dropout"))
     return [*block, Dropout(f"block{i}.dropout", share)] if share else block
 
 
 def _convolution(params: Params, i: int, number: str) -> list[Layer]:
     """One convolution with its activation and norm. number: "" for the first of a block, then "2", "3", ..."""
-    kernel = int(_of(params, i, "kernel_size"))
-    mode = str(_of(params, i, "padding_mode"))
-    before, after = sides(_of(params, i, "padding"), kernel)
-    norm_position = str(_of(params, i, "batch_norm"))
+    kernel = int(of_block(params, i, "kernel_size"))
+    mode = str(of_block(params, i, "padding_mode"))
+    before, after = sides(of_block(params, i, "padding"), kernel)
+    norm_position = str(of_block(params, i, "batch_norm"))
     conv = Conv(
         f"block{i}.conv{number}",
-        channels=int(_of(params, i, "channels")),
+        channels=int(of_block(params, i, "channels")),
         kernel=kernel,
-        stride=1 if number else int(_of(params, i, "stride")),
+        stride=1 if number else int(of_block(params, i, "stride")),
         padding=before if before == after else 0,
         mode=mode,
         bias=norm_position != "before",  # beta of the norm takes its place
@@ -136,7 +136,7 @@ def sides(padding: Value, kernel: int) -> tuple[int, int]:
     return both, both
 
 
-def _of(params: Params, i: int, name: str) -> Value:
+def of_block(params: Params, i: int, name: str) -> Value:
     """A parameter of block i: its own, or that of all blocks, or the default."""
     own = f"block{i}.{name}"
     return params[own] if own in params else setting(params, PARAMETERS, name)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from hpo.core import Params, Value, epochs_of
-from hpo.models.cnn import ACTIVATIONS, DENSE, LEAKY, NONE, OFF, PARAMETERS, VALID
+from hpo.models.cnn import ACTIVATIONS, DENSE, LEAKY, NONE, OFF, PARAMETERS, VALID, of_block
 from hpo.models.families import sizes
 from hpo.models.layers import Dense, Flatten, Shape, Summary
 from hpo.models.parameters import COSINE, EXPONENTIAL, OPTIMIZERS, RMSPROP, SGD, STEP, TRAINING, setting
@@ -69,7 +69,7 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
     each = range(1, blocks + 1)
 
     def of(name: str) -> list[Value]:
-        return [_of(params, i, name) for i in each]
+        return [of_block(params, i, name) for i in each]
 
     def mean(values: Iterable[float]) -> float:
         return sum(values) / blocks if blocks else 0.0
@@ -151,11 +151,6 @@ def _regularization(params: Params) -> dict[str, float]:
 
 def _number(params: Params, name: str) -> float:
     return float(setting(params, TRAINING, name))
-
-
-def _of(params: Params, i: int, name: str) -> Value:
-    own = f"block{i}.{name}"
-    return params[own] if own in params else setting(params, PARAMETERS, name)
 
 
 def _flatten(network: Summary) -> int:

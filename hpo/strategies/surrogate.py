@@ -1,17 +1,7 @@
-"""What a study's readings and the learned prior say of points and epochs that nobody has trained: a Gaussian process.
+"""What a study's readings and the learned prior say of points and epochs that nobody has trained.
 
-    y      a reading, turned so that larger is better and steps near the top count
-    z      (n, T) what each task of the prior says of a point at an epoch; zbar its mean over the tasks
-    u      (n, D) the place of each parameter in its own range
-    k      covariance: level + log epoch + scale * zbar zbar' + tasks * z z' / T
-                     + (residual * Matern-5/2(u) + training * [same training]) * exp(-|log epoch ratio| / fade) + noise
-
-So which tasks the study is like, and whether the prior helps at all, is a Bayesian linear regression on its own readings.
 Everything is a function of (study, problem, prior) alone: hyperparameters are fitted to the first 15 * floor(n / 15)
 readings in the journal's order, from a fixed start; the prior is asked point by point, whatever else is asked.
-
-GP: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, algorithm 2.1. A
-learned mean and covariance: Z. Wang et al., "Pre-trained Gaussian processes for Bayesian optimization", JMLR 2024.
 """
 
 import math
@@ -20,15 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
-from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
 from hpo.core import Goal, Params, State, Study, Trial, epochs_of, without_epochs
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
 from hpo.strategies.encoding import Array
+from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, fitted, improvement, stacked
 from hpo.strategies.points import Point, Problem, frozen
 from hpo.strategies.prior import Prior
 
@@ -39,11 +27,6 @@ Reading = tuple[Params, int, float]  # a point, an epoch, the cost there
 LADDER: Final = (1, 2, 3, 4, 6, 9, 13, 19, 27, 40, 60, 90, 135, 200)
 MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
 EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
-STEPS = 8  # of a fit
-LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
-EXPECTED = 0.4  # what one standard deviation of the prior's tasks is worth in y, before any reading
-START: Final = np.log([0.6, 0.6, 0.25, 1.0, 1.0, 0.15, 0.07])  # scale, tasks, residual, length, fade, training, noise
-WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
 BLAS: Final = ThreadpoolController()
 ENGINE: Final = 1  # version of what proposes from a surrogate: raise it when proposals change
@@ -80,7 +63,7 @@ class Surrogate:
         finite = [score for score in scores if math.isfinite(score)]
         return float(scale(np.array([min(finite)]))[0]) if finite else float(mean.max())
 
-    def _belief(self, study: Study) -> tuple["Scale", "Posterior"]:
+    def _belief(self, study: Study) -> tuple["Scale", Posterior]:
         read = readings(study, self._goal, self._encoder)
         running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
         state = read, running
@@ -97,9 +80,7 @@ class Surrogate:
             self._hyper = first, fitted(seen, Scale.of(costs, self._goal)(costs))
         return self._hyper[1]
 
-    def _judged(
-        self, read: Sequence[Reading], hyper: Array, running: Sequence[Candidate]
-    ) -> tuple["Scale", "Posterior"]:
+    def _judged(self, read: Sequence[Reading], hyper: Array, running: Sequence[Candidate]) -> tuple["Scale", Posterior]:
         costs = np.array([cost for _, _, cost in read])
         scale = Scale.of(costs, self._goal)
         seen, y = self._encoder.encode([(params, epoch) for params, epoch, _ in read]), scale(costs)
@@ -109,7 +90,7 @@ class Surrogate:
             belief = Posterior.of(hyper, stacked(seen, pending), np.concatenate([y, belief(pending)[0]]))
         return scale, belief
 
-    def _failing(self, study: Study, at: "Encoded") -> Array:
+    def _failing(self, study: Study, at: Encoded) -> Array:
         """The chance that each fails: the prior's, and what became of trials near it."""
         ended = [trial for trial in study.trials if trial.state is State.FAILED or trial.epoch]
         if not any(trial.state is State.FAILED for trial in ended):
@@ -187,28 +168,6 @@ class Scale:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """Points at epochs, n of them: z (n, T), u (n, D), log epochs, numbers of the points, chances of failing."""
-
-    z: Array
-    u: Array
-    epochs: Array
-    point: Array
-    fails: Array
-    zbar: Array
-
-    def __getitem__(self, rows: slice) -> "Encoded":
-        return Encoded(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-
-def stacked(a: Encoded, b: Encoded) -> Encoded:
-    return Encoded(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in Encoded.__dataclass_fields__))
-
-
-@dataclass(frozen=True, eq=False)
 class Known:
     """One point: its number, u, and at each epoch of its ladder z and the chance of failing."""
 
@@ -280,102 +239,3 @@ def places(parameters: Sequence[Parameter], params: Params) -> Array:
         if parameter.when:
             found.append(0.5 * (value is not None))
     return np.array(found)
-
-
-# -- the Gaussian process -------------------------------------------------------------------------------------------
-
-
-def apart(a: Encoded, b: Encoded) -> Array:
-    """Distances (n, m) of points; 1 is what two random ones have, whatever the number of parameters."""
-    square = (a.u**2).sum(1)[:, None] + (b.u**2).sum(1)[None] - 2 * a.u @ b.u.T
-    return np.asarray(np.sqrt(2 * np.maximum(square, 0) / max(1, a.u.shape[1])))
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """What the covariance of a (n) with b (m) is made of, each (n, m)."""
-
-    rise: Array
-    zbar: Array
-    z: Array
-    apart: Array
-    ratio: Array
-    same: Array
-
-    @classmethod
-    def of(cls, a: Encoded, b: Encoded) -> "Pairs":
-        return cls(
-            rise=np.outer(a.epochs, b.epochs),
-            zbar=np.outer(a.zbar, b.zbar),
-            z=a.z @ b.z.T / a.z.shape[1],
-            apart=apart(a, b),
-            ratio=np.abs(a.epochs[:, None] - b.epochs[None]),
-            same=(a.point[:, None] == b.point[None]).astype(float),
-        )
-
-    def covariance(self, hyper: Array) -> Array:
-        scale, tasks, residual, length, fade, training, _ = np.exp(hyper)
-        near = math.sqrt(5) / length * self.apart
-        own = residual**2 * (1 + near + near**2 / 3) * np.exp(-near) + training**2 * self.same
-        known = LEVEL**2 + RISE**2 * self.rise + scale**2 * self.zbar + tasks**2 * self.z
-        return np.asarray(known + np.exp(-self.ratio / fade) * own)
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """factor: Cholesky's of the covariance of what was seen; weights: its inverse times what the prior did not expect."""
-
-    hyper: Array
-    seen: Encoded
-    factor: Array
-    weights: Array
-
-    @classmethod
-    def of(cls, hyper: Array, seen: Encoded, y: Array) -> "Posterior":
-        factor = (
-            cholesky(_noisy(Pairs.of(seen, seen), hyper), lower=True, check_finite=False)
-            if len(y)
-            else np.empty((0, 0))
-        )
-        weights = cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False) if len(y) else y
-        return cls(hyper, seen, factor, weights)
-
-    def __call__(self, at: Encoded) -> tuple[Array, Array]:
-        """Mean and standard deviation (n,) of y there."""
-        scale, tasks, residual, _, _, training, _ = np.exp(self.hyper)
-        known = LEVEL**2 + RISE**2 * at.epochs**2 + scale**2 * at.zbar**2 + tasks**2 * (at.z**2).mean(1)
-        variance = known + residual**2 + training**2
-        mean = EXPECTED * at.zbar
-        if len(self.seen):
-            k = Pairs.of(at, self.seen).covariance(self.hyper)
-            mean = mean + k @ self.weights
-            variance = variance - (solve_triangular(self.factor, k.T, lower=True, check_finite=False) ** 2).sum(0)
-        return mean, np.sqrt(np.maximum(variance, 1e-10))
-
-
-def _noisy(pairs: Pairs, hyper: Array) -> Array:
-    k = pairs.covariance(hyper)
-    k[np.diag_indices_from(k)] += np.exp(2 * hyper[-1]) + 1e-6
-    return k
-
-
-def fitted(seen: Encoded, y: Array) -> Array:
-    """The most probable hyperparameters, as far as a few steps from the start lead."""
-    if not len(y):
-        return START
-    own, rest = Pairs.of(seen, seen), y - EXPECTED * seen.zbar
-
-    def loss(hyper: Array) -> float:
-        factor = cholesky(_noisy(own, hyper), lower=True, check_finite=False)
-        half = solve_triangular(factor, rest, lower=True, check_finite=False)
-        far = (hyper - START) / WIDTH
-        return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + 0.5 * far @ far)
-
-    bounds = [(start - 3 * width, start + 3 * width) for start, width in zip(START, WIDTH, strict=True)]
-    return np.asarray(minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x)
-
-
-def improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """How much better than the best each is expected to be, where it is better."""
-    gap = (mean - best) / deviation
-    return np.asarray(deviation * (gap * ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
