@@ -32,13 +32,13 @@ from mlflow_fixtures import (
 
 from hpo.cli.main import cli
 from hpo.commands.sync import sync_these
-from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, State
+from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, Started, State
 from hpo.errors import BadInput, Conflict
 from hpo.files import DriverLock, Folders
 from hpo.journal import Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking
-from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note
+from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note, trial_run
 from hpo.tracking.study_sync import Outage
 from hpo.tracking.sync import Sync
 from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_line
@@ -244,6 +244,15 @@ def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize
     assert points == sorted(points, reverse=not maximize)
     counting = [trial for trial in history.study.trials if goal.counted(trial)]
     assert not goal.best(counting) or history.best == goal.best(counting)
+
+
+def test_a_trial_that_rests_at_a_reused_epoch_lasts_no_less_than_nothing() -> None:
+    history = History(TrackedStudy(Path(), "digits", "random", 0, Goal()))
+    reused = Reported("t", Report(1, {"val_accuracy": 0.5}, 1.0, 7.0), reused=True)  # trained before this trial began
+    for event in (Opened(9.0, {}), Started(10.0, 0, {"epochs": 3}, 0, "t", 0, 1), reused, Paused(11.0, 0)):
+        history.apply(event)
+    run = trial_run(history, history.study.trials[0], live=True, parent="p")
+    assert run.ended == run.started == 10_000
 
 
 def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(one: TrackedStudy, script: Script) -> None:

@@ -207,7 +207,7 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
     }
     if trial.finished:
         tags["hpo.outcome"] = str(trial.outcome)
-    last = trial.reports[-1].time if trial.reports else trial.started
+    last = max([trial.started, *(report.time for report in trial.reports[-1:])])  # one that is reused may be older
     notes = [trial.error] if trial.error else []
     if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial)):
         tags["hpo.diagnosis"] = finding[0]
