@@ -30,12 +30,21 @@ from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.files import Folders
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.points import Problem, Random
-from hpo.strategies.tpe import Tpe
+from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import Budget
 
 SPACE = Path(__file__).with_name("diverging.yaml")
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"tpe": Tpe, "random": Random}
+
+
+def bayesian(problem: Problem) -> Strategy:
+    """With the prior that has seen no digits."""
+    return Bayesian(problem, Surrogate(problem, prior.load(left_out="handwriting")))
+
+
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"bayesian": bayesian, "random": Random}
 LOST = (Outcome.DIVERGED, Outcome.NAN)
 
 

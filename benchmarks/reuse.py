@@ -27,9 +27,12 @@ from hpo.engine.search import Identity, Search
 from hpo.engine.trainings import Trainings
 from hpo.space.domains import Choice, Parameter
 from hpo.space.space import Space
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Point, Problem, Random, frozen
-from hpo.strategies.tpe import Tpe
+from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import Budget
 
 LONGEST = 20
@@ -44,7 +47,11 @@ SPACE = Space(
         Parameter("epochs", Choice((5, 10, LONGEST))),
     )
 )
-STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {"tpe": Tpe, "random": Random, "grid": Grid}
+STRATEGIES: Mapping[str, Callable[[Problem], Strategy]] = {
+    "bayesian": lambda problem: Bayesian(problem, Surrogate(problem, prior.load())),
+    "random": Random,
+    "grid": Grid,
+}
 GOAL = Goal()
 SEEDS, TRIALS, WORLDS = 5, 40, 5
 TARGET = 0.8
@@ -107,7 +114,7 @@ def compared(world: World, rule: bool) -> Costs:
     strategies: list[tuple[int, Strategy]] = []
     for seed in range(SEEDS):
         for strategy in STRATEGIES.values():
-            problem = Problem(SPACE, GOAL, seed)
+            problem = Problem(SPACE, GOAL, seed, images=Images((1, 16, 16), 10, 1000))
             strategies.append((seed, Asha(strategy(problem), GOAL) if rule else strategy(problem)))
     studies = world.driven(strategies, Budget(trials=TRIALS))
     trials = [trial for study in studies for trial in study.trials]

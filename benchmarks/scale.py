@@ -1,6 +1,6 @@
 """How far one driver goes: the real driver, strategies and journal, with workers that take no time (docs/scale.md).
 
-    python -m benchmarks.scale [--workers 8 64 512 4096] [--strategies random grid bayesian asha] [--trials N] [--profile]
+    python -m benchmarks.scale [--workers 8 64 512 4096] [--strategies random grid asha tpe bayesian] [--trials N] [--profile]
 
 Trials last a minute (6 epochs of 5 to 15 s) on a simulated clock. What the driver really takes between two messages is added to that
 clock, so that the idle share counts how long workers waited for the driver; it is taken up to the last start, before the
@@ -43,8 +43,12 @@ from hpo.engine.trainings import Trainings
 from hpo.journal import Journal
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
+from hpo.strategies import prior
+from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random
+from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import Budget
 
@@ -145,8 +149,13 @@ class Timed:
 
 def strategy(name: str) -> Strategy:
     goal, gridded = Goal(), name == "grid"
-    problem = Problem(space(gridded), goal)
-    plain: Mapping[str, Callable[[Problem], Strategy]] = {"random": Random, "grid": Grid, "tpe": Tpe}
+    problem = Problem(space(gridded), goal, images=Images((1, 16, 16), 10, 1000))
+    plain: Mapping[str, Callable[[Problem], Strategy]] = {
+        "random": Random,
+        "grid": Grid,
+        "tpe": Tpe,
+        "bayesian": lambda problem: Bayesian(problem, Surrogate(problem, prior.load())),
+    }
     made = plain[name.removeprefix("asha-").replace("asha", "random")]
     inner = made(problem)
     return Asha(inner, goal, min_epochs=1, reduction=3) if name.startswith("asha") else inner
@@ -187,7 +196,7 @@ def identity(params: object, repeat: int) -> tuple[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 64, 512, 4096])
-    parser.add_argument("--strategies", nargs="+", default=["random", "grid", "asha", "bayesian"])
+    parser.add_argument("--strategies", nargs="+", default=["random", "grid", "asha", "tpe", "bayesian"])
     parser.add_argument("--trials", type=int)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--one", action="store_true", help="this process, the result as JSON")

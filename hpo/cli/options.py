@@ -89,7 +89,7 @@ class StudyVerb(click.Command):
 def _common() -> list[click.Parameter]:
     return [
         click.Argument(["study"], type=PATH, default="study.yaml"),
-        click.Option(["--strategy"], metavar="NAME", help="bayesian, random or grid (ordered by usefulness)."),
+        click.Option(["--strategy"], metavar="NAME", help="bayesian, random or grid (ordered by usefulness); or tpe."),
         click.Option(["--seed"], type=int, help="Seed of the search."),
         click.Option(
             ["--set", "sets"],
