@@ -19,6 +19,7 @@ test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m cluster
 
 bench: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,prior]'
 	$(BIN)/python -m benchmarks
 
 # 500 killed workers, 50 killed drivers, every failpoint and full disk, 400 studies compared, 100,000 study files;
