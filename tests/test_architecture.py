@@ -184,7 +184,7 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     ("light", "absent"),
     [
         ("hpo.cli.main, hpo.study_file.reader", SLOW | {"pydantic"}),  # so that `--help` and a refusal are at once
-        ("hpo.commands.run, hpo.cli.console, hpo.commands.compare, hpo.check.proof", {"torch", "mlflow", "ray"}),
+        ("hpo.commands.run, hpo.cli.console, hpo.commands.compare, hpo.check", {"torch", "mlflow", "ray"}),
     ],
 )
 def test_what_must_be_quick_imports_nothing_heavy_and_a_driver_no_torch(light: str, absent: set[str]) -> None:

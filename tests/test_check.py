@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.check.findings import Estimate, Input, layer_table
-from hpo.check.proof import Machine, check, check_study
+from hpo.check import Estimate, Input, Machine, check, check_study, layer_table
 from hpo.core import Params
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary
@@ -44,7 +43,8 @@ def test_a_small_space_is_tried_whole_and_the_impossible_has_its_reason_and_caus
     """8 -> 4 -> 0 with kernel 5, 8 -> 6 -> 4 -> 2 with kernel 3: blocks 2 and 3 with 5 and no padding cannot be."""
     found = check(three_blocks, DIGITS, Machine(prove=disagreement))
     coverage = found.coverage
-    assert (found.size, found.grid, coverage.tried, coverage.what) == (48, 48, 48, "every configuration")
+    assert (found.grid, coverage.tried, coverage.what) == (48, 48, "every configuration")
+    assert "search space: 48 configurations; as a grid: 48 points" in found.lines()
     assert (len(coverage.feasible), len(coverage.architectures), found.proof) == (40, 20, (None,) * 20)
     assert coverage.reasons == {"kernel_size 5 without padding at block 2 on 8x8: map 0x0": 8}
     named = {(cause.name, cause.value) for cause in found.causes}
@@ -82,9 +82,9 @@ def test_architectures_are_counted_whatever_else_the_space_has(tmp_path: Path, m
     space = THREE_BLOCKS.replace("[1e-3, 1e-2]", "{min: 1e-4, max: 1e-1, log: true}") + more
     found = check(study(tmp_path, space), DIGITS)
     combinations = "every combination of architecture, batch size and optimizer"
-    assert (found.coverage.tried, found.coverage.what, found.size) == (tried, combinations, None)
+    assert (found.coverage.tried, found.coverage.what) == (tried, combinations)
     assert len(found.coverage.impossible) == tried / 6
-    assert "learning_rate" in str(found.grid)
+    assert next(line for line in found.lines() if "learning_rate" in line).startswith("search space: continuous; ")
 
 
 def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_constraints_leave_out_what_they_say_and_are_no_impossibility(tmp_path: 
     over = [p for p in spec.space.grid() if fits(p) and sizes("cnn", p, (1, 8, 8), 10).parameters > 20_000]
     assert found.coverage.excluded == {"model_parameters <= 20_000": len(over)}
     assert (len(found.coverage.impossible), len(found.coverage.feasible)) == (8, 40 - len(over))
-    assert found.needs.parameters.high <= 20_000
+    assert max(network.parameters for _, network in found.coverage.feasible) <= 20_000
 
 
 def fits(params: Params) -> bool:
@@ -112,7 +112,7 @@ def fits(params: Params) -> bool:
 
 def test_where_nothing_can_be_trained_is_hopeless(tmp_path: Path) -> None:
     found = check(study(tmp_path, "\n  kernel_size: [9, 11]\n  padding: valid\n  epochs: 5\n"), DIGITS)
-    assert (found.hopeless, found.needs) == (True, None)
+    assert found.hopeless
     warning = "warning: no configuration can be trained; change the search space or the size of the images"
     assert warning in found.lines()
 
@@ -171,7 +171,7 @@ def test_the_time_is_trials_times_epochs_times_steps_over_workers(
     assert estimate is not None
     assert estimate.trials == trials
     assert (estimate.low - 2, estimate.high - 60) == (pytest.approx(low, rel=0.01), pytest.approx(high, rel=0.01))
-    assert estimate.trial_seconds.low == estimate.trial_seconds.high == pytest.approx(5 * 1_300 / 32 * 0.01)
+    assert estimate.seconds == [pytest.approx(5 * 1_300 / 32 * 0.01)] * len(estimate.seconds)
     each = "2.0 s to 2.0 s, median 2.0 s each at 10 ms per step, 2 workers"
     assert budget != "{trials: 40}" or str(estimate) == f"time: 22 s to 2 min 25 s (40 trials, {each})"
 
@@ -210,7 +210,7 @@ def test_possible_configurations_are_timed_with_real_steps(tmp_path: Path) -> No
     found = check(spec, DIGITS, Machine(time_step=lambda params: timed.append(params) or real(params)))
     assert len(timed) == 5 + 4, "random ones, and the extremes"
     assert all(fits(params) for params in timed)
-    assert found.estimate.step_seconds.low > 0
+    assert min(found.estimate.steps) > 0
 
 
 def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def init(study: Path) -> None:
 def check(request: Request, trust: bool) -> None:
     """Check a study before training. Impossible configurations, sizes, memory, time; writes nothing."""
     spec = request.spec()
-    from hpo.check.proof import check_study
+    from hpo.check import check_study
 
     for line in check_study(spec, trust):
         echo(line)

@@ -1,0 +1,396 @@
+"""`hpo check`, proof before training: what a study's space holds, what of it is impossible and why, and what it needs.
+
+    configuration   a point of the search space; architecture: the network it describes, which several may share
+    impossible      no network of that shape exists; excluded: a constraint of the study leaves it out
+
+`check_study` loads the data and measures the machine. To `check` torch (`prove`), the clock (`time_step`) and the
+machine's memory are arguments: what is feasible never depends on the machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from statistics import fmean, median_low
+from typing import Final
+
+from hpo.core import Params, TrainingFailed, Value, digest, epochs_of
+from hpo.data import dataset as data_sets
+from hpo.data.dataset import Dataset
+from hpo.data.sources.contents import available_memory
+from hpo.engine import components, opening
+from hpo.errors import BadInput, Mistake
+from hpo.execution.job_runner import one_line
+from hpo.formatting import byte_size, columns, count, duration, number, written
+from hpo.models import user
+from hpo.models.families import FAMILIES, TORCH_BYTES, Family, feasibility, peak_memory
+from hpo.models.layers import Shape, Summary, across
+from hpo.models.parameters import TRAINING, setting
+from hpo.space.expressions import draw
+from hpo.space.grid import GridImpossible, ParameterGrid
+from hpo.space.space import Space
+from hpo.strategies.points import Problem, random_points
+from hpo.study_file.spec import StudySpec
+
+EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
+SAMPLE: Final = 2_000
+PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
+TIMED: Final = 5  # random configurations whose steps are timed
+DRAWS: Final = 1_000  # to find those
+SLACK: Final = 2.0  # by how much an epoch of a worker may differ from its steps timed alone, either way
+START: Final = (2.0, 60.0)  # seconds, at least and at most, for the workers' start, the data, publishing and the report
+ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
+RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
+MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
+TRIED: Final = 50  # configurations of a user's own model, each different
+FORWARD: Final = 1 / 3  # the cost of validating on an image, relative to training on it: one pass of three
+SHOWN: Final = 5  # reasons, causes and disagreements that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the check may use; None skips the warning, the proof, the timing. memory: bytes available to one worker."""
+
+    workers: int = 1
+    memory: int | None = None
+    prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
+    time_step: Callable[[Params], float] | None = None  # hpo.training.setup.time_step(...)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The study's data; train and val are how many images of each split there are (0: not known)."""
+
+    shape: Shape  # (C, H, W)
+    outputs: int
+    train: int = 0
+    val: int = 0
+
+
+# -- a study on this machine -------------------------------------------------------------------------------------
+
+
+def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
+    """The lines to print. A user's own code is imported only where `trust` allows it. Raises BadInput, also at the end."""
+    own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
+    if own and not trust:
+        yield f"{', '.join(own)}: your own code, which check imports only with --trust"
+        return
+    yield from opening.notes(spec, spec.budget.trials)
+    folder, place = spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
+    for reference in own:
+        user.resolve(reference, folder, place)
+    if spec.data is None or spec.train:
+        yield f"{', '.join(own)} imported; custom trainer: model not inspected"
+        return
+    dataset = data_sets.load_dataset(spec.data, spec.base_seed)
+    yield f"data: {dataset.described()}"
+    yield from dataset.notes
+    yield from own_networks(spec, dataset) if own else proof(spec, dataset)
+
+
+def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
+    """Lines on every network of the space. Raises BadInput at the end where none of them can be trained."""
+    from hpo.models.network import disagreement  # torch: 2 s that a refused file should not wait for
+    from hpo.training.setup import time_step
+
+    workers = len(components.placement(spec))
+    timed = time_step(spec.model, dataset.shape, dataset.outputs)
+    machine = Machine(workers, available_memory() // workers, disagreement, timed)
+    findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
+    yield from findings.lines()
+    if findings.hopeless:
+        rule, got = "must hold at least one point that can be trained", f"none of {findings.coverage.tried:,}"
+        raise BadInput(Mistake(spec.place("search_space"), rule, got, "see the likely causes above"))
+
+
+def own_networks(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
+    """Lines on a sample of the space: how many networks the user's model builds that take two blank images."""
+    sizes: list[int] = []
+    failed: dict[str, list[Params]] = {}
+    with tempfile.TemporaryDirectory(prefix="hpo-check-") as folder:
+        ready = components.recipe(spec, dataset.save(Path(folder, "data")), "cpu").setup()
+        for params in itertools.islice(random_points(Problem(spec.space, seed=spec.seed)), TRIED):
+            try:
+                sizes.append(sum(weight.numel() for weight in ready.network(params, spec.seed).parameters()))
+            except Exception as error:  # whatever a user's function raises
+                why = str(error) if isinstance(error, TrainingFailed) else one_line(error)
+                failed.setdefault(why, []).append(params)
+    tried = count(len(sizes) + sum(map(len, failed.values())), "configuration")
+    range_ = f" of {min(sizes):,} to {max(sizes):,} parameters" if sizes else ""
+    yield f"{tried} tried: {spec.model} builds {count(len(sizes), 'network')}{range_}"
+    for why, points in sorted(failed.items(), key=lambda item: -len(item[1])):
+        varied = " ".join(f"{name}={value}" for name, value in points[0].items() if name not in spec.space.constants)
+        yield f"    {len(points)} fail: {why} (as with {varied})"
+
+
+# -- of our own models -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Coverage:
+    """The configurations that were tried and what became of them."""
+
+    what: str
+    tried: int = 0
+    architectures: dict[Summary, Summary] = field(default_factory=dict)  # those possible, each once
+    feasible: list[tuple[Params, Summary]] = field(default_factory=list)  # neither impossible nor excluded
+    impossible: list[Params] = field(default_factory=list)
+    values: Counter[tuple[str, Value]] = field(default_factory=Counter)  # how many of those tried have it
+    reasons: Counter[str] = field(default_factory=Counter)  # of the impossible ones
+    excluded: Counter[str] = field(default_factory=Counter)  # by constraint
+
+    def share(self, some: int) -> str:
+        """ "312 of 2,592 configurations, 12 %"."""
+        percent = 100 * some / self.tried
+        share = f"{percent:.0f} %" if percent >= 1 else "under 1 %"
+        return f"{some:,} of {count(self.tried, 'configuration')}, {share}"
+
+
+def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:
+    """Try every configuration of a study of one of our models, or a seeded sample of them."""
+    coverage = _coverage(spec, data)
+    try:
+        grid: int | str = spec.space.grid().size
+    except GridImpossible as impossible:
+        grid = f"impossible, {impossible}"
+    points = grid if spec.strategy == "grid" and isinstance(grid, int) else spec.space.size()
+    networks = list(coverage.architectures) if machine.prove is not None else []
+    some = random.Random(digest(["proof", spec.seed])).sample(networks, min(PROVEN, len(networks)))
+    proofs = tuple(machine.prove(network) for network in some if machine.prove is not None)
+    causes, estimate = _causes(coverage, FAMILIES[spec.model]), _estimate(spec, data, machine, points)
+    return Findings(spec, data, machine, grid, coverage, causes, proofs, estimate)
+
+
+def _coverage(spec: StudySpec, data: Input) -> Coverage:
+    what, points = _configurations(spec)
+    coverage = Coverage(what)
+    rng = random.Random(digest(["rare", spec.seed]))
+    drawn = (draw(spec.space, spec.constraints, rng) for _ in range(DRAWS if spec.constraints else 0))
+    rare = itertools.takewhile(lambda _: not coverage.feasible, drawn)
+    for params in itertools.chain(points, rare):
+        coverage.tried += 1
+        coverage.values.update(params.items())
+        judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
+        coverage.excluded.update(judged.broken)
+        if judged.network is not None:
+            network = coverage.architectures.setdefault(judged.network, judged.network)
+            if not judged.broken:
+                coverage.feasible.append((params, network))
+        elif judged.impossible:
+            coverage.impossible.append(params)
+            coverage.reasons[judged.impossible] += 1
+    return coverage
+
+
+def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
+    """All of the space; or all on which shapes and memory depend, where that alone is small enough; or a sample."""
+    space, known = spec.space, {*FAMILIES[spec.model].parameters, "batch_size", "optimizer"}
+    kept = {name for name in space.names if name.rpartition(".")[2] in known}  # block2.channels too
+    for parameter in reversed(space.parameters):  # parents stand before children
+        if parameter.name in kept:
+            kept |= {condition.name for condition in parameter.when}
+    shaping = Space(tuple(parameter for parameter in space.parameters if parameter.name in kept))
+    combinations = "every combination of architecture, batch size and optimizer"
+    for what, some in (("every configuration", space), (combinations, shaping)):
+        if (size := some.size()) is not None and size <= EVERY:
+            return what, ParameterGrid(some.parameters)
+    rng = random.Random(digest(["check", spec.seed]))
+    return "a sample of the configurations", (space.sample(rng) for _ in range(SAMPLE))
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A value that makes configurations impossible: so many of those tried with it; always: every impossible one has it."""
+
+    name: str
+    value: Value
+    impossible: int
+    tried: int
+    always: bool
+
+    def __str__(self) -> str:
+        always = "every impossible configuration has it; " if self.always else ""
+        share = f"{self.impossible:,} of its {self.tried:,} are impossible, {100 * self.impossible / self.tried:.0f} %"
+        return f"{self.name} {written(self.value)}: {always}{share}"
+
+
+def _causes(coverage: Coverage, family: Family) -> tuple[Cause, ...]:
+    """Values that are impossible much more often than the parameter's values are on the whole."""
+    total, impossible = len(coverage.impossible), Counter(item for p in coverage.impossible for item in p.items())
+    tried: dict[str, dict[Value, int]] = {}
+    for (name, value), times in coverage.values.items():
+        if name.rpartition(".")[2] in family.parameters or name == "batch_size":
+            tried.setdefault(name, {})[value] = times
+    causes = []
+    for name, values in tried.items():
+        usual = ODDS * _odds(sum(impossible[name, value] for value in values), sum(values.values()))
+        for value, times in values.items() if 1 < len(values) <= MOST_VALUES else ():
+            some = impossible[name, value]
+            if some > RARE * total and _odds(some, times) > usual:
+                causes.append(Cause(name, value, some, times, some == total))
+    return tuple(sorted(causes, key=lambda c: (not c.always, -c.impossible / c.tried, -c.impossible, c.name)))
+
+
+def _odds(some: int, tried: int) -> float:
+    return (some + 0.5) / (tried - some + 0.5)  # the halves keep it finite (Haldane 1956)
+
+
+# -- timing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The study will take `low` to `high` seconds, inf where nothing limits it; trials is None where only time does.
+
+    steps, seconds: of one training step and of one trial, of each configuration that was timed.
+    """
+
+    steps: Sequence[float]
+    seconds: Sequence[float]
+    trials: int | None
+    workers: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        low, high = (number(1e3 * step, 2) for step in (min(self.steps), max(self.steps)))
+        steps = f"{low} ms" if low == high else f"{low} to {high} ms"
+        trial, workers = f"{_spread(self.seconds, duration)} each at {steps} per step", count(self.workers, "worker")
+        if math.isinf(self.high):
+            return f"time: not limited; trials take {trial} on {workers}"
+        trials = "" if self.trials is None else f"{count(self.trials, 'trial')}, "
+        return f"time: {duration(self.low)} to {duration(self.high)} ({trials}{trial}, {workers})"
+
+
+def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
+    return f"{write(min(values))} to {write(max(values))}, median {write(median_low(values))}"
+
+
+def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None) -> Estimate | None:
+    """Steps of a few configurations, timed and counted up: random ones, and the cheapest and dearest of many.
+
+    points: that the strategy can try. The range is from all trials as the quickest to all as the slowest.
+    """
+    rng = random.Random(digest(["timing", spec.seed]))
+    images = data.train + FORWARD * data.val
+    possible: list[tuple[float, float, Params]] = []  # steps, multiply-adds, params
+    for params in (spec.space.sample(rng) for _ in range(DRAWS if machine.time_step is not None and data.train else 0)):
+        judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
+        if judged.reason is None and judged.network is not None:
+            steps = epochs_of(params) * images / int(setting(params, TRAINING, "batch_size"))
+            possible.append((steps, epochs_of(params) * judged.network.multiply_adds, params))
+    if machine.time_step is None or not possible:
+        return None
+    extremes = [choose(possible, key=itemgetter(by)) for choose in (min, max) for by in (0, 1)]
+    timed = [(count, machine.time_step(params)) for count, _, params in [*possible[:TIMED], *extremes]]
+    seconds = [count * step for count, step in timed]
+    epochs, total = fmean(epochs_of(params) for _, _, params in possible), spec.budget.total_epochs
+    limits = (spec.budget.trials, None if total is None else max(1, round(total / epochs)), points)
+    trials = min((limit for limit in limits if limit is not None), default=None)  # None: nothing but the time ends them
+    low, high = _range(spec, min(seconds), max(seconds), trials, machine.workers)
+    return Estimate([step for _, step in timed], seconds, trials, machine.workers, low, high)
+
+
+def _range(spec: StudySpec, least: float, most: float, trials: int | None, workers: int) -> tuple[float, float]:
+    """The seconds of a study, at `least` to `most` a trial. What ends early, or shares a training, takes less."""
+    low, high, limit = math.inf, math.inf, spec.budget.time
+    if trials is not None:
+        early = spec.metric.target is not None or spec.budget.patience is not None
+        rest = spec.early_stopping.min_epochs / spec.space.longest if spec.early_stopping is not None else 1.0
+        shared = len(spec.space.lengths) if spec.strategy == "grid" else 1
+        low = (1 if early else trials) * least * min(1.0, rest) / shared / workers / SLACK
+        high = (trials / workers + 1) * most * SLACK  # the last may begin when all others end (Graham 1966)
+    if limit is not None:
+        low, high = min(low, limit), min(high, limit + most * SLACK)
+    return low + START[0], high + START[1]
+
+
+# -- what is said ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """grid: its points, or why there is none; proof: how torch contradicts the formulas, for each network it built."""
+
+    spec: StudySpec
+    data: Input
+    machine: Machine
+    grid: int | str
+    coverage: Coverage
+    causes: tuple[Cause, ...]
+    proof: tuple[str | None, ...]
+    estimate: Estimate | None
+
+    @property
+    def hopeless(self) -> bool:
+        """Nothing that was tried can be trained."""
+        return not self.coverage.feasible
+
+    def lines(self) -> list[str]:
+        """The findings as plain text."""
+        return [*self._head(), *self._feasibility(), *([] if self.hopeless else self._costs())]
+
+    def _head(self) -> Iterator[str]:
+        spec, data, size = self.spec, self.data, self.spec.space.size()
+        images = f"{across(data.shape)} {'colour ' if data.shape[0] == 3 else ''}images"
+        split = f"{data.train:,} to train, {data.val:,} to validate"
+        yield f"{spec.name}: {spec.model} on {images}, {count(data.outputs, 'output')}; {split}"
+        space = "continuous" if size is None else count(size, "configuration")
+        grid = self.grid if isinstance(self.grid, str) else count(self.grid, "point")
+        yield f"search space: {space}; as a grid: {grid}"
+        architectures = count(len(self.coverage.architectures), "possible architecture")
+        yield f"checked: {self.coverage.what}, {self.coverage.tried:,}; {architectures}"
+        if self.proof:
+            wrong = [disagreement for disagreement in self.proof if disagreement is not None]
+            agrees = f"{len(wrong):,} DISAGREE with" if wrong else "all agree with"
+            yield f"proof: {len(self.proof):,} built on torch's meta device, layer by layer; {agrees} the formulas"
+            yield from (f"  {text}" for text in wrong[:SHOWN])
+
+    def _feasibility(self) -> Iterator[str]:
+        coverage = self.coverage
+        yield f"impossible: {coverage.share(len(coverage.impossible)) if coverage.impossible else 'none'}"
+        reasons = coverage.reasons.most_common()
+        yield from (f"  {reason}; {coverage.share(n)}" for reason, n in reasons[:SHOWN])
+        if rest := reasons[SHOWN:]:
+            yield f"  and {count(len(rest), 'other reason')}; {coverage.share(sum(n for _, n in rest))}"
+        yield from (f"  likely cause: {cause}" for cause in self.causes[:SHOWN])
+        for text, n in coverage.excluded.most_common():
+            yield f"excluded by constraint {text}: {coverage.share(n)}"
+        if self.hopeless and coverage.excluded:
+            yield "warning: no possible configuration meets the constraints; relax one of them"
+        elif self.hopeless:
+            yield "warning: no configuration can be trained; change the search space or the size of the images"
+
+    def _costs(self) -> Iterator[str]:
+        """Of the feasible configurations, memory at their batch size."""
+        networks, available = [network for _, network in self.coverage.feasible], self.machine.memory
+        peaks = [peak_memory(network, params) for params, network in self.coverage.feasible]
+        yield f"model parameters: {_spread([network.parameters for network in networks], '{:,.0f}'.format)}"
+        yield f"multiply-adds per image: {_spread([network.multiply_adds for network in networks], '{:,.0f}'.format)}"
+        torch = byte_size(TORCH_BYTES)
+        yield f"memory per worker at the batch size: {_spread(peaks, byte_size)}, plus {torch} for torch itself"
+        if available is not None and (over := sum(peak > available for peak in peaks)):
+            there = f"the {byte_size(available)} available to a worker"
+            yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
+        if self.estimate is not None:
+            yield str(self.estimate)
+        yield "the largest network, layer by layer:"
+        yield from (f"  {line}" for line in layer_table(max(networks, key=lambda network: network.parameters)))
+
+
+def layer_table(network: Summary) -> list[str]:
+    """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
+    cells = [("input", "x".join(map(str, network.shape)), "", "")]
+    for row in network.rows:
+        parameters = count(row.parameters, "parameter") if row.parameters else ""
+        work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
+        cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
+    return columns(cells, left=(0, 1))
