@@ -82,11 +82,11 @@ PICTURES = {**TINY, "compare": {**COMPARE, "seeds": 1}, "budget": {"total_epochs
 @pytest.mark.parametrize(
     ("changes", "names", "said"),
     [
-        ({}, "bayesian random grid bayesian-cold tpe random-x2", "; bayesian with built-in prior"),
+        ({}, "bayesian random grid tpe random-x2", "; bayesian with built-in prior"),
         (
             {"early_stopping": "predictive"},
-            "bayesian random-asha grid-asha bayesian-cold tpe-asha random-x2",
-            "; bayesian with built-in prior and predictive early stopping; random, grid, bayesian-cold and tpe with asha",
+            "bayesian random-asha grid-asha tpe-asha random-x2",
+            "; bayesian with built-in prior and predictive early stopping; random, grid and tpe with asha",
         ),
         (
             {"early_stopping": "predictive", "warm_start": "none"},
@@ -96,8 +96,8 @@ PICTURES = {**TINY, "compare": {**COMPARE, "seeds": 1}, "budget": {"total_epochs
         ({"compare": {"strategies": ["bayesian", "tpe"]}, "model": "rnn"}, "bayesian tpe", ""),
         (
             {"compare": {"strategies": ["tpe", "bayesian"], "seeds": 1}, "early_stopping": "median"},
-            "tpe bayesian bayesian-cold",
-            "; tpe and bayesian-cold with median; bayesian with built-in prior and median",
+            "tpe bayesian",
+            "; tpe with median; bayesian with built-in prior and median",
         ),
         ({"compare": {"strategies": ["grid", "random"], "seeds": 1}}, "grid random random-x2", ""),
     ],
@@ -126,13 +126,13 @@ def test_rivals_are_compared_with_bayesian_but_not_ranked_and_every_verb_knows_t
         assert read_result(result.spec, tmp_path).study.epochs == result.spec.budget.total_epochs
         made = components.assemble(result.spec, result.dataset, ["cpu"]).strategy()
         rules[result.folders.run.name] = type(made).__name__
-    names = ("random-asha-0", "grid-asha-0", "bayesian-cold-0", "tpe-asha-0", "random-x2-0")
+    names = ("random-asha-0", "grid-asha-0", "tpe-asha-0", "random-x2-0")
     assert rules == {"bayesian-0": "Predictive", **dict.fromkeys(names, "Asha")}
     assert {one.folders.run.name for one in statuses(spec, tmp_path)} == set(rules)
     assert [one.strategy for one in comparison.strategies] == ["bayesian", "random", "grid"]
-    assert [one.strategy for one in comparison.rivals] == ["bayesian-cold", "tpe"]
-    assert {(pair.a, pair.b) for pair in comparison.beside[:2]} == {("bayesian", "bayesian-cold"), ("bayesian", "tpe")}
-    assert comparison.scope.endswith("; random, grid, bayesian-cold and tpe with asha")
+    assert [one.strategy for one in comparison.rivals] == ["tpe"]
+    assert (comparison.beside[0].a, comparison.beside[0].b) == ("bayesian", "tpe")
+    assert comparison.scope.endswith("; random, grid and tpe with asha")
 
 
 def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Place) -> None:

@@ -49,7 +49,7 @@ from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
-from hpo.strategies.points import COLD, CONFIRM, RANDOM_X2, Point, frozen
+from hpo.strategies.points import CONFIRM, RANDOM_X2, WITH_ASHA, Point, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
@@ -139,13 +139,13 @@ def studies(spec: StudySpec) -> list[StudySpec]:
     """One spec a strategy and seed, with the budget in epochs; a target ends none of them, it is what "epochs to" counts.
 
     Beside random stands random with twice the budget: the two share their trainings, so that it costs the second half only.
-    Beside bayesian with a prior stand bayesian without it and Optuna's TPE; where it is predictive, the others have asha,
-    and are studies of their own.
+    Beside bayesian with a prior stands Optuna's TPE, which it is without; where it is predictive, the others have asha, and
+    are studies of their own.
     """
     budget, names, prior = total_epochs(spec), [*spec.compare.strategies], components.has_prior(spec)
-    names += [COLD["bayesian"], *({"tpe"} - {*names})] if prior and "bayesian" in names else []
+    names += {"tpe"} - {*names} if prior and "bayesian" in names else ()
     if prior and spec.early_stopping and spec.early_stopping.type == "predictive":
-        names = [name if name == "bayesian" else COLD.get(name, name) for name in names]
+        names = [WITH_ASHA.get(name, name) for name in names]
     names += [RANDOM_X2] if "random" in spec.compare.strategies else []
     return [
         replace(
@@ -272,8 +272,6 @@ def as_read(goal: Goal, trial: Trial) -> Params:
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
     """What of the budget was ignored, and the studies of which an earlier `run` trained several trials at a time."""
-    if {COLD["bayesian"], "tpe"} <= {shown(result.spec) for result in results}:
-        yield "bayesian-cold and tpe: the same search, because bayesian without its prior is Optuna's TPE."
     ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
     if ignored:
         yield f"budget.{' and budget.'.join(ignored)} ignored: a comparison's budget is in epochs."

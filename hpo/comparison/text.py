@@ -157,7 +157,7 @@ def glossary(comparison: Comparison) -> str:
         "Test: each seed's best trial on the test split; fresh seeds: the same "
         "trial trained again. "
         "Trials and time are medians, up to the last trial that ended within the budget; test and fresh seeds are means."
-        + " bayesian-cold: bayesian without its prior; tpe: Optuna's TPE."
+        + " tpe: Optuna's TPE, which bayesian is without its prior."
         * bool(comparison.rivals)
     )
 

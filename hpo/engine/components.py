@@ -24,7 +24,7 @@ from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Median, Predictive
 from hpo.strategies.encoding import Images
-from hpo.strategies.points import COLD, CONFIRM, RANDOM_X2, Grid, Problem, Random, Repeats
+from hpo.strategies.points import CONFIRM, RANDOM_X2, WITH_ASHA, Grid, Problem, Random, Repeats
 from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import EarlyStopping, StudySpec
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Maker = Callable[[Problem], Strategy]
 MAKERS: Mapping[str, Maker] = {"bayesian": Tpe, "tpe": Tpe, "random": Random, "grid": Grid}  # where there is no prior
-STRATEGIES = {**MAKERS, RANDOM_X2: Random, **{cold: MAKERS[name] for name, cold in COLD.items()}}
+STRATEGIES = {**MAKERS, RANDOM_X2: Random, **{asha: MAKERS[name] for name, asha in WITH_ASHA.items()}}
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
 Factory = Callable[[], Train]

@@ -18,8 +18,8 @@ from hpo.strategies.encoding import Images
 MOST_MISSES = 1_000  # draws in a row that are known or infeasible before points that meet the constraints are listed
 MOST_MISSES_ENDLESS = 50_000  # the same, where the space cannot be walked through, before no more are drawn
 CONFIRM, RANDOM_X2 = "confirm", "random-x2"  # Repeats; random with twice the budget
-COLD = {"bayesian": "bayesian-cold", "random": "random-asha", "grid": "grid-asha", "tpe": "tpe-asha"}  # without prior
-UNNAMED = CONFIRM, RANDOM_X2, *COLD.values()  # strategies of studies that no study file can ask for
+WITH_ASHA = {"random": "random-asha", "grid": "grid-asha", "tpe": "tpe-asha"}  # beside a predictive bayesian
+UNNAMED = CONFIRM, RANDOM_X2, *WITH_ASHA.values()  # strategies of studies that no study file can ask for
 
 Point = tuple[tuple[str, Value], ...]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.strategies import encoding
-from hpo.strategies.points import COLD, RANDOM_X2
+from hpo.strategies.points import RANDOM_X2, WITH_ASHA
 from hpo.study_file.spec import StudySpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -86,7 +86,7 @@ def predictive(spec: StudySpec) -> bool:
 
 def unknown(spec: StudySpec) -> str:
     """Why nothing is known before a study begins; "" where the learned prior applies."""
-    if spec.strategy in (RANDOM_X2, *COLD.values()):
+    if spec.strategy in (RANDOM_X2, *WITH_ASHA.values()):
         return "a comparison leaves it out"
     if spec.warm_start == "none":
         return "warm_start is none"
