@@ -14,17 +14,7 @@ from made_up import GOAL, scored
 from rich.console import Console
 
 from hpo.comparison import text
-from hpo.comparison.compare import (
-    RANKING,
-    TWICE,
-    Comparison,
-    Curve,
-    CurvePoint,
-    Pair,
-    best_so_far,
-    compare,
-    curve,
-)
+from hpo.comparison.compare import RANKING, TWICE, Comparison, Curve, CurvePoint, Pair, best_so_far, compare, curve
 from hpo.comparison.statistics import Advice, Finalist, Verdict, confirm
 from hpo.core import Continued, Ended, Event, Goal, Outcome, Paused, Report, Reported, Started, State, Study
 from hpo.errors import BadInput

@@ -45,16 +45,7 @@ from test_executors import (  # noqa: E402, F401
 
 import hpo.execution.ray  # noqa: E402
 from hpo import api  # noqa: E402
-from hpo.core import (  # noqa: E402
-    Event,
-    Goal,
-    Message,
-    Reported,
-    Retried,
-    Strategy,
-    Study,
-    Train,
-)
+from hpo.core import Event, Goal, Message, Reported, Retried, Strategy, Study, Train  # noqa: E402
 from hpo.data import dataset as data  # noqa: E402
 from hpo.engine import components  # noqa: E402
 from hpo.engine.driver import Driver  # noqa: E402
@@ -454,11 +445,7 @@ def test_a_device_that_contradicts_the_gpus_is_bad_input(device: str, gpus: floa
 
 
 def test_a_cluster_of_a_head_alone_is_waited_for_and_then_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    looks: list[list[Resources]] = [
-        [Resources(0, 0)],
-        [],
-        [Resources(0, 0), Resources(2, 0)],
-    ]
+    looks: list[list[Resources]] = [[Resources(0, 0)], [], [Resources(0, 0), Resources(2, 0)]]
     assert list(wait_for_nodes(10, "here", lambda seconds: None, lambda: looks.pop(0))) == [Resources(2, 0)]
     with pytest.raises(EnvironmentFailed, match="here: must have a node that can work, got none"):
         wait_for_nodes(3, "here", lambda seconds: None, lambda: [Resources(0, 0)])

@@ -24,20 +24,7 @@ from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve, having_values
 from hpo.comparison.statistics import Confirmation, Finalist, confirm
 from hpo.comparison.text import confirmation_lines
-from hpo.core import (
-    EPOCHS,
-    BestSoFar,
-    Event,
-    Goal,
-    Outcome,
-    Params,
-    Reported,
-    Scored,
-    State,
-    Study,
-    Trial,
-    digest,
-)
+from hpo.core import EPOCHS, BestSoFar, Event, Goal, Outcome, Params, Reported, Scored, State, Study, Trial, digest
 from hpo.engine import components
 from hpo.engine.changes import load_data
 from hpo.engine.opening import in_epochs

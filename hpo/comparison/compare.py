@@ -17,16 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpo.comparison.statistics import (
-    Advice,
-    Difference,
-    Floats,
-    Verdict,
-    advise,
-    holm,
-    paired,
-    verdict,
-)
+from hpo.comparison.statistics import Advice, Difference, Floats, Verdict, advise, holm, paired, verdict
 from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Reported, Study
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count

@@ -65,10 +65,7 @@ class Family:
     layers: Layers
 
 
-FAMILIES: Final = {
-    "cnn": Family("cnn", cnn.PARAMETERS, cnn.layers),
-    "rnn": Family("rnn", RNN, rnn_layers),
-}
+FAMILIES: Final = {"cnn": Family("cnn", cnn.PARAMETERS, cnn.layers), "rnn": Family("rnn", RNN, rnn_layers)}
 
 
 def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:
