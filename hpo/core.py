@@ -300,14 +300,7 @@ class Study:
         assert event.trial == len(self.trials), (event.trial, len(self.trials))
         self.trainings.setdefault(event.training, Training(event.training, event.seed))
         self._readers.setdefault(event.training, []).append(event.trial)
-        trial = Trial(
-            number=event.trial,
-            params=event.params,
-            repeat=event.repeat,
-            training=event.training,
-            until=event.until,
-            started=event.time,
-        )
+        trial = Trial(event.trial, event.params, event.repeat, event.training, event.until, started=event.time)
         self.trials.append(trial)
         self._put(replace(trial, reports=self._reading(trial, event.until)))
 

@@ -169,13 +169,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 def alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    return Path(f"/proc/{pid}").exists()
+
+
+def number_in(table: Path, name: str) -> int:
+    """The number after a name in a file of the kernel's; 0 if it is missing. Raises OSError."""
+    lines = map(str.split, table.read_text().splitlines())
+    return next((int(line[1]) for line in lines if line[:1] == [name]), 0)
 
 
 _HOST = f".saving-{platform.node()}+"  # no host has a plus in its name
@@ -239,12 +239,8 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
         rows = [line.split()[1:3] for line in mounts.read_text().splitlines()]
     except OSError:
         return ""
-    holding = [
-        (point.replace("\\040", " "), kind)
-        for point, kind in rows
-        if folder.is_relative_to(point.replace("\\040", " "))
-    ]
-    return max(holding, key=lambda row: len(row[0]), default=("", ""))[1]
+    kinds = {point.replace("\\040", " "): kind for point, kind in rows}
+    return next((kinds[str(place)] for place in (folder, *folder.parents) if str(place) in kinds), "")
 
 
 # -- one driver a study

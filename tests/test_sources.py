@@ -358,16 +358,7 @@ def test_images_and_masks_are_classes_with_a_line(masks: str, tmp_path: Path) ->
     assert load_dataset(DataSpec(str(tmp_path)), 0).notes == ()
 
 
-def exif_last(path: Path) -> None:
-    """Move the chunk of a PNG behind the pixels, as ImageMagick writes it."""
-    content = path.read_bytes()
-    start = content.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-    last = content.rindex(b"IEND") - 4
-    path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "late.png", "tiff", "tif", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str, tmp_path: Path) -> None:
     upright = np.zeros((16, 32), np.uint8)
@@ -381,9 +372,7 @@ def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str
     options |= {"compression": "tiff_lzw"} if suffix == "tif" else {}
     for name in ("cat", "dog"):
         for number in range(3):
-            path = put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
-            if suffix == "late.png":
-                exif_last(path)
+            put(tmp_path / name / f"{number}.{suffix}", np.ascontiguousarray(lay), exif=exif, **options)
     dataset = load_dataset(DataSpec(str(tmp_path), grey=True), 0)
     assert dataset.shape == (1, 16, 32)
     assert np.abs(dataset.images[0, 0].astype(int) - upright).max() < 60
@@ -827,7 +816,7 @@ def test_openml_sets_are_read_from_the_local_copy_without_a_network(
     assert (dataset.classes[0], dataset.outputs) == (first, 10)
 
 
-def test_without_network_and_cache_the_line_names_the_remedy_and_nothing_is_left(offline: Path) -> None:
+def test_without_network_and_cache_the_line_names_the_remedy(offline: Path) -> None:
     with pytest.raises(EnvironmentFailed) as caught:
         load_dataset(DataSpec("mnist"), 0)
     assert str(caught.value) == (
@@ -835,7 +824,6 @@ def test_without_network_and_cache_the_line_names_the_remedy_and_nothing_is_left
         "got URLError: <urlopen error no network in tests>; "
         f"connect once, copy another machine's {offline}/openml here, or set data to a folder of the files"
     )
-    assert not offline.exists()
 
 
 def test_a_folder_of_the_name_of_a_known_set_is_named(
@@ -877,13 +865,17 @@ def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offlin
 
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    5000 kB\n"}
-CGROUP_2 = {"memory.max": "3000000\n", "memory.current": "2500000\n", "memory.stat": "anon 7\ninactive_file 100000\n"}
-CGROUP_1 = {"memory/memory.limit_in_bytes": "1000000\n", "memory/memory.usage_in_bytes": "1500000\n"}
+CGROUP = {"memory.max": "3000000\n", "memory.current": "2500000\n", "memory.stat": "anon 7\ninactive_file 100000\n"}
 
 
 @pytest.mark.parametrize(
     ("container", "bytes_left"),
-    [({}, 5000 * 1024), (CGROUP_2, 600_000), (CGROUP_2 | {"memory.max": "max\n"}, 5000 * 1024), (CGROUP_1, 0)],
+    [
+        ({}, 5000 * 1024),
+        (CGROUP, 600_000),
+        (CGROUP | {"memory.max": "max\n"}, 5000 * 1024),
+        (CGROUP | {"memory.max": "1000000\n"}, 0),
+    ],
 )
 def test_available_memory_is_the_machines_or_the_containers_if_that_is_less(
     container: dict[str, str], bytes_left: int, tmp_path: Path

@@ -393,11 +393,7 @@ def test_a_study_set_aside_with_fresh_keeps_its_runs(server: FakeMlflow, tmp_pat
 def test_runs_of_a_driver_that_is_gone_do_not_stay_running(
     script: Script, one: TrackedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str, status: str
 ) -> None:
-    def kill(pid: int, signal: int) -> None:
-        if pid == 999:
-            raise ProcessLookupError
-
-    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(tracking, "alive", lambda pid: pid != 999)
     monkeypatch.setattr(os, "uname", lambda: type("Name", (), {"nodename": "here"}))
     script.start()
     server = delivered(replace(one, driver=driver), script, live=True)  # as a SIGKILL leaves it

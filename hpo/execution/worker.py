@@ -25,6 +25,7 @@ from pathlib import Path
 from hpo.core import Job, JobFailed, Message, Outcome, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob, one_line
+from hpo.files import number_in
 
 PR_SET_PDEATHSIG = 1
 OUTPUT_BYTES = 4096  # of a chunk of a worker's output that are kept
@@ -225,16 +226,9 @@ def memory_limit(limit: int | None) -> Iterator[None]:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    headroom = max(0, limit - _status_bytes("VmRSS:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (_status_bytes("VmData:") + headroom, before[1]))
+    resident, data = (1024 * number_in(Path("/proc/self/status"), name) for name in ("VmRSS:", "VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (data + max(0, limit - resident), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0

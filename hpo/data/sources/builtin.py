@@ -1,6 +1,5 @@
 """The data sets known by name: scikit-learn's digits, a harder set made from them, and three of openml.org."""
 
-import contextlib
 import os
 import socket
 import warnings
@@ -112,7 +111,6 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
     except MemoryError:
         raise
     except Exception as error:  # the network, the server, the cache and the parser all raise what they like
-        _remove_empty_folders()
         remedy = f"connect once, copy another machine's {_home()}/openml here, or set data to a folder of the files"
         remedy = f"write data: ./{name}" if Path(name).exists() else remedy
         why = f"{type(error).__name__}: {error}"
@@ -125,10 +123,3 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
 def _home() -> Path:
     """scikit-learn's cache (sklearn.datasets.get_data_home would create the folder)."""
     return Path(os.environ.get("SCIKIT_LEARN_DATA") or Path("~", "scikit_learn_data")).expanduser()
-
-
-def _remove_empty_folders() -> None:
-    """scikit-learn creates the folders of a file before it fetches it."""
-    for folder in [*sorted((_home() / "openml").glob("**/"), reverse=True), _home()]:
-        with contextlib.suppress(OSError):  # not empty, not there or not ours
-            folder.rmdir()

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from hpo.errors import BadInput, Mistake
+from hpo.files import number_in
 from hpo.formatting import byte_size
 from hpo.study_file.spec import DataSpec
 
@@ -35,11 +36,6 @@ FEW_VALUES = 8  # scans have more; fewer are drawings, masks, or pictures whose 
 MOST_WHOLE = 2**53  # above it a float no longer tells neighbours apart
 FAR = 16  # times the largest pixel of other images: another unit, and not brighter pictures
 SHOWN = 5  # mistakes of one kind that are shown
-# limit, usage, and the file cache in it, which is freed when memory is needed: cgroups version 2 and 1
-CGROUPS = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-)
 
 
 class Part(IntEnum):
@@ -243,13 +239,14 @@ def dull(images: Array, advice: str) -> Iterator[str]:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Free bytes of the machine, or of its container if that has less."""
-    free, cgroup = 1024 * _entry(root / "proc/meminfo", "MemAvailable:"), root / "sys/fs/cgroup"
-    for limit, usage, stat, cache in CGROUPS:
-        with suppress(OSError, ValueError):  # the other version, or "max": no limit
-            most, used = int((cgroup / limit).read_text()), int((cgroup / usage).read_text())
-            cached = _entry(cgroup / stat, cache) if (cgroup / stat).exists() else 0
-            return max(0, min(free, most - used + cached))
+    """Free bytes of the machine, or of its container (cgroups, version 2) if that has less.
+
+    The file cache of a container is freed when memory is needed.
+    """
+    free, cgroup = 1024 * number_in(root / "proc/meminfo", "MemAvailable:"), root / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):  # no container, or "max": no limit
+        most, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+        return max(0, min(free, most - used + number_in(cgroup / "memory.stat", "inactive_file")))
     return free
 
 
@@ -259,12 +256,6 @@ def refuse_above(place: str, needed: int, available: int | None, remedy: str) ->
         raise BadInput(Mistake(place, f"needs {byte_size(needed)} of memory", byte_size(available), remedy))
 
 
-def _entry(table: Path, name: str) -> int:
-    """The number after a name in a file of the kernel's; 0 if it is missing. Raises OSError."""
-    lines = (line.split() for line in table.read_text().splitlines())
-    return next((int(line[1]) for line in lines if line[:1] == [name]), 0)
-
-
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -272,20 +263,15 @@ def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
     """Raise BadInput with the first mistakes and, if there are more, a file of all; nothing if there is none."""
     shown = [*mistakes[:SHOWN]]
     if more := len(mistakes) - len(shown):
-        shown.append(Mistake(str(place), f"has {more} more mistakes like these", "", _list_file(mistakes)))
+        listed = ""  # where no file can be written
+        with suppress(OSError):
+            handle, name = tempfile.mkstemp(".txt", "hpo-mistakes-")
+            Path(name).write_text("\n".join(map(str, mistakes)) + "\n", encoding="utf-8", errors="backslashreplace")
+            os.close(handle)
+            listed = f"all are listed in {name}"
+        shown.append(Mistake(str(place), f"has {more} more mistakes like these", "", listed))
     if shown:
         raise BadInput(*shown)
-
-
-def _list_file(mistakes: Sequence[Mistake | str]) -> str:
-    """Where all of them can be read; nothing where no file can be written."""
-    try:
-        handle, name = tempfile.mkstemp(".txt", "hpo-mistakes-")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{mistake}\n" for mistake in mistakes)
-    except OSError:
-        return ""
-    return f"all are listed in {name}"
 
 
 def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Mistake | str]]:

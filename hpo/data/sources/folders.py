@@ -10,14 +10,9 @@ from hpo.files import written_by_hpo
 from hpo.formatting import count, some
 
 LAYOUT = "make one sub-folder a class"
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
-)
-TEXTS = frozenset(
-    [".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".py", ".log"]
-) | frozenset(
-    (".db", ".db-wal", ".db-shm", ".db-journal")  # MLflow's
-)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
+MLFLOW = (".db", ".db-wal", ".db-shm", ".db-journal")
+TEXTS = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".py", ".log", *MLFLOW)
 SYSTEMS = frozenset(("Thumbs.db", "desktop.ini", "__MACOSX", "lost+found", "@eaDir", "_DS_Store"))
 NO_NAMES = frozenset(("set", "data", "images", "imgs"))  # words that tell train_images from test_images no better
 

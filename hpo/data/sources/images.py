@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,6 @@ DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # more than 8 bits a pixel
 DEPTHS = ("8 bits", "more than 8 bits")
 PHOTOGRAPHS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 MASKS = frozenset(("masks", "mask", "annotations", "annotation", "labels", "trimaps", "segmentationclass"))
-TAIL = 2**17  # bytes in which EXIF after the pixels of a PNG is looked for, as ImageMagick writes it
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
 
 
@@ -73,7 +71,7 @@ def header(path: Path, whole: bool = False) -> Header:
     with _opened(path) as image:
         deep = image.mode in DEEP
         told = Header(
-            size=image.size if _on_its_side(image, path) else image.size[::-1],
+            size=image.size if _on_its_side(image) else image.size[::-1],
             colour=image.mode not in (*GREY, *DEEP),
             transparent=image.has_transparency_data and not deep,
             deep=deep,
@@ -179,7 +177,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about palettes, EXIF and size; what matters here is refused below
             # A stream, not a path: Pillow 13 maps paths, and uncompressed TIFFs that are turned then come out garbled.
-            with path.open("rb") as stream, Image.open(stream, formats=_formats()) as image:
+            with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
                 size = f"{image.height}x{image.width}"
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
@@ -200,26 +198,13 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise Unusable(Mistake(str(path), "is damaged and cannot be decoded", "", "replace or remove it")) from error
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """FORMATS as far as this Pillow reads them."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _on_its_side(image: Image.Image, path: Path) -> bool:
-    """Whether EXIF exchanges height and width (in a TIFF Pillow did it). A PNG is decoded if it comes after the pixels."""
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info and not _ends_with_exif(path)):
+def _on_its_side(image: Image.Image) -> bool:
+    """Whether EXIF exchanges height and width. In a TIFF Pillow did it; a PNG is not decoded to look behind its pixels."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return False
     with contextlib.suppress(Exception):  # damaged EXIF raises anything at all and is no reason to refuse the image
         return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return False
-
-
-def _ends_with_exif(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL))
-        return b"eXIf" in file.read()
 
 
 # -- a folder as a data set ------------------------------------------------------------------------------------------
