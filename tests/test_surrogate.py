@@ -21,6 +21,7 @@ import hpo
 from benchmarks.simulated import SimulatedExecutor
 from hpo import core
 from hpo.core import Goal, Job, Outcome, Params, Report, Reported, Start, State, Study, TrainingFailed
+from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -153,12 +154,15 @@ def at_random(count: int, seed: int) -> list[Params]:
     return [SPACE.sample(rng) for _ in range(count)]
 
 
-def made(points: Sequence[Params], value: Value = accuracy, failing: int = 0) -> Iterator[core.Event]:
+def made(
+    points: Sequence[Params], value: Value = accuracy, failing: int = 0, lasts: Value = lambda params, epoch: 1.0
+) -> Iterator[core.Event]:
     """Trials of these points one after another, whole; the last few fail at once."""
     for number, params in enumerate(points):
         failed, key = number >= len(points) - failing, f"t{number}"
         yield core.Started(0.0, number, params, 0, key, 0, 9)
-        yield from (Reported(key, Report(e, {"m": value(params, e)}, 1.0, 0.0)) for e in range(1, 1 if failed else 10))
+        until = 1 if failed else 10
+        yield from (Reported(key, Report(e, {"m": value(params, e)}, lasts(params, e), 0.0)) for e in range(1, until))
         yield core.Ended(0.0, number, *((State.FAILED, Outcome.DIVERGED) if failed else (State.COMPLETE,)))
 
 
@@ -301,6 +305,21 @@ def test_trials_that_failed_make_their_neighbours_worth_less() -> None:
     studies = Study([*made(tried)]), Study([*made([*tried, *({**one, "dropout": 0.0} for one in near)], failing=2)])
     before, after = (worth(study, near).sum() / worth(study, far).sum() for study in studies)
     assert after < before / 3
+
+
+def test_where_the_budget_is_a_time_alone_a_point_is_worth_less_the_longer_its_epochs_last() -> None:
+    slow, fast = ([{**one, "optimizer": kind} for one in at_random(30, 9)] for kind in ("adam", "sgd"))
+    study = Study([*made(at_random(30, 8), lasts=lambda params, epoch: 1.0 if params["optimizer"] == "sgd" else 8.0)])
+
+    def better(budget: str) -> float:
+        """How much more the fast ones are worth than the slow ones."""
+        spec = hpo.load(CNN.parent.parent / "study.yaml", sets=[f"budget={budget}"])
+        belief = Components(spec, None, ["cpu"], {}).surrogate(Problem(SPACE, GOAL, images=IMAGES))
+        assert belief is not None
+        return float(worth(study, fast, belief).sum() / worth(study, slow, belief).sum())
+
+    assert better("{time: 9}") > 2 * better("{total_epochs: 9}")
+    assert better("{total_epochs: 9, time: 9}") == better("{trials: 9}") == better("{total_epochs: 9}")
 
 
 @pytest.mark.parametrize("fails", [1, 4])

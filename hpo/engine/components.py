@@ -75,8 +75,9 @@ class Components:
 
     def surrogate(self, problem: Problem) -> Surrogate | None:
         """None where nothing asks for it, or nothing is known before."""
-        own = prior.of(self.spec)
-        return None if own is None else Surrogate(problem, own)
+        own, budget = prior.of(self.spec), self.spec.budget
+        timed = budget.trials is None and budget.total_epochs is None and budget.time is not None
+        return None if own is None else Surrogate(problem, own, timed)
 
     def feasible(self) -> Feasible:
         """Why a point can never be trained: an impossible architecture, or a constraint it breaks."""

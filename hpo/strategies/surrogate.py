@@ -33,21 +33,22 @@ ENGINE: Final = 1  # version of what proposes from a surrogate: raise it when pr
 
 
 class Surrogate:
-    """Judges candidates for the study as it stands."""
+    """Judges candidates for the study as it stands. timed: the budget is a time, and an epoch costs what it may last."""
 
-    def __init__(self, problem: Problem, prior: Prior) -> None:
-        self._goal, self._encoder = problem.goal, Encoder(problem, prior)
+    def __init__(self, problem: Problem, prior: Prior, timed: bool = False) -> None:
+        self._goal, self._encoder, self._timed = problem.goal, Encoder(problem, prior), timed
         self._hyper: tuple[Sequence[Reading], Array] | None = None
         self._last: tuple[tuple[list[Reading], list[Candidate]], tuple[Scale, Posterior]] | None = None
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
-        """Expected improvement of each at its full length, per epoch that it still takes, where it does not fail."""
+        """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail."""
         with BLAS.limit(limits=1):
             scale, belief = self._belief(study)
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             mean, deviation = belief(full)
             best = self._best(study, scale, mean)
             left = np.array([max(1, epochs_of(params) - epoch) for params, epoch in candidates], float)
+            left *= self._seconds(study, full) if self._timed else 1.0
             worth: Array = improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
             return worth
 
@@ -95,10 +96,24 @@ class Surrogate:
         ended = [trial for trial in study.trials if trial.state is State.FAILED or trial.epoch]
         if not any(trial.state is State.FAILED for trial in ended):
             return at.fails
-        near = np.exp(-4 * apart(at, self._encoder.encode([(trial.params, trial.epochs) for trial in ended])) ** 2)
+        near = self._near(at, ended)
         failed = np.array([float(trial.state is State.FAILED) for trial in ended])
         share: Array = (TRUST * at.fails + near @ failed) / (TRUST + near.sum(axis=1))
         return share
+
+    def _seconds(self, study: Study, at: Encoded) -> Array:
+        """How long an epoch of each lasts: the geometric mean of all trials' epochs, and of those near it."""
+        trained = [trial for trial in study.trials if trial.epoch]
+        if not trained:
+            return np.ones(len(at))
+        last = np.log([np.mean([report.seconds for report in trial.reports]) + 1e-6 for trial in trained])
+        near = self._near(at, trained)
+        return np.asarray(np.exp((0.1 * last.mean() + near @ last) / (0.1 + near.sum(axis=1))))
+
+    def _near(self, at: Encoded, trials: Sequence[Trial]) -> Array:
+        """How much each (n) has to do with each of the trials (m), 0 to 1."""
+        own = self._encoder.encode([(trial.params, trial.epochs) for trial in trials])
+        return np.asarray(np.exp(-4 * apart(at, own) ** 2))
 
 
 def at_work(study: Study) -> list[Trial]:
