@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pictures
 import pytest
 from click.testing import CliRunner, Result
@@ -129,6 +130,16 @@ def test_every_image_of_the_test_split_gets_the_very_probabilities_it_was_scored
         Image.fromarray(np.moveaxis(data.images[row], 0, -1)).save(folder / f"{number:03}.png")
     found = predict.predict(predict.trained(place.ran), folder)
     assert np.array([one.numbers for one in found]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_onnx_runtime_says_of_the_test_split_what_torch_says(place: Place, tmp_path: Path) -> None:
+    said = place.hpo("export", place.study, "--state", str(place.folder), "--onnx", str(tmp_path / "best.onnx"))
+    assert (said.exit_code, said.stdout) == (0, f"{tmp_path / 'best.onnx'}\n"), said.exception
+    session = onnxruntime.InferenceSession(tmp_path / "best.onnx")
+    images = place.ran.data().images[place.ran.data().test]
+    for some in (images, images[:1]):
+        assert session.run(None, {"images": some})[0] == pytest.approx(place.ran.predict(some), abs=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(CLASSES)
 
 
 def test_what_is_no_image_is_left_out_and_counted_unless_nothing_is_left(place: Place, tmp_path: Path) -> None:

@@ -311,14 +311,15 @@ def predict(request: Request, folder: Path, model: str | None, as_json: bool) ->
 @cli.command(cls=StudyVerb)
 @click.option("--optuna", type=PATH, help="Write a journal file that optuna-dashboard opens.")
 @click.option("--csv", type=PATH, help="Write the trials as a table.")
-def export(request: Request, optuna: Path | None, csv: Path | None) -> None:
+@click.option("--onnx", type=PATH, help="Write the best model for ONNX runtimes; it takes raw pixels.")
+def export(request: Request, optuna: Path | None, csv: Path | None, onnx: Path | None) -> None:
     """Export a study for other tools."""
-    if optuna is None and csv is None:
-        raise click.UsageError("name --optuna FILE or --csv FILE")
+    if optuna is None and csv is None and onnx is None:
+        raise click.UsageError("name --optuna FILE, --csv FILE or --onnx FILE")
     result = request.result()
-    from hpo.commands.report import export_csv, export_optuna
+    from hpo.commands.report import export_csv, export_onnx, export_optuna
 
-    for path, write in ((optuna, export_optuna), (csv, export_csv)):
+    for path, write in ((optuna, export_optuna), (csv, export_csv), (onnx, export_onnx)):
         if path is not None:
             write(result, path)
             echo(str(path))

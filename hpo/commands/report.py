@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import logging
 import math
+import warnings
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +86,34 @@ def study_facts(spec: StudySpec) -> dict[str, str]:
 def export_csv(result: Result, path: Path) -> None:
     with replace_file(path) as draft:
         result.trials.to_csv(draft, index=False)
+
+
+def export_onnx(result: Result, path: Path) -> None:
+    """The best model: `images` (N, C, H, W), raw pixels of the size it was trained at, to `outputs` (N, K).
+
+    Names of the classes are metadata, `classes`, as JSON. Raises EnvironmentFailed without the extra `onnx`.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        rule, remedy = "needs the packages onnx and onnxscript", "in a checkout of hpo: pip install '.[onnx]'"
+        raise EnvironmentFailed(Mistake("--onnx", rule, "", remedy))
+    import torch
+
+    model, data = result.model(), result.data()
+    model.size = None  # ONNX has no resizing that rounds as ours does: images come in the right size
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # what the exporter has to say about itself
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            model,
+            (torch.from_numpy(data.images[:2]),),  # a batch of one would freeze that dimension
+            input_names=["images"],
+            output_names=["outputs"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props["classes"] = json.dumps(data.classes or ())
+    with replace_file(path) as draft:
+        program.save(draft)
 
 
 def export_optuna(result: Result, path: Path) -> None:

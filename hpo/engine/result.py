@@ -31,7 +31,8 @@ from hpo.training.diagnosis import diagnosis_of
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from torch import nn
+
+    from hpo.training.evaluation import RawInputs
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Result:
     def _stored(self) -> Dataset | None:
         return self.dataset or stored_data(self.spec, self.folders, self.study)
 
-    def model(self, trial: Trial | None = None) -> nn.Module:
+    def model(self, trial: Trial | None = None) -> RawInputs:
         """The network of a trial (the best by default), in eval mode, as the champion is published.
 
         It takes raw pixels (N, C, H, W) as the data set stores them and returns probabilities, or numbers; `.network`
