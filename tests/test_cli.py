@@ -29,7 +29,7 @@ import pytest
 from mlflow_real import free_port, start_server
 from studied import Place, hpo
 
-from hpo.cli import main as program
+from hpo import __main__ as program
 from hpo.cli.console import Utilization
 from hpo.cli.options import load
 from hpo.cli.summary import exit_code, summary_lines

@@ -342,10 +342,11 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
 
 BUG = """
 import sys
-from hpo.cli import main as cli
-cli.Request.spec = lambda *_: {raising}
+from hpo import __main__ as program
+from hpo.cli.options import Request
+Request.spec = lambda *_: {raising}
 sys.argv = ["hpo", "status"]
-cli.main()
+program.main()
 """
 
 

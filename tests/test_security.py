@@ -19,7 +19,8 @@ from studied import hpo
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
-from hpo.cli.main import cli, write_traceback
+from hpo.__main__ import write_traceback
+from hpo.cli.main import cli
 from hpo.commands.report import study_report
 from hpo.commands.sync import serve_ui, tracked_study
 from hpo.core import Outcome, TrainingFailed

@@ -16,7 +16,7 @@ import fakes
 import numpy as np
 from mlflow_fixtures import FakeMlflow, FakeStore, Kept
 
-from hpo.cli import main as cli
+from hpo import __main__ as program
 from hpo.engine import components, result
 from hpo.engine.result import Published
 from hpo.publishing import publish_best
@@ -129,4 +129,4 @@ def prepare(folder: Path) -> None:
 if __name__ == "__main__":
     prepare(Path(sys.argv[1]).absolute())
     sys.argv = ["hpo", *sys.argv[2:]]
-    cli.main()
+    program.main()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.options import PATH, Request, StudyVerb, echo
-from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
-from hpo.formatting import decimals, without_password
+from hpo.errors import BadInput, Mistake, NoResult
+from hpo.formatting import decimals
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
 
-SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_code
 TRIAL = click.argument("trial", type=int)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 WORKERS = click.option("--workers", metavar="N", help="Trials at a time, or auto.")
@@ -345,57 +341,3 @@ def epochs_shown(goal: Goal) -> Callable[[Report], None]:
             echo(f"epoch {report.epoch}{shown}  {report.seconds:.1f} s", err=True)
 
     return show_epoch
-
-
-# -- how it ends
-
-
-def main() -> None:
-    """The entry point: errors become lines on stderr and an exit code, never a traceback."""
-    try:
-        cli.main(standalone_mode=False)
-    except HpoError as error:
-        fail(str(error), error.exit_code)
-    except click.exceptions.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt) as leaving:
-        if isinstance(leaving.__cause__, EOFError):  # click takes a file that ends too soon for Ctrl-D
-            fail_by_bug(leaving.__cause__)
-        for number in (signal.SIGINT, signal.SIGTERM):  # another Ctrl-C causes no traceback
-            signal.signal(number, signal.SIG_IGN)
-        cause = leaving if isinstance(leaving, Stopped) else leaving.__cause__
-        again = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
-        known, code = (True, cause.number) if isinstance(cause, Stopped) else (False, int(signal.SIGINT))
-        fail(f"stopped; {again} resumes" if known else "stopped", SIGNALLED + code)
-    except BrokenPipeError:  # `hpo status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        place, why = error.filename or "the machine", error.strerror or type(error).__name__
-        fail(str(Mistake(str(place), "must be usable", why, "fix that, then run the same command again")), ENVIRONMENT)
-    except Exception as error:
-        fail_by_bug(error)
-
-
-def fail_by_bug(error: Exception) -> None:
-    place = write_traceback(error)
-    fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
-
-
-def write_traceback(error: Exception) -> str:
-    """The file with the whole traceback; "hpo" where none can be written."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(without_password("".join(traceback.format_exception(error))))
-    except OSError:
-        return "hpo"
-    return name
-
-
-def fail(text: str, code: int) -> None:
-    echo(text, err=True)
-    sys.exit(code)
