@@ -28,10 +28,10 @@ from hpo.data.sources.contents import available_memory
 from hpo.engine import components, opening
 from hpo.errors import BadInput, Mistake
 from hpo.execution.job_runner import one_line
-from hpo.formatting import byte_size, columns, count, duration, number, written
+from hpo.formatting import byte_size, count, duration, number, written
 from hpo.models import user
 from hpo.models.families import FAMILIES, TORCH_BYTES, Family, feasibility, peak_memory
-from hpo.models.layers import Shape, Summary, across
+from hpo.models.layers import Shape, Summary, across, layer_table
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.expressions import draw
 from hpo.space.grid import GridImpossible, ParameterGrid
@@ -51,6 +51,7 @@ RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
 MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
 TRIED: Final = 50  # configurations of a user's own model, each different
 FORWARD: Final = 1 / 3  # the cost of validating on an image, relative to training on it: one pass of three
+WORTHWHILE: Final = 1.1  # times as fast; less is noise
 SHOWN: Final = 5  # reasons, causes and disagreements that are named
 
 
@@ -61,7 +62,7 @@ class Machine:
     workers: int = 1
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
-    time_step: Callable[[Params], float] | None = None  # hpo.training.setup.time_step(...)
+    time_step: Callable[[Params, str], float] | None = None  # hpo.training.setup.time_step(...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,10 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     from hpo.models.network import disagreement  # torch: 2 s that a refused file should not wait for
     from hpo.training.setup import time_step
 
-    workers = len(components.placement(spec))
-    timed = time_step(spec.model, dataset.shape, dataset.outputs)
-    machine = Machine(workers, available_memory() // workers, disagreement, timed)
+    devices = components.placement(spec)
+    device = devices[0] if spec.execution.engine != "ray" else "cpu"  # a cluster's GPU may not be here
+    timed = time_step(spec.model, dataset.shape, dataset.outputs, device)
+    machine = Machine(len(devices), available_memory() // len(devices), disagreement, timed)
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
     if findings.hopeless:
@@ -250,7 +252,8 @@ def _odds(some: int, tried: int) -> float:
 class Estimate:
     """The study will take `low` to `high` seconds, inf where nothing limits it; trials is None where only time does.
 
-    steps, seconds: of one training step and of one trial, of each configuration that was timed.
+    steps, seconds: of one training step and of one trial, of each configuration that was timed. bf16: times as fast as
+    in fp32 an epoch is.
     """
 
     steps: Sequence[float]
@@ -259,6 +262,7 @@ class Estimate:
     workers: int
     low: float
     high: float
+    bf16: float
 
     def __str__(self) -> str:
         low, high = (number(1e3 * step, 2) for step in (min(self.steps), max(self.steps)))
@@ -290,13 +294,18 @@ def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None
     if machine.time_step is None or not possible:
         return None
     extremes = [choose(possible, key=itemgetter(by)) for choose in (min, max) for by in (0, 1)]
-    timed = [(count, machine.time_step(params)) for count, _, params in [*possible[:TIMED], *extremes]]
+    other = "bf16" if spec.precision == "fp32" else "fp32"
+    timed = [(count, machine.time_step(params, spec.precision)) for count, _, params in [*possible[:TIMED], *extremes]]
+    others = [(count, machine.time_step(params, other)) for count, _, params in possible[:TIMED]]
+    both = [sum(count * step for count, step in some) for some in (timed[: len(others)], others)]
+    fp32, bf16 = both if spec.precision == "fp32" else reversed(both)
+    speed = fp32 * images / (bf16 * data.train + fp32 * FORWARD * data.val)  # validation is in fp32
     seconds = [count * step for count, step in timed]
     epochs, total = fmean(epochs_of(params) for _, _, params in possible), spec.budget.total_epochs
     limits = (spec.budget.trials, None if total is None else max(1, round(total / epochs)), points)
     trials = min((limit for limit in limits if limit is not None), default=None)  # None: nothing but the time ends them
     low, high = _range(spec, min(seconds), max(seconds), trials, machine.workers)
-    return Estimate([step for _, step in timed], seconds, trials, machine.workers, low, high)
+    return Estimate([step for _, step in timed], seconds, trials, machine.workers, low, high, speed)
 
 
 def _range(spec: StudySpec, least: float, most: float, trials: int | None, workers: int) -> tuple[float, float]:
@@ -382,15 +391,9 @@ class Findings:
             yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
         if self.estimate is not None:
             yield str(self.estimate)
+            does = "would make" if self.spec.precision == "fp32" else "makes"
+            speed = f"{self.estimate.bf16:.1f} times as fast"
+            faster = f"an epoch {speed}" if self.estimate.bf16 >= WORTHWHILE else f"no epoch faster ({speed})"
+            yield f"precision: on this machine bf16 {does} {faster}"
         yield "the largest network, layer by layer:"
         yield from (f"  {line}" for line in layer_table(max(networks, key=lambda network: network.parameters)))
-
-
-def layer_table(network: Summary) -> list[str]:
-    """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
-    cells = [("input", "x".join(map(str, network.shape)), "", "")]
-    for row in network.rows:
-        parameters = count(row.parameters, "parameter") if row.parameters else ""
-        work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
-        cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
-    return columns(cells, left=(0, 1))

@@ -26,7 +26,9 @@ def steady_clock() -> Callable[[], float]:
     return lambda: offset + time.monotonic()
 
 
-def numerics(data_digest: str, device: str, loss: str, class_weights: bool, user_code: str) -> dict[str, Value]:
+def numerics(
+    data_digest: str, device: str, loss: str, class_weights: bool, user_code: str, precision: str = "fp32"
+) -> dict[str, Value]:
     """Everything beside params and seed that epoch e of a training depends on."""
     return {
         "data": data_digest,
@@ -38,6 +40,7 @@ def numerics(data_digest: str, device: str, loss: str, class_weights: bool, user
         "torch": version("torch"),
         "machine": platform.machine(),
         "threads": 1,
+        **({"precision": precision} if precision != "fp32" else {}),  # keys of trainings in fp32 stay as they ever were
     }
 
 

@@ -349,6 +349,15 @@ def test_a_checkpoint_is_not_made_again_by_another_version(
     assert not checkpoint.exists()
 
 
+def test_a_training_in_bf16_has_a_key_of_its_own_and_one_in_fp32_the_key_it_had_before_there_was_another() -> None:
+    plain, bf16 = (
+        provenance.numerics("data", "cpu", "loss", False, "none", precision) for precision in ("fp32", "bf16")
+    )
+    first = {"data", "device", "loss", "class_weights", "trainer", "user_code", "torch", "machine", "threads"}
+    assert plain.keys() == first
+    assert bf16 == {**plain, "precision": "bf16"}
+
+
 # -- what the search knows -----------------------------------------------------------------------------------------
 
 
@@ -369,6 +378,7 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
     assert (recorded["prior"], recorded["engine"], recorded["known"]) == (known.digest, ENGINE, str(known))
     tags = study_run(history(ran), live=False, comparison=None).tags
     assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (known.digest, str(ENGINE), str(known))
+    assert tags["hpo.precision"] == "fp32"
     report = study_report(ran.spec, ran.folders, {}).document()
     assert f"The search began with what {known} have shown." in report
     assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == str(known)

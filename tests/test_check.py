@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.check import Estimate, Input, Machine, check, check_study, layer_table
+from hpo.check import Estimate, Input, Machine, check, check_study
 from hpo.core import Params
 from hpo.models.families import known, peak_memory, sizes
-from hpo.models.layers import Summary
+from hpo.models.layers import Summary, layer_table
 from hpo.models.network import disagreement
 from hpo.study_file import reader as study_file
 from hpo.study_file.spec import StudySpec
@@ -167,7 +167,7 @@ def test_the_time_is_trials_times_epochs_times_steps_over_workers(
     Whichever limit is reached first counts. A step may take half or twice as long, and there are 2 to 60 s beside.
     """
     spec = study(tmp_path, THREE_BLOCKS + "  batch_size: 32\n", f"budget: {budget}\n")
-    estimate = check(spec, DIGITS, Machine(workers=2, time_step=lambda params: 0.01)).estimate
+    estimate = check(spec, DIGITS, Machine(workers=2, time_step=lambda params, precision: 0.01)).estimate
     assert estimate is not None
     assert estimate.trials == trials
     assert (estimate.low - 2, estimate.high - 60) == (pytest.approx(low, rel=0.01), pytest.approx(high, rel=0.01))
@@ -184,7 +184,7 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Estimate]:
     """By workers, of twelve trials of networks of three widths and two lengths."""
     space = "\n  blocks: 1\n  channels: [8, 16, 64]\n  batch_size: 32\n  epochs: [1, 9]\n"
     spec = study(tmp_path_factory.mktemp("study"), space, "budget: {trials: 12}\n")
-    cost = lambda params: params["channels"] / 1e4  # noqa: E731
+    cost = lambda params, precision: params["channels"] / 1e4  # noqa: E731
     found = {workers: check(spec, DIGITS, Machine(workers, time_step=cost)).estimate for workers in range(1, 5)}
     return {workers: estimate for workers, estimate in found.items() if estimate is not None}
 
@@ -204,13 +204,34 @@ def test_whatever_is_drawn_the_study_ends_within_the_range(
 
 
 def test_possible_configurations_are_timed_with_real_steps(tmp_path: Path) -> None:
-    timed: list[Params] = []
+    timed: list[tuple[Params, str]] = []
     real = time_step("cnn", DIGITS.shape, DIGITS.outputs)
     spec = study(tmp_path, THREE_BLOCKS + "  optimizer: [sgd, adamw]\n")
-    found = check(spec, DIGITS, Machine(time_step=lambda params: timed.append(params) or real(params)))
-    assert len(timed) == 5 + 4, "random ones, and the extremes"
-    assert all(fits(params) for params in timed)
+    found = check(spec, DIGITS, Machine(time_step=lambda *step: timed.append(step) or real(*step)))
+    assert [precision for _, precision in timed] == ["fp32"] * (5 + 4) + ["bf16"] * 5, "random ones, and the extremes"
+    assert timed[9:] == [(params, "bf16") for params, _ in timed[:5]]
+    assert all(fits(params) for params, _ in timed)
     assert min(found.estimate.steps) > 0
+    assert found.estimate.bf16 > 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "bf16", "words"),
+    [
+        ("fp32", 0.005, "would make an epoch 1.9 times as fast"),
+        ("bf16", 0.005, "makes an epoch 1.9 times as fast"),
+        ("fp32", 0.02, "would make no epoch faster (0.5 times as fast)"),
+        ("bf16", 0.0095, "makes no epoch faster (1.0 times as fast)"),
+    ],
+)
+def test_a_line_says_what_bf16_would_bring_where_a_validation_in_fp32_is_a_thirteenth_of_an_epoch(
+    tmp_path: Path, precision: str, bf16: float, words: str
+) -> None:
+    steps = {"fp32": 0.01, "bf16": bf16}
+    machine = Machine(time_step=lambda params, precision: steps[precision])
+    found = check(study(tmp_path, THREE_BLOCKS, f"precision: {precision}\n"), DIGITS, machine)
+    assert f"precision: on this machine bf16 {words}" in found.lines()
+    assert set(found.estimate.steps) == {steps[precision]}
 
 
 def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_path: Path) -> None:

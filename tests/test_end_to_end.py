@@ -14,7 +14,7 @@ from hpo.commands.report import export_optuna
 from hpo.commands.run import RunOptions
 from hpo.core import State
 from hpo.engine.result import read_result
-from hpo.errors import BadInput
+from hpo.errors import BadInput, Conflict
 
 SPACE = {
     "blocks": [1, 2],
@@ -64,7 +64,8 @@ def test_every_strategy_and_every_kind_of_data_come_to_a_tested_model(kind: str,
     assert result.folders.report.exists()
 
 
-def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, precision: str) -> None:
     import torch
 
     study = {
@@ -74,6 +75,7 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
         "budget": {"trials": 2},
         "tracking": False,
         "execution": "inline",
+        "precision": precision,
     }
     spec = hpo.load(study)
     result = hpo.run(spec, state=tmp_path, quiet=True)
@@ -95,6 +97,11 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path) -> 
     assert len(repr(result).splitlines()) == 2
     again = hpo.run(spec, state=tmp_path, quiet=True)
     assert len(again.study.trials) == 2
+    assert result.study.environments[0]["precision"] == precision
+    assert ("cnn, trained in bf16" in result.folders.report.read_text()) is (precision == "bf16")
+    other = {**study, "precision": {"fp32": "bf16", "bf16": "fp32"}[precision]}
+    with pytest.raises(Conflict, match=f'precision was "{precision}", is "{other["precision"]}"'):
+        hpo.run(other, state=tmp_path, quiet=True)
 
 
 def test_a_study_that_is_changed_midway_goes_on_and_is_reported(tmp_path: Path) -> None:

@@ -34,9 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bars(tmp_path_factory.mktemp("data") / "bars", channels=3)
 
 
-@pytest.fixture(scope="module")
-def recipe(folder: Path) -> Recipe:
-    return Recipe("cnn", "cross_entropy", folder, "cpu")
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def recipe(folder: Path, request: pytest.FixtureRequest) -> Recipe:
+    return Recipe("cnn", "cross_entropy", folder, "cpu", precision=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,9 @@ def test_a_training_killed_at_any_epoch_goes_on_bit_for_bit(
     assert not caplog.records  # and no epoch was trained again
 
 
-def test_a_recurrent_training_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
-    train = Recipe("rnn", "cross_entropy", folder, "cpu")()
+@PRECISIONS
+def test_a_recurrent_training_goes_on_bit_for_bit(folder: Path, tmp_path: Path, precision: str) -> None:
+    train = Recipe("rnn", "cross_entropy", folder, "cpu", precision=precision)()
     params = {"cell": "lstm", "rnn_layers": 2, "rnn_dropout": 0.3, "hidden_size": 8, "epochs": 3, "bidirectional": True}
     whole = trained(train, params, tmp_path)
     assert [numbers(r) for r in trained(train, params, tmp_path, start=1)] == [numbers(r) for r in whole[1:]]
@@ -162,6 +166,22 @@ def test_the_gradients_of_each_step_that_is_due_are_taken_once(
     monkeypatch.setattr(probes.Gradients, "add", lambda self: taken.append(1))
     next(train(job(EVERYTHING, tmp_path)))
     assert len(taken) == 2
+
+
+def test_bf16_rounds_the_steps_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    """Weights, their gradients, the optimizer's means, the loss and validation are fp32; the first loss differs by rounding."""
+    both, dtypes = [], set()
+    for precision in ("fp32", "bf16"):
+        recipe = Recipe("cnn", "cross_entropy", folder, "cpu", precision=precision)
+        state = new_state(ready := recipe.setup(), job(EVERYTHING, tmp_path))
+        state.network.register_forward_hook(lambda module, images, found: dtypes.add((module.training, found.dtype)))
+        loop.train_epoch(state, ready.data, torch.Generator().manual_seed(1))
+        tensors = [*state.network.state_dict().values(), *(one for group in state.update.groups for one in group.state)]
+        assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
+        both.append(state.first_loss)
+    floats = {(True, torch.float32), (False, torch.float32)}
+    assert dtypes == floats | {(True, torch.bfloat16)}
+    assert both[0] != both[1] == pytest.approx(both[0], rel=0.03)
 
 
 # -- what is read of a checkpoint --------------------------------------------------------------------------------
@@ -318,15 +338,21 @@ KNOWN |= {"dropout": 0.3, "learning_rate": 3e-3, "schedule": "cosine", "batch_si
 GRU: Params = {"cell": "gru", "hidden_size": 48, "learning_rate": 0.01, "batch_size": 64, "epochs": 8}
 
 
+@PRECISIONS
 @pytest.mark.parametrize(("model", "params", "accuracy"), [("cnn", KNOWN, 0.98), ("rnn", GRU, 0.95)])
-def test_known_configurations_learn_digits(tmp_path: Path, model: str, params: Params, accuracy: float) -> None:
-    recipe = Recipe(model, "cross_entropy", digits(tmp_path / "digits"), "cpu")
+def test_known_configurations_learn_digits(
+    tmp_path: Path, model: str, params: Params, accuracy: float, precision: str
+) -> None:
+    recipe = Recipe(model, "cross_entropy", digits(tmp_path / "digits"), "cpu", precision=precision)
     last = trained(recipe(), params, tmp_path)[-1]
     assert score(recipe.setup(), params, checkpoints.path(tmp_path, "made-up", last.epoch))["test_accuracy"] >= accuracy
 
 
-def test_regression_beats_the_mean_predictor_and_answers_in_the_unit_of_its_targets(tmp_path: Path) -> None:
-    recipe = Recipe("cnn", "squared_error", slopes(tmp_path / "slopes"), "cpu")
+@PRECISIONS
+def test_regression_beats_the_mean_predictor_and_answers_in_the_unit_of_its_targets(
+    tmp_path: Path, precision: str
+) -> None:
+    recipe = Recipe("cnn", "squared_error", slopes(tmp_path / "slopes"), "cpu", precision=precision)
     params = {"blocks": 1, "channels": 8, "learning_rate": 0.01, "epochs": 8}
     *_, last = recipe()(job(params, tmp_path))
     assert last.metrics["val_r2"] > 0.8

@@ -263,7 +263,7 @@ def saved_bytes(net: nn.Module, shape: Shape, batch: int) -> int:
 def test_a_step_is_timed_at_its_own_batch_size_with_the_clock_it_is_given() -> None:
     now = iter(range(0, 1_000, 5))
     timed = time_step("cnn", (1, 8, 8), 10, clock=lambda: float(next(now)))
-    assert timed({"batch_size": 4, "blocks": 1, "optimizer": "rmsprop"}) == 5.0
+    assert timed({"batch_size": 4, "blocks": 1, "optimizer": "rmsprop"}, "bf16") == 5.0
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -204,12 +204,14 @@ def test_nan_equals_nan_and_zero_is_not_minus_zero() -> None:
 # -- refit, on digits ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def searched(tmp_path: Path) -> Result:
+@pytest.fixture(params=["fp32", "bf16"])
+def searched(tmp_path: Path, request: pytest.FixtureRequest) -> Result:
     """A study of one tiny network on digits, without MLflow."""
     space = {"blocks": 1, "channels": 4, "dense_units": 16, "learning_rate": 0.02, "batch_size": 64, "epochs": 2}
     given = {"name": "tiny", "data": "digits", "search_space": space, "budget": {"trials": 1}, "workers": 1}
-    (tmp_path / "study.yaml").write_text(json.dumps({**given, "tracking": False, "device": "cpu"}))
+    (tmp_path / "study.yaml").write_text(
+        json.dumps({**given, "tracking": False, "device": "cpu", "precision": request.param})
+    )
     spec = api.load(tmp_path / "study.yaml")
     return with_engine(run(spec, RunOptions(tmp_path, publish=False)), "inline")
 

@@ -107,7 +107,7 @@ RECURRENT: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
 
 def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """What hpo's own loop comes to: metrics of val and test, and the weights."""
-    recipe = Recipe(won.model, won.loss, won.dataset.folder, "cpu", won.class_weights)
+    recipe = Recipe(won.model, won.loss, won.dataset.folder, "cpu", won.class_weights, precision=won.precision)
     report = next(each for each in recipe()(job(won.params, folder, seed=won.seed)) if each.epoch == won.epoch)
     report.save(folder / "last.ckpt")
     metrics = {name: value for name, value in report.metrics.items() if name.startswith("val_")}
@@ -160,8 +160,10 @@ def test_a_regression_is_repeated_in_the_targets_own_unit(tmp_path: Path) -> Non
     check_the_same(source_of(slopes(tmp_path / "data", 80), TINY, loss="squared_error"), tmp_path)
 
 
-def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Path) -> None:
-    won = source_of(digits(tmp_path / "data"), {**TINY, "channels": 8, "batch_size": 64, "dropout": 0.2})
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Path, precision: str) -> None:
+    params = {**TINY, "channels": 8, "batch_size": 64, "dropout": 0.2}
+    won = source_of(digits(tmp_path / "data"), params, precision=precision)
     expected, weights = trained(won, tmp_path)
     path = best.write_files(won, tmp_path / "alone")
     program = "import sys, runpy; sys.modules['hpo'] = None; sys.argv = ['train.py']; "

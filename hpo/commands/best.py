@@ -62,6 +62,7 @@ class ScriptSource:
     loss: str
     class_weights: bool
     dataset: Dataset
+    precision: str = "fp32"
 
 
 def write_script(result: Result, folder: Path) -> Path:
@@ -73,7 +74,7 @@ def write_script(result: Result, folder: Path) -> Path:
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
     title = f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}"
     seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
-    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, dataset), folder)
+    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, dataset, spec.precision), folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -126,6 +127,7 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
     yield f"LOSS = {literal(source.loss)}  # or squared_error"
     yield f"CLASS_WEIGHTS = {source.class_weights}  # weigh every class the same, however many images it has"
+    yield f"PRECISION = {literal(source.precision)}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
         yield f"{name.upper()} = {literal(setting(source.params, TRAINING, name))}  # {known.doc}"

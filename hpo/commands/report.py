@@ -74,7 +74,7 @@ def study_facts(spec: StudySpec) -> dict[str, str]:
     limits += [f"{budget.patience:,} epochs without a new best"] if budget.patience is not None else []
     return {
         "Data": spec.data.source if spec.data is not None else "the trainer's own",
-        "Model": spec.train or spec.model,
+        "Model": (spec.train or spec.model) + (f", trained in {spec.precision}" if spec.precision != "fp32" else ""),
         "Budget": ", ".join(limits) or "the whole grid",
         "Early stopping": spec.early_stopping.type if spec.early_stopping else "none",
     }

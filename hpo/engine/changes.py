@@ -40,7 +40,7 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
     before, space = journal.get("study"), journal.get("space")
     if before is None or space is None:
         return
-    old, new = json.loads(before), json.loads(json.dumps(spec.fixed()))
+    old, new = ({"precision": "fp32", **one} for one in (json.loads(before), json.loads(json.dumps(spec.fixed()))))
     starts = [one for one in old["start_with"] if not spec.space.conflicts(one) and spec.admits(one)]
     grown = {
         "constraints": all(one in new["constraints"] for one in old["constraints"]),

@@ -109,7 +109,7 @@ def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
     data, split = (dataset.folder, dataset.split) if dataset is not None else (None, None)
     folder = spec.path.parent.resolve() if spec.path is not None else None
     own = spec.class_weights, spec.train, folder
-    return Recipe(spec.model, spec.loss, data or Path(), device, *own, split=split)
+    return Recipe(spec.model, spec.loss, data or Path(), device, *own, split=split, precision=spec.precision)
 
 
 def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Components:
@@ -119,6 +119,7 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         loss=spec.loss,
         class_weights=spec.class_weights,
         user_code=user_code(spec),
+        precision=spec.precision,
     )
     return Components(spec, dataset, placement, numerics | ({"split": dataset.split} if dataset is not None else {}))
 

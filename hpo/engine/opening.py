@@ -339,7 +339,7 @@ def environments(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: 
 def recorded_environment(components: Components) -> Environment:
     """What to look at when two runs differ."""
     spec = components.spec
-    about = {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16]}
+    about = {"study_file": digest([spec.text, spec.space_text, spec.sets])[:16], "precision": spec.precision}
     if components.dataset is not None:
         about["images"] = components.dataset.counted
     return provenance.environment(components.numerics) | about

@@ -242,7 +242,8 @@ def as_counted(spec: StudySpec, journal: Journal) -> StudySpec:
 
 def as_run(spec: StudySpec, folders: Folders, journal: Journal) -> StudySpec:
     """The spec with the search space of the study's last run, as what counts depends on it. Warns where they differ."""
-    before, now = json.loads(journal.get("study") or "{}"), json.loads(json.dumps(spec.fixed()))
+    both = json.loads(journal.get("study") or "{}"), json.loads(json.dumps(spec.fixed()))
+    before, now = ({"precision": "fp32", **one} for one in both)
     file_space = json.dumps(spec.space.record())
     space = json.loads(journal.get("space") or file_space)
     if space != json.loads(file_space):

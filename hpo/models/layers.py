@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hpo.formatting import columns, count
+
 Shape = tuple[int, ...]
 
 FLOAT_BYTES: Final = 4
@@ -330,3 +332,13 @@ def _saves_input(layer: Layer | None) -> bool:
             return True
         case _:
             return False
+
+
+def layer_table(network: Summary) -> list[str]:
+    """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
+    cells = [("input", "x".join(map(str, network.shape)), "", "")]
+    for row in network.rows:
+        parameters = count(row.parameters, "parameter") if row.parameters else ""
+        work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
+        cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
+    return columns(cells, left=(0, 1))

@@ -30,6 +30,7 @@ SEED = 0  # names every random stream: weights, order of the images, dropout, au
 UNTIL = 5  # train to the end of this epoch
 LOSS = "cross_entropy"  # or squared_error
 CLASS_WEIGHTS = False  # weigh every class the same, however many images it has
+PRECISION = "fp32"  # of training steps; bf16: autocast
 REGRESSION = False  # targets are numbers, not classes
 OPTIMIZER = "adam"  # the rule that turns gradients into updates
 LEARNING_RATE = 0.003
@@ -285,8 +286,7 @@ def loss(outputs: Tensor, targets: Tensor, data: Data, training: bool) -> Tensor
 def evaluate(network: nn.Module, data: Data, split: str) -> dict[str, float]:
     """The metrics of a split by name: {"val_loss": ..., ...}; none of an empty one."""
     network.eval()
-    rows = data.rows[split]
-    if len(rows) == 0:
+    if len(rows := data.rows[split]) == 0:
         return {}
     outputs = torch.cat([network(data.standardized(some)) for some in torch.split(rows, 256)])
     targets = data.targets[rows]
@@ -329,8 +329,7 @@ def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> tor
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     match OPTIMIZER:
         case "sgd":
-            nesterov = NESTEROV and MOMENTUM > 0
-            return torch.optim.SGD(groups, LEARNING_RATE, momentum=MOMENTUM, nesterov=nesterov, fused=True)
+            return torch.optim.SGD(groups, LEARNING_RATE, MOMENTUM, nesterov=NESTEROV and MOMENTUM > 0, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(groups, LEARNING_RATE, alpha=RMS_DECAY, momentum=MOMENTUM, foreach=True)
         case "adam":
@@ -365,8 +364,10 @@ def train(data: Data, device: torch.device) -> nn.Module:
         network.train()
         total = torch.zeros((), device=device)
         for done, batch in enumerate(batches):
-            outputs = network(augmented(data.standardized(batch), generator))
-            value = loss(outputs, data.targets[batch], data, training=True)
+            images = augmented(data.standardized(batch), generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=PRECISION == "bf16"):
+                outputs = network(images)
+            value = loss(outputs.float(), data.targets[batch], data, training=True)
             optimizer.zero_grad()
             torch.autograd.backward(penalized(value, weights))
             if CLIP > 0:

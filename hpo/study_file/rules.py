@@ -130,6 +130,9 @@ def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.prefix_safe is not None and spec.train is None:
         rule = "is for a training function of your own, and train is not given"
         mistakes.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
+    if spec.precision != "fp32" and spec.train is not None:
+        rule = "is for hpo's own training, and train names another"
+        mistakes.note(*_at(spec, "precision"), rule, spec.precision, "drop it, and set it in your code")
 
 
 def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -167,7 +170,7 @@ RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = 
     _data: ("data", "train"),
     _loss: ("data", "loss", "train", "class_weights"),
     _metric: ("data", "loss", "train", "metric"),
-    _trainer: ("train", "prefix_safe"),
+    _trainer: ("train", "prefix_safe", "precision"),
     _stopping: ("search_space", "early_stopping"),
     _budget: ("search_space", "budget"),
     _execution: ("execution", "workers"),

@@ -214,6 +214,7 @@ class StudySpec:
     device: str = option(
         text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1"), "auto", "auto, cpu, cuda, cuda:1"
     )
+    precision: Literal["fp32", "bf16"] = option(one_of("fp32", "bf16"), "fp32", "of training steps: fp32 or bf16")
     execution: Execution = option(Record(Execution, "execution", short="engine"), Execution(), "where trials run")
     seed: int = option(_SEED, 0, "seed of the search")
     training_seed: int | None = option(_SEED, None, "seed of SGD and of the split; default: seed")
@@ -266,6 +267,7 @@ class StudySpec:
         return {
             "training_seed": self.base_seed,
             **{name: getattr(self, name) for name in same},
+            **({"precision": self.precision} if self.precision != "fp32" else {}),  # as journals without it mean fp32
             "data": None if self.data is None else {**asdict(self.data), "source": self.source(self.data)},
             "metric": {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at},
             "constraints": [constraint.text for constraint in self.constraints],

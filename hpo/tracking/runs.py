@@ -322,7 +322,8 @@ def comparison_run(info: ComparisonInfo, histories: Sequence[History], statuses:
 
 def common_tags(history: History, kind: str) -> dict[str, str]:
     tracked, environments = history.tracked, history.study.environments
-    commit = environments[-1].get("commit") if environments else None
+    now = environments[-1] if environments else {}
+    found = {"mlflow.source.git.commit": now.get("commit"), "hpo.precision": now.get("precision")}
     return {
         "hpo.kind": kind,
         **study_tags(tracked.name, tracked.strategy, tracked.seed),
@@ -330,7 +331,7 @@ def common_tags(history: History, kind: str) -> dict[str, str]:
         "mlflow.user": tracked.user,
         "mlflow.source.name": tracked.source,
         "mlflow.source.type": "LOCAL",
-    } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
+    } | {tag: str(value) for tag, value in found.items() if value}
 
 
 def study_tags(name: str, strategy: str, seed: int) -> dict[str, str]:

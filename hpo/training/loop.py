@@ -25,7 +25,7 @@ from hpo.training.augment import augmented
 from hpo.training.evaluation import evaluate
 from hpo.training.metrics import Loss
 from hpo.training.optimizers import Update
-from hpo.training.setup import DeviceData, Setup, streams
+from hpo.training.setup import DeviceData, Setup, forward, streams
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class TrainingState:
     loss: Loss
     places: probes.Places
     batch_size: int
+    precision: str
     epoch: int = 0
     first_loss: float = 0.0  # of the very first step
     high_epochs: int = 0  # so many in a row had a loss above what DIVERGED allows
@@ -89,7 +90,7 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
     sizes = batch_sizes(len(data.splits["train"]), state.batch_size)
     losses: list[Tensor] = []
     for images, targets in batches(state, data, sizes, generator):
-        loss = state.loss(network(images), targets)
+        loss = state.loss(forward(network, images, state.precision), targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it out
         if gradients.due(len(losses), len(sizes)):
             gradients.add()
@@ -128,6 +129,7 @@ def new_state(ready: Setup, job: Job) -> TrainingState:
         loss=replace(ready.loss, smoothing=float(setting(job.params, TRAINING, "label_smoothing"))),
         places=probes.probe_places(network, ours=ready.function is None),
         batch_size=int(setting(job.params, TRAINING, "batch_size")),
+        precision=ready.precision,
     )
 
 

@@ -31,7 +31,7 @@ class Recipe:
 
     data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
     folder: the study file's, for a user's own modules; split: of the data, None for the one saved first. A job may ask
-    for another split: the worker keeps each that it has met.
+    for another split: the worker keeps each that it has met. precision: of the training steps; all else is fp32.
     """
 
     model: str
@@ -44,6 +44,7 @@ class Recipe:
     threads: int = 1
     dataset: Dataset | None = None
     split: int | None = None
+    precision: str = "fp32"
 
     def __call__(self) -> Train:
         """Raises BadInput for a user's module that does not import."""
@@ -78,7 +79,9 @@ class Recipe:
         data = to_device(self.open_data(), torch.device(self.device), images)
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
-        return Setup(self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights))
+        return Setup(
+            self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights), self.precision
+        )
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
