@@ -22,7 +22,7 @@ from hpo import api
 from hpo.cli.summary import best_lines, exit_code, result_json, status_table
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
-from hpo.commands.compare import as_read, confirm_finalists
+from hpo.commands.confirm import as_read, confirm_finalists
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import best_so_far
 from hpo.core import (

@@ -13,7 +13,7 @@ from studied import TINY, TRAINER, Place
 
 from hpo import api, provenance
 from hpo.cli.summary import exit_code, status_json
-from hpo.commands import best, compare, predict, reproduce
+from hpo.commands import best, compare, confirm, predict, reproduce
 from hpo.commands.report import study_report
 from hpo.commands.run import RunOptions, run
 from hpo.commands.sync import tracked_study
@@ -65,7 +65,7 @@ USES: dict[str, Callable[[Result, Path], object]] = {
         replace(result.spec, compare=replace(result.spec.compare, strategies=("bayesian", "random"), seeds=1)),
         RunOptions(folder),
     ),
-    "confirm": lambda result, folder: compare.run_confirmation(result.spec, folder, 1, 1),
+    "confirm": lambda result, folder: confirm.run_confirmation(result.spec, folder, 1, 1),
     "refit": lambda result, folder: best.refit(result, {}),
     "reproduce": lambda result, folder: reproduce.reproduce(result, 0),
 }
@@ -139,12 +139,12 @@ def test_what_only_reads_goes_on_with_the_data_of_the_study_and_warns(
 def test_a_fresh_study_and_its_confirmation_take_the_new_data(tmp_path: Path) -> None:
     write_data(tmp_path, 60, 2)
     old = on_data(tmp_path, budget={"trials": 1})
-    compare.run_confirmation(old.spec, tmp_path, 1, 1)
+    confirm.run_confirmation(old.spec, tmp_path, 1, 1)
     write_data(tmp_path, 60, 2, 210)
     fresh = run(old.spec, RunOptions(tmp_path, publish=False, fresh=True))
     assert fresh.study.environments[-1]["data"] != old.study.environments[-1]["data"]
     assert fresh.best.params == old.best.params, "so that the same points are confirmed"
-    assert compare.run_confirmation(old.spec, tmp_path, 1, 1)[-1].endswith(SAME_SPLIT)
+    assert confirm.run_confirmation(old.spec, tmp_path, 1, 1)[-1].endswith(SAME_SPLIT)
 
 
 # -- the user's code -----------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_code_that_was_edited_is_refused_until_it_is_accepted(place: Place) -> N
     spec = place.spec(search_space=SPACE, budget={"trials": 4})
     for use, when in (
         (lambda: run(spec, place.options), ", in more than comments and layout"),
-        (lambda: compare.run_confirmation(spec, place.folder, 1, 1), r" since trial \d was trained"),
+        (lambda: confirm.run_confirmation(spec, place.folder, 1, 1), r" since trial \d was trained"),
     ):
         with pytest.raises(Conflict, match=f"code of studied_trainer:train has changed{when}"):
             use()
@@ -209,7 +209,7 @@ def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_ed
         lambda: edited.predict(images),
         lambda: predict.trained(read_result(spec, tmp_path)),
         lambda: best.refit(edited, {}),
-        lambda: compare.run_confirmation(spec, tmp_path, 2, 1),
+        lambda: confirm.run_confirmation(spec, tmp_path, 2, 1),
     ]
     for use in uses:
         with pytest.raises(Conflict, match=OTHER_CODE):

@@ -1,5 +1,6 @@
 """Compare and confirm as whole studies: what is run, what is reused, what is refused."""
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -7,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studied import SPACE, TINY, TRAINER, Place
+from studied import SPACE, TINY, TRAINER, Place, hpo
 
 from hpo import api, provenance
 from hpo.commands import compare as compare_command
+from hpo.commands import confirm as confirm_command
 from hpo.commands.compare import (
     Compared,
     compare_strategies,
-    confirm_finalists,
-    confirming,
-    fresh_values,
+    compare_studies,
     studies,
     total_epochs,
 )
+from hpo.commands.confirm import confirm_finalists, confirming, fresh_values, run_confirmation
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.text import confirmation_lines
@@ -133,6 +134,52 @@ def test_rivals_are_compared_with_bayesian_but_not_ranked_and_every_verb_knows_t
     assert [one.strategy for one in comparison.rivals] == ["tpe"]
     assert (comparison.beside[0].a, comparison.beside[0].b) == ("bayesian", "tpe")
     assert comparison.scope.endswith("; random, grid and tpe with asha")
+
+
+def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tmp_path: Path) -> None:
+    one = {**PICTURES, "name": "one", "strategy": "random", "compare": {"seeds": 2}, "budget": {"total_epochs": 6}}
+    two = {
+        **one,
+        "name": "two",
+        "strategy": "bayesian",
+        "search_space": {"blocks": 0, "dense_units": [2, 4, 8], "epochs": 2},
+    }
+    for study in (one, two):
+        (tmp_path / f"{study['name']}.yaml").write_text(json.dumps(study))
+    told = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--json")
+    said = json.loads(told.stdout)
+    assert [row["strategy"] for row in said["strategies"]] == ["one", "two"]
+    assert [(pair["a"], pair["b"]) for pair in said["pairs"]] == [("one", "two")]
+    assert "two: bayesian with built-in prior." in said["notes"]
+    for seed in (0, 1):
+        states = [
+            Study(read_events(tmp_path / "studies" / where / "journal.db"))
+            for where in (f"one/random-{seed}", f"two/bayesian-{seed}")
+        ]
+        assert {state.epochs for state in states} == {6}
+        assert len({state.environments[-1]["data"] for state in states}) == 1, "one split"
+        best = [
+            max(max(report.metrics["val_accuracy"] for report in trial.reports) for trial in state.trials)
+            for state in states
+        ]
+        assert [row["values"][seed] for row in said["strategies"]] == pytest.approx(best)
+    again = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--json", "--no-rescore")
+    assert json.loads(again.stdout)["pairs"] == said["pairs"], "nothing is trained twice"
+
+
+def test_studies_that_cannot_be_paired_are_refused_with_all_reasons(tmp_path: Path) -> None:
+    one = api.load(PICTURES)
+    other = api.load(
+        {**PICTURES, "metric": {"name": "val_loss", "goal": "minimize"}, "data": {"source": "digits", "limit": 130}}
+    )
+    with pytest.raises(BadInput) as refused:
+        compare_studies(one, other, RunOptions(tmp_path))
+    assert [str(mistake) for mistake in refused.value.mistakes] == [
+        "study name: must not be that of tiny too, got tiny; give one of them another",
+        "study metric: must be that of tiny (val_accuracy, maximize, at last), got val_loss, minimize, at last; make them the same",
+        "study data: must be those of tiny (120 images in 10 classes), in the same splits, got 130 images in 10 classes; name the same in both",
+    ]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_budget_in_trials_is_turned_into_epochs_at_their_mean_length(place: Place) -> None:
@@ -349,7 +396,7 @@ def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: 
     def stopped(specs: Any, options: RunOptions) -> list[Result]:
         return [replace(one, stopped_by=2 * (one.spec.strategy == "confirm")) for one in real(specs, options)]
 
-    monkeypatch.setattr(compare_command, "run_all", stopped)
+    monkeypatch.setattr(confirm_command, "run_all", stopped)
     with pytest.raises(Stopped):
         compared(place, rescore=True)
 
@@ -437,7 +484,7 @@ def test_other_data_code_or_versions_are_other_repetitions(place: Place, monkeyp
 
 def test_of_a_split_that_hpo_did_not_make_nothing_is_said(place: Place) -> None:
     place.run(budget={"trials": 2})
-    assert "split" not in compare_command.run_confirmation(place.spec(), place.folder, 2, 2)[-1]
+    assert "split" not in run_confirmation(place.spec(), place.folder, 2, 2)[-1]
 
 
 def test_a_repetition_that_fails_has_an_outcome_for_a_value(place: Place) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import hpo
-from hpo.commands.compare import confirm_finalists
+from hpo.commands.confirm import confirm_finalists
 from hpo.commands.report import export_optuna
 from hpo.commands.run import RunOptions
 from hpo.core import State

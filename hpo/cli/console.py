@@ -248,10 +248,10 @@ class ComparisonProgress:
         self.trained = self.charged = 0  # epochs of this run
         self._ended = 0  # trials
         self._began = time.monotonic()
-        self._searches: dict[str, Search] = {}
+        self._searches: dict[int, Search] = {}  # by identity: two study files have studies of one name
 
     def receive(self, search: Search, event: Event) -> None:
-        self._searches[search.name] = search
+        self._searches[id(search)] = search
         if isinstance(event, Reported):
             self.charged += 1
             self.trained += not event.reused

@@ -6,10 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from hpo.cli.options import PATH, Request, StudyVerb, echo
 from hpo.errors import BadInput, Mistake, NoResult
@@ -119,6 +121,7 @@ def run(
 
 
 @cli.command(cls=StudyVerb)
+@click.argument("first", type=PATH, required=False, metavar="[STUDY]")
 @click.option("--strategies", metavar="A,B,...", help="Which to compare [the file's].")
 @click.option("--seeds", type=click.IntRange(min=1), help="Studies of each strategy [the file's].")
 @click.option("--margin", type=float, help="Differences below are practically equal [the file's].")
@@ -129,6 +132,7 @@ def run(
 @JSON
 def compare(
     request: Request,
+    first: Path | None,
     strategies: str | None,
     seeds: int | None,
     margin: float | None,
@@ -138,13 +142,19 @@ def compare(
     no_rescore: bool,
     as_json: bool,
 ) -> None:
-    """Compare search strategies on these data. Equal epochs, paired seeds, confidence intervals."""
+    """Compare search strategies on these data, or two study files. Equal epochs, paired seeds, confidence intervals."""
     names = strategies or request.strategy
     values = {"strategies": names and f"[{names}]", "seeds": seeds, "margin": margin}
-    flags = {f"compare.{name}": value for name, value in values.items()}
-    spec = request.spec({"strategy": None, **flags, "workers": workers, "device": device})
+    flags: dict[str, object] = {"strategy": None, "workers": workers, "device": device}
+    flags |= {f"compare.{name}": value for name, value in values.items()}
+    other = None
+    if first is not None:
+        alone = click.get_current_context().get_parameter_source("study") is ParameterSource.DEFAULT
+        other = None if alone else request.spec(flags)
+        request = replace(request, study=first)
+    spec = request.spec(flags)
     from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
-    from hpo.commands.compare import compare_strategies, deliver
+    from hpo.commands.compare import compare_strategies, compare_studies, deliver
     from hpo.commands.run import RunOptions
     from hpo.comparison import text
 
@@ -152,7 +162,10 @@ def compare(
     progress = ComparisonProgress(spec, terminal)
     options = RunOptions(request.folder(spec), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS):
-        compared = compare_strategies(spec, options, not no_rescore)
+        if other is None:
+            compared = compare_strategies(spec, options, not no_rescore)
+        else:
+            compared = compare_studies(spec, other, options, not no_rescore)
     deliver(spec, compared)
     if as_json:
         click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
@@ -171,7 +184,7 @@ def compare(
 def confirm(request: Request, top: int, seeds: int) -> None:
     """Retrain the finalists with fresh seeds. How much of the lead was luck, and which smallest model is as good."""
     spec = request.spec()
-    from hpo.commands.compare import run_confirmation
+    from hpo.commands.confirm import run_confirmation
 
     for line in run_confirmation(spec, request.folder(spec), top, seeds):
         echo(line)

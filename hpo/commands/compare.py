@@ -1,4 +1,4 @@
-"""`hpo compare` and `hpo confirm`: what is trained to compare strategies, or the best points of one study.
+"""`hpo compare`: what is trained to compare strategies, or two study files.
 
 Strategies x seeds on the same data by one driver, sharing trainings, each charged as if alone.
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -17,26 +16,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpo import provenance
+from hpo.commands.confirm import Finalists, as_read, fresh_values
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve, having_values
-from hpo.comparison.statistics import Confirmation, Finalist, confirm
-from hpo.comparison.text import confirmation_lines
-from hpo.core import EPOCHS, BestSoFar, Event, Goal, Outcome, Params, Reported, Scored, State, Study, Trial, digest
+from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve
+from hpo.core import BestSoFar, Event, Reported, Scored, Study, Trial
+from hpo.data.dataset import load_dataset
 from hpo.engine import components
-from hpo.engine.changes import load_data
 from hpo.engine.opening import in_epochs
-from hpo.engine.result import Result, read_result
-from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, NoResult, Stopped
+from hpo.engine.result import Result
+from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, Stopped
 from hpo.files import replace_file
 from hpo.formatting import count, listed
 from hpo.journal import Journal, read_events
-from hpo.models import families
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
-from hpo.strategies.points import CONFIRM, RANDOM_X2, WITH_ASHA, Point, frozen
+from hpo.strategies.points import RANDOM_X2, WITH_ASHA, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
@@ -47,7 +43,6 @@ DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison i
 log = logging.getLogger(__name__)
 
 Best = tuple[Result, Trial]  # a study and its best trial, as that was at the budget
-Finalists = tuple[StudySpec, Mapping[str, object], list[Params]]  # a study, its environment, its points to train again
 
 
 @dataclass(frozen=True)
@@ -66,17 +61,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     """
     specs, budget = studies(spec), total_epochs(spec)
     refuse_unfair(spec, specs)
-    results = run_all(specs, replace(options, max_running=1, publish=False, group=title(spec)))
-    if stopped := max(result.stopped_by for result in results):
-        raise Stopped(stopped)
-    fresh: dict[str, dict[Reading, list[Repetition]]] = {}
-    if rescore:
-        best = best_trials(results, budget)
-        for result, trial in best:
-            result.refuse_other_code(trial)
-        score_on_test(best)
-        fresh = fresh_scores(best, options)
-    curves = [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
+    results, curves = trained(specs, replace(options, group=title(spec)), budget, rescore)
     comparison = compare(
         [one for one in curves if one.strategy in spec.compare.strategies],
         spec.goal,
@@ -88,6 +73,66 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
     )
     comparison = replace(comparison, notes=(*comparison.notes, *notes(spec, results)))
     return Compared(comparison, results, write_report(spec, results[0], comparison))
+
+
+def compare_studies(spec: StudySpec, other: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
+    """Two study files, each by its own strategy, seed by seed on one split, with the budget and the seeds of the first.
+
+    Raises BadInput where they cannot be paired, and Stopped.
+    """
+    budget, sides = total_epochs(spec), (spec, replace(other, seed=spec.seed))
+    refuse_unpaired(*sides)
+    refuse_unfair(spec, sides)
+    options = replace(options, group=f"compare {spec.name}, {other.name} over {spec.compare.seeds} seeds")
+    results: list[Sequence[Result]] = []
+    curves: list[Curve] = []
+    for side in sides:
+        specs = [seeded(side, side.strategy, offset, budget) for offset in range(spec.compare.seeds)]
+        own, drawn = trained(specs, options, budget, rescore)
+        results.append(own)
+        curves += [replace(one, strategy=side.name) for one in drawn]
+    comparison = compare(curves, spec.goal, budget, spec.compare.margin, scope=scope(spec, results[0]))
+    said = [f"{side.name}: {ran_with([side]).removeprefix('; ') or side.strategy}." for side in sides]
+    said += [note for side, own in zip(sides, results, strict=True) for note in notes(side, own)]
+    comparison = replace(comparison, notes=(*comparison.notes, *said))
+    return Compared(comparison, results[0], write_report(spec, results[0][0], comparison))
+
+
+def refuse_unpaired(spec: StudySpec, other: StudySpec) -> None:
+    """Only studies of the same images, in the same splits, by the same metric can be paired. Raises BadInput."""
+    mistakes, first = [], spec.path or spec.name
+    if spec.name == other.name:
+        rule = f"must not be that of {first} too"
+        mistakes.append(Mistake(other.place("name"), rule, other.name, "give one of them another"))
+    ours, theirs = (f"{metric.name}, {metric.goal}, at {metric.at}" for metric in (spec.metric, other.metric))
+    if ours != theirs:
+        mistakes.append(
+            Mistake(other.place("metric"), f"must be that of {first} ({ours})", theirs, "make them the same")
+        )
+    data = [load_dataset(one.data, one.base_seed) if one.data is not None else None for one in (spec, other)]
+    if None in data or len({one.digest for one in data if one is not None}) > 1:
+        said = [one.counted if one is not None else "the trainer's own" for one in data]
+        rule = f"must be those of {first} ({said[0]}), in the same splits"
+        mistakes.append(Mistake(other.place("data"), rule, said[1], "name the same in both"))
+    if mistakes:
+        raise BadInput(*mistakes)
+
+
+def trained(
+    specs: Sequence[StudySpec], options: RunOptions, budget: int, rescore: bool
+) -> tuple[Sequence[Result], list[Curve]]:
+    """Studies brought to their ends, and the learning curve of each, with the scores of its best trial. Raises Stopped."""
+    results = run_all(specs, replace(options, max_running=1, publish=False))
+    if stopped := max(result.stopped_by for result in results):
+        raise Stopped(stopped)
+    fresh: dict[str, dict[Reading, list[Repetition]]] = {}
+    if rescore:
+        best = best_trials(results, budget)
+        for result, trial in best:
+            result.refuse_other_code(trial)
+        score_on_test(best)
+        fresh = fresh_scores(best, options)
+    return results, [read_curve(result, fresh.get(result.folders.run.name)) for result in results]
 
 
 def scope(spec: StudySpec, results: Sequence[Result]) -> str:
@@ -135,16 +180,21 @@ def studies(spec: StudySpec) -> list[StudySpec]:
         names = [WITH_ASHA.get(name, name) for name in names]
     names += [RANDOM_X2] if "random" in spec.compare.strategies else []
     return [
-        replace(
-            spec,
-            strategy=name,  # type: ignore[arg-type]  # no file can name some of them
-            seed=spec.seed + offset,
-            metric=replace(spec.metric, target=None),
-            budget=Budget(total_epochs=2 * budget if name == RANDOM_X2 else budget),
-        )
+        seeded(spec, name, offset, 2 * budget if name == RANDOM_X2 else budget)
         for offset in range(spec.compare.seeds)
         for name in names
     ]
+
+
+def seeded(spec: StudySpec, strategy: str, offset: int, budget: int) -> StudySpec:
+    """One study of a comparison: so many seeds after the file's, with its budget in epochs and no target."""
+    return replace(
+        spec,
+        strategy=strategy,  # type: ignore[arg-type]  # no file can name some of them
+        seed=spec.seed + offset,
+        metric=replace(spec.metric, target=None),
+        budget=Budget(total_epochs=budget),
+    )
 
 
 def shown(spec: StudySpec) -> str:
@@ -170,7 +220,7 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         place, rule = spec.place("compare.strategies"), "must be two or more, to compare anything"
         mistakes.append(Mistake(place, rule, spec.compare.strategies[0], "write [bayesian, random]"))
     budget = total_epochs(spec)
-    longest = spec.space.longest
+    longest = max(one.space.longest for one in specs)
     if budget < longest:
         rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
         key = "total_epochs" if "budget.total_epochs" in spec.places else "trials"
@@ -252,11 +302,6 @@ def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[
     return scores
 
 
-def as_read(goal: Goal, trial: Trial) -> Params:
-    """What to train to have this trial again as it is read."""
-    return {**trial.params, EPOCHS: goal.length(trial)}
-
-
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
     """What of the budget was ignored, and the studies of which an earlier `run` trained several trials at a time."""
     ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
@@ -287,90 +332,3 @@ def deliver(spec: StudySpec, compared: Compared) -> None:
         sync_these(spec, [result.folders for result in compared.results], patience, title(spec))
     except HpoError as error:
         log.warning("%s", error)
-
-
-# -- confirm
-
-
-def fresh_values(
-    finalists: Sequence[Finalists], seeds: int, options: RunOptions
-) -> list[dict[Point, list[Repetition]]]:
-    """For each study, its points' repetitions with `seeds` fresh training seeds."""
-    specs = [confirming(*one, seeds) for one in finalists]
-    results = run_all(specs, replace(options, trials=None, fresh=False, publish=False))
-    if stopped := max(result.stopped_by for result in results):
-        raise Stopped(stopped)
-    return [values_of(result, seeds) for result in results]
-
-
-def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequence[Params], seeds: int) -> StudySpec:
-    """A study that trains the points again, on the split of the study they come from.
-
-    trained_on: that study's environment. With anything else that its values depend on they are another study of
-    repetitions, by its seed, so that none is ever refused as changed.
-    """
-    unique = tuple({frozen(params): dict(params) for params in points}.values())
-    again = replace(
-        spec,
-        strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
-        start_with=unique,
-        seed=0,
-        training_seed=spec.base_seed,
-        early_stopping=None,
-        budget=Budget(trials=len(unique) * seeds),
-        metric=replace(spec.metric, target=None),
-    )
-    trainer = [provenance.TRAINER, provenance.version("torch"), components.user_code(spec)]
-    name = digest([again.fixed(), spec.space.record(), trained_on.get("data"), *trainer])
-    return replace(again, seed=int(name[:8], 16))
-
-
-def values_of(result: Result, seeds: int) -> dict[Point, list[Repetition]]:
-    goal = replace(result.spec.goal, epochs=())  # each is read at the length it was given
-    values: dict[Point, list[Repetition]] = {frozen(params): [] for params in result.spec.start_with}
-    for trial in result.study.with_state(State.COMPLETE, State.FAILED):
-        if trial.repeat <= seeds:
-            value = goal.value(trial) if trial.state is State.COMPLETE else trial.outcome
-            values[frozen(trial.params)].append(Outcome.NAN if value is None else value)
-    return values
-
-
-def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
-    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no epoch counts yet."""
-    goal = result.spec.goal
-    best: dict[Point, Trial] = {}
-    for trial in goal.ranked(result.study.trials):
-        if goal.counted(trial):
-            best.setdefault(frozen(as_read(goal, trial)), trial)  # trials of other `epochs` may be read at the same one
-    if not best:
-        raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
-    top_trials, same = list(best.values())[:top], result.study.environments[-1]
-    for trial in top_trials:
-        result.refuse_other_code(trial)
-    (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
-    finalists = [finalist(result, trial, fresh[frozen(as_read(goal, trial))]) for trial in top_trials]
-    if not any(one.fresh for one in finalists):
-        outcomes = listed(sorted({outcome for one in finalists for outcome in one.failed}))
-        raise NoResult(f"{result.folders.run}: every repetition failed ({outcomes}), so nothing is confirmed")
-    return confirm(finalists, goal)
-
-
-def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:
-    failed = tuple(one for one in again if isinstance(one, Outcome))
-    size = network_size(result, trial.params)
-    return Finalist(trial.number, result.spec.goal.value(trial) or 0.0, having_values(again), size, failed)
-
-
-def network_size(result: Result, params: Params) -> int | None:
-    """Parameters of the network; None for a user's own."""
-    if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
-        return None
-    return families.sizes(result.spec.model, params, result.dataset.shape, result.dataset.outputs).parameters
-
-
-def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
-    """What `hpo confirm` prints."""
-    stored = read_result(spec, state)
-    result = replace(stored, dataset=load_data(spec, stored.folders, stored.study.environments[-1:]))
-    confirmation = confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ))
-    return confirmation_lines(confirmation, split=result.dataset is not None)

@@ -151,7 +151,8 @@ def glossary(comparison: Comparison) -> str:
     return (
         f"{metric}: best so far at the budget, the median over seeds, with the middle 80 % of them. "
         f"Epochs to {number(comparison.target)}: when half of the seeds had it, which is the metric's target or, without "
-        "one, what random search has at the budget; in brackets how many of the seeds ever did. Difference: the mean over "
+        "one, what random search, or else the last named, has at the budget; in brackets how many of the seeds ever did. "
+        "Difference: the mean over "
         "seeds of what the same seed gave both, so it need not be the difference of the medians; above 0 the first is "
         "better. p (Holm): how often chance alone would show as much, corrected for the number of pairs. "
         "Test: each seed's best trial on the test split; fresh seeds: the same "

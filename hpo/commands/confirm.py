@@ -1,0 +1,114 @@
+"""`hpo confirm`: the best points of a study trained again with fresh seeds, as those of a comparison are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpo import provenance
+from hpo.commands.run import RunOptions, run_all
+from hpo.comparison.compare import Repetition, having_values
+from hpo.comparison.statistics import Confirmation, Finalist, confirm
+from hpo.comparison.text import confirmation_lines
+from hpo.core import EPOCHS, Goal, Outcome, Params, State, Trial, digest
+from hpo.engine import components
+from hpo.engine.changes import load_data
+from hpo.engine.result import Result, read_result
+from hpo.errors import NoResult, Stopped
+from hpo.formatting import listed
+from hpo.models import families
+from hpo.strategies.points import CONFIRM, Point, frozen
+from hpo.study_file.spec import Budget, StudySpec
+
+Finalists = tuple[StudySpec, Mapping[str, object], list[Params]]  # a study, its environment, its points to train again
+
+
+def fresh_values(
+    finalists: Sequence[Finalists], seeds: int, options: RunOptions
+) -> list[dict[Point, list[Repetition]]]:
+    """For each study, its points' repetitions with `seeds` fresh training seeds."""
+    specs = [confirming(*one, seeds) for one in finalists]
+    results = run_all(specs, replace(options, trials=None, fresh=False, publish=False))
+    if stopped := max(result.stopped_by for result in results):
+        raise Stopped(stopped)
+    return [values_of(result, seeds) for result in results]
+
+
+def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequence[Params], seeds: int) -> StudySpec:
+    """A study that trains the points again, on the split of the study they come from.
+
+    trained_on: that study's environment. With anything else that its values depend on they are another study of
+    repetitions, by its seed, so that none is ever refused as changed.
+    """
+    unique = tuple({frozen(params): dict(params) for params in points}.values())
+    again = replace(
+        spec,
+        strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
+        start_with=unique,
+        seed=0,
+        training_seed=spec.base_seed,
+        early_stopping=None,
+        budget=Budget(trials=len(unique) * seeds),
+        metric=replace(spec.metric, target=None),
+    )
+    trainer = [provenance.TRAINER, provenance.version("torch"), components.user_code(spec)]
+    name = digest([again.fixed(), spec.space.record(), trained_on.get("data"), *trainer])
+    return replace(again, seed=int(name[:8], 16))
+
+
+def values_of(result: Result, seeds: int) -> dict[Point, list[Repetition]]:
+    goal = replace(result.spec.goal, epochs=())  # each is read at the length it was given
+    values: dict[Point, list[Repetition]] = {frozen(params): [] for params in result.spec.start_with}
+    for trial in result.study.with_state(State.COMPLETE, State.FAILED):
+        if trial.repeat <= seeds:
+            value = goal.value(trial) if trial.state is State.COMPLETE else trial.outcome
+            values[frozen(trial.params)].append(Outcome.NAN if value is None else value)
+    return values
+
+
+def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
+    """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no epoch counts yet."""
+    goal = result.spec.goal
+    best: dict[Point, Trial] = {}
+    for trial in goal.ranked(result.study.trials):
+        if goal.counted(trial):
+            best.setdefault(frozen(as_read(goal, trial)), trial)  # trials of other `epochs` may be read at the same one
+    if not best:
+        raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
+    top_trials, same = list(best.values())[:top], result.study.environments[-1]
+    for trial in top_trials:
+        result.refuse_other_code(trial)
+    (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
+    finalists = [finalist(result, trial, fresh[frozen(as_read(goal, trial))]) for trial in top_trials]
+    if not any(one.fresh for one in finalists):
+        outcomes = listed(sorted({outcome for one in finalists for outcome in one.failed}))
+        raise NoResult(f"{result.folders.run}: every repetition failed ({outcomes}), so nothing is confirmed")
+    return confirm(finalists, goal)
+
+
+def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:
+    failed = tuple(one for one in again if isinstance(one, Outcome))
+    size = network_size(result, trial.params)
+    return Finalist(trial.number, result.spec.goal.value(trial) or 0.0, having_values(again), size, failed)
+
+
+def network_size(result: Result, params: Params) -> int | None:
+    """Parameters of the network; None for a user's own."""
+    if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
+        return None
+    return families.sizes(result.spec.model, params, result.dataset.shape, result.dataset.outputs).parameters
+
+
+def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:
+    """What `hpo confirm` prints."""
+    stored = read_result(spec, state)
+    result = replace(stored, dataset=load_data(spec, stored.folders, stored.study.environments[-1:]))
+    confirmation = confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ))
+    return confirmation_lines(confirmation, split=result.dataset is not None)
+
+
+def as_read(goal: Goal, trial: Trial) -> Params:
+    """What to train to have this trial again as it is read."""
+    return {**trial.params, EPOCHS: goal.length(trial)}
