@@ -151,6 +151,7 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
     assert [row["strategy"] for row in said["strategies"]] == ["one", "two"]
     assert [(pair["a"], pair["b"]) for pair in said["pairs"]] == [("one", "two")]
     assert "two: bayesian with built-in prior." in said["notes"]
+    assert "usual ranking" not in json.dumps(said), "strategies are not what is compared"
     for seed in (0, 1):
         states = [
             Study(read_events(tmp_path / "studies" / where / "journal.db"))

@@ -17,7 +17,7 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # a header and its rows
 
 def sentence(comparison: Comparison) -> str:
     """The verdicts, whether the usual ranking holds, and what all that is valid for."""
-    return f"{verdicts(comparison)} {ranking(comparison)} {scope(comparison)}"
+    return " ".join(filter(None, (verdicts(comparison), ranking(comparison), scope(comparison))))
 
 
 def verdicts(comparison: Comparison) -> str:
@@ -125,10 +125,10 @@ def _interval(low: float, high: float) -> str:
 
 
 def ranking(comparison: Comparison) -> str:
-    """Whether the usual order of the strategies holds for those that ran."""
+    """Whether the usual order of the strategies holds for those that ran; "" where study files were compared."""
     ranked = [result.strategy for result in comparison.strategies if result.strategy in RANKING]
     if len(ranked) < 2:
-        return "The usual ranking was not tested."
+        return "The usual ranking was not tested." if ranked else ""
     order = f"The usual ranking ({', '.join(ranked)})"
     pairs = [pair for pair in comparison.pairs if pair.a in ranked and pair.b in ranked]
     against = [f"{pair.b} beats {pair.a}" for pair in pairs if pair.verdict is Verdict.WORSE]
