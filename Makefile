@@ -1,9 +1,9 @@
-# make run | make test | make test-ray | make bench | make chaos
+# make run | make test | make test-ray | make bench | make gpu | make chaos
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test test-ray check bench chaos clean
+.PHONY: run test test-ray bench gpu chaos clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m hpo run study.yaml
@@ -21,6 +21,10 @@ test-ray: $(VENV)/.ray
 bench: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,prior]'
 	$(BIN)/python -m benchmarks
+
+# on a machine with a GPU, by the Python that has a torch for it; nothing is installed
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 # 500 killed workers, 50 killed drivers, every failpoint and full disk, 400 studies compared, 100,000 study files;
 # what is drawn follows from the seed: make chaos SEED=...

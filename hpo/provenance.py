@@ -41,6 +41,7 @@ def numerics(
         "machine": platform.machine(),
         "threads": 1,
         **({"precision": precision} if precision != "fp32" else {}),  # keys of trainings in fp32 stay as they ever were
+        **({"tf32": True} if device != "cpu" else {}),
     }
 
 

@@ -1,9 +1,12 @@
-"""Which devices the workers get, and what is refused before any is started."""
+"""Which devices the workers get, what is refused before any is started, and whether training is right on a GPU."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import gpu
 from hpo import api
 from hpo.engine import components
 from hpo.errors import BadInput
@@ -59,3 +62,28 @@ def test_a_study_on_ray_without_the_package_names_what_to_install(monkeypatch: p
         components.placement(api.load(ON_RAY))
     text = "study execution.engine: needs the package ray, got none here; in a checkout of hpo: pip install '.[ray]'"
     assert str(refused.value) == text
+
+
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    gpu.prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("name", gpu.CHECKS)
+def test_training_on_a_gpu_passes_every_check_and_the_cpu_does_in_its_place(name: str, device: str, data: Path) -> None:
+    assert gpu.CHECKS[name](gpu.Card(torch.device(device)), data) == ""
+
+
+def test_a_check_says_what_differs(data: Path) -> None:
+    first, second = gpu.trained(gpu.recipe(data, 8, "cpu"), {**gpu.CNN, "epochs": 2}, data)
+    assert gpu.same(first, first) == ""
+    assert gpu.same(second, first).startswith("train_loss differs by ")
+    rows = [*gpu.speed(gpu.Card(torch.device("cpu")), data, 0.01, sides=(8,), at_once=(2,))]
+    assert [row[:3] for row in rows] == [("8x8", "the script", "1"), ("8x8", "fp32", "2"), ("8x8", "bf16", "2")]
+    assert all(float(row[3]) > 0 for row in rows)
