@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["HpoError", "Result", "StudySpec", "__version__", "load", "run"]
+__all__ = ["HpoError", "Result", "StudySpec", "__version__", "compare", "load", "open", "run"]
 
 if TYPE_CHECKING:
-    from hpo.api import HpoError, Result, StudySpec, __version__, load, run
+    from hpo.api import HpoError, Result, StudySpec, __version__, compare, load, open, run
 
 
 def __getattr__(name: str) -> Any:
@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
     from hpo import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return __all__  # what is imported on first use, too

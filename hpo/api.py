@@ -1,24 +1,35 @@
 """hpo in Python: the same as on the command line, in a script, a notebook or under `if __name__ == "__main__"`."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpo.cli.console import Terminal, watch
-from hpo.cli.options import load, state_folder
+from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live, watch
+from hpo.cli.options import load, state_folder, with_flags
 from hpo.commands.run import RunOptions
 from hpo.commands.run import run as run_study
-from hpo.engine.result import Result
-from hpo.errors import HpoError
+from hpo.engine.result import Result, read_result
+from hpo.errors import BadInput, HpoError, Mistake
 from hpo.provenance import __version__
 from hpo.study_file.spec import StudySpec
 
+if TYPE_CHECKING:
+    from hpo.commands.compare import Compared
+
+Source = str | Path | Mapping[str, Any] | StudySpec  # a study file, the same as a mapping, or what `load` made of them
+
 
 def run(
-    study: str | Path | Mapping[str, Any] | StudySpec,
+    study: Source,
     *,
+    strategy: str | None = None,
+    seed: int | None = None,
+    workers: int | str | None = None,
+    device: str | None = None,
     state: str | Path | None = None,
     sets: Sequence[str] = (),
     trials: int | None = None,
@@ -29,10 +40,11 @@ def run(
 ) -> Result:
     """Bring a study to its target and return its result. Run again, it resumes the same study.
 
+    strategy, seed, workers, device: instead of the study's own; sets: other keys, as `key.path=value`.
     state: the folder of studies/ and mlflow.db; the study file's folder by default; accept_code: continue with your code
     as it is now; retry_failed: start failed trials again, before anything new. Raises HpoError.
     """
-    spec = study if isinstance(study, StudySpec) else load(study, sets=sets)
+    spec = _spec(study, sets, {"strategy": strategy, "seed": seed, "workers": workers, "device": device})
     options = RunOptions(
         state=state_folder(spec, state),
         fresh=fresh,
@@ -47,4 +59,68 @@ def run(
         return run_study(spec, replace(options, listeners=[console.receive]))
 
 
-__all__ = ["HpoError", "Result", "StudySpec", "__version__", "load", "run"]
+def open(
+    study: Source,
+    *,
+    strategy: str | None = None,
+    seed: int | None = None,
+    state: str | Path | None = None,
+    sets: Sequence[str] = (),
+) -> Result:
+    """A study as it is stored, also while it is running; open it again for what is new. Writes nothing.
+
+    Raises NoResult where it has not been run.
+    """
+    spec = _spec(study, sets, {"strategy": strategy, "seed": seed})
+    return read_result(spec, state_folder(spec, state))
+
+
+def compare(
+    study: Source,
+    other: Source | None = None,
+    *,
+    strategies: Sequence[str] = (),
+    seeds: int | None = None,
+    workers: int | str | None = None,
+    device: str | None = None,
+    state: str | Path | None = None,
+    sets: Sequence[str] = (),
+    fresh: bool = False,
+    rescore: bool = True,
+    quiet: bool = False,
+) -> Compared:
+    """Compare search strategies on the study's data at equal epochs, or two studies by their own. Run again, it resumes.
+
+    strategies, seeds: instead of the first study's own; rescore: the best trials' test score and fresh seeds. Raises HpoError.
+    """
+    from hpo.commands.compare import (
+        compare_strategies,
+        compare_studies,
+        deliver,
+    )  # matplotlib, which `run` begins without
+
+    names = f"[{', '.join(strategies)}]" if strategies else None
+    flags = {"compare.strategies": names, "compare.seeds": seeds, "workers": workers, "device": device}
+    spec, terminal = _spec(study, sets, flags), Terminal(quiet=quiet)
+    progress = ComparisonProgress(spec, terminal)
+    options = RunOptions(state_folder(spec, state), fresh, listeners=[progress.receive], environ=os.environ)
+    with live(terminal, progress, COMPARISON_REDRAWS):
+        if other is None:
+            compared = compare_strategies(spec, options, rescore)
+        else:
+            compared = compare_studies(spec, _spec(other, sets, flags), options, rescore)
+    deliver(spec, compared)
+    return compared
+
+
+def _spec(study: Source, sets: Sequence[str], flags: Mapping[str, object]) -> StudySpec:
+    given = with_flags(sets, flags)
+    if not isinstance(study, StudySpec):
+        return load(study, sets=given)
+    if given:
+        rule, remedy = "must be a file or a mapping to be changed", "give hpo.load this change"
+        raise BadInput(Mistake(f"study {study.name}", rule, f"a StudySpec and {given[0]}", remedy))
+    return study
+
+
+__all__ = ["HpoError", "Result", "StudySpec", "__version__", "compare", "load", "open", "run"]

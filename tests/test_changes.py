@@ -14,14 +14,13 @@ from studied import TINY, TRAINER, Place
 from hpo import api, provenance
 from hpo.cli.summary import exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
-from hpo.commands.report import study_report
 from hpo.commands.run import RunOptions, run
 from hpo.commands.sync import tracked_study
 from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.opening import in_epochs
-from hpo.engine.result import Result, read_result, statuses
+from hpo.engine.result import Result, read_result, statuses, study_report
 from hpo.errors import Conflict
 from hpo.journal import Journal, read_events
 from hpo.strategies import prior
@@ -379,7 +378,7 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
     tags = study_run(history(ran), live=False, comparison=None).tags
     assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (known.digest, str(ENGINE), str(known))
     assert tags["hpo.precision"] == "fp32"
-    report = study_report(ran.spec, ran.folders, {}).document()
+    report = study_report(ran.spec, ran.folders, ran.study, {}).document()
     assert f"The search began with what {known} have shown." in report
     assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == str(known)
     assert caplog.messages == []

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_a_study_on_one_machine(tmp_path: Path) -> None:
     assert "2 trials (2 complete)" in said["hpo run study.yaml"]
 
 
+PROGRAM = """\
+import hpo
+
+result: hpo.Result = hpo.run("study.yaml", strategy="random", seed=3, workers=2, device="cpu")
+value: float = hpo.open({"name": "mine"}).best_value
+verdict: str = hpo.compare("study.yaml", strategies=["random", "grid"]).verdict
+html: str = result._repr_html_()
+
+hpo.run("study.yaml", sede=3)
+"""
+
+
 def test_a_wheel_has_all_that_is_read_beside_the_code_and_no_test(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "77", reason="it builds the wheel; no package is downloaded here")
     for name in ("hpo", "search_spaces", "pyproject.toml", "README.md", "LICENSE", "tests"):
@@ -78,7 +91,21 @@ def test_a_wheel_has_all_that_is_read_beside_the_code_and_no_test(tmp_path: Path
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpo").rglob("*.*") if path.is_file()}
     spaces = {f"hpo/search_spaces/{path.name}" for path in (ROOT / "search_spaces").iterdir()}
     assert inside == {name for name in ours if not name.endswith(".pyc")} | spaces
-    assert {Path(name).suffix for name in inside} == {".py", ".yaml", ".json", ".css", ".js", ".npz"}
+    assert {Path(name).suffix for name in inside} == {".py", ".yaml", ".json", ".css", ".js", ".npz", ".typed"}
+    assert_typed(wheel, tmp_path / "own")
+
+
+def assert_typed(wheel: Path, folder: Path) -> None:
+    """Who installs it has its types: mypy finds the one mistake in a program, and nothing else to say."""
+    venv.create(folder)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(next(folder.glob("lib/python*/site-packages")))
+    (folder / "program.py").write_text(PROGRAM)
+    words = ["--strict", "--python-executable", "bin/python", "program.py"]
+    done = subprocess.run([sys.executable, "-m", "mypy", *words], cwd=folder, capture_output=True, text=True)
+    first, *rest = [line for line in done.stdout.splitlines() if "error" in line]
+    assert first.startswith('program.py:8: error: Unexpected keyword argument "sede" for "run"'), done.stdout
+    assert rest == ["Found 1 error in 1 file (checked 1 source file)"]
 
 
 def test_a_team_s_preparations_are_what_the_compose_file_asks_for(tmp_path: Path) -> None:

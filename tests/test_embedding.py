@@ -1,9 +1,12 @@
-"""hpo.run in somebody's own program: a script without `if __name__ == "__main__"`, and threads of it."""
+"""hpo in somebody's own program: a script without `if __name__ == "__main__"`, threads of it, a notebook."""
 
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,17 @@ from survival import Process, lines, never_left, wait_until
 
 import hpo
 from hpo.commands.compare import compare_strategies
-from hpo.commands.run import run_all
-from hpo.errors import BadInput
+from hpo.commands.run import run, run_all
+from hpo.core import Event
+from hpo.engine.search import Search
+from hpo.errors import BadInput, NoResult
 
+NOTEBOOK = Path(__file__).parent.parent / "examples" / "digits.ipynb"
+EXECUTED = """
+import json, sys, nbclient, nbformat
+book = nbclient.NotebookClient(nbformat.read(sys.argv[1], 4), timeout=240).execute()
+print(json.dumps([output for cell in book.cells for output in cell.get("outputs", []) if "data" in output]))
+"""
 OTHER = """
 def train(job):
     for epoch in range(job.params["epochs"]):
@@ -117,5 +128,68 @@ def test_ctrl_c_in_a_script_returns_what_there_is(tmp_path: Path) -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    assert {name: getattr(hpo, name) for name in hpo.__all__}
+    assert {name: getattr(hpo, name) for name in dir(hpo)}.keys() == {*hpo.__all__}
     assert issubclass(BadInput, hpo.HpoError)
+
+
+def test_a_study_is_opened_while_it_runs_and_nothing_is_written(tmp_path: Path) -> None:
+    place, seen = Place.made(tmp_path), []
+
+    def look(search: Search, event: Event) -> None:
+        there = sorted(tmp_path.rglob("*"))
+        opened = hpo.open(tmp_path / "study.yaml")
+        seen.append(opened.study.trials == search.study.trials and sorted(tmp_path.rglob("*")) == there)
+
+    result = run(place.spec(), replace(place.options, listeners=[look]))
+    assert all(seen)
+    assert len(seen) > len(result.study)
+    with pytest.raises(NoResult, match=r"random-1: this study has not been run; `hpo run .*` begins it"):
+        hpo.open(tmp_path / "study.yaml", seed=1)
+    assert not (tmp_path / "studies" / "made-up" / "random-1").exists()
+
+
+def test_a_notebook_shows_the_best_trials_and_the_best_so_far_and_any_figure_of_the_report(tmp_path: Path) -> None:
+    place = Place.made(tmp_path)
+    space = {**SPACE, "kind": ["<script>", "y"]}
+    result = place.run(search_space=space, start_with=[{"kind": "<script>"}], budget={"trials": 3})
+    shown = result._repr_html_()
+    assert shown.count("<tr") == 1 + 3
+    assert "&lt;script&gt;" in shown
+    assert not re.search(r"<img|<script|<link|@import|(?:src|href)=[\"'][^#]|url\((?!#)", shown)
+    assert "<svg" in shown
+    assert {f"--{name}" for name in re.findall(r"var\(--(\w+)\)", shown)} <= set(
+        re.findall(r"--\w+", shown.split("<svg")[0])
+    )
+    assert result.figure("best-so-far").get_axes()[0].get_ylabel() == "val_accuracy"
+    with pytest.raises(BadInput, match="got none; there are: best-so-far, learning-curves, best-learning, slice-0"):
+        result.figure("none")
+
+
+def test_keywords_go_the_way_of_the_flags(tmp_path: Path) -> None:
+    place = Place.made(tmp_path)
+    place.spec()
+    keywords: dict[str, Any] = {"strategy": "grid", "seed": 4, "workers": 1, "device": "cpu"}
+    result = hpo.run(tmp_path / "study.yaml", quiet=True, sets=["budget.trials=2"], **keywords)
+    assert (result.folders.run.name, len(result.study)) == ("grid-4", 2)
+    assert {name: getattr(result.spec, name) for name in keywords} == keywords
+    with pytest.raises(BadInput, match="must be a file or a mapping to be changed, got a StudySpec and seed=5"):
+        hpo.run(result.spec, seed=5)
+
+
+def test_a_comparison_has_its_verdict_and_its_strategies_as_a_table(tmp_path: Path) -> None:
+    Place.made(tmp_path).spec()
+    compared = hpo.compare(tmp_path / "study.yaml", strategies=["grid", "random"], seeds=2, rescore=False, quiet=True)
+    assert compared.verdict.startswith("At ")
+    assert compared.verdict in repr(compared)
+    assert compared.strategies.set_index("strategy").seeds.to_dict() == dict.fromkeys(
+        ["grid", "random", "random x2"], (0, 1)
+    )
+
+
+def test_the_notebook_runs_to_its_end(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EXECUTED, NOTEBOOK], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outputs = json.loads(done.stdout)
+    assert any("<svg" in "".join(output["data"].get("text/html", "")) for output in outputs)
+    assert sum("image/png" in output["data"] for output in outputs) == 1
+    assert all(not cell.get("outputs") for cell in json.loads(NOTEBOOK.read_text())["cells"])

@@ -21,10 +21,11 @@ from test_faults import check_whole, journal_of, whole
 
 from hpo.__main__ import write_traceback
 from hpo.cli.main import cli
-from hpo.commands.report import study_report
+from hpo.commands.report import study_facts
 from hpo.commands.sync import serve_ui, tracked_study
-from hpo.core import Outcome, TrainingFailed
+from hpo.core import Outcome, Study, TrainingFailed
 from hpo.engine.opening import take_over
+from hpo.engine.result import study_report
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.execution.job_runner import failed
 from hpo.files import Folders
@@ -162,7 +163,7 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
         (journal,) = take_over([one], [place], False, stack)
-        told = study_report(one, place, {})
+        told = study_report(one, place, Study(), study_facts(one))
         assert journal.get("text") == without_password(text)
     assert "hunter2" not in repr(told)
     assert "hunter2" not in repr(tracked_study(one, place).texts)

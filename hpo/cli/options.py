@@ -39,6 +39,11 @@ def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> 
     return read_study(study, sets=sets, known=families.known, environ=os.environ)
 
 
+def with_flags(sets: Sequence[str], flags: Mapping[str, object]) -> list[str]:
+    """A flag that is given is a --set with a short name."""
+    return [*sets, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+
+
 def state_folder(spec: StudySpec, given: str | Path | None) -> Path:
     """--state, else the folder of the study file, else the current one."""
     if given is not None:
@@ -57,10 +62,9 @@ class Request:
     sets: Sequence[str]
 
     def spec(self, flags: Mapping[str, object] | None = None) -> StudySpec:
-        """The study file with the flags on top; a flag is a --set with a short name. Raises BadInput."""
-        values = {"strategy": self.strategy, "seed": self.seed, **(flags or {})}
-        given = [f"{key}={value}" for key, value in values.items() if value is not None]
-        return load(self.study, sets=[*self.sets, *given])
+        """The study file with the flags on top. Raises BadInput."""
+        own = {"strategy": self.strategy, "seed": self.seed}
+        return load(self.study, sets=with_flags(self.sets, {**own, **(flags or {})}))
 
     def folder(self, spec: StudySpec) -> Path:
         """Where studies/ and mlflow.db are."""

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo.commands.confirm import Finalists, as_read, fresh_values
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
 from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve
+from hpo.comparison.text import lines, sentence
 from hpo.core import BestSoFar, Event, Reported, Scored, Study, Trial
 from hpo.data.dataset import load_dataset
 from hpo.engine import components
@@ -37,6 +39,9 @@ from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
 from hpo.training.recipe import ScoreRequest
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FRESH_SEEDS = 2  # each study's best trial is trained again so many times
 DELIVERY_SECONDS = 15.0  # MLflow has to take the report before the comparison is shown
 
@@ -45,13 +50,27 @@ log = logging.getLogger(__name__)
 Best = tuple[Result, Trial]  # a study and its best trial, as that was at the budget
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared:
-    """A comparison, its studies, and where its page is."""
+    """A comparison, its studies, and where its page is. `verdict` says who is better, `strategies` is a DataFrame."""
 
     comparison: Comparison
     results: Sequence[Result]
     report: Path
+
+    def __repr__(self) -> str:
+        return "\n".join(lines(self.comparison))
+
+    @property
+    def verdict(self) -> str:
+        return sentence(self.comparison)
+
+    @property
+    def strategies(self) -> pd.DataFrame:
+        """One row a strategy, those beside the ranking last; its columns are StrategyResult's fields."""
+        import pandas as pd  # takes 0.4 s
+
+        return pd.DataFrame([asdict(one) for one in self.comparison.results])
 
 
 def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:

@@ -18,14 +18,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.core import State, Study, Trial
 from hpo.engine.opening import target_trials
-from hpo.engine.result import Result, diagnoses, trials_table
+from hpo.engine.result import Result, study_report, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import Folders, hit, replace_file
 from hpo.formatting import duration
-from hpo.journal import Journal, read_events
-from hpo.models import families
-from hpo.report.document import StudyReport
-from hpo.report.figures import ModelFigures
+from hpo.journal import Journal
 from hpo.report.page import save
 from hpo.strategies.tpe import Coordinate
 from hpo.study_file.spec import StudySpec
@@ -33,12 +30,14 @@ from hpo.study_file.spec import StudySpec
 
 def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
     """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed."""
-    said = diagnoses(study)
     try:
         with replace_file(folders.trials_csv) as draft:
-            trials_table(study, spec.goal, said).to_csv(draft, index=False)
+            trials_table(study, spec.goal).to_csv(draft, index=False)
         hit("table")
-        report = study_report(spec, folders, said)
+        with Journal.open(folders.journal, read_only=True) as journal:
+            trials = target_trials(spec, journal, None)
+        facts = study_facts(replace(spec, budget=replace(spec.budget, trials=trials)))
+        report = study_report(spec, folders, study, facts)
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")
@@ -46,23 +45,6 @@ def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
     except OSError as error:
         rule, remedy = "the report must have room here", "free space, then run the same command again"
         raise EnvironmentFailed(Mistake(str(folders.run), rule, error.strerror or str(error), remedy)) from None
-
-
-def study_report(spec: StudySpec, folders: Folders, said: dict[int, str]) -> StudyReport:
-    with Journal.open(folders.journal, read_only=True) as journal:
-        trials = target_trials(spec, journal, None)
-    return StudyReport(
-        name=spec.name,
-        strategy=spec.strategy,
-        seed=spec.seed,
-        goal=spec.goal,
-        space=spec.space,
-        events=read_events(folders.journal),
-        facts=study_facts(replace(spec, budget=replace(spec.budget, trials=trials))),
-        diagnoses=said,
-        known=families.known(spec.model, spec.train),
-        model=ModelFigures.open(folders.model_figures),
-    )
 
 
 def study_facts(spec: StudySpec) -> dict[str, str]:

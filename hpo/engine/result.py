@@ -21,7 +21,8 @@ from hpo.engine.changes import refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, HpoError, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals, listed
-from hpo.journal import Journal
+from hpo.journal import Journal, read_events
+from hpo.models import families
 from hpo.space.space import Space
 from hpo.strategies.points import UNNAMED
 from hpo.study_file.spec import STRATEGIES, TPE, StudySpec
@@ -31,7 +32,9 @@ from hpo.training.diagnosis import diagnosis_of
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
 
+    from hpo.report.document import StudyReport
     from hpo.training.evaluation import RawInputs
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ class Published:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """A study after a run. `trials` is a DataFrame, `best` the best trial, `predict(images)` what its network says."""
+    """A study as it is stored. `trials` is a DataFrame, `best` the best trial, `predict(images)` what its network says."""
 
     spec: StudySpec
     folders: Folders
@@ -77,6 +80,15 @@ class Result:
         head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
         line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
         return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .model(), .predict(images))"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the best trials and the best so far; it loads nothing."""
+        from hpo.report.page import inset
+
+        best = [trial.number for trial in self.spec.goal.ranked(self.study.trials)[:8]]
+        table = self.trials.filter(regex=r"^(trial|value|epochs|params\..*)$").set_index("trial", drop=False).loc[best]
+        drawn = study_report(self.spec, self.folders, self.study, {}).pictures()
+        return inset(repr(self), table.to_html(index=False, na_rep=""), drawn[:1] if best else [])
 
     @property
     def best(self) -> Trial:
@@ -112,7 +124,15 @@ class Result:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row a trial: its params, its state and outcome, its metrics."""
-        return trials_table(self.study, self.spec.goal, diagnoses(self.study))
+        return trials_table(self.study, self.spec.goal)
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the report as the study is now. Raises BadInput with the names of all for another name."""
+        drawn = {picture.name: picture for picture in study_report(self.spec, self.folders, self.study, {}).pictures()}
+        if name not in drawn:
+            place, there = f"{self.folders.run.name}: figure", listed([*drawn]) or "none yet"
+            raise BadInput(Mistake(place, "must be a figure of the report", name, f"there are: {there}"))
+        return drawn[name].figure()
 
     def checkpoint(self, trial: Trial | None = None) -> Path:
         """Where the state of a trial at the epoch that counts is. Raises NoResult where it has been pruned away."""
@@ -171,13 +191,32 @@ class Result:
         return predictions(self.model(trial), as_stored(images, self.data()))
 
 
+def study_report(spec: StudySpec, folders: Folders, study: Study, facts: Mapping[str, str]) -> StudyReport:
+    """What the report is made from. facts: what the study is about."""
+    from hpo.report.document import StudyReport  # matplotlib: 0.6 s
+    from hpo.report.figures import ModelFigures
+
+    return StudyReport(
+        name=spec.name,
+        strategy=spec.strategy,
+        seed=spec.seed,
+        goal=spec.goal,
+        space=spec.space,
+        events=read_events(folders.journal),
+        facts=facts,
+        diagnoses=diagnoses(study),
+        known=families.known(spec.model, spec.train),
+        model=ModelFigures.open(folders.model_figures),
+    )
+
+
 def diagnoses(study: Study) -> dict[int, str]:
     """What is to be said of each trial that has trained or failed, in a sentence."""
     found = {trial.number: diagnosis_of(trial) for trial in study.trials}
     return {number: diagnosis.sentence for number, diagnosis in found.items() if diagnosis is not None}
 
 
-def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None = None) -> pd.DataFrame:
+def trials_table(study: Study, goal: Goal) -> pd.DataFrame:
     """One row a trial, in their order, its columns named as MLflow names them.
 
     value: the metric that counts; epochs: trained so far; seconds: of training; started, ended: UTC; params.* as they
@@ -185,7 +224,8 @@ def trials_table(study: Study, goal: Goal, diagnoses: Mapping[int, str] | None =
     """
     import pandas as pd  # takes 0.4 s that a run should not wait for
 
-    rows = [_row(trial, goal, (diagnoses or {}).get(trial.number, "")) for trial in study.trials]
+    said = diagnoses(study)
+    rows = [_row(trial, goal, said.get(trial.number, "")) for trial in study.trials]
     params = sorted({f"params.{name}" for trial in study.trials for name in trial.params})
     metrics = sorted({name for row in rows for name in row if name.startswith("metrics.")})
     table = pd.DataFrame(rows, columns=[*COLUMNS, *params, *metrics, "diagnosis", "error", "training"])

@@ -78,10 +78,15 @@ class Picture:
         with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):
             return _svg(self.draw(), self.label)
 
-    def png(self) -> bytes:
-        with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):
+    def figure(self) -> Figure:
+        with mpl.rc_context(STYLE):
             figure = self.draw()
-            figure.set_facecolor(PAPER)
+        figure.set_facecolor(PAPER)
+        return figure
+
+    def png(self) -> bytes:
+        with mpl.rc_context(STYLE):
+            figure = self.figure()
             figure.set_dpi(160)
             return _printed(FigureCanvasAgg(figure).print_png)
 
@@ -194,6 +199,13 @@ def table(rows: Rows, label: str, class_: str = "plain") -> Html:
 def scrolling(content: Html, label: str) -> Html:
     """What may be wider than the window: it scrolls by itself, by keyboard too."""
     return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+def inset(text: str, table: str, drawn: Sequence[Picture]) -> str:
+    """For a notebook: text and table in its own colours, figures on paper."""
+    colours = "".join(f"--{name}:{colour};" for name, colour in LIGHT.items())
+    style = f"{colours}background:{PAPER};color:{INK};max-width:760px"
+    return tag("div", [tag("pre", text), Html(table), *(tag("div", figure(one), style=style) for one in drawn)]).text
 
 
 def page(title: str, parts: Sequence[Content]) -> str:
