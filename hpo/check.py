@@ -344,7 +344,6 @@ class Findings:
         return not self.coverage.feasible
 
     def lines(self) -> list[str]:
-        """The findings as plain text."""
         return [*self._head(), *self._feasibility(), *([] if self.hopeless else self._costs())]
 
     def _head(self) -> Iterator[str]:

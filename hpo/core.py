@@ -246,7 +246,6 @@ class Study:
         return self.active_seconds + max(0.0, now - self._clock) if self._clock is not None else self.active_seconds
 
     def readers(self, training: str) -> list[Trial]:
-        """The trials that read this training."""
         return [self.trials[number] for number in self._readers.get(training, ())]
 
     def with_state(self, *states: State) -> list[Trial]:
@@ -399,7 +398,6 @@ class Goal:
         return next((one for epochs in more if feasible(one := {**params, EPOCHS: epochs}) is None), params)
 
     def value(self, trial: Trial) -> float | None:
-        """The metric as people read it; None while there is none."""
         report = self.reading(trial)
         return None if report is None else report.metrics.get(self.metric)
 

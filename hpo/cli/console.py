@@ -210,7 +210,6 @@ def word(trial: Trial) -> str:
 
 
 def varying(params: Params, constants: Mapping[str, object]) -> str:
-    """The parameters that vary, in one line."""
     shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
     return " ".join(f"{name}={written(value)}" for name, value in shown.items())
 

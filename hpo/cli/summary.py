@@ -95,7 +95,6 @@ def longest_lines(result: Result, best: Trial) -> Iterator[str]:
 
 
 def failures(result: Result) -> Iterator[str]:
-    """Why trials failed, each reason once."""
     failed, replaced = result.study.with_state(State.FAILED), result.study.replaced
     errors = Counter(f"{one.outcome}: {one.error}" for one in failed if one.number not in replaced)
     yield from (f"failed: {count(times, 'trial')}, {text}" for text, times in errors.most_common(3))

@@ -210,7 +210,6 @@ def together(dataset: Dataset) -> Dataset:
 
 
 def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> None:
-    """Leave the checkpoint that is planned."""
     best, epoch, checkpoint = planned.trial, planned.epoch, planned.checkpoint
     folder, components = result.folders.run / ALIAS, one_worker(result.spec, data)
     shutil.rmtree(folder, ignore_errors=True)
@@ -227,7 +226,6 @@ def _train(result: Result, data: Dataset, planned: Refit, on_epoch: OnEpoch) -> 
 
 
 def refit_lines(done: Refit) -> Iterator[str]:
-    """What is printed."""
     data = f"{count(done.images, 'image')} of train and val, {count(done.epoch, 'epoch')}"
     scores = sorted(done.published.test.items(), key=lambda item: item[0].endswith("_loss"))
     test = ", ".join(f"{name} {decimals(value)}" for name, value in scores)

@@ -48,7 +48,6 @@ def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
 
 
 def study_facts(spec: StudySpec) -> dict[str, str]:
-    """What the study is about, in a few words each."""
     budget = spec.budget
     limits = [f"{budget.trials:,} trials"] if budget.trials is not None else []
     limits += [f"{budget.total_epochs:,} epochs"] if budget.total_epochs is not None else []

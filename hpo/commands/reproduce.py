@@ -162,7 +162,6 @@ def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
 
 
 def lines(reproduced: Reproduced) -> Iterator[str]:
-    """What is printed."""
     number = reproduced.trial.number
     if reproduced.identical:
         epochs, numbers = count(reproduced.epochs, "epoch"), count(reproduced.numbers, "number")

@@ -81,7 +81,6 @@ def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
 
 
 def comparison_info(folders: Folders, title: str) -> ComparisonInfo:
-    """The comparison that a study is part of, with its report."""
     place = folders.study / "compare"
     return ComparisonInfo(key=f"{place}", title=title, artifacts=(place / "report.html", place / "plots"))
 

@@ -21,7 +21,6 @@ def sentence(comparison: Comparison) -> str:
 
 
 def verdicts(comparison: Comparison) -> str:
-    """A sentence for each pair."""
     return " ".join(f"{clause[:1].upper()}{clause[1:]}." for clause in _findings(comparison))
 
 

@@ -178,7 +178,6 @@ class Dataset:
 
 
 def _cut(data: Dataset, split: int, rows: tuple[Array, Array, Array]) -> Dataset:
-    """The data set with these rows to train, validate and test."""
     classes = None if data.classes is None else data.targets
     digest, leaks = _sha(data.content, rows), tuple(splits.leaks(data.images, classes, *rows))
     own: tuple[Any, ...] = (*rows, *standards(data.images, rows[0]), digest, leaks)

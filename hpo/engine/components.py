@@ -86,7 +86,6 @@ class Components:
         return lambda params: families.infeasible(model, params, shape, outputs, self.spec.constraints)
 
     def identity(self) -> Identity:
-        """Which training a point is a reading of."""
         declared = self.spec.prefix_safe
 
         def name(params: Params, repeat: int) -> tuple[str, int]:
@@ -101,7 +100,6 @@ class Components:
         return Limits(execution.report_timeout, execution.trial_timeout, execution.memory)
 
     def factories(self) -> Sequence[Factory]:
-        """One trainer recipe a worker."""
         return [recipe(self.spec, self.dataset, device) for device in self.placement]
 
 

@@ -334,7 +334,6 @@ class Driver:
         return max(0.01, min([1.0, *left]))
 
     def _searches(self, key: str) -> list[Search]:
-        """Those with running trials of this training."""
         return [search for search in self.searches if search.running(key)]
 
     def _record(self, search: Search, event: Event) -> None:

@@ -58,7 +58,6 @@ class Search:
         return self.best_so_far.trial
 
     def running(self, key: str) -> list[Trial]:
-        """The running trials that read this training."""
         return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
 
     def at_work(self) -> list[str]:
@@ -118,7 +117,6 @@ class Search:
         return self.budget.trials is None or len(self.study) < self.budget.trials
 
     def affordable(self) -> bool:
-        """Whether the budget leaves anything to decide."""
         most = self.budget.total_epochs
         return (most is None or self.total_granted < most) and (self.may_start() or bool(self.study.paused))
 

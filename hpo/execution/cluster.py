@@ -96,7 +96,6 @@ def refuse_unreachable(address: str, place: str) -> None:
 
 
 def refused(error: str, address: str, place: str) -> EnvironmentFailed:
-    """What an error of ray.init means."""
     text = " ".join(error.split())[:300]
     if "Could not find any running Ray instance" in text:
         return EnvironmentFailed(Mistake(place, "no Ray cluster runs here", address, START))

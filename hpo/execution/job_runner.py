@@ -76,7 +76,6 @@ def _continues(paused: Job, epoch: int, job: Job) -> bool:
 
 
 def failed(job: Job, error: Exception) -> JobFailed:
-    """What an exception of a trainer means."""
     if isinstance(error, TrainingFailed):
         return JobFailed(job.training, error.outcome, without_password(str(error)))
     text = one_line(error)

@@ -275,7 +275,6 @@ def _put_dataset(folder: Path) -> Any:
 
 
 def _state(job: Job) -> bytes | None:
-    """The checkpoint to start from."""
     if job.start:
         with contextlib.suppress(FileNotFoundError):
             return checkpoints.path(job.folder, job.training, job.start).read_bytes()

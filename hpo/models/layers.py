@@ -218,7 +218,6 @@ def output(layer: Layer, shape: Shape) -> Shape:
 
 
 def parameters(layer: Layer, shape: Shape) -> int:
-    """Numbers a layer learns on inputs of this shape."""
     match layer:
         case Conv(channels=channels, kernel=k, bias=bias):
             return channels * (k * k * shape[0] + bias)

@@ -180,7 +180,6 @@ def about(result: Result, best: Trial) -> dict[str, Any]:
 
 
 def note(journal: Journal, name: str, model: Mapping[str, Any], place: Place, published: Published) -> None:
-    """Write down what became of this model in this place."""
     key = {**model, "store": digest(place.uri), "run": place.run}
     journal.put(name, json.dumps([key, asdict(published)]))
 

@@ -90,7 +90,6 @@ class StudyReport:
         return sorted(findings.searched(self.space), key=lambda parameter: -shares.get(parameter.name, 0.0))
 
     def document(self) -> str:
-        """The page as text."""
         sections = (_search_space, _history, _best_model, _importance, _outcomes, _diagnoses, _next, _trials)
         parts = [_top(self), *(part for section_of in sections if (part := section_of(self)) is not None)]
         return page(f"{self.name}: {self.strategy}", parts)
@@ -101,7 +100,6 @@ class StudyReport:
 
 
 def comparison_document(name: str, comparison: Comparison) -> str:
-    """The page of a comparison of strategies."""
     title = tag("h1", f"{name} · {listed([result.strategy for result in comparison.strategies])}")
     pairs = comparison_text.pair_rows(comparison)
     strategies = section(

@@ -80,7 +80,6 @@ def learning_curves(trials: Sequence[Trial], best: int, goal: Goal) -> Figure:
 
 
 def importances(shares: Mapping[str, float]) -> Figure:
-    """Bars, the most important on top."""
     names = list(shares)[:14]
     figure, axes = canvas(7.6, 0.5 + 0.27 * len(names))
     values = [shares[name] for name in names]

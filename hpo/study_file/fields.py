@@ -24,8 +24,6 @@ Schema = dict[str, Any]
 
 
 class Mistakes:
-    """The mistakes of a study file so far."""
-
     def __init__(self) -> None:
         self.all: list[Mistake] = []
         self._paths: list[str] = []

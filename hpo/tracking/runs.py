@@ -247,7 +247,6 @@ def trial_points(trial: Trial, after: int) -> list[MetricPoint]:
 
 
 def score_points(scored: Scored, step: int) -> list[MetricPoint]:
-    """The metrics on the test split."""
     time = milliseconds(scored.time)
     return [MetricPoint(legal(name), finite(value), time, step) for name, value in scored.metrics.items()]
 

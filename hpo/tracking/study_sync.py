@@ -104,7 +104,6 @@ class StudySync:
         return events or len(self._due) + len(self._points) + (self._parent_due and self._read > 0)
 
     def read(self) -> None:
-        """Take in what is new in the journal."""
         for number, event in self._events(self._read):
             self._points += self.history.apply(event)
             self._due |= touched(event, self.history.study)
@@ -216,7 +215,6 @@ class StudySync:
 
 
 def touched(event: Event, study: Study) -> set[int]:
-    """Trials whose runs may look different after this event."""
     match event:
         case Reported(training=key) | Retried(training=key):
             return {trial.number for trial in study.readers(key)}

@@ -298,7 +298,6 @@ def sync(
 
 
 def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
-    """MLflow itself."""
     from hpo.tracking.store import connect  # mlflow: 2 s that must not delay the training
 
     return connect(uri, experiment, tags)

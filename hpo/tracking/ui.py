@@ -178,7 +178,6 @@ def column(kind: str, name: str) -> str:
 
 
 def card(kind: str, about: str) -> Json:
-    """What every chart has."""
     fixed = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
     return fixed | {"uuid": f"hpo-{kind}-{about}", "type": kind}
 

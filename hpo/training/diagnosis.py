@@ -63,8 +63,6 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A training as it went."""
-
     reports: Sequence[Report]
     params: Params
     outcome: Outcome

@@ -36,8 +36,6 @@ DIVERGED_EPOCHS = 2  # ... for so many whole epochs in a row
 
 @dataclass
 class TrainingState:
-    """One training in progress."""
-
     network: nn.Module
     update: Update
     loss: Loss

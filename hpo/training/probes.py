@@ -74,7 +74,6 @@ class Gradients:
 
     @torch.no_grad()
     def add(self) -> None:
-        """Add the gradients at hand."""
         gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in self.flat]
         squares = _norms(gradients).square_()
         self.squares = squares if self.squares is None else self.squares + squares

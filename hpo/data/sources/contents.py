@@ -251,7 +251,6 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def refuse_above(place: str, needed: int, available: int | None, remedy: str) -> None:
-    """Raise BadInput if more bytes are needed than available."""
     if available is not None and needed > available:
         raise BadInput(Mistake(place, f"needs {byte_size(needed)} of memory", byte_size(available), remedy))
 

@@ -133,7 +133,6 @@ def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path,
 
 
 def left_out(unusable: Sequence[Mistake | str]) -> str:
-    """A sentence for people."""
     shown = [printable(one.place) for one in unusable[:SHOWN] if isinstance(one, Mistake)]
     more = ", ..." if len(unusable) > SHOWN else ""
     return f"left out {count(len(unusable), 'file')} that cannot be read as images: {', '.join(shown)}{more}"
