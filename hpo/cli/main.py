@@ -339,9 +339,10 @@ def export(request: Request, optuna: Path | None, csv: Path | None, onnx: Path |
 def sync(request: Request, timeout: float) -> None:
     """Deliver to MLflow what it missed while it was away."""
     spec = request.spec()
-    from hpo.commands.sync import sync_all
+    from hpo.commands.sync import sync_these
+    from hpo.engine.result import statuses
 
-    echo(sync_all(spec, request.folder(spec), timeout))
+    echo(sync_these(spec, [one.folders for one in statuses(spec, request.folder(spec))], timeout))
 
 
 def epochs_shown(goal: Goal) -> Callable[[Report], None]:

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from hpo.core import Trial
 from hpo.engine import components
 from hpo.engine.changes import refuse_other_code
-from hpo.engine.result import PUBLISHED, as_counted, command, read_result, statuses
+from hpo.engine.result import PUBLISHED, as_counted, command, read_result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
@@ -31,11 +31,6 @@ from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import Tracker, sync
 from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
 from hpo.training.diagnosis import diagnosis_of
-
-
-def sync_all(spec: StudySpec, state: Path, timeout: float = 60.0) -> str:
-    """Bring MLflow up to date with every study of this name. Raises NoResult, EnvironmentFailed; see `sync_these`."""
-    return sync_these(spec, [one.folders for one in statuses(spec, state)], timeout)
 
 
 def sync_these(
