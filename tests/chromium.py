@@ -43,14 +43,9 @@ class Chromium:
             os.dup2(reading, 3)
             os.dup2(writing, 4)
 
-        options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
-        command = [
-            str(BINARY),
-            *options,
-            f"--window-size={self._size}",
-            "--remote-debugging-pipe",
-            f"--user-data-dir={self._profile.name}",
-        ]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+        options += ["--remote-debugging-pipe", f"--window-size={self._size}", f"--user-data-dir={self._profile.name}"]
+        command = [str(BINARY), *options]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
             command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=place, close_fds=False, start_new_session=True

@@ -24,17 +24,7 @@ from hpo.study_file.reader import read_study, template
 
 HERE = Path(__file__).parent
 TABLES = yaml.safe_load((HERE / "study_file_tables.yaml").read_text(encoding="utf-8"))
-KEYS = (
-    "search_space.dropout",
-    "search_space",
-    "budget.trials",
-    "metric",
-    "start_with",
-    "data.resize",
-    "zzz",
-    "",
-    "a.b",
-)
+KEYS = ("search_space.dropout", "search_space", "budget.trials", "metric", "start_with", "data.resize", "", "a.b")
 TOKENS = (*TABLES["tokens of the fuzzer"], " " * 9, "9" * 400, "a" * 3000, "[" * 200)
 
 
@@ -67,17 +57,10 @@ def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes
         position = rng.randrange(len(raw) + 1)
         return raw[:position] + bytes([rng.randrange(256)]) + raw[position + 1 :]
 
-    def delete(raw: bytes, rng: random.Random) -> bytes:
-        start, end = _cut(raw, rng)
-        return raw[:start] + raw[end:]
-
-    def insert(raw: bytes, rng: random.Random) -> bytes:
-        position = rng.randrange(len(raw) + 1)
-        return raw[:position] + _token(rng) + raw[position:]
-
     def exchange(raw: bytes, rng: random.Random) -> bytes:
+        """Of a piece for a token, one of which may be empty."""
         start, end = _cut(raw, rng)
-        return raw[:start] + _token(rng) + raw[end:]
+        return raw[: rng.choice((start, end))] + rng.choice((b"", _token(rng), _token(rng))) + raw[end:]
 
     def repeat(raw: bytes, rng: random.Random) -> bytes:
         start, end = _cut(raw, rng)
@@ -101,7 +84,7 @@ def mutations(seeds: list[bytes]) -> list[Callable[[bytes, random.Random], bytes
         rows[index] = (_token(rng) if index else head) + separator + tail
         return b": ".join(rows)
 
-    return [flip, delete, insert, exchange, repeat, lines, splice, value, value, exchange]
+    return [flip, exchange, exchange, exchange, exchange, repeat, lines, splice, value, value]
 
 
 def case(number: int, seed: int, seeds: list[bytes]) -> bytes:

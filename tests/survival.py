@@ -47,7 +47,7 @@ class Process:
     def __post_init__(self) -> None:
         temporary = self.folder / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
-        paths = [str(TESTS.parent), str(TESTS)]
+        own = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "TMPDIR": str(temporary), MARK: self.mark}
         self.popen = subprocess.Popen(
             [sys.executable, *self.command],
             cwd=self.folder,
@@ -56,13 +56,7 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(paths),
-                "TMPDIR": str(temporary),
-                MARK: self.mark,
-                **self.environment,
-            },
+            env={**os.environ, **own, **self.environment},
         )
 
     @property

@@ -379,19 +379,8 @@ def test_a_model_is_published_again_in_a_store_that_has_it_not(tmp_path: Path, m
     monkeypatch.setattr("hpo.publishing.publish_best.publish", published)
     monkeypatch.setattr("hpo.commands.report.write_report", lambda *study: None)
     spec = api.load(study(tmp_path, "cosine"))
-    visits = [
-        ("a", "1"),
-        ("a", "1"),
-        ("a", None),
-        ("a", "2"),
-        ("b", "3"),
-        ("b", None),
-        ("c", None),
-        ("c", "4"),
-        ("a", "2"),
-    ]
     said = []
-    for uri, run_id in visits:
+    for uri, run_id in zip("aaaabbcca", ("1", "1", None, "2", "3", None, None, "4", "2"), strict=True):
         monkeypatch.setattr("hpo.commands.run.start_tracker", lambda *a, to=Elsewhere(uri, run_id): to)
         result = run(spec, RunOptions(tmp_path))
         result.folders.model_figures.touch()

@@ -142,19 +142,10 @@ def test_before_the_first_run_every_looking_verb_says_how_to_begin(study: Path) 
 
 
 def test_a_bad_file_is_refused_with_every_mistake_and_nothing_is_created(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(
-        "name: x\ndata: digits\nn_trials: 3\nsearch_space: {learning_rate: {min: 1, max: 0.1}}\n"
-    )
+    bad = "name: x\ndata: nowhere.npz\nn_trials: 3\nsearch_space: {learning_rate: {min: 1, max: 0.1}}\n"
+    (tmp_path / "study.yaml").write_text(bad)
     done = hpo(tmp_path, "run", code=2)
-    assert len(done.stderr.splitlines()) == 2
-    assert done.stderr.startswith("study.yaml:3:")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
-
-
-def test_bad_data_are_refused_and_nothing_is_created(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text("name: x\ndata: nowhere.npz\nsearch_space: {epochs: 1}\n")
-    done = hpo(tmp_path, "run", code=2)
-    assert len(done.stderr.splitlines()) == 1
+    assert [line[:13] for line in done.stderr.splitlines()] == ["study.yaml:2:", "study.yaml:3:", "study.yaml:4:"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
 
 
@@ -220,13 +211,6 @@ def test_the_time_of_the_budget_is_a_reason_to_end_in_the_report_too(study: Path
     assert "time limit reached" in hpo(study, "status").stdout
 
 
-def test_a_changed_study_is_a_conflict_that_names_what_changed(ran: Path) -> None:
-    done = hpo(ran, "run", "--set", "metric.at=best", code=5)
-    assert "metric" in done.stderr
-    assert "--fresh" in done.stderr
-    assert json.loads(hpo(ran, "status", "--json").stdout)[0]["trials"] == 6
-
-
 def test_help_names_the_strategies_in_their_order(tmp_path: Path) -> None:
     assert "bayesian, random or grid" in hpo(tmp_path, "run", "--help").stdout
 
@@ -281,12 +265,8 @@ def test_compare_refuses_a_grid_over_a_range_and_offers_one(study: Path) -> None
 
 
 def test_confirm_retrains_the_finalists_with_fresh_seeds(ran: Path) -> None:
-    done = hpo(ran, "confirm", "--top", "2", "--seeds", "2")
-    assert [line.startswith("trial ") and "on fresh seeds" in line for line in done.stdout.splitlines()] == [
-        True,
-        True,
-        False,
-    ]
+    *finalists, _ = hpo(ran, "confirm", "--top", "2", "--seeds", "2").stdout.splitlines()
+    assert [line.startswith("trial ") and "on fresh seeds" in line for line in finalists] == [True, True]
     assert [one["study"] for one in json.loads(hpo(ran, "status", "--json").stdout)] == ["bayesian-0"]
     assert len(hpo(ran, "status").stdout.splitlines()) == 2, "a row a study, not folded in a pipe"
     (confirmation,) = json.loads(hpo(ran, "status", "--strategy", "confirm", "--json").stdout)

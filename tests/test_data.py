@@ -142,10 +142,8 @@ def test_of_images_with_the_same_pixels_one_stays_and_it_is_the_one_to_test(
     assert len(kept) == len(set(texts)) == len(splits.first_of_each(numbers, None))
     for row in kept:
         assert parts[row] == max(part for part, text in zip(parts, texts, strict=True) if text == texts[row])
-    split, classes = (
-        [np.flatnonzero(parts == part) for part in Part],
-        np.random.RandomState(seed).randint(0, 2, len(kinds)),
-    )
+    split = [np.flatnonzero(parts == part) for part in Part]
+    classes = np.random.RandomState(seed).randint(0, 2, len(kinds))
     torn = [len({other for text, other in zip(texts, classes, strict=True) if text == one}) > 1 for one in texts]
     assert splits.conflicting(numbers, classes).tolist() == torn
     for known, marks in ((None, texts), (classes, [*zip(texts, classes, strict=True)])):

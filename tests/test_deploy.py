@@ -71,19 +71,8 @@ def test_a_wheel_has_all_that_is_read_beside_the_code_and_no_test(tmp_path: Path
             shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        "made",
-        ".",
-    ]
-    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    pip = f"{sys.executable} -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir made ."
+    done = subprocess.run(pip.split(), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "made").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

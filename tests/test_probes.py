@@ -38,10 +38,8 @@ def test_in_a_users_network_an_activation_belongs_to_the_layer_before_it() -> No
 def test_a_recurrent_layer_is_one_place_a_level() -> None:
     net = nn.Sequential()
     net.add_module("recurrent", nn.GRU(4, 3, num_layers=2, bidirectional=True))
-    assert {name: len(held) for name, held in probe_places(net, ours=True).weights.items()} == {
-        "recurrent.l0": 4,
-        "recurrent.l1": 4,
-    }
+    weights = probe_places(net, ours=True).weights
+    assert {name: len(held) for name, held in weights.items()} == {"recurrent.l0": 4, "recurrent.l1": 4}
 
 
 def test_gradient_norms_are_root_mean_squares_over_the_steps_looked_at() -> None:

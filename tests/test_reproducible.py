@@ -105,16 +105,7 @@ def test_another_seed_is_another_list() -> None:
 
 
 EPOCHS = 12  # so many that it is still training when a fault comes
-FLAGS = [
-    "--trials",
-    "1",
-    "--workers",
-    "1",
-    "--set",
-    f"search_space.epochs={EPOCHS}",
-    "--set",
-    "search_space.batch_size=2",
-]
+FLAGS = f"--trials 1 --workers 1 --set search_space.epochs={EPOCHS} --set search_space.batch_size=2".split()
 
 
 def real(folder: Path) -> Process:

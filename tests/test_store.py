@@ -156,10 +156,8 @@ def test_a_journal_another_program_holds_is_said_to_be_held(path: Path, monkeypa
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(EnvironmentFailed) as failed:
                 journal.append(Closed(0.0, "budget"))
-            rule, remedy = (
-                "must not be locked by another program",
-                "close that program, then run the same command again",
-            )
+            rule = "must not be locked by another program"
+            remedy = "close that program, then run the same command again"
             assert str(failed.value) == f"{path}: {rule}, got database is locked; {remedy}"
             with pytest.raises(EnvironmentFailed, match=rule):
                 journal.put("text", "x")
@@ -344,9 +342,7 @@ compare: {strategies: [bayesian, random, grid]}
 workers: 2
 """
 SEEDS = int(os.environ.get("COMPARED_SEEDS", "8"))
-OPEN_FILES = (
-    90 if SEEDS < 16 else 256
-)  # 16 journals, the workers and MLflow take some 70, however many studies there are
+OPEN_FILES = 90 if SEEDS < 16 else 256  # 16 journals, workers and MLflow take 70, however many studies there are
 
 
 def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> None:
@@ -369,10 +365,8 @@ def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> No
 
 
 def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: Path) -> None:
-    config, slow = (
-        Config(str(tmp_path)),
-        Config(str(tmp_path), fake={"pause": 1.0}),
-    )  # the first outlasts a start of the second
+    config = Config(str(tmp_path))
+    slow = replace(config, fake={"pause": 1.0})  # the first outlasts a start of the second
     with never_left(start(slow)) as first:
         wait_until(lambda: bool(lines(config.witness)), "the first driver trains")
         with never_left(start(slow)) as second:

@@ -616,11 +616,9 @@ def test_a_folder_with_odd_characters_survives_the_uri() -> None:
 def test_a_store_mlflow_no_longer_has_is_refused(uri: str) -> None:
     with pytest.raises(BadInput) as caught:
         tracking_uri(uri, Path(), {})
-    rule, remedy = (
-        "must be an MLflow server or database",
-        "write http://host:5000, or sqlite:///mlflow.db, or leave it out",
-    )
-    assert str(caught.value) == f"tracking.uri: {rule}, got {uri.replace('s3cret', '***')}; {remedy}"
+    rule, got = "must be an MLflow server or database", uri.replace("s3cret", "***")
+    remedy = "write http://host:5000, or sqlite:///mlflow.db, or leave it out"
+    assert str(caught.value) == f"tracking.uri: {rule}, got {got}; {remedy}"
 
 
 UNREADABLE = [
