@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from hpo.execution.worker import ENVIRONMENT
 
 
 def machine() -> str:
@@ -21,6 +24,12 @@ def machine() -> str:
         platform.machine(),
     )
     return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+
+
+def as_worker() -> None:
+    """Begin this program again in the environment of a worker process, which glibc's allocator reads at its start."""
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ENVIRONMENT})
 
 
 def say(what: str, figure: str, target: str, n: int) -> None:
