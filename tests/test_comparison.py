@@ -249,10 +249,8 @@ def test_a_loss_is_compared_the_other_way_round() -> None:
 
 
 def test_random_with_twice_the_budget_stands_beside_the_others() -> None:
-    longer = [
-        made("random-x2", s, (10, value - 0.1), (50, value), (150, value + 0.02), epochs=200)
-        for s, value in enumerate(FAIR)
-    ]
+    steps = [((10, value - 0.1), (50, value), (150, value + 0.02)) for value in FAIR]
+    longer = [made("random-x2", seed, *points, epochs=200) for seed, points in enumerate(steps)]
     comparison = compared([*several("bayesian", GOOD), *several("random", FAIR)], GOAL, doubled=longer)
     assert comparison.twice.values == tuple(value + 0.02 for value in FAIR)
     assert [(p.a, p.b, p.better) for p in comparison.beside] == [("bayesian", TWICE, TWICE)]

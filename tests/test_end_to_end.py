@@ -107,14 +107,8 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, pre
 def test_a_study_that_is_changed_midway_goes_on_and_is_reported(tmp_path: Path) -> None:
     study = {"name": "midway", "strategy": "bayesian", "data": {"source": "digits", "limit": 120}, "tracking": False}
     study |= {"device": "cpu", "execution": {"engine": "inline"}, "budget": {"trials": 10}}
-    space = {
-        "blocks": 1,
-        "channels": [2, 4],
-        "optimizer": ["adam", "sgd"],
-        "momentum": [0.5, 0.9],
-        "batch_size": [32, 64],
-    }
-    space["epochs"] = 1
+    space = {"blocks": 1, "channels": [2, 4], "batch_size": [32, 64], "epochs": 1}
+    space |= {"optimizer": ["adam", "sgd"], "momentum": [0.5, 0.9]}
     hpo.run({**study, "search_space": space}, state=tmp_path, quiet=True)
     changed = {**space, "optimizer": ["adam"], "dropout": [0, 0.25], "batch_size": [64, 16]}
     del changed["momentum"]  # which adam does not have
@@ -132,20 +126,11 @@ def test_regression_and_the_rnn_are_reachable_from_a_study(tmp_path: Path) -> No
     digits = load_digits()
     np.savez(tmp_path / "ink.npz", X=digits.images[:300].astype(np.uint8), y=digits.images[:300].mean((1, 2)))
     common = {"budget": {"trials": 2}, "tracking": False, "execution": "inline"}
-    ink = {
-        "name": "ink",
-        "data": {"source": str(tmp_path / "ink.npz"), "regression": True},
-        "search_space": SPACE,
-        **common,
-    }
+    data = {"source": str(tmp_path / "ink.npz"), "regression": True}
+    ink = {"name": "ink", "data": data, "search_space": SPACE, **common}
     regression = hpo.run(ink, state=tmp_path, quiet=True)
     assert regression.spec.metric.name == "val_mse"
     assert "test_r2" in regression.test
-    rows = {
-        "name": "rows",
-        "model": "rnn",
-        "data": "digits",
-        "search_space": {"cell": ["rnn", "gru"], "hidden_size": 8, "epochs": 1},
-        **common,
-    }
+    cells = {"cell": ["rnn", "gru"], "hidden_size": 8, "epochs": 1}
+    rows = {"name": "rows", "model": "rnn", "data": "digits", "search_space": cells, **common}
     assert hpo.run(rows, state=tmp_path, quiet=True).best_value > 0

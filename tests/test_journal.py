@@ -267,16 +267,6 @@ def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> 
         DriverLock(held.paths[0])
 
 
-def test_a_lock_that_was_left_is_free(tmp_path: Path) -> None:
-    path = tmp_path / "driver.lock"
-    path.write_text('{"pid": 1, "host": "gone", "time": 1')
-    assert holder_of(path) is None
-    lock = DriverLock(path)
-    assert (holder_of(path) or {})["pid"] == os.getpid()
-    lock.release()
-    assert holder_of(path) is None
-
-
 # -- where it lies --------------------------------------------------------------------------------------------------
 
 MOUNTS = """\

@@ -126,10 +126,8 @@ def test_a_retry_that_was_killed_is_continued_by_the_plain_command(outcome: str,
     """Whatever its own earlier trial, or another study's, says of the same training."""
     failing, point = place.folder / "failing", {"rate": 0.05, "width": 1, "epochs": 4}
     failing.write_text(outcome)
-    specs = [
-        place.spec(strategy=name, start_with=[point], budget={"trials": 1}, training_seed=0)
-        for name in ("grid", "random")
-    ]
+    own = {"start_with": [point], "budget": {"trials": 1}, "training_seed": 0}
+    specs = [place.spec(strategy=name, **own) for name in ("grid", "random")]
     for spec in specs:
         (trial,) = run(spec, place.options).study.trials
         assert (trial.state, trial.outcome, trial.epoch) == ("failed", outcome, 1)

@@ -519,21 +519,13 @@ def test_targets_are_numbers_only_if_the_study_says_so_and_whole_ones_are_classe
 
 
 @pytest.mark.parametrize(
-    ("image", "label"),
-    [
-        ("x_{}", "y_{}"),
-        ("X_{}", "Y_{}"),
-        ("{}_images", "{}_labels"),
-        ("{}X", "{}Y"),
-        ("{}_data", "{}_targets"),
-        ("{}_set_x", "{}_set_y"),
-    ],
+    "names", ["x_{} y_{}", "X_{} Y_{}", "{}_images {}_labels", "{}X {}Y", "{}_data {}_targets", "{}_set_x {}_set_y"]
 )
 @pytest.mark.parametrize("words", [("train", "val", "test"), ("train", "valid"), ("training", "test"), ("train",)])
 def test_arrays_of_parts_are_known_by_their_names_and_stay_apart(
-    image: str, label: str, words: tuple[str, ...], tmp_path: Path
+    names: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    arrays, told = {}, []
+    arrays, told, (image, label) = {}, [], names.split()
     for part in words:
         images, labels = noise(8, 4, 4), np.arange(8) % 2
         arrays |= {image.format(part): images, label.format(part): labels[:, None]}  # a column, as MedMNIST has it

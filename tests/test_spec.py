@@ -91,11 +91,6 @@ def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None
     assert read_study(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
 
 
-def test_the_seed_of_splits_and_trainings_is_the_study_s_unless_it_is_given() -> None:
-    assert spec("seed: 3").base_seed == 3
-    assert spec("{seed: 3, training_seed: 0}").base_seed == 0
-
-
 def test_the_best_model_is_registered_under_the_study_s_name_unless_the_file_says_otherwise() -> None:
     given = [{}, {"register": "other"}, {"register": False}, {"register": None}, {"enabled": True}]
     assert [registered(spec(name="own", tracking=one)) for one in given] == ["own", "other", None, "own", "own"]

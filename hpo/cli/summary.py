@@ -238,22 +238,17 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
 
 
 def status_json(one: StudyStatus) -> dict[str, Any]:
-    goal = one.goal
-    best_trial = None
-    if (best := goal.best(one.study.trials)) is not None and (reading := goal.reading(best)) is not None:
-        best_trial = {
-            "trial": best.number,
-            "value": goal.value(best),
-            "epoch": reading.epoch,
-            "params": {**best.params},
-        }
+    goal, best = one.goal, one.goal.best(one.study.trials)
+    told: dict[str, Any] = {}
+    if best is not None and (reading := goal.reading(best)) is not None:
+        told = {"trial": best.number, "value": goal.value(best), "epoch": reading.epoch, "params": {**best.params}}
     return {
         "study": one.folders.run.name,
         "state": str(one.state),
         "trials": len(one.study),
         "epochs": one.study.epochs,
         "states": {str(state): len(one.study.with_state(state)) for state in State},
-        "best": best_trial,
+        "best": told or None,
         "driver": one.driver or None,
         "known": known_before(one.study) or None,
     }

@@ -287,14 +287,10 @@ def _write(state: bytes, path: Path) -> None:
 
 def _refuse_other_versions(info: WorkerInfo) -> None:
     own = versions()
-    other = [
-        f"{name} {version} where the driver has {own[name]}"
-        for name, version in info.versions.items()
-        if own[name] != version
-    ]
-    if other:
+    if other := sorted(info.versions.items() - own.items()):
         rule, remedy = "must run the driver's versions", "install the same there"
-        raise EnvironmentFailed(Mistake(f"node {info.node}", rule, ", ".join(other), remedy))
+        got = ", ".join(f"{name} {version} where the driver has {own[name]}" for name, version in other)
+        raise EnvironmentFailed(Mistake(f"node {info.node}", rule, got, remedy))
 
 
 def death_of_worker(error: Exception, node: str) -> str:

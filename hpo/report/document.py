@@ -312,9 +312,8 @@ def _next(report: StudyReport) -> Html | None:
         parts: list[Content] = [tag("p", words), bullets([str(edge) for edge in edges])]
     else:
         few = len(report.study.with_state(State.COMPLETE)) < findings.FEWEST
-        why = (
-            "too few complete trials to tell" if few else "none has more of the best trials than chance would put there"
-        )
+        chance = "none has more of the best trials than chance would put there"
+        why = "too few complete trials to tell" if few else chance
         parts = [tag("p", f"No bound limits the search: {why}.", class_="quiet")]
     if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))
