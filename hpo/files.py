@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import Conflict, EnvironmentFailed, Mistake
+from hpo.formatting import without_password
 
 # File systems on which SQLite's locks cannot be trusted (https://www.sqlite.org/faq.html#q5).
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "glusterfs", "lustre", "ceph"})
@@ -80,6 +81,17 @@ class Folders:
     def artifacts(self) -> Path:
         """Pictures and texts that go to MLflow as they are."""
         return self.run / "artifacts"
+
+
+def log_file(study: Path, training: str) -> Path:
+    """What a training printed and logged, if anything. study: the folder of all studies of its name."""
+    return study / "logs" / f"{training}.txt"
+
+
+def read_log(study: Path, training: str) -> str:
+    with suppress(FileNotFoundError):
+        return without_password(log_file(study, training).read_text(errors="replace"))
+    return ""
 
 
 def written_by_hpo(folder: Path) -> bool:

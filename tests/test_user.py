@@ -1,15 +1,20 @@
 """A user's own model and trainer: the examples, and every way to get them wrong in one line."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import studied
+from mlflow_real import template
 from pictures import bars, job, numbers
 
+from hpo import api, files
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.errors import BadInput
+from hpo.execution import worker
 from hpo.models import user
 from hpo.study_file.reader import read_study
 from hpo.training import checkpoints
@@ -138,6 +143,41 @@ def test_a_trainer_that_yields_the_wrong_thing_is_refused_in_one_line(tmp_path: 
     with pytest.raises(TrainingFailed) as caught:
         reports(f"def train(job):\n    {body}", tmp_path)
     assert (caught.value.outcome, str(caught.value)) == (Outcome.INVALID, message)
+
+
+PRINTING = """
+import ctypes, logging, os, subprocess, sys
+def train(job):
+    for epoch in (1, 2):
+        if job.params["rate"] > 0.1:
+            print("printed", epoch); print("on stderr", file=sys.stderr); logging.getLogger("mine").info("logged")
+            ctypes.CDLL(None).puts(b"from C"); subprocess.run(["echo", "by a child"])
+        if job.params["rate"] == 0.3 and epoch == 2:
+            print("x" * 3_000_000); print("last words"); os.kill(os.getpid(), 9)
+        yield {"val_accuracy": job.params["rate"]}
+"""
+
+
+def test_what_own_code_prints_and_logs_is_kept_with_its_trial_and_in_mlflow_and_silence_makes_no_file(
+    tmp_path: Path,
+) -> None:
+    study = (
+        "{name: loud, strategy: grid, train: mine:train, search_space: {rate: [0.1, 0.2, 0.3], epochs: 2}, workers: 1}"
+    )
+    written(written(tmp_path, PRINTING), study, "study.yaml")
+    shutil.copy(template(), tmp_path)
+    studied.hpo(tmp_path, "run")
+    trials = api.open(tmp_path / "study.yaml").trials.set_index("params.rate")
+    logs = {rate: files.read_log(tmp_path / "studies/loud", trials.training[rate]) for rate in trials.index}
+    lines = ["on stderr", "logged", "from C", "by a child"]
+    assert sorted(logs[0.2].splitlines()) == sorted([*lines, *lines, "printed 1", "printed 2"])
+    assert logs[0.2] == studied.hpo(tmp_path, "show", str(trials.trial[0.2]), "--log").stdout
+    assert len(logs[0.3]) == worker.LOG_BYTES
+    assert logs[0.3].endswith("x\nlast words\n")
+    assert trials.error[0.3].endswith("(SIGKILL); last words")
+    assert logs[0.1] == ""
+    assert len([*tmp_path.glob("studies/loud/logs/*")]) == 2
+    assert {path.read_text() for path in tmp_path.glob("mlruns/**/log.txt")} == {logs[0.2], logs[0.3]}
 
 
 # -- models ------------------------------------------------------------------------------------------------------

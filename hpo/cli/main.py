@@ -216,13 +216,19 @@ def status(request: Request, watch: bool, as_json: bool) -> None:
 
 @cli.command(cls=StudyVerb)
 @TRIAL
+@click.option("--log", is_flag=True, help="Show what your own code printed and logged.")
 @JSON
-def show(request: Request, trial: int, as_json: bool) -> None:
+def show(request: Request, trial: int, log: bool, as_json: bool) -> None:
     """Show one trial: parameters, curve, diagnosis."""
     from hpo.cli.summary import show_trial
+    from hpo.files import read_log
 
     result = request.result()
-    show_trial(result, result.trial(trial), as_json)
+    shown = result.trial(trial)
+    if log:
+        echo(read_log(result.folders.study, shown.training), nl=False)
+    else:
+        show_trial(result, shown, as_json)
 
 
 @cli.command(cls=StudyVerb)

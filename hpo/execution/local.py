@@ -123,7 +123,7 @@ class LocalExecutor:
         worker = self._workers[index]
         worker.end(grace=0.0)
         why = why or f"the worker process ended ({_cause(worker.process.returncode)})"
-        why = "; ".join(filter(None, [why, worker.last_line()]))
+        why = "; ".join(filter(None, [why, worker.last_line]))
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import importlib
+import logging
 import os
 import queue
 import resource
@@ -15,8 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,10 +27,12 @@ from pathlib import Path
 from hpo.core import Job, JobFailed, Message, Outcome, Train
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob, one_line
-from hpo.files import number_in
+from hpo.files import log_file, number_in, read_log, replace_file
 
+LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
-OUTPUT_BYTES = 4096  # of a chunk of a worker's output that are kept
+LOG_BYTES = 2**20  # of what a training prints that are kept, the last ones
+LOG_SECONDS = 1.0  # in which a log is brought up to date
 MAX_LEAKED_FILES = 64  # file descriptors a job may leave open before its worker is replaced
 
 # glibc gives memory back to the kernel after every step of a small network and faults it in again; these keep it
@@ -76,12 +80,13 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         code = f"from hpo.execution.worker import main; main({theirs.fileno()}, {modules!r})"
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process; it moves it to logs
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],  # -P: the driver's sys.path, not the current folder before it
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self._printed,
             stderr=subprocess.STDOUT,
         )
         theirs.close()
@@ -90,8 +95,7 @@ class WorkerProcess:
         self.running: RunningJob | None = None
         self.last = ""  # the training it ran last and may have in memory
         self.ready = False
-        self._output: deque[bytes] = deque(maxlen=16)
-        threading.Thread(target=self._drain, daemon=True).start()
+        self.last_line = ""  # that it printed before it ended: after a fatal error, usually the reason
 
     def send(self, command: Command) -> None:
         with contextlib.suppress(OSError):  # a dead worker is noticed by its sentinel
@@ -112,19 +116,14 @@ class WorkerProcess:
             self.process.wait()
         with contextlib.suppress(OSError):
             os.close(self.sentinel)
-
-    def last_line(self) -> str:
-        """The last line it printed: after a fatal error, usually the reason."""
-        output = b"".join(self._output).decode(errors="replace")
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        return lines[-1][:200] if lines else ""
-
-    def _drain(self) -> None:
-        """Read what the process prints, however much, and keep its end."""
-        assert self.process.stdout is not None
-        with self.process.stdout as stream, contextlib.suppress(OSError, ValueError):
-            while chunk := os.read(stream.fileno(), 65536):
-                self._output.append(chunk[-OUTPUT_BYTES:])
+        with self._printed as printed:
+            printed.seek(0)
+            text = printed.read().decode(errors="replace")
+            if self.running is not None:
+                study, training = self.running.job.folder.parent, self.running.job.training
+                move_printed(printed.fileno(), log_file(study, training))
+                text = read_log(study, training)
+        self.last_line = next((line.strip()[:200] for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def main(descriptor: int, modules: Iterable[str]) -> None:
@@ -132,7 +131,10 @@ def main(descriptor: int, modules: Iterable[str]) -> None:
     die_with_parent()
     leave_signals_to_the_driver()
     worker = _Worker(Connection(descriptor))
-    threading.Thread(target=worker.listen, daemon=True).start()
+    for threaded in (worker.listen, worker.keep_log):
+        threading.Thread(target=threaded, daemon=True).start()
+    logging.getLogger().setLevel(logging.INFO)  # to stderr, where the user's code says nothing else
+    logging.lastResort = logging.StreamHandler()
     import_early(modules)
     worker.serve()
 
@@ -144,6 +146,19 @@ class _Worker:
         self._pipe = pipe
         self._commands: queue.SimpleQueue[Factory | Job] = queue.SimpleQueue()
         self._halted: set[str] = set()
+        self._log: Path | None = None  # of the training at work, or last at work
+        self._moving = threading.Lock()
+
+    def keep_log(self) -> None:
+        while True:
+            time.sleep(LOG_SECONDS)
+            self._move_printed()
+
+    def _move_printed(self) -> None:
+        with self._moving:
+            LIBC.fflush(None)  # what C code has printed
+            if self._log is not None:
+                move_printed(1, self._log)
 
     def listen(self) -> None:
         while True:
@@ -182,9 +197,11 @@ class _Worker:
 
     def _run(self, runner: JobRunner, job: Job) -> None:
         files = _open_files()
+        self._log = log_file(job.folder.parent, job.training)
         try:
             with memory_limit(job.limits.memory_bytes):
                 for message in runner.run(job, lambda: job.training in self._halted):
+                    self._move_printed()
                     self._pipe.send(message)
         except MemoryError as error:
             self._pipe.send(JobFailed(job.training, Outcome.OOM, one_line(error)))
@@ -192,6 +209,16 @@ class _Worker:
             self._pipe.send(MachineFailed(str(error)))
         if _open_files() > files + MAX_LEAKED_FILES:
             os._exit(0)  # what a trainer leaks hurts only its own trials: the driver starts another process
+
+
+def move_printed(printed: int, log: Path) -> None:
+    """Bring what has been printed to this file, a descriptor, to the end of the log. Silence makes none."""
+    if size := os.fstat(printed).st_size:
+        last = os.pread(printed, LOG_BYTES, max(0, size - LOG_BYTES))
+        with contextlib.suppress(OSError), replace_file(log, durable=False) as draft:  # a full disk costs the log only
+            draft.write_bytes(((log.read_bytes() if log.exists() else b"") + last)[-LOG_BYTES:])
+        os.ftruncate(printed, 0)
+        os.lseek(printed, 0, os.SEEK_SET)
 
 
 def import_early(modules: Iterable[str]) -> None:
@@ -202,7 +229,7 @@ def import_early(modules: Iterable[str]) -> None:
 
 def die_with_parent() -> None:
     """The kernel kills this process when its parent dies, even while it is stuck in native code (prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leave_signals_to_the_driver() -> None:

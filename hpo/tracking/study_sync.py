@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from hpo.core import Closed, Event, Opened, Reported, Retried, Study
+from hpo.core import Closed, Event, Opened, Reported, Retried, Study, digest
 from hpo.errors import HpoError
+from hpo.files import read_log
 from hpo.journal import Journal
 from hpo.tracking.runs import (
     RUNNING,
@@ -185,6 +186,16 @@ class StudySync:
             self._write(store, number, run, trial_points(trial, 0), scores)
         self.runs[number] = replace(self.runs[number], epochs=trial.epoch)
 
+    def _logged(self, store: Store, number: int, run: Run) -> Run:
+        """The run of a trial that has come to rest, with its log, and a tag by which that is sent once."""
+        if number == PARENT or run.status == RUNNING:
+            return run
+        log = read_log(self.tracked.journal.parents[1], self.history.study.trials[number].training)
+        tag = {"hpo.log": digest(log)} if log else {}
+        if log and not tag.items() <= self.runs[number].tags.items():
+            store.upload(self.runs[number].id, "log.txt", log.encode())
+        return replace(run, tags={**run.tags, **tag})
+
     def _create(self, store: Store, number: int, run: Run) -> None:
         self.runs[number] = StoredRun(store.create(run), run.tags)
 
@@ -192,7 +203,7 @@ class StudySync:
         self, store: Store, number: int, run: Run, points: Sequence[MetricPoint], scores: Sequence[MetricPoint] = ()
     ) -> None:
         """A run that has come to rest and looks as it should has its points too: a Store writes them first."""
-        stored = self.runs[number]
+        stored, run = self.runs[number], self._logged(store, number, run)
         change = difference(stored, run, [*points, *scores])
         if change.params or change.tags or change.status or run.status == RUNNING or scores:
             store.write(stored.id, change)
