@@ -1,5 +1,7 @@
 """`python -m hpo`: the verbs, and how a process ends: errors become lines on stderr and an exit code, never a traceback."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -17,6 +19,8 @@ SIGNALLED, ENVIRONMENT, BUG = 128, EnvironmentFailed.exit_code, HpoError.exit_co
 
 
 def main() -> None:
+    gc.set_threshold(100_000)  # looking for garbage is half of the time of a large import, and of leaving after one
+    atexit.register(gc.freeze)
     try:
         cli.main(standalone_mode=False)
     except HpoError as error:

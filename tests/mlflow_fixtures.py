@@ -137,9 +137,6 @@ class FakeStore:
 
         self.server.call(delete)
 
-    def holds(self, model: str) -> bool:
-        return True
-
     def close(self) -> None:
         pass
 

@@ -186,6 +186,7 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
         ("hpo.cli.main, hpo.study_file.reader", SLOW | {"pydantic"}),  # so that `--help` and a refusal are at once
         ("hpo.commands.run, hpo.cli.console, hpo.commands.compare, hpo.check", {"torch", "mlflow", "ray"}),
         ("benchmarks.gpu", {"mlflow", "optuna", "ray"}),  # so that it runs on a bare machine with torch
+        ("hpo.commands.run, hpo.cli.summary", SLOW - {"numpy", "PIL"}),  # before workers start; and `status`
     ],
 )
 def test_what_must_be_quick_imports_nothing_heavy_and_a_driver_no_torch(light: str, absent: set[str]) -> None:

@@ -346,6 +346,34 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
 
 
+def test_the_process_that_publishes_begins_with_the_last_trials_and_ends_with_the_run(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    given: list[object] = []
+    heard: list[int] = []  # trials there were when it began
+
+    def begin(to_mlflow: bool) -> object:
+        heard.append(len(trials))
+        begun.append(subprocess.Popen(["sleep", "60"]))
+        return begun[-1]
+
+    trials: set[object] = set()
+    monkeypatch.setattr("hpo.publishing.publish_best.begin", begin)
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda order, own: given.append(own) or Published())
+    for step in ("draw_search", "write_report"):
+        monkeypatch.setattr(f"hpo.commands.report.{step}", lambda *study: None)
+    spec = api.load(study(tmp_path, "cosine"))
+    most = spec.budget.trials
+    run(spec, RunOptions(tmp_path, listeners=[lambda search, event: trials.update(search.study.running)]))
+    assert given == begun != []
+    assert begun[0].poll() is not None
+    assert most is not None
+    assert most / 2 <= heard[0] <= most
+    run(spec, RunOptions(tmp_path))  # nothing is left to train
+    assert len(begun) == 1
+
+
 @dataclass
 class Elsewhere:
     """A tracker: run is the study's in the store at uri, None where that does not answer."""
@@ -372,12 +400,14 @@ class Elsewhere:
 def test_a_model_is_published_again_in_a_store_that_has_it_not(tmp_path: Path, monkeypatch: Any) -> None:
     orders: list[str | None] = []
 
-    def published(order: Order) -> Published:
+    def published(order: Order, begun: object) -> Published:
         orders.append(order.run)
         return Published(model=order.run and f"models:/{order.run}", failed=order.run is None, said="logged")
 
     monkeypatch.setattr("hpo.publishing.publish_best.publish", published)
-    monkeypatch.setattr("hpo.commands.report.write_report", lambda *study: None)
+    monkeypatch.setattr("hpo.publishing.publish_best.nearly_over", lambda search: False)
+    for step in ("draw_search", "write_report"):
+        monkeypatch.setattr(f"hpo.commands.report.{step}", lambda *study: None)
     spec = api.load(study(tmp_path, "cosine"))
     said = []
     for uri, run_id in zip("aaaabbcca", ("1", "1", None, "2", "3", None, None, "4", "2"), strict=True):
@@ -402,7 +432,7 @@ def test_of_trials_that_read_one_training_a_complete_one_is_best() -> None:
 
 
 def test_a_model_is_shown_beside_the_reading_it_was_published_of_only(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda order: Published(model="models:/m-1"))
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda *order: Published(model="models:/m-1"))
     result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path))
     assert result_json(read_result(result.spec, tmp_path))["model"] == "models:/m-1"
     for changed in ({"epoch": 1}, {"trial": 99}):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import sqlite3
 import subprocess
@@ -102,8 +103,9 @@ print(json.dumps({
 
 
 def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_path: Path) -> None:
-    data = bars(tmp_path / "data", channels=3)
-    published = publish_best.publish(ordered := order(tmp_path, data))
+    data, begun = bars(tmp_path / "data", channels=3), publish_best.begin(to_mlflow=True)
+    published = publish_best.publish(ordered := order(tmp_path, data), begun)
+    assert begun.returncode == 0, "the process that was begun ahead is the one that published"
     assert published.champion
     assert published.said == "models:/digits-cnn@champion is version 1"
     dataset = Dataset.open(data)
@@ -145,21 +147,6 @@ def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_w
     assert not (old / "mlruns").exists()
     with closing(sqlite3.connect(new / "mlflow.db")) as database:
         assert str(old) not in "".join(database.iterdump())
-    store.close()
-
-
-def test_a_model_whose_files_were_deleted_is_published_again_and_is_the_champion(
-    tmp_path: Path, ordered: Order
-) -> None:
-    first = publish.score_and_log(ordered)
-    store = mlflow_store.connect(ordered.uri, "study", {})
-    assert store.holds(str(first.model).rpartition("/")[2])
-    shutil.rmtree(tmp_path / "state" / "mlruns")
-    assert not store.holds(str(first.model).rpartition("/")[2])
-    again = publish.score_and_log(ordered)
-    assert (again.champion, again.version, again.test) == (True, "2", first.test)
-    registry.loaded(ordered.uri, "models:/digits-cnn@champion")
-    assert not store.holds(str(first.model).rpartition("/")[2])  # deleted in MLflow
     store.close()
 
 
@@ -248,9 +235,6 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     uri, run, experiment = store_with_run(folder)
     client = MlflowClient(uri, uri)
     model = client.create_logged_model(experiment, "empty", run)
-    (folder / "files").mkdir()
-    (folder / "files" / "MLmodel").touch()
-    client.log_model_artifacts(model.model_id, str(folder / "files"))
     recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
     made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, {"hpo.study": "study"}, 0, 1, "unset")
     return Contest(client, made, Dataset.open(recipe.data), f"models:/{model.model_id}")
@@ -352,6 +336,23 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert publish.answer(made.to_json()) == {"error": f"[Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'"}
     lost = replace(made, recipe=replace(recipe, data=tmp_path / "nowhere"))
     assert "is no saved data set or is damaged" in str(publish.answer(lost.to_json())["error"])
+
+
+ORPHAN = (
+    "from hpo.publishing.publish_best import begin; import time; print(begin(False).pid, flush=True); time.sleep(60)"
+)
+
+
+def test_a_process_without_an_order_ends_in_silence_and_with_its_driver() -> None:
+    with publish_best.begin(to_mlflow=False) as process:
+        assert process.communicate("") == ("", "")
+    assert process.returncode == 0
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        ended = os.pidfd_open(int(driver.stdout.readline()))
+        driver.kill()
+    assert select.select([ended], [], [], 60)[0]
+    os.close(ended)
 
 
 @pytest.mark.parametrize(

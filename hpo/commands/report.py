@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -28,9 +30,18 @@ from hpo.strategies.tpe import Coordinate
 from hpo.study_file.spec import StudySpec
 
 
-def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
-    """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed."""
+def draw_search(spec: StudySpec, folders: Folders, study: Study) -> None:
+    """Those of the report's pictures that need no published model. Raises OSError."""
+    save(study_report(spec, folders, study, {}).search_pictures(), folders.artifacts / "plots")
+
+
+def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callable[[], None] | None = None) -> None:
+    """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed.
+
+    drawn: waits for another thread's `draw_search`.
+    """
     try:
+        (drawn or partial(draw_search, spec, folders, study))()
         with replace_file(folders.trials_csv) as draft:
             trials_table(study, spec.goal).to_csv(draft, index=False)
         hit("table")
@@ -41,7 +52,7 @@ def write_report(spec: StudySpec, folders: Folders, study: Study) -> None:
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")
-        save(report.pictures(), folders.artifacts / "plots")
+        save(report.model_pictures(), folders.artifacts / "plots")
     except OSError as error:
         rule, remedy = "the report must have room here", "free space, then run the same command again"
         raise EnvironmentFailed(Mistake(str(folders.run), rule, error.strerror or str(error), remedy)) from None

@@ -12,6 +12,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,9 +37,9 @@ from hpo.engine.opening import (
     take_over,
 )
 from hpo.engine.result import Published, Result
-from hpo.errors import HpoError, Stopped
+from hpo.errors import Stopped
 from hpo.files import Folders, allow_files
-from hpo.publishing.publish_best import DUE, publish_best
+from hpo.publishing.publish_best import Publisher
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
@@ -46,7 +47,7 @@ from hpo.tracking.ui import tracking_uri
 
 log = logging.getLogger(__name__)
 
-REPORT = "hpo.commands.report"  # matplotlib and pandas: 1 s, spent while another process publishes the best model
+REPORT = "hpo.commands.report"  # matplotlib and pandas: 2 s, spent while another process publishes the best model
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,16 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             studies = open_studies(assembled, folders, journals, options.trials, options.max_running)
             trainings = open_trainings(first, folders[0], journals)
             tracker = start_tracker(studies, uri, options.group, stack)
-            searches = [study.search for study in studies]
-            driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=options.listeners)
+            searches, publisher = [study.search for study in studies], Publisher(uri is not None)
+            stack.callback(publisher.close)
+            listeners = [*options.listeners, *([publisher.receive] if options.publish and first.train is None else [])]
+            driver = Driver(searches, executor, trainings, assembled[0].limits(), listeners=listeners)
             drivers.append(driver)
             driver.run(now)
             over = True  # from here on a signal ends all at once, and what there is is shown
             drivers.clear()
             stopped = driver.stopping
-            published = conclude(studies, driver, tracker) if options.publish else published
+            published = conclude(studies, driver, tracker, publisher) if options.publish else published
     except Stopped as leaving:
         if not over:
             raise
@@ -137,24 +140,20 @@ def start_tracker(studies: Sequence[OpenStudy], uri: str | None, group: str | No
     return tracker
 
 
-def conclude(studies: Sequence[OpenStudy], driver: Driver, tracker: Tracker | None) -> list[Published | None]:
+def conclude(
+    studies: Sequence[OpenStudy], driver: Driver, tracker: Tracker | None, publisher: Publisher
+) -> list[Published | None]:
     """Publish each best model, unless the run was stopped, and write the reports."""
-    threading.Thread(target=import_module, args=(REPORT,), daemon=True).start()
+    draw = lambda *about: import_module(REPORT).draw_search(*about)  # noqa: E731
     published: list[Published | None] = []
-    for study in studies:
-        usable = not driver.stopping and study.search.closing is not Reason.FAILING
-        published.append(publish_or_warn(study, driver, tracker) if usable else None)
-        import_module(REPORT).write_report(study.spec, study.folders, study.search.study)
+    with ThreadPoolExecutor(1) as beside:
+        for study in studies:
+            about = study.spec, study.folders, study.search.study
+            drawn = beside.submit(draw, *about)
+            usable = not driver.stopping and study.search.closing is not Reason.FAILING
+            published.append(publisher.publish(study, driver.executor, tracker) if usable else None)
+            import_module(REPORT).write_report(*about, drawn.result)
     return published
-
-
-def publish_or_warn(study: OpenStudy, driver: Driver, tracker: Tracker | None) -> Published | None:
-    """A model that cannot be published is said in one line: the study and its checkpoint are there."""
-    try:
-        return publish_best(study, driver.executor, tracker)
-    except HpoError as error:
-        log.error("%s", error)
-        return DUE
 
 
 @contextlib.contextmanager

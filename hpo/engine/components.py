@@ -26,15 +26,21 @@ from hpo.strategies.early_stopping import Asha, Median, Predictive
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import CONFIRM, RANDOM_X2, WITH_ASHA, Grid, Problem, Random, Repeats
 from hpo.strategies.surrogate import Surrogate
-from hpo.strategies.tpe import Tpe
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from hpo.execution.ray import RayExecutor
 
+
+def tpe(problem: Problem) -> Strategy:
+    from hpo.strategies.tpe import Tpe  # optuna: 0.3 s
+
+    return Tpe(problem)
+
+
 Maker = Callable[[Problem], Strategy]
-MAKERS: Mapping[str, Maker] = {"bayesian": Tpe, "tpe": Tpe, "random": Random, "grid": Grid}  # where there is no prior
+MAKERS: Mapping[str, Maker] = {"bayesian": tpe, "tpe": tpe, "random": Random, "grid": Grid}  # where there is no prior
 STRATEGIES = {**MAKERS, RANDOM_X2: Random, **{asha: MAKERS[name] for name, asha in WITH_ASHA.items()}}
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
@@ -68,9 +74,8 @@ class Components:
         if spec.strategy == CONFIRM:
             return Repeats(problem)
         surrogate = self.surrogate(problem)
-        strategy = STRATEGIES[spec.strategy](problem)
-        if spec.strategy == "bayesian" and surrogate is not None:
-            strategy = Bayesian(problem, surrogate)
+        informed = Bayesian(problem, surrogate) if surrogate is not None and spec.strategy == "bayesian" else None
+        strategy = informed or STRATEGIES[spec.strategy](problem)
         return stopping(None if trains_whole(spec) else spec.early_stopping, strategy, problem, surrogate)
 
     def surrogate(self, problem: Problem) -> Surrogate | None:

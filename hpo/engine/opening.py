@@ -76,9 +76,9 @@ def open_studies(
     """trials: the new target; max_running: the most trials of one study at a time."""
     studies = [open_study(*three, trials, max_running) for three in zip(assembled, folders, journals, strict=True)]
     targets = (target_trials(one.spec, one.journal, None) for one in studies)
-    said = [note for pair in zip(studies, targets, strict=True) for note in notes(pair[0].spec, pair[1])]
-    said += [note for one in studies if trials is not None for note in ended_before(one.spec, trials)]
-    for note in dict.fromkeys(said):
+    for note in dict.fromkeys(
+        note for pair in zip(studies, targets, strict=True) for note in notes(pair[0].spec, pair[1])
+    ):
         log.warning("%s", note)
     return studies
 
@@ -220,16 +220,6 @@ def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
     other += ["early_stopping predictive stops as asha"] if learned_prior.predictive(spec) and not whole else []
     if other and spec.strategy not in UNNAMED and (why := learned_prior.unknown(spec)):
         yield f"{listed(other)}, because {why}"
-
-
-def ended_before(spec: StudySpec, trials: int) -> Iterator[str]:
-    """Where the file's epochs are likely to be spent before the trials that a flag asks for."""
-    total, needed = spec.budget.total_epochs, in_epochs(spec, trials)
-    if total is not None and total < needed:
-        yield (
-            f"--trials {trials}: budget.total_epochs ({total:,}) may end the study before that, since they take "
-            f"{needed:,} epochs at their mean length; raise it too: --set budget.total_epochs={needed}"
-        )
 
 
 def affordable(spec: StudySpec, trials: int | None) -> Budget:

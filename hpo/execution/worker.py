@@ -7,6 +7,7 @@ can be run from a notebook or from a script without `if __name__ == "__main__"`.
 import contextlib
 import ctypes
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -78,7 +79,7 @@ class WorkerProcess:
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         ours, theirs = socket.socketpair()
-        code = f"from hpo.execution.worker import main; main({theirs.fileno()}, {modules!r})"
+        code = f"import gc; gc.disable(); from hpo.execution.worker import main; main({theirs.fileno()}, {modules!r})"
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process; it moves it to logs
         self.process = subprocess.Popen(
@@ -136,6 +137,8 @@ def main(descriptor: int, modules: Iterable[str]) -> None:
     logging.getLogger().setLevel(logging.INFO)  # to stderr, where the user's code says nothing else
     logging.lastResort = logging.StreamHandler()
     import_early(modules)
+    gc.freeze()
+    gc.enable()
     worker.serve()
 
 

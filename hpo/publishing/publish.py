@@ -1,4 +1,4 @@
-"""Scores one model and logs it: `python -m hpo.publishing.publish`, an Order as JSON on stdin, a Published on stdout.
+"""Scores one model and logs it: a process that `publish_best.begin` starts, an Order as JSON on stdin, a Published on stdout.
 
 The published model takes images as the data set stores them; `hpo predict` calls the same. What is scored on the test
 split is, where MLflow is on, the model that MLflow gives back.
@@ -6,6 +6,7 @@ split is, where MLflow is on, the model that MLflow gives back.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -69,16 +70,16 @@ def answer(text: str) -> dict[str, object]:
         return {"error": (str(error).strip() or type(error).__name__).splitlines()[0]}
 
 
-def main() -> int:
-    """stdout is for the answer alone: what libraries print goes to stderr."""
+def main(to_mlflow: bool) -> None:
+    """stdout is for the answer alone: what libraries print goes to stderr. Without an order there is none."""
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     die_with_parent()
-    text = json.dumps(answer(sys.stdin.read()))
-    with stdout:
-        stdout.write(text + "\n")
-    return 0
+    if to_mlflow:
+        from hpo.publishing import registry
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+        registry.export_nothing()
+    if text := sys.stdin.read():
+        with stdout:
+            stdout.write(json.dumps(answer(text)) + "\n")
+    gc.freeze()  # leaving goes through every object of torch otherwise: 1 s

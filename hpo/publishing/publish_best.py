@@ -1,17 +1,19 @@
 """A study's best model: its checkpoint made available, the model published, the test split read for it once.
 
 Publishing happens in a short-lived process of its own (publish.py), which imports torch and mlflow: the driver stays
-small, and a crash there cannot hurt it.
+small, and a crash there cannot hurt it. It is begun while the last trials train, and fed by its standard input.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from hpo.engine import components
 from hpo.engine.changes import other_versions, refuse_other_network
 from hpo.engine.opening import OpenStudy
 from hpo.engine.result import PUBLISHED, Published, Result
-from hpo.errors import EnvironmentFailed, Mistake
+from hpo.engine.search import Search
+from hpo.errors import EnvironmentFailed, HpoError, Mistake
 from hpo.files import Folders, hit
 from hpo.journal import Journal
 from hpo.study_file.spec import StudySpec
@@ -33,6 +36,8 @@ from hpo.tracking.runs import study_tags
 from hpo.tracking.sync import Tracker
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 WHITE = 255.0  # in image files of 8 bits, however dark all of them are
@@ -49,20 +54,18 @@ ENVIRONMENT = sync.ENVIRONMENT | {
 class Place:
     """Where in MLflow a study's models go: "" and None where it is off.
 
-    run: the study's, which has another id in a store that was made again; None where MLflow does not answer;
-    holds: whether the files of a model are there.
+    run: the study's, which has another id in a store that was made again; None where MLflow does not answer.
     """
 
     uri: str
     run: str | None
-    holds: Callable[[str], bool] = lambda model: True
 
     @classmethod
     def of(cls, tracker: Tracker | None, folders: Folders) -> Place:
         if tracker is None:
             return cls("", None)
         tracker.drain(PATIENCE)
-        return cls(tracker.uri, tracker.parent(folders.journal), tracker.holds)
+        return cls(tracker.uri, tracker.parent(folders.journal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +106,36 @@ class Order:
         )
 
 
-def publish(order: Order, timeout: float = 600.0) -> Published:
+def begin(to_mlflow: bool) -> subprocess.Popen[str]:
+    """A process that imports what it needs, then waits for its order; it ends when this one does."""
+    code = f"import gc; gc.disable(); from hpo.publishing.publish import main; main({to_mlflow})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+    )
+
+
+def publish(order: Order, begun: subprocess.Popen[str] | None = None, timeout: float = 600.0) -> Published:
     """Score the model on the test split, log it, register it. Repeating it creates nothing twice.
 
-    Raises EnvironmentFailed with one line.
+    begun: a process that waits for its order. Raises EnvironmentFailed with one line.
     """
+    with begun if begun is not None and begun.poll() is None else begin(order.run is not None) as process:
+        try:
+            text = replace(order, checkpoint=order.checkpoint.absolute()).to_json()
+            stdout, stderr = process.communicate(text, timeout)
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
+        finally:
+            process.kill()
     try:
-        process = subprocess.run(
-            [sys.executable, "-m", "hpo.publishing.publish"],
-            input=replace(order, checkpoint=order.checkpoint.absolute()).to_json(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
-    try:
-        answer: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+        answer: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        last = stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise EnvironmentFailed(_failed(last[0][:300])) from None
     if "error" in answer:
         raise EnvironmentFailed(_failed(str(answer["error"])))
@@ -137,7 +149,43 @@ def _failed(why: str) -> Mistake:
 # -- the best trial of a study -------------------------------------------------------------------------------------
 
 
-def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
+class Publisher:
+    """Has its process import torch and mlflow, 4 s of a core, while the last trials train: a listener of the driver."""
+
+    def __init__(self, to_mlflow: bool) -> None:
+        self._to_mlflow = to_mlflow
+        self._process: subprocess.Popen[str] | None = None
+
+    def receive(self, search: Search, event: Event) -> None:
+        if self._process is None and search.study.running and nearly_over(search):
+            with suppress(OSError):  # no room for it now: `publish` tries again
+                self._process = begin(self._to_mlflow)
+
+    def publish(self, study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
+        """A model that cannot be published is said in one line: the study and its checkpoint are there."""
+        try:
+            return publish_best(study, executor, tracker, self._process)
+        except HpoError as error:
+            log.error("%s", error)
+            return DUE
+
+    def close(self) -> None:
+        if self._process is not None:
+            with self._process:
+                self._process.kill()
+
+
+def nearly_over(search: Search) -> bool:
+    """Whether no more is left to begin than is being trained."""
+    budget, study = search.budget, search.study
+    epochs, granted = budget.total_epochs, search.total_granted
+    few_trials = budget.trials is not None and budget.trials - len(study) <= len(study.running)
+    return few_trials or (epochs is not None and epochs - granted <= granted - study.epochs)
+
+
+def publish_best(
+    study: OpenStudy, executor: Executor, tracker: Tracker | None, begun: subprocess.Popen[str] | None = None
+) -> Published | None:
     """Publish the best trial's model unless this store has it already. None where there is nothing to publish."""
     components, folders, search, journal = study.components, study.folders, study.search, study.journal
     best, goal = search.goal.best(search.study.trials), search.goal
@@ -150,7 +198,7 @@ def publish_best(study: OpenStudy, executor: Executor, tracker: Tracker | None) 
         return last
     journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
     checkpoint = restore(study, executor, best, report.epoch)
-    return publish_trial(result, best, checkpoint, journal, search.record, place)
+    return publish_trial(result, best, checkpoint, journal, search.record, place, begun)
 
 
 def publish_trial(
@@ -160,13 +208,14 @@ def publish_trial(
     journal: Journal,
     record: Callable[[Event], object],
     place: Place,
+    begun: subprocess.Popen[str] | None = None,
 ) -> Published:
     """Publish this model and note in the journal what became of it. record: takes the event of its test score."""
     report = result.spec.goal.reading(best)
     assert report is not None, "a trial that is published has a score"
     order = order_for(result.spec, result.data(), result.folders, best, checkpoint, place)
     hit("publish.begin")
-    published = publish(replace(order, figures=result.folders.model_figures))
+    published = publish(replace(order, figures=result.folders.model_figures), begun)
     hit("publish.done")
     if not result.study.tested(best.number, report.epoch):
         record(Scored(time.time(), best.number, dict(published.test), report.epoch))
@@ -187,11 +236,10 @@ def note(journal: Journal, name: str, model: Mapping[str, Any], place: Place, pu
 
 
 def noted(journal: Journal, name: str, model: Mapping[str, Any], place: Place) -> Published | None:
-    """What became of this model in this place, if that was noted and its files are still there."""
+    """What became of this model in this place, if that was noted. A store that does not answer has what it had."""
     key, published = json.loads(journal.get(name) or "[{}, {}]")
     known = {**model, "store": digest(place.uri), "run": place.run or key.get("run")}
-    model_id = str(published.get("model") or "").rpartition("/")[2]
-    return Published(**published) if key == known and (not model_id or place.holds(model_id)) else None
+    return Published(**published) if key == known else None
 
 
 def order_for(

@@ -96,7 +96,13 @@ class StudyReport:
 
     def pictures(self) -> list[Picture]:
         """Every figure of the page, for MLflow: `picture.png()` under `picture.name`."""
-        return [*_course_pictures(self), *_model_pictures(self), *_importance_picture(self), *_slices(self)]
+        return [*self.search_pictures(), *self.model_pictures()]
+
+    def search_pictures(self) -> list[Picture]:
+        return [*_course_pictures(self), *_importance_picture(self), *_slices(self)]
+
+    def model_pictures(self) -> list[Picture]:
+        return _model_pictures(self)
 
 
 def comparison_document(name: str, comparison: Comparison) -> str:
