@@ -49,7 +49,11 @@ def ours(folder: Path) -> tuple[float, Utilization, list[float]]:
 
 
 def script(folder: Path, processes: int, threads: int | None) -> float:
-    """The same for the tutorial's script, from the first trial's start to the last one's end."""
+    """The same for the tutorial's script, from the first trial's start to the last one's end.
+
+    A database waits a minute for its lock, as Optuna's documentation advises: within SQLite's five seconds two processes
+    on a busy machine lose one of the two.
+    """
     (folder / "configurations.json").write_text(json.dumps(configurations()))
     prepare = "import mlflow, optuna; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.set_experiment('tutorial'); optuna.create_study(study_name='tutorial', storage='sqlite:///optuna.db', direction='maximize')"
     subprocess.run([sys.executable, "-c", prepare], cwd=folder, check=True, capture_output=True)
