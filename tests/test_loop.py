@@ -18,7 +18,7 @@ from hpo.training.evaluation import load_network, outputs, score
 from hpo.training.loop import batch_sizes, batches, new_state
 from hpo.training.metrics import Loss
 from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup
+from hpo.training.setup import Setup, streams
 
 NETWORK: dict[str, Value] = {"blocks": 2, "channels": 4, "batch_norm": "before", "dense_units": 8}
 NETWORK |= {"conv_dropout": 0.2, "dropout": 0.2}
@@ -174,8 +174,10 @@ def test_bf16_rounds_the_steps_and_nothing_else(folder: Path, tmp_path: Path) ->
     for precision in ("fp32", "bf16"):
         recipe = Recipe("cnn", "cross_entropy", folder, "cpu", precision=precision)
         state = new_state(ready := recipe.setup(), job(EVERYTHING, tmp_path))
+        assert loop.forward(state.network, torch.zeros(2, 3, 8, 8), precision).dtype == torch.float32
         state.network.register_forward_hook(lambda module, images, found: dtypes.add((module.training, found.dtype)))
-        loop.train_epoch(state, ready.data, torch.Generator().manual_seed(1))
+        with streams(ready.data.device, 1) as generator:
+            loop.train_epoch(state, ready.data, generator)
         tensors = [*state.network.state_dict().values(), *(one for group in state.update.groups for one in group.state)]
         assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
         both.append(state.first_loss)

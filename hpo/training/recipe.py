@@ -72,11 +72,9 @@ class Recipe:
         import torch
 
         from hpo.training.metrics import Loss
-        from hpo.training.setup import Setup, to_device
+        from hpo.training.setup import Setup, compute_as_workers, to_device
 
-        torch.set_num_threads(self.threads)
-        if self.device != "cpu":
-            torch.set_float32_matmul_precision("high")  # products of matrices in TF32, as cuDNN's convolutions are
+        compute_as_workers(self.device, self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
         data = to_device(self.open_data(), torch.device(self.device), images)
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None

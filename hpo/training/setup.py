@@ -118,6 +118,13 @@ class Setup:
         return Rescale(targets.mean(0).cpu(), spread.cpu())
 
 
+def compute_as_workers(device: str, threads: int = 1) -> None:
+    """On a GPU products of matrices are in TF32, as cuDNN's convolutions are."""
+    torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
+
+
 def forward(network: nn.Module, images: Tensor, precision: str) -> Tensor:
     """What a network says of images in a training step, as float32, which its weights are too.
 
@@ -147,7 +154,7 @@ def time_step(
         images = torch.randn((batch_size, *shape), generator=generator).to(device, memory_format=torch.channels_last)
         targets = torch.randint(outputs, (batch_size,), generator=generator).to(device)
         taken = []
-        torch.set_num_threads(1)  # as a worker has
+        compute_as_workers(device)
         for _ in range(WARM_STEPS + TIMED_STEPS):
             began = clock()
             loss = nn.functional.cross_entropy(forward(network, images, precision), targets)
