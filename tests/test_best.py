@@ -390,6 +390,9 @@ class Elsewhere:
     def drain(self, timeout: float) -> int:
         return 0
 
+    def holds(self, model: str) -> bool:
+        return True
+
     def parent(self, journal: Path) -> str | None:
         return self.run
 
