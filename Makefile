@@ -1,9 +1,9 @@
-# make run | make test | make test-ray | make bench | make gpu | make chaos
+# make run | make test | make test-ray | make docs | make bench | make gpu | make chaos
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test test-ray bench gpu chaos clean
+.PHONY: run test test-ray docs bench gpu chaos clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m hpo run study.yaml
@@ -17,6 +17,10 @@ test: $(VENV)/.test
 
 test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m cluster
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is built; to search in it: $(BIN)/python -m http.server --directory site"
 
 bench: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,prior]'
@@ -51,5 +55,9 @@ $(VENV)/.ray: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,server]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) studies mlflow.db mlruns/*
+	rm -rf $(VENV) site studies mlflow.db mlruns/*

@@ -6,6 +6,7 @@ file are those of the stage, and nothing outlives it. It needs root on Linux, an
 
 import atexit
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -56,6 +57,7 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=777 tmpfs /var/lib/postgresql
 mkdir /run/secrets
+mkdir -m 777 /run/postgresql
 mount --bind /srv/secrets /run/secrets
 echo there
 exec sleep infinity
@@ -76,6 +78,8 @@ def missing() -> str:
         return f"{tools[0]} is not installed"
     if postgres_tools() is None:
         return "PostgreSQL is not installed (apt-get install postgresql)"
+    if absent := [name for name in ("ray", "psycopg") if importlib.util.find_spec(name) is None]:
+        return f"{absent[0]} is not installed (pip install '.[server]')"
     tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, check=False)
     return "this machine allows no namespaces" if tried.returncode else ""
 
@@ -205,10 +209,10 @@ class Stage:
         steps = [
             f'initdb --pgdata={data} --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth-host=scram-sha-256 --encoding=UTF8',
             f"echo 'host all all all scram-sha-256' >> {data}/pg_hba.conf",
-            f"pg_ctl --pgdata={data} --options='-k /tmp -c listen_addresses=' --wait start",
-            'createdb --host=/tmp --username="$POSTGRES_USER" "$POSTGRES_DB" || true',
+            f"pg_ctl --pgdata={data} --options='-c listen_addresses=' --wait start",
+            'createdb --username="$POSTGRES_USER" "$POSTGRES_DB" || true',
             f"pg_ctl --pgdata={data} --wait stop",
-            f"exec postgres -D {data} -k /tmp -c listen_addresses='*'",
+            f"exec postgres -D {data} -c listen_addresses='*'",
         ]
         return ["sh", "-c", "\n".join(["set -e", *steps])]
 

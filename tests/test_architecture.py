@@ -49,6 +49,11 @@ HEAVY = {
 }
 
 
+TOP = """pyproject.toml README.md hpo search_spaces tests mlruns docker-compose.yml study.yaml examples docs benchmarks
+.ci .dockerignore .editorconfig .env.example .gitignore .pre-commit-config.yaml Dockerfile LICENSE Makefile
+CHANGELOG.md CONTRIBUTING.md SECURITY.md constraints.txt docker mkdocs.yml"""
+
+
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(ROOT.rglob("*.py")):
         yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
@@ -95,6 +100,11 @@ def arrows() -> Iterator[tuple[str, str, int]]:
         for target, line, _ in imported(path):
             if target.startswith("hpo."):
                 yield name, target.removeprefix("hpo."), line
+
+
+def test_the_top_of_the_project_holds_what_is_named_here_and_nothing_else() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT.parent, capture_output=True, text=True, check=False).stdout
+    assert not listed or {file.split("/")[0] for file in listed.split()} == set(TOP.split())
 
 
 def test_every_folder_has_a_rank_of_its_own() -> None:

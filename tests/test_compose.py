@@ -66,6 +66,12 @@ def test_the_image_runs_as_a_numbered_user_and_holds_no_secret() -> None:
     assert {f"!{name}" for names in copied for name in names.split()} == {line for line in ignored if line[:1] == "!"}
 
 
+def test_the_example_of_an_env_file_has_every_variable_with_its_default() -> None:
+    files = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "docker/auth.yml"))
+    example = re.findall(r"^#([A-Z_]+)=(.+)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert sorted(example) == sorted(set(re.findall(r"\$\{([A-Z_]+):-([^}]+)\}", files)))
+
+
 def test_ports_are_open_on_the_loopback_only() -> None:
     ports = [port for told in SERVICES.values() for port in told.get("ports", [])]
     assert ports
@@ -122,8 +128,6 @@ SEARCH = "/api/2.0/mlflow/experiments/search"
 
 @pytest.fixture(scope="module")
 def up() -> Stage:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
     if why := stage.missing():
         pytest.skip(why)
     made = stage.stage()

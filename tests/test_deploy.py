@@ -1,7 +1,8 @@
-"""docs/deploy.md: its commands, run as they stand there, as far as one machine without a GPU and without Docker allows."""
+"""docs/deploy.md, cluster.md and admin.md: their commands, run as they stand there, as far as one machine without a GPU and without Docker allows."""
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,16 @@ import stage
 import yaml
 from stage import ROOT, Stage
 
-PAGE = (ROOT / "docs" / "deploy.md").read_text()
+PAGE, CLUSTER, ADMIN = ((ROOT / "docs" / name).read_text() for name in ("deploy.md", "cluster.md", "admin.md"))
 STUDY = stage.STUDY + "workers: 1\ntracking: false\n"
 
 
-def commands(heading: str) -> list[str]:
+on_a_stage = pytest.mark.skipif(bool(stage.missing()), reason=stage.missing())
+
+
+def commands(heading: str, page: str = PAGE) -> list[str]:
     """The indented lines under a heading, without comments; not those behind ◦, which this machine cannot run."""
-    section = re.split(rf"^##+ {re.escape(heading)}$", PAGE, flags=re.MULTILINE)[1].partition("\n##")[0]
+    section = re.split(rf"^##+ {re.escape(heading)}$", page, flags=re.MULTILINE)[1].partition("\n##")[0]
     found, runnable = [], True
     for line in section.splitlines():
         if not line.startswith("    "):
@@ -33,8 +37,7 @@ def commands(heading: str) -> list[str]:
 def test_the_page_has_commands_for_every_place() -> None:
     assert commands("A laptop") == ["hpo run study.yaml", "hpo ui study.yaml"]
     assert commands("One server with GPUs")[0].startswith("tmux new-session")
-    assert len(commands("A small cluster")) == 5
-    assert not any(line.startswith("docker") for line in commands("A service for a team"))
+    assert len(commands("A small cluster", CLUSTER)) == 5
 
 
 def test_a_study_on_one_machine(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def assert_typed(wheel: Path, folder: Path) -> None:
 
 def test_a_team_s_preparations_are_what_the_compose_file_asks_for(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
-    for line in commands("A service for a team"):
+    for line in commands("A service for a team", ADMIN):
         subprocess.run(line, shell=True, cwd=tmp_path, check=True)
     made = stage.compose()
     for secret in made["secrets"].values():
@@ -110,7 +113,7 @@ def test_a_team_s_preparations_are_what_the_compose_file_asks_for(tmp_path: Path
 
 
 def test_the_cluster_for_kubernetes_starts_like_that_of_compose() -> None:
-    (block,) = re.findall(r"```yaml\n(apiVersion: ray.io.*?)```", PAGE, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(apiVersion: ray.io.*?)```", CLUSTER, re.DOTALL)
     told = yaml.safe_load(block)["spec"]
     (worker,) = told["workerGroupSpecs"]
     head = told["headGroupSpec"]
@@ -122,19 +125,68 @@ def test_the_cluster_for_kubernetes_starts_like_that_of_compose() -> None:
     assert set(flags) <= set(services["ray-head"]["command"])
 
 
+OLDEST = """
+from mlflow.store.tracking.dbmodels.initial_models import Base
+from sqlalchemy import create_engine
+Base.metadata.create_all(create_engine("postgresql+psycopg://mlflow@postgres:5432/mlflow"))
+"""
+
+
+def play(made: Stage, heading: str) -> str:
+    """What the page's commands say, with the stage in place of Docker and its folder in place of the checkout."""
+    said = ""
+    for line in commands(heading, ADMIN):
+        verb, *words = line.removeprefix("docker compose ").split()
+        if verb == "stop":
+            assert words == ["mlflow"]  # which is not running
+        elif verb == "up":
+            made.up(*words[2:])
+        elif verb == "run":
+            done = made.run(*words[1:])
+            said += done.stdout + done.stderr
+            assert done.returncode == 0, f"{line}: {said}"
+        else:
+            line = re.sub(r"^docker compose exec -T (\w+)", lambda found: shlex.join(made._as(found[1])), line)
+            subprocess.run(line, shell=True, cwd=made.folder, check=True)
+    return said
+
+
 @pytest.mark.cluster
+@on_a_stage
+@pytest.mark.timeout(900)  # two stages
+def test_an_older_database_is_upgraded_and_what_was_backed_up_is_there_after_a_restore(tmp_path: Path) -> None:
+    before, after = Stage(tmp_path / "before"), Stage(tmp_path / "after")
+    try:
+        before.up("postgres")
+        assert before.run("mlflow", "python", "-c", OLDEST).returncode == 0
+        updating = "Updating database tables"
+        assert updating in play(before, "Upgrade")
+        assert updating not in before.log("mlflow")  # it had nothing left to do
+        (before.folder / "studies/digits.yaml").write_text(stage.STUDY + "workers: 1\ntracking: {register: digits}\n")
+        done = before.run("hpo", "run", "studies/digits.yaml", join=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        play(before, "Backup")
+        status = before.run("hpo", "status", "studies/digits.yaml", join=False).stdout
+        before.close()
+        shutil.copytree(before.folder / "backup", after.folder / "backup")
+        play(after, "Restore")
+        loaded = after.run("hpo", "python", "-c", stage.LOADED, plain=True)
+        assert loaded.stdout.startswith('[["FINISHED", "FINISHED", "FINISHED"], [2, 10]'), loaded.stderr
+        assert after.run("hpo", "status", "studies/digits.yaml", join=False).stdout == status != ""
+    finally:
+        before.close()
+        after.close()
+
+
+@pytest.mark.cluster
+@on_a_stage
 def test_a_small_cluster(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    if why := stage.missing():
-        pytest.skip(why)
     made = Stage(tmp_path / "stage")
     (made.folder / "study.yaml").write_text(STUDY.replace("workers: 1", "workers: 2"))
     (made.folder / "studies" / "digits.yaml").write_text(STUDY.replace("name: digits", "name: sent"))
     os.chown(made.folder, 1000, 1000)
     try:
-        for line in commands("A small cluster"):
-            if line.startswith("pip"):
-                continue
+        for line in commands("A small cluster", CLUSTER) + commands("A study as a job", CLUSTER):
             line = line.replace("HEAD:6379", f"{os.uname().nodename}:6379")
             done = made.run("hpo", "sh", "-c", f"unset RAY_ADDRESS; {line}", plain=True)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"

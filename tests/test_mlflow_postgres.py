@@ -17,7 +17,6 @@ WITH_PASSWORD = importlib.util.find_spec("flask_wtf") is not None
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Behind a password where Flask-WTF is there, which that needs; test_compose.py has the open one."""
-    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
     if why := stage.missing():
         pytest.skip(why)
     more = [ROOT / "docker" / "auth.yml"] if WITH_PASSWORD else []

@@ -1,7 +1,12 @@
 """What the documents show is true: commands exist, study files load, links lead somewhere."""
 
+import os
 import re
+import runpy
 import shlex
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -68,7 +73,57 @@ def test_every_study_file_in_a_document_loads(document: Path, tmp_path: Path) ->
             hpo.load(path, sets=[f"strategy={strategy}"])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_to_a_file(document: Path) -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text())
-    assert [link for link in links if not (document.parent / link).exists()] == []
+def headings(document: Path) -> set[str]:
+    """Of its headings the names that links use."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda path: path.name
+)
+def test_every_link_leads_to_a_file_and_to_a_heading_in_it(document: Path) -> None:
+    for path, heading in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not heading or heading in headings(target), f"{path}#{heading}"
+
+
+def test_the_reference_has_every_key_every_verb_and_every_public_name() -> None:
+    made = runpy.run_path(str(ROOT / "docs/reference.py"))
+    pages = made["pages"]()
+    keys = re.findall(r'^ +"(\w+)": \{$', (ROOT / "hpo/study_file/study.schema.json").read_text(), re.MULTILINE)
+    words = set(keys) - {"properties", "additionalProperties", "propertyNames", "items", "not"}
+    assert {"search_space", "strategies", "log"} < words
+    assert [key for key in words if f"| `{key}` | " not in pages["study-file.md"]] == []
+    assert [verb for verb in cli.commands if f"## `hpo {verb}`" not in pages["verbs.md"]] == []
+    assert [name for name in hpo.__all__ if f"## `hpo.{name}`" not in pages["python.md"]] == ["__version__"]
+    assert "](docs/" not in "".join(pages.values())
+
+
+def test_a_page_that_would_load_something_from_elsewhere_is_found() -> None:
+    loaded = runpy.run_path(str(ROOT / "docs/reference.py"))["loaded"]
+    page = '<link href="//a.example/x.css"><script src=\'https://b.example/y.js\'></script><img src="c.png"><a href="https://d.example">'
+    assert loaded(page) == ["//a.example/x.css", "https://b.example/y.js"]
+
+
+@pytest.mark.timeout(1200)  # of each a dozen commands
+@pytest.mark.parametrize("name", ["first-study", "own-network", "from-other-tools"])
+def test_a_tutorial_works_as_it_is_printed(name: str, tmp_path: Path) -> None:
+    """From an empty folder: its files, its commands in their order, but those with ◦; and of messages every line."""
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = ""
+    for title, body in re.findall(r'^```\w+(?: title="([^"]+)")?\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
+        if title:
+            (tmp_path / title).write_text(body)
+            continue
+        for line in body.splitlines():
+            if "◦" not in line:
+                done = run(line, shell=True)
+                if done.returncode == 4 and "hpo sync" in done.stdout:  # MLflow is slow on a busy machine
+                    done = run(line.replace(" run", " sync --timeout 900"), shell=True)
+                said += done.stdout + done.stderr
+                assert done.returncode == (2 if "exit code 2" in line else 0), f"{line}: {said[-3000:]}"
+    assert [line for line in re.findall(r"^    (\w+\.yaml:\d.*)$", text, re.MULTILINE) if line not in said] == []
