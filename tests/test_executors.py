@@ -18,6 +18,7 @@ from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import InlineExecutor
 from hpo.execution.local import LocalExecutor
+from hpo.execution.worker import ENVIRONMENT
 from hpo.study_file.spec import DataSpec
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
@@ -229,6 +230,12 @@ def test_every_report_that_arrived_has_its_checkpoint(local: Callable[..., Local
     for epoch in epochs(listen(executor)):
         path = checkpoints.path(tmp_path / "trainings", "a", epoch)
         assert json.loads(path.read_text())["epoch"] == epoch
+
+
+def test_workers_start_with_the_settings_of_their_allocator(local: Callable[..., LocalExecutor]) -> None:
+    (pid,) = local(fakes.Fake()).pids()
+    found = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert {f"{name}={value}" for name, value in ENVIRONMENT.items()} <= set(found)
 
 
 def test_a_trainer_that_cannot_be_made_is_one_line() -> None:

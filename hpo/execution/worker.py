@@ -36,9 +36,10 @@ LOG_BYTES = 2**20  # of what a training prints that are kept, the last ones
 LOG_SECONDS = 1.0  # in which a log is brought up to date
 MAX_LEAKED_FILES = 64  # file descriptors a job may leave open before its worker is replaced
 
-# glibc gives memory back to the kernel after every step of a small network and faults it in again; these keep it
-# (measured in benchmarks: an eager step 1.16x faster). One thread a process, because two share a core badly.
+# glibc gives memory back to the kernel after every step of a small network and faults it in again; these keep it, and
+# ask for huge pages (benchmarks/allocator.py says what they are worth). One thread a process: two share a core badly.
 ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_MMAP_THRESHOLD_": str(2**31),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
