@@ -134,10 +134,6 @@ class Row:
     multiply_adds: int
     kept: int
 
-    @property
-    def name(self) -> str:
-        return self.layer.name
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -339,5 +335,5 @@ def layer_table(network: Summary) -> list[str]:
     for row in network.rows:
         parameters = count(row.parameters, "parameter") if row.parameters else ""
         work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
-        cells.append((row.name, "x".join(map(str, row.shape)), parameters, work))
+        cells.append((row.layer.name, "x".join(map(str, row.shape)), parameters, work))
     return columns(cells, left=(0, 1))

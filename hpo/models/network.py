@@ -214,10 +214,10 @@ def disagreement(made: Summary) -> str | None:
         for row in made.rows:
             shape = _passed(replace(row.layer, name=""), shape)
             if shape != row.shape:
-                return f"{row.name}: torch gives {shape}, the formula {row.shape}"
-            learned = sum(parameter.numel() for parameter in net.get_submodule(row.name).parameters())
+                return f"{row.layer.name}: torch gives {shape}, the formula {row.shape}"
+            learned = sum(parameter.numel() for parameter in net.get_submodule(row.layer.name).parameters())
             if learned != row.parameters:
-                return f"{row.name}: torch learns {learned:,} numbers, the formula says {row.parameters:,}"
+                return f"{row.layer.name}: torch learns {learned:,} numbers, the formula says {row.parameters:,}"
     except (RuntimeError, ValueError) as error:  # what torch raises on a shape it cannot work with
         return f"torch refuses {shape}: {str(error).splitlines()[0]}"
     return None

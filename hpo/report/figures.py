@@ -12,6 +12,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,7 @@ def compared(comparison: Comparison) -> Figure:
 # -- one trained model ---------------------------------------------------------------------------------------------
 
 
-def _none() -> Array:
-    return np.zeros(0)
+NONE: Callable[[], Array] = partial(np.zeros, 0)
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ class ModelFigures:
     trial: int
     classes: tuple[str, ...] = ()
     split: str = "test"
-    filters: Array = field(default_factory=_none)
-    samples: Array = field(default_factory=_none)
-    maps: Array = field(default_factory=_none)
-    confusion: Array = field(default_factory=_none)
-    mistakes: Array = field(default_factory=_none)
-    truth: Array = field(default_factory=_none)
-    guess: Array = field(default_factory=_none)
-    confidence: Array = field(default_factory=_none)
+    filters: Array = field(default_factory=NONE)
+    samples: Array = field(default_factory=NONE)
+    maps: Array = field(default_factory=NONE)
+    confusion: Array = field(default_factory=NONE)
+    mistakes: Array = field(default_factory=NONE)
+    truth: Array = field(default_factory=NONE)
+    guess: Array = field(default_factory=NONE)
+    confidence: Array = field(default_factory=NONE)
 
     @classmethod
     def open(cls, path: Path) -> ModelFigures | None:

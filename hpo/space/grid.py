@@ -95,12 +95,10 @@ class ParameterGrid:
         paths: list[dict[Holding, int]] = [dict.fromkeys(states[-1], 1)]
         for position in reversed(range(len(self.parameters))):
             after = paths[-1]
-            paths.append(
-                {
-                    state: sum((b.size if b else 1) * after[follows] for b, follows in self._steps(position, state))
-                    for state in states[position]
-                }
-            )
+            paths.append({})
+            for state in states[position]:
+                steps = self._steps(position, state)
+                paths[-1][state] = sum((branch.size if branch else 1) * after[follows] for branch, follows in steps)
         return paths[::-1]
 
     def _steps(self, position: int, holding: Holding) -> Iterator[tuple[_Branch | None, Holding]]:

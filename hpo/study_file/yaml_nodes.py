@@ -107,11 +107,6 @@ def clean(text: str, most: int = 60) -> str:
     return printable(text if len(text) <= most else text[: most - 3] + "...")
 
 
-def read_yaml(path: Path) -> Document:
-    """The document in a file. Raises BadInput."""
-    return parse(_text(path), clean(str(path), 300))
-
-
 def parse(text: str, name: str) -> Document:
     """The document in a text; name stands in every place. Raises BadInput."""
     root, mistakes = _loaded(text, name, lambda mark: f"{name}:{mark.line + 1}:{mark.column + 1}")
@@ -163,7 +158,8 @@ def node_of(value: object, place: str) -> Node:
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> str:
+def read_yaml(path: Path) -> Document:
+    """The document in a file. Raises BadInput."""
     name = clean(str(path), 300)
     try:
         mode = path.stat().st_mode
@@ -183,7 +179,7 @@ def _text(path: Path) -> str:
     if b"\0" in raw:
         raise BadInput(Mistake(name, "must be text", "a binary file", "name a .yaml file"))
     try:
-        return raw.decode("utf-8-sig")
+        return parse(raw.decode("utf-8-sig"), name)
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8-sig", "replace")
         place, got = _place(name, before, len(before)), f"byte 0x{raw[error.start]:02x}"
@@ -206,8 +202,7 @@ _SYNTAX = (  # in the parser's words, either implementation's -> what the user d
     ("flow node", ("has a bracket that never closes", "close it", True)),
     ("simple key", ("has a line without `: `", "write key: value", True)),
     ("block mapping", ("is indented unlike the lines above", "give all keys of one mapping the same indent", False)),
-    ("block collection", ("is indented unlike the lines above", "give all entries of one list the same indent", False)),
-    ("block sequence", ("is indented unlike the lines above", "give all entries of one list the same indent", False)),
+    ("block", ("is indented unlike the lines above", "give all entries of one list the same indent", False)),
     ("cannot start any token", ("has a character that must be quoted", "quote the text", False)),
 )
 

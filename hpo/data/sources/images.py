@@ -100,7 +100,10 @@ def decode(path: Path, wanted: Pixels) -> Array:
         if image.mode in DEEP:
             picture = Image.fromarray(np.asarray(upright).astype(np.float32))
         else:
-            picture = on_background(upright, wanted.background).convert("L" if channels == 1 else "RGB")
+            if upright.has_transparency_data:
+                ground = Image.new("RGBA", upright.size, wanted.background)
+                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+            picture = upright.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         if not wanted.resize:
             got = f"{picture.height}x{picture.width}"
@@ -108,13 +111,6 @@ def decode(path: Path, wanted: Pixels) -> Array:
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture).reshape(height, width, -1)  # a grey picture is the same in every channel
     return np.broadcast_to(pixels, (height, width, channels)).transpose(2, 0, 1)
-
-
-def on_background(image: Image.Image, background: str) -> Image.Image:
-    """The image as it looks on a ground of one colour; opaque ones stay as they are."""
-    if not image.has_transparency_data:
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
 
 
 def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path, R], list[Mistake | str]]:
