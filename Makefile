@@ -20,7 +20,7 @@ test-ray: $(VENV)/.ray
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "site/index.html is built; to search in it: $(BIN)/python -m http.server --directory site"
+	@echo "site/index.html is built"
 
 bench: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,prior]'
