@@ -16,7 +16,6 @@ from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.errors import BadInput
 from hpo.execution import worker
 from hpo.models import user
-from hpo.study_file.reader import read_study
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
@@ -31,7 +30,7 @@ def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if name.startswith(("own_", "mine")):
+        if name.startswith(("own_", "mine", "pretrained")):
             del sys.modules[name]
 
 
@@ -213,11 +212,17 @@ def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", ["own_model:network", "own_trainer:train"])
-def test_the_example_studies_load(function: str) -> None:
-    spec = read_study(EXAMPLES / f"{function.partition(':')[0]}.yaml")
-    assert (spec.train or spec.model) == function
-    user.resolve(function, EXAMPLES, "")
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES.glob("*.yaml")])
+def test_the_example_studies_run(name: str, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("studies", "ml*"))
+    if name == "pretrained":
+        subprocess.run([sys.executable, "examples/pretrained.py"], cwd=tmp_path, check=True)
+    study = tmp_path / "examples" / f"{name}.yaml"
+    result = api.run(
+        study, quiet=True, workers=1, sets=["budget.trials=2", "tracking=false", "execution.engine=inline"]
+    )
+    assert {trial.outcome for trial in result.study.trials} == {Outcome.OK}
+    assert "pretrained.pt" in result.study.trials[0].params.values() or name != "pretrained"
 
 
 def test_a_users_model_with_lazy_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
