@@ -45,7 +45,7 @@ PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
 TIMED: Final = 5  # random configurations whose steps are timed
 DRAWS: Final = 1_000  # to find those
 SLACK: Final = 2.0  # by how much an epoch of a worker may differ from its steps timed alone, either way
-START: Final = (2.0, 60.0)  # seconds, at least and at most, for the workers' start, the data, publishing and the report
+START: Final = (2.0, 8.0, 60.0)  # seconds beside training: at least, usually and at most
 ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
 RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
 MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
@@ -271,7 +271,9 @@ class Estimate:
         if math.isinf(self.high):
             return f"time: not limited; trials take {trial} on {workers}"
         trials = "" if self.trials is None else f"{count(self.trials, 'trial')}, "
-        return f"time: {duration(self.low)} to {duration(self.high)} ({trials}{trial}, {workers})"
+        usual = START[1] + fmean(self.seconds) * (self.trials or math.inf) / self.workers
+        about, low, high = map(duration, (min(usual, self.high), self.low, self.high))
+        return f"time: about {about}, {low} to {high} whatever is tried ({trials}{trial}, {workers})"
 
 
 def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
@@ -319,7 +321,7 @@ def _range(spec: StudySpec, least: float, most: float, trials: int | None, worke
         high = (trials / workers + 1) * most * SLACK  # the last may begin when all others end (Graham 1966)
     if limit is not None:
         low, high = min(low, limit), min(high, limit + most * SLACK)
-    return low + START[0], high + START[1]
+    return low + START[0], high + START[2]
 
 
 # -- what is said ------------------------------------------------------------------------------------------------
@@ -383,8 +385,7 @@ class Findings:
         peaks = [peak_memory(network, params) for params, network in self.coverage.feasible]
         yield f"model parameters: {_spread([network.parameters for network in networks], '{:,.0f}'.format)}"
         yield f"multiply-adds per image: {_spread([network.multiply_adds for network in networks], '{:,.0f}'.format)}"
-        torch = byte_size(TORCH_BYTES)
-        yield f"memory per worker at the batch size: {_spread(peaks, byte_size)}, plus {torch} for torch itself"
+        yield f"memory per worker at the batch size: {_spread(peaks, byte_size)}, plus {byte_size(TORCH_BYTES)} for torch itself"
         if available is not None and (over := sum(peak > available for peak in peaks)):
             there = f"the {byte_size(available)} available to a worker"
             yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
