@@ -37,7 +37,6 @@ from hpo.report.page import save
 from hpo.strategies.points import RANDOM_X2, WITH_ASHA, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
-from hpo.training.recipe import ScoreRequest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -284,7 +283,7 @@ def score_on_test(trials: Sequence[Best]) -> None:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
     models = [(best.params, path, one.dataset.split if one.dataset else None) for one, best, path in due]
-    request = ScoreRequest(recipe, models).to_json()
+    request = json.dumps([asdict(recipe), models], default=str)
     command = [sys.executable, "-m", "hpo.training.recipe"]
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:

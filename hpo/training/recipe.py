@@ -1,20 +1,20 @@
 """What a worker needs to become a trainer, as plain data: the driver makes it without torch.
 
-`python -m hpo.training.recipe` is a short-lived process that scores checkpoints: a ScoreRequest as JSON on stdin, a
-list of metrics on stdout.
+`python -m hpo.training.recipe` is a short-lived process that scores checkpoints: a recipe and a list of them as JSON on
+stdin, a list of metrics on stdout.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.core import Job, Params, Report, Train
+from hpo.core import Job, Report, Train
 from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.families import FAMILIES
@@ -90,25 +90,14 @@ class Recipe:
         return cls(**{**fields, **paths})
 
 
-@dataclass(frozen=True)
-class ScoreRequest:
-    """Checkpoints to score on the test split, all of one recipe; each with its params and the split it was trained on."""
-
-    recipe: Recipe
-    models: Sequence[tuple[Params, Path, int | None]]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
-
-
 def scores(text: str) -> list[dict[str, float]]:
-    """The answer to a ScoreRequest."""
+    """The test split's metrics of checkpoints, all of one recipe, each with its params and the split it was trained on."""
     from hpo.training.evaluation import score  # torch
 
-    fields = json.loads(text)
-    recipe = Recipe.from_json(fields["recipe"])
+    fields, models = json.loads(text)
+    recipe = Recipe.from_json(fields)
     ready = cache(lambda split: replace(recipe, split=split).setup())
-    return [score(ready(split), params, Path(path)) for params, path, split in fields["models"]]
+    return [score(ready(split), params, Path(path)) for params, path, split in models]
 
 
 if __name__ == "__main__":
