@@ -18,7 +18,6 @@ from hpo.study_file.spec import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GONE = ("extend", "replay")  # verbs of 0.1; only the changelog names them
 
 
 def commands(document: Path) -> set[str]:
@@ -47,11 +46,6 @@ def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> No
 def test_the_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
     assert [verb for verb in cli.commands if f"hpo {verb}" not in text] == []
-
-
-def test_the_changelog_names_every_verb_that_went() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text()
-    assert [verb for verb in GONE if f"`hpo {verb}`" not in text or verb in cli.commands] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
