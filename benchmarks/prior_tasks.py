@@ -442,3 +442,15 @@ RACES: Mapping[Task, tuple[str, ...]] = {  # the families that are left out for 
     Task("letters", "letters", partial(letters, 14, 20, 1400), 900): (),
     Task("stripes", "stripes", partial(stripes, 8, 12, 45, 1300), 800): (),
 }
+HALVES: Mapping[
+    str, Task
+] = {  # what may have been searched before one of these: half of its classes, in other pictures
+    "digits-hard": Task("digits-hard, half", "digits", partial(classes, hard, 5), 400),
+    "mnist-14-600": Task("mnist, half", "mnist", partial(classes, half, 5), 600),
+    "shapes": Task("shapes, half", "shapes", partial(shapes, 3, 14, 1, 15, 1300), 800),
+    "letters": Task("letters, half", "letters", partial(classes, partial(letters, 14, 20, 2900), 13), 900),
+    "strokes": Task("strokes, half", "strokes", partial(strokes, 10, 14, 0.06, 1200), 700),
+    "photos": Task("photos, half", "photos", partial(patches, PHOTOS[:5], 10, 4, False, 1300), 800),
+    "cells": Task("cells, half", "cells", partial(cells, 2, 14, 1200), 700),
+    "stripes": Task("stripes, half", "stripes", partial(stripes, 4, 12, 45, 1300), 800),
+}

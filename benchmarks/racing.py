@@ -31,7 +31,7 @@ import hpo
 from benchmarks.kept_curves import KeptCurves
 from benchmarks.measuring import machine
 from benchmarks.prior import build, records_of
-from benchmarks.prior_tasks import RACES
+from benchmarks.prior_tasks import HALVES, RACES
 from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.compare import curve
 from hpo.core import (
@@ -59,7 +59,7 @@ from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Asha, Predictive, first_rung
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import Problem, Random
-from hpo.strategies.surrogate import Surrogate
+from hpo.strategies.surrogate import Surrogate, experience
 from hpo.strategies.tpe import Coordinate, Tpe
 from hpo.study_file.spec import Budget
 from hpo.training.recipe import Recipe
@@ -69,7 +69,8 @@ RUNGS = (1, 3, 9, 27)  # epochs that count, for every method: at which early sto
 FULL = RUNGS[-1]
 BUDGET = 20 * FULL
 NOWHERE = Path("/nonexistent")  # curves are kept, checkpoints are not
-HERO = "bayesian+predictive"
+HERO, SECOND = "bayesian+predictive", "second study"
+OTHER = dict(zip(HALVES, [*HALVES][4:] + [*HALVES][:4], strict=True))  # another kind of pictures
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,13 @@ class Track:
 
 
 @cache
-def track(name: str, folder: Path) -> Track:
-    task = next(task for task in RACES if task.name == name)
+def track(name: str, folder: Path, first: bool = False) -> Track:
+    """first: the half of it that was searched before."""
+    raced = next(task for task in RACES if task.name == name)
+    task = HALVES[name] if first else raced
     data = task.dataset()
-    kept = KeptCurves(lambda: Recipe("cnn", "cross_entropy", Path(), "cpu", dataset=data)(), folder / name)
-    return Track(name, data.shape, data.outputs, task.train, kept, RACES[task], folder)
+    kept = KeptCurves(lambda: Recipe("cnn", "cross_entropy", Path(), "cpu", dataset=data)(), folder / task.name)
+    return Track(task.name, data.shape, data.outputs, task.train, kept, RACES[raced], folder)
 
 
 class OneEpochFirst:
@@ -128,15 +131,22 @@ Finish = tuple[float, float]
 def driven(
     make: Callable[[Track, Problem], Strategy], on: Track, seed: int, target: float | None, slots: int = 1
 ) -> Finish:
+    problem, events = on.problem(seed, target), searched(make, on, seed, target, slots)
+    course = curve("", seed, events, problem.goal)
+    reached = course.epochs_to(target, problem.goal, BUDGET) if target is not None else float("inf")
+    return reached, course.value(BUDGET)
+
+
+def searched(
+    make: Callable[[Track, Problem], Strategy], on: Track, seed: int, target: float | None, slots: int = 1
+) -> list[Event]:
     problem = on.problem(seed, target)
     events: list[Event] = []
     search = Search(Study(), make(on, problem), problem.goal, Budget(total_epochs=BUDGET), on.identity, events.append)
     executor = SimulatedExecutor(on.kept.train, slots)
     Driver([search], executor, Trainings(NOWHERE, problem.goal), clock=executor.clock).run()
     assert search.study.closed != "failing", search.errors
-    course = curve("", seed, events, problem.goal)
-    reached = course.epochs_to(target, problem.goal, BUDGET) if target is not None else float("inf")
-    return reached, course.value(BUDGET)
+    return events
 
 
 def by_the_book(on: Track, seed: int, target: float | None) -> Finish:
@@ -212,6 +222,24 @@ def bayesian(on: Track, problem: Problem, change: Literal["negated", "shuffled"]
     return Predictive(Bayesian(problem, surrogate), surrogate, problem.goal)
 
 
+@cache
+def first_study(name: str, folder: Path, seed: int) -> learned.Experience:
+    on = track(name, folder, first=True)
+    study, images = Study(searched(bayesian, on, seed, None)), Images(on.shape, on.outputs, on.train)
+    read = experience([study], on.problem(seed, None).goal, images)
+    assert read is not None
+    return read
+
+
+def second(on: Track, problem: Problem, before: Mapping[str, str] | None = None) -> Strategy:
+    """After a first study, of another seed, on half of the classes; before: of which task, if not of this one."""
+    earlier = first_study(before[on.name] if before else on.name, on.folder, problem.seed + 100)
+    stored = learned.with_studies(prior_without(on.left_out, on.folder), {"first": earlier})
+    digest = learned.keep(stored, on.folder / "priors")
+    surrogate = Surrogate(problem, learned.load(on.folder / "priors" / f"{digest}.npz", learned.WHOLE, digest))
+    return Predictive(Bayesian(problem, surrogate), surrogate, problem.goal)
+
+
 def random_predictive(on: Track, problem: Problem) -> Strategy:
     return Predictive(Random(problem), Surrogate(problem, prior_without(on.left_out, on.folder)), problem.goal)
 
@@ -227,6 +255,8 @@ METHODS: Mapping[str, Method] = {
     "random+predictive": partial(driven, random_predictive),
     "negated": partial(driven, partial(bayesian, change="negated")),
     "shuffled": partial(driven, partial(bayesian, change="shuffled")),
+    SECOND: partial(driven, second),
+    "second study after another": partial(driven, partial(second, before=OTHER)),
     "bayesian+predictive x8": partial(driven, bayesian, slots=8),
     "random+asha x8": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal), slots=8),
 }
@@ -299,7 +329,7 @@ def main() -> None:
     found = [raced for name in options.tasks.split(",") if (raced := race(name, options))]
     methods = [name for name in METHODS if found and all(name in task for task in found)]
     for rival in methods:
-        for hero in (HERO, "random+asha"):
+        for hero in (HERO, "random+asha", SECOND):
             if rival != hero and hero in methods:
                 print(f"epochs of {rival} / {hero}: {against(found, rival, hero)}", flush=True)
 

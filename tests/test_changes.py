@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,14 @@ from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.opening import in_epochs
 from hpo.engine.result import Result, read_result, statuses, study_report
-from hpo.errors import Conflict
+from hpo.errors import Conflict, EnvironmentFailed
 from hpo.journal import Journal, read_events
 from hpo.strategies import prior
 from hpo.strategies.surrogate import ENGINE
-from hpo.study_file.spec import StudySpec
+from hpo.study_file.spec import Compare, StudySpec
 from hpo.tracking.runs import History, study_run
 
+COMPARED = Compare(("bayesian", "random"), seeds=1)
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
 
 
@@ -372,11 +374,11 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
 ) -> None:
     write_data(tmp_path, 60, 2)
     ran = on_data(tmp_path, warm_start="builtin")
-    known = prior.load()
-    recorded = ran.study.environments[-1]
-    assert (recorded["prior"], recorded["engine"], recorded["known"]) == (known.digest, ENGINE, str(known))
+    known, recorded = prior.load(), ran.study.environments[-1]
+    assert (recorded["engine"], recorded["known"]) == (ENGINE, str(known))
+    assert (ran.folders.study / "priors" / f"{recorded['prior']}.npz").exists()
     tags = study_run(history(ran), live=False, comparison=None).tags
-    assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (known.digest, str(ENGINE), str(known))
+    assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (recorded["prior"], str(ENGINE), str(known))
     assert tags["hpo.precision"] == "fp32"
     report = study_report(ran.spec, ran.folders, ran.study, {}).document()
     assert f"The search began with what {known} have shown." in report
@@ -385,9 +387,81 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
     again = on_data(tmp_path, budget={"trials": 3}, strategy="bayesian", warm_start="none")
     assert (len(again.study), again.study.environments[-1]["prior"]) == (3, "none")
     assert caplog.messages == [
-        f"bayesian-0: prior {known.digest} -> none since the last run; the search goes on with what it is now",
+        f"bayesian-0: prior {recorded['prior']} -> none since the last run; the search goes on with what it is now",
         "strategy bayesian searches as tpe, because warm_start is none",
     ]
+
+
+def points_of(result: Result) -> list[Params]:
+    return [trial.params for trial in result.study.trials]
+
+
+def test_a_search_learns_from_earlier_studies_and_goes_on_with_what_it_knew_when_they_have_grown_or_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole or in pieces the trials are the same; what it began with is in the journal, the report and status."""
+    write_data(tmp_path, 60, 2)
+    space = {**TINY["search_space"], "learning_rate": {"min": 1e-4, "max": 1e-1, "log": True}, "epochs": [1, 2]}
+    common: dict[str, Any] = {"search_space": space, "early_stopping": "predictive"}
+    warm = common | {"warm_start": ["builtin", "studies"], "name": "second"}
+    on_data(tmp_path, **common, name="first", budget={"total_epochs": 12})
+    on_data(tmp_path, **common, name="first", budget={"total_epochs": 9}, strategy="random", seed=3)
+    shutil.copytree(tmp_path, other := tmp_path.parent / f"{tmp_path.name}-other")
+    whole = on_data(other, **warm, budget={"total_epochs": 12})
+    begun = on_data(tmp_path, **warm, budget={"total_epochs": 5})
+    known = f"{prior.load()} and earlier studies (first)"
+    assert begun.study.environments[-1]["known"] == known == status_json(statuses(begun.spec, tmp_path)[0])["known"]
+    assert (
+        f"The search began with what {known} have shown."
+        in study_report(begun.spec, begun.folders, begun.study, {}).document()
+    )
+    shutil.rmtree(tmp_path / "studies" / "first")
+    on_data(tmp_path, **common, name="third")
+    again = on_data(tmp_path, **warm, budget={"total_epochs": 12})
+    assert points_of(again) == points_of(whole)
+    assert len({one["prior"] for one in [*again.study.environments, *whole.study.environments]}) == 1
+    assert again.study.environments[-1]["prior"] != prior.load().digest
+    assert [line for line in caplog.messages if "budget" not in line] == []
+    with pytest.raises(
+        Conflict, match="it has learned from earlier studies, which a comparison and another warm_start"
+    ):
+        compare.compare_strategies(replace(again.spec, compare=COMPARED), RunOptions(tmp_path))
+    (kept,) = (tmp_path / "studies" / "second" / "priors").glob("*")
+    prior.load.cache_clear()
+    kept.write_bytes(kept.read_bytes()[:-50])
+    with pytest.raises(EnvironmentFailed, match="is not the file that the study began with; restore it"):
+        on_data(tmp_path, **warm, budget={"total_epochs": 13})
+
+
+def test_what_cannot_be_learned_from_is_said_in_a_line_and_a_comparison_learns_from_no_study(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_data(tmp_path, 60, 2)
+    warm: dict[str, Any] = {"warm_start": ["builtin", "studies"]}
+    said = "; it takes a study of cnn that reports val_accuracy and still has its data"
+    alone = on_data(tmp_path, **warm, name="alone")
+    assert caplog.messages == [f"warm_start: nothing is learned from {tmp_path}, which has no other study{said}"]
+    assert alone.study.environments[-1]["known"] == str(prior.load())
+    caplog.clear()
+    place.run(name="own-trainer")
+    shutil.rmtree(tmp_path / "studies" / "alone" / "data")
+    on_data(tmp_path, **warm)
+    assert [line for line in caplog.messages if "warm_start" in line] == [
+        f"warm_start: nothing is learned from own-trainer and alone{said}"
+    ]
+    caplog.clear()
+    place.run(name="names-of-its-own", strategy="bayesian", **warm)
+    because = "because the learned prior says nothing of a trainer of your own"
+    assert (
+        f"strategy bayesian searches as tpe and warm_start learns from no earlier study, {because}" in caplog.messages
+    )
+    spec = api.load(
+        {**TINY, **warm, "data": str(tmp_path / "data.npz"), "name": "compared", "budget": {"total_epochs": 4}}
+    )
+    compared = compare.compare_strategies(replace(spec, compare=COMPARED), RunOptions(tmp_path), rescore=False)
+    assert {one.study.environments[-1].get("known", str(prior.load())) for one in compared.results} == {
+        str(prior.load())
+    }
 
 
 def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, caplog: pytest.LogCaptureFixture) -> None:

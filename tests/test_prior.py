@@ -92,9 +92,9 @@ BAD: dict[str, Callable[[], Arrays]] = {
 }
 
 
-def refused(path: Path) -> None:
+def refused(path: Path, began: str | None = None) -> None:
     with pytest.raises(EnvironmentFailed) as failed:
-        prior.load(path)
+        prior.load(path, began=began)
     assert len(str(failed.value).splitlines()) == 1, failed.value
     assert str(path) in str(failed.value)
     assert failed.value.exit_code == 4
@@ -138,3 +138,51 @@ def test_a_file_that_is_absent_torn_or_damaged_is_refused_or_says_the_same(tmp_p
         else:
             assert not case % 2, "a torn file is never read"
             assert all(map(np.array_equal, found, expected))
+
+
+# -- with the user's own studies ------------------------------------------------------------------------------------
+
+
+def experienced(folder: Path, **studies: prior.Experience) -> prior.LearnedPrior:
+    digest = prior.keep(prior.with_studies(prior.load(), studies), folder)
+    return prior.load(folder / f"{digest}.npz", began=digest)
+
+
+def test_an_earlier_study_is_one_more_task_that_says_what_it_read_and_nothing_else_changes(tmp_path: Path) -> None:
+    rng, known = np.random.default_rng(0), prior.load()
+    read, unseen = (rng.normal(size=(300, len(FEATURES))) * known.spread + known.centre for _ in range(2))
+    truth, shown = (known.predict(some)[0] @ [1, -1, *[0] * (len(known.tasks) - 2)] for some in (read, unseen))
+    own = experienced(tmp_path, mine=(read, truth), none=(read, np.zeros(300)))
+    assert (own.tasks, own.studies) == ((*known.tasks, "study mine", "study none"), ("mine", "none"))
+    assert str(own) == f"{known} and earlier studies (mine, none)"
+    before, after = known.predict(unseen), own.predict(unseen)
+    assert after[0][:, :-2] == pytest.approx(before[0], abs=1e-5)
+    assert after[1] == pytest.approx(before[1], abs=1e-5)
+    assert np.corrcoef(after[0][:, -2], shown)[0, 1] > 0.8 > abs(np.corrcoef(before[0].mean(axis=1), shown)[0, 1]) + 0.3
+    assert abs(np.corrcoef(after[0][:, -1], shown)[0, 1]) < 0.5, "that of a study which read the same everywhere"
+
+
+def test_what_a_study_keeps_is_small_the_same_each_time_and_refused_in_one_line_when_it_is_another(
+    tmp_path: Path,
+) -> None:
+    features = np.random.default_rng(1).normal(size=(20, len(FEATURES)))
+    known = experienced(tmp_path, **{f"s{i}": (features, features[:, i]) for i in range(10)})
+    path, began = tmp_path / f"{known.digest}.npz", known.digest
+    whole = path.read_bytes()
+    assert len(whole) < 400_000
+    assert experienced(tmp_path, **{f"s{i}": (features, features[:, i]) for i in range(10)}) is known
+    with np.load(path) as stored:
+        newer = dict(stored) | {"about": np.frombuffer(json.dumps({"layout": prior.LAYOUT + 1}).encode(), np.uint8)}
+    np.savez(tmp_path / "newer.npz", **newer)
+    refused(tmp_path / "newer.npz", prior.keep((tmp_path / "newer.npz").read_bytes(), tmp_path))
+    for content in (
+        whole[:-9],
+        whole[:-1] + b"x",
+        b"",
+        prior.SHIPPED.read_bytes(),
+        pickle.dumps(Evil(tmp_path / "loaded")),
+    ):
+        prior.load.cache_clear()
+        path.write_bytes(content)
+        refused(path, began)
+    assert not (tmp_path / "loaded").exists()

@@ -37,7 +37,7 @@ from hpo.strategies.encoding import FEATURES, Array, Images, at_epochs, encode
 from hpo.strategies.gaussian_process import START, Posterior
 from hpo.strategies.points import Problem, frozen
 from hpo.strategies.prior import LearnedPrior
-from hpo.strategies.surrogate import MOST_READINGS, Encoder, Surrogate, readings, thinned
+from hpo.strategies.surrogate import MOST_READINGS, Encoder, Surrogate, experience, readings, thinned
 from hpo.study_file.spec import Budget
 from hpo.training.optimizers import eta
 
@@ -263,7 +263,7 @@ def test_a_study_of_other_points_with_the_same_readings_is_judged_by_itself() ->
 def test_of_3_000_readings_the_best_and_the_latest_are_kept_and_a_point_is_proposed() -> None:
     tried, problem = at_random(500, 4), Problem(SPACE, GOAL, images=IMAGES)
     study = Study([*made(tried)])
-    read = readings(study, GOAL, Encoder(problem, SHIPPED))
+    read = readings(study, GOAL)
     kept = [(tried.index(params), epoch) for params, epoch, _ in thinned(read)]
     assert len(read) == 3_000
     assert len(kept) == MOST_READINGS
@@ -285,6 +285,24 @@ def test_readings_overrule_a_prior_that_misleads(sign: int) -> None:
     order = worth(Study([*made(at_random(30, 6))]), asked, known)
     assert spearmanr(order, [quality(params) for params in asked]).statistic > 0.5
     assert np.mean([quality(trial.params) for trial in searched(known=known).trials[15:]]) > RANDOM + 0.05
+
+
+def test_an_earlier_study_moves_the_order_towards_what_it_read_and_one_that_misleads_is_overruled(
+    tmp_path: Path,
+) -> None:
+    asked, orders = at_random(100, 5), list[float]()
+    for sign in (1, 0, -1):
+        first = Study([*made(at_random(20, 6), lambda params, epoch, sign=sign: 0.5 + sign * (quality(params) - 0.5))])
+        read = experience([first, first], GOAL, IMAGES)
+        assert read is not None
+        assert len(read[1]) == len(readings(first, GOAL)), "each training counts once"
+        digest = prior.keep(prior.with_studies(SHIPPED, {"first": read} if sign else {}), tmp_path)
+        began = prior.load(tmp_path / f"{digest}.npz", began=digest)
+        orders.append(spearmanr(worth(Study(), asked, began), [quality(params) for params in asked]).statistic)
+        assert np.mean([quality(trial.params) for trial in searched(known=began).trials[15:]]) > RANDOM + 0.05
+    assert orders == sorted(orders, reverse=True)
+    assert orders[0] > orders[2] + 0.02
+    assert experience([first], Goal("other"), IMAGES) is None
 
 
 # -- failures and extremes ------------------------------------------------------------------------------------------
@@ -314,7 +332,7 @@ def test_where_the_budget_is_a_time_alone_a_point_is_worth_less_the_longer_its_e
     def better(budget: str) -> float:
         """How much more the fast ones are worth than the slow ones."""
         spec = hpo.load(CNN.parent.parent / "study.yaml", sets=[f"budget={budget}"])
-        belief = Components(spec, None, ["cpu"], {}).surrogate(Problem(SPACE, GOAL, images=IMAGES))
+        belief = Components(spec, None, ["cpu"], {}, SHIPPED).surrogate(Problem(SPACE, GOAL, images=IMAGES))
         assert belief is not None
         return float(worth(study, fast, belief).sum() / worth(study, slow, belief).sum())
 

@@ -205,11 +205,12 @@ def studies(spec: StudySpec) -> list[StudySpec]:
 
 
 def seeded(spec: StudySpec, strategy: str, offset: int, budget: int) -> StudySpec:
-    """One study of a comparison: so many seeds after the file's, with its budget in epochs and no target."""
+    """One study of a comparison: so many seeds after the file's, its budget in epochs, no target and no earlier studies."""
     return replace(
         spec,
         strategy=strategy,  # type: ignore[arg-type]  # no file can name some of them
         seed=spec.seed + offset,
+        warm_start="builtin" if spec.warm_start == "studies" else spec.warm_start,
         metric=replace(spec.metric, target=None),
         budget=Budget(total_epochs=budget),
     )

@@ -53,6 +53,8 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
     ]
     defaults = families.defaults(spec.model, spec.train, spec.space)
     apart = clashes(Space.from_record(json.loads(space)), spec.space, defaults)
+    if spec.warm_start != "studies" and (journal.environment() or {}).get("warm_start") == "studies":
+        changed.append("it has learned from earlier studies, which a comparison and another warm_start leave out")
     if changed or apart:
         remedy = "undo that, give the study another name, or set the old one aside with --fresh"
         rule = f"cannot resume {folders.run}, because the study has changed"

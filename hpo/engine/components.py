@@ -55,6 +55,7 @@ class Components:
     dataset: Dataset | None
     placement: Sequence[str]  # the device of each worker
     numerics: Mapping[str, Value]
+    known: prior.LearnedPrior | None  # what its search knows before it begins, where it asks for that
 
     def problem(self) -> Problem:
         spec = self.spec
@@ -80,7 +81,7 @@ class Components:
 
     def surrogate(self, problem: Problem) -> Surrogate | None:
         """None where nothing asks for it, or nothing is known before."""
-        own, budget = prior.of(self.spec), self.spec.budget
+        own, budget = self.known, self.spec.budget
         timed = budget.trials is None and budget.total_epochs is None and budget.time is not None
         return None if own is None else Surrogate(problem, own, timed)
 
@@ -124,7 +125,8 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         user_code=user_code(spec),
         precision=spec.precision,
     )
-    return Components(spec, dataset, placement, numerics | ({"split": dataset.split} if dataset is not None else {}))
+    numerics |= {"split": dataset.split} if dataset is not None else {}
+    return Components(spec, dataset, placement, numerics, prior.of(spec))
 
 
 def has_prior(spec: StudySpec) -> bool:

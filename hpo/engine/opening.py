@@ -31,6 +31,7 @@ from hpo.core import (
     digest,
     epochs_of,
 )
+from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, allowed, refuse_changes
 from hpo.engine.components import Components, assemble, trains_whole, user_code
@@ -43,12 +44,15 @@ from hpo.formatting import count, listed, without_password
 from hpo.journal import Journal
 from hpo.models import families
 from hpo.strategies import prior as learned_prior
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import UNNAMED, Stream, random_points
-from hpo.strategies.surrogate import ENGINE
+from hpo.strategies.prior import Experience, LearnedPrior
+from hpo.strategies.surrogate import ENGINE, experience
 from hpo.study_file.spec import Budget, StudySpec
 
 log = logging.getLogger(__name__)
 
+MOST_EARLIER = 10  # studies that are learned from
 DRAWS = 1_000  # points over which the mean length of a trial is taken
 
 
@@ -88,6 +92,9 @@ def open_study(
 ) -> OpenStudy:
     """trials: the new target; max_running: the most trials at a time."""
     components = replace(components, spec=as_counted(components.spec, journal))
+    if (known := components.known) is not None:
+        first = known_first(components.spec, known, folders, journal.environment() or {})
+        components = replace(components, known=first)
     return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
 
 
@@ -189,19 +196,54 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
     strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
     append = partial(record, spec, journal, study)
-    recorded = {**components.numerics, **beginning(spec)}
+    recorded = {**components.numerics, **beginning(spec, components.known)}
     for before in study.environments[-1:]:
         if changes := provenance.differences(before, recorded, ("prior", "engine")):
             log.warning("%s: %s since the last run; the search goes on with what it is now", name, ", ".join(changes))
     return Search(study, strategy, goal, budget, identity, append, max_running, name, recorded)
 
 
-def beginning(spec: StudySpec) -> Environment:
+def beginning(spec: StudySpec, known: LearnedPrior | None) -> Environment:
     """What a search knows before it begins, and the version of what proposes from that."""
-    known = learned_prior.of(spec)
-    if known is None:
-        return {"prior": "none", "engine": ENGINE}
-    return {"prior": known.digest, "engine": ENGINE, "known": str(known)}
+    told = {"prior": "none"} if known is None else {"prior": known.digest, "known": str(known)}
+    return {"engine": ENGINE, "warm_start": spec.warm_start, **told}
+
+
+def known_first(spec: StudySpec, shipped: LearnedPrior, folders: Folders, before: Environment) -> LearnedPrior:
+    """What the search knew when it first began, which is kept with it; anew where the file asks for something else since.
+
+    before: the environment of its last driver. Raises EnvironmentFailed where what was kept is damaged.
+    """
+    kept, digest = folders.study / "priors", str(before.get("prior"))
+    if before.get("warm_start") != spec.warm_start or not (kept / f"{digest}.npz").exists():
+        earlier = earlier_studies(spec, folders) if spec.warm_start == "studies" else {}
+        digest = learned_prior.keep(learned_prior.with_studies(shipped, earlier), kept)
+    return learned_prior.load(kept / f"{digest}.npz", shipped.left_out, digest)
+
+
+def earlier_studies(spec: StudySpec, folders: Folders) -> dict[str, Experience]:
+    """What the latest studies of other names in the state folder have read of the metric; what is of no use is said."""
+    last = {path.parents[1].name: path.stat().st_mtime for path in (folders.state / "studies").glob("*/*/journal.db")}
+    names = sorted(last.keys() - {spec.name}, key=lambda name: (-last[name], name))[:MOST_EARLIER]
+    found = {name: read for name in names if (read := earlier_study(spec, folders.state, name)) is not None}
+    if len(found) < len(names) or not names:
+        unused = listed([name for name in names if name not in found]) or f"{folders.state}, which has no other study"
+        rule = f"it takes a study of cnn that reports {spec.metric.name} and still has its data"
+        log.warning("warm_start: nothing is learned from %s; %s", unused, rule)
+    return found
+
+
+def earlier_study(spec: StudySpec, state: Path, name: str) -> Experience | None:
+    """What all studies of a name have read of the metric; None for nothing that is of use."""
+    studies, images = [], None
+    for one in studies_of(state, name):
+        with suppress(HpoError), Journal.open(one.journal, read_only=True) as journal:
+            file, environment = json.loads(journal.get("study") or "{}"), journal.environment() or {}
+            data = dataset.kept(str(environment.get("data")), one.data)
+            if data is not None and file.get("model") == "cnn" and file.get("train") is None:
+                studies.append(journal.study())
+                images = Images(data.shape, data.outputs, len(data.train))
+    return None if images is None else experience(studies, spec.goal, images)
 
 
 def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
@@ -218,6 +260,7 @@ def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
     asked = spec.strategy == "bayesian" and "strategy" in spec.places
     other = ["strategy bayesian searches as tpe"] if asked else []
     other += ["early_stopping predictive stops as asha"] if learned_prior.predictive(spec) and not whole else []
+    other += ["warm_start learns from no earlier study"] if spec.warm_start == "studies" else []
     if other and spec.strategy not in UNNAMED and (why := learned_prior.unknown(spec)):
         yield f"{listed(other)}, because {why}"
 

@@ -2,7 +2,8 @@
 
 prior.npz is made by `python -m benchmarks.prior` and read without pickle: small networks whose outputs are the tasks' values,
 and the table of the trainings that they were fitted to. A study of pictures that are in the table is judged by networks
-that were fitted without them.
+that were fitted without them. Each of the user's earlier studies may be one more task: the blend of the tasks that says
+best what it read, written into the last layer, so that a prior with them is a file like the one that ships.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from hpo.errors import EnvironmentFailed, Mistake
+from hpo.files import cannot_write, replace_file
 from hpo.strategies import encoding
-from hpo.strategies.points import RANDOM_X2, WITH_ASHA
+from hpo.strategies.points import UNNAMED
 from hpo.study_file.spec import StudySpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,7 +37,13 @@ LEFT_OUT: Final[Mapping[str, str]] = {  # a data set known by name, and the netw
     "mnist": "handwriting",
 }
 
+DOUBT: Final = 0.5  # how strongly a blend is drawn to the mean of all tasks
+OWN: Final = 7.0  # how much more an earlier study may weigh than a task of the package
+
 Network = tuple[tuple[Array, Array], ...]  # (weights, bias) of each layer
+Experience = tuple[
+    Array, Array
+]  # of a study: features (n, D) of points at epochs, and what was read there (n,), as of a task
 
 
 class Prior(Protocol):
@@ -61,10 +69,14 @@ class LearnedPrior:
     networks: tuple[Network, ...]
     digest: str
     without: int = 0  # tasks left out
+    left_out: str = WHOLE
+    studies: tuple[str, ...] = ()  # the user's own, the last of the tasks
 
     def __str__(self) -> str:
         rest = f", but for the {self.without} of the same pictures," if self.without else ""
-        return f"{self.trainings:,} recorded trainings of {len(self.tasks) + self.without} tasks{rest}"
+        own = f" and earlier studies ({', '.join(self.studies)})" if self.studies else ""
+        count = len(self.tasks) - len(self.studies) + self.without
+        return f"{self.trainings:,} recorded trainings of {count} tasks{rest}{own}"
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Features (n, D) of points at epochs -> values (n, tasks), larger is better, and chances of failing (n,)."""
@@ -80,13 +92,39 @@ def _forward(network: Network, inputs: Array) -> Array:
     return inputs @ weights + bias
 
 
+def blend(prior: LearnedPrior, features: Array, values: Array) -> Array:
+    """Weights (tasks,) of the blend of tasks that says best what a study read: a ridge regression towards their mean."""
+    z, count = prior.predict(features)[0], len(prior.tasks)
+    z, missed = z - z.mean(axis=0), values - values.mean() - (z - z.mean(axis=0)).mean(axis=1)
+    return np.asarray(1 / count + np.linalg.solve(z.T @ z + DOUBT * count * np.eye(count), z.T @ missed))
+
+
+def with_studies(prior: LearnedPrior, studies: Mapping[str, Experience]) -> bytes:
+    """The file of a prior in which these studies are tasks too."""
+    weights = np.array([OWN * blend(prior, *read) for read in studies.values()]).reshape(-1, len(prior.tasks)).T
+    arrays = {"centre": prior.centre, "spread": prior.spread}
+    for i, network in enumerate(prior.networks):
+        for j, layer in enumerate(network):
+            for name, array in zip(("weights", "bias"), layer, strict=True):
+                if layer is network[-1]:
+                    own = array[..., :-1], array[..., :-1] @ weights, array[..., -1:]
+                    array = np.concatenate(own, axis=-1, dtype=np.float32)
+                arrays[f"{prior.left_out}{name}{i}-{j}"] = array
+    about = {"layout": LAYOUT, "features": encoding.FEATURES, "depth": len(prior.networks[0])}
+    about |= {"networks": len(prior.networks), "trainings": prior.trainings, "without": prior.without}
+    about |= {"studies": [*studies], "tasks": {prior.left_out: [*prior.tasks, *map("study {}".format, studies)]}}
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez_compressed(content := io.BytesIO(), allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
 def predictive(spec: StudySpec) -> bool:
     return spec.early_stopping is not None and spec.early_stopping.type == "predictive"
 
 
 def unknown(spec: StudySpec) -> str:
     """Why nothing is known before a study begins; "" where the learned prior applies."""
-    if spec.strategy in (RANDOM_X2, *WITH_ASHA.values()):
+    if spec.strategy in UNNAMED:
         return "a comparison leaves it out"
     if spec.warm_start == "none":
         return "warm_start is none"
@@ -104,12 +142,30 @@ def of(spec: StudySpec) -> LearnedPrior | None:
     return load(left_out=LEFT_OUT.get(spec.data.source, WHOLE))
 
 
+def keep(content: bytes, folder: Path) -> str:
+    """Write a prior's file there, once, and return its digest, which names it. Raises EnvironmentFailed."""
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    path = folder / f"{digest}.npz"
+    try:
+        if not path.exists():
+            with replace_file(path) as draft:
+                draft.write_bytes(content)
+    except OSError as error:
+        raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
+    return digest
+
+
 @cache
-def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
-    """Raises EnvironmentFailed for a file that is torn, of another version or made by hand."""
+def load(path: Path = SHIPPED, left_out: str = WHOLE, began: str | None = None) -> LearnedPrior:
+    """began: the digest that it must have, of one stored with a study.
+
+    Raises EnvironmentFailed for a file that is torn, of another version or made by hand.
+    """
     try:
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()[:16]
+        if digest != (began or digest):
+            raise ValueError("is not the file that the study began with")
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             about = json.loads(bytes(stored["about"]))
             if about["layout"] != LAYOUT or about["features"] != [*encoding.FEATURES]:
@@ -127,7 +183,9 @@ def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
                 spread=stored["spread"],
                 networks=tuple(networks),
                 digest=digest,
-                without=len(about["tasks"][WHOLE]) - len(tasks),
+                without=about["without"] if began else len(about["tasks"][WHOLE]) - len(tasks),
+                left_out=left_out,
+                studies=tuple(about.get("studies", ())),
             )
         values, fails = prior.predict(np.zeros((1, len(encoding.FEATURES))))
         if values.shape != (1, len(tasks)) or not (np.isfinite(values).all() and np.isfinite(fails).all()):
@@ -135,5 +193,6 @@ def load(path: Path = SHIPPED, left_out: str = WHOLE) -> LearnedPrior:
         return prior
     except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, BadZipFile) as error:
         why = " ".join(str(error).split())[:120] or type(error).__name__
-        mistake = Mistake(str(path), "cannot be read as the learned prior", why, "install hpo again")
+        remedy = "restore it from a copy, or set the study aside with --fresh" if began else "install hpo again"
+        mistake = Mistake(str(path), "cannot be read as the learned prior", why, remedy)
         raise EnvironmentFailed(mistake) from error

@@ -15,10 +15,10 @@ from threadpoolctl import ThreadpoolController
 from hpo.core import Goal, Params, State, Study, Trial, epochs_of, without_epochs
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
-from hpo.strategies.encoding import Array
+from hpo.strategies.encoding import Array, Images
 from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, fitted, improvement, stacked
 from hpo.strategies.points import Point, Problem, frozen
-from hpo.strategies.prior import Prior
+from hpo.strategies.prior import Experience, Prior
 
 Candidate = tuple[Params, int]  # a point, and the epoch it is trained to
 Reading = tuple[Params, int, float]  # a point, an epoch, the cost there
@@ -54,9 +54,8 @@ class Surrogate:
 
     def curve(self, study: Study, params: Params) -> tuple[Array, Array, Array]:
         """Epochs of a point's ladder, and mean and standard deviation of y at each."""
-        ladder = self._encoder.ladder(params)
-        _, belief = self._belief(study)
-        return np.array(ladder, float), *belief(self._encoder.encode([(params, epoch) for epoch in ladder]))
+        epochs, (_, belief) = ladder(params), self._belief(study)
+        return np.array(epochs, float), *belief(self._encoder.encode([(params, epoch) for epoch in epochs]))
 
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""
@@ -65,8 +64,8 @@ class Surrogate:
         return float(scale(np.array([min(finite)]))[0]) if finite else float(mean.max())
 
     def _belief(self, study: Study) -> tuple["Scale", Posterior]:
-        read = readings(study, self._goal, self._encoder)
-        running = [(trial.params, self._encoder.epoch(trial.params, trial.until)) for trial in at_work(study)]
+        read = readings(study, self._goal)
+        running = [(one.params, max(e for e in ladder(one.params) if e <= max(1, one.until))) for one in at_work(study)]
         state = read, running
         if self._last is None or self._last[0] != state:
             self._last = state, self._judged(thinned(read), self._fitted(read), running)
@@ -122,7 +121,7 @@ def at_work(study: Study) -> list[Trial]:
     return [*(study.trials[number] for number in study.running), *(t for t in waiting if t.epoch < t.until)]
 
 
-def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[Reading]:
+def readings(study: Study, goal: Goal) -> list[Reading]:
     """Every training at the epochs of its ladder, in the journal's order; one that failed is infinitely bad at its end."""
     longest: dict[str, Trial] = {}
     for trial in study.trials:
@@ -130,7 +129,7 @@ def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[Reading]:
             longest[trial.training] = trial
     found: list[tuple[int, Reading]] = []
     for key, trial in longest.items():
-        for epoch in encoder.ladder(trial.params):
+        for epoch in ladder(trial.params):
             if epoch <= trial.epoch:
                 cost = goal.cost(trial.reports[epoch - 1])
                 read = trial.params, epoch, cost if math.isfinite(cost) else math.inf
@@ -139,6 +138,24 @@ def readings(study: Study, goal: Goal, encoder: "Encoder") -> list[Reading]:
             found.append((study.spent[trial.number], (trial.params, trial.epochs, math.inf)))
     found.sort(key=lambda one: one[0])
     return [one for _, one in found]
+
+
+def ladder(params: Params) -> list[int]:
+    """The epochs at which a training of this point is read."""
+    full = epochs_of(params)
+    return sorted({full, *(epoch for epoch in LADDER if epoch < full)})
+
+
+def experience(studies: Sequence[Study], goal: Goal, images: Images) -> Experience | None:
+    """What studies on the same pictures have read of a metric, each training once; None if they never did."""
+    every = {(frozen(one[0]), *one[1:]): one for study in studies for one in readings(study, goal)}
+    read = thinned([*every.values()])
+    costs = np.array([cost for _, _, cost in read])
+    if not np.isfinite(costs).any():
+        return None
+    points = {frozen(params): encoding.encode(params, images) for params, _, _ in read}
+    rows = [encoding.at_epochs(points[frozen(p)], p, np.array([float(epoch)])) for p, epoch, _ in read]
+    return np.vstack(rows), Scale.of(costs, goal)(costs) / EXPECTED
 
 
 def thinned(read: Sequence[Reading]) -> list[Reading]:
@@ -202,15 +219,6 @@ class Encoder:
         self._numbers: dict[Point, int] = {}
         self._width = len(places(problem.space.parameters, {}))
 
-    def ladder(self, params: Params) -> list[int]:
-        """The epochs at which a training of this point is read."""
-        full = epochs_of(params)
-        return sorted({full, *(epoch for epoch in LADDER if epoch < full)})
-
-    def epoch(self, params: Params, until: int) -> int:
-        """The last epoch of the ladder up to `until`."""
-        return max(epoch for epoch in self.ladder(params) if epoch <= max(1, until))
-
     def encode(self, wanted: Sequence[tuple[Params, int]]) -> Encoded:
         """Points at epochs of their ladders."""
         known = [(self._look(params), epoch) for params, epoch in wanted]
@@ -228,14 +236,13 @@ class Encoder:
         point, full = frozen(without_epochs(params)), epochs_of(params)
         if (point, full) not in self._known:
             assert self._problem.images is not None
-            ladder = self.ladder(params)
-            features = encoding.at_epochs(
-                encoding.encode(params, self._problem.images), params, np.array(ladder, float)
-            )
+            epochs = ladder(params)
+            own = encoding.encode(params, self._problem.images)
+            features = encoding.at_epochs(own, params, np.array(epochs, float))
             z, fails = self._prior.predict(features)
             number = self._numbers.setdefault(point, len(self._numbers))
             u = places(self._problem.space.parameters, params)
-            self._known[point, full] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(ladder)})
+            self._known[point, full] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(epochs)})
         return self._known[point, full]
 
 

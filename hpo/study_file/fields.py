@@ -150,8 +150,9 @@ def text(
     return Plain(rule, schema, value, remedy, secret)
 
 
-def one_of(*words: str, absent: str = "") -> Plain:
-    """One of some words. absent: what to write for another tool's word for none of them."""
+def one_of(*words: str, absent: str = "", both: str = "") -> Plain:
+    """One of some words. absent: what to write for another tool's word for none; both: written as [first word, both]."""
+    pair = [words[0], both] if both else []
 
     def remedy(node: Node) -> str:
         written = str(node).lower()
@@ -159,9 +160,12 @@ def one_of(*words: str, absent: str = "") -> Plain:
         return f"write {meant}" if meant in (*words, absent) else f"did you mean {close}?" if close else ""
 
     def value(node: Node) -> str | None:
+        if pair and [item.value for item in node.items or ()] == pair:
+            return both
         return node.value if isinstance(node.value, str) and node.value in words else None
 
-    return Plain(f"must be {listed(words, 'or')}", {"enum": list(words)}, value, remedy)
+    written = [*words, f"[{', '.join(pair)}]"] if pair else words
+    return Plain(f"must be {listed(written, 'or')}", {"enum": [*words, *([pair] if pair else [])]}, value, remedy)
 
 
 def number(

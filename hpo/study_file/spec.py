@@ -30,6 +30,7 @@ _SHARE: Final = number(above=0, high=1)
 _COUNT: Final = number(1, whole=True)
 _SEED: Final = number(0, 2**53, whole=True)
 TPE: Final = "tpe"  # Optuna's, to compare with
+_WARM_START: Final = one_of("builtin", "none", both="studies")
 _STRATEGY: Final = one_of(*STRATEGIES, TPE)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
@@ -172,8 +173,8 @@ class StudySpec:
     strategy: Literal["bayesian", "random", "grid", "tpe"] = option(
         _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness; or Optuna's tpe"
     )
-    warm_start: Literal["builtin", "none"] = option(
-        one_of("builtin", "none"), "builtin", "what bayesian knows before it begins: recorded trainings, or nothing"
+    warm_start: Literal["builtin", "none", "studies"] = option(
+        _WARM_START, "builtin", "known before: recorded trainings, with your own studies too, or nothing"
     )
     data: DataSpec | None = option(
         Record(DataSpec, "data", short="source"),
