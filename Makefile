@@ -19,7 +19,7 @@ test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m cluster
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html is built"
 
 bench: $(VENV)/.test

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING
@@ -48,8 +49,9 @@ READ_LATER = {  # keys whose values have a form of their own
 
 def pages() -> dict[str, str]:
     """Every page of the site that is not a file of docs/."""
-    home = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
     kept = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+    home = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    home = re.sub(r"\[([^]]+)\]\((examples/[^)]*)\)", r"\1 (`\2` in the repository)", home)
     return {"index.md": home, **kept, "study-file.md": study_file(), "verbs.md": verbs(), "python.md": python()}
 
 
