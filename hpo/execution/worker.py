@@ -30,7 +30,6 @@ from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob, one_line
 from hpo.files import log_file, number_in, read_log, replace_file
 
-LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 LOG_BYTES = 2**20  # of what a training prints that are kept, the last ones
 LOG_SECONDS = 1.0  # in which a log is brought up to date
@@ -45,7 +44,7 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**28),
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
+    "PYTHONUNBUFFERED": "1",  # nor does C code hold back what it prints
 }
 
 
@@ -160,7 +159,6 @@ class _Worker:
 
     def _move_printed(self) -> None:
         with self._moving:
-            LIBC.fflush(None)  # what C code has printed
             if self._log is not None:
                 move_printed(1, self._log)
 
@@ -233,7 +231,7 @@ def import_early(modules: Iterable[str]) -> None:
 
 def die_with_parent() -> None:
     """The kernel kills this process when its parent dies, even while it is stuck in native code (prctl(2))."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leave_signals_to_the_driver() -> None:
