@@ -7,17 +7,19 @@ from pathlib import Path
 
 from hpo.core import Value
 from hpo.formatting import number, written
-from hpo.models.cnn import DENSE
 from hpo.models.families import FAMILIES
-from hpo.models.parameters import TRAINING
+from hpo.models.parameters import DENSE, TRAINING
 from hpo.space.domains import ParameterSpec
 
 _HEAD = """# Every parameter
 
 What a search space may name. A parameter that it leaves out has its default. Those marked "per block" may be written
 once for all blocks (`channels: 32`), once for each (`channels: {choices: [16, 32], per: block}`), or for one
-(`block2.channels: 64`). "Only when" says where a parameter has an effect: give it the same `when`, so that no two
-points of the space are one training.
+(`block2.channels: 64`); "per layer" likewise (`dense_units: {choices: [64, 128], per: layer}`, `dense2.units: 64`).
+A choice between whole lists, `channels: [[32, 64], [16, 32]]`, is one parameter, from which block1.channels and
+block2.channels follow. Any value may follow from others: `block2.channels: "2 * block1.channels"`, written as conditions
+are. "Only when" says where a parameter has an effect: give it the same `when`, so that no two points of the space are one
+training.
 
 This page is made by `python docs/parameters.py`.
 """
@@ -40,7 +42,7 @@ def page() -> str:
 def _section(title: str, table: Mapping[str, ParameterSpec]) -> str:
     rows = ["| parameter | values | default | only when | what it is |", "|---|---|---|---|---|"]
     for name, known in table.items():
-        marked = f"`{name}`" + (" per block" if known.per_block else "")
+        marked = f"`{name}`" + (f" per {known.per}" if known.per else "")
         rows.append(f"| {marked} | {_values(known)} | {_default(known)} | {_when(known)} | {_cell(known.doc)} |")
     return f"## {title}\n\n" + "\n".join(rows) + "\n"
 

@@ -9,20 +9,21 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from hpo.study_file.fields import Kind, Plain, Record, Schema, Several, options
+from hpo.study_file.fields import Kind, Plain, Record, Schema, Several, WrittenDomain, options
 from hpo.study_file.reader import SHIPPED
-from hpo.study_file.space_reader import NAME, WrittenDomain
+from hpo.study_file.space_reader import NAME
 from hpo.study_file.spec import StudySpec
 
 _VALUE: Schema = {"type": ["number", "string", "boolean"]}
 _VALUES: Schema = {"type": "array", "items": _VALUE, "minItems": 1, "uniqueItems": True}
+_CHOICES: Schema = {**_VALUES, "items": {"anyOf": [_VALUE, _VALUES]}}  # between values, or whole lists
 _WHEN: Schema = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [_VALUE, _VALUES]}}
 
 
 def text() -> str:
     """JSON schema, draft 2020-12: the shape of a study file, not what its parts mean together."""
     domain = {
-        **section(WrittenDomain, {"choices": _VALUES, "when": _WHEN}),
+        **section(WrittenDomain, {"choices": _CHOICES, "when": _WHEN}),
         "oneOf": [{"required": ["choices"]}, {"required": ["min", "max"]}],
         "not": {"required": ["step", "count"]},
     }
@@ -30,7 +31,7 @@ def text() -> str:
         "type": "object",
         "minProperties": 1,
         "propertyNames": {"pattern": f"^{NAME}$"},
-        "additionalProperties": {"anyOf": [_VALUE, _VALUES, domain]},
+        "additionalProperties": {"anyOf": [_VALUE, _CHOICES, domain]},
     }
     file = {"anyOf": [{"enum": list(SHIPPED)}, {"type": "string", "pattern": r"\.ya?ml$"}]}
     shapes: dict[str, Schema] = {

@@ -33,9 +33,9 @@ from hpo.models import user
 from hpo.models.families import FAMILIES, TORCH_BYTES, Family, feasibility, peak_memory
 from hpo.models.layers import Shape, Summary, across, layer_table
 from hpo.models.parameters import TRAINING, setting
-from hpo.space.expressions import draw
+from hpo.space.domains import part_of
+from hpo.space.expressions import draw, part
 from hpo.space.grid import GridImpossible, ParameterGrid
-from hpo.space.space import Space
 from hpo.strategies.points import Problem, random_points
 from hpo.study_file.spec import StudySpec
 
@@ -92,6 +92,7 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
         yield f"{', '.join(own)} imported; custom trainer: model not inspected"
         return
     dataset = data_sets.load_dataset(spec.data, spec.base_seed)
+    opening.refuse_unknown_classes(spec, dataset)
     yield f"data: {dataset.described()}"
     yield from dataset.notes
     yield from own_networks(spec, dataset) if own else proof(spec, dataset)
@@ -195,15 +196,11 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
 def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
     """All of the space; or all on which shapes and memory depend, where that alone is small enough; or a sample."""
     space, known = spec.space, {*FAMILIES[spec.model].parameters, "batch_size", "optimizer"}
-    kept = {name for name in space.names if name.rpartition(".")[2] in known}  # block2.channels too
-    for parameter in reversed(space.parameters):  # parents stand before children
-        if parameter.name in kept:
-            kept |= {condition.name for condition in parameter.when}
-    shaping = Space(tuple(parameter for parameter in space.parameters if parameter.name in kept))
+    shaping = part(space, [one.name for one in space.everything if part_of(one.name)[2] in known])
     combinations = "every combination of architecture, batch size and optimizer"
     for what, some in (("every configuration", space), (combinations, shaping)):
         if (size := some.size()) is not None and size <= EVERY:
-            return what, ParameterGrid(some.parameters)
+            return what, map(some.with_derived, ParameterGrid(some.parameters))
     rng = random.Random(digest(["check", spec.seed]))
     return "a sample of the configurations", (space.sample(rng) for _ in range(SAMPLE))
 
@@ -229,7 +226,7 @@ def _causes(coverage: Coverage, family: Family) -> tuple[Cause, ...]:
     total, impossible = len(coverage.impossible), Counter(item for p in coverage.impossible for item in p.items())
     tried: dict[str, dict[Value, int]] = {}
     for (name, value), times in coverage.values.items():
-        if name.rpartition(".")[2] in family.parameters or name == "batch_size":
+        if part_of(name)[2] in family.parameters or name == "batch_size":
             tried.setdefault(name, {})[value] = times
     causes = []
     for name, values in tried.items():

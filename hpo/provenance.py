@@ -5,7 +5,7 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,13 @@ def steady_clock() -> Callable[[], float]:
 
 
 def numerics(
-    data_digest: str, device: str, loss: str, class_weights: bool, user_code: str, precision: str = "fp32"
+    data_digest: str,
+    device: str,
+    loss: str,
+    class_weights: bool,
+    user_code: str,
+    precision: str = "fp32",
+    metrics: Sequence[str] = (),
 ) -> dict[str, Value]:
     """Everything beside params and seed that epoch e of a training depends on."""
     return {
@@ -42,6 +48,7 @@ def numerics(
         "threads": 1,
         **({"precision": precision} if precision != "fp32" else {}),  # keys of trainings in fp32 stay as they ever were
         **({"tf32": True} if device != "cpu" else {}),
+        **({"metrics": ", ".join(metrics)} if metrics else {}),
     }
 
 

@@ -21,7 +21,9 @@ def identity(prefix_safe: bool = True) -> Identity:
 
 def is_point(params: Params, space: Space) -> bool:
     """Whether params has a value for each parameter that exists there, and nothing else."""
-    valid = all(name in space and space[name].domain.coerce(value) is not None for name, value in params.items())
+    searched = {name: value for name, value in params.items() if name in space}
+    valid = all(space[name].domain.coerce(value) is not None for name, value in searched.items())
+    valid = valid and space.with_derived(searched) == params
     return valid and all(parameter.active(params) == (parameter.name in params) for parameter in space.parameters)
 
 

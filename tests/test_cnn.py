@@ -8,6 +8,7 @@ from hpo.models import cnn
 from hpo.models.families import FAMILIES, feasibility, known, sizes
 from hpo.models.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
 from hpo.models.parameters import TRAINING, prefix_safe
+from hpo.space.domains import PARTS
 
 DIGITS = (1, 8, 8)
 
@@ -78,14 +79,15 @@ def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_defaul
     assert [d.name for d in made if isinstance(d, Dropout)] == ["block1.dropout"]
 
 
-def test_every_parameter_of_blocks_is_read_block_by_block() -> None:
+def test_every_parameter_of_blocks_and_dense_layers_is_read_one_by_one() -> None:
     for name, parameter in cnn.PARAMETERS.items():
-        if parameter.per_block:
+        if parameter.per:
             other = {"padding": "valid", "padding_mode": "reflect", "batch_norm": "after", "pool": "none"}.get(name)
             value = other or (0.5 if parameter.kind == "float" else 3 + (name == "kernel_size"))
-            for_all = cnn.plan({"blocks": 2, name: value}, 10)
-            for_each = cnn.plan({"blocks": 2, f"block1.{name}": value, f"block2.{name}": value}, 10)
-            assert for_all == for_each != cnn.plan({"blocks": 2}, 10), name
+            two, own = {"blocks": 2, "dense_layers": 2}, PARTS[parameter.per].own
+            for_all = cnn.plan({**two, name: value}, 10)
+            for_each = cnn.plan({**two, own(1, name): value, own(2, name): value}, 10)
+            assert for_all == for_each != cnn.plan({**two, own(1, name): value}, 10) != cnn.plan(two, 10), name
 
 
 @given(st.integers(1, 40), st.integers(1, 15), st.sampled_from(["zeros", "replicate"]))

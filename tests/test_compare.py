@@ -31,6 +31,7 @@ from hpo.engine.result import Result, read_result, statuses
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
 from hpo.journal import read_events
+from hpo.strategies import prior
 from hpo.strategies.points import frozen
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
@@ -112,7 +113,7 @@ def test_beside_bayesian_with_a_prior_stand_rivals_and_predictive_is_for_bayesia
     assert [one.strategy for one in first] == names.split()
     assert len({tuple(one.goal.epochs) for one in first}) == 1, "the same epochs count for all"
     assert compare_command.ran_with([one for one in specs if one.strategy != "random-x2"]) == said
-    assert [components.has_prior(one) for one in first] == [
+    assert [not prior.unknown(one) for one in first] == [
         one.warm_start != "none" and one.model == "cnn" and one.strategy in ("bayesian", "random", "grid", "tpe")
         for one in first
     ]

@@ -16,7 +16,7 @@ from pictures import noise as noise_images
 
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed
 from hpo.training.diagnosis import Diagnosis, Tag, diagnose
-from hpo.training.metrics import of_classes
+from hpo.training.evaluation import of_classes
 from hpo.training.recipe import Recipe
 
 TABLES = yaml.safe_load(Path(__file__).with_name("diagnoses.yaml").read_text(encoding="utf-8"))

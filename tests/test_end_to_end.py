@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pictures import idx
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -18,7 +19,8 @@ from hpo.errors import BadInput, Conflict
 
 SPACE = {
     "blocks": [1, 2],
-    "channels": {"choices": [4, 8], "per": "block"},
+    "channels": [[4, 8], [8, 4]],
+    "dense_units": "4 * block1.channels",
     "batch_size": 64,
     "learning_rate": {"min": 0.003, "max": 0.03, "log": True, "count": 3},
     "epochs": [1, 2],
@@ -102,6 +104,30 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, pre
     other = {**study, "precision": {"fp32": "bf16", "bf16": "fp32"}[precision]}
     with pytest.raises(Conflict, match=f'precision was "{precision}", is "{other["precision"]}"'):
         hpo.run(other, state=tmp_path, quiet=True)
+
+
+def test_metrics_that_a_study_names_are_searched_by_recorded_and_tested(tmp_path: Path) -> None:
+    (tmp_path / "measures.py").write_text(
+        "def scores(targets, outputs): return {'surprise': float(1 - outputs[range(len(targets)), targets].mean())}\n"
+        "def nothing(targets, outputs): return None\n"
+    )
+    study = {"name": "m", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}}
+    study |= {"metric": "val_auc", "metrics": ["val_f1", "val_recall.3", "measures:scores"], "tracking": False}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    result = hpo.run(path, state=tmp_path, quiet=True)
+    names = {"auc", "f1", "recall.3", "surprise"}
+    for trial in result.study.trials:
+        assert {f"val_{name}" for name in names} <= trial.reports[-1].metrics.keys()
+        assert trial.reports[-1].metrics["val_f1"] == pytest.approx(trial.reports[-1].metrics["val_macro_f1"])
+    assert {f"test_{name}" for name in names} <= result.test.keys()
+    assert 0.5 < result.best_value <= 1
+    with pytest.raises(Conflict, match="metrics was"):
+        hpo.run(path, sets=["metrics=val_f1"], state=tmp_path, quiet=True)
+    with pytest.raises(BadInput, match=r"metrics: must be of a class that the data have, got cat; use 0, 1, 2"):
+        hpo.run(path, sets=["metrics=val_f1.cat", "name=m2"], state=tmp_path, quiet=True)
+    failed = hpo.run(path, sets=["metrics=measures:nothing", "name=m3"], state=tmp_path, quiet=True)
+    assert "measures:nothing must return a mapping of metrics, got None" in failed.study.trials[0].error
 
 
 def test_a_study_that_is_changed_midway_goes_on_and_is_reported(tmp_path: Path) -> None:

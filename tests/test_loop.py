@@ -16,9 +16,8 @@ from hpo.core import Outcome, Params, Report, Train, TrainingFailed, Value
 from hpo.training import checkpoints, loop, probes
 from hpo.training.evaluation import load_network, outputs, score
 from hpo.training.loop import batch_sizes, batches, new_state
-from hpo.training.metrics import Loss
 from hpo.training.recipe import Recipe
-from hpo.training.setup import Setup, streams
+from hpo.training.setup import Loss, Setup, streams
 
 NETWORK: dict[str, Value] = {"blocks": 2, "channels": 4, "batch_norm": "before", "dense_units": 8}
 NETWORK |= {"conv_dropout": 0.2, "dropout": 0.2}

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn's."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from hpo.training import metrics
+from hpo.training import evaluation as metrics
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -29,6 +31,30 @@ def test_classification_agrees_with_scikit_learn(drawn: list[tuple[int, int]]) -
     assert {name: value.item() for name, value in values.items()} == pytest.approx(expected)
     counts = metrics.confusion(predicted, truth, 5)
     assert counts.tolist() == reference.confusion_matrix(truth, predicted, labels=range(5)).tolist()
+
+
+def test_named_metrics_are_scikit_learns_over_the_classes_that_occur_or_of_one() -> None:
+    rng, classes = np.random.default_rng(0), tuple("abcdefg")
+    outputs, truth = torch.tensor(rng.normal(size=(60, 7))), torch.tensor(rng.integers(0, 6, 60))  # none is a g
+    outputs[:, 6] -= 9
+    kinds = ("precision", "recall", "f1")
+    besides = metrics.Besides(
+        [*kinds, "auc", "top5", "auc.b", "f1.b", "f1.g"], [lambda y, p: {"n": len(y), "sum": p.sum()}], classes
+    )
+    values, chances, said = besides(outputs, truth), outputs.softmax(1).numpy(), outputs.argmax(1)
+    each = dict(zip(kinds, reference.precision_recall_fscore_support(truth, said, zero_division=0), strict=False))
+    expected = {kind: each[kind].mean() for kind in kinds}
+    expected["auc"] = np.mean([reference.roc_auc_score(truth == k, chances[:, k]) for k in range(6)])
+    expected["top5"] = reference.top_k_accuracy_score(truth, chances, k=5, labels=range(7))
+    expected |= {"auc.b": reference.roc_auc_score(truth == 1, chances[:, 1]), "f1.b": each["f1"][1]}
+    assert np.isnan(values.pop("f1.g"))
+    assert values == pytest.approx({**expected, "n": 60, "sum": 60})
+    assert np.isnan(metrics.Besides(["auc"], [], classes)(outputs * np.nan, truth)["auc"])
+
+
+def test_scikit_learn_is_not_imported_for_a_study_that_names_none_of_its_metrics() -> None:
+    code = "import sys, hpo.training.loop, hpo.training.evaluation; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 numbers = st.floats(-100, 100, width=32)

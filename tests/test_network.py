@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpo.core import Value
 from hpo.models import cnn
-from hpo.models.cnn import ACTIVATIONS, MODES
+from hpo.models.cnn import MODES
 from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output
 from hpo.models.network import build, disagreement, module
+from hpo.models.parameters import ACTIVATIONS
 from hpo.training.setup import time_step
 
 ARCHITECTURES = 10_000
@@ -38,6 +39,8 @@ def some_cnn(rng: random.Random) -> dict[str, Value]:
         "activation": rng.choice(ACTIVATIONS),
         "dense_layers": rng.randint(0, 3),
         "dense_units": rng.choice([1, 16, 40]),
+        "dense2.units": rng.choice([2, 8]),
+        "global_pool": rng.choice(["none", "average"]),
         "dropout": rng.choice([0.0, 0.3]),
     }
     for i in range(1, int(params["blocks"]) + 1):

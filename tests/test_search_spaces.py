@@ -10,7 +10,7 @@ from laws import is_point
 
 from hpo.models import cnn
 from hpo.models.families import FAMILIES, RNN, feasibility, known
-from hpo.models.parameters import TRAINING
+from hpo.models.parameters import ACTIVATIONS, TRAINING
 from hpo.study_file.reader import read_study
 from hpo.study_file.spec import StudySpec
 
@@ -68,7 +68,7 @@ def test_the_size_as_a_grid_is_the_one_the_file_states(path: Path, tmp_path: Pat
 def test_the_spaces_name_every_parameter_of_their_model(tmp_path: Path) -> None:
     space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
     assert bare(space.names) == set(cnn.PARAMETERS) | set(TRAINING)
-    for activation in cnn.ACTIVATIONS:
+    for activation in ACTIVATIONS:
         assert space.conflicts({"activation": activation}) == []
     assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []  # a perceptron
     assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(RNN)

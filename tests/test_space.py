@@ -18,6 +18,7 @@ from hpo.engine.changes import clashes
 from hpo.errors import BadInput
 from hpo.models.families import with_defaults
 from hpo.space.domains import Choice, Condition, Domain, Parameter, Range
+from hpo.space.expressions import Derived
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
 
@@ -60,7 +61,7 @@ def levels(domain: Domain) -> list[Value]:
 
 @st.composite
 def spaces(draw: st.DrawFn, domains: st.SearchStrategy[Domain] = discrete) -> Space:
-    """Up to five parameters, each with conditions on some before it; written in any order."""
+    """Up to five parameters, each with conditions on some before it, written in any order; and two that may follow from them."""
     parameters: list[Parameter] = []
     for name in NAMES[: draw(st.integers(1, len(NAMES)))]:
         enumerable = [parent for parent in parameters if parent.domain.levels is not None and parent.domain.levels < 10]
@@ -68,7 +69,9 @@ def spaces(draw: st.DrawFn, domains: st.SearchStrategy[Domain] = discrete) -> Sp
         some = [st.lists(st.sampled_from(levels(parent.domain)), min_size=1, unique=True) for parent in parents]
         when = tuple(Condition(parent.name, tuple(draw(one))) for parent, one in zip(parents, some, strict=True))
         parameters.append(Parameter(name, draw(domains), when))
-    return Space(tuple(draw(st.permutations(parameters))))
+    last = parameters[-1]
+    follow = (Derived("f", f"{last.name} * 2", last.when), Derived("g", f"f + {parameters[0].name}"))
+    return Space(tuple(draw(st.permutations(parameters))), follow if draw(st.booleans()) else ())
 
 
 def points(space: Space) -> Iterator[Params]:
@@ -76,7 +79,7 @@ def points(space: Space) -> Iterator[Params]:
 
     def extend(params: dict[str, Value], rest: tuple[Parameter, ...]) -> Iterator[Params]:
         if not rest:
-            yield params
+            yield space.with_derived(params)
         elif rest[0].active(params):
             for value in levels(rest[0].domain):
                 yield from extend({**params, rest[0].name: value}, rest[1:])
@@ -173,7 +176,8 @@ def test_a_sample_is_a_point(space: Space, rng: random.Random) -> None:
 @given(any_spaces, seeds, st.data())
 def test_a_part_of_a_point_can_be_completed_and_is_kept(space: Space, rng: random.Random, data: st.DataObject) -> None:
     point = space.sample(rng)
-    names = data.draw(st.sets(st.sampled_from(sorted(point)))) if point else set()
+    searched = sorted(point.keys() & set(space.names))
+    names = data.draw(st.sets(st.sampled_from(searched))) if searched else set()
     partial = {name: point[name] for name in names}
     assert space.conflicts(partial) == []
     whole = space.complete(partial, rng)
@@ -212,7 +216,7 @@ def test_a_grid_holds_every_point_exactly_once(space: Space) -> None:
     expected = {frozen(point) for point in points(space)}
     grid = space.grid() if all(p.domain.gridded for p in space.parameters) else None
     if grid is not None:
-        every = [frozen(point) for point in grid]
+        every = [frozen(space.with_derived(point)) for point in grid]
         assert len(every) == len(set(every)) == grid.size
         assert set(every) == expected
     assert space.size() == len(expected)
@@ -291,6 +295,28 @@ def test_an_impossible_space_cannot_be_made(parameters: list[Parameter], words: 
     assert words in str(refused.value)
 
 
+def test_values_follow_where_what_they_follow_from_exists_and_can_be_computed() -> None:
+    lists, many = Parameter("c", Choice(("[4,0.5,true]", '[8,1,"off"]'))), (Condition("n", (2,)),)
+    texts = {
+        "first": "c[0]",
+        "half": "first / 2",
+        "none": "4 // n",
+        "word": "c[2]",
+        "beyond": "c[3]",
+        "huge": "first ** 999",
+    }
+    derived = [Derived(name, text) for name, text in texts.items()]
+    space = Space((lists, Parameter("n", Choice((0, 2)))), (*derived, Derived("tenth", "first / 10", many)))
+    point = space.complete({"c": "[4,0.5,true]", "n": 2}, random.Random(0))
+    assert point == {"c": "[4,0.5,true]", "n": 2, "first": 4, "half": 2, "none": 2, "word": True, "tenth": 0.4}
+    assert type(point["half"]) is int
+    assert space.complete({"c": '[8,1,"off"]', "n": 0}, random.Random(0)).keys() == {"c", "n", "first", "half", "word"}
+    assert (space.size(), space.conflicts(point)) == (4, [])
+    assert [fault.place for fault in space.conflicts({**point, "half": 3})] == ["half"]
+    other = replace(space, derived=space.derived[1:])
+    assert clashes(space, other, {}) == ["first followed from c[0], now from nothing"]
+
+
 def test_a_thousand_parameters_in_one_chain_are_ordered_without_recursion() -> None:
     chain = [Parameter("p0", Choice((1,)))]
     chain += [Parameter(f"p{i}", Choice((1,)), (Condition(f"p{i - 1}", (1,)),)) for i in range(1, 1000)]
@@ -330,7 +356,7 @@ def changed(draw: st.DrawFn, old: Space) -> Space:
                 when = (Condition(one.name, (draw(st.sampled_from([*levels(one.domain), 7])),)),)
                 parameters.append(Parameter(f"n{len(parameters)}", Choice((1, 2)), draw(st.sampled_from([(), when]))))
     try:
-        return Space(tuple(parameters))
+        return replace(old, parameters=tuple(parameters))
     except BadInput:
         return old
 
@@ -347,7 +373,7 @@ def test_an_old_point_is_a_point_of_a_space_without_clashes_unless_a_value_of_it
     for point in points(old):
         whole = with_defaults(point, new, defaults)
         assert point.items() <= whole.items()
-        if all(name in new and new[name].domain.coerce(value) is not None for name, value in point.items()):
+        if all(new[name].domain.coerce(value) is not None for name, value in point.items() if name in new):
             assert is_point(whole, new)
 
 

@@ -20,6 +20,7 @@ from hpo.errors import BadInput
 from hpo.models.families import known
 from hpo.publishing.publish_best import registered
 from hpo.space.domains import Choice, Condition, Parameter, Range
+from hpo.space.expressions import Derived
 from hpo.space.space import Space
 from hpo.study_file import spec as spec_module
 from hpo.study_file.fields import Mistakes, duration, options, size
@@ -196,11 +197,14 @@ def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_tr
 @pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: case["case"])
 def test_each_parameter_exists_under_its_conditions(case: dict[str, Any]) -> None:
     loaded = read_study({**LEAST, "search_space": case["search_space"]}, known=known, environ={}).space
-    expected = {
-        name: tuple(Condition(parent, tuple(values)) for parent, values in when.items())
-        for name, when in case["when"].items()
-    }
+
+    def conditions(when: dict[str, list[Any]]) -> tuple[Condition, ...]:
+        return tuple(Condition(parent, tuple(values)) for parent, values in when.items())
+
+    expected = {name: conditions(when) for name, when in case["when"].items()}
     assert {name: loaded[name].when for name in expected} == expected
+    follows = case.get("follows", {}).items()
+    assert loaded.derived == tuple(Derived(name, text, conditions(when)) for name, (text, when) in follows)
 
 
 def test_a_range_is_that_of_every_block_and_blocks_may_be_left_to_the_model() -> None:
@@ -286,6 +290,17 @@ CHANGES: list[tuple[str, bool]] = TABLES["changes between runs, and whether they
 def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
     free = {"name", "search_space", "warm_start", "budget", "workers", "device", "execution", "tracking", "compare"}
     assert set(options(StudySpec)) == free | set(spec("precision: bf16").fixed())
+
+
+def test_with_patience_every_epoch_counts_and_a_journal_from_before_it_is_that_of_the_same_study() -> None:
+    for text, counted, kept in (
+        ("asha", {1, 3, 9, 10}, 5),
+        ("patience", {*range(1, 11)}, 5),
+        ("{type: asha, patience: 2}", {*range(1, 11)}, 6),
+    ):
+        loaded = spec(f"early_stopping: {text}\nsearch_space: {{epochs: 10}}")
+        assert set(loaded.goal.epochs) == counted
+        assert len(loaded.fixed()["early_stopping"]) == kept
 
 
 def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fakes
 import laws
@@ -44,12 +45,12 @@ from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
 from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
-from hpo.strategies.early_stopping import Asha, Median, Predictive
+from hpo.strategies.early_stopping import Asha, Median, Patience, Predictive
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random, frozen
 from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import STARTUP, Tpe
-from hpo.study_file.spec import Budget
+from hpo.study_file.spec import Budget, EarlyStopping
 
 GOAL = Goal()
 IMAGES = Images((1, 8, 8), 10, 1000)
@@ -63,6 +64,9 @@ RULES: dict[str, Callable[[Strategy, Problem], Strategy]] = {
     "plain": lambda strategy, problem: strategy,
     "median": lambda strategy, problem: Median(strategy, GOAL, min_epochs=1, min_trials=3),
     "asha": lambda strategy, problem: Asha(strategy, GOAL, min_epochs=1, reduction=2),
+    "patience": lambda strategy, problem: Patience(
+        Asha(strategy, GOAL, 1, 2), GOAL, EarlyStopping("asha", 1, 2, patience=2)
+    ),
     "predictive": lambda strategy, problem: Predictive(strategy, Surrogate(problem, prior.load()), GOAL, 1, 2),
 }
 COMBINATIONS = list(itertools.product(PLAIN, RULES))
@@ -247,6 +251,29 @@ def test_median_spares_epochs_and_keeps_the_best(tmp_path: Path) -> None:
     assert laws.params_of(full) == laws.params_of(cut)
     assert cut.epochs < 0.8 * full.epochs
     assert GOAL.best(cut.trials).number == GOAL.best(full.trials).number  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["patience", "median"])
+def test_patience_ends_a_trial_where_keras_would_and_what_it_passed_counts(kind: Any, tmp_path: Path) -> None:
+    space = Space((Parameter("rate", Range(1e-4, 1.0, False, True)), Parameter("epochs", Choice((27,)))))
+    goal, wait, least = Goal(epochs=range(1, 28)), 4, 6
+    inner = Random(Problem(space, goal, 1))
+    rule = EarlyStopping(kind, least, interval=3, epochs=wait, patience=wait)
+    within = (
+        inner if kind == "patience" else Median(inner, goal, least, 3, min_trials=100)
+    )  # which rests, and stops none
+    study = learned(Patience(within, goal, rule), goal, Budget(trials=40))
+    assert {trial.state for trial in study.trials} == {State.PRUNED, State.COMPLETE}
+    for trial in study.trials:
+        curve = [
+            r.metrics["val_accuracy"]
+            for r in learn(Job("", trial.params, study.trainings[trial.training].seed, 0, 27, 0, tmp_path))
+        ]
+        stale = (epoch for epoch in range(least, 28) if epoch - (curve.index(max(curve[:epoch])) + 1) >= wait)
+        assert trial.epoch == next(stale, 27)
+        assert (trial.state is State.COMPLETE) == (trial.epoch == 27)
+        assert goal.value(trial) == max(curve[: trial.epoch])
+    assert study.epochs == sum(trial.epoch for trial in study.trials) < 0.8 * 40 * 27
 
 
 RARE = tuple(Constraint(f"b{i + 1} == 2 * b{i}") for i in range(7))  # 3 of 10^8 combinations

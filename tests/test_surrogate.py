@@ -28,7 +28,7 @@ from hpo.engine.trainings import Trainings
 from hpo.models.cnn import PARAMETERS
 from hpo.models.families import infeasible
 from hpo.models.parameters import COSINE, SCHEDULES, TRAINING
-from hpo.space.domains import Choice, Parameter, Range
+from hpo.space.domains import PARTS, Choice, Parameter, Range
 from hpo.space.space import Space
 from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
@@ -75,9 +75,11 @@ def test_every_parameter_changes_a_feature_and_epochs_under_cosine_alone() -> No
     for params in points(50):
         was = features(params)
         for name in params:
-            values = (True,) if name == "flip" else cnn()[name].domain.values
+            values = {"flip": (True,), "global_pool": ("average",)}.get(name) or cnn()[name].domain.values
             other = {**params, name: rng.choice([one for one in values if one != params[name]])}
-            other = {own: v for own, v in other.items() if own in (name, "flip") or cnn()[own].active(other)}
+            other = {
+                own: v for own, v in other.items() if own in (name, "flip", "global_pool") or cnn()[own].active(other)
+            }
             if trainable(other):
                 changed[name].append(not np.array_equal(was, features(other)))
                 assert name != "epochs" or changed[name][-1] == (params["schedule"] == COSINE)
@@ -94,10 +96,9 @@ def test_what_is_left_out_has_its_default_and_a_value_for_all_blocks_is_that_of_
             if default is not None and trainable(without):
                 assert np.array_equal(features(without), features({**without, name: default})), name
         shared = {name.rpartition(".")[2]: value for name, value in params.items()}
-        per_block = [name for name in shared if name in PARAMETERS and PARAMETERS[name].per_block]
-        each = range(1, int(params["blocks"]) + 1)
+        parts = [(name, PARTS[PARAMETERS[name].per]) for name in shared if name in PARAMETERS and PARAMETERS[name].per]
         if trainable(shared):
-            own = {f"block{i}.{name}": shared[name] for i in each for name in per_block}
+            own = {p.own(i, n): shared[n] for n, p in parts for i in range(1, int(params[p.counted]) + 1)}
             assert np.array_equal(features(shared), features(params | own)), params
 
 

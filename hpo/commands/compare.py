@@ -34,6 +34,7 @@ from hpo.formatting import count, listed
 from hpo.journal import Journal, read_events
 from hpo.report.document import comparison_document, comparison_picture
 from hpo.report.page import save
+from hpo.strategies import prior as learned_prior
 from hpo.strategies.points import RANDOM_X2, WITH_ASHA, frozen
 from hpo.study_file.rules import grid_mistakes
 from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
@@ -171,11 +172,12 @@ def ran_with(specs: Sequence[StudySpec]) -> str:
     """The prior and early stopping of each: "; bayesian with built-in prior and predictive early stopping; random with asha"."""
     names: dict[str, dict[str, None]] = {}
     for one in specs:
-        prior = components.has_prior(one)
+        prior = not learned_prior.unknown(one)
         what = ["built-in prior"] if prior and one.strategy == "bayesian" else []
         if one.early_stopping:
             words = {"predictive": "predictive early stopping" if prior else "asha"}
             what.append(words.get(one.early_stopping.type, one.early_stopping.type))
+            what += ["patience"] if one.early_stopping.patience else []
         names.setdefault(listed(what), {})[shown(one)] = None
     return "".join(f"; {listed([*who])} with {what}" for what, who in names.items() if what)
 
@@ -192,7 +194,7 @@ def studies(spec: StudySpec) -> list[StudySpec]:
     Beside bayesian with a prior stands Optuna's TPE, which it is without; where it is predictive, the others have asha, and
     are studies of their own.
     """
-    budget, names, prior = total_epochs(spec), [*spec.compare.strategies], components.has_prior(spec)
+    budget, names, prior = total_epochs(spec), [*spec.compare.strategies], not learned_prior.unknown(spec)
     names += {"tpe"} - {*names} if prior and "bayesian" in names else ()
     if prior and spec.early_stopping and spec.early_stopping.type == "predictive":
         names = [WITH_ASHA.get(name, name) for name in names]

@@ -20,7 +20,7 @@ from hpo.files import Folders
 from hpo.formatting import count, listed
 from hpo.journal import Journal
 from hpo.models import families
-from hpo.space.domains import Choice, Parameter, exact, members
+from hpo.space.domains import Choice, Parameter, exact
 from hpo.space.space import Space
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
@@ -82,7 +82,7 @@ def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
             reasons += _clashes_of(old, new, name)
         elif any(
             c.name in absent
-            or (c.name in old and not members(old[c.name].domain, c))
+            or (c.name in old and not c.among(old[c.name].domain))
             or (c.name not in old and c.name in defaults and not c.allows(defaults[c.name]))
             for c in parameter.when
         ):
@@ -92,7 +92,11 @@ def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
         elif parameter.domain.coerce(defaults[name]) is None:
             default = exact(defaults[name])
             reasons.append(f"{name} is new, and the trials so far have its default, {default}, which is no value of it")
-    return reasons
+    was, now = ({one.name: one.text for one in space.derived} for space in (old, new))
+    differ = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return reasons + [
+        f"{name} followed from {was.get(name, 'nothing')}, now from {now.get(name, 'nothing')}" for name in differ
+    ]
 
 
 def _clashes_of(old: Space, new: Space, name: str) -> list[str]:
@@ -115,7 +119,7 @@ def _clashes_of(old: Space, new: Space, name: str) -> list[str]:
 def _when(parameter: Parameter, old: Space, new: Space) -> dict[str, set[Value]]:
     """The conditions of a parameter, as far as they speak of values that both spaces have."""
     return {
-        c.name: {value for value in members(old[c.name].domain, c) if new[c.name].domain.coerce(value) is not None}
+        c.name: {value for value in c.among(old[c.name].domain) if new[c.name].domain.coerce(value) is not None}
         if c.name in old and c.name in new
         else set()
         for c in parameter.when

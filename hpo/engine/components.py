@@ -22,10 +22,11 @@ from hpo.models import families, user
 from hpo.models.parameters import prefix_safe
 from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
-from hpo.strategies.early_stopping import Asha, Median, Predictive
+from hpo.strategies.early_stopping import Asha, Median, Patience, Predictive
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import CONFIRM, RANDOM_X2, WITH_ASHA, Grid, Problem, Random, Repeats
 from hpo.strategies.surrogate import Surrogate
+from hpo.study_file.rules import measured
 from hpo.study_file.spec import EarlyStopping, StudySpec
 from hpo.training.recipe import Recipe
 
@@ -112,7 +113,7 @@ class Components:
 def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
     data, split = (dataset.folder, dataset.split) if dataset is not None else (None, None)
     folder = spec.path.parent.resolve() if spec.path is not None else None
-    own = spec.class_weights, spec.train, folder
+    own = spec.class_weights, spec.train, folder, measured(spec)
     return Recipe(spec.model, spec.loss, data or Path(), device, *own, split=split, precision=spec.precision)
 
 
@@ -124,18 +125,16 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
         class_weights=spec.class_weights,
         user_code=user_code(spec),
         precision=spec.precision,
+        metrics=measured(spec),
     )
     numerics |= {"split": dataset.split} if dataset is not None else {}
     return Components(spec, dataset, placement, numerics, prior.of(spec))
 
 
-def has_prior(spec: StudySpec) -> bool:
-    return not prior.unknown(spec)
-
-
 def trains_whole(spec: StudySpec) -> bool:
     """Whether an epoch of the user's own trainer may depend on how many follow, so that none can be predicted."""
-    return prior.predictive(spec) and spec.train is not None and not spec.prefix_safe
+    rule, unsafe = spec.early_stopping, spec.train is not None and not spec.prefix_safe
+    return unsafe and rule is not None and rule.type in ("predictive", "patience")
 
 
 def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, surrogate: Surrogate | None) -> Strategy:
@@ -143,16 +142,19 @@ def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, s
     if rule is None:
         return strategy
     if rule.type == "predictive" and surrogate is not None:
-        return Predictive(strategy, surrogate, problem.goal, rule.min_epochs, rule.reduction)
-    if rule.type == "median":
-        return Median(strategy, problem.goal, rule.min_epochs, rule.interval, rule.min_trials)
-    return Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)
+        strategy = Predictive(strategy, surrogate, problem.goal, rule.min_epochs, rule.reduction)
+    elif rule.type == "median":
+        strategy = Median(strategy, problem.goal, rule.min_epochs, rule.interval, rule.min_trials)
+    elif rule.type != "patience":
+        strategy = Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)
+    return Patience(strategy, problem.goal, rule) if rule.waits else strategy
 
 
 def user_code(spec: StudySpec) -> str:
     """The digest of the user's own code that trains; "none" where all of it is ours. Raises BadInput."""
     folder, place = spec.path.parent if spec.path else None, str(spec.path or "study")
-    own = [reference for reference in (spec.model, spec.train) if reference and user.is_reference(reference)]
+    every = (spec.model, spec.train or "", *spec.metrics)
+    own = [reference for reference in every if user.is_reference(reference)]
     return "+".join(user.code_digest(one, folder, f"{place}: {one}") for one in own) or "none"
 
 

@@ -42,12 +42,14 @@ from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake
 from hpo.files import DriverLock, Folders, hit, holder_of
 from hpo.formatting import count, listed, without_password
 from hpo.journal import Journal
-from hpo.models import families
+from hpo.models import families, user
 from hpo.strategies import prior as learned_prior
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import UNNAMED, Stream, random_points
 from hpo.strategies.prior import Experience, LearnedPrior
 from hpo.strategies.surrogate import ENGINE, experience
+from hpo.study_file.fields import did_you_mean
+from hpo.study_file.rules import measured
 from hpo.study_file.spec import Budget, StudySpec
 
 log = logging.getLogger(__name__)
@@ -98,8 +100,18 @@ def open_study(
     return OpenStudy(components, folders, journal, open_search(components, journal, trials, max_running))
 
 
+def refuse_unknown_classes(spec: StudySpec, data: Dataset | None) -> None:
+    """Raises BadInput for a metric of a class that the data do not have."""
+    for name in measured(spec):
+        own, known = name.partition(".")[2], (data and data.classes) or ()
+        if own and not user.is_reference(name) and own not in known:
+            place = spec.place("metric.name" if spec.metric.name == f"val_{name}" else "metrics")
+            raise BadInput(Mistake(place, "must be of a class that the data have", own, did_you_mean(own, known)))
+
+
 def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset | None) -> None:
     """A space in which nothing can be trained is bad input, not an empty study."""
+    refuse_unknown_classes(spec, data)
     reasons: list[str] = []
 
     def judge(params: Params) -> str | None:

@@ -138,9 +138,5 @@ class Search:
         return None
 
     def _is_failing(self) -> bool:
-        first, last = self.errors[:FAILING_FIRST], self.errors[-FAILING_IN_A_ROW:]
-        return _all_the_same(first, FAILING_FIRST) or _all_the_same(last, FAILING_IN_A_ROW)
-
-
-def _all_the_same(errors: list[str], count: int) -> bool:
-    return len(errors) == count and errors[0] != "" and len(set(errors)) == 1
+        runs = (self.errors[:FAILING_FIRST], FAILING_FIRST), (self.errors[-FAILING_IN_A_ROW:], FAILING_IN_A_ROW)
+        return any(len(errors) == count and errors[0] and len(set(errors)) == 1 for errors, count in runs)

@@ -1,15 +1,15 @@
 """The convolutional family: blocks of convolution, norm, activation, pooling and dropout; then dense layers.
 
-Without a block it is a perceptron (no dense layer) or an MLP. A parameter of blocks is written for all (channels)
-or for one (block2.channels).
+Without a block it is a perceptron (no dense layer) or an MLP. A parameter of blocks, or of dense layers, is written
+for all (channels) or for one (block2.channels).
 """
 
 from typing import Final
 
 from hpo.core import Params, Value
 from hpo.models.layers import RISING, Activation, Conv, Dense, Dropout, Flatten, Layer, Norm, Pad, Pool, Shape, shapes
-from hpo.models.parameters import TRAINING, fraction, setting
-from hpo.space.domains import Condition, ParameterSpec
+from hpo.models.parameters import DENSE, TRAINING, fraction, setting
+from hpo.space.domains import PARTS, Condition, ParameterSpec
 
 VALID: Final = "valid"
 SAME: Final = "same"
@@ -17,55 +17,40 @@ PADDINGS: Final = (VALID, SAME, *range(12))
 MODES: Final = ("zeros", "replicate", "reflect", "circular")
 OFF: Final = "off"
 NONE: Final = "none"
-
-LEAKY: Final = "leaky_relu"
-ACTIVATIONS: Final = ("relu", LEAKY, "tanh", "sigmoid", "silu")
-
-DENSE: Final[dict[str, ParameterSpec]] = {
-    "activation": ParameterSpec("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
-    "leaky_slope": ParameterSpec(
-        0.01, "float", low=0.01, high=0.3, when=(Condition("activation", (LEAKY,)),), doc="slope below zero (alpha)"
-    ),
-    "dense_layers": ParameterSpec(
-        1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
-    ),
-    "dense_units": ParameterSpec(64, "int", low=1, doc="width of each hidden dense layer"),
-    "dropout": fraction(0.0, "after each hidden dense layer"),
-}
-
 _POOLED: Final = (Condition("pool", ("max", "average")),)
 
 PARAMETERS: Final[dict[str, ParameterSpec]] = {
     "blocks": ParameterSpec(2, "int", low=0, high=100, doc="convolution blocks; none makes an MLP"),
-    "channels": ParameterSpec(16, "int", low=1, per_block=True, doc="filters"),
-    "kernel_size": ParameterSpec(3, "int", low=1, per_block=True, doc="k: side of the kernel"),
-    "stride": ParameterSpec(1, "int", low=1, per_block=True, doc="S: of the block's first convolution"),
+    "channels": ParameterSpec(16, "int", low=1, per="block", doc="filters"),
+    "kernel_size": ParameterSpec(3, "int", low=1, per="block", doc="k: side of the kernel"),
+    "stride": ParameterSpec(1, "int", low=1, per="block", doc="S: of the block's first convolution"),
     "padding": ParameterSpec(
         SAME,
         "choice",
         choices=PADDINGS,
-        per_block=True,
+        per="block",
         doc="valid: none; same: as large as the input at stride 1; a number: P on each side",
     ),
     "padding_mode": ParameterSpec(
-        "zeros", "choice", choices=MODES, per_block=True, doc="what is padded; replicate is the nearest pixel"
+        "zeros", "choice", choices=MODES, per="block", doc="what is padded; replicate is the nearest pixel"
     ),
     "convs_per_block": ParameterSpec(1, "int", low=1, high=16, doc="convolutions before the pooling of each block"),
     "batch_norm": ParameterSpec(
-        OFF, "choice", choices=(OFF, "before", "after"), per_block=True, doc="before or after the activation"
+        OFF, "choice", choices=(OFF, "before", "after"), per="block", doc="before or after the activation"
     ),
     "pool": ParameterSpec(
         "max",
         "choice",
         choices=("max", "average", NONE),
-        per_block=True,
+        per="block",
         doc="pooling of the block, after the activation; max before one that only rises (the same function)",
     ),
-    "pool_size": ParameterSpec(2, "int", low=1, per_block=True, when=_POOLED, doc="side of the pooling window"),
-    "pool_stride": ParameterSpec(
-        None, "int", low=1, per_block=True, when=_POOLED, doc="pool_size where it is left out"
+    "pool_size": ParameterSpec(2, "int", low=1, per="block", when=_POOLED, doc="side of the pooling window"),
+    "pool_stride": ParameterSpec(None, "int", low=1, per="block", when=_POOLED, doc="pool_size where it is left out"),
+    "conv_dropout": fraction(0.0, "after the pooling", per="block"),
+    "global_pool": ParameterSpec(
+        NONE, "choice", choices=(NONE, "average"), doc="average: the mean of each map enters the dense layers"
     ),
-    "conv_dropout": fraction(0.0, "after the pooling", per_block=True),
     **DENSE,
 }
 
@@ -82,36 +67,37 @@ def plan(params: Params, outputs: int) -> list[Layer]:
     """The layers, whether or not an image of some size survives them."""
     blocks = int(setting(params, PARAMETERS, "blocks"))
     convolutional = [layer for i in range(1, blocks + 1) for layer in _block(params, i)]
-    return [*convolutional, Flatten("flatten"), *dense_stack(params, outputs)]
+    pooled = [Pool("pool", "global", 1, 1)] if setting(params, PARAMETERS, "global_pool") != NONE else []
+    return [*convolutional, *pooled, Flatten("flatten"), *dense_stack(params, outputs)]
 
 
 def _block(params: Params, i: int) -> list[Layer]:
     block: list[Layer] = []
     for j in range(1, int(setting(params, PARAMETERS, "convs_per_block")) + 1):
         block += _convolution(params, i, "" if j == 1 else str(j))
-    function = str(of_block(params, i, "pool"))
+    function = str(of_part(params, i, "pool"))
     if function != NONE:
-        size = int(of_block(params, i, "pool_size"))
+        size = int(of_part(params, i, "pool_size"))
         stride = params.get(f"block{i}.pool_stride", params.get("pool_stride", size))
         # The maximum of an activation that never falls is the activation of the maximum, for a quarter of the work.
         rising = isinstance(block[-1], Activation) and block[-1].function in RISING
         position = len(block) - 1 if function == "max" and rising else len(block)
         block.insert(position, Pool(f"block{i}.pool", function, size, int(stride)))
-    share = float(of_block(params, i, "conv_dropout"))
+    share = float(of_part(params, i, "conv_dropout"))
     return [*block, Dropout(f"block{i}.dropout", share)] if share else block
 
 
 def _convolution(params: Params, i: int, number: str) -> list[Layer]:
     """One convolution with its activation and norm. number: "" for the first of a block, then "2", "3", ..."""
-    kernel = int(of_block(params, i, "kernel_size"))
-    mode = str(of_block(params, i, "padding_mode"))
-    before, after = sides(of_block(params, i, "padding"), kernel)
-    norm_position = str(of_block(params, i, "batch_norm"))
+    kernel = int(of_part(params, i, "kernel_size"))
+    mode = str(of_part(params, i, "padding_mode"))
+    before, after = sides(of_part(params, i, "padding"), kernel)
+    norm_position = str(of_part(params, i, "batch_norm"))
     conv = Conv(
         f"block{i}.conv{number}",
-        channels=int(of_block(params, i, "channels")),
+        channels=int(of_part(params, i, "channels")),
         kernel=kernel,
-        stride=1 if number else int(of_block(params, i, "stride")),
+        stride=1 if number else int(of_part(params, i, "stride")),
         padding=before if before == after else 0,
         mode=mode,
         bias=norm_position != "before",  # beta of the norm takes its place
@@ -119,13 +105,8 @@ def _convolution(params: Params, i: int, number: str) -> list[Layer]:
     padding: list[Layer] = [] if before == after else [Pad(f"block{i}.pad{number}", before, after, mode)]
     function = activation(params, f"block{i}.activation{number}")
     norm = Norm(f"block{i}.norm{number}", int(setting(params, TRAINING, "batch_size")))
-    match norm_position:
-        case "before":
-            return [*padding, conv, norm, function]
-        case "after":
-            return [*padding, conv, function, norm]
-        case _:
-            return [*padding, conv, function]
+    rest: dict[str, list[Layer]] = {"before": [norm, function], "after": [function, norm]}
+    return [*padding, conv, *rest.get(norm_position, [function])]
 
 
 def sides(padding: Value, kernel: int) -> tuple[int, int]:
@@ -136,9 +117,9 @@ def sides(padding: Value, kernel: int) -> tuple[int, int]:
     return both, both
 
 
-def of_block(params: Params, i: int, name: str) -> Value:
-    """A parameter of block i: its own, or that of all blocks, or the default."""
-    own = f"block{i}.{name}"
+def of_part(params: Params, i: int, name: str) -> Value:
+    """A parameter of block or dense layer i: its own, or that of all, or the default."""
+    own = PARTS[PARAMETERS[name].per].own(i, name)
     return params[own] if own in params else setting(params, PARAMETERS, name)
 
 
@@ -149,10 +130,10 @@ def activation(params: Params, name: str) -> Activation:
 
 def dense_stack(params: Params, outputs: int) -> list[Layer]:
     """Hidden dense layers, then the output: logits of the classes, or the predicted number."""
-    units = int(setting(params, DENSE, "dense_units"))
     share = float(setting(params, DENSE, "dropout"))
     stack: list[Layer] = []
     for i in range(1, int(setting(params, DENSE, "dense_layers")) + 1):
+        units = int(of_part(params, i, "dense_units"))
         stack += [Dense(f"dense{i}", units), activation(params, f"dense{i}_activation")]
         stack += [Dropout(f"dense{i}_dropout", share)] if share else []
     return [*stack, Dense("output", outputs)]

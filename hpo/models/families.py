@@ -10,10 +10,10 @@ from typing import Final
 
 from hpo.core import Params, Value
 from hpo.models import cnn
-from hpo.models.cnn import DENSE, dense_stack
+from hpo.models.cnn import dense_stack
 from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Recurrent, Rows, Shape, Summary, summary
-from hpo.models.parameters import TRAINING, fraction, optimizer_states, setting
-from hpo.space.domains import Condition, ParameterSpec
+from hpo.models.parameters import DENSE, TRAINING, fraction, optimizer_states, setting
+from hpo.space.domains import Condition, ParameterSpec, part_of
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
 
@@ -79,7 +79,7 @@ def defaults(model: str, train: str | None, space: Space) -> dict[str, Value]:
     """What parameters of the space are in trials without them; of a user's own code nothing is certain."""
     table, found = known(model, train), dict[str, Value]()
     for name in space.names:
-        bare = name.rpartition(".")[2]
+        bare = part_of(name)[2]
         default = table[bare].default if bare in table and (bare == name or bare not in space) else None
         if default is not None:
             found[name] = default

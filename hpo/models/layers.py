@@ -74,7 +74,7 @@ class Activation:
 @dataclass(frozen=True, slots=True)
 class Pool:
     name: str
-    function: str  # max | average
+    function: str  # max | average | global: the mean of the whole map
     size: int
     stride: int
 
@@ -198,6 +198,8 @@ def output(layer: Layer, shape: Shape) -> Shape:
             return c, h + before + after, w + before + after
         case Conv(channels=channels, kernel=k, stride=stride, padding=padding):
             return channels, out(shape[1], k, stride, padding), out(shape[2], k, stride, padding)
+        case Pool(function="global"):
+            return shape[0], 1, 1
         case Pool(size=k, stride=stride):
             return shape[0], out(shape[1], k, stride), out(shape[2], k, stride)
         case Flatten():
@@ -323,6 +325,8 @@ def _saves_input(layer: Layer | None) -> bool:
     match layer:
         case Activation(function=function):
             return function not in SAVES_OUTPUT
+        case Pool(function="global"):
+            return False  # the gradient of a mean needs the size alone
         case Conv() | Norm() | Pool() | Dense() | Flatten():  # flattening hands it on to a dense layer
             return True
         case _:

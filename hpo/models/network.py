@@ -22,7 +22,11 @@ _PADS: Final = {
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-_POOLS: Final[dict[str, Callable[..., nn.Module]]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+_POOLS: Final[dict[str, Callable[..., nn.Module]]] = {
+    "max": nn.MaxPool2d,
+    "average": nn.AvgPool2d,
+    "global": lambda size, stride: nn.AdaptiveAvgPool2d(1),
+}
 _CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "relu": nn.ReLU,

@@ -1,4 +1,4 @@
-"""Every parameter the training loop knows. Imports no torch, so that a bad study file is refused at once.
+"""Every parameter of all models: of their dense layers, and of training. Imports no torch: a bad study file is refused at once.
 
 L      loss of a batch (after label smoothing)        eta   learning rate of the epoch (after schedule and warm-up)
 w      weights: matrices and kernels; biases, gamma and beta are never penalized by l1 and l2
@@ -28,9 +28,9 @@ def _with(name: str, *values: Value) -> tuple[Condition, ...]:
     return (Condition(name, values),)
 
 
-def fraction(default: float, doc: str, *, per_block: bool = False, when: tuple[Condition, ...] = ()) -> ParameterSpec:
+def fraction(default: float, doc: str, *, per: str = "", when: tuple[Condition, ...] = ()) -> ParameterSpec:
     """A parameter in [0, 1)."""
-    return ParameterSpec(default, "float", low=0, high=1, open_high=True, per_block=per_block, when=when, doc=doc)
+    return ParameterSpec(default, "float", low=0, high=1, open_high=True, per=per, when=when, doc=doc)
 
 
 TRAINING: Final[dict[str, ParameterSpec]] = {
@@ -70,6 +70,22 @@ TRAINING: Final[dict[str, ParameterSpec]] = {
     "flip": ParameterSpec(False, "bool", doc="augmentation: mirrored left to right, every other image"),
     "rotation": ParameterSpec(0.0, "float", low=0, high=180, doc="augmentation: turned by up to so many degrees"),
     "erase": fraction(0.0, "augmentation: share of the area blanked as one rectangle"),
+}
+
+
+LEAKY: Final = "leaky_relu"
+ACTIVATIONS: Final = ("relu", LEAKY, "tanh", "sigmoid", "silu")
+
+DENSE: Final[dict[str, ParameterSpec]] = {
+    "activation": ParameterSpec("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
+    "leaky_slope": ParameterSpec(
+        0.01, "float", low=0.01, high=0.3, when=(Condition("activation", (LEAKY,)),), doc="slope below zero (alpha)"
+    ),
+    "dense_layers": ParameterSpec(
+        1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
+    ),
+    "dense_units": ParameterSpec(64, "int", low=1, per="layer", doc="width of each hidden dense layer"),
+    "dropout": fraction(0.0, "after each hidden dense layer"),
 }
 
 

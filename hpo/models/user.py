@@ -140,6 +140,18 @@ def user_trainer(reference: str, folder: Path | None, place: str = "train") -> T
     return lambda job: _reports(function(job), job.start, reference)
 
 
+def measuring(function: Function, reference: str) -> Callable[[Any, Any], dict[str, float]]:
+    """A user's function (targets, outputs) -> mapping of numbers, whose answer is checked."""
+
+    def measure(targets: Any, outputs: Any) -> dict[str, float]:
+        said = function(targets, outputs)
+        if not isinstance(said, Mapping):
+            raise _invalid(f"{reference} must return a mapping of metrics, got {_name(said)}")
+        return numbers(said, reference)
+
+    return measure
+
+
 def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
     if not isinstance(yielded, Iterator):
         raise _invalid(f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`")
@@ -159,15 +171,19 @@ def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
         raise _invalid(f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}")
     if report.epoch != epoch:
         raise _invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
-    for name, value in report.metrics.items():
+    return replace(report, metrics=numbers(report.metrics, reference))
+
+
+def numbers(metrics: Mapping[str, Any], reference: str) -> dict[str, float]:
+    """What a function of the user's own measured; numpy's numbers cannot be sent as they are. Raises TrainingFailed."""
+    for name, value in metrics.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
             remedy = ""
             if type(value).__module__.partition(".")[0] in ("torch", "numpy"):
                 one = math.prod(getattr(value, "shape", ())) == 1
                 remedy = "; write .item()" if one else "; reduce it to one number, as by .mean().item()"
             raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}{remedy}")
-    plain = {name: float(value) for name, value in report.metrics.items()}  # numpy's numbers cannot be sent as they are
-    return replace(report, metrics=plain)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _invalid(text: str) -> TrainingFailed:

@@ -21,11 +21,10 @@ from hpo.engine.result import Published
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
 from hpo.publishing.publish_best import Order
-from hpo.training import metrics
-from hpo.training.evaluation import RawInputs, load_network, predictions
+from hpo.training.evaluation import RawInputs, load_network, of_classes, of_numbers, predictions
 from hpo.training.feature_maps import save_figures
-from hpo.training.metrics import Loss
-from hpo.training.setup import to_device
+from hpo.training.recipe import Recipe
+from hpo.training.setup import Loss, to_device
 
 LEAST = 1e-38  # the smallest probability whose logarithm is taken
 
@@ -40,13 +39,13 @@ def score_and_log(order: Order) -> Published:
     if order.run is None:
         away = order.uri != ""
         said = f"{'MLflow did not answer' if away else 'tracking is off'}: the model was scored, not logged to MLflow"
-        return Published(test=test_metrics(model, data, order.recipe.loss), said=said, failed=away)
+        return Published(test=test_metrics(model, data, order.recipe), said=said, failed=away)
     from hpo.publishing import registry  # mlflow: 3 s that a study without it need not wait for
 
-    return registry.keep(order, model, data, lambda loaded: test_metrics(loaded, data, order.recipe.loss))
+    return registry.keep(order, model, data, lambda loaded: test_metrics(loaded, data, order.recipe))
 
 
-def test_metrics(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]:
+def test_metrics(model: nn.Module, data: Dataset, recipe: Recipe) -> dict[str, float]:
     """The test split's metrics of a model that takes raw pixels."""
     if len(data.test) == 0:
         return {}
@@ -55,9 +54,10 @@ def test_metrics(model: nn.Module, data: Dataset, kind: str) -> dict[str, float]
     on_cpu = to_device(data, torch.device("cpu"))
     targets, known = on_cpu.targets[on_cpu.splits["test"]], on_cpu.targets[on_cpu.splits["train"]]
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
-    scores = metrics.of_numbers(outputs, targets) if data.classes is None else metrics.of_classes(outputs, targets)
-    scores["loss"] = Loss.of(kind, data.outputs, known).plain(logits, targets)
-    return {f"test_{name}": float(value) for name, value in scores.items()}
+    scores = (of_numbers if data.classes is None else of_classes)(outputs, targets)
+    scores["loss"] = Loss.of(recipe.loss, data.outputs, known).plain(logits, targets)
+    values = {name: float(value) for name, value in scores.items()} | recipe.besides(data)(logits, targets)
+    return {f"test_{name}": value for name, value in values.items()}
 
 
 def answer(text: str) -> dict[str, object]:

@@ -140,7 +140,7 @@ PADS: Modules = {
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-POOLS: Modules = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+POOLS: Modules = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "global": lambda size, stride: nn.AdaptiveAvgPool2d(1)}
 ACTIVATIONS: Modules = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 

@@ -1,19 +1,23 @@
-"""What one parameter may be: a choice or a range, when it exists, and what the trainer knows about it.
+"""What a parameter may be: a choice or a range, when it exists, what the trainer knows of it; and what several break together.
 
 Words: a *level* is one of the values a domain enumerates; `levels` is None where they are endless. A fault is a
 Mistake whose line is not known yet: its place is the name of a parameter, or the key of a choice or range.
 """
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 from hpo.core import Params, Value
 from hpo.errors import Mistake
 
 SIGNIFICANT = 6  # digits of a sampled float: enough to search with, short enough to read
 LARGEST_COUNT = 100_000
+MOST_PARAMETERS = 1_000
 
 
 def exact(value: object) -> str:
@@ -21,6 +25,11 @@ def exact(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def as_text(values: Sequence[object]) -> str:
+    """A list as one value of a choice: [32,64,128]."""
+    return json.dumps(values, separators=(",", ":"))
 
 
 def rounded(number: float, digits: int = SIGNIFICANT) -> float:
@@ -182,6 +191,14 @@ class Range:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
+    @property
+    def offer(self) -> str:
+        """What to write instead, so that a grid can enumerate it."""
+        spaced = replace(self, count=min(5, int(self.high - self.low) + 1) if self.integer else 5)
+        levels = ", ".join(exact(spaced.level(index)) for index in range(spaced.levels or 0))
+        range_ = f"min: {exact(self.low)}, max: {exact(self.high)}{', log: true' * self.log}, count: {spaced.count}"
+        return f"{{{range_}}} (it would try {levels})"
+
     def __str__(self) -> str:
         kind = "a whole number from" if self.integer else "from"
         text = f"{kind} {exact(self.low)} to {exact(self.high)}"
@@ -240,11 +257,14 @@ class Condition:
     def allows(self, value: Value) -> bool:
         return any(_key(value) == _key(one) for one in self.allowed)
 
+    def among(self, domain: Domain) -> tuple[Value, ...]:
+        """The values of a domain under which it holds."""
+        values = (domain.coerce(value) for value in self.allowed)
+        return tuple(value for value in values if value is not None)
 
-def members(domain: Domain, condition: Condition) -> tuple[Value, ...]:
-    """The values of a domain under which the condition holds."""
-    values = (domain.coerce(value) for value in condition.allowed)
-    return tuple(value for value in values if value is not None)
+
+def hold(when: Sequence[Condition], params: Params) -> bool:
+    return all(one.name in params and one.allows(params[one.name]) for one in when)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +276,31 @@ class Parameter:
     when: tuple[Condition, ...] = ()
 
     def active(self, params: Params) -> bool:
-        return all(one.name in params and one.allows(params[one.name]) for one in self.when)
+        return hold(self.when, params)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a network has several of. counted: the parameter that says how many; stem: what each one's own name leaves out."""
+
+    prefix: str
+    counted: str
+    stem: str = ""
+
+    def own(self, number: int, name: str) -> str:
+        """dense2.units for the dense_units of layer 2."""
+        return f"{self.prefix}{number}.{name.removeprefix(self.stem)}"
+
+
+PARTS: Final = {"block": Part("block", "blocks"), "layer": Part("dense", "dense_layers", "dense_")}
+
+
+def part_of(name: str) -> tuple[str, int, str]:
+    """("block", 2, "channels") for block2.channels, ("layer", 1, "dense_units") for dense1.units, else ("", 0, name)."""
+    for part, one in PARTS.items():
+        if match := re.fullmatch(rf"{one.prefix}([1-9][0-9]{{0,3}})\.(.+)", name):
+            return part, int(match[1]), one.stem + match[2]
+    return "", 0, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +308,7 @@ class ParameterSpec:
     """What a model family or the trainer says about one parameter it reads.
 
     kind: "int", "float", "choice" or "bool"; low and high belong to the meaning unless open_low, open_high say not.
-    per_block: may also be written block2.channels. when: it has no effect elsewhere.
+    per: the part, "block" or "layer", that each may have its own of. when: it has no effect elsewhere.
     """
 
     default: Value | None
@@ -274,7 +318,7 @@ class ParameterSpec:
     open_low: bool = False
     open_high: bool = False
     choices: tuple[Value, ...] = ()
-    per_block: bool = False
+    per: str = ""
     when: tuple[Condition, ...] = ()
     doc: str = ""
 
@@ -308,3 +352,48 @@ class ParameterSpec:
         if self.kind == "bool":
             return value
         return int(value) if self.kind == "int" else float(value)
+
+
+def faults_of(parameters: Sequence[Parameter]) -> list[Mistake]:
+    """Every rule the parameters break together."""
+    if len(parameters) > MOST_PARAMETERS:
+        rule = f"must be at most {MOST_PARAMETERS:,} parameters"
+        return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
+    domains = {parameter.name: parameter.domain for parameter in parameters}
+    faults = [Mistake(one.name, "is given twice") for one in parameters if domains[one.name] is not one.domain]
+    for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
+        domain = domains.get(condition.name)
+        impossible = [value for value in condition.allowed if domain is None or domain.coerce(value) is None]
+        if impossible or not condition.allowed:
+            rule = f"can never hold: {condition.name} is {domain or 'not there'}"
+            faults.append(Mistake(f"{name}.when.{condition.name}", rule, ", ".join(map(exact, impossible))))
+    return faults or ordered(parameters)[1]
+
+
+def ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:
+    """Parents before children, else as written; and the circle that prevents it."""
+    found: list[Parameter] = []
+    placed: set[str] = set()
+    rest = list(parameters)
+    while rest:
+        ready = []
+        for parameter in rest:
+            if all(condition.name in placed for condition in parameter.when):
+                ready.append(parameter)
+                placed.add(parameter.name)
+        if not ready:
+            return found, [_circle({parameter.name: parameter for parameter in rest})]
+        found += ready
+        rest = [parameter for parameter in rest if parameter.name not in placed]
+    return found, []
+
+
+def _circle(rest: Mapping[str, Parameter]) -> Mistake:
+    path = [next(iter(rest))]
+    while True:
+        name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
+        if name in path:
+            circle = [*path[path.index(name) :], name]
+            shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
+            return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
+        path.append(name)

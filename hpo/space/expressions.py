@@ -1,4 +1,5 @@
-"""Constraints as expressions: comparison, arithmetic, and, or, not, min, max, abs. Its tree is checked, never compiled.
+"""Constraints, and values that follow from others, as expressions: comparison, arithmetic, and, or, not, min, max, abs.
+Their trees are checked, never compiled.
 
 `block1.channels <= block2.channels and model_parameters < 500_000`
 """
@@ -6,18 +7,22 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import operator
 import random
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hpo.core import Params, Value
-from hpo.space.domains import Choice, Parameter, exact
-from hpo.space.space import Space
+from hpo.space.domains import Choice, Condition, Parameter, exact, hold, rounded
+
+if TYPE_CHECKING:
+    from hpo.space.space import Space
 
 Compute = Callable[[Mapping[str, Value]], Any]
 
@@ -51,7 +56,7 @@ _LEGAL: Final = "comparisons, + - * / // % **, and, or, not, in, min, max, abs"
 
 
 class NoExpression(ValueError):
-    """The text is not a constraint; says the rule that it breaks."""
+    """The text is not an expression, or no constraint; says the rule that it breaks."""
 
     def __init__(self, rule: str, got: str = "", remedy: str = "") -> None:
         self.rule, self.got, self.remedy = rule, got, remedy
@@ -67,9 +72,7 @@ class Constraint:
     _compute: Compute = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        tree, names = _parsed(self.text), set[str]()
-        object.__setattr__(self, "_compute", _computing(tree, names))
-        object.__setattr__(self, "names", tuple(sorted(names)))
+        tree = _prepare(self)
         if not _is_condition(tree):
             raise NoExpression("must be a condition", remedy="compare it with something, like <= 500_000")
 
@@ -86,6 +89,43 @@ class Constraint:
     def value(self, values: Mapping[str, Value]) -> bool:
         """As `holds`, but raises ArithmeticError, and TypeError where text is computed with."""
         return any(name not in values for name in self.names) or bool(self._compute(values))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A parameter whose value follows from those of others, by an expression, or as the k-th of a list: "channels[0]".
+
+    It exists where its conditions hold and all that it names exists. Raises NoExpression.
+    """
+
+    name: str
+    text: str
+    when: tuple[Condition, ...] = ()
+    names: tuple[str, ...] = field(init=False, compare=False)
+    _compute: Compute = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if match := re.fullmatch(r"([\w.]+)\[([0-9]+)\]", self.text):
+            object.__setattr__(self, "names", (match[1],))
+            object.__setattr__(self, "_compute", lambda values: json.loads(str(values[match[1]]))[int(match[2])])
+        else:
+            _prepare(self)
+
+    def __reduce__(self) -> tuple[type[Derived], tuple[str, str, tuple[Condition, ...]]]:
+        return Derived, (self.name, self.text, self.when)
+
+    def exists(self, params: Params) -> bool:
+        return hold(self.when, params) and all(name in params for name in self.names)
+
+    def value(self, params: Params) -> Value | None:
+        """Its value at a point, a whole number as such; None where it does not exist, or cannot be computed."""
+        try:
+            value = self._compute(params) if self.exists(params) else None
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return None
+        if isinstance(value, float):
+            return None if not math.isfinite(value) else int(value) if value.is_integer() else rounded(value, 12)
+        return value if isinstance(value, int | str) else None
 
 
 @lru_cache(maxsize=16)
@@ -139,6 +179,16 @@ def draw(
     return space.complete(listed[int(rng.random() * len(listed))] if listed else given, rng)
 
 
+def part(space: Space, names: Collection[str]) -> Space:
+    """The part of a space with these parameters, and with what they follow from and depend on."""
+    kept = set(names)
+    for one in reversed(space.everything):
+        if one.name in kept:
+            kept |= {condition.name for condition in one.when}.union(one.names if isinstance(one, Derived) else ())
+    parameters = tuple(one for one in space.parameters if one.name in kept)
+    return replace(space, parameters=parameters, derived=tuple(one for one in space.derived if one.name in kept))
+
+
 def _listable(
     parameters: Sequence[Parameter], constraints: Sequence[Constraint], fixed: set[str]
 ) -> tuple[Sequence[Constraint], set[str]]:
@@ -152,6 +202,14 @@ def _listable(
     for parameter in reversed(parameters):
         needed |= {condition.name for condition in parameter.when if parameter.name in needed}
     return own, needed
+
+
+def _prepare(made: Constraint | Derived) -> ast.expr:
+    """Give it the names it needs and what computes it; returns its tree. Raises NoExpression."""
+    tree, names = _parsed(made.text), set[str]()
+    object.__setattr__(made, "_compute", _computing(tree, names))
+    object.__setattr__(made, "names", tuple(sorted(names)))
+    return tree
 
 
 def _parsed(text: str) -> ast.expr:

@@ -14,10 +14,10 @@ from typing import Any
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
-from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact, members
+from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact, faults_of, ordered
+from hpo.space.expressions import Derived
 from hpo.space.grid import GridImpossible, ParameterGrid
 
-MOST_PARAMETERS = 1_000
 LARGEST_ENUMERATED = 10_000_000  # points
 
 
@@ -26,15 +26,20 @@ class Space:
     """Frozen and checked when made: BadInput names every parameter that is wrong."""
 
     parameters: tuple[Parameter, ...]
+    derived: tuple[Derived, ...] = ()  # not searched, they follow from the rest; each after those it follows from
     _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        faults = space_faults(self.parameters)
+        faults = faults_of(self.parameters)
         if faults:
             raise BadInput(*(replace(fault, place=f"search_space.{fault.place}") for fault in faults))
-        ordered, _ = _ordered(self.parameters)
-        object.__setattr__(self, "parameters", tuple(ordered))
-        object.__setattr__(self, "_by_name", {parameter.name: parameter for parameter in ordered})
+        parameters, _ = ordered(self.parameters)
+        object.__setattr__(self, "parameters", tuple(parameters))
+        object.__setattr__(self, "_by_name", {parameter.name: parameter for parameter in parameters})
+
+    @property
+    def everything(self) -> tuple[Parameter | Derived, ...]:
+        return (*self.parameters, *self.derived)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,7 +57,7 @@ class Space:
         certain: dict[str, Domain] = {}  # parameters that every point has
         for parameter in self.parameters:
             if all(
-                c.name in certain and len(set(members(certain[c.name], c))) == certain[c.name].levels
+                c.name in certain and len(set(c.among(certain[c.name]))) == certain[c.name].levels
                 for c in parameter.when
             ):
                 certain[parameter.name] = parameter.domain
@@ -93,11 +98,20 @@ class Space:
             else:
                 value = parameter.domain.at(rng.random())
             params[parameter.name] = value
-        return params
+        return self.with_derived(params)
+
+    def with_derived(self, params: Params) -> dict[str, Value]:
+        """A point with the values that follow from it."""
+        whole = dict(params)
+        for one in self.derived:
+            if (value := one.value(whole)) is not None:
+                whole[one.name] = value
+        return whole
 
     def conflicts(self, partial: Params) -> list[Mistake]:
         """Why no point of this space has these values; [] if one has."""
-        faults = [Mistake(name, "is not in the search space") for name in partial if name not in self]
+        known = self.with_derived({name: value for name, value in partial.items() if name in self})
+        faults = [Mistake(name, "is not in the search space") for name in partial if known.get(name) != partial[name]]
         for name, value in partial.items():
             if name in self and self[name].domain.coerce(value) is None:
                 faults.append(Mistake(name, f"must be {self[name].domain}", exact(value)))
@@ -112,7 +126,7 @@ class Space:
                 continue
             for condition in parameter.when:
                 name = condition.name
-                open_ = forced[name] if name in forced else members(self[name].domain, condition)
+                open_ = forced[name] if name in forced else condition.among(self[name].domain)
                 forced[name] = tuple(value for value in open_ if condition.allows(value))
                 given = name in partial and not condition.allows(partial[name])
                 if given or not forced[name]:
@@ -137,76 +151,28 @@ class Space:
 
     def grid(self) -> ParameterGrid:
         """Every point; GridImpossible names the ranges without step or count and offers some."""
-        faults = []
-        for parameter in self.parameters:
-            if isinstance(parameter.domain, Range) and not parameter.domain.gridded:
-                whole, width = parameter.domain.integer, parameter.domain.high - parameter.domain.low
-                spaced = replace(parameter.domain, count=min(5, int(width) + 1) if whole else 5)
-                levels = ", ".join(exact(spaced.level(index)) for index in range(spaced.levels or 0))
-                log = ", log: true" if spaced.log else ""
-                offer = f"{{min: {exact(spaced.low)}, max: {exact(spaced.high)}{log}, count: {spaced.count}}}"
-                rule = "must have step or count, because a grid tries every value"
-                faults.append(Mistake(parameter.name, rule, remedy=f"write {offer} (it would try {levels})"))
+        rule = "must have step or count, because a grid tries every value"
+        ranges = [(one.name, one.domain) for one in self.parameters if isinstance(one.domain, Range)]
+        faults = [Mistake(name, rule, remedy=f"write {one.offer}") for name, one in ranges if not one.gridded]
         if faults:
             raise GridImpossible(*faults)
         return ParameterGrid(self.parameters)
 
     def record(self) -> list[dict[str, Any]]:
         """This space as JSON; `from_record` reads it."""
-        when = {one.name: [[c.name, list(c.allowed)] for c in one.when] for one in self.parameters}
-        return [{**asdict(one), "when": when[one.name]} for one in self.parameters]
+        when = {one.name: [[c.name, list(c.allowed)] for c in one.when] for one in self.everything}
+        searched = [{"name": one.name, "domain": asdict(one.domain), "when": when[one.name]} for one in self.parameters]
+        return searched + [{"name": one.name, "follows": one.text, "when": when[one.name]} for one in self.derived]
 
     @classmethod
     def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Space:
-        parameters = []
+        parameters, derived = list[Parameter](), list[Derived]()
         for entry in record:
-            fields = entry["domain"]
-            when = tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"])
-            domain = Choice(tuple(fields["values"])) if "values" in fields else Range(**fields)
-            parameters.append(Parameter(entry["name"], domain, when))
-        return cls(tuple(parameters))
-
-
-def space_faults(parameters: Sequence[Parameter]) -> list[Mistake]:
-    """Every rule the parameters break together."""
-    if len(parameters) > MOST_PARAMETERS:
-        rule = f"must be at most {MOST_PARAMETERS:,} parameters"
-        return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
-    domains = {parameter.name: parameter.domain for parameter in parameters}
-    faults = [Mistake(one.name, "is given twice") for one in parameters if domains[one.name] is not one.domain]
-    for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
-        domain = domains.get(condition.name)
-        impossible = [value for value in condition.allowed if domain is None or domain.coerce(value) is None]
-        if impossible or not condition.allowed:
-            rule = f"can never hold: {condition.name} is {domain or 'not there'}"
-            faults.append(Mistake(f"{name}.when.{condition.name}", rule, ", ".join(map(exact, impossible))))
-    return faults or _ordered(parameters)[1]
-
-
-def _ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:
-    """Parents before children, else as written; and the circle that prevents it."""
-    ordered: list[Parameter] = []
-    placed: set[str] = set()
-    rest = list(parameters)
-    while rest:
-        ready = []
-        for parameter in rest:
-            if all(condition.name in placed for condition in parameter.when):
-                ready.append(parameter)
-                placed.add(parameter.name)
-        if not ready:
-            return ordered, [_circle({parameter.name: parameter for parameter in rest})]
-        ordered += ready
-        rest = [parameter for parameter in rest if parameter.name not in placed]
-    return ordered, []
-
-
-def _circle(rest: Mapping[str, Parameter]) -> Mistake:
-    path = [next(iter(rest))]
-    while True:
-        name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
-        if name in path:
-            circle = [*path[path.index(name) :], name]
-            shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
-            return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
-        path.append(name)
+            name, when = entry["name"], tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"])
+            if "follows" in entry:
+                derived.append(Derived(name, entry["follows"], when))
+            else:
+                fields = entry["domain"]
+                domain = Choice(tuple(fields["values"])) if "values" in fields else Range(**fields)
+                parameters.append(Parameter(name, domain, when))
+        return cls(tuple(parameters), tuple(derived))

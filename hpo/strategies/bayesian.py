@@ -72,7 +72,7 @@ class Bayesian:
                     kept = None if parameter.name in changed else parent.get(parameter.name)
                     inside = None if kept is None else parameter.domain.coerce(kept)
                     child[parameter.name] = drawn if inside is None else inside
-            point = problem.extended(child)
+            point = problem.extended(problem.space.with_derived(child))
             if problem.feasible(point) is None:
                 yield point
 

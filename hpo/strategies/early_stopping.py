@@ -4,15 +4,30 @@ A rule decides from reports at the same epoch only, so that short and long trial
 to is `until`; nothing beyond it is trained before the decision.
 """
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial
+from hpo.core import (
+    Continue,
+    Decision,
+    Goal,
+    NoDecision,
+    Params,
+    Report,
+    Start,
+    Stop,
+    Strategy,
+    Study,
+    Trial,
+    epochs_of,
+)
 from hpo.strategies.surrogate import Surrogate
+from hpo.study_file.spec import EarlyStopping
 
 
 class Median:
@@ -127,10 +142,43 @@ class Predictive:
 
     def _rung(self, epoch: int) -> int:
         """The first rung after an epoch."""
-        rung = self._min_epochs
-        while rung <= epoch:
-            rung *= self._reduction
-        return rung
+        rungs: Iterator[int] = (self._min_epochs * self._reduction**k for k in itertools.count())
+        return next(rung for rung in rungs if rung > epoch)
+
+
+class Patience:
+    """Stops a trial after `rule.waits` epochs without a better one; `strategy` may stop it at its rungs besides.
+
+    A trial rests as soon as it may have to be stopped, and goes on from there if it has improved. A point whose epochs
+    depend on how many follow is trained whole.
+    """
+
+    def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping) -> None:
+        self._strategy, self._goal, self._rule = strategy, goal, rule
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        judged: list[Decision] = []
+        for trial in at_rung(study):
+            rung = min(one for one in self._rule.rungs(trial.epochs) if one >= trial.epoch)
+            if trial.epoch >= self._limit(trial.params, trial.reports):
+                judged.append(Stop(trial.number))
+            elif trial.epoch < rung and len(judged) < slots:
+                judged.append(Continue(trial.number, rung))
+        decisions = judged or self._strategy.propose(study, slots)
+        return decisions if isinstance(decisions, NoDecision) else [self._limited(study, one) for one in decisions]
+
+    def _limited(self, study: Study, decision: Decision) -> Decision:
+        if isinstance(decision, Stop):
+            return decision
+        own = study.trials[decision.trial] if isinstance(decision, Continue) else decision
+        limit = self._limit(own.params, own.reports if isinstance(own, Trial) else ())
+        return replace(decision, until=min(decision.until, limit))
+
+    def _limit(self, params: Params, reports: Sequence[Report]) -> int:
+        """The epoch at which a trial is to be stopped unless it improves before; the first improves on none."""
+        best = min(reports, key=self._goal.cost).epoch if reports else 1
+        whole, waits = self._goal.whole(params), self._rule.waits or 0
+        return epochs_of(params) + 1 if whole else max(self._rule.min_epochs, best + waits)
 
 
 def at_rung(study: Study) -> list[Trial]:

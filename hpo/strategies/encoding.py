@@ -7,15 +7,16 @@ parameters stands beside them: learned numbers, multiply-adds, the size of the l
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
 
 from hpo.core import Params, Value, epochs_of
-from hpo.models.cnn import ACTIVATIONS, DENSE, LEAKY, NONE, OFF, PARAMETERS, VALID, of_block
+from hpo.models.cnn import NONE, OFF, PARAMETERS, VALID, of_part
 from hpo.models.families import sizes
 from hpo.models.layers import Dense, Flatten, Shape, Summary
-from hpo.models.parameters import COSINE, EXPONENTIAL, OPTIMIZERS, RMSPROP, SGD, STEP, TRAINING, setting
+from hpo.models.parameters import ACTIVATIONS, COSINE, EXPONENTIAL, LEAKY, RMSPROP, SGD, STEP, TRAINING, setting
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -69,19 +70,20 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
     each = range(1, blocks + 1)
 
     def of(name: str) -> list[Value]:
-        return [of_block(params, i, name) for i in each]
+        return [of_part(params, i, name) for i in each]
 
     def mean(values: Iterable[float]) -> float:
         return sum(values) / blocks if blocks else 0.0
 
     widths = [math.log2(float(width)) for width in of("channels")] or [0.0]
     pooled = [kind != NONE for kind in of("pool")]
-    dense = int(setting(params, DENSE, "dense_layers"))
+    dense = int(setting(params, PARAMETERS, "dense_layers"))
+    behind = [math.log2(float(of_part(params, i, "dense_units"))) for i in range(1, dense + 1)]
     flat = next(row for row in network.rows if isinstance(row.layer, Flatten)).shape
     last = next(
         (row.shape for row in reversed(network.rows[: _flatten(network)]) if len(row.shape) == 3), network.shape
     )
-    activation = setting(params, DENSE, "activation")
+    activation = setting(params, PARAMETERS, "activation")
     outputs = next(row for row in reversed(network.rows) if isinstance(row.layer, Dense))
     return {
         "blocks": float(blocks),
@@ -100,10 +102,10 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
         "pool size": mean([float(size) * there for size, there in zip(of("pool_size"), pooled, strict=True)]),
         "dropout of maps": mean([float(share) for share in of("conv_dropout")]),
         **{f"activation {name}": float(activation == name) for name in ACTIVATIONS},
-        "slope": float(setting(params, DENSE, "leaky_slope")) * (activation == LEAKY),
+        "slope": float(setting(params, PARAMETERS, "leaky_slope")) * (activation == LEAKY),
         "dense layers": float(dense),
-        "dense width": math.log2(float(setting(params, DENSE, "dense_units"))) * (dense > 0),
-        "dropout": float(setting(params, DENSE, "dropout")) * (dense > 0),
+        "dense width": fmean(behind) if behind else 0.0,
+        "dropout": float(setting(params, PARAMETERS, "dropout")) * (dense > 0),
         "last map": math.log(last[1] * last[2]) / 2,
         "flat": math.log(math.prod(flat)),
         "learned": math.log(network.parameters),
@@ -119,10 +121,10 @@ def _update(params: Params, steps: int) -> dict[str, float]:
     momentum = _number(params, "momentum") if moving else 0.0
     effective = rate - math.log(1 - momentum)
     return {
-        **{f"optimizer {name}": float(optimizer == name) for name in OPTIMIZERS},
+        **{f"optimizer {name}": float(optimizer == name) for name in TRAINING["optimizer"].choices},
         "rate": rate,
         "effective rate": effective,
-        **{f"rate of {name}": (effective + 5) * (optimizer == name) for name in OPTIMIZERS},
+        **{f"rate of {name}": (effective + 5) * (optimizer == name) for name in TRAINING["optimizer"].choices},
         "momentum": momentum,
         "nesterov": float(bool(setting(params, TRAINING, "nesterov"))),
         "beta1": math.log(1 - _number(params, "beta1")) * (not moving),

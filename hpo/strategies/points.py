@@ -63,7 +63,10 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     most = MOST_MISSES if problem.space.enumerable else MOST_MISSES_ENDLESS
     misses = 0
     while misses < most:
-        params = problem.extended(_draw(problem, {}, rng, misses))
+        constraints = (
+            problem.constraints if misses >= MOST_MISSES else ()
+        )  # of many misses, what may meet them is listed
+        params = problem.extended(draw(problem.space, constraints, rng))
         misses += 1
         if frozen(params) not in seen and problem.feasible(params) is None:
             seen.add(frozen(params))
@@ -77,16 +80,11 @@ def start_points(problem: Problem) -> Iterator[Params]:
         if problem.space.conflicts(partial):
             continue  # its values were dropped since
         rng = random.Random(f"{problem.seed}/start_with/{index}")
-        candidates = (_draw(problem, partial, rng, misses) for misses in range(2 * MOST_MISSES))
+        constraints = [()] * MOST_MISSES + [problem.constraints] * MOST_MISSES
+        candidates = (draw(problem.space, some, rng, partial) for some in constraints)
         feasible = next((params for params in candidates if problem.feasible(params) is None), None)
         if feasible is not None:
             yield feasible
-
-
-def _draw(problem: Problem, partial: Params, rng: random.Random, misses: int) -> Params:
-    """A point with these values, of the whole space, or after many misses of what may meet the constraints."""
-    constraints = problem.constraints if misses >= MOST_MISSES else ()
-    return draw(problem.space, constraints, rng, partial)
 
 
 def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
@@ -96,7 +94,7 @@ def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
     rare = solutions(problem.space, problem.constraints, most=most, whole=True)
     size, point = (grid.size, grid.point) if rare is None else (len(rare), rare.__getitem__)
     for index in permutation(size, f"{problem.seed}/grid"):
-        params = point(index)
+        params = problem.space.with_derived(point(index))
         if problem.feasible(params) is None and problem.extended(params) == params:
             yield params
 

@@ -85,7 +85,7 @@ class _Mirror:
             if parameter.active(params):
                 params[parameter.name] = self._coordinates[parameter.name].suggest(trial, parameter)
         self._optuna.tell(trial, state=TrialState.FAIL)  # which no sampler looks at: it may never be started
-        return params
+        return self._problem.space.with_derived(params)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         params: dict[str, Value] = {}

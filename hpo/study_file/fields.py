@@ -6,6 +6,8 @@ gives the value's type, its checks, its message, its documentation and its part 
 notes the mistake; no good value is None.
 """
 
+# ruff: noqa: RUF009 - option() is dataclasses.field
+
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,7 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
-from hpo.space.domains import ParameterSpec
+from hpo.space.domains import LARGEST_COUNT, PARTS, ParameterSpec, part_of
 from hpo.study_file.yaml_nodes import MOST_MISTAKES, Node, clean
 
 Schema = dict[str, Any]
@@ -56,14 +58,14 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f"did you mean {close}?" if close else f"use {listed([*known], 'or')}"
 
 
-def of_blocks(name: str, names: Iterable[str]) -> list[str]:
-    """The parameters of this name that single blocks have."""
-    return [own for own in names if re.fullmatch(rf"block[1-9][0-9]*\.{re.escape(name)}", own)]
+def of_parts(name: str, names: Iterable[str]) -> list[str]:
+    """The parameters of this name that single blocks or layers have."""
+    return [own for own in names if own != name and part_of(own)[2] == name]
 
 
 def known_name(name: str, names: Collection[str], *more: str) -> str:
     """The remedy for a name that is not a parameter."""
-    own = of_blocks(name, names)
+    own = of_parts(name, names)
     return f"write {' or '.join(own[:2])}" if own else did_you_mean(name, [*names, *more])
 
 
@@ -353,3 +355,19 @@ def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: s
             inner = f"{path}.{key}" if path else key
             mistakes.note(node, inner, "is missing", "", f"add {key}: {item.metadata['example']}")
     return values
+
+
+@dataclass(frozen=True)
+class WrittenDomain:
+    """The keys of a parameter that is written as a mapping: choices, or a range from min to max."""
+
+    choices: Node | None = option(anything(), None, "the values to choose from, where `when` is needed too")
+    min: float | None = option(number(), None, "the smallest value; integers for an integer parameter")
+    max: float | None = option(number(), None, "the largest value")
+    log: bool = option(flag(), False, "sample on a logarithmic scale")
+    step: float | None = option(number(above=0), None, "levels: min, min + step, ...")
+    count: int | None = option(number(2, LARGEST_COUNT, whole=True), None, "number of evenly spaced levels")
+    when: Node | None = option(
+        anything(), None, "active only where each of these parameters has this value (or one of a list)"
+    )
+    per: str | None = option(one_of(*PARTS), None, "a separate parameter for each block, or for each dense layer")

@@ -16,7 +16,7 @@ import yaml
 
 from hpo.core import Params
 from hpo.errors import BadInput, Mistake
-from hpo.space.domains import ParameterSpec
+from hpo.space.domains import ParameterSpec, part_of
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, read_fields
 from hpo.study_file.rules import check_constraints, check_rules, read_constraints, read_points, smaller_is_better
@@ -217,9 +217,9 @@ def _put(node: Node, keys: Sequence[str], value: Node, done: tuple[str, ...]) ->
 
 
 def _next(mapping: Mapping[str, Node], keys: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The longest key that is there already; else one word, or two of a block's parameter."""
+    """The longest key that is there already; else one word, or two of a block's or layer's parameter."""
     given = (count for count in range(len(keys), 0, -1) if ".".join(keys[:count]) in mapping)
-    count = next(given, 2 if re.fullmatch("block[1-9][0-9]*", keys[0]) and len(keys) > 1 else 1)
+    count = next(given, 2 if part_of(".".join(keys[:2]))[0] else 1)
     return ".".join(keys[:count]), keys[count:]
 
 

@@ -6,25 +6,33 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
-from hpo.formatting import count
-from hpo.space.domains import Choice, exact
-from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, solutions
+from hpo.formatting import count, listed
+from hpo.space.domains import Choice, ParameterSpec, as_text, exact, part_of
+from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, part, solutions
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.space.space import Space
-from hpo.study_file.fields import Mistakes, known_name, nearest
+from hpo.study_file.fields import Mistakes, known_name, nearest, other_tools
 from hpo.study_file.spec import DATA_SETS, StudySpec
 from hpo.study_file.yaml_nodes import Node, clean
 
 LARGEST_GRID: Final = 1_000_000  # without a budget
 
-CLASSIFICATION: Final = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1")
+NAMED: Final = (
+    "auc",
+    "top5",
+    "precision",
+    "recall",
+    "f1",
+)  # computed only where a study names them; all but top5 of a class too
+CLASSIFICATION: Final = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", *(f"val_{name}" for name in NAMED))
+OF_CLASS: Final = tuple(name for name in CLASSIFICATION[3:] if name != "val_top5")
 REGRESSION: Final = ("val_mse", "val_r2")
-METRICS: Final = (*CLASSIFICATION, *REGRESSION, "val_loss", "train_loss")  # of the built-in training
 SMALLER: Final = ("loss", "mse", "error", "mae", "rmse", "perplexity", "seconds", "time", "regret", "cost")
 
 
@@ -65,7 +73,7 @@ def grid_mistakes(spec: StudySpec) -> list[Mistake]:
 def _path(spec: StudySpec, name: str) -> str:
     """Where the file gives a parameter: block1.channels may be written as channels with per: block."""
     own = f"search_space.{name}"
-    return own if own in spec.places else f"search_space.{name.partition('.')[2] or name}"
+    return own if own in spec.places else f"search_space.{part_of(name)[2]}"
 
 
 def _data(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -110,20 +118,36 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
         rule = "must not read the test split, which is for the best trial"
         mistakes.note(*at, rule, name, f"write val{name[4:]}")
     if spec.train is not None:
+        if spec.metrics:
+            mistakes.note(*_at(spec, "metrics"), "is for the built-in training", "", "report them from your own")
         return
-    if name not in METRICS and not name.startswith("test"):
-        close = f"val_{name}" if f"val_{name}" in METRICS else nearest(name, METRICS)
-        remedy = f"did you mean {close}?" if close else ""
-        mistakes.note(*at, f"must be one of {', '.join(METRICS)}", name, remedy)
     regression = spec.data is not None and spec.data.regression
-    if regression and name in CLASSIFICATION:
-        mistakes.note(*at, "must be val_mse, val_r2 or val_loss where data.regression is true", name)
-    if not regression and name in REGRESSION:
-        rule, remedy = "must be a classification metric where data.regression is not true", "write val_accuracy"
-        mistakes.note(*at, rule, name, remedy)
-    if name in CLASSIFICATION and target is not None and not 0 <= target <= 1:
+    names = (*(REGRESSION if regression else CLASSIFICATION), "val_loss", "train_loss")
+    given = [(one, *_at(spec, "metrics", f"{index}")) for index, one in enumerate(spec.metrics) if ":" not in one]
+    if all(":" not in one for one in spec.metrics) and not name.startswith("test"):  # else a function may give it
+        given.insert(0, (name, *at))
+    for one, place, path in given:
+        if _kind(one) not in names:
+            where = f" where data.regression is {'true' if regression else 'not true'}"
+            meant = other_tools("metrics").get(one.removeprefix("val_"), one)
+            near = [f"val_{one}"] if f"val_{one}" in names else get_close_matches(meant, names, 3, 0.75)
+            rule = f"must be one of {', '.join(names)}{where if one in (*REGRESSION, *CLASSIFICATION) else ''}"
+            mistakes.note(place, path, rule, one, f"did you mean {listed(near, 'or')}?" if near else "")
+    if _kind(name) in CLASSIFICATION and target is not None and not 0 <= target <= 1:
         remedy = f"write {target / 100:g}" if 1 < target <= 100 else ""
         mistakes.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
+
+
+def measured(spec: StudySpec) -> tuple[str, ...]:
+    """What is computed because the study names it: "auc", "f1.cat", or a function of the user's own."""
+    every = dict.fromkeys(() if spec.train else (spec.metric.name, *spec.metrics))
+    return tuple(one.removeprefix("val_") for one in every if ":" in one or _kind(one) in CLASSIFICATION[3:])
+
+
+def _kind(metric: str) -> str:
+    """val_f1 for val_f1.cat, which is that of one class."""
+    kind = metric.partition(".")[0]
+    return kind if kind in OF_CLASS else metric
 
 
 def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -141,6 +165,13 @@ def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
         rule = f"must be below the epochs of the longest trial ({longest})"
         remedy = "lower it, or raise epochs, or drop early_stopping"
         mistakes.note(*_at(spec, "early_stopping.min_epochs"), rule, f"{spec.early_stopping.min_epochs}", remedy)
+    own = spec.early_stopping
+    if own is not None and own.patience and (own.type == "patience" or "early_stopping.type" not in spec.places):
+        rule, remedy = "stands beside another type", f"write {{type: patience, epochs: {own.patience}}}"
+        mistakes.note(*_at(spec, "early_stopping.patience"), rule, "", remedy)
+    elif own is not None and own.epochs and own.type != "patience":
+        rule, remedy = "is for type patience", f"write patience: {own.epochs}"
+        mistakes.note(*_at(spec, "early_stopping.epochs"), rule, "", remedy)
 
 
 def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -169,7 +200,7 @@ def _at(spec: StudySpec, path: str, key: str = "") -> tuple[str, str]:
 RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = {  # rule -> the sections it reads
     _data: ("data", "train"),
     _loss: ("data", "loss", "train", "class_weights"),
-    _metric: ("data", "loss", "train", "metric"),
+    _metric: ("data", "loss", "train", "metric", "metrics"),
     _trainer: ("train", "prefix_safe", "precision"),
     _stopping: ("search_space", "early_stopping"),
     _budget: ("search_space", "budget"),
@@ -182,6 +213,7 @@ RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = 
 
 Written = Sequence[tuple[Constraint, Node]]  # each constraint with the node it was written at
 SAMPLES: Final = 50_000  # draws for a point that meets the constraints, where what does cannot be listed
+POINTS: Final = 2_000  # at which a value that follows from others is looked at
 ENOUGH: Final = 100  # points after which a constraint that computes with text would have shown
 MOST_CONSTRAINTS: Final = 100
 MOST_POINTS: Final = 1_000
@@ -211,17 +243,18 @@ def check_constraints(
     constraints: Written, space: Space, start_with: Sequence[Params], seed: int, mistakes: Mistakes
 ) -> None:
     """Names that are none, text that is computed with, and conditions that nothing satisfies."""
+    names = [one.name for one in space.everything]
     for index, (constraint, node) in enumerate(constraints):
         for name in constraint.names:
-            if name not in space and name not in MEASURES:
+            if name not in names and name not in MEASURES:
                 rule = f"names {name}, which the search space does not have"
-                remedy = known_name(name, space.names, *MEASURES)
+                remedy = known_name(name, names, *MEASURES)
                 mistakes.note(node, f"constraints.{index}", rule, "", remedy)
     if not constraints or mistakes.within("constraints"):
         return
     rng = random.Random(f"constraints-{seed}")
     few = ParameterGrid(space.parameters) if 0 < (space.size() or 0) <= ENOUGH else None
-    for point in few or (space.sample(rng) for _ in range(ENOUGH)):
+    for point in map(space.with_derived, few or (space.sample(rng) for _ in range(ENOUGH))):
         for index, item in enumerate(constraints):
             _note_text(item, index, point, mistakes)
         if mistakes.within("constraints"):
@@ -234,6 +267,21 @@ def check_constraints(
     if not mistakes.within("constraints") and (got := _nowhere(space, everything, start_with, rng)):
         rule = "must all hold somewhere in the search space"
         mistakes.note(constraints[0][1], "constraints", rule, got, "loosen one")
+
+
+def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, mistakes: Mistakes) -> None:
+    """Note where a value that follows from others cannot be computed or has no meaning: at every point of them, or at many."""
+    for one in space.derived:
+        some, spec, rng = part(space, [one.name]), known.get(part_of(one.name)[2]), random.Random(one.name)
+        every = ParameterGrid(some.parameters) if 0 < (some.size() or 0) <= POINTS else None
+        for point in map(some.with_derived, every or (some.sample(rng) for _ in range(POINTS))):
+            value = point.get(one.name)
+            rule = "must be computable everywhere" if value is None else spec and spec.fault(value)
+            if rule and one.exists(point):
+                where = ", ".join(f"{name} is {exact(point[name])}" for name in one.names)
+                got = f"{'nothing' if value is None else exact(value)} where {where}"
+                mistakes.note(node.key_place(one.name), f"search_space.{one.name}", rule, got)
+                break
 
 
 def _nowhere(
@@ -292,10 +340,13 @@ def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str,
     point: dict[str, Value] = {}
     for name, child in (node.mapping or {}).items():
         if name not in space:
+            follows = next((one.text for one in space.derived if one.name == name), "")
             rule, remedy = "is not in the search space", known_name(name, space.names)
+            rule, remedy = (f"follows from {follows}", "leave it out") if follows else (rule, remedy)
             mistakes.note(node.key_place(name), f"{path}.{name}", rule, "", remedy)
             continue
-        value = space[name].domain.coerce(child.scalar) if child.scalar is not None else None
+        written = child.scalar if child.items is None else as_text([one.scalar for one in child.items])
+        value = space[name].domain.coerce(written) if written is not None else None
         if value is None:
             mistakes.note(child, f"{path}.{name}", f"must be {space[name].domain}", str(child))
         else:

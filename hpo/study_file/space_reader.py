@@ -1,178 +1,32 @@
 """The search space of a study file: nodes in, a Space out, every mistake at its line.
 
-A domain is read first, by itself: a value, a [list], {min, max, ...} or {choices, ...}. Then `per: block` is written
-out; then conditions are resolved, because they name other parameters. What the trainer knows of a parameter decides
-whether a number is whole, which values mean something, and where the parameter has an effect at all: without that
+A domain is read first, by itself. Then `per` is written out, and a choice between whole lists, from which the values of
+the blocks follow. Then conditions are resolved, because they name other parameters. What the trainer knows of a parameter
+decides whether a number is whole, which values mean something, and where the parameter has an effect at all: without that
 condition (momentum exists only with sgd) two points of the space would be one training.
 """
 
-# ruff: noqa: RUF009 - option() is dataclasses.field
-
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from graphlib import CycleError, TopologicalSorter
+from typing import Final
 
 from hpo.core import EPOCHS, Value
-from hpo.errors import Mistake
-from hpo.space.domains import (
-    LARGEST_COUNT,
-    Choice,
-    Condition,
-    Domain,
-    Parameter,
-    ParameterSpec,
-    Range,
-    choice_faults,
-    exact,
-    members,
-    range_faults,
-)
-from hpo.space.expressions import MEASURES
-from hpo.space.space import Space, space_faults
-from hpo.study_file.fields import (
-    Mistakes,
-    anything,
-    flag,
-    flag_meant,
-    known_name,
-    nearest,
-    number,
-    of_blocks,
-    option,
-    other_tools,
-    read_fields,
-    text,
-)
+from hpo.space.domains import PARTS, Choice, Condition, Domain, Parameter, ParameterSpec, exact, faults_of, part_of
+from hpo.space.expressions import MEASURES, Derived, NoExpression
+from hpo.space.space import Space
+from hpo.study_file.domain_reader import DomainReader
+from hpo.study_file.fields import Mistakes, known_name, nearest, of_parts, other_tools
+from hpo.study_file.rules import check_derived
 from hpo.study_file.spec import DEFAULT_EPOCHS, with_epochs
 from hpo.study_file.yaml_nodes import NOTHING, Node
 
 ROOT: Final = "search_space"
 NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 EPOCHS_KNOWN: Final = ParameterSpec(DEFAULT_EPOCHS, "int", low=1, high=1_000_000)
-BLOCKS: Final = "blocks"
-MOST_BLOCKS: Final = 100
-OF_BLOCK: Final = re.compile(r"block([1-9][0-9]{0,3})\.(.+)")
-_CALL: Final = r"(?s:(log|q|int|rand|uniform|choice|normal|range|np\.|tune\.|hp\.|trial\.)[\w.]*\(.*\))"
-_INTERVAL: Final = r"[-+.0-9eE_]+ *(\.\.\.?|to|-|:) *[-+.0-9eE_]+"
-
-
-# -- domains ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WrittenDomain:
-    """The keys of a parameter that is written as a mapping: choices, or a range from min to max."""
-
-    choices: Node | None = option(anything(), None, "the values to choose from, where `when` is needed too")
-    min: float | None = option(number(), None, "the smallest value; integers for an integer parameter")
-    max: float | None = option(number(), None, "the largest value")
-    log: bool = option(flag(), False, "sample on a logarithmic scale")
-    step: float | None = option(number(above=0), None, "levels: min, min + step, ...")
-    count: int | None = option(number(2, LARGEST_COUNT, whole=True), None, "number of evenly spaced levels")
-    when: Node | None = option(
-        anything(), None, "active only where each of these parameters has this value (or one of a list)"
-    )
-    per: str | None = option(text("block", "must be block", "per: block"), None, "a separate parameter for each block")
-
-
-@dataclass(frozen=True)
-class DomainReader:
-    """Reads a value, a [list], {min, max, ...} or {choices, ...}.
-
-    known: what the trainer says about the parameter; None: numbers are whole or not as they are written.
-    """
-
-    mistakes: Mistakes
-    path: str
-    known: ParameterSpec | None
-
-    def read(self, node: Node) -> Domain | None:
-        """The domain; None where something is wrong."""
-        if node.items is not None:
-            return self._choice(node, node.items, self.path)
-        if node.mapping is None:
-            return self._constant(node)
-        before = len(self.mistakes.all)
-        written = read_fields(WrittenDomain, node, self.path, self.mistakes, "a parameter")
-        if "choices" not in written:
-            return self._range(node, written, before)
-        for key in written.keys() & {"min", "max", "log", "step", "count"}:
-            self._note(node.key_place(key), key, "cannot be combined with choices", "", "drop it")
-        choices: Node = written["choices"]
-        if choices.items is None:
-            self._note(choices, "choices", "must be a list", str(choices), "write choices: [16, 32, 64]")
-            return None
-        return self._choice(choices, choices.items, f"{self.path}.choices")
-
-    def _note(self, node: Node | str, key: str, rule: str, got: str = "", remedy: str = "") -> None:
-        self.mistakes.note(node, f"{self.path}.{key}" if key else self.path, rule, got, remedy)
-
-    def _constant(self, node: Node) -> Domain | None:
-        if node.value is None:
-            self._note(node, "", "must have a value", "nothing", "write a value, a [list] or {min: ..., max: ...}")
-            return None
-        if isinstance(node.value, str) and re.fullmatch(f"{_CALL}|{_INTERVAL}", node.value):
-            log = ", log: true" if "log" in node.value else ""
-            remedy = "write a [list]" if "choice" in node.value else f"write {{min: ..., max: ...{log}}}"
-            self._note(node, "", "must be a value, a list or a range", str(node), remedy)
-            return None
-        value = self._value(node, self.path)
-        return None if value is None else Choice((value,))
-
-    def _choice(self, node: Node, items: Sequence[Node], path: str) -> Domain | None:
-        values = [self._value(item, f"{path}.{index}") for index, item in enumerate(items)]
-        good = tuple(value for value in values if value is not None)
-        if len(good) < len(values):
-            return None
-        faults = choice_faults(good)
-        for fault in faults:
-            self.mistakes.note(node, path, fault.rule, fault.got, fault.remedy)
-        return None if faults else Choice(good)
-
-    def _value(self, node: Node, path: str) -> Value | None:
-        """One value of a choice, in the parameter's own type."""
-        value = node.scalar
-        if value is None or (isinstance(value, float) and node.number is None):
-            self.mistakes.note(node, path, "must be a number, text, true or false", str(node))
-            return None
-        if self.known is None:
-            return value
-        rule = self.known.fault(value)
-        if rule is None:
-            return self.known.coerce(value)
-        words = [choice for choice in self.known.choices if isinstance(choice, str)]
-        close = other_tools("values").get(str(value).lower()) or nearest(str(value), words)
-        remedy = flag_meant(node) if self.known.kind == "bool" else f"did you mean {close}?" if close in words else ""
-        self.mistakes.note(node, path, rule, str(node), remedy)
-        return None
-
-    def _range(self, node: Node, written: Mapping[str, Any], before: int) -> Domain | None:
-        known = self.known
-        if known is not None and known.kind in ("choice", "bool"):
-            some = "true, false" if known.kind == "bool" else ", ".join(map(exact, known.choices[:3]))
-            self._note(node, "", "must be a value or a list, not a range", "", f"write [{some}]")
-            return None
-        remedies = " ".join(mistake.remedy for mistake in self.mistakes.all[before:])
-        missing = [key for key in ("min", "max") if (node.mapping or {}).get(key, NOTHING).value is None]
-        if missing and not re.search("min|max|choices", remedies):  # no remedy says how to give it
-            self._note(node, "", f"must have {missing[0]}", "", "write {min: ..., max: ...} or {choices: [...]}")
-        if len(self.mistakes.all) > before:
-            return None
-        low, high, step = (written.get(key) for key in ("min", "max", "step"))
-        assert low is not None
-        assert high is not None
-        whole = known.kind == "int" if known else not any(isinstance(part, float) for part in (low, high, step))
-        numbers = (low, high, whole, written.get("log", False), step, written.get("count"))
-        ends = [(key, end, known.fault(end)) for key, end in (("min", low), ("max", high)) if known]
-        outside = [Mistake(key, rule, exact(end)) for key, end, rule in ends if rule is not None]
-        faults = outside or range_faults(*numbers)
-        for fault in faults:
-            self._note((node.mapping or {})[fault.place], fault.place, fault.rule, fault.got, fault.remedy)
-        return None if faults else Range(*numbers)
-
-
-# -- spaces -----------------------------------------------------------------------------------------------------------
+MOST_PARTS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +36,18 @@ class Entry:
     name: str
     domain: Domain
     when: tuple[tuple[str, Sequence[Node]], ...]
-    per_block: bool
+    per: str  # the part that each has its own of, "" for none
     place: str  # of the key
     path: str
+    lists: bool = False  # whether it chooses between lists, with a value for each block
+    follows: str = ""  # the expression that its value follows from
 
 
-def block_of(name: str) -> tuple[int | None, str]:
-    """(2, "channels") for block2.channels, (None, "channels") for channels."""
-    match = OF_BLOCK.fullmatch(name)
-    return (int(match[1]), match[2]) if match else (None, name)
-
-
-def block_counts(entries: Mapping[str, Entry]) -> list[int]:
-    """The values of `blocks`, ascending; [] where it is missing or they are no counts."""
-    domain = entries[BLOCKS].domain if BLOCKS in entries else None
-    if domain is None or domain.levels is None or domain.levels > MOST_BLOCKS + 1:
+def counts_of(part: str, entries: Mapping[str, Entry]) -> list[int]:
+    """How many blocks, or dense layers, there may be, ascending; [] where that is missing or no count."""
+    counted = PARTS[part].counted
+    domain = entries[counted].domain if counted in entries else None
+    if domain is None or domain.levels is None or domain.levels > MOST_PARTS + 1:
         return []
     values = [domain.level(index) for index in range(domain.levels)]
     counts = sorted(value for value in values if isinstance(value, int) and not isinstance(value, bool))
@@ -211,8 +62,9 @@ class SpaceReader:
 
     def __init__(self, mistakes: Mistakes, known: Mapping[str, ParameterSpec], model: str) -> None:
         self.mistakes, self.known, self.model = mistakes, known, model
+        self.names: Sequence[str] = ()  # as the file has them
         self.unread: set[str] = set()  # parameters with mistakes of their own, which explain enough
-        self.written: dict[str, Entry] = {}  # every parameter by name, those of blocks written out
+        self.written: dict[str, Entry] = {}  # every parameter by name, those of blocks and layers written out
 
     def read(self, node: Node) -> Space | None:
         """The space; None where something is wrong."""
@@ -220,37 +72,46 @@ class SpaceReader:
             self.mistakes.note(node, ROOT, "must be a mapping of parameters, or a .yaml file", str(node))
             return None
         before = len(self.mistakes.all)
+        self.names = tuple(node.mapping)
         every = {name: self._entry(name, child, node.key_place(name)) for name, child in node.mapping.items()}
         entries = {name: entry for name, entry in every.items() if entry is not None}
         self.unread = set(every) - set(entries)
         self.written = self._written_out(entries)
-        parameters = [Parameter(entry.name, entry.domain, self._conditions(entry)) for entry in self.written.values()]
+        when = {name: self._conditions(entry) for name, entry in self.written.items()}
+        parameters = [Parameter(name, one.domain, when[name]) for name, one in self.written.items() if not one.follows]
+        derived = self._derived(when)
         if len(self.mistakes.all) > before:
             return None
-        faults = space_faults(parameters)
+        faults = faults_of(parameters)
         for fault in faults:
-            name, when, rest = fault.place.partition(".when")
+            name, under, rest = fault.place.partition(".when")
             entry = self.written[name]
-            self.mistakes.note(entry.place, f"{entry.path}{when}{rest}", fault.rule, fault.got, fault.remedy)
-        return None if faults else with_epochs(Space(tuple(parameters)))
+            self.mistakes.note(entry.place, f"{entry.path}{under}{rest}", fault.rule, fault.got, fault.remedy)
+        space = None if faults else with_epochs(Space(tuple(parameters), derived))
+        if space is not None:
+            check_derived(space, self.known, node, self.mistakes)
+        return space
 
     def _entry(self, name: str, node: Node, place: str) -> Entry | None:
         path = f"{ROOT}.{name}"
         known = self._known(name)
         named = self._check_name(name, place, path, known)
+        if named and self._follows(node.value, name, known):
+            return Entry(name, Choice((str(node.value),)), (), "", place, path, follows=str(node.value))
         domain = DomainReader(self.mistakes, path, known if named else None).read(node)
         when = self._when(node, path)
-        per_block = self._per_block(node, path, name, known)
+        per = self._per(node, path, name, known)
         if domain is None or not named:
             return None
-        if name == EPOCHS and (when or per_block):
+        if name == EPOCHS and (when or per):
             self.mistakes.note(place, path, "must exist in every trial", "", "drop `when` and `per`")
-        return Entry(name, domain, when, per_block, place, path)
+        lists = any(one.items for one in node.items or (node.mapping or {}).get("choices", NOTHING).items or ())
+        return Entry(name, domain, when, known.per if lists and known else per, place, path, lists)
 
     def _known(self, name: str) -> ParameterSpec | None:
-        block, short = block_of(name)
+        part, _, short = part_of(name)
         known = self.known.get(short, EPOCHS_KNOWN if name == EPOCHS else None)
-        return known if block is None or (known is not None and known.per_block) else None
+        return known if not part else replace(known, per="") if known is not None and known.per == part else None
 
     def _check_name(self, name: str, place: str, path: str, known: ParameterSpec | None) -> bool:
         if not re.fullmatch(NAME, name) or len(name) > 100:
@@ -265,16 +126,18 @@ class SpaceReader:
         return False
 
     def _note_unknown(self, name: str, place: str, path: str) -> None:
-        block, short = block_of(name)
-        if block and short in self.known:
-            rule = f"is not a parameter of a block: {short} applies to the whole network"
-            self.mistakes.note(place, path, rule, "", f"write {short}")
+        part, _, short = part_of(name)
+        whole = name.partition(".")[2] if part else ""
+        if whole in self.known:
+            applies = f"each {self.known[whole].per}" if self.known[whole].per else "the whole network"
+            rule = f"is not a parameter of a {part}: {whole} applies to {applies}"
+            self.mistakes.note(place, path, rule, "", f"write {whole}")
             return
-        names = sorted(own for own, known in self.known.items() if known.per_block or not block)
+        names = sorted(own for own, known in self.known.items() if not part or known.per == part)
         alias = other_tools("names of parameters").get(short.lower())
         close = alias if alias in names else nearest(short, names)
         guess = f"did you mean {close}? " if close else ""
-        knows = f"{'a block' if block else self.model} has {', '.join(names)}"
+        knows = f"{f'a {part}' if part else self.model} has {', '.join(names)}"
         self.mistakes.note(place, path, f"is not a parameter of {self.model}", "", guess + knows)
 
     def _when(self, node: Node, path: str) -> tuple[tuple[str, Sequence[Node]], ...]:
@@ -284,44 +147,97 @@ class SpaceReader:
         given = (when.mapping or {}).items()
         return tuple((name, one.items if one.items is not None else (one,)) for name, one in given)
 
-    # -- blocks --------------------------------------------------------------------------------------------------------
+    # -- blocks and layers -----------------------------------------------------------------------------------------
 
-    def _per_block(self, node: Node, path: str, name: str, known: ParameterSpec | None) -> bool:
+    def _per(self, node: Node, path: str, name: str, known: ParameterSpec | None) -> str:
         per = (node.mapping or {}).get("per", NOTHING)
-        whole = known is not None and not known.per_block and name != BLOCKS
-        if per.value is not None and (whole or name == BLOCKS or OF_BLOCK.fullmatch(name)):
-            why = f": {name} applies to the whole network" if whole else ""
+        if per.value not in PARTS:
+            return ""
+        right, counting = known.per if known else str(per.value), any(name == one.counted for one in PARTS.values())
+        if not right or counting or part_of(name)[0]:
+            why = f": {name} applies to the whole network" if not (right or counting or part_of(name)[0]) else ""
             self.mistakes.note(per, f"{path}.per", f"cannot be given here{why}", "", "drop it")
-        return per.value is not None
+        elif right != per.value:
+            self.mistakes.note(per, f"{path}.per", f"must be {right}", str(per), f"write per: {right}")
+        return str(per.value)
 
     def _written_out(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """By name, each block's parameter for itself; block2.channels, if the file has it, wins over channels."""
         written: dict[str, Entry] = {}
         for name, entry in entries.items():
-            if not entry.per_block:
+            if not entry.per or entry.lists:
                 written[name] = entry
-            elif BLOCKS not in self.unread:
-                for number in range(1, self._most_blocks(entry, entries) + 1):
-                    own = f"block{number}.{name}"
+            if entry.per and PARTS[entry.per].counted not in self.unread:
+                most = self._most(entry, entries)
+                for number in range(1, most + 1):
+                    own = PARTS[entry.per].own(number, name)
+                    follows = f"{name}[{number - 1}]" if entry.lists else ""
                     if own not in entries:
-                        written[own] = replace(entry, name=own)
+                        written[own] = replace(entry, name=own, lists=False, follows=follows)
+                self._check_lists(entry, most, entries)
         return written
 
-    def _most_blocks(self, entry: Entry, entries: Mapping[str, Entry]) -> int:
-        default = self.known[BLOCKS].default if BLOCKS in self.known and BLOCKS not in entries else None
-        counts = block_counts(entries) if default is None else [int(default)]
-        if counts and 0 <= counts[-1] <= MOST_BLOCKS:
+    def _check_lists(self, entry: Entry, most: int, entries: Mapping[str, Entry]) -> None:
+        """Two points of the space are not to be one network."""
+        fewest = next((one for one in counts_of(entry.per, entries) if one), most)
+        lists = [(json.loads(str(one)), one) for one in entry.domain.values] if entry.lists and most else []
+        if odd := [exact(text) for values, text in lists if not isinstance(values, list) or len(values) != most]:
+            rule = f"must be lists with a value for each {entry.per}, {most} each"
+            self.mistakes.note(entry.place, entry.path, rule, odd[0])
+        elif len({str(values[:fewest]) for values, _ in lists}) < len(lists):
+            rule = f"must be lists that differ in their first {fewest}, because there may be no more {entry.per}s"
+            self.mistakes.note(entry.place, entry.path, rule, "", f"raise {PARTS[entry.per].counted}, or drop one")
+
+    def _most(self, entry: Entry, entries: Mapping[str, Entry]) -> int:
+        """How many there are at most of the parts that each have their own."""
+        counted = PARTS[entry.per].counted
+        default = self.known[counted].default if counted in self.known and counted not in entries else None
+        counts = counts_of(entry.per, entries) if default is None else [int(default)]
+        if counts and 0 <= counts[-1] <= MOST_PARTS:
             return counts[-1]
-        rule = f"must have blocks, whole numbers up to {MOST_BLOCKS}, in the search space"
-        self.mistakes.note(entry.place, f"{entry.path}.per", rule, "", "add blocks: [1, 2, 3]")
+        rule = f"must have {counted}, whole numbers up to {MOST_PARTS}, in the search space"
+        self.mistakes.note(entry.place, f"{entry.path}.per", rule, "", f"add {counted}: [1, 2, 3]")
         return 0
+
+    # -- values that follow from others --------------------------------------------------------------------------------
+
+    def _follows(self, text: object, name: str, known: ParameterSpec | None) -> bool:
+        """Whether this is no value but an expression; a word alone may be a value of one's own model."""
+        if not isinstance(text, str) or name in (EPOCHS, *(one.counted for one in PARTS.values())):
+            return False
+        try:
+            names = Derived(name, text).names if known is None or known.fault(text) is not None else ()
+        except NoExpression:
+            return False
+        there = all(one in self.names or part_of(one)[2] in self.names for one in names)
+        numeric = known is not None and known.kind in ("int", "float")
+        return bool(names) and (there and known is not None if text in names else there or numeric)
+
+    def _derived(self, when: Mapping[str, tuple[Condition, ...]]) -> tuple[Derived, ...]:
+        """Each after those that it follows from."""
+        derived = {name: Derived(name, own.follows, when[name]) for name, own in self.written.items() if own.follows}
+        for name, named in [(name, named) for name, one in derived.items() for named in one.names]:
+            entry = self.written[name]
+            if named == EPOCHS:
+                rule = "must not follow from epochs: trials that differ only in epochs share one training"
+                self.mistakes.note(entry.place, entry.path, rule)
+            elif named not in self.written and named not in self.unread:
+                rule, remedy = f"names {named}, which the search space does not have", known_name(named, self.written)
+                self.mistakes.note(entry.place, entry.path, rule, "", remedy)
+        try:
+            order = TopologicalSorter({name: one.names for name, one in derived.items()}).static_order()
+            return tuple(derived[name] for name in order if name in derived)
+        except CycleError as error:
+            entry, circle = self.written[error.args[1][0]], " -> ".join(error.args[1])
+            self.mistakes.note(entry.place, entry.path, "must not follow from itself", circle)
+            return ()
 
     # -- conditions ----------------------------------------------------------------------------------------------------
 
     def _conditions(self, entry: Entry) -> tuple[Condition, ...]:
         """The conditions of one parameter, at most one on each other parameter."""
         conditions: dict[str, Sequence[Value]] = {}
-        for conditions_of in (self._of_block, self._of_file, self._of_model):
+        for conditions_of in (self._of_part, self._of_file, self._of_model):
             for parent, allowed, clash in conditions_of(entry):
                 before = conditions.get(parent, allowed)
                 conditions[parent] = [value for value in before if value in allowed]
@@ -330,15 +246,16 @@ class SpaceReader:
                     self.mistakes.note(entry.place, f"{entry.path}.when", rule, "", "fix the condition")
         return tuple(Condition(name, tuple(allowed)) for name, allowed in conditions.items())
 
-    def _of_block(self, entry: Entry) -> Iterator[Restriction]:
-        block, _ = block_of(entry.name)
-        counts = block_counts(self.written)
-        if block is None or not counts:
+    def _of_part(self, entry: Entry) -> Iterator[Restriction]:
+        part, number, _ = part_of(entry.name) if not entry.lists else (entry.per, 1, "")
+        counts = counts_of(part, self.written) if part else []
+        if not counts:
             return
-        if block > counts[-1]:
-            rule = f"is of a block that never exists: blocks is {self.written[BLOCKS].domain}"
-            self.mistakes.note(entry.place, entry.path, rule, "", "raise blocks, or drop it")
-        yield BLOCKS, [count for count in counts if count >= block], ""
+        counted = PARTS[part].counted
+        if number > counts[-1]:
+            rule = f"is of a {part} that never exists: {counted} is {self.written[counted].domain}"
+            self.mistakes.note(entry.place, entry.path, rule, "", f"raise {counted}, or drop it")
+        yield counted, [count for count in counts if count >= number], ""
 
     def _of_file(self, entry: Entry) -> Iterator[Restriction]:
         for name, nodes in entry.when:
@@ -346,7 +263,7 @@ class SpaceReader:
             if parent is None:
                 if name not in self.unread:
                     place = nodes[0].place if nodes else entry.place
-                    missing = name in self.known and not of_blocks(name, self.written)
+                    missing = name in self.known and not of_parts(name, self.written)
                     remedy = f"add {name}" if missing else known_name(name, self.written)
                     self.mistakes.note(place, path, "is not in the search space", "", remedy)
                 continue
@@ -368,13 +285,13 @@ class SpaceReader:
             some = exact(condition.allowed[0])
             if parent is not None:
                 domain = self.written[parent].domain
-                allowed = members(domain, condition)
+                allowed = condition.among(domain)
                 if not allowed:
                     got, remedy = f"{condition.name}: {domain}", f"leave it out, or add {some} to {condition.name}"
                     self.mistakes.note(entry.place, entry.path, rule, got, remedy)
                 yield parent, allowed, f"{entry.path.rpartition('.')[2]} {rule}"
             elif condition.name in self.known and not (
-                condition.name in self.unread or of_blocks(condition.name, self.written)
+                condition.name in self.unread or of_parts(condition.name, self.written)
             ):
                 default = self.known[condition.name].default
                 if default is not None and not condition.allows(default):
@@ -383,5 +300,6 @@ class SpaceReader:
 
     def _parent(self, entry: Entry, name: str) -> str | None:
         """The parameter meant: of the same block, if there is one."""
-        own = f"block{block_of(entry.name)[0]}.{name}"
+        part, number, _ = part_of(entry.name)
+        own = PARTS[part].own(number, name) if part else name
         return own if own in self.written else name if name in self.written else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpo.core import EPOCHS, UNSAFE, Goal, Params
+from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
@@ -22,6 +23,8 @@ FAMILIES: Final = ("cnn", "rnn")
 DATA_SETS: Final = ("digits", "digits-hard", "mnist", "fashion-mnist", "cifar10")
 DEFAULT_TRIALS: Final = 20  # where a bayesian or random study names no budget: minutes on digits
 DEFAULT_EPOCHS: Final = 10  # where the search space has no `epochs`
+STOPPING: Final = ("predictive", "median", "asha", "patience")
+WAIT: Final = 5  # epochs without a better one, where early_stopping: patience gives no number
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CODE: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
@@ -33,7 +36,11 @@ TPE: Final = "tpe"  # Optuna's, to compare with
 _WARM_START: Final = one_of("builtin", "none", both="studies")
 _STRATEGY: Final = one_of(*STRATEGIES, TPE)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
-_METRIC_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_./ -]*", "must be a metric's name")
+_METRIC: Final = r"[A-Za-z_][A-Za-z0-9_/ -]*(?:\..+)?"
+_METRIC_NAME: Final = text(_METRIC, "must be a metric's name")
+_METRICS: Final = Several(
+    text(f"{CODE}|{_METRIC}", "must be a metric's name, or package.module:function"), broadcast=True
+)
 _LETTERS: Final = "must be letters, digits, . _ and -"
 _COLOUR: Final = text("white|black|#[0-9A-Fa-f]{6}", 'must be white, black or a colour as "#ff8800"')
 _ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
@@ -100,8 +107,8 @@ class Budget:
 class EarlyStopping:
     """Which trials are paused or stopped before their last epoch."""
 
-    type: Literal["predictive", "median", "asha"] = option(
-        one_of("predictive", "median", "asha", absent="null, or leave it out"), "median", "predictive, median or asha"
+    type: Literal["predictive", "median", "asha", "patience"] = option(
+        one_of(*STOPPING, absent="null, or leave it out"), "median", listed(STOPPING, "or")
     )
     min_epochs: int = option(_COUNT, 1, "no trial is stopped before this epoch")
     reduction: int = option(
@@ -111,11 +118,17 @@ class EarlyStopping:
     )
     interval: int = option(_COUNT, 1, "median: epochs between two judgements")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")
+    epochs: int | None = option(_COUNT, None, f"patience: epochs without a better one; default: {WAIT}")
+    patience: int | None = option(_COUNT, None, "the same beside another type")
+
+    @property
+    def waits(self) -> int | None:
+        return (self.epochs or WAIT) if self.type == "patience" else self.patience
 
     def rungs(self, epochs: int) -> Collection[int]:
-        """Where a trial of so many epochs may rest, its end included."""
-        if self.type == "median":
-            return {*range(self.min_epochs, epochs, self.interval), epochs}
+        """Where a trial of so many epochs may rest by its type, its end included."""
+        if self.type in ("median", "patience"):
+            return {*range(self.min_epochs, epochs if self.type == "median" else 0, self.interval), epochs}
         powers = takewhile(lambda rung: rung < epochs, (self.min_epochs * self.reduction**k for k in count()))
         return {*powers, epochs}
 
@@ -197,6 +210,9 @@ class StudySpec:
     metric: Metric = option(
         Record(Metric, "metric", short="name"), Metric(), "what is optimized: a name, or {name, goal, at, target}"
     )
+    metrics: tuple[str, ...] = option(
+        _METRICS, (), "recorded besides: val_auc, val_f1, val_f1.cat of a class, your own function (targets, outputs)"
+    )
     space: Space = option(
         anything(),
         doc="the parameters, a .yaml file of them, or a shipped space: cnn-small, cnn, rnn, training-only",
@@ -207,7 +223,7 @@ class StudySpec:
     start_with: tuple[Params, ...] = option(anything(), (), "points tried first; the rest of each is drawn")
     budget: Budget = option(Record(Budget, "budget"), Budget(), "totals of the study; whichever is reached first")
     early_stopping: EarlyStopping | None = option(
-        Record(EarlyStopping, "early_stopping", short="type"), None, "predictive, median or asha, or a mapping"
+        Record(EarlyStopping, "early_stopping", short="type"), None, f"{', '.join(STOPPING)}, or a mapping"
     )
     workers: int | Literal["auto"] = option(
         number(1, 10_000, whole=True, word="auto"), "auto", "trials at a time; auto: one a core, or a GPU"
@@ -250,7 +266,8 @@ class StudySpec:
         own = self.metric
         lengths: Collection[int] = self.space.lengths
         if len(lengths) == 1 and self.early_stopping is not None:
-            lengths = self.early_stopping.rungs(self.space.longest)
+            stopping, longest = self.early_stopping, self.space.longest
+            lengths = range(1, longest + 1) if stopping.waits else stopping.rungs(longest)
         unsafe = UNSAFE if self.train is None else None  # a trainer of one's own is safe for all trials, or for none
         lengths = () if self.train is not None and not self.prefix_safe else {*lengths, *self.counted}
         return Goal(own.name, own.goal == "maximize", own.at, own.target, lengths, unsafe)
@@ -271,9 +288,11 @@ class StudySpec:
             **({"precision": self.precision} if self.precision != "fp32" else {}),  # as journals without it mean fp32
             "data": None if self.data is None else {**asdict(self.data), "source": self.source(self.data)},
             "metric": {"name": self.metric.name, "goal": self.metric.goal, "at": self.metric.at},
+            "metrics": [*self.metrics] or None,
             "constraints": [constraint.text for constraint in self.constraints],
             "start_with": [dict(point) for point in self.start_with],
-            "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
+            "early_stopping": (rule := self.early_stopping)
+            and {k: v for k, v in asdict(rule).items() if v is not None},
         }
 
     def admits(self, params: Params) -> bool:
@@ -289,4 +308,4 @@ class StudySpec:
 def with_epochs(space: Space) -> Space:
     """The space itself if it has `epochs`, else with the default as a constant."""
     constant = Parameter(EPOCHS, Choice((DEFAULT_EPOCHS,)))
-    return space if EPOCHS in space else Space((*space.parameters, constant))
+    return space if EPOCHS in space else Space((*space.parameters, constant), space.derived)

@@ -1,7 +1,10 @@
 """What a network is worth on a split, and what it says of raw pixels: in eval and inference mode, in big batches."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -12,9 +15,7 @@ from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import FAR, Array
 from hpo.errors import BadInput, Conflict, Mistake
-from hpo.training import metrics
-from hpo.training.metrics import Loss
-from hpo.training.setup import DeviceData, Setup, denormals_flushed, to_device
+from hpo.training.setup import DeviceData, Loss, Setup, denormals_flushed, to_device
 
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
@@ -35,11 +36,80 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> di
     if len(rows) == 0:
         return {}
     predicted, targets = outputs(network, data, rows), data.targets[rows]
-    of = metrics.of_numbers if data.dataset.classes is None else metrics.of_classes
-    return {
-        f"{split}_loss": loss.plain(predicted, targets),
-        **{f"{split}_{name}": value for name, value in of(predicted, targets).items()},
+    of = of_numbers if data.dataset.classes is None else of_classes
+    besides = {
+        name: predicted.new_tensor(value, dtype=torch.float64)
+        for name, value in data.besides(predicted, targets).items()
     }
+    values = {"loss": loss.plain(predicted, targets), **of(predicted, targets), **besides}
+    return {f"{split}_{name}": value for name, value in values.items()}
+
+
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """predicted, targets (N,) int64 -> (K, K) counts: rows the truth, columns the prediction."""
+    return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
+
+
+def of_classes(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Balanced accuracy is the mean recall over the classes that occur.
+
+    Macro F1 is the mean of 2 tp / (2 tp + fp + fn) over the classes that occur or are predicted, as in scikit-learn.
+    """
+    counts = confusion(outputs.argmax(1), targets, outputs.shape[1]).to(torch.float64)
+    hits, truth = counts.diagonal(), counts.sum(1)
+    both = counts.sum(0) + truth
+    return {
+        "accuracy": hits.sum() / counts.sum(),
+        "balanced_accuracy": (hits / truth.clamp(min=1)).sum() / (truth > 0).sum(),
+        "macro_f1": (2 * hits / both.clamp(min=1)).sum() / (both > 0).sum(),
+    }
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What a study names besides: by scikit-learn, as "auc" (one against the rest) or "f1.cat", and by the user's functions.
+
+    What is of no class is the mean over the classes that occur. Called with outputs (N, K) and targets.
+    """
+
+    names: Sequence[str]
+    functions: Sequence[Callable[[Array, Array], dict[str, float]]]
+    classes: tuple[str, ...] | None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        said = (outputs if self.classes is None else outputs.double().softmax(1)).cpu().numpy()
+        truth = targets.cpu().numpy()
+        values = {name: self._named(name, said, truth) if np.isfinite(said).all() else math.nan for name in self.names}
+        return values | {name: one for measure in self.functions for name, one in measure(truth, said).items()}
+
+    def _named(self, name: str, said: Array, truth: Array) -> float:
+        from sklearn import metrics  # a second that only a study which names these pays for
+
+        classes = self.classes or ()
+        kind, labels, chosen, (_, _, of) = (
+            name.partition(".")[0],
+            range(len(classes)),
+            said.argmax(1),
+            name.partition("."),
+        )
+        if kind == "top5":
+            return float(metrics.top_k_accuracy_score(truth, said, k=5, labels=labels)) if len(classes) > 5 else 1.0
+        if kind == "auc":
+            both = [k for k in labels if 0 < (truth == k).sum() < len(truth)]
+            each = {k: float(metrics.roc_auc_score(truth == k, said[:, k])) for k in both}
+        else:
+            three = metrics.precision_recall_fscore_support(truth, chosen, labels=labels, zero_division=0)
+            own = three[("precision", "recall", "f1").index(kind)]
+            each = {int(k): float(own[k]) for k in np.union1d(truth, chosen)}
+        return each.get(classes.index(of), math.nan) if of else fmean(each.values() or [math.nan])
+
+
+def of_numbers(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """r2 is 1 - squared error / spread of the targets; where they do not spread, 1 if they are met and else 0."""
+    errors, spread = (outputs - targets).square(), (targets - targets.mean(0)).square().sum()
+    total = errors.sum()
+    r2 = torch.where(spread > 0, 1 - total / spread, (total == 0).to(total.dtype))
+    return {"mse": errors.mean(), "r2": r2}
 
 
 def load_network(ready: Setup, params: Params, checkpoint: Path) -> nn.Module:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import Array
 from hpo.files import replace_file
-from hpo.training.evaluation import outputs
-from hpo.training.metrics import confusion
+from hpo.training.evaluation import confusion, outputs
 from hpo.training.setup import DeviceData, to_device
 
 FILTERS, MAPS, SAMPLES, MISTAKES = 32, 8, 4, 16

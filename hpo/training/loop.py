@@ -23,9 +23,8 @@ from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
 from hpo.training.augment import augmented
 from hpo.training.evaluation import evaluate
-from hpo.training.metrics import Loss
 from hpo.training.optimizers import Update
-from hpo.training.setup import DeviceData, Setup, forward, streams
+from hpo.training.setup import DeviceData, Loss, Setup, forward, streams
 
 log = logging.getLogger(__name__)
 

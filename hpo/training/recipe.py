@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from hpo.models.families import FAMILIES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hpo.training.evaluation import Besides
     from hpo.training.setup import Setup
 
 
@@ -30,8 +31,9 @@ class Recipe:
     """How to train: everything a trial does not choose. Called, it makes the trainer of the process it is called in.
 
     data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
-    folder: the study file's, for a user's own modules; split: of the data, None for the one saved first. A job may ask
-    for another split: the worker keeps each that it has met. precision: of the training steps; all else is fp32.
+    folder: the study file's, for a user's own modules; metrics: named besides; split: of the data, None for the one
+    saved first. A job may ask for another: the worker keeps each that it has met. precision: of the training steps;
+    all else is fp32.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Recipe:
     class_weights: bool = False
     train: str | None = None
     folder: Path | None = None
+    metrics: Sequence[str] = ()
     threads: int = 1
     dataset: Dataset | None = None
     split: int | None = None
@@ -71,17 +74,25 @@ class Recipe:
         """What trainings share, loaded into this process; images: those of the data, on the device. Raises BadInput."""
         import torch
 
-        from hpo.training.metrics import Loss
-        from hpo.training.setup import Setup, compute_as_workers, to_device
+        from hpo.training.setup import Loss, Setup, compute_as_workers, to_device
 
         compute_as_workers(self.device, self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
         data = to_device(self.open_data(), torch.device(self.device), images)
+        data = replace(data, besides=self.besides(data.dataset))
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
         return Setup(
             self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights), self.precision
         )
+
+    def besides(self, data: Dataset) -> Besides:
+        """What measures the metrics that the study names. Raises BadInput."""
+        from hpo.training.evaluation import Besides
+
+        own = [one for one in self.metrics if user.is_reference(one)]
+        functions = [user.measuring(user.resolve(one, self.folder, "metrics"), one) for one in own]
+        return Besides([one for one in self.metrics if one not in own], functions, data.classes)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:

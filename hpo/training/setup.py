@@ -1,14 +1,24 @@
-"""What trainings of one recipe share in a worker: the data on its device, the loss, and how params become a network."""
+"""What trainings of one recipe share in a worker: the data on its device, the loss, and how params become a network.
 
+K   outputs        outputs (N, K) as the network gives them; targets (N,) classes or (N, K) numbers
+classes, cross entropy    -ln softmax(outputs)[target]                     chance: ln K
+classes, squared error    sum_k (softmax(outputs)_k - [k = target])^2      chance: 1 - 1/K     (the quadratic cost)
+numbers, squared error    mean_k ((outputs - target)_k / spread_k)^2       chance: 1, the mean predictor
+"""
+
+from __future__ import annotations
+
+import math
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.core import Outcome, Params, TrainingFailed, Value, digest
@@ -18,11 +28,57 @@ from hpo.models.families import FAMILIES
 from hpo.models.layers import Impossible, Shape
 from hpo.models.network import Rescale, build, checked
 from hpo.models.parameters import TRAINING, setting
-from hpo.training.metrics import Loss
 from hpo.training.optimizers import Update
 
+CROSS_ENTROPY = "cross_entropy"
+SQUARED_ERROR = "squared_error"
 SPARE = 2  # images go to a GPU when they leave at least half of its free memory; otherwise batch by batch
 WARM_STEPS, TIMED_STEPS = 2, 3
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean loss of a batch. `plain` is what validation reports: unweighted, unsmoothed.
+
+    spread: of the training targets (K,), for numbers; weights: of the classes (K,), on average 1 over training rows.
+    """
+
+    kind: str
+    outputs: int
+    spread: Tensor | None = None
+    weights: Tensor | None = None
+    smoothing: float = 0.0
+
+    @classmethod
+    def of(cls, kind: str, outputs: int, targets: Tensor, weights: Tensor | None = None) -> Loss:
+        """For these training targets: int64 (N,) are classes, floats (N, K) numbers, which have the squared error alone."""
+        if targets.dtype == torch.int64:
+            return cls(kind, outputs, weights=weights)
+        assert kind == SQUARED_ERROR, kind  # study_file/rules.py refuses any other
+        return cls(kind, outputs, spread=targets.std(0, correction=0).clamp(min=1e-12))
+
+    @property
+    def chance(self) -> float:
+        if self.spread is not None:
+            return 1.0
+        return math.log(self.outputs) if self.kind == CROSS_ENTROPY else 1 - 1 / self.outputs
+
+    @property
+    def plain(self) -> Loss:
+        return replace(self, weights=None, smoothing=0.0)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.spread is not None:
+            return ((outputs - targets) / self.spread).square().mean()
+        if self.kind == CROSS_ENTROPY:
+            return F.cross_entropy(outputs, targets, weight=self.weights, label_smoothing=self.smoothing)
+        one_hot = F.one_hot(targets, self.outputs).to(outputs.dtype)
+        smooth = one_hot * (1 - self.smoothing) + self.smoothing / self.outputs
+        errors = (outputs.softmax(1) - smooth).square().sum(1)
+        if self.weights is None:
+            return errors.mean()
+        weights = self.weights[targets]
+        return (errors * weights).sum() / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -40,6 +96,7 @@ class DeviceData:
     scale: Tensor  # standardized = stored * scale + offset, each (1, C, 1, 1)
     offset: Tensor
     splits: dict[str, Tensor]  # "train", "val", "test" -> row numbers
+    besides: Callable[[Tensor, Tensor], Mapping[str, float]] = lambda outputs, targets: {}  # what else a study measures
 
     @property
     def shape(self) -> tuple[int, int, int]:
