@@ -34,7 +34,7 @@ from hpo.cli.main import cli
 from hpo.commands.sync import sync_these
 from hpo.core import Continued, Event, Goal, Opened, Outcome, Paused, Report, Reported, Scored, Started, State
 from hpo.errors import BadInput, Conflict
-from hpo.files import DriverLock, Folders
+from hpo.files import DriverLock, Folders, log_file
 from hpo.journal import Journal
 from hpo.study_file import reader
 from hpo.tracking import sync as tracking
@@ -66,7 +66,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def one(tmp_path: Path) -> TrackedStudy:
-    return tracked_study(tmp_path)
+    return tracked_study(tmp_path / "random-0")
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +130,14 @@ def test_a_round_without_news_makes_no_call_and_a_later_driver_sends_only_what_i
 ) -> None:
     for _ in range(20):
         script.complete()
+    log = log_file(one.journal.parents[1], script.study.trials[3].training)
+    log.parent.mkdir()
+    log.write_text("printed")
     assert sync.round(live=True)
     calls = server.calls
     assert sync.round(live=True)
     assert server.calls == calls
+    assert [run.tags["hpo.trial"] for run in server.alive() if run.files == {"log.txt": b"printed"}] == ["3"]
     script.close()
     assert sync.round(live=False)
     calls = server.calls

@@ -3,7 +3,7 @@
     kind         run                          tags beside the common ones
     study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial; what was
                                               known before: hpo.prior, hpo.known, and hpo.engine that proposed from it
-    trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis
+    trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis hpo.log
     comparison   grandparent of the studies   hpo.state
 
 Times are milliseconds since 1970 as MLflow has them; they come from the events, never from a clock.
