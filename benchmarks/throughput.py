@@ -51,24 +51,22 @@ def ours(folder: Path) -> tuple[float, Utilization, list[float]]:
 def script(folder: Path, processes: int, threads: int | None) -> float:
     """The same for the tutorial's script, from the first trial's start to the last one's end.
 
-    A database waits a minute for its lock, as Optuna's documentation advises: within SQLite's five seconds two processes
-    on a busy machine lose one of the two.
+    A database of it is waited for a minute: within SQLite's five seconds one of two processes on a busy machine ends with
+    "database is locked".
     """
     (folder / "configurations.json").write_text(json.dumps(configurations()))
     prepare = "import mlflow, optuna; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.set_experiment('tutorial'); optuna.create_study(study_name='tutorial', storage='sqlite:///optuna.db', direction='maximize')"
     subprocess.run([sys.executable, "-c", prepare], cwd=folder, check=True, capture_output=True)
     words = [sys.executable, str(SCRIPT), "configurations.json"]
-    running = [
-        subprocess.Popen(
-            [*words, str(index), str(processes), *([str(threads)] if threads else [])],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    told = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    running = []
+    for index in range(processes):
+        own = [*words, str(index), str(processes), *([str(threads)] if threads else [])]
+        with (folder / f"errors{index}").open("w") as errors:
+            running.append(subprocess.Popen(own, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True))
+    texts = [process.communicate()[0] for process in running]
+    for index, process in enumerate(running):
+        assert process.returncode == 0, (folder / f"errors{index}").read_text()[-2_000:]
+    told = [json.loads(text.splitlines()[-1]) for text in texts]
     return sum(one["epochs"] for one in told) / (max(one["ended"] for one in told) - min(one["began"] for one in told))
 
 

@@ -116,10 +116,11 @@ def default(item: Any) -> str:
 def verbs() -> str:
     common = {option.name for option in StudyVerb("").params}
     study = [option for option in StudyVerb("").params if isinstance(option, click.Option)]
-    codes = [f"{error.exit_code}: {sentence(inspect.getdoc(error) or '')}" for error in HpoError.__subclasses__()]
+    codes = {"0": "Done.", **{str(error.exit_code): inspect.getdoc(error) or "" for error in HpoError.__subclasses__()}}
+    codes |= {"130, 143": "Stopped by a signal; the same command resumes.", "1": "A bug of hpo."}
     parts = [
-        f"# Verbs\n\n{sentence((cli.help or '').partition('.')[0])} Exit codes: 0: done. {' '.join(codes)} 130 and 143:"
-        " stopped by a signal, and resumable. 1: a bug of hpo.",
+        "# Verbs\n\n"
+        + "\n".join(["| exit code | |", "|---|---|", *(f"| {code} | {text} |" for code, text in codes.items())]),
         f"## Options of every verb about a study\n\n{flags(study)}",
     ]
     for name, verb in cli.commands.items():
@@ -175,7 +176,8 @@ def described(name: str, function: Any, plain: bool = False) -> str:
     returns = ast.unparse(node.returns) if node.returns else "None"
     given = [part for part in ast.unparse(node.args).split(", ") if part != "self"]
     signature = f"{name}: {returns}" if plain else f"{name}({', '.join(given)}) -> {returns}"
-    return f"    {signature}\n\n{inspect.getdoc(function) or ''}"
+    shown = textwrap.wrap(signature, 90, initial_indent="    ", subsequent_indent=" " * 8, break_long_words=False)
+    return "\n".join([*shown, "", inspect.getdoc(function) or ""])
 
 
 # -- words

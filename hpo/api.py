@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,12 @@ from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, li
 from hpo.cli.options import load, state_folder, with_flags
 from hpo.commands.run import RunOptions
 from hpo.commands.run import run as run_study
+from hpo.core import Event
+from hpo.engine.driver import Listener
 from hpo.engine.result import Result, read_result
+from hpo.engine.search import Search
 from hpo.errors import BadInput, HpoError, Mistake
+from hpo.execution.job_runner import one_line
 from hpo.provenance import __version__
 from hpo.study_file.spec import StudySpec
 
@@ -37,12 +41,14 @@ def run(
     accept_code: bool = False,
     retry_failed: bool = False,
     quiet: bool = False,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Result:
     """Bring a study to its target and return its result. Run again, it resumes the same study.
 
     strategy, seed, workers, device: instead of the study's own; sets: other keys, as `key.path=value`.
     state: the folder of studies/ and mlflow.db; the study file's folder by default; accept_code: continue with your code
-    as it is now; retry_failed: start failed trials again, before anything new. Raises HpoError.
+    as it is now; retry_failed: start failed trials again, before anything new; on_event: called in this process with every
+    hpo.core.Event of the search; what it raises ends the run, which can be resumed. Raises HpoError.
     """
     spec = _spec(study, sets, {"strategy": strategy, "seed": seed, "workers": workers, "device": device})
     options = RunOptions(
@@ -52,11 +58,12 @@ def run(
         environ=os.environ,
         accept_code=accept_code,
         retry_failed=retry_failed,
+        listeners=[_telling(on_event)] if on_event is not None else [],
     )
     if quiet:
         return run_study(spec, options)
     with watch(Terminal(), spec) as console:
-        return run_study(spec, replace(options, listeners=[console.receive]))
+        return run_study(spec, replace(options, listeners=[console.receive, *options.listeners]))
 
 
 def open(
@@ -111,6 +118,17 @@ def compare(
             compared = compare_studies(spec, _spec(other, sets, flags), options, rescore)
     deliver(spec, compared)
     return compared
+
+
+def _telling(on_event: Callable[[Event], None]) -> Listener:
+    def tell(search: Search, event: Event) -> None:
+        try:
+            on_event(event)
+        except Exception as error:
+            rule, remedy = "must not raise", "the same call resumes the study, once that is fixed"
+            raise HpoError(Mistake(f"on_event, at {type(event).__name__}", rule, one_line(error), remedy)) from error
+
+    return tell
 
 
 def _spec(study: Source, sets: Sequence[str], flags: Mapping[str, object]) -> StudySpec:

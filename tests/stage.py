@@ -78,7 +78,7 @@ def missing() -> str:
         return f"{tools[0]} is not installed"
     if postgres_tools() is None:
         return "PostgreSQL is not installed (apt-get install postgresql)"
-    if absent := [name for name in ("ray", "psycopg") if importlib.util.find_spec(name) is None]:
+    if absent := [name for name in ("ray", "psycopg", "flask_wtf") if importlib.util.find_spec(name) is None]:
         return f"{absent[0]} is not installed (pip install '.[server]')"
     tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, check=False)
     return "this machine allows no namespaces" if tried.returncode else ""

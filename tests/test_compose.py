@@ -1,10 +1,12 @@
-"""docker-compose.yml and Dockerfile: what can be read off them, and the whole service played without Docker (stage.py)."""
+"""docker-compose.yml, docker/auth.yml and Dockerfile: what can be read off them, and the whole service played without Docker (stage.py)."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,32 @@ def test_a_folder_of_studies_that_was_not_mounted_is_said(up: Stage) -> None:
     done = up.run("hpo", *command, plain=True)
     text = "must hold your studies, got nothing; mount the folder with your study.yaml there"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"/srv/nothing: {text}\n")
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """MLflow behind a password."""
+    if why := stage.missing():
+        pytest.skip(why)
+    more = [ROOT / "docker" / "auth.yml"]
+    with closing(Stage(tmp_path_factory.mktemp("stage"), {"MLFLOW_WORKERS": "1"}, more)) as made:
+        made.up("postgres", "mlflow")
+        yield made
+
+
+@pytest.mark.cluster
+def test_eight_workers_lose_nothing_and_double_nothing(locked: Stage) -> None:
+    (locked.folder / "studies" / "chain.yaml").touch()
+    script = ["python", str(ROOT / "tests" / "served.py"), "/srv/studies/chain", "--trials", "60"]
+    done = locked.run("hpo", "entrypoint.sh", *script, plain=True, join=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["trials"], found["undelivered"]) == (60, 0)
+
+
+@pytest.mark.cluster
+def test_who_does_not_know_the_password_reads_nothing(locked: Stage) -> None:
+    assert ask(locked, "mlflow:5000", "/api/2.0/mlflow/experiments/get?experiment_id=0") == "401"
 
 
 @pytest.mark.cluster

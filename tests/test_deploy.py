@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -155,13 +156,11 @@ def play(made: Stage, heading: str) -> str:
 @on_a_stage
 @pytest.mark.timeout(900)  # two stages
 def test_an_older_database_is_upgraded_and_what_was_backed_up_is_there_after_a_restore(tmp_path: Path) -> None:
-    before, after = Stage(tmp_path / "before"), Stage(tmp_path / "after")
-    try:
+    with closing(Stage(tmp_path / "before")) as before, closing(Stage(tmp_path / "after")) as after:
         before.up("postgres")
         assert before.run("mlflow", "python", "-c", OLDEST).returncode == 0
-        updating = "Updating database tables"
-        assert updating in play(before, "Upgrade")
-        assert updating not in before.log("mlflow")  # it had nothing left to do
+        assert "Updating database tables" in play(before, "Upgrade")
+        assert "Updating database tables" not in before.log("mlflow")  # it had nothing left to do
         (before.folder / "studies/digits.yaml").write_text(stage.STUDY + "workers: 1\ntracking: {register: digits}\n")
         done = before.run("hpo", "run", "studies/digits.yaml", join=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -173,24 +172,17 @@ def test_an_older_database_is_upgraded_and_what_was_backed_up_is_there_after_a_r
         loaded = after.run("hpo", "python", "-c", stage.LOADED, plain=True)
         assert loaded.stdout.startswith('[["FINISHED", "FINISHED", "FINISHED"], [2, 10]'), loaded.stderr
         assert after.run("hpo", "status", "studies/digits.yaml", join=False).stdout == status != ""
-    finally:
-        before.close()
-        after.close()
 
 
 @pytest.mark.cluster
 @on_a_stage
 def test_a_small_cluster(tmp_path: Path) -> None:
-    made = Stage(tmp_path / "stage")
-    (made.folder / "study.yaml").write_text(STUDY.replace("workers: 1", "workers: 2"))
-    (made.folder / "studies" / "digits.yaml").write_text(STUDY.replace("name: digits", "name: sent"))
-    os.chown(made.folder, 1000, 1000)
-    try:
+    with closing(Stage(tmp_path / "stage")) as made:
+        (made.folder / "study.yaml").write_text(STUDY.replace("workers: 1", "workers: 2"))
+        (made.folder / "studies" / "digits.yaml").write_text(STUDY.replace("name: digits", "name: sent"))
+        os.chown(made.folder, 1000, 1000)
         for line in commands("A small cluster", CLUSTER) + commands("A study as a job", CLUSTER):
             line = line.replace("HEAD:6379", f"{os.uname().nodename}:6379")
             done = made.run("hpo", "sh", "-c", f"unset RAY_ADDRESS; {line}", plain=True)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
-            if "hpo run" in line:
-                assert "2 trials (2 complete)" in done.stdout
-    finally:
-        made.close()
+            assert "hpo run" not in line or "2 trials (2 complete)" in done.stdout

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from survival import Process, lines, never_left, wait_until
 
 import hpo
 from hpo.commands.compare import compare_strategies
-from hpo.commands.run import run, run_all
-from hpo.core import Event
-from hpo.engine.search import Search
+from hpo.commands.run import run_all
+from hpo.core import Ended, Event, Study
 from hpo.errors import BadInput, NoResult
+from hpo.journal import read_events
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "digits.ipynb"
 EXECUTED = """
@@ -133,19 +132,29 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_a_study_is_opened_while_it_runs_and_nothing_is_written(tmp_path: Path) -> None:
-    place, seen = Place.made(tmp_path), []
+    spec, events, same = Place.made(tmp_path).spec(), [], []
 
-    def look(search: Search, event: Event) -> None:
+    def look(event: Event) -> None:
         there = sorted(tmp_path.rglob("*"))
-        opened = hpo.open(tmp_path / "study.yaml")
-        seen.append(opened.study.trials == search.study.trials and sorted(tmp_path.rglob("*")) == there)
+        events.append(event)
+        same.append(hpo.open(tmp_path / "study.yaml").study.trials == Study(events).trials)
+        same.append(sorted(tmp_path.rglob("*")) == there)
 
-    result = run(place.spec(), replace(place.options, listeners=[look]))
-    assert all(seen)
-    assert len(seen) > len(result.study)
+    hpo.run(spec, quiet=True, on_event=look)
+    assert all(same)
+    assert events == [*read_events(tmp_path / "studies/made-up/random-0/journal.db")]
     with pytest.raises(NoResult, match=r"random-1: this study has not been run; `hpo run .*` begins it"):
         hpo.open(tmp_path / "study.yaml", seed=1)
     assert not (tmp_path / "studies" / "made-up" / "random-1").exists()
+
+
+def test_what_a_function_for_events_raises_is_its_own_fault_in_one_line_and_the_study_resumes(tmp_path: Path) -> None:
+    spec = Place.made(tmp_path).spec()
+    with pytest.raises(hpo.HpoError, match=r"^on_event, at Ended: must not raise, got KeyError: 'mine'; the same call"):
+        hpo.run(spec, quiet=True, on_event=lambda event: {}["mine"] if isinstance(event, Ended) else None)
+    assert len(hpo.open(spec).study) < 6
+    whole = Place.made(tmp_path / "other").run()
+    assert hpo.run(spec, quiet=True).trials[["value", "epochs"]].equals(whole.trials[["value", "epochs"]])
 
 
 def test_a_notebook_shows_the_best_trials_and_the_best_so_far_and_any_figure_of_the_report(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import hpo
 from hpo.commands.confirm import confirm_finalists
 from hpo.commands.report import export_optuna
 from hpo.commands.run import RunOptions
-from hpo.core import State
+from hpo.core import Job, State
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, Conflict
+from hpo.training.recipe import Recipe
 
 SPACE = {
     "blocks": [1, 2],
@@ -99,6 +100,10 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, pre
     assert len(repr(result).splitlines()) == 2
     again = hpo.run(spec, state=tmp_path, quiet=True)
     assert len(again.study.trials) == 2
+    trial, made = result.best, Recipe("cnn", "cross_entropy", data.folder, "cpu", split=data.split, precision=precision)
+    seed = result.study.trainings[trial.training].seed
+    first = next(made()(Job("", trial.params, seed, start=0, until=1, known=0, folder=tmp_path)))
+    assert first.metrics == trial.reports[0].metrics, "it is trained in the file's precision"
     assert result.study.environments[0]["precision"] == precision
     assert ("cnn, trained in bf16" in result.folders.report.read_text()) is (precision == "bf16")
     other = {**study, "precision": {"fp32": "bf16", "bf16": "fp32"}[precision]}

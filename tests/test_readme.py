@@ -18,7 +18,6 @@ from hpo.study_file.spec import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GONE = ("extend", "replay")  # verbs of 0.1; only the changelog names them
 
 
 def commands(document: Path) -> set[str]:
@@ -47,11 +46,6 @@ def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> No
 def test_the_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
     assert [verb for verb in cli.commands if f"hpo {verb}" not in text] == []
-
-
-def test_the_changelog_names_every_verb_that_went() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text()
-    assert [verb for verb in GONE if f"`hpo {verb}`" not in text or verb in cli.commands] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -121,8 +115,6 @@ def test_a_tutorial_works_as_it_is_printed(name: str, tmp_path: Path) -> None:
         lines = [] if title else body.splitlines()
         for line in (one for one in lines if not one.startswith(("python3 -m venv", ". .venv", "hpo ui"))):
             done = run(line, shell=True)
-            if done.returncode == 4 and "hpo sync" in done.stdout:  # MLflow is slow on a busy machine
-                done = run(line.replace(" run", " sync --timeout 900"), shell=True)
             said += done.stdout + done.stderr
             assert done.returncode == (2 if "exit code 2" in line else 0), f"{line}: {said[-3000:]}"
     assert [line for line in re.findall(r"^    (\w+\.yaml:\d.*)$", text, re.MULTILINE) if line not in said] == []

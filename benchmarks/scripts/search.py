@@ -66,10 +66,9 @@ def main():
     train_set, val_set = data(sys.argv[1], seed % 1000)  # the same split for the second process
     mlflow.set_tracking_uri("sqlite:///mlflow.db?timeout=60")
     mlflow.set_experiment("tutorial")
-    storage = optuna.storages.RDBStorage("sqlite:///optuna.db", engine_kwargs={"connect_args": {"timeout": 60}})
     study = optuna.create_study(
         study_name="tutorial",
-        storage=storage,
+        storage="sqlite:///optuna.db?timeout=60",
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=seed),

@@ -59,10 +59,10 @@ def main():
     if len(sys.argv) > 4:
         torch.set_num_threads(int(sys.argv[4]))
     train_set, val_set = data()
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db?timeout=60")
     mlflow.set_experiment("tutorial")
     study = optuna.create_study(
-        study_name="tutorial", storage="sqlite:///optuna.db", direction="maximize", load_if_exists=True
+        study_name="tutorial", storage="sqlite:///optuna.db?timeout=60", direction="maximize", load_if_exists=True
     )
     epochs_done = 0
 

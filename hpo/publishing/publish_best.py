@@ -34,6 +34,7 @@ from hpo.study_file.spec import StudySpec
 from hpo.tracking import sync
 from hpo.tracking.runs import study_tags
 from hpo.tracking.sync import Tracker
+from hpo.tracking.ui import SQLITE
 from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 CHAMPION = "champion"
 WHITE = 255.0  # in image files of 8 bits, however dark all of them are
 DUE = Published(said="not published", failed=True)  # noted first, so that `hpo sync` knows of a model it must log
-PATIENCE = 30.0  # seconds MLflow has to answer before the model is only scored
+PATIENCE, PATIENCE_HERE = 30.0, 300.0  # seconds MLflow has to answer; a file of this machine, however busy it is
 ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -64,7 +65,7 @@ class Place:
     def of(cls, tracker: Tracker | None, folders: Folders) -> Place:
         if tracker is None:
             return cls("", None)
-        tracker.drain(PATIENCE)
+        tracker.drain(PATIENCE_HERE if tracker.uri.startswith(SQLITE) else PATIENCE)
         return cls(tracker.uri, tracker.parent(folders.journal))
 
 
