@@ -100,11 +100,7 @@ def compare(
 
     strategies, seeds: instead of the first study's own; rescore: the best trials' test score and fresh seeds. Raises HpoError.
     """
-    from hpo.commands.compare import (
-        compare_strategies,
-        compare_studies,
-        deliver,
-    )  # matplotlib, which `run` begins without
+    from hpo.commands.compare import compare_and_deliver  # matplotlib, which `run` begins without
 
     names = f"[{', '.join(strategies)}]" if strategies else None
     flags = {"compare.strategies": names, "compare.seeds": seeds, "workers": workers, "device": device}
@@ -112,12 +108,7 @@ def compare(
     progress = ComparisonProgress(spec, terminal)
     options = RunOptions(state_folder(spec, state), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS):
-        if other is None:
-            compared = compare_strategies(spec, options, rescore)
-        else:
-            compared = compare_studies(spec, _spec(other, sets, flags), options, rescore)
-    deliver(spec, compared)
-    return compared
+        return compare_and_deliver(spec, None if other is None else _spec(other, sets, flags), options, rescore)
 
 
 def _telling(on_event: Callable[[Event], None]) -> Listener:

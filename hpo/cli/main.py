@@ -154,7 +154,7 @@ def compare(
         request = replace(request, study=first)
     spec = request.spec(flags)
     from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
-    from hpo.commands.compare import compare_strategies, compare_studies, deliver
+    from hpo.commands.compare import compare_and_deliver
     from hpo.commands.run import RunOptions
     from hpo.comparison import text
 
@@ -162,11 +162,7 @@ def compare(
     progress = ComparisonProgress(spec, terminal)
     options = RunOptions(request.folder(spec), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS):
-        if other is None:
-            compared = compare_strategies(spec, options, not no_rescore)
-        else:
-            compared = compare_studies(spec, other, options, not no_rescore)
-    deliver(spec, compared)
+        compared = compare_and_deliver(spec, other, options, not no_rescore)
     if as_json:
         click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))
         return

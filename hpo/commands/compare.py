@@ -73,6 +73,20 @@ class Compared:
         return pd.DataFrame([asdict(one) for one in self.comparison.results])
 
 
+def compare_and_deliver(spec: StudySpec, other: StudySpec | None, options: RunOptions, rescore: bool) -> Compared:
+    """The strategies of a study, or two studies; MLflow gets the report. An outage costs a warning, not the comparison."""
+    if other is None:
+        compared = compare_strategies(spec, options, rescore)
+    else:
+        compared = compare_studies(spec, other, options, rescore)
+    patience = 0.0 if compared.results[0].undelivered else DELIVERY_SECONDS  # it has been waited for already
+    try:
+        sync_these(spec, [result.folders for result in compared.results], patience, title(spec))
+    except HpoError as error:
+        log.warning("%s", error)
+    return compared
+
+
 def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
     """Run what is missing, then compare at equal epochs. rescore: also score the best trials on the test split and fresh seeds.
 
@@ -344,12 +358,3 @@ def write_report(spec: StudySpec, result: Result, comparison: Comparison) -> Pat
     with replace_file(folder / "report.html") as draft:
         draft.write_text(comparison_document(spec.name, comparison), encoding="utf-8")
     return folder / "report.html"
-
-
-def deliver(spec: StudySpec, compared: Compared) -> None:
-    """Bring the report of a comparison into MLflow; an outage costs a warning, not the comparison."""
-    patience = 0.0 if compared.results[0].undelivered else DELIVERY_SECONDS  # it has been waited for already
-    try:
-        sync_these(spec, [result.folders for result in compared.results], patience, title(spec))
-    except HpoError as error:
-        log.warning("%s", error)
