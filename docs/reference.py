@@ -25,9 +25,8 @@ from hpo.cli.options import StudyVerb
 from hpo.core import Trial
 from hpo.errors import HpoError
 from hpo.formatting import written
-from hpo.study_file.fields import Kind, Plain, Record, Several, options
+from hpo.study_file.fields import Kind, Plain, Record, Several, WrittenDomain, options
 from hpo.study_file.reader import template
-from hpo.study_file.space_reader import WrittenDomain
 from hpo.study_file.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
