@@ -98,7 +98,7 @@ class Recipe:
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
         """From what `asdict` gave, after it was JSON."""
         paths = {name: Path(value) for name in ("data", "folder") if (value := fields[name])}
-        return cls(**{**fields, **paths})
+        return cls(**{**fields, **paths, "metrics": tuple(fields["metrics"])})
 
 
 def scores(text: str) -> list[dict[str, float]]:
