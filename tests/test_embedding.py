@@ -170,7 +170,7 @@ def test_a_notebook_shows_the_best_trials_and_the_best_so_far_and_any_figure_of_
         re.findall(r"--\w+", shown.split("<svg")[0])
     )
     assert result.figure("best-so-far").get_axes()[0].get_ylabel() == "val_accuracy"
-    with pytest.raises(BadInput, match="got none; there are: best-so-far, learning-curves, best-learning, slice-0"):
+    with pytest.raises(BadInput, match="got none; there are: best-so-far, learning-curves, slice-0, "):
         result.figure("none")
 
 
