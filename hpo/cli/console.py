@@ -199,9 +199,8 @@ def trial_line(trial: Trial, goal: Goal, constants: Mapping[str, object]) -> str
     seconds = sum(report.seconds for report in trial.reports)
     epochs = f"{count(trial.epoch, 'epoch'):>10}"
     value, cost = f"{shown(goal.value(trial)):>7}{read_at(trial, goal)}", f"{epochs}  {seconds:6.1f} s"
-    line = (
-        f"trial {trial.number:>3}  {word(trial):<8}  {goal.metric} {value}  {cost}  {varying(trial.params, constants)}"
-    )
+    head = f"trial {trial.number:>3}  {word(trial):<8}  {goal.metric} {value}  {cost}"
+    line = f"{head}  {varying(trial.params, constants)}"
     return f"{line}  {trial.error}" if trial.error else line
 
 

@@ -168,9 +168,8 @@ def compare(
         return
     lines = text.lines(compared.comparison, *([terminal.width] if terminal.is_terminal else []))
     terminal.print(*lines, sep="\n", markup=False)
-    terminal.say(
-        f"trained {progress.trained} epochs for {progress.charged} charged, this time, without the fresh seeds"
-    )
+    charged = f"for {progress.charged} charged, this time, without the fresh seeds"
+    terminal.say(f"trained {progress.trained} epochs {charged}")
     terminal.say(f"report, and what the columns mean: {compared.report}")
 
 

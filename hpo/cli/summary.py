@@ -194,9 +194,8 @@ def show_status(spec: StudySpec, state: Path, only: Filter, watch: bool, as_json
     drawn = watch and terminal.is_terminal and not as_json
     with Live(console=terminal, auto_refresh=False) if drawn else nullcontext() as screen:
         while True:
-            studies = [
-                one for one in statuses(spec, state, only) if only[0] == CONFIRM or one.folders.strategy != CONFIRM
-            ]
+            found = statuses(spec, state, only)
+            studies = [one for one in found if only[0] == CONFIRM or one.folders.strategy != CONFIRM]
             if as_json:
                 terminal.print_json(json.dumps([status_json(one) for one in studies]), ensure_ascii=True)
             elif screen is not None:

@@ -139,9 +139,8 @@ def refuse_unpaired(spec: StudySpec, other: StudySpec) -> None:
         mistakes.append(Mistake(other.place("name"), rule, other.name, "give one of them another"))
     ours, theirs = (f"{metric.name}, {metric.goal}, at {metric.at}" for metric in (spec.metric, other.metric))
     if ours != theirs:
-        mistakes.append(
-            Mistake(other.place("metric"), f"must be that of {first} ({ours})", theirs, "make them the same")
-        )
+        rule = f"must be that of {first} ({ours})"
+        mistakes.append(Mistake(other.place("metric"), rule, theirs, "make them the same"))
     data = [load_dataset(one.data, one.base_seed) if one.data is not None else None for one in (spec, other)]
     if None in data or len({one.digest for one in data if one is not None}) > 1:
         said = [one.counted if one is not None else "the trainer's own" for one in data]

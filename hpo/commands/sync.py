@@ -126,7 +126,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
         print(f"MLflow runs at {without_password(uri)}")
         return
     refuse_busy_port(port)
-    words = f"-m mlflow ui --host 127.0.0.1 --port {port} --workers 1".split()
+    words = [sys.executable, *f"-m mlflow ui --host 127.0.0.1 --port {port} --workers 1".split()]
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -136,9 +136,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     for ends in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(
-            [sys.executable, *words], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             if (shown := address(server, port, spec)) is not None:
                 print(f"{shown}  (Ctrl-C ends it)", flush=True)

@@ -257,9 +257,8 @@ class Driver:
         if (end := self.trainings.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
             for trial in search.running(key):
                 failed = Ended(self.clock(), trial.number, end.state, end.outcome, end.error)
-                self._record(
-                    search, failed if end.state is State.FAILED else completed(trial, search.goal, self.clock())
-                )
+                ended = failed if end.state is State.FAILED else completed(trial, search.goal, self.clock())
+                self._record(search, ended)
             search.release(key)
 
     # -- how searches begin and end

@@ -81,10 +81,8 @@ def open_studies(
 ) -> list[OpenStudy]:
     """trials: the new target; max_running: the most trials of one study at a time."""
     studies = [open_study(*three, trials, max_running) for three in zip(assembled, folders, journals, strict=True)]
-    targets = (target_trials(one.spec, one.journal, None) for one in studies)
-    for note in dict.fromkeys(
-        note for pair in zip(studies, targets, strict=True) for note in notes(pair[0].spec, pair[1])
-    ):
+    said = [note for one in studies for note in notes(one.spec, target_trials(one.spec, one.journal, None))]
+    for note in dict.fromkeys(said):
         log.warning("%s", note)
     return studies
 
@@ -199,9 +197,7 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     """The study as its journal has it, ready to continue."""
     spec = components.spec
     study, target = journal.study(), target_trials(spec, journal, trials)
-    retried = [
-        one for one in noted_retries(journal) if one in study.replaced or allowed(spec, study.trials[one].params)
-    ]
+    retried = [n for n in noted_retries(journal) if n in study.replaced or allowed(spec, study.trials[n].params)]
     budget = affordable(spec, None if target is None else target + len(retried))
     name = journal.path.parent.name
     goal = spec.goal

@@ -95,9 +95,8 @@ class Result:
         """Raises NoResult where no trial has a score."""
         best = self.spec.goal.best(self.study.trials)
         if best is None:
-            raise NoResult(
-                f"{self.folders.run}: no trial has a {self.spec.metric.name}; see `hpo status` for what went wrong"
-            )
+            none = f"no trial has a {self.spec.metric.name}; see `hpo status` for what went wrong"
+            raise NoResult(f"{self.folders.run}: {none}")
         return best
 
     def trial(self, number: int) -> Trial:
@@ -358,9 +357,8 @@ def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[
         names = zip(("strategy", "seed"), only, strict=True)
         which = " and ".join(f"{name} {one}" for name, one in names if one is not None)
         place = state / "studies" / spec.name
-        raise NoResult(
-            f"{place}: no study of {which or 'this name'} has been run; `{command('run', spec, state)}` begins one"
-        )
+        none = f"no study of {which or 'this name'} has been run"
+        raise NoResult(f"{place}: {none}; `{command('run', spec, state)}` begins one")
     return studies
 
 

@@ -82,9 +82,8 @@ class Search:
         """Trainings of trials paused at a rung, with their place there from 0, the best: early stopping continues these."""
         at_rung = (self.study.trials[number] for number in self.study.paused)
         for trial in (trial for trial in at_rung if trial.epoch >= trial.until):
-            costs = [
-                self.goal.cost(one.reports[trial.epoch - 1]) for one in self.study.trials if one.epoch >= trial.epoch
-            ]
+            as_far = [one for one in self.study.trials if one.epoch >= trial.epoch]
+            costs = [self.goal.cost(one.reports[trial.epoch - 1]) for one in as_far]
             yield trial.training, sum(cost < self.goal.cost(trial.reports[-1]) for cost in costs) / len(costs)
 
     def finalist(self) -> Trial | None:

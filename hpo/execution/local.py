@@ -66,9 +66,8 @@ class LocalExecutor:
         end = None if timeout is None else self._clock() + timeout
         while True:
             handles = [handle for worker in self._workers for handle in (worker.pipe, worker.sentinel)]
-            active = connection.wait(
-                handles, seconds_until(self._clock(), [end], [one.running for one in self._workers])
-            )
+            jobs = [one.running for one in self._workers]
+            active = connection.wait(handles, seconds_until(self._clock(), [end], jobs))
             messages = [message for index in range(self.slots) for message in self._receive(index, active)]
             if messages or (end is not None and self._clock() >= end):
                 return messages

@@ -295,9 +295,8 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
         return path
     if changes := other_versions(study.journal, trial.training, components.numerics):
         remedy = "go back to that, or set the study aside with --fresh"
-        raise EnvironmentFailed(
-            Mistake(str(path), "is gone, and is made by the same versions only", ", ".join(changes), remedy)
-        )
+        rule = "is gone, and is made by the same versions only"
+        raise EnvironmentFailed(Mistake(str(path), rule, ", ".join(changes), remedy))
     path.unlink(missing_ok=True)
     start = checkpoints.newest(folders.trainings, trial.training, epoch)
     _, seed = components.identity()(trial.params, trial.repeat)

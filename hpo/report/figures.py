@@ -137,12 +137,10 @@ def compared(comparison: Comparison) -> Figure:
     late = [value for b in bands.values() for part in (b.low, b.high) for value in part[np.isfinite(part)]]
     low, high = window([float(value) for value in late], comparison.goal)
     finals = [float(b.median[-1]) for b in bands.values()]
-    for place, ((name, b), end) in enumerate(
-        zip(bands.items(), spread(finals, (high - low) * 0.06, low, high), strict=True)
-    ):
-        colour = SERIES[place % len(SERIES)]
+    ends, looks = spread(finals, (high - low) * 0.06, low, high), zip(itertools.cycle(SERIES), itertools.cycle(DASHES))
+    for (name, b), end, (colour, dashes) in zip(bands.items(), ends, looks, strict=False):
         axes.fill_between(b.epochs, b.low, b.high, step="post", color=colour, alpha=0.13, lw=0)
-        axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=DASHES[place % len(DASHES)])
+        axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=dashes)
         label(axes, comparison.budget, end, name, colour, weight="bold")
     if comparison.twice is not None and low <= comparison.twice.median <= high:
         axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
@@ -208,9 +206,8 @@ def learning(reports: Sequence[Report]) -> Figure:
     """Losses on the left, the other validation metrics that lie in [0, 1] on the right."""
     names = [name for name in reports[-1].metrics if all(name in report.metrics for report in reports)]
     losses = [name for name in names if name.endswith("_loss")]
-    shares = [
-        n for n in names if n.startswith("val_") and n not in losses and all(0 <= r.metrics[n] <= 1 for r in reports)
-    ]
+    others = [name for name in names if name.startswith("val_") and name not in losses]
+    shares = [name for name in others if all(0 <= report.metrics[name] <= 1 for report in reports)]
     groups = [group for group in (losses, shares) if group]
     figure = Figure(figsize=(7.6, 2.9), layout="constrained")
     for place, group in enumerate(groups):

@@ -30,9 +30,7 @@ def searched(space: Space) -> list[Parameter]:
 
 
 def numeric(domain: Domain) -> bool:
-    return isinstance(domain, Range) or all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values
-    )
+    return isinstance(domain, Range) or {int, float}.issuperset(map(type, domain.values))
 
 
 def within(study: Study, space: Space) -> list[Trial]:

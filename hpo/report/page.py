@@ -123,10 +123,8 @@ def _svg(figure: Figure, label: str) -> str:
         text = text.replace(colour, f"var(--{name})")
     text = re.sub(r"\s*\n\s*", "\n", text)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]  # it writes one
-    head = (
-        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width} {height}" style="--width:{width}px">'
-    )
-    return head + text[text.index(">") + 1 :]
+    size = f'viewBox="0 0 {width} {height}" style="--width:{width}px"'
+    return f'<svg role="img" aria-label="{html.escape(label)}" {size}>' + text[text.index(">") + 1 :]
 
 
 def _printed(write: Callable[..., object], **options: object) -> bytes:

@@ -241,9 +241,8 @@ def range_faults(
         if log:
             faults.append(Mistake("step", "cannot be combined with log", exact(step), "use count, or choices"))
         if 0 < high - low < step:
-            faults.append(
-                Mistake("step", f"must not be above max - min ({exact(rounded(high - low, 12))})", exact(step))
-            )
+            most = exact(rounded(high - low, 12))
+            faults.append(Mistake("step", f"must not be above max - min ({most})", exact(step)))
     return faults
 
 

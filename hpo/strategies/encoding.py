@@ -79,10 +79,8 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
     pooled = [kind != NONE for kind in of("pool")]
     dense = int(setting(params, PARAMETERS, "dense_layers"))
     behind = [math.log2(float(of_part(params, i, "dense_units"))) for i in range(1, dense + 1)]
-    flat = next(row for row in network.rows if isinstance(row.layer, Flatten)).shape
-    last = next(
-        (row.shape for row in reversed(network.rows[: _flatten(network)]) if len(row.shape) == 3), network.shape
-    )
+    flatten = next(i for i, row in enumerate(network.rows) if isinstance(row.layer, Flatten))
+    maps = [network.shape, *(row.shape for row in network.rows[:flatten] if len(row.shape) == 3)]
     activation = setting(params, PARAMETERS, "activation")
     outputs = next(row for row in reversed(network.rows) if isinstance(row.layer, Dense))
     return {
@@ -106,8 +104,8 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
         "dense layers": float(dense),
         "dense width": fmean(behind) if behind else 0.0,
         "dropout": float(setting(params, PARAMETERS, "dropout")) * (dense > 0),
-        "last map": math.log(last[1] * last[2]) / 2,
-        "flat": math.log(math.prod(flat)),
+        "last map": math.log(maps[-1][1] * maps[-1][2]) / 2,
+        "flat": math.log(math.prod(network.rows[flatten].shape)),
         "learned": math.log(network.parameters),
         "multiply-adds": math.log(network.multiply_adds),
         "last layer": math.log(outputs.parameters),
@@ -153,10 +151,6 @@ def _regularization(params: Params) -> dict[str, float]:
 
 def _number(params: Params, name: str) -> float:
     return float(setting(params, TRAINING, name))
-
-
-def _flatten(network: Summary) -> int:
-    return next(i for i, row in enumerate(network.rows) if isinstance(row.layer, Flatten))
 
 
 _POINT: Final = tuple(named({}, Images((1, 8, 8), 2, 100)))

@@ -41,9 +41,8 @@ DOUBT: Final = 0.5  # how strongly a blend is drawn to the mean of all tasks
 OWN: Final = 7.0  # how much more an earlier study may weigh than a task of the package
 
 Network = tuple[tuple[Array, Array], ...]  # (weights, bias) of each layer
-Experience = tuple[
-    Array, Array
-]  # of a study: features (n, D) of points at epochs, and what was read there (n,), as of a task
+# of a study: features (n, D) of points at epochs, and what was read there (n,), as of a task
+Experience = tuple[Array, Array]
 
 
 class Prior(Protocol):

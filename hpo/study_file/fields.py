@@ -343,9 +343,8 @@ def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: s
         if key not in known:
             gone = other_tools(f"no longer in {noun}").get(key)
             remedy = gone or instead(key, list(known), _other_words(section, noun))
-            mistakes.note(
-                node.key_place(key), inner, f"is {'no longer' if gone else 'not'} a key of {noun}", "", remedy
-            )
+            rule = f"is {'no longer' if gone else 'not'} a key of {noun}"
+            mistakes.note(node.key_place(key), inner, rule, "", remedy)
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
             if value is not None:

@@ -112,9 +112,7 @@ class EarlyStopping:
     )
     min_epochs: int = option(_COUNT, 1, "no trial is stopped before this epoch")
     reduction: int = option(
-        number(2, 100, whole=True),
-        3,
-        "asha: one in this many continues; predictive: factor between rungs",
+        number(2, 100, whole=True), 3, "asha: one in this many continues; predictive: factor between rungs"
     )
     interval: int = option(_COUNT, 1, "median: epochs between two judgements")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")

@@ -97,10 +97,9 @@ class MlflowStore:
     def upload(self, run: str, name: str, content: bytes) -> None:
         folder, _, file = name.rpartition("/")
         with scratch() as place:
-            (place / file).write_bytes(content)
-            self._try(
-                run, f"artifact {name}", lambda: self._client.log_artifact(run, str(place / file), folder or None)
-            )
+            path = place / file
+            path.write_bytes(content)
+            self._try(run, f"artifact {name}", lambda: self._client.log_artifact(run, str(path), folder or None))
 
     def remove(self, run: str) -> None:
         self._try(run, "removal", lambda: self._client.delete_run(run))

@@ -143,9 +143,8 @@ def _diverged(course: Course, error: str) -> Diagnosis:
 
 
 def _exploding(course: Course) -> str | None:
-    ratios = [
-        (r.metrics[name], r.epoch, name) for r in course.reports for name in course.of("ratio") if name in r.metrics
-    ]
+    names = course.of("ratio")
+    ratios = [(r.metrics[name], r.epoch, name) for r in course.reports for name in names if name in r.metrics]
     ratio, epoch, name = max(ratios, key=lambda each: each[0], default=(0.0, 0, ""))
     if course.learned or ratio <= EXPLODES:
         return None
@@ -228,9 +227,8 @@ def _stuck(course: Course) -> str | None:
 
 def _one_class(course: Course) -> str | None:
     """Of k classes that occur one is always predicted: its recall is 1 and its F1 is 2 a / (a + 1), all others are 0."""
-    accuracy, balanced, f1 = (
-        course.last.get(f"val_{name}", 0.0) for name in ("accuracy", "balanced_accuracy", "macro_f1")
-    )
+    names = "accuracy", "balanced_accuracy", "macro_f1"
+    accuracy, balanced, f1 = (course.last.get(f"val_{name}", 0.0) for name in names)
     classes = round(1 / balanced) if balanced > 0 else 0
     same = math.isclose(balanced * classes, 1) and math.isclose(f1 * classes, 2 * accuracy / (accuracy + 1))
     if classes < 2 or not same:

@@ -82,9 +82,8 @@ class Recipe:
         data = replace(data, besides=self.besides(data.dataset))
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
         targets = data.targets[data.splits["train"]]
-        return Setup(
-            self.model, function, data, Loss.of(self.loss, data.dataset.outputs, targets, weights), self.precision
-        )
+        loss = Loss.of(self.loss, data.dataset.outputs, targets, weights)
+        return Setup(self.model, function, data, loss, self.precision)
 
     def besides(self, data: Dataset) -> Besides:
         """What measures the metrics that the study names. Raises BadInput."""

@@ -104,9 +104,7 @@ def _fetched(name: str, known: Openml) -> tuple[Array, Array]:
             warnings.simplefilter("ignore")  # about retries, whose end becomes the error below
             # The types are ours because scikit-learn 1.9's own break with pandas 3.1 (scikit-learn#34892).
             types = {**dict.fromkeys(range(known.pixels), np.float32), known.pixels: str}
-            bunch = fetch_openml(
-                known.name, version=1, as_frame=False, cache=True, n_retries=1, read_csv_kwargs={"dtype": types}
-            )
+            bunch = fetch_openml(known.name, version=1, as_frame=False, n_retries=1, read_csv_kwargs={"dtype": types})
             return np.asarray(bunch.data), np.asarray(bunch.target).astype(np.int64)
     except MemoryError:
         raise

@@ -96,9 +96,8 @@ def _refuse_parts_as_classes(folders: Sequence[Path], root: Path) -> None:
 def folder_names(folder: Path) -> list[str]:
     """Of its sub-folders. Raises OSError."""
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not ignored_folder(Path(entry))
-        )
+        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return [name for name in names if not ignored_folder(folder / name)]
 
 
 def _folders(folder: Path, root: Path) -> list[Path]:

@@ -209,9 +209,8 @@ def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
     files, headers, unusable = _with_headers(class_files(root), root, spec)
     paths, names, parts = zip(*files, strict=True)
-    wanted = Pixels(
-        _shape(root, paths, headers, spec), _depth(root, paths, headers), bool(spec.resize), spec.background
-    )
+    shape, depth = _shape(root, paths, headers, spec), _depth(root, paths, headers)
+    wanted = Pixels(shape, depth, bool(spec.resize), spec.background)
     cut = sum(one.cut for one in headers)
     notes = [left_out(unusable)] if unusable else []
     notes += [f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz"] if cut else []

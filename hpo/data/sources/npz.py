@@ -57,9 +57,8 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
         for image, label in pairs.values():
             mistakes += [*_image_mistakes(image, spec), *_target_mistakes(label, image, spec)]
         if names and (names.dtype.hasobject or len(names.shape) != 1 or names.shape[0] > MOST_CLASSES):
-            mistakes.append(
-                Mistake(names.place, "must be a list of texts", f"{names.dtype} {names.shape}", "save texts")
-            )
+            got = f"{names.dtype} {names.shape}"
+            mistakes.append(Mistake(names.place, "must be a list of texts", got, "save texts"))
         if mistakes:
             raise BadInput(*mistakes)
         refuse_above(str(path), sum(m.bytes for m in members), available, "hand over fewer rows, or images as uint8")
