@@ -42,6 +42,7 @@ from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStu
 from hpo.tracking.study_sync import Outage
 from hpo.tracking.sync import Sync
 from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_line
+from hpo.training.diagnosis import diagnosis_of
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
 
@@ -262,10 +263,11 @@ def test_a_trial_that_rests_at_a_reused_epoch_lasts_no_less_than_nothing() -> No
 def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(one: TrackedStudy, script: Script) -> None:
     script.complete()
     script.start()
-    one = replace(one, diagnose=lambda trial: ("overfits", f"val loss rose after {trial.epoch} epochs"))
     server = delivered(one, script, live=True)
-    assert child(server, 0).tags["hpo.diagnosis"] == "overfits"
-    assert child(server, 0).tags["mlflow.note.content"] == "val loss rose after 3 epochs"
+    diagnosis = diagnosis_of(script.study.trials[0])
+    assert diagnosis is not None
+    assert child(server, 0).tags["hpo.diagnosis"] == diagnosis.tag == "healthy"
+    assert child(server, 0).tags["mlflow.note.content"] == diagnosis.sentence
     assert "hpo.diagnosis" not in child(server, 1).tags
 
 

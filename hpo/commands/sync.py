@@ -17,7 +17,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
-from hpo.core import Trial
 from hpo.engine import components
 from hpo.engine.changes import refuse_other_code
 from hpo.engine.result import PUBLISHED, as_counted, command, read_result
@@ -30,12 +29,9 @@ from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
 from hpo.tracking.sync import Tracker, sync
 from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
-from hpo.training.diagnosis import diagnosis_of
 
 
-def sync_these(
-    spec: StudySpec, studies: Sequence[Folders], timeout: float = 60.0, comparison: str | None = None
-) -> str:
+def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60, comparison: str | None = None) -> str:
     """Deliver what MLflow has not got; returns a line for the user. comparison: the title of the one they belong to.
 
     Raises EnvironmentFailed if it does not answer, Conflict while a driver runs one of them.
@@ -98,14 +94,8 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
         experiment=spec.tracking.experiment,
         source=str(spec.path or "study.yaml"),
         registered=registered(spec) if comparison is None else None,  # those that are compared are not published
-        diagnose=tag_and_sentence,
         comparison=comparison,
     )
-
-
-def tag_and_sentence(trial: Trial) -> tuple[str, str] | None:
-    diagnosis = diagnosis_of(trial)
-    return (diagnosis.tag, diagnosis.sentence) if diagnosis is not None else None
 
 
 # -- ui

@@ -13,12 +13,13 @@ import getpass
 import os
 import posixpath
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Reported, Scored, State, Study, Trial, digest
 from hpo.formatting import count, finite
+from hpo.training.diagnosis import diagnosis_of
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
 
@@ -28,8 +29,6 @@ NO_DRIVER = "none"  # hpo.driver of a study that no process drives
 DRIVER = "hpo.driver"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
-
-Diagnose = Callable[[Trial], tuple[str, str] | None]  # -> tag, sentence
 
 
 def user_name() -> str:
@@ -74,7 +73,6 @@ class TrackedStudy:
     experiment: str | None = None  # the study's name if None
     source: str = "study.yaml"
     registered: str | None = None  # name the best model is registered under
-    diagnose: Diagnose | None = None
     comparison: ComparisonInfo | None = None
     user: str = field(default_factory=user_name)
     driver: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
@@ -209,9 +207,9 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
         tags["hpo.outcome"] = str(trial.outcome)
     last = max([trial.started, *(report.time for report in trial.reports[-1:])])  # one that is reused may be older
     notes = [trial.error] if trial.error else []
-    if state != State.RUNNING and tracked.diagnose and (finding := tracked.diagnose(trial)):
-        tags["hpo.diagnosis"] = finding[0]
-        notes.append(finding[1])
+    if state != State.RUNNING and (diagnosis := diagnosis_of(trial)) is not None:
+        tags["hpo.diagnosis"] = diagnosis.tag
+        notes.append(diagnosis.sentence)
     if notes:
         tags[NOTE] = "\n\n".join(notes)
     return Run(
