@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from hpo import provenance
-from hpo.commands.reproduce import OnEpoch, one_worker, train_job
+from hpo.commands.reproduce import one_worker, train_job
 from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Params, Scored, Trial, Value, digest, training_seed
 from hpo.data.dataset import Dataset, standards
@@ -35,7 +35,7 @@ from hpo.formatting import count, decimals
 from hpo.journal import Journal
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
-from hpo.publishing.publish_best import Place, note, noted, order_for, publish, registered
+from hpo.publishing.publish_best import OnEpoch, Place, note, noted, order_for, publish, registered
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
@@ -161,7 +161,7 @@ class Refit:
     known: bool = False
 
 
-def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda report: None) -> Refit:
+def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch) -> Refit:
     """Train the best trial on train and val, score it on test, register it. Twice is the same as once.
 
     Raises BadInput where there are no splits, NoResult where it does not train, Conflict while a driver has the study.

@@ -23,11 +23,10 @@ from hpo.strategies.points import CONFIRM, Point, frozen
 from hpo.study_file.spec import Budget, StudySpec
 
 Finalists = tuple[StudySpec, Mapping[str, object], list[Params]]  # a study, its environment, its points to train again
+FreshValues = dict[Point, list[Repetition]]
 
 
-def fresh_values(
-    finalists: Sequence[Finalists], seeds: int, options: RunOptions
-) -> list[dict[Point, list[Repetition]]]:
+def fresh_values(finalists: Sequence[Finalists], seeds: int, options: RunOptions) -> list[FreshValues]:
     """For each study, its points' repetitions with `seeds` fresh training seeds."""
     specs = [confirming(*one, seeds) for one in finalists]
     results = run_all(specs, replace(options, trials=None, fresh=False, publish=False))
@@ -58,9 +57,9 @@ def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequen
     return replace(again, seed=int(name[:8], 16))
 
 
-def values_of(result: Result, seeds: int) -> dict[Point, list[Repetition]]:
+def values_of(result: Result, seeds: int) -> FreshValues:
     goal = replace(result.spec.goal, epochs=())  # each is read at the length it was given
-    values: dict[Point, list[Repetition]] = {frozen(params): [] for params in result.spec.start_with}
+    values: FreshValues = {frozen(params): [] for params in result.spec.start_with}
     for trial in result.study.with_state(State.COMPLETE, State.FAILED):
         if trial.repeat <= seeds:
             value = goal.value(trial) if trial.state is State.COMPLETE else trial.outcome

@@ -130,7 +130,7 @@ def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda tex
     return predictions
 
 
-def _ratio(model: Model, files: Sequence[Path]) -> float:
+def _ratio(model: Model, files: list[Path]) -> float:
     """What brings the files' pixels to the data's scale; 1 where they are on it. Raises BadInput for unbounded ones."""
     if model.pixels.dtype == "uint8" and model.largest >= FEW_LEVELS:
         return 1.0
@@ -143,9 +143,7 @@ def _ratio(model: Model, files: Sequence[Path]) -> float:
     return 1.0
 
 
-def _chunks(
-    model: Model, files: Sequence[Path], unusable: list[Mistake | str]
-) -> Iterator[tuple[Sequence[Path], Array]]:
+def _chunks(model: Model, files: list[Path], unusable: list[Mistake | str]) -> Iterator[tuple[Sequence[Path], Array]]:
     """The files that are images, and their pixels, CHUNK_BYTES at a time; at the end all mistakes at once."""
     size = max(1, CHUNK_BYTES // int(np.prod(model.pixels.shape)))
     mistakes: list[Mistake | str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,9 @@ from hpo.errors import HpoError, NoResult
 from hpo.files import scratch
 from hpo.formatting import count
 from hpo.journal import Journal
-from hpo.publishing.publish_best import restore, run_job
+from hpo.publishing.publish_best import OnEpoch, restore, run_job
 from hpo.study_file.spec import StudySpec
 from hpo.training import checkpoints
-
-OnEpoch = Callable[[Report], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +145,7 @@ def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
     started: Mapping[str, Value] = {}
     for other in sorted(studies_of(here.state, here.name), key=lambda one: one != here):
         environment: Mapping[str, Value] = {}
-        with (
-            suppress(HpoError),
-            Journal.open(other.journal, read_only=True) as journal,
-        ):  # another study's may be broken
+        with suppress(HpoError), Journal.open(other.journal, read_only=True) as journal:  # another's may be broken
             for _, event in journal.events():
                 if isinstance(event, Opened):
                     environment = event.environment

@@ -257,7 +257,8 @@ def end_unfinished(spec: StudySpec, journal: Journal, now: Environment) -> None:
         else:
             forbidden.append(trial.number)
             error = "not continued: the study file no longer allows it"
-        journal.append(Ended(_last_seen(trial), trial.number, State.PRUNED, error=error))
+        last = trial.reports[-1].time if trial.reports else trial.started  # the time since then is nobody's
+        journal.append(Ended(last, trial.number, State.PRUNED, error=error))
     if forbidden:
         which = f"{count(len(forbidden), 'unfinished trial')} ({listed(list(map(str, forbidden)))})"
         log.warning("%s: the study file no longer allows %s; they end as pruned", journal.path.parent, which)
@@ -272,8 +273,3 @@ def other_versions(journal: Journal, training: str, now: Environment) -> list[st
         elif isinstance(event, Started) and event.training == training:
             break
     return provenance.differences(environment, now, provenance.TRAINED_BY)
-
-
-def _last_seen(trial: Trial) -> float:
-    """When it last did something: the time since then is nobody's."""
-    return trial.reports[-1].time if trial.reports else trial.started

@@ -16,24 +16,21 @@ from hpo.core import Outcome, TrainingFailed
 from hpo.models import layers as plain
 from hpo.models.layers import GATES, Layer, Shape, Summary, shapes
 
-_PADS: Final = {
+Modules = dict[str, Callable[..., nn.Module]]
+
+_PADS: Final[Modules] = {
     "zeros": nn.ZeroPad2d,
     "replicate": nn.ReplicationPad2d,
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-_POOLS: Final[dict[str, Callable[..., nn.Module]]] = {
+_POOLS: Final[Modules] = {
     "max": nn.MaxPool2d,
     "average": nn.AvgPool2d,
     "global": lambda size, stride: nn.AdaptiveAvgPool2d(1),
 }
 _CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-_ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-}
+_ACTIVATIONS: Final[Modules] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 _FORGET: Final = 1  # torch stacks the gates of an LSTM as input, forget, cell, output
 
 

@@ -134,9 +134,9 @@ def _look_in(module_name: str, folders: list[str]) -> None:
             del sys.modules[name]
 
 
-def user_trainer(reference: str, folder: Path | None, place: str = "train") -> Train:
+def user_trainer(reference: str, folder: Path | None) -> Train:
     """A user's generator of reports as a Train; what it yields is checked."""
-    function = resolve(reference, folder, place)
+    function = resolve(reference, folder, "train")
     return lambda job: _reports(function(job), job.start, reference)
 
 

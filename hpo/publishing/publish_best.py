@@ -50,6 +50,8 @@ ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 
+OnEpoch = Callable[[Report], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -243,15 +245,13 @@ def noted(journal: Journal, name: str, model: Mapping[str, Any], place: Place) -
     return Published(**published) if key == known else None
 
 
-def order_for(
-    spec: StudySpec, dataset: Dataset, folders: Folders, trial: Trial, checkpoint: Path, place: Place
-) -> Order:
+def order_for(spec: StudySpec, data: Dataset, folders: Folders, trial: Trial, checkpoint: Path, place: Place) -> Order:
     """For the study's run in MLflow, or only for the score where MLflow is off or away."""
     goal = spec.goal
     report = goal.reading(trial)
     assert report is not None, "a trial that is published has a score"
     return Order(
-        recipe=components.recipe(spec, dataset, "cpu"),
+        recipe=components.recipe(spec, data, "cpu"),
         params=trial.params,
         checkpoint=checkpoint,
         uri=place.uri,
@@ -309,13 +309,11 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
     return path
 
 
-def run_job(
-    executor: Executor, job: Job, on_report: Callable[[Report], None] = lambda report: None
-) -> JobEnded | JobFailed:
+def run_job(executor: Executor, job: Job, on_epoch: OnEpoch = lambda report: None) -> JobEnded | JobFailed:
     """Train one job to its end, while the executor has no other."""
     executor.submit(job)
     while True:
         for message in executor.wait(None):
             if not isinstance(message, Reported):
                 return message
-            on_report(message.report)
+            on_epoch(message.report)

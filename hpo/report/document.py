@@ -102,7 +102,12 @@ class StudyReport:
         return [*_course_pictures(self), *_importance_picture(self), *_slices(self)]
 
     def model_pictures(self) -> list[Picture]:
-        return _model_pictures(self)
+        model = self.model
+        if model is None and self.best is not None:
+            model = ModelFigures(self.best.number)
+        if model is None or not 0 <= model.trial < len(self.study):
+            return []
+        return figures.pictures_of(model, self.study.trials[model.trial].reports)
 
 
 def comparison_document(name: str, comparison: Comparison) -> str:
@@ -224,17 +229,8 @@ def _course_pictures(report: StudyReport) -> list[Picture]:
 
 
 def _best_model(report: StudyReport) -> Html | None:
-    drawn = _model_pictures(report)
+    drawn = report.model_pictures()
     return section("Best trial", *map(figure, drawn)) if drawn else None
-
-
-def _model_pictures(report: StudyReport) -> list[Picture]:
-    model = report.model
-    if model is None and report.best is not None:
-        model = ModelFigures(report.best.number)
-    if model is None or not 0 <= model.trial < len(report.study):
-        return []
-    return figures.pictures_of(model, report.study.trials[model.trial].reports)
 
 
 # -- what mattered -----------------------------------------------------------------------------------------------

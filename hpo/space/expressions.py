@@ -143,9 +143,7 @@ def solutions(
     than `most` partial points would be tried.
     """
     fixed = dict(given)
-    parameters = [
-        replace(one, domain=Choice((fixed[one.name],))) if one.name in fixed else one for one in space.parameters
-    ]
+    parameters = [replace(p, domain=Choice((fixed[p.name],))) if p.name in fixed else p for p in space.parameters]
     own, needed = _listable(parameters, constraints, set(fixed))
     if not own:
         return None

@@ -284,14 +284,12 @@ def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, 
                 break
 
 
-def _nowhere(
-    space: Space, constraints: tuple[Constraint, ...], start_with: Sequence[Params], rng: random.Random
-) -> str:
+def _nowhere(space: Space, constraints: tuple[Constraint, ...], starts: Sequence[Params], rng: random.Random) -> str:
     """What was looked through in vain for a point that meets all of these; "" where there is one, or a run will find out."""
     if solutions(space, constraints) == []:
         return f"none of its {space.size():,} points" if space.size() else "none of its points"
     drawn = (draw(space, constraints, rng) for _ in range(SAMPLES))
-    points = itertools.chain((space.complete(partial, rng) for partial in start_with), drawn)
+    points = itertools.chain((space.complete(partial, rng) for partial in starts), drawn)
     if any(all(constraint.holds(point) for constraint in constraints) for point in points) or space.enumerable:
         return ""
     return f"none of a sample of {SAMPLES:,} points"

@@ -280,22 +280,20 @@ class SpaceReader:
     def _of_model(self, entry: Entry) -> Iterator[Restriction]:
         known = self._known(entry.name)
         for condition in known.when if known is not None else ():
-            parent = self._parent(entry, condition.name)
-            rule = f"has an effect only where {condition.name} is {' or '.join(map(exact, condition.allowed))}"
+            name, parent = condition.name, self._parent(entry, condition.name)
+            rule = f"has an effect only where {name} is {' or '.join(map(exact, condition.allowed))}"
             some = exact(condition.allowed[0])
             if parent is not None:
                 domain = self.written[parent].domain
                 allowed = condition.among(domain)
                 if not allowed:
-                    got, remedy = f"{condition.name}: {domain}", f"leave it out, or add {some} to {condition.name}"
+                    got, remedy = f"{name}: {domain}", f"leave it out, or add {some} to {name}"
                     self.mistakes.note(entry.place, entry.path, rule, got, remedy)
                 yield parent, allowed, f"{entry.path.rpartition('.')[2]} {rule}"
-            elif condition.name in self.known and not (
-                condition.name in self.unread or of_parts(condition.name, self.written)
-            ):
-                default = self.known[condition.name].default
+            elif name in self.known and name not in self.unread and not of_parts(name, self.written):
+                default = self.known[name].default
                 if default is not None and not condition.allows(default):
-                    got, remedy = f"{exact(default)}, its default", f"add {condition.name}: {some}"
+                    got, remedy = f"{exact(default)}, its default", f"add {name}: {some}"
                     self.mistakes.note(entry.place, entry.path, rule, got, remedy)
 
     def _parent(self, entry: Entry, name: str) -> str | None:

@@ -94,14 +94,14 @@ def program(name: str) -> str:
     return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
 
 
-def ui_line(uri: str, experiment: str | None, key: str = TRIALS) -> str:
+def ui_line(uri: str, experiment: str | None) -> str:
     """The one line that opens the UI. experiment: its id, None while MLflow has not answered yet.
 
     A server has an address; a database needs `mlflow ui`, which works from any folder with this option.
     """
     local = not uri.startswith("http")
     base = LOCAL if local else without_password(uri)
-    address = link(base, experiment, key) if experiment is not None else f"{base}/?workflowType=machine_learning"
+    address = link(base, experiment, TRIALS) if experiment is not None else f"{base}/?workflowType=machine_learning"
     if not local:
         return address
     return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}"

@@ -28,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
+Targets = tuple[Array, tuple[str, ...] | None]  # numbers of classes and the names of these, or what is to be predicted
 
 BLOCK_BYTES = 2**23  # what is read in one go: large enough to be fast, small enough for a peak of memory to go unseen
 # ITU-R 601 in 1/65536, as Pillow's convert("L") has it, so that both ways give the same grey
@@ -98,9 +99,7 @@ class Contents:
 # -- targets -----------------------------------------------------------------------------------------------------
 
 
-def labelled(
-    values: Array, spec: DataSpec, place: str, names: Sequence[str] | None = None
-) -> tuple[Array, tuple[str, ...] | None]:
+def labelled(values: Array, spec: DataSpec, place: str, names: Sequence[str] | None = None) -> Targets:
     """Targets (N,) of a source -> class numbers (N,) int64 and class names, or numbers (N,) float32 and None.
 
     names: of the classes 0, 1, ... where the source has them. Without them the labels that occur are the classes,
@@ -150,7 +149,7 @@ def _refuse_where(bad: Array, values: Array, place: str, rule: str, remedy: str)
 def of_arrays(
     place: str | Path,
     arrays: Sequence[Array],
-    targets: tuple[Array, tuple[str, ...] | None],
+    targets: Targets,
     spec: DataSpec,
     parts: Sequence[int] = (),
 ) -> Contents:
