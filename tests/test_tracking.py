@@ -308,7 +308,7 @@ def test_what_mlflow_would_refuse_is_made_legal_and_says_so(one: TrackedStudy) -
     assert len(run.params) == 6
     assert len(run.params["text"]) == LONGEST_PARAM
     assert run.params["text"].endswith(" ... (10000 characters)")
-    assert run.tags["mlflow.note.content"].endswith(" ... (20000 characters)")
+    assert run.tags["mlflow.note.content"].endswith(" ... (20030 characters)")  # the error, and behind it the diagnosis
     assert [str(p.value) for p in run.points if p.name.startswith("loss")] == ["nan"]
 
 
