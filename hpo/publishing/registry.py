@@ -40,9 +40,7 @@ def export_nothing() -> None:
     torch.export.export(nn.Identity(), (torch.zeros(EXAMPLES),))
 
 
-def keep(
-    order: Order, module: nn.Module, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]
-) -> Published:
+def keep(order: Order, net: nn.Module, data: Dataset, score: Callable[[nn.Module], Mapping[str, float]]) -> Published:
     """Log the model on its study's run, score what MLflow gives back, and register it. Raises EnvironmentFailed."""
     assert order.run is not None
     quiet()
@@ -50,7 +48,7 @@ def keep(
         client = MlflowClient(order.uri, order.uri)
         mlflow.set_tracking_uri(order.uri)  # Model.log takes no URI; this process does nothing else
         mlflow.set_registry_uri(order.uri)
-        model = logged(client, order.run, order) or log(client, order, module, data)
+        model = logged(client, order.run, order) or log(client, order, net, data)
         test = score(mlflow.pytorch.load_model(f"models:/{model}"))
         published = Published(test=test, model=f"models:/{model}", said=f"models:/{model}, not registered")
         return published if order.register is None else register(client, order, data, published)
@@ -76,7 +74,7 @@ def logged(client: MlflowClient, run: str, order: Order) -> str | None:
     return None
 
 
-def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) -> str:
+def log(client: MlflowClient, order: Order, net: nn.Module, data: Dataset) -> str:
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
     tags = {"hpo.digest": identity(order), **order.study, "hpo.trial": str(order.trial)}
@@ -90,12 +88,12 @@ def log(client: MlflowClient, order: Order, module: nn.Module, data: Dataset) ->
             flavor=mlflow.pytorch,
             run_id=order.run,
             model_id=model.model_id,
-            pytorch_model=module,
+            pytorch_model=net,
             serialization_format="pt2",
             input_example=np.array(data.images[:EXAMPLES]),
             signature=signature(data),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
-            extra_files=beside(folder, order, module.get_submodule("network"), data),
+            extra_files=beside(folder, order, net.get_submodule("network"), data),
             metadata={**order.study, "hpo.trial": order.trial, **about_images(data)},
         )
     return str(model.model_id)

@@ -63,9 +63,7 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     most = MOST_MISSES if problem.space.enumerable else MOST_MISSES_ENDLESS
     misses = 0
     while misses < most:
-        constraints = (
-            problem.constraints if misses >= MOST_MISSES else ()
-        )  # of many misses, what may meet them is listed
+        constraints = problem.constraints if misses >= MOST_MISSES else ()  # then what may meet them is listed
         params = problem.extended(draw(problem.space, constraints, rng))
         misses += 1
         if frozen(params) not in seen and problem.feasible(params) is None:

@@ -38,10 +38,12 @@ _STRATEGY: Final = one_of(*STRATEGIES, TPE)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC: Final = r"[A-Za-z_][A-Za-z0-9_/ -]*(?:\..+)?"
 _METRIC_NAME: Final = text(_METRIC, "must be a metric's name")
-_METRICS: Final = Several(
-    text(f"{CODE}|{_METRIC}", "must be a metric's name, or package.module:function"), broadcast=True
-)
+_ANY_METRIC: Final = text(f"{CODE}|{_METRIC}", "must be a metric's name, or package.module:function")
+_METRICS: Final = Several(_ANY_METRIC, broadcast=True)
 _LETTERS: Final = "must be letters, digits, . _ and -"
+_NAME: Final = text(NAME, _LETTERS, "digits-cnn")
+_LINE: Final = text(r"[^\n]{1,250}", "must be text of one line")
+_DEVICE: Final = text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1")
 _COLOUR: Final = text("white|black|#[0-9A-Fa-f]{6}", 'must be white, black or a colour as "#ff8800"')
 _ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
 _MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
@@ -154,9 +156,7 @@ class Tracking:
     uri: str | None = option(
         _ADDRESS, None, "address of the store; default: MLFLOW_TRACKING_URI, else mlflow.db beside the study"
     )
-    experiment: str | None = option(
-        text(r"[^\n]{1,250}", "must be text of one line"), None, "default: the study's name"
-    )
+    experiment: str | None = option(_LINE, None, "default: the study's name")
     register: str | Literal[False] | None = option(
         text(NAME, _LETTERS, off=True),
         None,
@@ -178,9 +178,7 @@ class Compare:
 class StudySpec:
     """A study as its file says it, with every default filled in."""
 
-    name: str = option(
-        text(NAME, _LETTERS, "digits-cnn"), doc="names the study's folder and MLflow experiment", example="digits-cnn"
-    )
+    name: str = option(_NAME, doc="names the study's folder and MLflow experiment", example="digits-cnn")
     strategy: Literal["bayesian", "random", "grid", "tpe"] = option(
         _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness; or Optuna's tpe"
     )
@@ -226,9 +224,7 @@ class StudySpec:
     workers: int | Literal["auto"] = option(
         number(1, 10_000, whole=True, word="auto"), "auto", "trials at a time; auto: one a core, or a GPU"
     )
-    device: str = option(
-        text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1"), "auto", "auto, cpu, cuda, cuda:1"
-    )
+    device: str = option(_DEVICE, "auto", "auto, cpu, cuda, cuda:1")
     precision: Literal["fp32", "bf16"] = option(one_of("fp32", "bf16"), "fp32", "of training steps: fp32 or bf16")
     execution: Execution = option(Record(Execution, "execution", short="engine"), Execution(), "where trials run")
     seed: int = option(_SEED, 0, "seed of the search")

@@ -128,11 +128,10 @@ def tags(goal: Goal, columns: Sequence[str]) -> dict[str, str]:
 def trials(goal: Goal, columns: Sequence[str]) -> Json:
     """All trials, best first; their learning curves, and parameters against the metric."""
     metric, params = legal(goal.metric), [legal(name) for name in columns][:MOST_COLUMNS]
+    chosen = {"selectedParams": params, "selectedMetrics": [metric], "showAllRuns": True}
     sections = {
         "Learning curves": [line(metric), line("val_loss", "train_loss")],
-        "Parameters": [
-            card("PARALLEL", metric) | {"selectedParams": params, "selectedMetrics": [metric]} | {"showAllRuns": True}
-        ],
+        "Parameters": [card("PARALLEL", metric) | chosen],
         "Ranking": [card("BAR", metric) | {"metricKey": metric, "runsCountToCompare": 20}],
     }
     shown = [column("metrics", metric), column("tags", "hpo.state"), *(column("params", name) for name in params)]
