@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import fakes
@@ -19,7 +20,7 @@ from scripted import LOST, NAN, Scripted
 from studied import Place
 
 from hpo import api
-from hpo.cli.summary import best_lines, exit_code, result_json, status_table
+from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
 from hpo.commands.confirm import as_read, confirm_finalists
@@ -454,3 +455,14 @@ def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
     assert f"(trial {result.best.number}, epoch 7 of {result.best.epochs})" in str(
         [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
     )
+
+
+@pytest.mark.parametrize(("images", "test", "said"), [(30, 0.67, True), (30, 0.8, False), (3000, 0.9, True)])
+def test_a_test_accuracy_that_chance_does_not_explain_is_said(images: int, test: float, said: bool) -> None:
+    data = SimpleNamespace(val=range(images), test=range(images))
+    spec = SimpleNamespace(metric=SimpleNamespace(name="val_accuracy"))
+    result: Any = SimpleNamespace(best_value=28 / 30, dataset=data, spec=spec)
+    line = (
+        f"        the test is {28 / 30 - test:.2f} lower, more than chance makes it: {images} images chose this trial"
+    )
+    assert list(fallen_lines(result, {"test_accuracy": test})) == [line] * said

@@ -74,7 +74,7 @@ def test_the_head_says_what_is_waited_for_once_a_run_is_stopped(tmp_path: Path) 
             driver.stop(2)
         heads.append(console.__rich__().renderables[0].plain.splitlines()[0])  # type: ignore[union-attr]
 
-    search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=8), laws.identity())
+    search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), GOAL, Budget(trials=8, time=1800), laws.identity())
     executor = SimulatedExecutor(fakes.Fake().train, 2)
     driver = Driver([search], executor, Trainings(tmp_path), clock=executor.clock, listeners=[listen])
     driver.run()
@@ -82,6 +82,7 @@ def test_the_head_says_what_is_waited_for_once_a_run_is_stopped(tmp_path: Path) 
     assert heads[-1].endswith("   writing the report ...")
     assert heads[-2].endswith("   finishing the running epochs; Ctrl-C again ends at once")
     assert not any("publishing" in head for head in heads)
+    assert not any("left" in head for head in heads), "before a trial has ended, the time budget alone is no estimate"
 
 
 def test_a_pipe_gets_one_plain_line_a_trial_and_every_best_is_marked(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Console:
             shares.append((budget.trials - done) * elapsed / self._ended)
         if budget.total_epochs and self.utilization.epochs:
             shares.append((budget.total_epochs - study.epochs) * elapsed / self.utilization.epochs)
-        if budget.time:
+        if budget.time and (shares or not (budget.trials or budget.total_epochs)):  # by itself it is no estimate
             shares.append(budget.time - study.active_seconds)
         return max(0.0, min(shares)) if shares else None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,20 @@ def best_lines(result: Result) -> Iterator[str]:
     scored = "".join(f", {name} {decimals(test[name])}" for name in shown)
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
+    yield from fallen_lines(result, test)
     yield from longest_lines(result, best)
     if result.published:
         yield f"model:  {result.published.said}"
+
+
+def fallen_lines(result: Result, test: Mapping[str, float]) -> Iterator[str]:
+    """That the test accuracy is lower than the best trial's own by more than chance makes it, where few images chose."""
+    own, there, data = result.best_value, test.get("test_accuracy"), result.dataset
+    if data is None or there is None or result.spec.metric.name != "val_accuracy":
+        return
+    chance = math.sqrt(own * (1 - own) / len(data.val) + there * (1 - there) / len(data.test))
+    if own - there > 2 * chance > 0:
+        yield f"        the test is {own - there:.2f} lower, more than chance makes it: {len(data.val)} images chose this trial"
 
 
 def longest_lines(result: Result, best: Trial) -> Iterator[str]:
