@@ -137,6 +137,9 @@ class FakeStore:
 
         self.server.call(delete)
 
+    def holds(self, model: str) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 

@@ -209,13 +209,15 @@ def complete(study: Study) -> bool:
 
 @contextlib.contextmanager
 def never_left(process: Process) -> Iterator[Process]:
-    """Whatever a test does, its processes end with it."""
+    """Whatever a test does, its processes end with it, and none is left for a later test to be warned of."""
     try:
         yield process
     finally:
         for pid in process.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        with process.popen:
+            pass
 
 
 def finish(process: Process) -> Said:

@@ -20,7 +20,7 @@ from hpo.commands.sync import tracked_study
 from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
-from hpo.engine.opening import in_epochs
+from hpo.engine.opening import in_epochs, notes
 from hpo.engine.result import Result, read_result, statuses, study_report
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.journal import Journal, read_events
@@ -477,6 +477,12 @@ def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, cap
     caplog.clear()
     given = place.run(early_stopping="predictive", budget={"total_epochs": 20}, seed=1)
     assert (given.study.epochs, len(caplog.messages)) == (20, 1)
+    assert not [note for note in notes(given.spec, 4) if "total_epochs" in note]
+    needed = in_epochs(given.spec, 40)
+    assert [note for note in notes(given.spec, 40) if "total_epochs" in note] == [
+        f"budget: total_epochs (20) may end the study before its 40 trials, which take {needed} epochs at their mean length; "
+        f"raise it: --set budget.total_epochs={needed}"
+    ]
 
 
 def test_points_of_a_trainer_that_is_not_prefix_safe_are_trained_whole_under_predictive(

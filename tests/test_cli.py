@@ -249,6 +249,9 @@ def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -
     assert told["said"] == done.stdout.splitlines()[-3]
     rows = json.loads(hpo(study, "status", *space, "--strategy", "random", "--json").stdout)
     assert [row["study"] for row in rows] == ["random-0"]
+    shutil.copytree(study / "studies/tiny/random-0", stopped := study / "studies/tiny/random-asha-0")
+    assert hpo(study, "status", *space, "--strategy", "random").stdout.count("random-") == 2, "as compare calls it"
+    shutil.rmtree(stopped)
     assert (
         "no study of strategy bayesian and seed 7"
         in hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3).stderr

@@ -43,7 +43,7 @@ def diagnosed(train: Train, params: Params, place: Path) -> Diagnosis:
 def test_each_fault_is_named_where_it_is_provoked(train: Train, tmp_path: Path, fault: str) -> None:
     case = TABLES["provoked"][fault]
     found = diagnosed(train, case["params"], tmp_path)
-    assert re.fullmatch(case["sentence"], found.sentence), found.sentence
+    assert re.fullmatch(f"{case['sentence']}(; {Tag.ONE_CLASS})?", found.sentence), found.sentence
 
 
 def test_overfitting_is_named_where_labels_mean_nothing(tmp_path: Path) -> None:
@@ -104,7 +104,12 @@ def test_a_network_that_predicts_one_class_only_is_never_healthy(pairs: list[tup
     assume(len(set(truth)) > 1 and set(predicted) <= set(truth))
     outputs = torch.nn.functional.one_hot(torch.tensor(predicted), 4).float()
     metrics = {f"val_{name}": float(value) for name, value in of_classes(outputs, torch.tensor(truth)).items()}
+    classes = 1 / (metrics["val_balanced_accuracy"] or 1)  # of few images, another number may come out by chance
+    assume(len(set(predicted)) == 1 or round(classes) == len(set(truth)) or abs(classes - round(classes)) > 1e-9)
     assert (diagnose(course(metrics), {}).tag == Tag.ONE_CLASS) == (len(set(predicted)) == 1)
+    behind = diagnose(course(*[{**metrics, "spikes": 0.5}] * 2), {})  # what explains it comes first, and hides it not
+    assert behind.tag == Tag.SPIKES
+    assert behind.sentence.endswith(f"; {Tag.ONE_CLASS}") == (len(set(predicted)) == 1)
 
 
 def test_what_is_not_a_number_is_named_whatever_the_outcome() -> None:

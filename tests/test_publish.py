@@ -150,6 +150,21 @@ def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_w
     store.close()
 
 
+def test_a_model_whose_files_were_deleted_is_published_again_and_is_the_champion(
+    tmp_path: Path, ordered: Order
+) -> None:
+    first = publish.score_and_log(ordered)
+    store = mlflow_store.connect(ordered.uri, "study", {})
+    assert store.holds(str(first.model).rpartition("/")[2])
+    shutil.rmtree(tmp_path / "state" / "mlruns")
+    assert not store.holds(str(first.model).rpartition("/")[2])
+    again = publish.score_and_log(ordered)
+    assert (again.champion, again.version, again.test) == (True, "2", first.test)
+    registry.loaded(ordered.uri, "models:/digits-cnn@champion")
+    assert not store.holds(str(first.model).rpartition("/")[2])  # deleted in MLflow
+    store.close()
+
+
 def test_a_model_that_is_not_to_be_registered_is_logged_only(ordered: Order) -> None:
     published = publish.score_and_log(replace(ordered, register=None))
     assert (published.version, published.champion) == (None, False)
@@ -235,6 +250,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     uri, run, experiment = store_with_run(folder)
     client = MlflowClient(uri, uri)
     model = client.create_logged_model(experiment, "empty", run)
+    (folder / "files").mkdir()
+    (folder / "files" / "MLmodel").touch()
+    client.log_model_artifacts(model.model_id, str(folder / "files"))
     recipe = Recipe("cnn", "cross_entropy", bars(folder / "data"), "cpu")
     made = Order(recipe, CNN, folder / "key" / "1.ckpt", uri, run, Goal(), 0.5, {"hpo.study": "study"}, 0, 1, "unset")
     return Contest(client, made, Dataset.open(recipe.data), f"models:/{model.model_id}")

@@ -84,7 +84,14 @@ def test_every_parameter_changes_a_feature_and_epochs_under_cosine_alone() -> No
                 changed[name].append(not np.array_equal(was, features(other)))
                 assert name != "epochs" or changed[name][-1] == (params["schedule"] == COSINE)
     assert [name for name, differs in changed.items() if not any(differs)] == []
-    alike = ("padding", "padding_mode", "pool_stride", "convs_per_block", "global_pool", "epochs")  # some make the same network
+    alike = (
+        "padding",
+        "padding_mode",
+        "pool_stride",
+        "convs_per_block",
+        "global_pool",
+        "epochs",
+    )  # some make the same network
     assert [n for n, differs in changed.items() if n.rpartition(".")[2] not in alike and not all(differs)] == []
 
 

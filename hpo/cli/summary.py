@@ -24,7 +24,7 @@ from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, known_before, listed, read_at, tabulated
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
-from hpo.training.diagnosis import diagnosis_of
+from hpo.training.diagnosis import Tag, diagnosis_of
 
 WATCH_SECONDS = 2.0
 FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
@@ -81,6 +81,8 @@ def best_lines(result: Result) -> Iterator[str]:
     scored = "".join(f", {name} {decimals(test[name])}" for name in shown)
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
+    if (diagnosis := diagnosis_of(best)) is not None and Tag.ONE_CLASS in diagnosis.sentence:
+        yield f"        {diagnosis.sentence}: accuracy says nothing then; try class_weights: true"
     yield from fallen_lines(result, test)
     yield from longest_lines(result, best)
     if result.published:

@@ -161,7 +161,7 @@ class Refit:
     known: bool = False
 
 
-def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch) -> Refit:
+def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda report: None) -> Refit:
     """Train the best trial on train and val, score it on test, register it. Twice is the same as once.
 
     Raises BadInput where there are no splits, NoResult where it does not train, Conflict while a driver has the study.

@@ -83,6 +83,7 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
         raise BadInput(Mistake("--model", rule, name, "write models:/NAME@champion or models:/NAME/VERSION"))
     uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
     from mlflow.exceptions import MlflowException  # 4 s of torch and mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     from hpo.publishing import registry
     from hpo.tracking import store
@@ -90,7 +91,7 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
 
     try:
         module, about = registry.loaded(uri, name)
-    except (OSError, RuntimeError, MlflowException) as error:
+    except (OSError, RuntimeError, MlflowException, SQLAlchemyError) as error:
         unknown = getattr(error, "error_code", "") in UNKNOWN
         pickled = "pickle" in str(error)
         why = "a pickle, which could run anything" if pickled else store.reason(error)

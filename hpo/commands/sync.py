@@ -56,8 +56,9 @@ def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
 
     Raises EnvironmentFailed, NoResult where its checkpoint is gone, Conflict where its code has been edited.
     """
-    result = read_result(spec, folders.state)
-    if result.published is None:
+    with Journal.open(folders.journal, read_only=True) as journal:
+        result = read_result(spec, folders.state) if journal.get(PUBLISHED) else None  # what only confirms has none
+    if result is None or result.published is None:
         return ""
     with Journal.open(folders.journal) as journal, Tracker([tracked_study(spec, folders)], uri) as tracker:
         place = Place.of(tracker, folders)

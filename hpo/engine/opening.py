@@ -261,6 +261,10 @@ def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
             f"budget: {count(trials, 'trial')} count as {count(most.total_epochs or 0, 'epoch')}, their mean length each, "
             "because with early_stopping: predictive a trial may end after one"
         )
+    total, needed = spec.budget.total_epochs, in_epochs(spec, trials or 0)
+    if trials is not None and total is not None and total < needed:
+        ended = f"budget: total_epochs ({total}) may end the study before its {count(trials, 'trial')}"
+        yield f"{ended}, which take {needed} epochs at their mean length; raise it: --set budget.total_epochs={needed}"
     whole = trains_whole(spec)
     if whole:
         rule = "no point is stopped early, because an epoch of your trainer may depend on how many follow"

@@ -341,10 +341,11 @@ def studies_of(state: Path, name: str) -> list[Folders]:
 
 
 def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[StudyStatus]:
-    """Every study of this name; only: one strategy, or one seed. Raises NoResult for none."""
+    """Every study of this name; only: one strategy, with what a comparison made of it, or one seed. Raises NoResult."""
     studies = []
     for folders in studies_of(state, spec.name):
-        if any(wanted not in (None, own) for wanted, own in zip(only, (folders.strategy, folders.seed), strict=True)):
+        own = (None, folders.strategy, folders.strategy.removesuffix("-asha"))  # the last as a comparison calls it
+        if only[0] not in own or only[1] not in (None, folders.seed):
             continue
         holder = holder_of(folders.lock)
         driver = f"pid {holder.get('pid')} on {holder.get('host')}" if holder else ""
@@ -354,8 +355,7 @@ def statuses(spec: StudySpec, state: Path, only: Filter = (None, None)) -> list[
         except EnvironmentFailed as error:
             log.warning("%s; skipped", error)
     if not studies:
-        names = zip(("strategy", "seed"), only, strict=True)
-        which = " and ".join(f"{name} {one}" for name, one in names if one is not None)
+        which = " and ".join(f"{k} {v}" for k, v in zip(("strategy", "seed"), only, strict=True) if v is not None)
         place = state / "studies" / spec.name
         none = f"no study of {which or 'this name'} has been run"
         raise NoResult(f"{place}: {none}; `{command('run', spec, state)}` begins one")

@@ -57,18 +57,20 @@ OnEpoch = Callable[[Report], None]
 class Place:
     """Where in MLflow a study's models go: "" and None where it is off.
 
-    run: the study's, which has another id in a store that was made again; None where MLflow does not answer.
+    run: the study's, which has another id in a store that was made again; None where MLflow does not answer;
+    holds: whether the files of a model are there.
     """
 
     uri: str
     run: str | None
+    holds: Callable[[str], bool] = lambda model: True
 
     @classmethod
     def of(cls, tracker: Tracker | None, folders: Folders) -> Place:
         if tracker is None:
             return cls("", None)
         tracker.drain(PATIENCE_HERE if tracker.uri.startswith(SQLITE) else PATIENCE)
-        return cls(tracker.uri, tracker.parent(folders.journal))
+        return cls(tracker.uri, tracker.parent(folders.journal), tracker.holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +241,11 @@ def note(journal: Journal, name: str, model: Mapping[str, Any], place: Place, pu
 
 
 def noted(journal: Journal, name: str, model: Mapping[str, Any], place: Place) -> Published | None:
-    """What became of this model in this place, if that was noted. A store that does not answer has what it had."""
+    """What became of this model in this place, if that was noted and its files are still there."""
     key, published = json.loads(journal.get(name) or "[{}, {}]")
     known = {**model, "store": digest(place.uri), "run": place.run or key.get("run")}
-    return Published(**published) if key == known else None
+    model_id = str(published.get("model") or "").rpartition("/")[2]
+    return Published(**published) if key == known and (not model_id or place.holds(model_id)) else None
 
 
 def order_for(spec: StudySpec, data: Dataset, folders: Folders, trial: Trial, checkpoint: Path, place: Place) -> Order:

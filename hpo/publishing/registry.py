@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from hpo.core import digest
@@ -29,7 +30,7 @@ from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
 from hpo.files import scratch
 from hpo.publishing.publish_best import CHAMPION, Order, about_images
-from hpo.tracking.store import quiet, reason
+from hpo.tracking.store import has_files, quiet, reason
 
 NAME = "best-model"
 EXAMPLES = 2  # a batch of one would freeze that dimension (FACTS: torch.export)
@@ -52,7 +53,7 @@ def keep(order: Order, net: nn.Module, data: Dataset, score: Callable[[nn.Module
         test = score(mlflow.pytorch.load_model(f"models:/{model}"))
         published = Published(test=test, model=f"models:/{model}", said=f"models:/{model}, not registered")
         return published if order.register is None else register(client, order, data, published)
-    except (MlflowException, OSError, RuntimeError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
         raise EnvironmentFailed(reason(error)) from error
 
 
@@ -65,10 +66,10 @@ def identity(order: Order) -> str:
 
 
 def logged(client: MlflowClient, run: str, order: Order) -> str | None:
-    """The id of this model if an earlier process logged it; one that was left incomplete is deleted."""
+    """The id of this model if an earlier process logged it; one that is not whole, or not any more, is deleted."""
     experiment = client.get_run(run).info.experiment_id
     for model in client.search_logged_models([experiment], f"tags.`hpo.digest` = '{identity(order)}'"):
-        if str(model.status) == "READY":
+        if str(model.status) == "READY" and has_files(client, str(model.model_id)):
             return str(model.model_id)
         client.delete_logged_model(model.model_id)
     return None
@@ -146,12 +147,16 @@ def register(client: MlflowClient, order: Order, data: Dataset, published: Publi
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"tags.`hpo.digest` = '{identity(order)}'")  # of an earlier process
-    mine = next((str(version.version) for version in versions if version.name == name), None)
+    own = (one for one in versions if one.name == name and one.source == published.model)
+    mine = next((str(version.version) for version in own), None)
     mine = mine or create_version(client, name, order, data, published)
     published = replace(published, version=mine)
     holder = client.get_registered_model(name).aliases.get(CHAMPION)  # a version
     if order.alias == CHAMPION and holder is not None and str(holder) != mine:
-        if obstacle := why_not_better(client.get_model_version(name, holder).tags, order, data):
+        best = client.get_model_version(name, holder)
+        source = best.source or ""
+        logged = source.removeprefix("models:/") if source.startswith("models:/m-") else None
+        if has_files(client, logged) and (obstacle := why_not_better(best.tags, order, data)):
             said = f"models:/{name}/{mine}; {CHAMPION} stays version {holder}, {obstacle}"
             return replace(published, said=said)
     client.set_registered_model_alias(name, order.alias, mine)

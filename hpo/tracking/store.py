@@ -104,6 +104,13 @@ class MlflowStore:
     def remove(self, run: str) -> None:
         self._try(run, "removal", lambda: self._client.delete_run(run))
 
+    def holds(self, model: str) -> bool:
+        try:
+            with translated(self._uri):
+                return has_files(self._client, model)
+        except (Outage, _Refused, _Deleted):
+            return True
+
     def close(self) -> None:
         """Let go of a database: MLflow keeps its connections for ever, also to a file that was deleted."""
         if self._uri.startswith(SQLITE):
@@ -151,6 +158,16 @@ class MlflowStore:
                 yield
         except (_Refused, _Deleted) as error:
             raise Outage(str(error)) from None
+
+
+def has_files(client: MlflowClient, model: str | None) -> bool:
+    """Whether the files of a logged model are there; of another kind of model (None) MLflow does not say, and they count."""
+    try:
+        return not model or bool(client.list_logged_model_artifacts(model))
+    except MlflowException as error:
+        if error.error_code != MISSING:
+            raise
+    return False
 
 
 @contextmanager

@@ -62,6 +62,9 @@ class Store(Protocol):
 
     def remove(self, run: str) -> None: ...
 
+    def holds(self, model: str) -> bool:
+        """Whether the files of a logged model are there, as far as MLflow says."""
+
     def close(self) -> None: ...
 
 

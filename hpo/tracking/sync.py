@@ -239,6 +239,11 @@ class Tracker:
         """The id of the run of the study with this journal, once MLflow has answered."""
         return next(study.run() for study in self._sync.studies if study.tracked.journal == journal)
 
+    def holds(self, model: str) -> bool:
+        """Whether MLflow still has this model's files; an MLflow that does not answer has what it had."""
+        store = self._sync.store
+        return store is None or store.holds(model)
+
     def ui_line(self) -> str:
         """The line that opens the UI on this experiment; also after `close`."""
         return ui_line(self.uri, self._sync.experiment)

@@ -128,8 +128,14 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
         return Diagnosis(outcome.value, f"ended after {count(len(reports), 'epoch')}")
     if not reports:
         return Diagnosis(Tag.HEALTHY, "not trained yet")
-    found = ((tag, rule(course)) for tag, rule in RULES.items())
-    return next((Diagnosis(tag, text) for tag, text in found if text), _healthy(course))
+    found = {tag: text for tag, rule in RULES.items() if (text := rule(course))}
+    first = next(iter(found), None)
+    if first is None:
+        return _healthy(course)
+    also = (
+        f"; {Tag.ONE_CLASS}" if Tag.ONE_CLASS in found and first is not Tag.ONE_CLASS else ""
+    )  # its cause comes first
+    return Diagnosis(first, found[first] + also)
 
 
 def _diverged(course: Course, error: str) -> Diagnosis:
