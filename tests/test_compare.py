@@ -169,6 +169,27 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
     assert json.loads(again.stdout)["pairs"] == said["pairs"], "nothing is trained twice"
 
 
+def test_what_makes_a_study_of_a_comparison_another_is_noted(tmp_path: Path) -> None:
+    """A prior that an earlier run left out, points that ran out; a name that is a strategy's is none, and b has a's splits."""
+    small = {**PICTURES, "strategy": "bayesian", "search_space": {"blocks": 0, "dense_units": [2, 4], "epochs": 1}}
+    one = {
+        **small,
+        "compare": {"strategies": ["bayesian"], "seeds": 2},
+        "training_seed": 3,
+        "budget": {"total_epochs": 3},
+    }
+    run(api.load({**one, "warm_start": "none"}), RunOptions(tmp_path, publish=False))
+    specs = api.load(one), api.load({**small, "name": "random", "strategy": "random"})
+    compared = compare_studies(*specs, RunOptions(tmp_path, publish=False), rescore=False)
+    assert {result.spec.base_seed for result in compared.results} == {3}
+    assert [row.strategy for row in compared.comparison.strategies] == ["tiny", "study random"]
+    notes = compared.comparison.notes
+    assert "tiny, bayesian, seed 0: an earlier run had warm_start builtin and none, not builtin alone." in notes
+    assert "random, random, seed 1: every point was tried after 2 epochs, before the budget was spent." in notes
+    assert not any("twice the budget is missing" in note for note in notes)
+    assert Study(read_events(tmp_path / "studies/random/random-1/journal.db")).environments[-1]["split"] == 3
+
+
 def test_studies_that_cannot_be_paired_are_refused_with_all_reasons(tmp_path: Path) -> None:
     one = api.load(PICTURES)
     other = api.load(
@@ -272,8 +293,11 @@ def test_a_stopped_comparison_goes_on_to_the_same_end(place: Place, tmp_path: Pa
 def test_what_of_a_budget_is_ignored_and_which_study_ran_with_several_workers_before_is_noted(place: Place) -> None:
     place.run(strategy="random", budget={"trials": 6}, workers=2, execution="local")
     notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
-    assert "budget.time ignored: a comparison's budget is in epochs." in notes
-    assert "random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone." in notes
+    assert "made-up: budget.time ignored: a comparison's budget is in epochs." in notes
+    assert (
+        "made-up, random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone."
+        in notes
+    )
     assert not any("bayesian, seed" in note for note in notes)
 
 

@@ -21,9 +21,9 @@ from hpo.commands.confirm import Finalists, as_read, fresh_values
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import Comparison, Curve, Reading, Repetition, compare, curve
+from hpo.comparison.compare import RANKING, Comparison, Curve, Reading, Repetition, compare, curve
 from hpo.comparison.text import lines, sentence
-from hpo.core import BestSoFar, Event, Reported, Scored, Study, Trial
+from hpo.core import BestSoFar, Event, Reason, Reported, Scored, Study, Trial
 from hpo.data.dataset import load_dataset
 from hpo.engine import components
 from hpo.engine.opening import in_epochs
@@ -113,9 +113,9 @@ def compare_studies(spec: StudySpec, other: StudySpec, options: RunOptions, resc
 
     Raises BadInput where they cannot be paired, and Stopped.
     """
-    budget, sides = total_epochs(spec), (spec, replace(other, seed=spec.seed))
+    budget, sides = total_epochs(spec), (spec, replace(other, seed=spec.seed, training_seed=spec.training_seed))
     refuse_unpaired(*sides)
-    refuse_unfair(spec, sides)
+    refuse_unfair(replace(spec, compare=replace(spec.compare, strategies=tuple(side.name for side in sides))), sides)
     options = replace(options, group=f"compare {spec.name}, {other.name} over {spec.compare.seeds} seeds")
     results: list[Sequence[Result]] = []
     curves: list[Curve] = []
@@ -123,7 +123,8 @@ def compare_studies(spec: StudySpec, other: StudySpec, options: RunOptions, resc
         specs = [seeded(side, side.strategy, offset, budget) for offset in range(spec.compare.seeds)]
         own, drawn = trained(specs, options, budget, rescore)
         results.append(own)
-        curves += [replace(one, strategy=side.name) for one in drawn]
+        label = f"study {side.name}" if side.name in RANKING else side.name  # which is no strategy
+        curves += [replace(one, strategy=label) for one in drawn]
     comparison = compare(curves, spec.goal, budget, spec.compare.margin, scope=scope(spec, results[0]))
     said = [f"{side.name}: {ran_with([side]).removeprefix('; ') or side.strategy}." for side in sides]
     said += [note for side, own in zip(sides, results, strict=True) for note in notes(side, own)]
@@ -337,17 +338,23 @@ def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[
 
 
 def notes(spec: StudySpec, results: Sequence[Result]) -> Iterator[str]:
-    """What of the budget was ignored, and the studies of which an earlier `run` trained several trials at a time."""
+    """What of the budget was ignored, and what of an earlier `run` makes a study another than it would be alone."""
     ignored = [name for name in ("time", "patience") if getattr(spec.budget, name) is not None]
     if ignored:
-        yield f"budget.{' and budget.'.join(ignored)} ignored: a comparison's budget is in epochs."
+        yield f"{spec.name}: budget.{' and budget.'.join(ignored)} ignored: a comparison's budget is in epochs."
     for result in results:
         study, most = Study(), 0
         for event in read_events(result.folders.journal):
             study.apply(event)
             most = max(most, len({study.trials[number].training for number in study.running}))
+        who = f"{result.folders.name}, {result.spec.strategy}, seed {result.spec.seed}"
+        asked = spec.warm_start if spec.warm_start == "none" else "builtin"
+        began = {one.get("warm_start", asked) for one in study.environments}
+        if result.spec.strategy == "bayesian" and began != {asked}:
+            yield f"{who}: an earlier run had warm_start {listed(sorted(map(str, began)))}, not {asked} alone."
+        if result.study.closed is Reason.EXHAUSTED:
+            yield f"{who}: every point was tried after {count(result.study.epochs, 'epoch')}, before the budget was spent."
         if most > 1:
-            who = f"{result.spec.strategy}, seed {result.spec.seed}"
             yield f"{who}: an earlier run had {most} trials at a time, so it knew less than it would have alone."
 
 
