@@ -123,6 +123,13 @@ def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_
     assert told["classes"] == ["0", "1", "2"]
     client = MlflowClient(ordered.uri, ordered.uri)
     assert client.get_run(ordered.run).info.status == "RUNNING"  # that is the tracker's to say
+    (used,) = client.get_run(ordered.run).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("made up", dataset.digest[:36])
+    assert json.loads(used.dataset.profile)["shape"] == [3, 8, 8]
+    scores = client.get_logged_model(str(published.model).rpartition("/")[2]).metrics
+    assert {(one.key, one.value, one.dataset_digest) for one in scores} == {
+        (name, value, dataset.digest[:36]) for name, value in published.test.items()
+    }
 
 
 @pytest.fixture

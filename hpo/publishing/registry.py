@@ -17,7 +17,7 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
-from mlflow import MlflowClient
+from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -49,8 +49,11 @@ def keep(order: Order, net: nn.Module, data: Dataset, score: Callable[[nn.Module
         client = MlflowClient(order.uri, order.uri)
         mlflow.set_tracking_uri(order.uri)  # Model.log takes no URI; this process does nothing else
         mlflow.set_registry_uri(order.uri)
-        model = logged(client, order.run, order) or log(client, order, net, data)
+        before = logged(client, order.run, order)
+        model = before or log(client, order, net, data)
         test = score(mlflow.pytorch.load_model(f"models:/{model}"))
+        if before is None:
+            note_data(client, order.run, model, data, test)
         published = Published(test=test, model=f"models:/{model}", said=f"models:/{model}, not registered")
         return published if order.register is None else register(client, order, data, published)
     except (MlflowException, SQLAlchemyError, OSError, RuntimeError) as error:
@@ -58,6 +61,20 @@ def keep(order: Order, net: nn.Module, data: Dataset, score: Callable[[nn.Module
 
 
 # -- the model -----------------------------------------------------------------------------------------------------
+
+
+def note_data(client: MlflowClient, run: str, model: str, data: Dataset, test: Mapping[str, float]) -> None:
+    """The data set, as MLflow has them, on the study's run, and with the test's scores on the model."""
+    name, short = Path(data.name).name, data.digest[:36]  # MLflow takes no more
+    shape = {
+        "images": data.counted,
+        "shape": list(data.shape),
+        "train, val, test": [*map(len, (data.train, data.val, data.test))],
+    }
+    known = entities.Dataset(name, short, "local", json.dumps({"uri": data.name}), profile=json.dumps(shape))
+    client.log_inputs(run, [entities.DatasetInput(known)])
+    for metric, value in test.items():
+        client.log_metric(run, metric, value, model_id=model, dataset_name=name, dataset_digest=short)
 
 
 def identity(order: Order) -> str:
