@@ -9,16 +9,12 @@ Optuna's TPE in SQLite over the space of search_spaces/cnn-small.yaml, a DataLoa
 import sys
 import time
 
-import mlflow
 import numpy as np
 import optuna
 import torch
-import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+from torch.utils.data import TensorDataset
+from tutorial import opened, quiet, suggested, trained
 
 
 def data(path, seed):
@@ -30,90 +26,22 @@ def data(path, seed):
     return TensorDataset(images[train], targets[train]), TensorDataset(images[val], targets[val])
 
 
-def network(p, size):
-    layers, channels = [], 1
-    for block in range(1, p["blocks"] + 1):
-        out = p[f"block{block}.channels"]
-        convolution = nn.Conv2d(channels, out, p["kernel_size"], padding=p["kernel_size"] // 2)
-        layers += [convolution, ACTIVATIONS[p["activation"]](), nn.MaxPool2d(2)]
-        channels, size = out, size // 2
-    layers += [nn.Flatten(), nn.Linear(channels * size * size, p["dense_units"]), ACTIVATIONS[p["activation"]]()]
-    return nn.Sequential(*layers, nn.Dropout(p["dropout"]), nn.Linear(p["dense_units"], 10))
-
-
-def suggested(trial):
-    p = {"blocks": trial.suggest_categorical("blocks", [1, 2])}
-    for block in range(1, p["blocks"] + 1):
-        p[f"block{block}.channels"] = trial.suggest_categorical(f"block{block}.channels", [8, 16, 32])
-    p["kernel_size"] = trial.suggest_categorical("kernel_size", [3, 5])
-    p["activation"] = trial.suggest_categorical("activation", ["relu", "tanh"])
-    p["dense_units"] = trial.suggest_categorical("dense_units", [32, 64])
-    p["dropout"] = trial.suggest_categorical("dropout", [0.0, 0.25, 0.5])
-    p["optimizer"] = trial.suggest_categorical("optimizer", ["adam", "sgd"])
-    p["learning_rate"] = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
-    if p["optimizer"] == "sgd":
-        p["momentum"] = trial.suggest_categorical("momentum", [0.0, 0.9])
-    p["batch_size"] = trial.suggest_categorical("batch_size", [32, 64])
-    p["epochs"] = trial.suggest_categorical("epochs", [5, 10])
-    return p
-
-
 def main():
     target, seed = float(sys.argv[2]), int(sys.argv[3])
     if len(sys.argv) > 4:
         torch.set_num_threads(int(sys.argv[4]))
     torch.manual_seed(seed)
-    train_set, val_set = data(sys.argv[1], seed % 1000)  # the same split for the second process
-    mlflow.set_tracking_uri("sqlite:///mlflow.db?timeout=60")
-    mlflow.set_experiment("tutorial")
-    study = optuna.create_study(
-        study_name="tutorial",
-        storage="sqlite:///optuna.db?timeout=60",
-        direction="maximize",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed),
-    )
-
-    def objective(trial):
-        p = suggested(trial)
-        model = network(p, train_set[0][0].shape[1])
-        if p["optimizer"] == "adam":
-            optimizer = torch.optim.Adam(model.parameters(), lr=p["learning_rate"])
-        else:
-            optimizer = torch.optim.SGD(model.parameters(), lr=p["learning_rate"], momentum=p["momentum"])
-        train_loader = DataLoader(train_set, batch_size=p["batch_size"], shuffle=True)
-        val_loader = DataLoader(val_set, batch_size=256)
-        with mlflow.start_run():
-            mlflow.log_params(p)
-            for epoch in range(p["epochs"]):
-                model.train()
-                for images, targets in train_loader:
-                    optimizer.zero_grad()
-                    loss = F.cross_entropy(model(images), targets)
-                    loss.backward()
-                    optimizer.step()
-                model.eval()
-                with torch.no_grad():
-                    outputs = [(model(images), targets) for images, targets in val_loader]
-                val_loss = sum(F.cross_entropy(output, targets, reduction="sum").item() for output, targets in outputs)
-                correct = sum((output.argmax(1) == targets).sum().item() for output, targets in outputs)
-                accuracy = correct / len(val_set)
-                mlflow.log_metric("train_loss", loss.item(), step=epoch)
-                mlflow.log_metric("val_loss", val_loss / len(val_set), step=epoch)
-                mlflow.log_metric("val_accuracy", accuracy, step=epoch)
-        return accuracy
+    sets = data(sys.argv[1], seed % 1000)  # the same split for the second process
+    study = opened(sampler=optuna.samplers.TPESampler(seed=seed))
 
     def until(study, trial):
         if study.best_value >= target:
             study.stop()
 
-    study.optimize(objective, callbacks=[until])
+    study.optimize(lambda trial: trained(trial, suggested(trial), *sets), callbacks=[until])
     print(time.time())
 
 
 if __name__ == "__main__":
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quiet()
     main()
