@@ -165,6 +165,8 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
             for state in states
         ]
         assert [row["values"][seed] for row in said["strategies"]] == pytest.approx(best)
+    refused = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--strategies", "random,grid", code=2)
+    assert "leave out --strategies" in refused.stderr
     again = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--json", "--no-rescore")
     assert json.loads(again.stdout)["pairs"] == said["pairs"], "nothing is trained twice"
 

@@ -150,6 +150,10 @@ def compare(
     other = None
     if first is not None:
         alone = click.get_current_context().get_parameter_source("study") is ParameterSource.DEFAULT
+        if names and not alone:
+            raise click.UsageError(
+                "two study files have strategies of their own: leave out --strategies and --strategy"
+            )
         other = None if alone else request.spec(flags)
         request = replace(request, study=first)
     spec = request.spec(flags)
