@@ -32,11 +32,11 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "scripts" / "search.py"
 TARGETS = {"digits": 0.98, "mnist": 0.96}
 HPO = """
-import sys
+import os, sys
 from hpo.strategies import prior
 if "left-out" in sys.argv:
     sys.argv.remove("left-out")
-    prior.LEFT_OUT = {**prior.LEFT_OUT, "data.npz": "handwriting"}
+    prior.LEFT_OUT = {**prior.LEFT_OUT, os.path.abspath("data.npz"): "handwriting"}
 from hpo.__main__ import main
 main()
 """
@@ -72,6 +72,8 @@ def ours(folder: Path, name: str, seed: int, left_out: bool) -> Times:
     command = [sys.executable, "-c", HPO, "run", "study.yaml", *(["left-out"] if left_out else [])]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     ended = time.time()
+    report = Folders(folder, "target", "bayesian", seed).report.read_text()
+    assert ("of the same pictures" in report) == left_out, "the prior is not the one that was asked for"
     study, goal = Study(), Goal(target=TARGETS[name], epochs=(5, 10))
     for event in read_events(Folders(folder, "target", "bayesian", seed).journal):
         study.apply(event)
