@@ -275,11 +275,10 @@ def test_a_slice_has_ticks_in_the_parameter_s_own_numbers(domain: Range | Choice
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.1))
 def test_labels_keep_their_distance_and_their_order(places: list[float], distance: float) -> None:
-    placed = figures.spread(places, distance)
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    for below, above in itertools.pairwise(order):
-        assert placed[above] - placed[below] >= distance - 1e-9
-    inside = figures.spread(places, 0.1, 0.0, 1.0)
+    placed = figures.spread(sorted(places), distance)
+    assert all(above - below >= distance - 1e-9 for below, above in itertools.pairwise(placed))
+    assert math.isclose(sum(placed), sum(places), abs_tol=1e-9), "around their own places, not away from them"
+    inside = figures.spread(sorted(places), 0.1, 0.0, 1.0)
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in inside)
 
 
@@ -313,6 +312,25 @@ def test_a_name_beside_a_curve_that_ends_in_nan_has_room(draw: str) -> None:
     figure = figures.learning(reports) if draw == "learning" else figures.learning_curves([trial], 0, GOAL)
     figure.savefig(io.BytesIO(), format="png")  # a warning of matplotlib is an error here
     assert figure.axes[0].get_xlim()[1] >= 12
+
+
+def test_a_curve_is_named_at_its_end_with_those_that_end_there_too_and_none_hides_another() -> None:
+    def trial(number: int, *values: float) -> Trial:
+        curve = (Report(i, {"val_accuracy": v, "val_macro_f1": v}, 1.0, 0.0) for i, v in enumerate(values, 1))
+        return Trial(number, {"epochs": 9}, 0, f"t{number}", 9, tuple(curve))
+
+    trials = [trial(0, *[0.1] * 3), *(trial(n, 0.9, 0.95) for n in (1, 2)), *(trial(n, 0.8, 0.9, 0.96) for n in (3, 4))]
+    trials += [trial(n, 0.91, 0.94, 0.9) for n in (5, 6, 7)]
+    (axes,) = figures.learning_curves(trials, 4, GOAL).axes
+    low, high = axes.get_ylim()
+    named = {text.get_text(): text.xy for text in axes.texts}  # type: ignore[attr-defined]  # annotations
+    ends = {"1, 2": (2, 0.95), "trial 4": (3, 0.96), "3": (3, 0.96), "5, 6, 7": (3, 0.9)}
+    assert named.keys() == ends.keys()
+    assert all(named[name][0] == x and abs(named[name][1] - y) < 0.05 * (high - low) for name, (x, y) in ends.items())
+    assert axes.get_title(loc="right") == "1 further below", "and no text lies where a point may be"
+    lines = figures.learning(trials[1].reports).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
+    assert [line.is_dashed() for line in lines] == [False, True]
 
 
 # -- the best trial --------------------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -31,6 +32,7 @@ from hpo.space.domains import Choice, Parameter
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
 ONE_LINE, MOST_LETTERS = 4, 11  # of a class's name over an image: with the confidence in its line, and at all
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
+LOOKS = (*zip(SERIES, DASHES, strict=True),)  # of coinciding curves the lower ones are seen through the gaps
 
 Array = NDArray[np.generic]
 
@@ -49,14 +51,12 @@ def best_so_far(points: Sequence[CurvePoint], study: Study, goal: Goal) -> Figur
     steps = [*(p.epochs for p in points), end], [*(p.value for p in points), best]
     axes.step(*steps, where="post", color=ACCENT, lw=2.2)
     axes.scatter([first], [best], s=48, color=ACCENT, zorder=4)
-    label(axes, end, best, decimals(best), ACCENT, weight="bold")
+    names = [(best, decimals(best), ACCENT)]
     if goal.target is not None and low <= goal.target <= high:
         axes.axhline(goal.target, color=SERIES[1], linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.text(0, goal.target, " target", color=SERIES[1], fontsize=SMALL, va="bottom")
-    if outside := sum(not low <= _value(trial, goal) <= high for trial in shown):
-        place, side, where = (0.02, "bottom", "below") if goal.maximize else (0.98, "top", "above")
-        look: dict[str, Any] = {"ha": "right", "va": side, "color": MUTED, "fontsize": SMALL}
-        axes.text(0.995, place, f"{outside} further {where}", transform=axes.transAxes, **look)
+        names.append((goal.target, "target", SERIES[1]))
+    _name(axes, end, names, (low, high))
+    _remark(axes, sum(not low <= _value(trial, goal) <= high for trial in shown), goal)
     axes.set(ylim=(low, high), xlim=(0, end * 1.01), xlabel="epochs trained", ylabel=goal.metric)
     return figure
 
@@ -67,14 +67,17 @@ def learning_curves(trials: Sequence[Trial], best: int, goal: Goal) -> Figure:
     curves = [[finite(report.metrics.get(goal.metric, math.nan)) for report in trial.reports] for trial in trials]
     late = [value for values in curves for value in values[len(values) // 4 :] if math.isfinite(value)]
     low, high = window(late, goal)
-    for trial, values, end in zip(trials, curves, _ends(curves, low, high), strict=True):
-        epochs = range(1, len(values) + 1)
+    ends: dict[int, list[tuple[float, str, str]]] = {}  # by their epochs
+    for trial, values in zip(trials, curves, strict=True):
+        name, colour, width = f"{trial.number}", MUTED, 1.0
         if trial.number == best:
-            axes.plot(epochs, values, color=ACCENT, lw=2.2, marker="o", ms=3, zorder=3)
-            label(axes, len(values), end, f"trial {trial.number}", ACCENT, weight="bold")
-        else:
-            axes.plot(epochs, values, color=MUTED, lw=1.1, alpha=0.65, marker="o", ms=2)
-            label(axes, len(values), end, f"{trial.number}", MUTED)
+            name, colour, width = f"trial {best}", ACCENT, 2.0
+        axes.plot(range(1, len(values) + 1), values, color=colour, lw=width, marker="o", ms=1 + width, zorder=1 + width)
+        if any(low <= value <= high for value in values):
+            ends.setdefault(len(values), []).append((values[-1], name, colour))
+    for epoch, names in ends.items():
+        _name(axes, epoch, names, (low, high))
+    _remark(axes, len(trials) - sum(map(len, ends.values())), goal)
     axes.set(ylim=(low, high), xlabel="epoch", ylabel=goal.metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
@@ -136,15 +139,15 @@ def compared(comparison: Comparison) -> Figure:
     bands = comparison.bands
     late = [value for b in bands.values() for part in (b.low, b.high) for value in part[np.isfinite(part)]]
     low, high = window([float(value) for value in late], comparison.goal)
-    finals = [float(b.median[-1]) for b in bands.values()]
-    ends, looks = spread(finals, (high - low) * 0.06, low, high), zip(itertools.cycle(SERIES), itertools.cycle(DASHES))
-    for (name, b), end, (colour, dashes) in zip(bands.items(), ends, looks, strict=False):
+    names = []
+    for (name, b), (colour, dashes) in zip(bands.items(), itertools.cycle(LOOKS), strict=False):
         axes.fill_between(b.epochs, b.low, b.high, step="post", color=colour, alpha=0.13, lw=0)
         axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=dashes)
-        label(axes, comparison.budget, end, name, colour, weight="bold")
+        names.append((float(b.median[-1]), name, colour))
     if comparison.twice is not None and low <= comparison.twice.median <= high:
         axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
-        axes.text(0, comparison.twice.median, f" {TWICE}", color=MUTED, fontsize=SMALL, va="bottom")
+        names.append((comparison.twice.median, TWICE, MUTED))
+    _name(axes, comparison.budget, names, (low, high))
     axes.set(ylim=(low, high), xlim=(0, comparison.budget))
     axes.set(xlabel="epochs trained", ylabel=f"best {comparison.goal.metric}")
     return figure
@@ -214,14 +217,12 @@ def learning(reports: Sequence[Report]) -> Figure:
         axes = figure.add_subplot(1, len(groups), place + 1)
         axes.tick_params(length=0)
         axes.set_xlabel("epoch")
-        lines = [[finite(report.metrics[name]) for report in reports] for name in group]
-        for line, colour in zip(lines, itertools.cycle(SERIES), strict=False):
-            axes.plot([report.epoch for report in reports], line, color=colour, lw=1.8)
-        low, high = axes.get_ylim()
-        ends = [line[-1] if np.isfinite(line[-1]) else low for line in lines]
-        places = spread(ends, (high - low) * 0.07, low, high)
-        for name, end, colour in zip(group, places, itertools.cycle(SERIES), strict=False):
-            label(axes, reports[-1].epoch, end, name, colour)
+        ends = []
+        for name, (colour, dashes) in zip(group, itertools.cycle(LOOKS), strict=False):
+            line = [finite(report.metrics[name]) for report in reports]
+            axes.plot([report.epoch for report in reports], line, color=colour, lw=1.8, linestyle=dashes)
+            ends.append((line[-1], name, colour))
+        _name(axes, reports[-1].epoch, ends, axes.get_ylim())
     return figure
 
 
@@ -344,27 +345,44 @@ def window(values: Sequence[float], goal: Goal) -> tuple[float, float]:
 
 
 def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
-    """Places for labels: at least gap apart, in their order, near their own, and between low and high if they fit."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    result = [min(max(place, low), high) for place in places]
-    for below, above in itertools.pairwise(order):
-        result[above] = max(result[above], result[below] + gap)
-    if order and result[order[-1]] > high:
-        result[order[-1]] = high
-        for above, below in itertools.pairwise(reversed(order)):
-            result[below] = min(result[below], result[above] - gap)
-    return result
+    """Places for labels, given in ascending order: gap apart, nearest to their own, between low and high if they fit.
+
+    Labels that touch form runs, each centred where its members would be: isotonic regression by pooling.
+    """
+    runs: list[tuple[float, int]] = []  # where its first label is, how many it has
+    for place in places:
+        first, size = place, 1
+        while True:
+            first = max(low, min(first, high - gap * (size - 1)))
+            if not runs or runs[-1][0] + gap * runs[-1][1] <= first:
+                break
+            below, many = runs.pop()
+            first, size = (many * below + size * (first - gap * many)) / (many + size), many + size
+        runs.append((first, size))
+    return [first + gap * k for first, size in runs for k in range(size)]
 
 
-def _ends(curves: Sequence[Sequence[float]], low: float, high: float) -> list[float]:
-    """Where to name each curve: only those of one length are in each other's way."""
-    places = [0.0] * len(curves)
-    for length in {len(values) for values in curves}:
-        alike = [i for i, values in enumerate(curves) if len(values) == length]
-        own = [curves[i][-1] if math.isfinite(curves[i][-1]) else low for i in alike]
-        for i, place in zip(alike, spread(own, (high - low) * 0.055, low, high), strict=True):
-            places[i] = place
-    return places
+def _name(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]], limits: tuple[float, float]) -> None:
+    """Name curves where they end, at x; ends: value, name, colour. Those of one colour that end together share a label."""
+    low, high = limits
+    gap = (high - low) * 0.065
+    labels: list[tuple[float, str, str]] = []
+    known = [(y if math.isfinite(y) else low, name, colour) for y, name, colour in ends]
+    for end, name, colour in sorted(known, key=itemgetter(0, 2)):
+        last = labels[-1] if labels else (-math.inf, "", "")
+        if colour == last[2] and end - last[0] < gap / 2:
+            labels[-1] = (last[0], f"{last[1]}, {name}", colour)
+        else:
+            labels.append((end, name, colour))
+    for place, (_, name, colour) in zip(spread([end for end, *_ in labels], gap, low, high), labels, strict=True):
+        label(axes, x, place, name, colour, weight="normal" if colour == MUTED else "bold")
+
+
+def _remark(axes: Axes, outside: int, goal: Goal) -> None:
+    """How many are too bad to be seen, above the axes, where no point can be."""
+    if outside:
+        side = "below" if goal.maximize else "above"
+        axes.set_title(f"{outside} further {side}", loc="right", color=MUTED, fontsize=SMALL)
 
 
 def _place(trial: Trial, parameter: Parameter) -> float:

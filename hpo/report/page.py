@@ -107,10 +107,11 @@ def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Ax
 
 
 def label(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
-    """A text just right of a point, outside the axes if need be."""
+    """A text just right of a point, outside the axes if need be; curves go on beneath it."""
     axes.update_datalim([(x, y)], updatey=False)  # a curve that ends in nan is drawn to where it was finite only
     axes.autoscale_view()
-    look: dict[str, Any] = {"color": colour, "weight": weight, "va": "center", "fontsize": SMALL}
+    look: dict[str, Any] = {"color": colour, "weight": weight, "va": "center", "fontsize": SMALL, "zorder": 5}
+    look["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
     axes.annotate(text, (x, y), (5, 0), textcoords="offset points", annotation_clip=False, **look)
 
 
