@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, collect, labelled, raise_all, unreadable
+from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, labelled, raise_all, unreadable
 from hpo.data.sources.folders import File, class_files, walk
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import count, listed, printable
@@ -114,18 +114,21 @@ def decode(path: Path, wanted: Pixels) -> Array:
 
 
 def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path, R], list[Mistake | str]]:
-    """What `read` gives for each file that is an image, and why the others are none. Raises BadInput for all else."""
+    """What `read` gives for each file that is an image, and why the others are none.
+
+    Raises BadInput with every file that is refused, where one is for another reason.
+    """
     results: dict[Path, R] = {}
-    unusable: list[Mistake | str] = []
-    mistakes: list[Mistake | str] = []
+    refused: list[BadInput] = []
     for path in paths:
         try:
             results[path] = read(path)
         except BadInput as bad:
-            (unusable if isinstance(bad, Unusable) else mistakes).extend(bad.mistakes)
-    if mistakes:
+            refused.append(bad)
+    mistakes = [mistake for bad in refused for mistake in bad.mistakes]
+    if not all(isinstance(bad, Unusable) for bad in refused):
         raise BadInput(*mistakes)
-    return results, unusable
+    return results, mistakes
 
 
 def left_out(unusable: Sequence[Mistake | str]) -> str:
@@ -143,10 +146,16 @@ def several_frames(headers: Collection[Header]) -> Iterator[str]:
 
 def decode_all(paths: Sequence[Path], wanted: Pixels) -> Array:
     """(N, C, H, W). Raises BadInput with every file that `decode` refuses."""
-    images, mistakes = collect(lambda path: decode(path, wanted), paths)
-    if mistakes:
-        raise BadInput(*mistakes)
-    return np.stack(images)
+    images, unusable = usable(lambda path: decode(path, wanted), paths)
+    if unusable:
+        raise BadInput(*_skippable(unusable))
+    return np.stack([*images.values()])
+
+
+def _skippable(unusable: Sequence[Mistake | str]) -> list[Mistake | str]:
+    """With the other remedy that there is for a folder's files."""
+    other = ", or set data.damaged: skip"
+    return [replace(one, remedy=one.remedy + other) if isinstance(one, Mistake) else one for one in unusable]
 
 
 def image_files(source: str | Path) -> list[Path]:
@@ -257,7 +266,7 @@ def _with_headers(
     skip = spec.damaged == "skip"
     headers, unusable = usable(lambda path: header(path, whole=skip), [path for path, _, _ in files])
     if unusable and not skip:  # those whose pixels alone are damaged are named in the same round
-        raise_all(usable(lambda path: header(path, whole=True), [path for path, _, _ in files])[1], root)
+        raise_all(_skippable(usable(lambda path: header(path, whole=True), [path for path, _, _ in files])[1]), root)
     sound = [file for file in files if file[0] in headers]
     lost = sorted({name for _, name, _ in files} - {name for _, name, _ in sound})
     remedy = "replace its files"
