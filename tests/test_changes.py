@@ -16,7 +16,7 @@ from hpo import api, provenance
 from hpo.cli.summary import exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
 from hpo.commands.run import RunOptions, run
-from hpo.commands.sync import tracked_study
+from hpo.commands.sync import log_due, tracked_study
 from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
@@ -210,6 +210,7 @@ def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_ed
         lambda: edited.predict(images),
         lambda: predict.trained(read_result(spec, tmp_path)),
         lambda: best.refit(edited, {}),
+        lambda: log_due(spec, edited.folders, "http://127.0.0.1:9"),  # where nothing answers
         lambda: confirm.run_confirmation(spec, tmp_path, 2, 1),
     ]
     for use in uses:

@@ -17,8 +17,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
-from hpo.engine import components
-from hpo.engine.changes import refuse_other_code
 from hpo.engine.result import PUBLISHED, as_counted, command, read_result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
@@ -65,7 +63,7 @@ def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
         last = noted(journal, PUBLISHED, about(result, result.best), place)
         if last is not None and last.model is not None:
             return ""
-        refuse_other_code(spec, result.study.environments[-1:], {"user_code": components.user_code(spec)})
+        result.refuse_other_code(result.best)
         done = publish_trial(result, result.best, result.checkpoint(), journal, journal.append, place)
     if done.failed:
         raise EnvironmentFailed(f"{folders.run}: {done.said}; run `{command('sync', spec, folders.state)}` again")
