@@ -7,6 +7,7 @@ readings in the journal's order, from a fixed start; the prior is asked point by
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -28,8 +29,15 @@ LADDER: Final = (1, 2, 3, 4, 6, 9, 13, 19, 27, 40, 60, 90, 135, 200)
 MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
 EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
-BLAS: Final = ThreadpoolController()
-ENGINE: Final = 1  # version of what proposes from a surrogate: raise it when proposals change
+ENGINE: Final = 2  # version of what proposes from a surrogate: raise it when proposals change
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """numpy's BLAS and scipy's, which is another: two threads wait for cores that workers have, and round otherwise."""
+    import scipy.linalg  # noqa: F401 - what is not loaded yet is not found; see gaussian_process.py
+
+    return ThreadpoolController()
 
 
 class Surrogate:
@@ -42,7 +50,7 @@ class Surrogate:
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
         """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail."""
-        with BLAS.limit(limits=1):
+        with blas().limit(limits=1):
             scale, belief = self._belief(study)
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             mean, deviation = belief(full)
