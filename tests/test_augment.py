@@ -91,7 +91,7 @@ def test_a_turn_of_an_oblong_image_keeps_lengths() -> None:
 
 
 @given(share=st.floats(0.01, 0.9), seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_erased_rectangle_is_whole_and_about_as_large_as_asked(share: float, seed: int) -> None:
     made = erased(torch.ones(30, 2, 16, 20), share, stream(seed))
     for image in made:

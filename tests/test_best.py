@@ -107,7 +107,7 @@ def counting(trial: Trial, goal: Goal) -> Iterator[float]:
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 6)), st.sampled_from([LOST, NAN]), max_size=5),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=50 * laws.MORE, deadline=None)
+@settings(max_examples=50 * laws.MORE)
 def test_the_best_never_falls_is_the_best_of_all_that_counts_and_its_state_is_kept(
     rule: str,
     lengths: tuple[int, ...],

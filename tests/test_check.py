@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.check import Estimate, Input, Machine, check, check_study
@@ -193,7 +193,6 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Estimate]:
 
 
 @given(drawn=st.lists(st.sampled_from(sorted(COST)), min_size=12, max_size=12), workers=st.integers(1, 4))
-@settings(deadline=None)
 def test_whatever_is_drawn_the_study_ends_within_the_range(
     drawn: list[tuple[int, int]], workers: int, estimates: dict[int, Estimate]
 ) -> None:

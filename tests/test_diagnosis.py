@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pictures import digits, job
 from pictures import noise as noise_images
@@ -97,7 +97,6 @@ def test_a_users_own_metrics_are_no_obstacle() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40))
-@settings(deadline=None)
 def test_a_network_that_predicts_one_class_only_is_never_healthy(pairs: list[tuple[int, int]]) -> None:
     """Nor is one that predicts several of the classes that occur ever said to predict one."""
     truth, predicted = (list(each) for each in zip(*pairs, strict=True))
@@ -127,7 +126,6 @@ NAMES = "train_loss val_loss train_skill spikes dead/block1 saturated/dense1 gra
     outcome=st.sampled_from(list(Outcome)),
     rate=st.one_of(st.none(), st.floats(1e-9, 1e9)),
 )
-@settings(deadline=None)
 def test_any_reports_have_one_tag_and_one_line(
     epochs: list[dict[str, float]], outcome: Outcome, rate: float | None
 ) -> None:

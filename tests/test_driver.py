@@ -551,7 +551,7 @@ budgets = st.builds(
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=6),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=60 * laws.MORE, deadline=None)
+@settings(max_examples=60 * laws.MORE)
 def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
     name: str,
     budget: Budget,
@@ -595,7 +595,7 @@ def test_any_study_cut_anywhere_keeps_the_invariants_and_its_budget(
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
 @example(wanted=[("random", 14), ("random", 3), ("grid", 27)], slots=5, max_running=None, cut=41, wrong={(3, 2): NAN})
-@settings(max_examples=40 * laws.MORE, deadline=None)
+@settings(max_examples=40 * laws.MORE)
 def test_any_searches_that_share_a_driver_keep_the_invariants_each_its_own_budget_and_train_nothing_twice(
     wanted: list[tuple[str, int]],
     slots: int,

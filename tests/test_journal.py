@@ -73,7 +73,7 @@ events = st.one_of(
 
 
 @given(event=events)
-@settings(max_examples=200 * laws.MORE, deadline=None)
+@settings(max_examples=200 * laws.MORE)
 def test_any_event_comes_back_as_it_was(event: Event) -> None:
     assert decode(*encode(event)) == event
 
@@ -152,7 +152,7 @@ STEPS = ["kill", "start", "report", "report", "pause", "continue", "retry", "end
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5), st.integers(1, 5)), max_size=40))
-@settings(max_examples=30 * laws.MORE, deadline=None)
+@settings(max_examples=30 * laws.MORE)
 def test_any_history_cut_by_kills_is_read_as_it_happened(
     steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import bars, digits, job, numbers, slopes
 
@@ -211,7 +211,6 @@ def test_a_checkpoint_is_scored_as_its_report_was_and_its_network_takes_standard
 
 
 @given(rows=st.integers(1, 500), batch_size=st.integers(1, 100))
-@settings(deadline=None)
 def test_batches_deal_out_every_row_and_leave_none_alone(rows: int, batch_size: int) -> None:
     sizes = batch_sizes(rows, batch_size)
     assert sum(sizes) == rows

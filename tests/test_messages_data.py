@@ -182,6 +182,7 @@ CASES: dict[str, Build] = {
     "enormous": lambda root: bomb(classes(root) / "cat" / "x.png", 60_000),
     "sizes": lambda root: picture(classes(root) / "cat" / "wide.png", (8, 16)),
     "deep": lambda root: picture(classes(root) / "cat" / "x.tiff", mode="F"),
+    "pipe among images": lambda root: os.mkfifo(classes(root) / "cat" / "x.png"),
     "link out": lambda root: (classes(root) / "cat" / "x.png").symlink_to("/etc/hostname"),
     "folder link out": lambda root: (classes(root) / "etc").symlink_to("/etc"),
     "folder link inside": lambda root: (classes(root) / "again").symlink_to(root / "cat"),

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
@@ -17,7 +17,6 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 
 
 @given(pairs)
-@settings(deadline=None)
 def test_classification_agrees_with_scikit_learn(drawn: list[tuple[int, int]]) -> None:
     truth, predicted = (torch.tensor(column) for column in zip(*drawn, strict=True))
     values = metrics.of_classes(torch.nn.functional.one_hot(predicted, 5).float(), truth)
@@ -61,7 +60,6 @@ numbers = st.floats(-100, 100, width=32)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=40))
-@settings(deadline=None)
 def test_regression_agrees_with_scikit_learn(drawn: list[tuple[float, float]]) -> None:
     truth, predicted = (np.array(column) for column in zip(*drawn, strict=True))
     values = metrics.of_numbers(torch.tensor(predicted)[:, None], torch.tensor(truth)[:, None])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import bars
 from torch import Tensor, nn
@@ -206,7 +206,6 @@ def torchs_rates(name: str, warmup: int, epochs: int, steps: int) -> list[float]
 
 
 @given(st.sampled_from(list(SCHEDULES)), st.integers(0, 4), st.integers(1, 8), st.integers(1, 5))
-@settings(deadline=None)
 def test_each_step_has_the_rate_that_torchs_schedulers_give_it(name: str, warmup: int, epochs: int, steps: int) -> None:
     params = {"epochs": epochs, "learning_rate": 1.0, "warmup": warmup, **SCHEDULES[name][0]}
     ends = [epoch + step / steps for epoch in range(epochs) for step in range(1, steps + 1)]
@@ -217,7 +216,6 @@ def test_each_step_has_the_rate_that_torchs_schedulers_give_it(name: str, warmup
 
 
 @given(name=st.sampled_from(["constant", "step", "exponential"]), warmup=st.integers(0, 3), at=st.floats(0, 5))
-@settings(deadline=None)
 def test_only_cosine_asks_how_many_epochs_follow(name: str, warmup: int, at: float) -> None:
     params = {"learning_rate": 0.1, "warmup": warmup, **SCHEDULES[name][0]}
     assert eta({**params, "epochs": 5}, at, at + 0.1) == eta({**params, "epochs": 50}, at, at + 0.1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import bars, job, numbers
 from torch import nn
@@ -67,7 +67,6 @@ def test_a_layer_that_received_no_gradient_has_none() -> None:
 
 
 @given(steps=st.integers(1, 200))
-@settings(deadline=None)
 def test_every_epoch_is_looked_at_and_not_too_often(steps: int) -> None:
     gradients = Gradients(probe_places(nn.Linear(1, 1), False))
     due = [step for step in range(steps) if gradients.due(step, steps)]

@@ -90,7 +90,7 @@ def test_trials_that_no_budget_is_left_for_are_in_nobodys_way() -> None:
 )
 @example(files=[{4}, {4, 8}], rule={"type": "asha", "reduction": 2})
 @example(files=[{2, 3}, {3}], rule=None)
-@settings(max_examples=8 * laws.MORE, deadline=None)
+@settings(max_examples=8 * laws.MORE)
 def test_what_counted_once_counts_for_ever_whatever_becomes_of_epochs(
     files: list[set[int]], rule: dict[str, Any] | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -195,7 +195,7 @@ def outline(events: Sequence[Event]) -> list[object]:
     cuts=st.lists(st.integers(1, 90), max_size=4),
     wrong=st.dictionaries(st.tuples(st.integers(0, 4), st.integers(1, 4)), st.sampled_from([LOST, NAN]), max_size=4),
 )
-@settings(max_examples=60 * laws.MORE, deadline=None)
+@settings(max_examples=60 * laws.MORE)
 def test_a_study_that_shares_its_workers_is_what_it_would_be_alone_whatever_dies(
     name: str,
     budget: Budget,

@@ -143,7 +143,7 @@ def test_start_with_comes_first_and_what_it_leaves_open_is_drawn(name: str, tmp_
 
 
 @given(cut=st.integers(min_value=1, max_value=300))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_bayesian_goes_on_the_same_after_any_interruption(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Cut the journal behind any event, as a kill does, and go on."""
     folder = tmp_path_factory.mktemp("cut")
@@ -227,7 +227,7 @@ def test_a_huge_grid_is_never_built() -> None:
 
 
 @given(size=st.integers(min_value=0, max_value=3000), seed=st.text(max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_permutation_gives_each_number_once(size: int, seed: str) -> None:
     assert sorted(permutation(size, seed)) == list(range(size))
 

@@ -92,7 +92,7 @@ def delivered(one: TrackedStudy, script: Script, live: bool = False) -> FakeMlfl
 
 
 @given(studies, faults, st.lists(st.integers(0, 40), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
     shared: TrackedStudy, events: list[Event], troubles: list[str], cuts: list[int]
 ) -> None:
@@ -108,7 +108,7 @@ def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
 
 
 @given(studies, st.integers(1, 5), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(
     shared: TrackedStudy, events: list[Event], step: int, live: bool
 ) -> None:
@@ -240,7 +240,7 @@ def test_best_so_far_and_a_test_score_stand_at_the_epochs_spent(one: TrackedStud
 
 
 @given(studies, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(events=scripted([0, 0, 1, 55, 0, 0, 1, 1, 1]), maximize=True)
 def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize: bool) -> None:
     goal = Goal("val_accuracy", maximize, epochs={1, 2})
