@@ -3,25 +3,10 @@
 import math
 import random
 
-from hpo.core import (
-    Closed,
-    Ended,
-    Event,
-    Goal,
-    Opened,
-    Outcome,
-    Params,
-    Reason,
-    Report,
-    Reported,
-    Scored,
-    Started,
-    State,
-    training_key,
-    training_seed,
-)
+from hpo import core
+from hpo.core import Event, Params, Reason, Report, Reported, Scored, Started, State, training_key, training_seed
 
-GOAL = Goal(metric="val_accuracy", maximize=True)
+GOAL = core.Goal(metric="val_accuracy", maximize=True)
 
 
 def draw(rng: random.Random) -> dict[str, int | float | str | bool]:
@@ -46,13 +31,8 @@ def quality(params: Params) -> float:
     """What a training tends to; best near learning rate 0.03 with three blocks."""
     distance = abs(math.log10(float(params["learning_rate"])) + 1.3) / 2.5
     activation = {"relu": 0.0, "leaky_relu": 0.004, "tanh": -0.01, "sigmoid": -0.06}[str(params["activation"])]
-    return (
-        0.965
-        - 0.25 * distance**1.5
-        + activation
-        + 0.012 * (int(params["blocks"]) - 1)
-        - 0.05 * float(params["dropout"]) ** 2
-    )
+    rest = 0.012 * (int(params["blocks"]) - 1) - 0.05 * float(params["dropout"]) ** 2
+    return 0.965 - 0.25 * distance**1.5 + activation + rest
 
 
 def reports(params: Params, rng: random.Random, clock: float) -> list[Report]:
@@ -76,7 +56,7 @@ def reports(params: Params, rng: random.Random, clock: float) -> list[Report]:
 def events(trials: int, seed: int = 0, lift: float = 0.0) -> list[Event]:
     """A study. Learning rates above 0.07 diverge at epoch 2."""
     rng, clock = random.Random(f"made-up/{seed}"), 1_700_000_000.0
-    made: list[Event] = [Opened(clock, {"torch": "2.13.0", "commit": "abc1234"})]
+    made: list[Event] = [core.Opened(clock, {"torch": "2.13.0", "commit": "abc1234"})]
     for number in range(trials):
         params = draw(rng)
         if lift and rng.random() < lift:  # a better strategy looks where it is good more often
@@ -85,15 +65,15 @@ def events(trials: int, seed: int = 0, lift: float = 0.0) -> list[Event]:
         made.append(Started(clock, number, params, 0, key, training_seed(0, params, 0), int(params["epochs"])))
         curve = reports(params, rng, clock)
         if float(params["learning_rate"]) > 0.07:
-            length, end = 1, (State.FAILED, Outcome.DIVERGED, "loss 3.1e+08 at epoch 2")
+            length, end = 1, (State.FAILED, core.Outcome.DIVERGED, "loss 3.1e+08 at epoch 2")
         elif rng.random() < 0.15 and len(curve) > 3:
             length, end = 3, (State.PRUNED,)
         else:
             length, end = len(curve), (State.COMPLETE,)
         made += [Reported(key, report) for report in curve[:length]]
         clock = curve[length - 1].time
-        made.append(Ended(clock, number, *end))
-    made.append(Closed(clock, Reason.BUDGET))
+        made.append(core.Ended(clock, number, *end))
+    made.append(core.Closed(clock, Reason.BUDGET))
     return made
 
 

@@ -80,12 +80,9 @@ def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
             folder = ROOT / Path(*node.module.split(".")[1:])
-            within = [
-                alias.name
-                for alias in node.names
-                if (folder / f"{alias.name}.py").exists() or (folder / alias.name).is_dir()
-            ]
-            if len(within) < len(node.names):
+            names = [alias.name for alias in node.names]
+            within = [name for name in names if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
+            if len(within) < len(names):
                 yield "hpo.__init__" if node.module == "hpo" else node.module, node.lineno, id(node) in top
             yield from ((f"{node.module}.{name}", node.lineno, id(node) in top) for name in within)
         elif isinstance(node, ast.Import):

@@ -19,31 +19,14 @@ from hypothesis import strategies as st
 from scripted import LOST, NAN, Scripted
 from studied import Place
 
-from hpo import api
+from hpo import api, core
 from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
 from hpo.commands.confirm import as_read, confirm_finalists
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import best_so_far
-from hpo.core import (
-    UNSAFE,
-    BestSoFar,
-    Event,
-    Goal,
-    Job,
-    Limits,
-    Outcome,
-    Params,
-    Report,
-    Reported,
-    State,
-    Strategy,
-    Study,
-    Trial,
-    training_key,
-    training_seed,
-)
+from hpo.core import BestSoFar, Event, Goal, Job, Limits, Report, Reported, State, Study, Trial, training_seed
 from hpo.engine.driver import Driver
 from hpo.engine.result import PUBLISHED, Published, Result, read_result, statuses
 from hpo.engine.search import Search
@@ -62,9 +45,9 @@ from hpo.training import checkpoints
 SCHEDULE = Parameter("schedule", Choice(("constant", "cosine")))
 
 
-def identity(params: Params, repeat: int) -> tuple[str, int]:
+def identity(params: core.Params, repeat: int) -> tuple[str, int]:
     seed = training_seed(0, params, repeat)
-    return training_key(params, seed, {}, params["schedule"] != "cosine"), seed
+    return core.training_key(params, seed, {}, params["schedule"] != "cosine"), seed
 
 
 def jagged(job: Job, epoch: int) -> dict[str, float]:
@@ -73,7 +56,7 @@ def jagged(job: Job, epoch: int) -> dict[str, float]:
     return {"val_accuracy": math.nan if level == 5 and epoch % 3 == 0 else level / 5}
 
 
-def strategy(rule: str, goal: Goal, space: Space, seed: int) -> Strategy:
+def strategy(rule: str, goal: Goal, space: Space, seed: int) -> core.Strategy:
     problem = Problem(space, goal, seed)
     if rule == "grid":
         return Grid(problem)
@@ -122,7 +105,7 @@ def test_the_best_never_falls_is_the_best_of_all_that_counts_and_its_state_is_ke
     space = Space((fakes.DISCRETE["learning_rate"], SCHEDULE, Parameter("epochs", Choice(lengths))))
     spec_rungs = EarlyStopping("median" if rule == "median" else "asha", 1, 2, 2, 2).rungs(8)
     resting = rule in ("asha", "median") and lengths == (8,)
-    goal = Goal(at=at, epochs=spec_rungs if resting else lengths, unsafe=UNSAFE)
+    goal = Goal(at=at, epochs=spec_rungs if resting else lengths, unsafe=core.UNSAFE)
 
     def script(key: str, epoch: int, before: int) -> str:
         return "" if before else wrong.get((int(key, 16) % 5, epoch), "")
@@ -164,8 +147,6 @@ def follow(events: Sequence[Event], goal: Goal) -> None:
     assert [point.value for point in points] == sorted(point.value for point in points)
 
 
-# -- real trainings ------------------------------------------------------------------------------------------------
-
 DIGITS: dict[str, Any] = {
     "name": "best",
     "strategy": "random",
@@ -205,9 +186,8 @@ def study(folder: Path, name: str) -> Path:
     space |= {"schedule": own.pop("schedule")} if "schedule" in own else {}
     budget = {"trials": own.pop("trials")} if "trials" in own else own.pop("budget", DIGITS["budget"])
     strategy = "bayesian" if name.startswith("bayesian") else "random"
-    (folder / "study.yaml").write_text(
-        json.dumps({**DIGITS, "strategy": strategy, **own, "search_space": space, "budget": budget})
-    )
+    given = {**DIGITS, "strategy": strategy, **own, "search_space": space, "budget": budget}
+    (folder / "study.yaml").write_text(json.dumps(given))
     return folder / "study.yaml"
 
 
@@ -263,9 +243,6 @@ def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path
     assert len(confirmed.finalists) == len({goal.length(result.trial(one.trial)) for one in confirmed.finalists})
 
 
-# -- what happens to states ----------------------------------------------------------------------------------------
-
-
 def test_of_the_states_above_the_cap_finished_ones_go_first_then_the_worst_at_their_rung(tmp_path: Path) -> None:
     for key in ("needed", "best at its rung", "worst at its rung", "finished"):
         checkpoints.path(tmp_path, key, 1).parent.mkdir()
@@ -317,9 +294,8 @@ def test_two_drivers_of_one_name_leave_each_others_states_alone(tmp_path: Path) 
 
 
 def test_epochs_trained_again_after_a_state_was_lost_are_no_cost_and_signs_of_life(tmp_path: Path) -> None:
-    job = Job(
-        "key", {"epochs": 9, "learning_rate": 0.1}, 0, 0, 9, 3, Path(), Limits(report_seconds=30, trial_seconds=5)
-    )
+    limits = Limits(report_seconds=30, trial_seconds=5)
+    job = Job("key", {"epochs": 9, "learning_rate": 0.1}, 0, 0, 9, 3, Path(), limits)
     running = RunningJob(job, since=0.0, last_message=0.0)
     for epoch in (1, 2, 3):
         assert running.overdue(20.0 * epoch) is None
@@ -327,7 +303,7 @@ def test_epochs_trained_again_after_a_state_was_lost_are_no_cost_and_signs_of_li
     assert running.overdue(64.9) is None
     over = running.overdue(65.1)
     assert over is not None
-    assert (over.outcome, over.lost) == (Outcome.TIMEOUT, False)
+    assert (over.outcome, over.lost) == (core.Outcome.TIMEOUT, False)
     lasting = fakes.Fake(pause=0.002)
     told = list(JobRunner(lasting()).run(replace(job, folder=tmp_path, limits=Limits(trial_seconds=0.005))))
     assert [one.report.epoch for one in told if isinstance(one, Reported)] == [1, 2, 3, 4, 5, 6], "3 x 2 ms of its own"
@@ -347,9 +323,7 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
 
 
-def test_the_process_that_publishes_begins_with_the_last_trials_and_ends_with_the_run(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_the_process_that_publishes_begins_with_the_last_trials_and_ends(tmp_path: Path, monkeypatch: Any) -> None:
     begun: list[subprocess.Popen[bytes]] = []
     given: list[object] = []
     heard: list[int] = []  # trials there were when it began
@@ -452,9 +426,8 @@ def test_a_model_is_shown_beside_the_reading_it_was_published_of_only(tmp_path: 
 def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
     result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path, publish=False))
     assert f", epoch 7 of {result.best.epochs}" in next(best_lines(result))
-    assert f"(trial {result.best.number}, epoch 7 of {result.best.epochs})" in str(
-        [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
-    )
+    cells = [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
+    assert f"(trial {result.best.number}, epoch 7 of {result.best.epochs})" in str(cells)
 
 
 @pytest.mark.parametrize(("images", "test", "said"), [(30, 0.67, True), (30, 0.8, False), (3000, 0.9, True)])
@@ -462,7 +435,5 @@ def test_a_test_accuracy_that_chance_does_not_explain_is_said(images: int, test:
     data = SimpleNamespace(val=range(images), test=range(images))
     spec = SimpleNamespace(metric=SimpleNamespace(name="val_accuracy"))
     result: Any = SimpleNamespace(best_value=28 / 30, dataset=data, spec=spec)
-    line = (
-        f"        the test is {28 / 30 - test:.2f} lower, more than chance makes it: {images} images chose this trial"
-    )
-    assert list(fallen_lines(result, {"test_accuracy": test})) == [line] * said
+    line = f"the test is {28 / 30 - test:.2f} lower, more than chance makes it: {images} images chose this trial"
+    assert [one.lstrip() for one in fallen_lines(result, {"test_accuracy": test})] == [line] * said

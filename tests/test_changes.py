@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from laws import params_of
 from studied import TINY, TRAINER, Place
 
 from hpo import api, provenance
@@ -33,11 +34,6 @@ COMPARED = Compare(("bayesian", "random"), seeds=1)
 SPACE = {"rate": [0.05, 0.1, 0.2, 0.4], "epochs": 4}
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place.made(tmp_path)
-
-
 def write_data(folder: Path, images: int, classes: int, brightness: int = 200) -> None:
     """Squares in places that say the class."""
     rng, labels = np.random.default_rng(3), np.arange(images) % classes
@@ -57,8 +53,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".lock", ".pyc"))
     return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-wal", "-shm", "lock"))}
 
-
-# -- data ----------------------------------------------------------------------------------------------------------
 
 USES: dict[str, Callable[[Result, Path], object]] = {
     "run": lambda result, folder: on_data(folder, budget={"trials": 4}),
@@ -96,18 +90,18 @@ def trained(tmp_path: Path) -> Result:
     return read_result(api.load({**TINY, "data": str(tmp_path / "data.npz"), "budget": {"trials": 2}}), tmp_path)
 
 
+OTHER_DATA = {
+    "60 images in 2 classes, now 90 in 3;": (90, 3),
+    "other images, 60 images in 2 classes as before;": (60, 2, 210),
+}
+
+
 @pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        ((90, 3), "60 images in 2 classes, now 90 in 3;"),
-        ((60, 2, 210), "other images, 60 images in 2 classes as before;"),
-    ],
-)
+@pytest.mark.parametrize("said", OTHER_DATA)
 def test_other_data_are_refused_before_anything_is_written(
-    tmp_path: Path, trained: Result, use: str, data: tuple[int, ...], said: str
+    tmp_path: Path, trained: Result, use: str, said: str
 ) -> None:
-    write_data(tmp_path, *data)
+    write_data(tmp_path, *OTHER_DATA[said])
     before = contents(tmp_path)
     with pytest.raises(Conflict) as refused:
         USES[use](trained, tmp_path)
@@ -146,9 +140,6 @@ def test_a_fresh_study_and_its_confirmation_take_the_new_data(tmp_path: Path) ->
     assert fresh.study.environments[-1]["data"] != old.study.environments[-1]["data"]
     assert fresh.best.params == old.best.params, "so that the same points are confirmed"
     assert confirm.run_confirmation(old.spec, tmp_path, 1, 1)[-1].endswith(SAME_SPLIT)
-
-
-# -- the user's code -----------------------------------------------------------------------------------------------
 
 
 def test_code_that_was_edited_is_refused_until_it_is_accepted(place: Place) -> None:
@@ -237,9 +228,6 @@ def test_a_comparison_scores_nothing_again_that_other_code_trained(place: Place)
     assert compare.compare_strategies(spec, replace(place.options, accept_code=True)).comparison
 
 
-# -- versions ------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def paused(place: Place) -> Result:
     """One trial is complete, one paused after two of its four epochs."""
@@ -278,18 +266,13 @@ def test_what_another_version_began_is_never_continued(
     assert study.active_seconds < 60, "the time between the runs is nobody's"
 
 
-ASHA = {
-    "early_stopping": {"type": "asha", "reduction": 2},
-    "search_space": {"width": [1, 2, 3], "rate": [0.1, 0.2], "epochs": 8},
-}
+WIDTHS = {"width": [1, 2, 3], "rate": [0.1, 0.2], "epochs": 8}
+ASHA = {"early_stopping": {"type": "asha", "reduction": 2}, "search_space": WIDTHS}
 LATER: dict[str, tuple[dict[str, Any], Callable[[Params], bool]]] = {
     "constraint": ({"constraints": ["width <= 1"]}, lambda params: params["width"] > 1),
-    "values": (
-        {"search_space": {"width": [1, 4], "rate": [0.1, 0.2], "epochs": 8}},
-        lambda params: params["width"] > 1,
-    ),
-    "shorter": ({"search_space": {**ASHA["search_space"], "epochs": 4}}, lambda params: True),
-    "longer": ({"search_space": {**ASHA["search_space"], "epochs": 16}}, lambda params: False),
+    "values": ({"search_space": {**WIDTHS, "width": [1, 4]}}, lambda params: params["width"] > 1),
+    "shorter": ({"search_space": {**WIDTHS, "epochs": 4}}, lambda params: True),
+    "longer": ({"search_space": {**WIDTHS, "epochs": 16}}, lambda params: False),
 }
 
 
@@ -300,20 +283,17 @@ def test_an_unfinished_trial_that_the_file_no_longer_allows_is_not_continued(
 ) -> None:
     begun = place.run(**ASHA, budget={"total_epochs": 13} if interrupted else {"trials": 5})
     resting, before = begun.study.with_state(State.PAUSED), len(place.trained())
-    changes, forbids = LATER[name]
+    (changes, forbids), more = LATER[name], {"total_epochs": 40} if interrupted else {"trials": 9}
     gone = [trial for trial in resting if forbids(trial.params)]
     assert resting and bool(gone) == (name != "longer")
     with caplog.at_level(logging.WARNING):
-        later = place.run(**ASHA | changes, budget={"total_epochs": 40} if interrupted else {"trials": 9})
-        place.run(**ASHA | changes, budget={"total_epochs": 40} if interrupted else {"trials": 9})
+        later, _ = (place.run(**ASHA | changes, budget=more) for _ in "ab")
     assert not {key for key, _ in place.trained()[before:]} & {trial.training for trial in gone}
     for trial in gone:
         now = later.study.trials[trial.number]
         assert (now.state, now.reports) == (State.PRUNED, trial.reports), "what it has stays"
     assert all(forbids(one.params) for one in gone) and later.study.trials[: len(begun.study)] != []
-    assert len([line for line in caplog.messages if "no longer allows" in line]) == (name != "longer"), (
-        "it is said once"
-    )
+    assert sum("no longer allows" in line for line in caplog.messages) == (name != "longer"), "it is said once"
 
 
 def test_a_retry_that_the_file_no_longer_allows_is_neither_started_nor_paid_for(place: Place) -> None:
@@ -330,9 +310,7 @@ def test_a_retry_that_the_file_no_longer_allows_is_neither_started_nor_paid_for(
 
 def test_a_trial_that_failed_before_its_first_epoch_is_compared_with_what_it_was_started_in(place: Place) -> None:
     code = place.folder / "studied_trainer.py"
-    code.write_text(
-        TRAINER.replace('rate, total, drift = job.params["rate"]', 'rate, total, drift = job.params["rat"]')
-    )
+    code.write_text(TRAINER.replace('drift = job.params["rate"]', 'drift = job.params["rat"]'))
     result = place.run(search_space=SPACE, budget={"trials": 1}, execution={"engine": "local"}, workers=1)
     assert (result.study.trials[0].outcome, result.study.trials[0].reports) == (Outcome.CRASHED, ())
     code.write_text(TRAINER)
@@ -352,15 +330,10 @@ def test_a_checkpoint_is_not_made_again_by_another_version(
 
 
 def test_a_training_in_bf16_has_a_key_of_its_own_and_one_in_fp32_the_key_it_had_before_there_was_another() -> None:
-    plain, bf16 = (
-        provenance.numerics("data", "cpu", "loss", False, "none", precision) for precision in ("fp32", "bf16")
-    )
+    plain, bf16 = (provenance.numerics("data", "cpu", "loss", False, "none", bits) for bits in ("fp32", "bf16"))
     first = {"data", "device", "loss", "class_weights", "trainer", "user_code", "torch", "machine", "threads"}
     assert plain.keys() == first
     assert bf16 == {**plain, "precision": "bf16"}
-
-
-# -- what the search knows -----------------------------------------------------------------------------------------
 
 
 def history(result: Result) -> History:
@@ -393,10 +366,6 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
     ]
 
 
-def points_of(result: Result) -> list[Params]:
-    return [trial.params for trial in result.study.trials]
-
-
 def test_a_search_learns_from_earlier_studies_and_goes_on_with_what_it_knew_when_they_have_grown_or_gone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -412,20 +381,16 @@ def test_a_search_learns_from_earlier_studies_and_goes_on_with_what_it_knew_when
     begun = on_data(tmp_path, **warm, budget={"total_epochs": 5})
     known = f"{prior.load()} and earlier studies (first)"
     assert begun.study.environments[-1]["known"] == known == status_json(statuses(begun.spec, tmp_path)[0])["known"]
-    assert (
-        f"The search began with what {known} have shown."
-        in study_report(begun.spec, begun.folders, begun.study, {}).document()
-    )
+    report = study_report(begun.spec, begun.folders, begun.study, {}).document()
+    assert f"The search began with what {known} have shown." in report
     shutil.rmtree(tmp_path / "studies" / "first")
     on_data(tmp_path, **common, name="third")
     again = on_data(tmp_path, **warm, budget={"total_epochs": 12})
-    assert points_of(again) == points_of(whole)
+    assert params_of(again.study) == params_of(whole.study)
     assert len({one["prior"] for one in [*again.study.environments, *whole.study.environments]}) == 1
     assert again.study.environments[-1]["prior"] != prior.load().digest
     assert [line for line in caplog.messages if "budget" not in line] == []
-    with pytest.raises(
-        Conflict, match="it has learned from earlier studies, which a comparison and another warm_start"
-    ):
+    with pytest.raises(Conflict, match="it has learned from earlier studies, which a comparison and another"):
         compare.compare_strategies(replace(again.spec, compare=COMPARED), RunOptions(tmp_path))
     (kept,) = (tmp_path / "studies" / "second" / "priors").glob("*")
     prior.load.cache_clear()
@@ -453,16 +418,12 @@ def test_what_cannot_be_learned_from_is_said_in_a_line_and_a_comparison_learns_f
     caplog.clear()
     place.run(name="names-of-its-own", strategy="bayesian", **warm)
     because = "because the learned prior says nothing of a trainer of your own"
-    assert (
-        f"strategy bayesian searches as tpe and warm_start learns from no earlier study, {because}" in caplog.messages
-    )
-    spec = api.load(
-        {**TINY, **warm, "data": str(tmp_path / "data.npz"), "name": "compared", "budget": {"total_epochs": 4}}
-    )
+    line = f"strategy bayesian searches as tpe and warm_start learns from no earlier study, {because}"
+    assert line in caplog.messages
+    new = {"data": str(tmp_path / "data.npz"), "name": "compared", "budget": {"total_epochs": 4}}
+    spec, known = api.load({**TINY, **warm, **new}), str(prior.load())
     compared = compare.compare_strategies(replace(spec, compare=COMPARED), RunOptions(tmp_path), rescore=False)
-    assert {one.study.environments[-1].get("known", str(prior.load())) for one in compared.results} == {
-        str(prior.load())
-    }
+    assert {one.study.environments[-1].get("known", known) for one in compared.results} == {known}
 
 
 def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -159,7 +159,7 @@ def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None
         ("{trials: 40, patience: 20}", 40, 2.03 / 2 / 2, 21 * 2 * 2.03),
     ],
 )
-def test_the_time_is_trials_times_epochs_times_steps_over_workers(
+def test_time_is_epochs_times_steps_over_workers(
     tmp_path: Path, budget: str, trials: int, low: float, high: float
 ) -> None:
     """1,200 images to train on and 300 to validate on are 1,300 / 32 steps of 10 ms; five epochs; on two workers.
@@ -173,10 +173,8 @@ def test_the_time_is_trials_times_epochs_times_steps_over_workers(
     assert (estimate.low - 2, estimate.high - 60) == (pytest.approx(low, rel=0.01), pytest.approx(high, rel=0.01))
     assert estimate.seconds == [pytest.approx(5 * 1_300 / 32 * 0.01)] * len(estimate.seconds)
     each = "2.0 s to 2.0 s, median 2.0 s each at 10 ms per step, 2 workers"
-    assert (
-        budget != "{trials: 40}"
-        or str(estimate) == f"time: about 49 s, 22 s to 2 min 25 s whatever is tried (40 trials, {each})"
-    )
+    line = f"time: about 49 s, 22 s to 2 min 25 s whatever is tried (40 trials, {each})"
+    assert budget != "{trials: 40}" or str(estimate) == line
 
 
 COST = {(width, epochs): width / 1e4 * epochs * 1_300 / 32 for width in (8, 16, 64) for epochs in (1, 9)}  # seconds
@@ -193,7 +191,7 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Estimate]:
 
 
 @given(drawn=st.lists(st.sampled_from(sorted(COST)), min_size=12, max_size=12), workers=st.integers(1, 4))
-def test_whatever_is_drawn_the_study_ends_within_the_range(
+def test_any_study_ends_in_the_range(
     drawn: list[tuple[int, int]], workers: int, estimates: dict[int, Estimate]
 ) -> None:
     """Trials are given to the first worker that is free; a step costs what its network's width says."""

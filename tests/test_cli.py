@@ -177,12 +177,11 @@ def test_a_copy_and_a_broken_study_are_skipped_with_a_line(ran: Path) -> None:
     (place / "bayesian-7/journal.db-wal").unlink(missing_ok=True)
     (place / "bayesian-8").mkdir()
     (place / "notes").touch()
+    skipped = {"bayesian-0.bak", "bayesian-00", "backup-0", "bayesian-7/journal.db"}
     for verb in ("status", "sync", "report", "run"):
         done = hpo(ran, verb, "--set", "tracking=false")
         told = {line.partition(": ")[0].rpartition("tiny/")[2] for line in done.stderr.splitlines()}
-        assert told == (
-            set() if verb == "report" else {"bayesian-0.bak", "bayesian-00", "backup-0", "bayesian-7/journal.db"}
-        )
+        assert told == (set() if verb == "report" else skipped)
     assert [one["study"] for one in json.loads(hpo(ran, "status", "--json").stdout)] == ["bayesian-0"]
 
 
@@ -252,10 +251,8 @@ def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -
     shutil.copytree(study / "studies/tiny/random-0", stopped := study / "studies/tiny/random-asha-0")
     assert hpo(study, "status", *space, "--strategy", "random").stdout.count("random-") == 2, "as compare calls it"
     shutil.rmtree(stopped)
-    assert (
-        "no study of strategy bayesian and seed 7"
-        in hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3).stderr
-    )
+    none = hpo(study, "status", *space, "--strategy", "bayesian", "--seed", "7", code=3)
+    assert "no study of strategy bayesian and seed 7" in none.stderr
     anew = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore", "--fresh")
     assert anew.stdout.splitlines()[-3:-1] == done.stdout.splitlines()[-3:-1]
 
@@ -315,7 +312,7 @@ def test_a_signal_while_a_finished_study_is_published_does_not_call_it_unfinishe
     assert re.search(r"Budget</dt>\s*<dd>2 trials", (journal.parent / "report.html").read_text())
 
 
-def test_a_signal_while_mlflow_gets_the_last_of_a_finished_study_still_shows_it(
+def test_a_signal_while_mlflow_gets_the_last_of_a_study_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drain(tracker: Tracker, timeout: float) -> int:
@@ -357,14 +354,11 @@ def test_a_stopped_command_says_what_resumes_it_only_where_something_does(
     assert (left.value.code, capsys.readouterr().err) == (code, f"{said}\n")
 
 
-def test_mlflow_away_to_the_end_costs_the_model_s_entry_only_and_the_printed_sync_delivers_that_too(
-    tmp_path: Path,
-) -> None:
+def test_mlflow_away_costs_the_model_s_entry_only_and_the_printed_sync_delivers_that_too(tmp_path: Path) -> None:
     space = "search_space: {blocks: 1, channels: 4, epochs: 1}"
     port = free_port()
-    (tmp_path / "s.yaml").write_text(
-        f"name: away\ndata: digits\n{space}\ntracking: {{uri: 'http://127.0.0.1:{port}'}}\n"
-    )
+    uri = f"http://127.0.0.1:{port}"
+    (tmp_path / "s.yaml").write_text(f"name: away\ndata: digits\n{space}\ntracking: {{uri: '{uri}'}}\n")
     flags = ["--strategy", "random", "--state", "there", "--set", "budget.trials=1", "--workers", "1"]
     said = hpo(tmp_path, "run", "s.yaml", *flags, code=4).stdout
     assert "model:  MLflow did not answer: the model was scored, not logged to MLflow" in said
@@ -385,22 +379,18 @@ def test_mlflow_away_to_the_end_costs_the_model_s_entry_only_and_the_printed_syn
     assert best["model"].startswith("models:/m-")
 
 
+WIDTH = "search_space.width=[8, 16]"
+
+
 @pytest.mark.parametrize(
     ("sets", "seed", "state", "typed"),
     [
         ((), 0, ".", "hpo run {study}"),
         (("strategy=random", "budget.time=1h"), 3, ".", "hpo run {study} --strategy random --time 1h --seed 3"),
-        (
-            ("search_space.width=[8, 16]",),
-            0,
-            "runs",
-            "hpo run {study} --set 'search_space.width=[8, 16]' --state {state}",
-        ),
+        ((WIDTH,), 0, "runs", f"hpo run {{study}} --set '{WIDTH}' --state {{state}}"),
     ],
 )
-def test_what_to_type_names_the_very_study(
-    sets: tuple[str, ...], seed: int, state: str, typed: str, study: Path
-) -> None:
+def test_what_to_type_names_the_study(sets: tuple[str, ...], seed: int, state: str, typed: str, study: Path) -> None:
     path = study / "study.yaml"
     spec = replace(load(path, sets=sets), seed=seed)
     assert command("run", spec, study / state) == typed.format(study=path, state=study / state)

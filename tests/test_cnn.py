@@ -27,11 +27,8 @@ def test_every_parameter_has_a_default_that_trains(model: str) -> None:
     assert sizes(model, {}, DIGITS, 10).rows[-1].shape == (10,)
 
 
-def test_no_block_and_no_dense_layer_is_a_perceptron() -> None:
+def test_no_block_and_no_dense_layer_is_a_perceptron_and_no_block_an_mlp() -> None:
     assert cnn.layers({"blocks": 0, "dense_layers": 0}, DIGITS, 10) == [Flatten("flatten"), Dense("output", 10)]
-
-
-def test_no_block_is_an_mlp() -> None:
     hidden = [f"dense{i}{part}" for i in (1, 2) for part in ("", "_activation", "_dropout")]
     assert names(blocks=0, dense_layers=2, dropout=0.5) == ["flatten", *hidden, "output"]
 
@@ -55,7 +52,7 @@ def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None
         ({"batch_norm": "after"}, ["conv", "activation", "norm", "pool", "dropout"]),
     ],
 )
-def test_a_block_is_convolution_activation_pooling_dropout_but_a_maximum_goes_before_what_only_rises(
+def test_in_the_order_of_a_block_a_maximum_goes_before_what_only_rises(
     params: dict[str, str], order: list[str]
 ) -> None:
     made = names(blocks=1, dense_layers=0, conv_dropout=0.1, **params)

@@ -13,13 +13,7 @@ from studied import SPACE, TINY, TRAINER, Place, hpo
 from hpo import api, provenance
 from hpo.commands import compare as compare_command
 from hpo.commands import confirm as confirm_command
-from hpo.commands.compare import (
-    Compared,
-    compare_strategies,
-    compare_studies,
-    studies,
-    total_epochs,
-)
+from hpo.commands.compare import Compared, compare_strategies, compare_studies, studies, total_epochs
 from hpo.commands.confirm import confirm_finalists, confirming, fresh_values, run_confirmation
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
@@ -35,12 +29,13 @@ from hpo.strategies import prior
 from hpo.strategies.points import frozen
 
 COMPARE = {"strategies": ["bayesian", "random", "grid"], "seeds": 2, "margin": 0.002}
+DENSE = {
+    **TINY,
+    "search_space": {"blocks": 0, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": [1, 2]},
+    "budget": {"total_epochs": 4},
+    "compare": {"strategies": ["random", "grid"], "seeds": 1},
+}
 WIDE = {**SPACE, "rate": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place.made(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -139,12 +134,8 @@ def test_rivals_are_compared_with_bayesian_but_not_ranked_and_every_verb_knows_t
 
 def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tmp_path: Path) -> None:
     one = {**PICTURES, "name": "one", "strategy": "random", "compare": {"seeds": 2}, "budget": {"total_epochs": 6}}
-    two = {
-        **one,
-        "name": "two",
-        "strategy": "bayesian",
-        "search_space": {"blocks": 0, "dense_units": [2, 4, 8], "epochs": 2},
-    }
+    space = {"blocks": 0, "dense_units": [2, 4, 8], "epochs": 2}
+    two = {**one, "name": "two", "strategy": "bayesian", "search_space": space}
     for study in (one, two):
         (tmp_path / f"{study['name']}.yaml").write_text(json.dumps(study))
     told = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--json")
@@ -154,16 +145,11 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
     assert "two: bayesian with built-in prior." in said["notes"]
     assert "usual ranking" not in json.dumps(said), "strategies are not what is compared"
     for seed in (0, 1):
-        states = [
-            Study(read_events(tmp_path / "studies" / where / "journal.db"))
-            for where in (f"one/random-{seed}", f"two/bayesian-{seed}")
-        ]
+        places = [tmp_path / "studies" / name for name in (f"one/random-{seed}", f"two/bayesian-{seed}")]
+        states = [Study(read_events(place / "journal.db")) for place in places]
         assert {state.epochs for state in states} == {6}
         assert len({state.environments[-1]["data"] for state in states}) == 1, "one split"
-        best = [
-            max(max(report.metrics["val_accuracy"] for report in trial.reports) for trial in state.trials)
-            for state in states
-        ]
+        best = [max(r.metrics["val_accuracy"] for one in state.trials for r in one.reports) for state in states]
         assert [row["values"][seed] for row in said["strategies"]] == pytest.approx(best)
     refused = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--strategies", "random,grid", code=2)
     assert "leave out --strategies" in refused.stderr
@@ -174,12 +160,8 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
 def test_what_makes_a_study_of_a_comparison_another_is_noted(tmp_path: Path) -> None:
     """A prior that an earlier run left out, points that ran out; a name that is a strategy's is none, and b has a's splits."""
     small = {**PICTURES, "strategy": "bayesian", "search_space": {"blocks": 0, "dense_units": [2, 4], "epochs": 1}}
-    one = {
-        **small,
-        "compare": {"strategies": ["bayesian"], "seeds": 2},
-        "training_seed": 3,
-        "budget": {"total_epochs": 3},
-    }
+    alone = {"strategies": ["bayesian"], "seeds": 2}
+    one = {**small, "compare": alone, "training_seed": 3, "budget": {"total_epochs": 3}}
     run(api.load({**one, "warm_start": "none"}), RunOptions(tmp_path, publish=False))
     specs = api.load(one), api.load({**small, "name": "random", "strategy": "random"})
     compared = compare_studies(*specs, RunOptions(tmp_path, publish=False), rescore=False)
@@ -194,9 +176,8 @@ def test_what_makes_a_study_of_a_comparison_another_is_noted(tmp_path: Path) -> 
 
 def test_studies_that_cannot_be_paired_are_refused_with_all_reasons(tmp_path: Path) -> None:
     one = api.load(PICTURES)
-    other = api.load(
-        {**PICTURES, "metric": {"name": "val_loss", "goal": "minimize"}, "data": {"source": "digits", "limit": 130}}
-    )
+    loss = {"name": "val_loss", "goal": "minimize"}
+    other = api.load({**PICTURES, "metric": loss, "data": {"source": "digits", "limit": 130}})
     with pytest.raises(BadInput) as refused:
         compare_studies(one, other, RunOptions(tmp_path))
     assert [str(mistake) for mistake in refused.value.mistakes] == [
@@ -222,9 +203,8 @@ def test_every_epoch_is_trained_once_and_every_study_is_charged_to_its_budget(pl
     assert charged == {f"{name}-{seed}": epochs for seed in (0, 1) for name, epochs in budgets.items()}
     trained = sum(study.epochs - study.reused_epochs for study in by_name(comparison).values())
     assert len(place.trained()) == len(set(place.trained())) == trained < 240
-    assert {standing.strategy: standing.seeds for standing in comparison.comparison.strategies} == dict.fromkeys(
-        ("bayesian", "random", "grid"), (0, 1)
-    )
+    seeds = {standing.strategy: standing.seeds for standing in comparison.comparison.strategies}
+    assert seeds == dict.fromkeys(("bayesian", "random", "grid"), (0, 1))
     assert (comparison.comparison.budget, comparison.comparison.twice is not None) == (30, True)
     again = compared(place)
     assert len(place.trained()) == trained, "nothing is trained again"
@@ -296,10 +276,8 @@ def test_what_of_a_budget_is_ignored_and_which_study_ran_with_several_workers_be
     place.run(strategy="random", budget={"trials": 6}, workers=2, execution="local")
     notes = compared(place, budget={"total_epochs": 30, "time": "1h"}).comparison.notes
     assert "made-up: budget.time ignored: a comparison's budget is in epochs." in notes
-    assert (
-        "made-up, random, seed 0: an earlier run had 2 trials at a time, so it knew less than it would have alone."
-        in notes
-    )
+    knew = "an earlier run had 2 trials at a time, so it knew less than it would have alone."
+    assert f"made-up, random, seed 0: {knew}" in notes
     assert not any("bayesian, seed" in note for note in notes)
 
 
@@ -331,9 +309,7 @@ def test_each_best_trial_is_trained_again_with_fresh_seeds(place: Place) -> None
 
 
 def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None:
-    space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": 1}
-    given = {**TINY, "search_space": space, "budget": {"total_epochs": 1}}
-    given["compare"] = {"strategies": ["random", "grid"], "seeds": 1}
+    given = {**DENSE, "search_space": {**DENSE["search_space"], "epochs": 1}, "budget": {"total_epochs": 1}}
     spec, options = api.load(given), RunOptions(tmp_path, publish=False)
     first = compare_strategies(spec, options)
     winners = [(result.spec.strategy, best.number) for result, best in compare_command.best_trials(first.results, 1)]
@@ -349,29 +325,18 @@ def test_the_test_split_is_read_once_for_each_best_trial(tmp_path: Path) -> None
 
 def test_a_checkpoint_that_is_gone_is_trained_again_to_be_scored(tmp_path: Path) -> None:
     """No mean over fewer seeds: with and without the checkpoints every best trial has the same score."""
-    space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": [1, 2]}
-    given = {**TINY, "search_space": space, "budget": {"total_epochs": 4}}
-    spec = api.load({**given, "compare": {"strategies": ["random", "grid"], "seeds": 2}})
+    spec = api.load({**DENSE, "compare": {"strategies": ["random", "grid"], "seeds": 2}})
     trained = compare_strategies(spec, RunOptions(tmp_path / "lost", publish=False), rescore=False)
     shutil.rmtree(trained.results[0].folders.trainings)
-    tests = [
-        [
-            (curve.strategy, curve.seed, curve.tests)
-            for result in compare_strategies(spec, RunOptions(tmp_path / folder, publish=False)).results
-            for curve in [compare_command.read_curve(result)]
-        ]
-        for folder in ("lost", "kept")
-    ]
-    assert tests[0] == tests[1]
-    assert len(tests[0]) == 6
-    assert all(scores for _, _, scores in tests[0])
+    again = [compare_strategies(spec, RunOptions(tmp_path / folder, publish=False)) for folder in ("lost", "kept")]
+    lost, kept = ([compare_command.read_curve(result) for result in one.results] for one in again)
+    assert [curve.tests for curve in lost] == [curve.tests for curve in kept]
+    assert len(lost) == 6 and all(curve.tests for curve in lost)
 
 
 def test_each_seed_has_its_own_split_and_what_is_made_of_it_later_uses_that_one(tmp_path: Path) -> None:
     """Real networks: scored by the comparison, published by `run` in a process of its own, trained again by `confirm`."""
-    space = {"blocks": 0, "dense_layers": 1, "dense_units": 16, "learning_rate": [0.003, 0.01, 0.03], "epochs": [1, 2]}
-    given = {**TINY, "search_space": space, "budget": {"total_epochs": 4}}
-    spec, options = api.load({**given, "compare": {"strategies": ["random", "grid"], "seeds": 3}}), RunOptions(tmp_path)
+    spec, options = api.load({**DENSE, "compare": {"strategies": ["random", "grid"], "seeds": 3}}), RunOptions(tmp_path)
     compared = compare_strategies(spec, options)
     data = {result.spec.seed: result.dataset for result in compared.results}
     assert len({one.val.tobytes() for one in data.values()}) == len({one.mean.tobytes() for one in data.values()}) == 3
@@ -380,13 +345,11 @@ def test_each_seed_has_its_own_split_and_what_is_made_of_it_later_uses_that_one(
     assert sum(map(len, keys)) == len(set().union(*keys)), "no training is shared between seeds"
     assert "digits over seeds 0 to 2, each with its own split and training seed" in compared.comparison.scope
 
-    own = api.load({**given, "strategy": "random"}, sets=["seed=2"])
+    own = api.load({**DENSE, "strategy": "random"}, sets=["seed=2"])
     before = read_result(own, tmp_path)
     again = run(own, options)
     assert [trial.params for trial in again.study.trials] == [trial.params for trial in before.study.trials]
-    assert again.study.reused_epochs == before.study.reused_epochs, (
-        "what seed 2 is here it is there: nothing is trained"
-    )
+    assert again.study.reused_epochs == before.study.reused_epochs, "seed 2 is the same: nothing is trained"
     assert again.dataset is not None
     assert (again.dataset.split, again.dataset.digest) == (2, data[2].digest)
     assert again.published is not None

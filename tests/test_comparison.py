@@ -41,9 +41,6 @@ def made(strategy: str, seed: int, *points: tuple[int, float], epochs: int = 100
     return Curve(strategy, seed, tuple(CurvePoint(e, e * 0.5, i + 1, v, i) for i, (e, v) in enumerate(points)), epochs)
 
 
-# -- best so far -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("story", "points"),
     [
@@ -102,9 +99,6 @@ def test_a_curve_is_steps_with_the_epochs_to_a_target() -> None:
     assert made("random", 0, (10, 0.5), (20, 0.3)).epochs_to(0.3, LOSS, 100) == 20
     story = [*trained(0, [0.5]), *trained(1, [0.75]), *trained(2, [0.25])]
     assert [point.value for point in best_so_far(story, LOSS)] == [0.5, 0.25, 0.25], "a smaller loss is better"
-
-
-# -- verdicts ----------------------------------------------------------------------------------------------------
 
 
 def several(strategy: str, values: Sequence[float], epochs: int = 100) -> list[Curve]:
@@ -284,9 +278,8 @@ def test_random_that_completes_nothing_with_twice_the_budget_is_no_reference() -
 def test_a_budget_too_small_to_compare_names_the_least() -> None:
     with pytest.raises(BadInput) as caught:
         compared([*several("random", FAIR), *several("grid", POOR)], GOAL, budget=5)
-    assert str(caught.value) == (
-        "compare: some trial must be complete within the budget, got 5 epochs; give it at least 10"
-    )
+    line = "compare: some trial must be complete within the budget, got 5 epochs; give it at least 10"
+    assert str(caught.value) == line
     with pytest.raises(BadInput, match="look at the outcomes"):
         compared([made("random", 0)], GOAL, budget=5)
 
@@ -311,9 +304,8 @@ def test_the_table_is_plain_text_in_columns() -> None:
         "",
     ]
     random, grid = (" ".join(line.split()) for line in lines[6:8])
-    assert random == (
-        "bayesian - random +0.0170 -0.0113 to +0.0453 0.367 undecided, about 21 more seeds (3 to any number)"
-    )
+    verdict = "undecided, about 21 more seeds (3 to any number)"
+    assert random == f"bayesian - random +0.0170 -0.0113 to +0.0453 0.367 {verdict}"
     assert grid == "bayesian - grid +0.0292 +0.0276 to +0.0307 <0.001 better"
     assert lines[-1] == text.sentence(ranked(GOOD, WILD, POOR))
 
@@ -364,8 +356,6 @@ def test_the_column_of_fresh_seeds_counts_those_that_have_a_value(
     comparison = compared([replace(one, fresh={one.points[-1].reading: repetitions})], GOAL)
     assert text.strategy_rows(comparison)[1][0][-1] == cell
 
-
-# -- the finalists trained again ---------------------------------------------------------------------------------
 
 FINALISTS = [
     Finalist(17, 0.9889, (0.982, 0.985, 0.984, 0.981, 0.986), 412_000),

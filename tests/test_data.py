@@ -76,7 +76,7 @@ def test_every_image_is_in_one_part_and_every_class_in_each_in_proportion(
 
 
 @given(strata=st.lists(st.integers(0, 2), min_size=30, max_size=60), seed=st.integers(0, 1000), data=st.data())
-def test_a_part_that_came_with_the_data_stays_and_only_train_is_cut(
+def test_a_part_that_came_with_the_data_stays_and_train_is_cut(
     strata: list[int], seed: int, data: st.DataObject
 ) -> None:
     given_part = data.draw(st.sampled_from([Part.VAL, Part.TEST]))
@@ -103,7 +103,7 @@ def test_the_random_order_is_the_same_with_every_numpy() -> None:
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6), share=st.floats(0.05, 0.99), seed=st.integers(0, 1000)
 )
-def test_a_sample_has_its_size_keeps_proportions_and_what_a_split_needs(
+def test_a_sample_has_its_size_and_proportions_and_what_a_split_needs(
     sizes: list[int], share: float, seed: int
 ) -> None:
     strata = np.repeat(np.arange(len(sizes)), sizes)
@@ -126,9 +126,7 @@ def test_a_sample_has_its_size_keeps_proportions_and_what_a_split_needs(
     shown=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(Part)), min_size=1, max_size=30),
     seed=st.integers(0, 2**20),
 )
-def test_of_images_with_the_same_pixels_one_stays_and_it_is_the_one_to_test(
-    shown: list[tuple[int, Part]], seed: int
-) -> None:
+def test_of_images_with_the_same_pixels_the_one_to_test_stays(shown: list[tuple[int, Part]], seed: int) -> None:
     looks = np.random.RandomState(seed).randint(0, 256, (4, 1, 2, 2)).astype(np.uint8)
     looks[1], looks[1, 0, 0, 0] = looks[0], looks[0, 0, 0, 0] ^ 1  # one bit apart
     kinds, parts = (np.array(values) for values in zip(*shown, strict=True))
@@ -148,9 +146,8 @@ def test_of_images_with_the_same_pixels_one_stays_and_it_is_the_one_to_test(
     assert splits.conflicting(numbers, classes).tolist() == torn
     for known, marks in ((None, texts), (classes, [*zip(texts, classes, strict=True)])):
         said = " ".join(splits.leaks(looks[kinds], known, *split))
-        assert (f"{sum(torn)} images have the pixels of one of another class" in said) == (
-            known is not None and any(torn)
-        )
+        expected = known is not None and any(torn)
+        assert (f"{sum(torn)} images have the pixels of one of another class" in said) == expected
         for part, text in ((Part.VAL, "validate"), (Part.TEST, "test")):
             before = {marks[row] for row in np.flatnonzero(parts < part)}
             leaked = sum(marks[row] in before for row in split[part])
@@ -162,9 +159,8 @@ def test_the_same_image_in_two_splits_is_said_and_dropped_for_who_wants_it(tmp_p
     images[1::2] = images[::2]  # every picture twice
     spec = npz(tmp_path, images, np.arange(60) // 20)
     told = load_dataset(spec, 0, tmp_path / "cache").notes
-    assert re.fullmatch(
-        r"\d+ of 9 images to validate are pixel by pixel in an earlier split too, so .* fixes it", told[0]
-    )
+    line = r"\d+ of 9 images to validate are pixel by pixel in an earlier split too, so .* fixes it"
+    assert re.fullmatch(line, told[0])
     assert load_dataset(spec, 0, tmp_path / "cache").notes == told, "a cache says it too"
     dropped = load_dataset(replace(spec, duplicates="drop"), 0, tmp_path / "cache")
     assert dropped.notes == ("dropped 30 images that others have the pixels of",)
@@ -247,9 +243,7 @@ def test_moments_are_numpys_with_epsilon_under_the_root(shape: tuple[int, ...], 
         assert np.allclose(std, np.sqrt(exact.var(axis=(0, 2, 3)) + EPSILON), rtol=1e-5)
 
 
-def test_statistics_do_not_depend_on_how_images_are_cut_into_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statistics_do_not_depend_on_blocks_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = some(tmp_path)
     whole = load_dataset(spec, 0)
     monkeypatch.setattr("hpo.data.sources.contents.BLOCK_BYTES", 50)
@@ -340,9 +334,7 @@ def test_too_many_pixels_are_refused_before_one_is_decoded(tmp_path: Path, monke
     assert len(load_dataset(replace(spec, limit=6), 0, available=6 * 3 * 100 * 50).images) == 6
 
 
-def test_large_data_are_decoded_into_a_file_that_leaves_with_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_data_are_decoded_into_a_file_that_leaves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = some(tmp_path)
     small = load_dataset(spec, 0)
     scratch = tmp_path / "scratch"
@@ -454,9 +446,7 @@ def test_processes_that_save_at_the_same_time_all_end_with_the_data_set(tmp_path
 
 
 @pytest.mark.parametrize("options", [{}, {"regression": True}, {"limit": 45}])
-def test_another_split_is_cut_from_the_same_images_and_is_what_its_seed_gives(
-    options: dict[str, object], tmp_path: Path
-) -> None:
+def test_another_split_is_cut_from_the_same_images_as_its_seed_says(options: dict[str, object], tmp_path: Path) -> None:
     spec = some(tmp_path, **options)
     first = load_dataset(spec, 0, tmp_path / "cache")
     assert first.folder is not None
@@ -498,9 +488,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         load_dataset(some(tmp_path), 0).save(tmp_path / "file" / "saved")
 
 
-def test_a_cache_is_read_instead_of_an_unchanged_source_and_not_of_a_changed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_is_read_instead_of_an_unchanged_source_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     spec = some(tmp_path)
     first = load_dataset(spec, 0, cache)

@@ -46,9 +46,8 @@ def test_a_device_that_is_not_there_is_refused_at_its_line(device: str, count: i
 def test_so_many_workers_that_the_machine_would_choke_are_refused() -> None:
     most = local.MAX_WORKERS_PER_CORE * local.cores()
     assert len(local.worker_devices("cpu", most)) == most
-    with pytest.raises(
-        BadInput, match=rf"study.yaml:3:1 workers: must be at most 32 a core, got {most + 1} \(cores here: "
-    ):
+    said = rf"study.yaml:3:1 workers: must be at most 32 a core, got {most + 1} \(cores here: "
+    with pytest.raises(BadInput, match=said):
         local.worker_devices("cpu", most + 1, at)
 
 

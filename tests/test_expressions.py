@@ -102,9 +102,7 @@ conditions = st.builds(
 @given(
     st.lists(conditions, min_size=1, max_size=3), st.sampled_from([{}, {"a": 2}, {"c": 5}, {"d": "y"}]), st.integers()
 )
-def test_the_solutions_are_those_of_looking_through_all_points(
-    constraints: list[Constraint], partial: dict[str, Any], seed: int
-) -> None:
+def test_solutions_are_those_of_all_points(constraints: list[Constraint], partial: dict[str, Any], seed: int) -> None:
     own = [one for one in constraints if "rate" not in one.names]
     named = {*partial, *(name for one in own for name in one.names)}
     named = named.union(*(PARENTS.get(name, set()) for name in named))

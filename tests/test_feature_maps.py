@@ -91,9 +91,7 @@ def test_a_feature_map_is_what_leaves_the_first_blocks_activation(tmp_path: Path
         ("rnn", {"hidden_size": 64}, {}),  # its dense layer takes 64 numbers too, and they are no pixels
     ],
 )
-def test_what_a_network_does_not_have_is_left_out(
-    tmp_path: Path, model: str, params: Params, expected: dict[str, tuple[int, ...]]
-) -> None:
+def test_what_is_not_there_is_left_out(tmp_path: Path, model: str, params: Params, expected: dict[str, object]) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     found = feature_maps.model_figures(network(data, model, params), data)
     errors = ("confusion", "mistakes", "truth", "guess", "confidence")

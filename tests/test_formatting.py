@@ -1,25 +1,15 @@
 """Numbers, lists and durations in the words of the program."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo import formatting
 from hpo.core import Reason
-from hpo.formatting import (
-    byte_size,
-    count,
-    decimals,
-    duration,
-    ending,
-    gap,
-    listed,
-    number,
-    tabulated,
-    wrapped,
-    written,
-)
+from hpo.formatting import byte_size, count, decimals, duration, gap, listed, number, tabulated, wrapped, written
 
 
 @given(
@@ -39,52 +29,24 @@ def test_what_goes_on_stands_below_the_words_after_a_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "words"),
+    ("write", "given", "words"),
     [
-        (number(0.00031), "3.1e-4"),
-        (number(0.0001), "1e-4"),
-        (number(0.98148), "0.9815"),
-        (number(64.0), "64"),
-        (number(123456.7), "123457"),
-        (number(0), "0"),
-        (number(math.inf), "never"),
-        (decimals(0.5), "0.5000"),
-        (decimals(0.0), "0"),
-        (decimals(0.0123), "0.0123"),
-        (decimals(0.0029491), "0.002949"),
-        (decimals(3.2e-05), "3.2e-5"),
-        (decimals(1e-06), "1e-6"),
-        (decimals(-1e-06), "-1e-6"),
-        (decimals(1234.5), "1234"),
-        (gap(0.0006), "0.00060"),
-        (gap(-0.0123), "-0.012"),
-        (gap(0.0), "0"),
-        (written(True), "true"),
-        (count(1, "seed"), "1 seed"),
-        (count(1200, "epoch"), "1,200 epochs"),
-        (count(2, "study"), "2 studies"),
-        (listed(["a"]), "a"),
-        (listed(["a", "b", "c"], "or"), "a, b or c"),
-        (duration(0.44), "0.4 s"),
-        (duration(75), "1 min 15 s"),
-        (duration(7500), "2 h 5 min"),
-        (count(10**31, "point"), "about 10^31 points"),
-        (count(10**400, "point"), "about 10^400 points"),
-        (byte_size(12), "12 bytes"),
-        (byte_size(4_300), "4.3 kB"),
-        (byte_size(512_000_000), "512 MB"),
-        (byte_size(1_400_000_000), "1.4 GB"),
-        (byte_size(64e9), "64 GB"),
+        (number, [0.00031, 0.0001, 0.98148, 64.0, 123456.7, 0, math.inf], "3.1e-4, 1e-4, 0.9815, 64, 123457, 0, never"),
+        (decimals, [0.5, 0.0, 0.0123, 0.0029491, 1234.5], "0.5000, 0, 0.0123, 0.002949, 1234"),
+        (decimals, [3.2e-05, 1e-06, -1e-06], "3.2e-5, 1e-6, -1e-6"),
+        (gap, [0.0006, -0.0123, 0.0], "0.00060, -0.012, 0"),
+        (written, [True], "true"),
+        (lambda n: count(n, "epoch"), [1, 1200], "1 epoch, 1,200 epochs"),
+        (lambda n: count(n, "study"), [2, 10**31, 10**400], "2 studies, about 10^31 studies, about 10^400 studies"),
+        (lambda names: listed(names, "or"), ["a", "abc"], "a, a, b or c"),
+        (duration, [0.44, 75, 7500], "0.4 s, 1 min 15 s, 2 h 5 min"),
+        (byte_size, [12, 4_300, 512_000_000, 1_400_000_000, 64e9], "12 bytes, 4.3 kB, 512 MB, 1.4 GB, 64 GB"),
     ],
 )
-def test_numbers_are_written_as_people_write_them(shown: str, words: str) -> None:
-    assert shown == words
+def test_numbers_are_written_as_people_write_them(write: Callable[..., str], given: list[object], words: str) -> None:
+    assert ", ".join(map(write, given)) == words
 
 
-@pytest.mark.parametrize(
-    ("enumerable", "said"), [(True, "every point of the space tried"), (False, "no untried point found")]
-)
-def test_that_every_point_was_tried_is_said_of_a_space_that_can_be_walked_through_only(
-    enumerable: bool, said: str
-) -> None:
-    assert ending(Reason.EXHAUSTED, enumerable) == said
+def test_a_space_was_tried_whole_only_if_it_can_be_walked_through() -> None:
+    assert formatting.ending(Reason.EXHAUSTED, True) == "every point of the space tried"
+    assert formatting.ending(Reason.EXHAUSTED, False) == "no untried point found"

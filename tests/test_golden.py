@@ -40,29 +40,22 @@ POINTS: Mapping[str, Params] = {
 
 def numbers(name: str, folder: Path) -> dict[str, float]:
     """The metrics of a point's second epoch, which depends on all of the first."""
-    data = slopes(folder / "slopes") if name == "regression" else digits(folder / "digits")
-    recipe = Recipe(
-        model="rnn" if name == "rnn" else "cnn",
-        loss="squared_error" if name == "regression" else "cross_entropy",
-        data=data,
-        device="cpu",
-        class_weights=name == "class weights",
-    )
+    regression = name == "regression"
+    data = slopes(folder / "slopes") if regression else digits(folder / "digits")
+    model, loss = "rnn" if name == "rnn" else "cnn", "squared_error" if regression else "cross_entropy"
+    recipe = Recipe(model, loss, data, "cpu", class_weights=name == "class weights")
     *_, last = recipe()(job(POINTS[name], folder))
     return {metric: round(value, 9) for metric, value in last.metrics.items()}
 
 
 def changed(now: Mapping[str, float], golden: Mapping[str, float]) -> list[str]:
     """The metrics that differ by more than rounding, with both values."""
-    return [
-        f"{metric} was {golden.get(metric)}, is {now.get(metric)}"
-        for metric in {**golden, **now}
-        if metric not in golden
-        or now.get(metric)
-        != pytest.approx(
-            golden[metric], **{"abs": FEW_IMAGES} if metric.startswith(SHARES) else {"rel": ROUNDING, "abs": 1e-6}
-        )
-    ]
+    told = []
+    for metric in {**golden, **now}:
+        within = {"abs": FEW_IMAGES} if metric.startswith(SHARES) else {"rel": ROUNDING, "abs": 1e-6}
+        if metric not in golden or now.get(metric) != pytest.approx(golden[metric], **within):
+            told.append(f"{metric} was {golden.get(metric)}, is {now.get(metric)}")
+    return told
 
 
 def curves() -> dict[str, Any]:

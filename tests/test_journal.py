@@ -16,23 +16,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpo import core
 from hpo import journal as journal_module
-from hpo.core import (
-    Closed,
-    Continued,
-    Ended,
-    Event,
-    Opened,
-    Outcome,
-    Paused,
-    Reason,
-    Report,
-    Reported,
-    Retried,
-    Scored,
-    Started,
-    State,
-)
+from hpo.core import Continued, Ended, Event, Outcome, Paused, Reason, Report, Reported, Retried, Scored, Started, State
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.files import DriverLock, file_system, holder_of
 from hpo.journal import Journal, decode, encode
@@ -55,7 +41,7 @@ params = st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=4)
 times = st.floats(0, 2e9)
 numbers = st.integers(0, 10**6)
 events = st.one_of(
-    st.builds(Opened, times, params),
+    st.builds(core.Opened, times, params),
     st.builds(Started, times, numbers, params, numbers, st.text(max_size=32), st.integers(0, 2**48), numbers),
     st.builds(
         Reported,
@@ -68,7 +54,7 @@ events = st.one_of(
     st.builds(Retried, times, st.text(max_size=32), numbers, st.text(max_size=20)),
     st.builds(Ended, times, numbers, st.sampled_from(State), st.sampled_from(Outcome), st.text(max_size=20)),
     st.builds(Scored, times, numbers, st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False))),
-    st.builds(Closed, times, st.sampled_from(Reason)),
+    st.builds(core.Closed, times, st.sampled_from(Reason)),
 )
 
 
@@ -199,9 +185,6 @@ def test_any_history_cut_by_kills_is_read_as_it_happened(
         assert sorted(told) == [number for number, one in enumerate(state) if one is kind]
 
 
-# -- one driver a study ---------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[DriverLock]:
     lock = DriverLock(tmp_path / "driver.lock")
@@ -267,26 +250,17 @@ def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> 
         DriverLock(held.paths[0])
 
 
-# -- where it lies --------------------------------------------------------------------------------------------------
-
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
 server:/home /home nfs4 rw 0 0
 tmpfs /home/fast tmpfs rw 0 0
 //box/share /mnt/my\\040share cifs rw 0 0
 """
+KINDS = {"/var/x": "ext4", "/home/a/b": "nfs4", "/homework": "ext4", "/home/fast/a": "tmpfs"}
+KINDS |= {"/mnt/my share/a": "cifs"}
 
 
-FILE_SYSTEMS = {
-    "/var/x": "ext4",
-    "/home/a/b": "nfs4",
-    "/homework": "ext4",
-    "/home/fast/a": "tmpfs",
-    "/mnt/my share/a": "cifs",
-}
-
-
-@pytest.mark.parametrize(("folder", "kind"), FILE_SYSTEMS.items())
+@pytest.mark.parametrize(("folder", "kind"), KINDS.items())
 def test_the_file_system_of_a_folder_is_that_of_the_deepest_mount(tmp_path: Path, folder: str, kind: str) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS)

@@ -4,23 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.models import layers
 from hpo.models.families import rnn_layers
-from hpo.models.layers import (
-    Activation,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    Impossible,
-    Pad,
-    Pool,
-    Recurrent,
-    Rows,
-    out,
-    place,
-    spoken,
-    summary,
-)
+from hpo.models.layers import Activation, Conv, Impossible, Pad, Pool, Recurrent, Rows, out, place, spoken, summary
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5), st.integers(0, 6))
@@ -78,13 +64,13 @@ def test_layers_have_a_place_and_a_name_to_speak_of() -> None:
 
 
 def test_what_an_image_keeps_for_the_backward_pass_is_counted_once() -> None:
-    conv, relu, flat, dense = Conv("c", 2, 1), Activation("a", "relu"), Flatten("f"), Dense("o", 3)
+    conv, relu, flat, dense = Conv("c", 2, 1), Activation("a", "relu"), layers.Flatten("f"), layers.Dense("o", 3)
     image, map_ = 4 * 16, 4 * 32
     assert summary([conv, relu, flat, dense], (1, 4, 4)).widest == 32
     assert summary([conv, relu, flat, dense], (1, 4, 4)).kept == image + map_  # relu keeps its result, dense reads it
     silu = Activation("a", "silu")
     assert summary([conv, silu, flat, dense], (1, 4, 4)).kept == image + 2 * map_  # silu keeps its argument
-    dropped = summary([conv, relu, Dropout("d", 0.5), flat, dense], (1, 4, 4)).kept
+    dropped = summary([conv, relu, layers.Dropout("d", 0.5), flat, dense], (1, 4, 4)).kept
     assert dropped == image + 3 * map_  # the mask, and what the mask left
     pooled = summary([conv, relu, Pool("p", "max", 2, 2), flat, dense], (1, 4, 4)).kept
     assert pooled == image + map_ + 8 * (4 + 8)

@@ -37,9 +37,8 @@ def test_named_metrics_are_scikit_learns_over_the_classes_that_occur_or_of_one()
     outputs, truth = torch.tensor(rng.normal(size=(60, 7))), torch.tensor(rng.integers(0, 6, 60))  # none is a g
     outputs[:, 6] -= 9
     kinds = ("precision", "recall", "f1")
-    besides = metrics.Besides(
-        [*kinds, "auc", "top5", "auc.b", "f1.b", "f1.g"], [lambda y, p: {"n": len(y), "sum": p.sum()}], classes
-    )
+    names = [*kinds, "auc", "top5", "auc.b", "f1.b", "f1.g"]
+    besides = metrics.Besides(names, [lambda y, p: {"n": len(y), "sum": p.sum()}], classes)
     values, chances, said = besides(outputs, truth), outputs.softmax(1).numpy(), outputs.argmax(1)
     each = dict(zip(kinds, reference.precision_recall_fscore_support(truth, said, zero_division=0), strict=False))
     expected = {kind: each[kind].mean() for kind in kinds}

@@ -175,14 +175,8 @@ Schedulers = Callable[[Any, int], lr_scheduler.LRScheduler]  # from an optimizer
 
 SCHEDULES: dict[str, tuple[Params, Schedulers]] = {
     "constant": ({}, lambda optimizer, _: lr_scheduler.ConstantLR(optimizer, 1.0)),
-    "step": (
-        {"schedule": "step", "step_epochs": 3, "decay": 0.1},
-        lambda optimizer, _: lr_scheduler.StepLR(optimizer, 3, 0.1),
-    ),
-    "exponential": (
-        {"schedule": "exponential", "decay": 0.5},
-        lambda optimizer, _: lr_scheduler.ExponentialLR(optimizer, 0.5),
-    ),
+    "step": ({"schedule": "step", "step_epochs": 3, "decay": 0.1}, lambda one, _: lr_scheduler.StepLR(one, 3, 0.1)),
+    "exponential": ({"schedule": "exponential", "decay": 0.5}, lambda one, _: lr_scheduler.ExponentialLR(one, 0.5)),
     "cosine": ({"schedule": "cosine"}, lr_scheduler.CosineAnnealingLR),
 }
 

@@ -140,9 +140,6 @@ def test_a_file_that_is_absent_torn_or_damaged_is_refused_or_says_the_same(tmp_p
             assert all(map(np.array_equal, found, expected))
 
 
-# -- with the user's own studies ------------------------------------------------------------------------------------
-
-
 def experienced(folder: Path, **studies: prior.Experience) -> prior.LearnedPrior:
     digest = prior.keep(prior.with_studies(prior.load(), studies), folder)
     return prior.load(folder / f"{digest}.npz", began=digest)
@@ -162,9 +159,7 @@ def test_an_earlier_study_is_one_more_task_that_says_what_it_read_and_nothing_el
     assert abs(np.corrcoef(after[0][:, -1], shown)[0, 1]) < 0.5, "that of a study which read the same everywhere"
 
 
-def test_what_a_study_keeps_is_small_the_same_each_time_and_refused_in_one_line_when_it_is_another(
-    tmp_path: Path,
-) -> None:
+def test_what_a_study_keeps_is_small_the_same_each_time_and_refused_when_it_is_another(tmp_path: Path) -> None:
     features = np.random.default_rng(1).normal(size=(20, len(FEATURES)))
     known = experienced(tmp_path, **{f"s{i}": (features, features[:, i]) for i in range(10)})
     path, began = tmp_path / f"{known.digest}.npz", known.digest
@@ -175,13 +170,8 @@ def test_what_a_study_keeps_is_small_the_same_each_time_and_refused_in_one_line_
         newer = dict(stored) | {"about": np.frombuffer(json.dumps({"layout": prior.LAYOUT + 1}).encode(), np.uint8)}
     np.savez(tmp_path / "newer.npz", **newer)
     refused(tmp_path / "newer.npz", prior.keep((tmp_path / "newer.npz").read_bytes(), tmp_path))
-    for content in (
-        whole[:-9],
-        whole[:-1] + b"x",
-        b"",
-        prior.SHIPPED.read_bytes(),
-        pickle.dumps(Evil(tmp_path / "loaded")),
-    ):
+    evil = pickle.dumps(Evil(tmp_path / "loaded"))
+    for content in (whole[:-9], whole[:-1] + b"x", b"", prior.SHIPPED.read_bytes(), evil):
         prior.load.cache_clear()
         path.write_bytes(content)
         refused(path, began)

@@ -36,9 +36,7 @@ def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> No
         words = shlex.split(command.replace("...", ""), comments=True)[1:]
         verb = cli.commands.get(words[0])
         assert verb is not None, f"{document.name}: {command}"
-        flags = {
-            option for parameter in verb.params if isinstance(parameter, click.Option) for option in parameter.opts
-        }
+        flags = {one for option in verb.params if isinstance(option, click.Option) for one in option.opts}
         unknown = [word for word in words[1:] if word.startswith("--") and word not in flags | {"--help"}]
         assert not unknown, f"{document.name}: {command}: {unknown}"
 

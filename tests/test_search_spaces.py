@@ -19,10 +19,10 @@ SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 MODELS = {"rnn": "rnn"}  # the others are of the convolutional network
 
 
-def loaded(path: Path, folder: Path) -> StudySpec:
-    file = folder / "study.yaml"
-    model = MODELS.get(path.stem, "cnn")
-    file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path}\n", encoding="utf-8")
+def loaded(path: Path, folder: Path, name: str = "") -> StudySpec:
+    """name: of the space, in place of its path."""
+    file, model = folder / "study.yaml", MODELS.get(path.stem, "cnn")
+    file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {name or path}\n", encoding="utf-8")
     return read_study(file, known=known)
 
 
@@ -31,9 +31,7 @@ def bare(names: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an_effect(
-    path: Path, tmp_path: Path
-) -> None:
+def test_the_model_knows_every_value_and_a_parameter_exists_where_it_has_an_effect(path: Path, tmp_path: Path) -> None:
     """Otherwise two points of the space would be one training, and the strategies would pay for it twice."""
     spec = loaded(path, tmp_path)
     rng, table = random.Random(0), known(spec.model)
@@ -52,9 +50,7 @@ def test_the_model_knows_every_value_and_a_parameter_exists_only_where_it_has_an
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_a_shipped_space_is_named_from_any_folder(path: Path, tmp_path: Path) -> None:
-    file, model = tmp_path / "study.yaml", MODELS.get(path.stem, "cnn")
-    file.write_text(f"name: x\ndata: digits\nmodel: {model}\nsearch_space: {path.stem}\n", encoding="utf-8")
-    spec = read_study(file, known=known)
+    spec = loaded(path, tmp_path, path.stem)
     assert (spec.space, spec.space_text) == (loaded(path, tmp_path).space, path.read_text(encoding="utf-8"))
 
 

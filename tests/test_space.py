@@ -22,8 +22,6 @@ from hpo.space.expressions import Derived
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
 
-# -- spaces small enough to be enumerated by brute force
-
 NAMES = ("a", "b", "c", "d", "e")
 
 choices = st.lists(st.sampled_from([0, 1, 2, 0.5, "x", "y"]), min_size=1, max_size=3, unique=True).map(
@@ -97,9 +95,6 @@ any_spaces = spaces(st.one_of(discrete, continuous))
 seeds = st.integers(0, 2**32).map(random.Random)
 
 
-# -- domains
-
-
 @given(st.one_of(discrete, continuous), st.floats(0, 1, exclude_max=True))
 def test_a_drawn_value_is_its_domains_own(domain: Domain, u: float) -> None:
     value = domain.at(u)
@@ -163,9 +158,6 @@ def test_an_impossible_range_cannot_be_made() -> None:
         Range(2, 1, False)
 
 
-# -- points
-
-
 @given(any_spaces, seeds)
 def test_a_sample_is_a_point(space: Space, rng: random.Random) -> None:
     point = space.sample(rng)
@@ -186,7 +178,7 @@ def test_a_part_of_a_point_can_be_completed_and_is_kept(space: Space, rng: rando
 
 
 @given(spaces(), seeds, st.data())
-def test_values_that_do_not_conflict_are_together_in_some_point(
+def test_values_without_conflicts_are_together_in_a_point(
     space: Space, rng: random.Random, data: st.DataObject
 ) -> None:
     """Both directions, against brute force."""
@@ -201,13 +193,9 @@ def test_values_that_do_not_conflict_are_together_in_some_point(
 def test_a_sample_calls_nothing_but_random() -> None:
     """The stream of rng.random() is promised to be the same in every Python; randrange and choice are not."""
 
-    space = Space(
-        (Parameter("a", Range(1, 9, True)), Parameter("b", Choice(("x", "y"))), Parameter("c", Range(1, 2, False)))
-    )
+    domains = {"a": Range(1, 9, True), "b": Choice(("x", "y")), "c": Range(1, 2, False)}
+    space = Space(tuple(Parameter(name, domain) for name, domain in domains.items()))
     assert space.sample(SimpleNamespace(random=random.Random(7).random)) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]
-
-
-# -- grids
 
 
 @settings(max_examples=300)
@@ -255,17 +243,12 @@ def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() 
 
 def test_conditions_too_entangled_to_count_are_refused_and_do_not_hang() -> None:
     parents = [Parameter(f"p{i}", Choice((0, 1))) for i in range(24)]
-    children = [
-        Parameter(f"c{i}", Choice((0, 1)), (Condition(f"p{i}", (0,)), Condition(f"p{(i + 7) % 24}", (1,))))
-        for i in range(24)
-    ]
+    whens = [(Condition(f"p{i}", (0,)), Condition(f"p{(i + 7) % 24}", (1,))) for i in range(24)]
+    children = [Parameter(f"c{i}", Choice((0, 1)), when) for i, when in enumerate(whens)]
     space = Space((*parents, *children))
     with pytest.raises(GridImpossible, match="too entangled"):
         space.grid()
     assert space.size() is None
-
-
-# -- making, keeping, widening
 
 
 @given(any_spaces)
@@ -277,16 +260,16 @@ def test_a_space_comes_back_from_json_and_from_pickle_and_parents_stand_before_t
         assert {condition.name for condition in parameter.when} <= set(space.names[:position])
 
 
+ONE = Parameter("a", Choice((1,)))
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ([Parameter("a", Choice((1,))), Parameter("a", Choice((2,)))], "search_space.a: is given twice"),
-        ([Parameter("a", Choice((1,)), (Condition("b", (1,)),))], "a.when.b: can never hold: b is not there, got 1"),
-        ([Parameter("a", Choice((1,)), (Condition("a", (1,)),))], "a.when: must not depend on itself, got a -> a"),
-        (
-            [Parameter("a", Choice((1,))), Parameter("b", Choice((1,)), (Condition("a", (2,)),))],
-            "b.when.a: can never hold: a is 1, got 2",
-        ),
+        ([ONE, Parameter("a", Choice((2,)))], "search_space.a: is given twice"),
+        ([replace(ONE, when=(Condition("b", (1,)),))], "a.when.b: can never hold: b is not there, got 1"),
+        ([replace(ONE, when=(Condition("a", (1,)),))], "a.when: must not depend on itself, got a -> a"),
+        ([ONE, Parameter("b", ONE.domain, (Condition("a", (2,)),))], "b.when.a: can never hold: a is 1, got 2"),
     ],
 )
 def test_an_impossible_space_cannot_be_made(parameters: list[Parameter], words: str) -> None:
@@ -297,14 +280,8 @@ def test_an_impossible_space_cannot_be_made(parameters: list[Parameter], words: 
 
 def test_values_follow_where_what_they_follow_from_exists_and_can_be_computed() -> None:
     lists, many = Parameter("c", Choice(("[4,0.5,true]", '[8,1,"off"]'))), (Condition("n", (2,)),)
-    texts = {
-        "first": "c[0]",
-        "half": "first / 2",
-        "none": "4 // n",
-        "word": "c[2]",
-        "beyond": "c[3]",
-        "huge": "first ** 999",
-    }
+    texts = {"first": "c[0]", "half": "first / 2", "none": "4 // n"}
+    texts |= {"word": "c[2]", "beyond": "c[3]", "huge": "first ** 999"}
     derived = [Derived(name, text) for name, text in texts.items()]
     space = Space((lists, Parameter("n", Choice((0, 2)))), (*derived, Derived("tenth", "first / 10", many)))
     point = space.complete({"c": "[4,0.5,true]", "n": 2}, random.Random(0))
@@ -327,15 +304,9 @@ def test_a_thousand_parameters_in_one_chain_are_ordered_without_recursion() -> N
 
 
 def test_constants_are_in_every_point() -> None:
-    space = Space(
-        (
-            Parameter("a", Choice((1, 2))),
-            Parameter("b", Choice((3,))),
-            Parameter("c", Choice((4,)), (Condition("a", (1,)),)),
-            Parameter("d", Choice((5,)), (Condition("b", (3,)),)),
-        )
-    )
-    assert space.constants == {"b": 3, "d": 5}
+    free, fixed = Parameter("a", Choice((1, 2))), Parameter("b", Choice((3,)))
+    below = Parameter("c", Choice((4,)), (Condition("a", (1,)),)), Parameter("d", Choice((5,)), (Condition("b", (3,)),))
+    assert Space((free, fixed, *below)).constants == {"b": 3, "d": 5}
 
 
 @st.composite
@@ -363,9 +334,7 @@ def changed(draw: st.DrawFn, old: Space) -> Space:
 
 @settings(max_examples=300)
 @given(spaces(), st.data())
-def test_an_old_point_is_a_point_of_a_space_without_clashes_unless_a_value_of_it_was_dropped(
-    old: Space, data: st.DataObject
-) -> None:
+def test_an_old_point_is_one_of_a_space_without_clashes_unless_it_lost_a_value(old: Space, data: st.DataObject) -> None:
     new = data.draw(changed(old))
     defaults = {name: data.draw(st.sampled_from([1, 3])) for name in new.names if data.draw(st.booleans())}
     if clashes(old, new, defaults):

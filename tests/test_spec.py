@@ -25,16 +25,7 @@ from hpo.space.space import Space
 from hpo.study_file import spec as spec_module
 from hpo.study_file.fields import Mistakes, duration, options, size
 from hpo.study_file.reader import read_study, template
-from hpo.study_file.spec import (
-    DEFAULT_EPOCHS,
-    DEFAULT_TRIALS,
-    Budget,
-    DataSpec,
-    EarlyStopping,
-    Metric,
-    Split,
-    StudySpec,
-)
+from hpo.study_file.spec import DEFAULT_EPOCHS, DEFAULT_TRIALS, Budget, DataSpec, EarlyStopping, Split, StudySpec
 from hpo.study_file.yaml_nodes import node_of, parse
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +46,6 @@ def spec(text: str = "", **more: Any) -> StudySpec:
 def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
     loaded = read_study({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
     return {parameter.name: parameter for parameter in loaded.parameters}
-
-
-# -- defaults and precedence
 
 
 def test_a_study_needs_a_name_data_and_a_search_space() -> None:
@@ -111,7 +99,7 @@ def test_regression_brings_its_loss_and_its_metric() -> None:
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
     study = {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}
     loaded = read_study(study, environ={})
-    assert loaded.metric == Metric("reward")
+    assert loaded.metric == spec_module.Metric("reward")
     assert loaded.data is None
     assert loaded.fixed()["data"] is None
 
@@ -120,9 +108,6 @@ def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
     loaded = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
     assert (loaded.budget, loaded.base_seed) == (Budget(trials=DEFAULT_TRIALS), 4)
     assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
-
-
-# -- units and shapes of values
 
 
 @pytest.mark.parametrize(("written", "seconds"), TABLES["times in seconds"])
@@ -155,7 +140,7 @@ def test_short_forms_mean_what_the_long_ones_do() -> None:
     assert spec("constraints: 'learning_rate < 1'").constraints[0].text == "learning_rate < 1"
 
 
-def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
+def test_paths_start_at_the_study_file_those_of_spaces_also_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
@@ -171,9 +156,6 @@ def test_paths_start_at_the_study_file_and_a_space_may_lie_where_one_stands(
     beside = read_study("../home/study.yaml", known=known, environ={})
     assert beside.space["dropout"].domain == Choice((0.2,))
     assert (beside.text, beside.space_text) == ((home / "study.yaml").read_text(), "dropout: [0.2]\n")
-
-
-# -- the search space
 
 
 def test_a_range_is_whole_or_not_as_its_parameter_is() -> None:
@@ -247,27 +229,14 @@ def test_constraints_are_not_refused_for_being_rare(space: Any, constraints: lis
     assert read_study(study, environ={}).constraints
 
 
-# -- --set
-
-
 def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("blocks: 2\ndropout: {min: 0, max: 0.5}\nblock1.channels: 8\n")
     (tmp_path / "study.yaml").write_text(
         "name: x\ndata: digits\nsearch_space: space.yaml\nstart_with: [{dropout: 0.1}]\nbudget: {trials: 3}\n"
     )
-    sets = [
-        "strategy=random",
-        "budget.trials=7",
-        "budget.time=1h",
-        "execution.memory=1GiB",
-        "search_space.dropout.max=0.2",
-        "search_space.block1.channels=[8, 16]",
-        "search_space.block2.channels=32",
-        "search_space.optimizer=[adam, sgd]",
-        "start_with.0.dropout=0.2",
-        "metric={name: val_loss}",
-        "constraints=[block1.channels <= 16]",
-    ]
+    sets = ["strategy=random", "budget.trials=7", "budget.time=1h", "execution.memory=1GiB", "metric={name: val_loss}"]
+    sets += ["search_space.dropout.max=0.2", "search_space.block1.channels=[8, 16]", "search_space.block2.channels=32"]
+    sets += ["search_space.optimizer=[adam, sgd]", "start_with.0.dropout=0.2", "constraints=[block1.channels <= 16]"]
     loaded = read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={})
     assert (loaded.strategy, loaded.budget) == ("random", Budget(trials=7, time=3600.0))
     assert loaded.execution.memory == 1 << 30
@@ -279,9 +248,6 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
     assert loaded.constraints[0].names == ("block1.channels",)
     assert loaded.sets == tuple(sets)
     assert loaded.place("budget.trials") == "--set budget.trials"
-
-
-# -- what may change between runs
 
 
 CHANGES: list[tuple[str, bool]] = TABLES["changes between runs, and whether they matter"]
@@ -320,9 +286,6 @@ def test_a_mapping_is_read_as_a_file_is() -> None:
     assert yaml.safe_load(spec("seed: 3").text)["seed"] == 3
 
 
-# -- what ships
-
-
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
@@ -356,9 +319,7 @@ BESIDE = {"#prefix_safe": ["#train: package.module:function"], "#data: {source: 
 
 
 @pytest.mark.parametrize("line", COMMENTED)
-def test_every_commented_line_of_the_template_may_be_uncommented(
-    line: str, tmp_path: Path, validator: Draft202012Validator
-) -> None:
+def test_each_commented_line_may_be_uncommented(line: str, tmp_path: Path, validator: Draft202012Validator) -> None:
     key = line[1:].partition(":")[0]
     beside = next((more for start, more in BESIDE.items() if line.startswith(start)), [])
     dropped = {key, *(one[1:] for one in beside if one.startswith("-"))}

@@ -11,21 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from hpo.comparison.statistics import (
-    ALIKE,
-    Difference,
-    Interval,
-    Verdict,
-    advise,
-    effect_given_undecided,
-    holm,
-    more_seeds,
-    paired,
-    paired_t,
-    seeds_to_call_equal,
-    seeds_to_tell_apart,
-    verdict,
-)
+from hpo.comparison import statistics
+from hpo.comparison.statistics import Verdict, advise, holm, more_seeds, paired, paired_t, seeds_to_tell_apart
 
 SEEDS = 10
 
@@ -34,9 +21,6 @@ def best_of(rng: np.random.Generator, studies: int, trials: int = 40) -> np.ndar
     """The best of so many accuracies in each of studies x SEEDS: skewed, and counted in 270ths as on digits."""
     accuracy = 0.99 - 0.4 * rng.beta(1.2, 3.0, (studies, SEEDS, trials))
     return np.round(accuracy.max(axis=-1) * 270) / 270
-
-
-# -- intervals ---------------------------------------------------------------------------------------------------
 
 
 def test_intervals_hold_for_the_skewed_and_counted_differences_of_real_studies() -> None:
@@ -61,8 +45,8 @@ def test_two_copies_of_random_are_seldom_decided() -> None:
     assert decided <= 35, decided
 
 
-def _judged(difference: Difference, margin: float = 0.0) -> Verdict:
-    return verdict(difference, difference.p, margin)
+def _judged(difference: statistics.Difference, margin: float = 0.0) -> Verdict:
+    return statistics.verdict(difference, difference.p, margin)
 
 
 def test_three_copies_of_random_are_seldom_decided_when_corrected() -> None:
@@ -80,7 +64,7 @@ def test_a_single_seed_has_the_whole_line_as_its_interval() -> None:
     assert _judged(difference, margin=10.0) is Verdict.UNDECIDED
 
 
-@pytest.mark.parametrize("seeds", [2, ALIKE - 1])
+@pytest.mark.parametrize("seeds", [2, statistics.ALIKE - 1])
 def test_a_few_differences_that_are_all_alike_decide_nothing(seeds: int) -> None:
     """Accuracies are counts, so two or three seeds may well differ by the same 1/270."""
     for gap in (0.0, 1 / 270):
@@ -100,7 +84,7 @@ def test_a_sure_difference_within_the_margin_is_practically_equal() -> None:
     assert difference.interval.low > 0
     assert _judged(difference, margin=0.002) is Verdict.EQUAL
     assert _judged(difference, margin=0.0) is Verdict.BETTER
-    assert verdict(difference, 0.09, 0.0) is Verdict.UNDECIDED, "the corrected p decides, not the plain one"
+    assert statistics.verdict(difference, 0.09, 0.0) is Verdict.UNDECIDED, "the corrected p decides, not the plain one"
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
@@ -114,15 +98,11 @@ def test_exchanging_the_strategies_mirrors_everything(values: list[tuple[float, 
 
 def test_student_s_interval_is_the_textbook_s() -> None:
     """Gosset 1908: extra hours of sleep of ten patients, 1.58 with an interval from 0.70 to 2.46."""
-    difference = paired(
-        [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4], [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0, 2]
-    )
+    slept = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    difference = paired(slept, [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0, 2])
     assert difference.mean == pytest.approx(1.58)
     assert (difference.interval.low, difference.interval.high) == pytest.approx((0.7001, 2.4599), abs=1e-4)
     assert difference.p == pytest.approx(0.00283, abs=1e-5)
-
-
-# -- correction --------------------------------------------------------------------------------------------------
 
 
 def test_holm_s_correction_is_the_one_of_his_paper() -> None:
@@ -137,9 +117,6 @@ def test_holm_keeps_the_order_and_never_makes_p_smaller(p: list[float]) -> None:
     order = np.argsort(p, kind="stable")
     assert all(np.diff(corrected[order]) >= 0)
     assert corrected[order[0]] == pytest.approx(min(1.0, p[order[0]] * len(p)))
-
-
-# -- how many seeds ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15)])
@@ -187,13 +164,14 @@ def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
 
 
 def test_more_pairs_need_more_seeds() -> None:
-    difference = Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=Interval(-0.2, 1.2))
+    difference = statistics.Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=statistics.Interval(-0.2, 1.2))
     one, three = advise(difference, 0.0, pairs=1), advise(difference, 0.0, pairs=3)
     assert three.more > one.more
 
 
 def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> None:
-    difference = Difference(mean=0.0001, sd=0.004, seeds=10, p=0.9, interval=Interval(-0.0027, 0.0029))
+    interval = statistics.Interval(-0.0027, 0.0029)
+    difference = statistics.Difference(mean=0.0001, sd=0.004, seeds=10, p=0.9, interval=interval)
     advice = advise(difference, margin=0.002)
     assert advice.equal
     assert advice.more == 37  # 47 in all: ((2.01 + 1.28) * 1.04 * 0.004 / 0.002) ** 2, 1.04 for the median of the sd
@@ -203,7 +181,7 @@ def test_where_there_is_no_difference_seeds_are_advised_to_call_it_equal() -> No
 
 def test_the_seeds_to_call_equal_do_so_in_four_of_five_studies() -> None:
     """2,000 studies: 0.8 expected, the standard error is 0.009; 0.76 is more than four below, odds 1 in 100,000."""
-    n = int(seeds_to_call_equal(0.0, 1.0, 0.6))
+    n = int(statistics.seeds_to_call_equal(0.0, 1.0, 0.6))
     tests = paired_t(np.random.default_rng(10).normal(0, 1, (2000, n)))
     assert ((tests.low >= -0.6) & (tests.high <= 0.6)).mean() >= 0.76
     fewer = paired_t(np.random.default_rng(11).normal(0, 1, (2000, n - 4)))
@@ -233,5 +211,5 @@ def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int)
 
 @given(st.floats(0.0, 2.2), st.floats(0.0, 2.2))
 def test_a_larger_difference_never_asks_for_more_seeds(t: float, u: float) -> None:
-    small, large = sorted((t, u))
-    assert effect_given_undecided(small, SEEDS, 0.05) <= effect_given_undecided(large, SEEDS, 0.05) + 1e-9
+    small, large = (statistics.effect_given_undecided(one, SEEDS, 0.05) for one in sorted((t, u)))
+    assert small <= large + 1e-9
