@@ -100,15 +100,16 @@ def compare(
 
     strategies, seeds: instead of the first study's own; rescore: the best trials' test score and fresh seeds. Raises HpoError.
     """
-    from hpo.commands.compare import compare_and_deliver  # matplotlib, which `run` begins without
+    from hpo.commands.compare import beginning, compare_and_deliver  # matplotlib, which `run` begins without
 
     names = f"[{', '.join(strategies)}]" if strategies else None
     flags = {"compare.strategies": names, "compare.seeds": seeds, "workers": workers, "device": device}
     spec, terminal = _spec(study, sets, flags), Terminal(quiet=quiet)
+    second = None if other is None else _spec(other, sets, flags)
     progress = ComparisonProgress(spec, terminal)
     options = RunOptions(state_folder(spec, state), fresh, listeners=[progress.receive], environ=os.environ)
-    with live(terminal, progress, COMPARISON_REDRAWS):
-        return compare_and_deliver(spec, None if other is None else _spec(other, sets, flags), options, rescore)
+    with live(terminal, progress, COMPARISON_REDRAWS, beginning(spec, second)):
+        return compare_and_deliver(spec, second, options, rescore)
 
 
 def _telling(on_event: Callable[[Event], None]) -> Listener:

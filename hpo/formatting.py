@@ -112,6 +112,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def limits(trials: int | None, epochs: int | None, seconds: float | None, patience: int | None) -> list[str]:
+    """A budget in words: "40 trials", "600 epochs", "30 min", "100 epochs without a new best"."""
+    said = [count(most, noun) for most, noun in ((trials, "trial"), (epochs, "epoch")) if most is not None]
+    said += [duration(seconds)] if seconds is not None else []
+    return said + ([f"{count(patience, 'epoch')} without a new best"] if patience is not None else [])
+
+
 def byte_size(amount: float) -> str:
     """ "512 kB", "1.4 GB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 from mlflow_real import free_port, start_server
+from PIL import Image
 from studied import Place, hpo
 
 from hpo import __main__ as program
@@ -61,7 +62,7 @@ def train(job):
     if job.params["width"] == 13:
         raise ValueError("thirteen is no width")
     for epoch in range(1, job.params["epochs"] + 1):
-        yield {"val_accuracy": 1 - abs(math.log10(job.params["learning_rate"]) + 2) / 10 - 0.5 / (epoch + 1)}
+        yield {"loss": 0.25, "val_accuracy": 1 - abs(math.log10(job.params["learning_rate"]) + 2) / 10 - 0.5 / (epoch + 1)}
 """
 
 
@@ -90,6 +91,8 @@ def ran(first: Path, tmp_path: Path) -> Path:
 def test_a_study_runs_to_its_budget_and_says_what_it_found(study: Path) -> None:
     done = hpo(study, "run")
     lines = done.stdout.splitlines()
+    assert lines[0] == "tiny (bayesian): 3 parameters of trainer:train, 6 trials, 2 workers"
+    assert "nothing was trained" not in done.stdout
     assert sum(line.startswith("trial ") for line in lines) == 6
     assert any(line.startswith("tiny: budget spent; 6 trials (6 complete)") for line in lines), done.stdout
     assert any(line.startswith("best:   trial ") for line in lines)
@@ -104,6 +107,9 @@ def test_the_same_command_twice_is_the_same_study_and_more_trials_raise_its_targ
     assert more["trials"] == 9
     remembered = json.loads(hpo(ran, "run", "--json").stdout)
     assert remembered["trials"] == 9
+    longer, spent = ["--set", "search_space.epochs=[2, 4, 8]"], f"budget.total_epochs={remembered['epochs']}"
+    said = hpo(ran, "run", *longer, "--set", "budget.trials=99", "--set", spent).stdout
+    assert "nothing was trained: to go on, with longer `epochs` too, raise budget.total_epochs" in said
 
 
 def test_fresh_sets_the_old_study_aside_and_keeps_it(ran: Path) -> None:
@@ -124,14 +130,36 @@ def test_show_and_best_print_a_trial_in_words_and_as_json(ran: Path) -> None:
     best = json.loads(hpo(ran, "best", "--json").stdout)["best"]
     shown = json.loads(hpo(ran, "show", str(best["trial"]), "--json").stdout)
     assert shown == best
-    assert f"trial {best['trial']} of bayesian-0: complete" in hpo(ran, "best").stdout
+    said = hpo(ran, "best").stdout
+    assert f"trial {best['trial']} of bayesian-0: complete" in said
+    assert {"  loss          0.2500", f"  val_accuracy  {best['value']:.4f}"} < {*said.splitlines()}, "a metric a line"
     missing = hpo(ran, "show", "77", code=2)
     assert missing.stderr.endswith("bayesian-0: there must be a trial of that number, got 77; trials: 0 to 5\n")
 
 
-def test_init_writes_a_file_that_checks_and_is_never_overwritten(tmp_path: Path) -> None:
-    hpo(tmp_path, "init", "new.yaml")
-    assert hpo(tmp_path, "init", "new.yaml", code=2).stderr.startswith("new.yaml: must not exist yet")
+def test_init_writes_a_file_for_the_data_that_lie_there_and_never_overwrites_one(tmp_path: Path) -> None:
+    def data(*words: str) -> str:
+        said = hpo(folder, "init", "my study.yaml", *words).stdout
+        text = (folder / "my study.yaml").read_text()
+        assert load((folder / "my study.yaml").rename(folder / "x.yaml")).name == "my-study"
+        (line,) = re.findall("^data: (.*)$", text, re.MULTILINE)
+        assert f" data: {line.split('  ')[0]};" in said
+        return str(line)
+
+    folder = tmp_path / "here"
+    (folder / "studies").mkdir(parents=True)
+    assert data() == "digits"
+    for place, side in (("2 sizes/cat/a", 20), ("2 sizes/dog/b", 30), ("train/0/c", 8), ("train/1/d", 8)):
+        (path := folder / f"{place}.png").parent.mkdir(parents=True)
+        Image.new("L", (side, side)).save(path)
+    assert data() == '{source: "2 sizes", resize: 64}'
+    shutil.move(folder / "2 sizes", tmp_path)
+    assert data() == ".", "which comes split"
+    assert data("--data", "../2 sizes") == '{source: "../2 sizes", resize: 64}'
+    (folder / "a.npz").touch()
+    assert data() == "a.npz"
+    hpo(folder, "init")
+    assert hpo(folder, "init", code=2).stderr.startswith("study.yaml: must not exist yet")
 
 
 def test_before_the_first_run_every_looking_verb_says_how_to_begin(study: Path) -> None:
@@ -240,6 +268,9 @@ def test_compare_says_undecided_for_one_seed_and_shares_trainings(study: Path) -
     done = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
     assert "undecided" in done.stdout
     assert "random x2" in done.stdout
+    besides = "beside them random-x2, which --strategies leaves out"
+    first = f"tiny: compare bayesian, random, grid over 1 seed, 18 epochs each; {besides}"
+    assert done.stdout.splitlines()[0] == first
     trained, charged = next(line.split()[1:5:3] for line in done.stdout.splitlines() if line.startswith("trained "))
     assert int(trained) < int(charged)
     again = hpo(study, "compare", "--seeds", "1", *space, "--no-rescore")
@@ -387,6 +418,7 @@ WIDTH = "search_space.width=[8, 16]"
     [
         ((), 0, ".", "hpo run {study}"),
         (("strategy=random", "budget.time=1h"), 3, ".", "hpo run {study} --strategy random --time 1h --seed 3"),
+        (("seed=1",), 1, ".", "hpo run {study} --seed 1"),
         ((WIDTH,), 0, "runs", f"hpo run {{study}} --set '{WIDTH}' --state {{state}}"),
     ],
 )

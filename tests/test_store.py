@@ -338,7 +338,6 @@ train: trainer:train
 prefix_safe: true
 search_space: {width: [8, 16, 32], epochs: 2}
 budget: {trials: 2}
-compare: {strategies: [bayesian, random, grid]}
 workers: 2
 """
 SEEDS = int(os.environ.get("COMPARED_SEEDS", "8"))

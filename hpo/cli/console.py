@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import rich.console
@@ -21,7 +21,7 @@ from rich.text import Text
 from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, printable, read_at, wrapped, written
+from hpo.formatting import count, decimals, duration, limits, printable, read_at, wrapped, written
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
@@ -89,15 +89,18 @@ class Utilization:
 @contextlib.contextmanager
 def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
     """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
-    title = f"{spec.name} ({spec.strategy})"
-    slots = len(components.placement(spec))
-    console = Console(terminal, spec.goal, slots, spec.space.constants, title)
-    with live(terminal, console, REDRAWS):
+    title, slots, fixed = f"{spec.name} ({spec.strategy})", len(components.placement(spec)), spec.space.constants
+    what = f"{count(len(spec.space.parameters) - len(fixed), 'parameter')} of {spec.train or spec.model}"
+    data = [f"data {spec.data.source}"] if spec.data is not None else []
+    about = ", ".join([what, *data, *limits(*astuple(spec.budget)), count(slots, "worker")])
+    console = Console(terminal, spec.goal, slots, fixed, title)
+    with live(terminal, console, REDRAWS, f"{title}: {about}"):
         yield console
 
 
-def live(terminal: Terminal, table: RichCast, redraws: float) -> contextlib.AbstractContextManager[object]:
-    """The context in which a terminal shows a table, drawn again and again; elsewhere nothing."""
+def live(terminal: Terminal, table: RichCast, redraws: float, about: str) -> contextlib.AbstractContextManager[object]:
+    """Say what is about to run; then the context in which a terminal shows a table, drawn again and again."""
+    terminal.say(about)
     if not terminal.is_terminal:
         return contextlib.nullcontext()
     return Live(table, console=terminal, refresh_per_second=redraws, transient=True)

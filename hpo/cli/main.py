@@ -50,14 +50,19 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("study", type=PATH, default="study.yaml")
-def init(study: Path) -> None:
-    """Write a commented STUDY file to start from."""
+@click.option("--data", type=click.Path(exists=True, path_type=Path), help="Images or an .npz file [what lies there].")
+def init(study: Path, data: Path | None) -> None:
+    """Write a commented STUDY file to start from, for the data beside it."""
+    from hpo.data.sources.find import beside, written
     from hpo.study_file.reader import template
 
+    folder = study.absolute().parent
     if study.exists():
         raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))
-    study.write_text(template(study.absolute().parent.name if study.stem == "study" else study.stem))
-    echo(f"{study} is written; look at it, then: hpo check {study}, hpo run {study}")
+    data = data or beside(folder)
+    named = written(data, folder) if data is not None else "digits"
+    study.write_text(template(folder.name if study.stem == "study" else study.stem, named), "utf-8")
+    echo(f"{study} is written, with data: {named}; look at it, then: hpo check {study}, hpo run {study}")
 
 
 @cli.command(cls=StudyVerb)
@@ -158,14 +163,14 @@ def compare(
         request = replace(request, study=first)
     spec = request.spec(flags)
     from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
-    from hpo.commands.compare import compare_and_deliver
+    from hpo.commands.compare import beginning, compare_and_deliver
     from hpo.commands.run import RunOptions
     from hpo.comparison import text
 
     terminal = Terminal(stderr=as_json)
     progress = ComparisonProgress(spec, terminal)
     options = RunOptions(request.folder(spec), fresh, listeners=[progress.receive], environ=os.environ)
-    with live(terminal, progress, COMPARISON_REDRAWS):
+    with live(terminal, progress, COMPARISON_REDRAWS, beginning(spec, other)):
         compared = compare_and_deliver(spec, other, options, not no_rescore)
     if as_json:
         click.echo(json.dumps(text.as_json(compared.comparison) | {"report": str(compared.report)}, indent=2))

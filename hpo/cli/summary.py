@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ FEW_IMAGES = 100  # validation images below which a lead of one is easily luck
 def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
     """The lines that end a run, with rich markup."""
     study = result.study
+    again, later = (escape(command(verb, result.spec, result.folders.state)) for verb in ("run", "sync"))
     states = [f"{len(some)} {state}" for state in State if (some := study.with_state(state))]
     reason = ending(study.closed, result.spec.space.enumerable) if study.closed else ""
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
+    if not utilization.epochs:
+        yield from nothing_trained(result)
     if result.dataset is not None:
         yield from (escape(line) for line in data_lines(result.dataset))
     yield from (f"[red]{escape(line)}[/red]" for line in failures(result))
@@ -46,14 +50,24 @@ def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
         yield f"time:   {duration(study.active_seconds)}; worker utilization {utilization.share:.0%}{reused}"
     yield f"report: {escape(str(result.folders.report))}"
     if result.ui:
-        yield f"MLflow: {escape(result.ui)}"
-    again, later = (escape(command(verb, result.spec, result.folders.state)) for verb in ("run", "sync"))
+        where = tuple(one for one in result.spec.sets if one.startswith(("name", "tracking")))
+        served = command("ui", replace(result.spec, seed=0, sets=where), result.folders.state)
+        yield f"MLflow: {escape(result.ui if result.ui.startswith('http') else served)}"
     if result.undelivered or (result.published and result.published.failed and result.spec.tracking.enabled):
         yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
     if study.closed is Reason.INTERRUPTED:
         yield f"resume: {again}"
     elif result.stopped_by:
         yield f"[yellow]interrupted after the end; the search is over: {again}[/yellow]"
+
+
+def nothing_trained(result: Result) -> Iterator[str]:
+    """What to raise, where a run found its budget spent, even if the space has grown."""
+    most, study = result.spec.budget.total_epochs, result.study
+    by_epochs = most is not None and study.epochs >= most
+    spent = {Reason.BUDGET: "total_epochs" if by_epochs else "trials", Reason.TIME: "time", Reason.PATIENCE: "patience"}
+    if study.closed in spent:
+        yield f"        nothing was trained: to go on, with longer `epochs` too, raise budget.{spent[study.closed]}"
 
 
 def data_lines(dataset: Dataset) -> Iterator[str]:
@@ -174,7 +188,7 @@ def show_trial(result: Result, trial: Trial, as_json: bool = False) -> None:
     if as_json:
         terminal.print_json(json.dumps(trial_json(result, trial)), ensure_ascii=True)
         return
-    for line in trial_lines(result, trial, terminal.width):
+    for line in trial_lines(result, trial, terminal.width if terminal.is_terminal else 0):
         terminal.say(line)
 
 

@@ -81,7 +81,7 @@ def compare_and_deliver(spec: StudySpec, other: StudySpec | None, options: RunOp
         compared = compare_studies(spec, other, options, rescore)
     patience = 0.0 if compared.results[0].undelivered else DELIVERY_SECONDS  # it has been waited for already
     try:
-        sync_these(spec, [result.folders for result in compared.results], patience, title(spec))
+        sync_these(spec, [result.folders for result in compared.results], patience, title(spec, other))
     except HpoError as error:
         log.warning("%s", error)
     return compared
@@ -116,7 +116,7 @@ def compare_studies(spec: StudySpec, other: StudySpec, options: RunOptions, resc
     budget, sides = total_epochs(spec), (spec, replace(other, seed=spec.seed, training_seed=spec.training_seed))
     refuse_unpaired(*sides)
     refuse_unfair(replace(spec, compare=replace(spec.compare, strategies=tuple(side.name for side in sides))), sides)
-    options = replace(options, group=f"compare {spec.name}, {other.name} over {spec.compare.seeds} seeds")
+    options = replace(options, group=title(spec, other))
     results: list[Sequence[Result]] = []
     curves: list[Curve] = []
     for side in sides:
@@ -196,23 +196,32 @@ def ran_with(specs: Sequence[StudySpec]) -> str:
     return "".join(f"; {listed([*who])} with {what}" for what, who in names.items() if what)
 
 
-def title(spec: StudySpec) -> str:
+def title(spec: StudySpec, other: StudySpec | None = None) -> str:
     """Of the comparison's run in MLflow."""
-    return f"compare {', '.join(spec.compare.strategies)} over {spec.compare.seeds} seeds"
+    names = spec.compare.strategies if other is None else (spec.name, other.name)
+    return f"compare {', '.join(names)} over {count(spec.compare.seeds, 'seed')}"
+
+
+def beginning(spec: StudySpec, other: StudySpec | None) -> str:
+    """What is about to be compared, and what runs besides."""
+    beside = {shown(one) for one in studies(spec)} - {*spec.compare.strategies} if other is None else ()
+    besides = f"; beside them {listed(sorted(beside))}, which --strategies leaves out" if beside else ""
+    return f"{spec.name}: {title(spec, other)}, {count(total_epochs(spec), 'epoch')} each{besides}"
 
 
 def studies(spec: StudySpec) -> list[StudySpec]:
     """One spec a strategy and seed, with the budget in epochs; a target ends none of them, it is what "epochs to" counts.
 
-    Beside random stands random with twice the budget: the two share their trainings, so that it costs the second half only.
-    Beside bayesian with a prior stands Optuna's TPE, which it is without; where it is predictive, the others have asha, and
-    are studies of their own.
+    Where none is named, random with twice the budget stands beside random, whose trainings are its first half, and beside
+    bayesian with a prior Optuna's TPE, which it is without. Where bayesian is predictive, the others have asha, and are
+    studies of their own.
     """
     budget, names, prior = total_epochs(spec), [*spec.compare.strategies], not learned_prior.unknown(spec)
-    names += {"tpe"} - {*names} if prior and "bayesian" in names else ()
+    named = "compare.strategies" in spec.places
+    names += ["tpe"] if prior and not named else []
     if prior and spec.early_stopping and spec.early_stopping.type == "predictive":
         names = [WITH_ASHA.get(name, name) for name in names]
-    names += [RANDOM_X2] if "random" in spec.compare.strategies else []
+    names += [] if named else [RANDOM_X2]
     return [
         seeded(spec, name, offset, 2 * budget if name == RANDOM_X2 else budget)
         for offset in range(spec.compare.seeds)

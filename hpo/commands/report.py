@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from hpo.engine.opening import target_trials
 from hpo.engine.result import Result, study_report, trials_table
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.files import Folders, hit, replace_file
-from hpo.formatting import duration
+from hpo.formatting import limits
 from hpo.journal import Journal
 from hpo.report.page import save
 from hpo.strategies.tpe import Coordinate
@@ -59,15 +59,10 @@ def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callabl
 
 
 def study_facts(spec: StudySpec) -> dict[str, str]:
-    budget = spec.budget
-    limits = [f"{budget.trials:,} trials"] if budget.trials is not None else []
-    limits += [f"{budget.total_epochs:,} epochs"] if budget.total_epochs is not None else []
-    limits += [duration(budget.time)] if budget.time is not None else []
-    limits += [f"{budget.patience:,} epochs without a new best"] if budget.patience is not None else []
     return {
         "Data": spec.data.source if spec.data is not None else "the trainer's own",
         "Model": (spec.train or spec.model) + (f", trained in {spec.precision}" if spec.precision != "fp32" else ""),
-        "Budget": ", ".join(limits) or "the whole grid",
+        "Budget": ", ".join(limits(*astuple(spec.budget))) or "the whole grid",
         "Early stopping": spec.early_stopping.type if spec.early_stopping else "none",
     }
 

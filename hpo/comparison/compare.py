@@ -253,7 +253,7 @@ def compare(
         scope=scope,
         notes=(
             *(f"{study}: no complete trial within {count(budget, 'epoch')}; left out." for study in late),
-            *_notes(groups, couples, twice is None),
+            *_notes(groups, couples, bool(doubled) and twice is None),
         ),
     )
 
@@ -267,8 +267,8 @@ def _groups(curves: Sequence[Curve], budget: int) -> Groups:
 
 
 def _notes(groups: Groups, couples: Sequence[tuple[StrategyResult, StrategyResult]], alone: bool) -> Iterator[str]:
-    """alone: random with twice the budget is missing."""
-    if alone and "random" in groups:
+    """alone: random with twice the budget did not get so far."""
+    if alone:
         yield "random with twice the budget is missing: no study of random went on that far."
     if any(len(group) > 1 for group in groups.values()):
         yield from (f"{name}: one seed says nothing about chance." for name, group in groups.items() if len(group) == 1)

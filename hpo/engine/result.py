@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLAGS = {"strategy": "--strategy", "budget.time": "--time", "workers": "--workers", "device": "--device"}
+FLAGS = {"strategy": "--strategy", "seed": "--seed"}  # of every verb
+RUN_FLAGS = {**FLAGS, "budget.time": "--time", "workers": "--workers", "device": "--device"}
 GROWING = ("constraints", "start_with")  # what is read of a study does not depend on them
 PUBLISHED = "published"  # the journal's note of what was published last
 COUNTED = "counted"  # its note of the epochs that ever counted
@@ -296,10 +297,9 @@ def as_run(spec: StudySpec, folders: Folders, journal: Journal) -> StudySpec:
 def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
     """What to type in a shell for a verb on this very study: its file, and the flags that made it another one."""
     words = ["hpo", verb, *([str(spec.path)] if spec.path is not None else [])]
-    for flag in spec.sets:
-        key, _, value = flag.partition("=")
-        words += [FLAGS[key], value] if key in FLAGS and (verb == "run" or key == "strategy") else ["--set", flag]
-    words += ["--seed", str(spec.seed)] if spec.seed else []
+    flags, sets = RUN_FLAGS if verb == "run" else FLAGS, [flag.partition("=")[::2] for flag in spec.sets]
+    for key, value in {**dict(sets), **({"seed": str(spec.seed)} if spec.seed else {})}.items():
+        words += [flags[key], value] if key in flags else ["--set", f"{key}={value}"]
     if state is not None and state != (spec.path.absolute().parent if spec.path is not None else Path.cwd()):
         words += ["--state", str(state)]
     return shlex.join(words)

@@ -223,6 +223,8 @@ def _next(mapping: Mapping[str, Node], keys: Sequence[str]) -> tuple[str, Sequen
     return ".".join(keys[:count]), keys[count:]
 
 
-def template(name: str = "digits-cnn") -> str:
+def template(name: str = "digits-cnn", data: str = "digits") -> str:
     """The study file that `hpo init` writes: it runs as it is, and every other key is in it as a comment."""
-    return Path(__file__).with_name("template.yaml").read_text(encoding="utf-8").replace("digits-cnn", name)
+    text = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "study"
+    return text.replace("digits-cnn", name).replace("\ndata: digits\n", f"\ndata: {data}\n")

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +19,7 @@ from hpo.study_file.spec import DATA_SETS, DataSpec
 
 SOURCES = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
 DEEPEST = 3  # data/MNIST/raw
+LARGE = 64  # pixels: the side that larger images have in the study file that `hpo init` writes
 
 
 def find(spec: DataSpec, available: int | None) -> Contents:
@@ -73,6 +76,28 @@ def _folders_with_files(path: Path) -> Iterator[str]:
         names[:] = sorted(names) if len(Path(folder).relative_to(path).parts) < DEEPEST else []
         if originals.holds(Path(folder)):
             yield folder
+
+
+def beside(folder: Path) -> Path | None:
+    """The first data set in a folder, else the folder itself, by the names of what is in them. Raises OSError."""
+    inner = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".npz" or _looks_like_data(path))
+    return next(inner, folder if originals.holds(folder) or folders.first_images(folder) else None)
+
+
+def _looks_like_data(path: Path) -> bool:
+    with suppress(OSError):  # in a folder that nobody may read are no data to be named
+        own = path.is_dir() and not folders.ignored_folder(path) and Part.named(path.name) is None
+        return own and (originals.holds(path) or bool(folders.first_images(path)))
+    return False
+
+
+def written(path: Path, folder: Path) -> str:
+    """What `data:` of a study file in this folder says of a data set; images of several sizes, or large ones, are resized."""
+    name = os.path.relpath(path, folder)
+    source = name if re.fullmatch(r"[A-Za-z.][\w./-]*", name) else json.dumps(name)
+    sizes = {images.header(image).size for image in folders.first_images(path)} if path.is_dir() else set()
+    large = len(sizes) > 1 or any(max(size) > LARGE for size in sizes)
+    return f"{{source: {source}, resize: {LARGE}}}" if large else source
 
 
 def fingerprint(source: DataSpec, *more: int) -> str:

@@ -1,5 +1,6 @@
 """How a folder of images is laid out: one sub-folder a class, directly or under train, val and test. Opens no file."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ def _come_split(parts: Sequence[tuple[Path, Part]], others: bool) -> bool:
     if len(parts) == 1 and others:
         return Part.TRAIN in kinds and bool(folder_names(parts[0][0]))
     return Part.TRAIN in kinds and (len(kinds) > 1 or len(parts) == 1)
+
+
+def first_images(root: Path) -> list[Path]:
+    """An image of each of its class folders, or of those of its parts, where there are two at least."""
+    inner = [root / name for name in folder_names(root)]
+    first = [image for one in inner for image in itertools.islice(_loose_images(one), 1)]
+    if len(first) > 1:
+        return first
+    return [image for one in inner if Part.named(one.name) is not None for image in first_images(one)]
 
 
 def alone(folder: Path) -> Path | None:
