@@ -4,7 +4,9 @@ Importing this takes 2 s and some 100 MB; the writer thread does it (sync.py). M
 """
 
 import logging
+import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -45,6 +47,7 @@ ADDRESSES = (  # table and column of every address of an artifact (mlflow/store/
     ("model_versions", "storage_location"),
 )
 PAGE = 1_000  # runs a search answers at once
+MEMORY, ROOM = Path("/dev/shm"), 2**24  # a new database takes 1 MB
 MOST_PARAMS, MOST_ENTITIES = 100, 1_000  # a log_batch call (mlflow/utils/validation.py)
 
 
@@ -309,9 +312,17 @@ def create_sqlite(path: Path) -> None:
             sweep(path.parent)
             if not path.exists():
                 with replace_file(path) as draft, translated(sqlite_uri(path)):
-                    artifacts = (path.parent / "mlruns").as_uri()
-                    SqlAlchemyStore(sqlite_uri(draft), artifacts).engine.dispose()  # type: ignore[no-untyped-call]
-                    with closing(sqlite3.connect(draft)) as database:
-                        database.execute("PRAGMA journal_mode=WAL")
+                    _migrate(draft, (path.parent / "mlruns").as_uri())
     except OSError as error:
         raise Outage(f"{path}: {error.strerror or error}") from None
+
+
+def _migrate(path: Path, artifacts: str) -> None:
+    """In memory, if there is room: a disk flushes each of MLflow's 60 migrations, which took 4 s where this takes 0.4."""
+    memory = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM else None
+    with scratch(memory) as folder:
+        new = f"{folder}/new.db"  # not quoted: MLflow would make a folder of the quoted name too
+        SqlAlchemyStore(SQLITE + new, artifacts).engine.dispose()  # type: ignore[no-untyped-call]
+        shutil.copyfile(new, path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
