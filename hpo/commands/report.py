@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, replace
 from datetime import datetime
 from functools import partial
@@ -29,26 +29,29 @@ from hpo.report.page import save
 from hpo.strategies.tpe import Coordinate
 from hpo.study_file.spec import StudySpec
 
-
-def draw_search(spec: StudySpec, folders: Folders, study: Study) -> None:
-    """Those of the report's pictures that need no published model. Raises OSError."""
-    save(study_report(spec, folders, study, {}).search_pictures(), folders.artifacts / "plots")
+Drawn = Mapping[str, str]  # name -> SVG
 
 
-def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callable[[], None] | None = None) -> None:
+def draw_search(spec: StudySpec, folders: Folders, study: Study) -> Drawn:
+    """Those of the report's pictures that need no published model: saved, and as they stand in it. Raises OSError."""
+    save(pictures := study_report(spec, folders, study, {}).search_pictures(), folders.artifacts / "plots")
+    return {picture.name: picture.svg() for picture in pictures}
+
+
+def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callable[[], Drawn] | None = None) -> None:
     """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed.
 
     drawn: waits for another thread's `draw_search`.
     """
     try:
-        (drawn or partial(draw_search, spec, folders, study))()
+        pictures = (drawn or partial(draw_search, spec, folders, study))()
         with replace_file(folders.trials_csv) as draft:
             trials_table(study, spec.goal).to_csv(draft, index=False)
         hit("table")
         with Journal.open(folders.journal, read_only=True) as journal:
             trials = target_trials(spec, journal, None)
         facts = study_facts(replace(spec, budget=replace(spec.budget, trials=trials)))
-        report = study_report(spec, folders, study, facts)
+        report = replace(study_report(spec, folders, study, facts), drawn=pictures)
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # its parts are imported where they are used: 0.4 s that a report of one study can do without
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from hpo.core import Goal, Outcome
 
@@ -100,7 +100,7 @@ def paired_t(d: ArrayLike) -> PairedT:
     sd = values.std(axis=-1, ddof=1)
     alike = sd <= 1e-9 * np.abs(values).max(axis=-1)
     shaken = np.where(alike[..., None], np.arange(n, dtype=float), values)  # only to keep scipy from dividing by zero
-    test = stats.ttest_1samp(shaken, 0.0, axis=-1)
+    test = scipy.stats.ttest_1samp(shaken, 0.0, axis=-1)
     between = test.confidence_interval(LEVEL)
     slack = 0.0 if n >= ALIKE else np.inf
     return PairedT(
@@ -153,7 +153,7 @@ def verdict(difference: Difference, corrected: float, margin: float) -> Verdict:
 def power(effect: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     """The chance that the two-sided t test at alpha finds an effect (mean / sd) with n seeds."""
     df = np.asarray(n, dtype=float) - 1
-    bar = stats.t.ppf(1 - alpha / 2, df)
+    bar = scipy.stats.t.ppf(1 - alpha / 2, df)
     delta = np.asarray(effect) * np.sqrt(df + 1)
     return np.asarray(1 - _central(df, delta, bar))
 
@@ -174,11 +174,11 @@ def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float) -> Floats
     means, sds = np.broadcast_arrays(np.abs(np.asarray(mean, dtype=float)), np.asarray(sd, dtype=float))
     n = np.unique(np.geomspace(2, MOST_SEEDS, 300).astype(int))
     error = sds[..., None] / np.sqrt(n)
-    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * error
+    half = scipy.stats.t.ppf(0.5 + LEVEL / 2, n - 1) * error
     room = np.maximum(margin - half, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         upper, lower = (room - means[..., None]) / error, (-room - means[..., None]) / error
-    chance = np.where(room > 0, special.ndtr(upper) - special.ndtr(lower), 0.0)
+    chance = np.where(room > 0, scipy.special.ndtr(upper) - scipy.special.ndtr(lower), 0.0)
     enough = chance >= POWER
     return np.where(enough.any(axis=-1), n[enough.argmax(axis=-1)], np.inf)
 
@@ -191,7 +191,7 @@ def effect_given_undecided(t: ArrayLike, n: int, alpha: float, chance: float = 0
     for the right number.
     """
     seen = np.abs(np.asarray(t, dtype=float))
-    bar = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    bar = float(scipy.stats.t.ppf(1 - alpha / 2, n - 1))
     seen = np.minimum(seen, bar * (1 - 1e-6))
     low, high = np.zeros(seen.shape), np.full(seen.shape, bar + 6.0)
     for _ in range(40):
@@ -231,7 +231,7 @@ def _until_equal(difference: Difference, margin: float) -> Advice:
     """The true mean is estimated with the noise of the seen one taken off; the range is that of the sd."""
     n, sd = difference.seeds, difference.sd
     mean = math.sqrt(max(difference.mean**2 - sd**2 / n, 0.0))
-    spread = [sd * math.sqrt((n - 1) / float(stats.chi2.ppf(q, n - 1))) for q in (0.5, 0.9, 0.1)]
+    spread = [sd * math.sqrt((n - 1) / float(scipy.stats.chi2.ppf(q, n - 1))) for q in (0.5, 0.9, 0.1)]
     needed = np.maximum(seeds_to_call_equal(mean, spread, margin) - n, 1.0)
     return Advice(float(needed[0]), float(needed.min()), float(needed.max()), equal=True)
 
@@ -244,8 +244,8 @@ def _central(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
 def _below(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
     """P(T <= bar). Far out in a tail scipy gives nan: there the normal approximation is as good (Johnson & Welch 1940)."""
     freedom, shift, limit = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (df, delta, bar)))
-    exact = special.nctdtr(freedom, shift, limit)
-    rough = special.ndtr((limit * (1 - 1 / (4 * freedom)) - shift) / np.sqrt(1 + limit**2 / (2 * freedom)))
+    exact = scipy.special.nctdtr(freedom, shift, limit)
+    rough = scipy.special.ndtr((limit * (1 - 1 / (4 * freedom)) - shift) / np.sqrt(1 + limit**2 / (2 * freedom)))
     return np.asarray(np.where(np.isnan(exact), rough, exact), dtype=np.float64)
 
 
@@ -261,7 +261,7 @@ def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | N
     if len(groups) < 2 or fewest < 2:
         return None
     if any(len(set(group)) > 1 for group in groups):
-        between = stats.tukey_hsd(*groups).confidence_interval(LEVEL)
+        between = scipy.stats.tukey_hsd(*groups).confidence_interval(LEVEL)
         return np.asarray(between.low), np.asarray(between.high)
     values = np.array([group[0] for group in groups])
     apart = values[:, None] - values

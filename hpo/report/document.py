@@ -48,7 +48,7 @@ class StudyReport:
     """What the report of a study is made from, and what several parts of it need.
 
     events: the whole journal; facts: data, model, budget and the like; diagnoses: a sentence a trial; known: what
-    parameters may mean, so that no bound is widened beyond.
+    parameters may mean, so that no bound is widened beyond; drawn: pictures that are drawn already, as SVG by name.
     """
 
     name: str
@@ -61,6 +61,7 @@ class StudyReport:
     diagnoses: Mapping[int, str] = field(default_factory=dict)
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     model: ModelFigures | None = None
+    drawn: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def study(self) -> Study:
@@ -211,8 +212,8 @@ def _parameter_row(parameter: Parameter, best: Trial | None, conditional: bool) 
 
 
 def _history(report: StudyReport) -> Html | None:
-    drawn = _course_pictures(report)
-    return section("Optimization history", *map(figure, drawn)) if drawn else None
+    figures = [figure(one, report.drawn) for one in _course_pictures(report)]
+    return section("Optimization history", *figures) if figures else None
 
 
 def _course_pictures(report: StudyReport) -> list[Picture]:
@@ -245,8 +246,8 @@ def _importance(report: StudyReport) -> Html | None:
         name, share = next(iter(report.importances.shares.items()))
         rough = f", a rough estimate from {count(len(report.ranked), 'trial')}" if len(report.ranked) < FEW else ""
         first = tag("p", f"{name} matters most for being among the best trials ({share * 100:.0f} %{rough}).")
-    slices = tag("div", list(map(figure, _slices(report))), class_="grid")
-    return section("Parameter importance", first, *map(figure, _importance_picture(report)), slices)
+    shares, slices = ([figure(one, report.drawn) for one in some(report)] for some in (_importance_picture, _slices))
+    return section("Parameter importance", first, *shares, tag("div", slices, class_="grid"))
 
 
 def _importance_picture(report: StudyReport) -> list[Picture]:

@@ -1,22 +1,26 @@
 """What the trials show: which parameters mattered, what failed trials have in common, which bounds were in the way."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, create_trial
-from scipy import stats
+import scipy
 
 from hpo.core import Goal, Outcome, State, Study, Trial, Value
 from hpo.formatting import count, listed, number, written
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
-from hpo.strategies.tpe import Coordinate
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from hpo.strategies.tpe import Coordinate
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
 RANKED = 20  # trials below which parameters are not ranked
@@ -69,6 +73,11 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
     varied = [p for p, values in active.items() if len(values) >= FEWEST and len(set(values)) > 1]
     if not varied:
         return Importances(reason=f"no parameter had two values in {FEWEST} trials")
+    import optuna  # with scikit-learn, which it imports: 0.7 s that fewer trials do without
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    from hpo.strategies.tpe import Coordinate
+
     coordinates = {parameter.name: Coordinate(parameter.domain) for parameter in varied}
     worst = max(finite) + (max(finite) - min(finite))
     with warnings.catch_warnings():
@@ -82,6 +91,8 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
 
 
 def _frozen(trial: Trial, coordinates: Mapping[str, Coordinate], score: float) -> FrozenTrial:
+    from optuna.trial import create_trial
+
     own = {name: one.coordinate(trial.params[name]) for name, one in coordinates.items() if name in trial.params}
     return create_trial(params=own, distributions={name: coordinates[name].distribution for name in own}, value=score)
 
@@ -123,7 +134,7 @@ def _common(outcome: str, failed: np.ndarray, trials: Sequence[Trial], space: Sp
     likely: list[tuple[float, str, int, int]] = []  # chance, text, failed trials and others that the rule covers
     for text, covers in _rules(failed, trials, space):
         inside, covered = int((covers & failed).sum()), int(covers.sum())
-        chance = float(stats.hypergeom.sf(inside - 1, n, covered, group))
+        chance = float(scipy.stats.hypergeom.sf(inside - 1, n, covered, group))
         if inside >= 0.8 * group and chance < COINCIDENCE:
             likely.append((chance, text, inside, covered - inside))
     if not likely:
@@ -212,7 +223,7 @@ def edges(trials: Sequence[Trial], goal: Goal, space: Space, known: Mapping[str,
             near = 0.1 if continuous else 1e-9  # the outer tenth of a range, or its last level
             there = [abs(domain.encode(value) - domain.encode(bound)) <= near for value in active]
             share = 0.1 if continuous else max(0.1, 1 / len(levels))  # of the parameter's values, as chance sees it
-            rare = stats.binom.sf(sum(there) - 1, len(there), share) < CHANCE
+            rare = scipy.special.bdtrc(sum(there) - 1, len(there), share) < CHANCE  # binom.sf, but no scipy.stats
             if there[0] and rare and sum(there) >= 2 / 3 * len(there):
                 wider = _meaningful(_wider(domain, levels, continuous, upper), bound, limits)
                 limiting += [Edge(name, upper, bound, sum(there), len(there), wider)] if wider != bound else []

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -180,11 +181,12 @@ def fact_list(values: Mapping[str, str]) -> Html:
     return tag("dl", pairs, class_="facts")
 
 
-def figure(picture: Picture) -> Html:
-    """A wide figure under its caption; a narrow one names itself."""
+def figure(picture: Picture, drawn: Mapping[str, str] = MappingProxyType({})) -> Html:
+    """A wide figure under its caption; a narrow one names itself. drawn: as SVG, by name, what is drawn already."""
+    svg = Html(drawn.get(picture.name) or picture.svg())
     if picture.narrow:
-        return tag("figure", Html(picture.svg()), class_="narrow")
-    return tag("figure", [tag("figcaption", picture.label), tag("div", Html(picture.svg()), class_="wide")])
+        return tag("figure", svg, class_="narrow")
+    return tag("figure", [tag("figcaption", picture.label), tag("div", svg, class_="wide")])
 
 
 def table(rows: Rows, label: str, class_: str = "plain") -> Html:
