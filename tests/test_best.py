@@ -323,30 +323,40 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
 
 
-def test_the_process_that_publishes_begins_with_the_last_trials_and_ends(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("sets", "kept", "begins"),
+    [
+        ([], 60.0, ["nearly over"]),
+        (["budget.time=9s"], 60.0, ["early"]),
+        (["budget.patience=900"], 60.0, ["early"]),
+        (["budget.patience=900"], -1.0, ["early", "nearly over"]),
+    ],
+)
+def test_the_process_that_publishes_begins_with_what_may_be_the_last_trials_and_ends(
+    sets: list[str], kept: float, begins: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
     begun: list[subprocess.Popen[bytes]] = []
     given: list[object] = []
-    heard: list[int] = []  # trials there were when it began
+    heard: list[str] = []
 
     def begin(to_mlflow: bool) -> object:
-        heard.append(len(trials))
+        heard.append("nearly over" if len(trials) >= spec.budget.trials / 2 else "early")  # type: ignore[operator]
         begun.append(subprocess.Popen(["sleep", "60"]))
         return begun[-1]
 
     trials: set[object] = set()
+    monkeypatch.setattr("hpo.publishing.publish_best.KEPT", kept)
     monkeypatch.setattr("hpo.publishing.publish_best.begin", begin)
     monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda order, own: given.append(own) or Published())
     for step in ("draw_search", "write_report"):
         monkeypatch.setattr(f"hpo.commands.report.{step}", lambda *study: None)
-    spec = api.load(study(tmp_path, "cosine"))
-    most = spec.budget.trials
+    spec = api.load(study(tmp_path, "cosine"), sets=sets)
     run(spec, RunOptions(tmp_path, listeners=[lambda search, event: trials.update(search.study.running)]))
-    assert given == begun != []
-    assert begun[0].poll() is not None
-    assert most is not None
-    assert most / 2 <= heard[0] <= most
+    assert heard == begins
+    assert given == (begun if kept > 0 else [None]), "one that waited for too long is gone"
+    assert all(process.poll() is not None for process in begun)
     run(spec, RunOptions(tmp_path))  # nothing is left to train
-    assert len(begun) == 1
+    assert heard == begins
 
 
 @dataclass

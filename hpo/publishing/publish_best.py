@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 CHAMPION = "champion"
 WHITE = 255.0  # in image files of 8 bits, however dark all of them are
 DUE = Published(said="not published", failed=True)  # noted first, so that `hpo sync` knows of a model it must log
+KEPT, LAST = 60.0, 10.0  # seconds that a process waits for its order; of a study's time in which it is begun
 PATIENCE, PATIENCE_HERE = 30.0, 300.0  # seconds MLflow has to answer; a file of this machine, however busy it is
 ENVIRONMENT = sync.ENVIRONMENT | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -155,21 +156,29 @@ def _failed(why: str) -> Mistake:
 
 
 class Publisher:
-    """Has its process import torch and mlflow, 4 s of a core, while the last trials train: a listener of the driver."""
+    """Has its process import torch and mlflow, 3 s of a core, while the last trials train: a listener of the driver.
+
+    Where nobody can tell when these are, from the first report on; it goes again after KEPT seconds, for it holds 500 MB.
+    """
 
     def __init__(self, to_mlflow: bool) -> None:
         self._to_mlflow = to_mlflow
         self._process: subprocess.Popen[str] | None = None
+        self._begun = 0.0
+        self._occasions = [may_end_soon, nearly_over]  # to begin it, each used once
 
     def receive(self, search: Search, event: Event) -> None:
-        if self._process is None and search.study.running and nearly_over(search):
+        if self._process is not None and time.monotonic() - self._begun > KEPT:
+            self.close()
+        if search.study.running and (due := [one for one in self._occasions if one(search)]):
+            self._occasions = [one for one in self._occasions if one not in due]
             with suppress(OSError):  # no room for it now: `publish` tries again
-                self._process = begin(self._to_mlflow)
+                self._process, self._begun = self._process or begin(self._to_mlflow), time.monotonic()
 
-    def publish(self, study: OpenStudy, executor: Executor, tracker: Tracker | None) -> Published | None:
+    def publish(self, study: OpenStudy, executor: Executor, place: Place) -> Published | None:
         """A model that cannot be published is said in one line: the study and its checkpoint are there."""
         try:
-            return publish_best(study, executor, tracker, self._process)
+            return publish_best(study, executor, place, self._process)
         except HpoError as error:
             log.error("%s", error)
             return DUE
@@ -178,18 +187,27 @@ class Publisher:
         if self._process is not None:
             with self._process:
                 self._process.kill()
+            self._process = None
+
+
+def may_end_soon(search: Search) -> bool:
+    """Whether it trains, and a target, patience or the last point of the space may end it at any time."""
+    budget = search.budget
+    limited = budget.trials is not None or budget.total_epochs is not None
+    return search.study.epochs > 0 and (search.goal.target is not None or budget.patience is not None or not limited)
 
 
 def nearly_over(search: Search) -> bool:
-    """Whether no more is left to begin than is being trained."""
+    """Whether no more is left to begin than is being trained, or hardly any time."""
     budget, study = search.budget, search.study
     epochs, granted = budget.total_epochs, search.total_granted
     few_trials = budget.trials is not None and budget.trials - len(study) <= len(study.running)
-    return few_trials or (epochs is not None and epochs - granted <= granted - study.epochs)
+    late = budget.time is not None and budget.time - study.active_seconds_at(time.time()) < LAST
+    return few_trials or late or (epochs is not None and epochs - granted <= granted - study.epochs)
 
 
 def publish_best(
-    study: OpenStudy, executor: Executor, tracker: Tracker | None, begun: subprocess.Popen[str] | None = None
+    study: OpenStudy, executor: Executor, place: Place, begun: subprocess.Popen[str] | None = None
 ) -> Published | None:
     """Publish the best trial's model unless this store has it already. None where there is nothing to publish."""
     components, folders, search, journal = study.components, study.folders, study.search, study.journal
@@ -197,7 +215,7 @@ def publish_best(
     report = goal.reading(best) if best is not None else None
     if best is None or report is None or components.dataset is None or components.spec.train is not None:
         return None
-    result, place = Result(components.spec, folders, search.study, components.dataset), Place.of(tracker, folders)
+    result = Result(components.spec, folders, search.study, components.dataset)
     last = noted(journal, PUBLISHED, model := about(result, best), place)
     if last is not None and folders.model_figures.exists():
         return last
