@@ -27,6 +27,7 @@ from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import available_memory
 from hpo.engine import components, opening
 from hpo.errors import BadInput, Mistake
+from hpo.execution import local
 from hpo.execution.job_runner import one_line
 from hpo.formatting import byte_size, count, duration, number, written
 from hpo.models import user
@@ -63,6 +64,7 @@ class Machine:
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
     time_step: Callable[[Params, str], float] | None = None  # hpo.training.setup.time_step(...)
+    cores: int = 0  # where GPUs are used, whose memory it then is: as many trainings may share them
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     devices = components.placement(spec)
     device = devices[0] if spec.execution.engine != "ray" else "cpu"  # a cluster's GPU may not be here
     timed = time_step(spec.model, dataset.shape, dataset.outputs, device)
-    machine = Machine(len(devices), available_memory() // len(devices), disagreement, timed)
+    free = local.gpus() if device != "cpu" else []
+    there = len({*devices}) * min(free[int(one[5:])] for one in devices) if free else available_memory()
+    machine = Machine(len(devices), there // len(devices), disagreement, timed, local.cores() if free else 0)
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
     if findings.hopeless:
@@ -152,8 +156,7 @@ class Coverage:
 
     def share(self, some: int) -> str:
         """ "312 of 2,592 configurations, 12 %"."""
-        percent = 100 * some / self.tried
-        share = f"{percent:.0f} %" if percent >= 1 else "under 1 %"
+        share = f"{percent:.0f} %" if (percent := 100 * some / self.tried) >= 1 else "under 1 %"
         return f"{some:,} of {count(self.tried, 'configuration')}, {share}"
 
 
@@ -339,8 +342,7 @@ class Findings:
 
     @property
     def hopeless(self) -> bool:
-        """Nothing that was tried can be trained."""
-        return not self.coverage.feasible
+        return not self.coverage.feasible  # nothing that was tried can be trained
 
     def lines(self) -> list[str]:
         return [*self._head(), *self._feasibility(), *([] if self.hopeless else self._costs())]
@@ -351,8 +353,7 @@ class Findings:
         split = f"{data.train:,} to train, {data.val:,} to validate"
         yield f"{spec.name}: {spec.model} on {images}, {count(data.outputs, 'output')}; {split}"
         space = "continuous" if size is None else count(size, "configuration")
-        grid = self.grid if isinstance(self.grid, str) else count(self.grid, "point")
-        yield f"search space: {space}; as a grid: {grid}"
+        yield f"search space: {space}; as a grid: {self.grid if isinstance(self.grid, str) else count(self.grid, 'point')}"
         architectures = count(len(self.coverage.architectures), "possible architecture")
         yield f"checked: {self.coverage.what}, {self.coverage.tried:,}; {architectures}"
         if self.proof:
@@ -386,6 +387,9 @@ class Findings:
         if available is not None and (over := sum(peak > available for peak in peaks)):
             there = f"the {byte_size(available)} available to a worker"
             yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
+        fit = min(self.machine.cores, (available or 0) * self.machine.workers // (max(peaks) + TORCH_BYTES))
+        if fit > self.machine.workers:
+            yield f"GPU: {fit:,} trainings at a time fit; small networks fill it together: `workers: {fit}`"
         if self.estimate is not None:
             yield str(self.estimate)
             does = "would make" if self.spec.precision == "fp32" else "makes"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpo.check import Estimate, Input, Machine, check, check_study
 from hpo.core import Params
-from hpo.models.families import known, peak_memory, sizes
+from hpo.models.families import TORCH_BYTES, known, peak_memory, sizes
 from hpo.models.layers import Summary, layer_table
 from hpo.models.network import disagreement
 from hpo.study_file import reader as study_file
@@ -138,6 +138,12 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
     share = f"{over} of 48 configurations, {100 * over / 48:.0f} %"
     more = f"warning: {share} may need more than the 500 kB available to a worker; lower batch_size"
     assert warnings == [[], [more]]
+    largest = max(peak_memory(sizes("cnn", params, (1, 8, 8), 10), params) for params in possible) + TORCH_BYTES
+    for workers, cores, fit in ((2, 16, 7), (2, 4, 4), (7, 16, 0), (2, 0, 0)):  # the last is no GPU
+        card = Machine(workers, memory=7 * largest // workers + 1, cores=cores)
+        line = f"GPU: {fit} trainings at a time fit; small networks fill it together: `workers: {fit}`"
+        said = [one for one in check(three_blocks, DIGITS, card).lines() if one.startswith("GPU:")]
+        assert said == ([line] if fit else [])
 
 
 def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:

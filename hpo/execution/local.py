@@ -22,7 +22,7 @@ from hpo.execution.worker import Halt, MachineFailed, Ready, Sent, WorkerProcess
 
 MAX_FAILED_STARTS = 3
 MAX_WORKERS_PER_CORE = 32  # 300 MB each
-PROBE = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+PROBE = "import torch.cuda as c; print(*(c.mem_get_info(i)[0] for i in range(c.device_count() * c.is_available())))"
 
 
 class LocalExecutor:
@@ -139,12 +139,12 @@ def _cause(code: int) -> str:
     return f"signal {-code}"
 
 
-def gpus(devices: Path = Path("/dev")) -> int:
-    """CUDA devices torch can use; a machine without NVIDIA's device files has none."""
+def gpus(devices: Path = Path("/dev")) -> list[int]:
+    """Free bytes of the CUDA devices torch can use; a machine without NVIDIA's device files has none."""
     if not any(devices.glob("nvidia[0-9]*")):
-        return 0
+        return []
     answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
-    return int(answer.stdout) if answer.returncode == 0 else 0
+    return [*map(int, answer.stdout.split())] if answer.returncode == 0 else []
 
 
 def cores() -> int:
@@ -164,7 +164,7 @@ def worker_devices(
         rule, got = f"must be at most {MAX_WORKERS_PER_CORE} a core", f"{workers} (cores here: {cores()})"
         raise BadInput(Mistake(where("workers"), rule, got, "write auto, one a core or GPU"))
     if device == "cpu" or count is None:
-        count = 0 if device == "cpu" else gpus()
+        count = 0 if device == "cpu" else len(gpus())
     if device in ("auto", "cpu") and count == 0:
         return ["cpu"] * (cores() if workers == "auto" else int(workers))
     names = [f"cuda:{index}" for index in range(count)] if device in ("auto", "cuda") else [device]
