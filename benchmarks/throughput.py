@@ -1,6 +1,8 @@
 """hpo against the script a user would write: trial-epochs a second, same configurations, same two cores, in turn.
 
-python -m benchmarks.throughput [ROUNDS]
+    python -m benchmarks.throughput [ROUNDS]
+
+scikit-learn's digits, 8x8 as the shipped study has them, and enlarged to 28x28, where hpo trains in bf16 too.
 """
 
 from __future__ import annotations
@@ -11,7 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
 
 import hpo
 from benchmarks.measuring import machine, say, spread
@@ -22,20 +28,29 @@ from hpo.strategies.points import Problem, random_points
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "scripts" / "tutorial.py"
-TRIALS = 40
+TRIALS = {8: 40, 28: 12}  # side of the images -> trials
 WORKERS = 2
 
 
-def configurations() -> list[dict[str, object]]:
+def save_digits(folder: Path, side: int) -> None:
+    """Nearest neighbours, and a rim of what is left."""
+    found, times = load_digits(), side // 8
+    images, rim = np.kron(found.images.astype(np.uint8), np.ones((times, times), np.uint8)), side % 8 // 2
+    np.savez(folder / "data.npz", X=np.pad(images, ((0, 0), (rim, rim), (rim, rim))), y=found.target)
+
+
+def configurations(side: int) -> list[dict[str, object]]:
     """The points hpo's random search tries in the shipped study."""
     spec = hpo.load(ROOT / "study.yaml", sets=["strategy=random"])
     points = random_points(Problem(spec.space, seed=spec.seed))
-    return [dict(params) for params, _ in zip(points, range(TRIALS), strict=False)]
+    return [dict(params) for params, _ in zip(points, range(TRIALS[side]), strict=False)]
 
 
-def ours(folder: Path) -> tuple[float, Utilization, list[float]]:
+def ours(folder: Path, side: int, precision: str) -> tuple[float, Utilization, list[float]]:
     """Trial-epochs a second from the first epoch's start to the last report, with MLflow on."""
-    sets = ["strategy=random", f"budget={{trials: {TRIALS}}}", "early_stopping=null", f"workers={WORKERS}"]
+    sets = ["strategy=random", f"budget={{trials: {TRIALS[side]}}}", "early_stopping=null", f"workers={WORKERS}"]
+    sets += [f"precision={precision}", *(["data=data.npz"] if side != 8 else [])]
+    save_digits(folder, side)
     shutil.copytree(ROOT / "search_spaces", folder / "search_spaces")
     shutil.copy(ROOT / "study.yaml", folder / "study.yaml")
     result = hpo.run(folder / "study.yaml", sets=sets, quiet=True)
@@ -48,16 +63,17 @@ def ours(folder: Path) -> tuple[float, Utilization, list[float]]:
     return overhead.epochs / (overhead.last - overhead.first), overhead, seconds
 
 
-def script(folder: Path, processes: int, threads: int | None) -> float:
+def script(folder: Path, side: int, processes: int, threads: int | None) -> float:
     """The same for the tutorial's script, from the first trial's start to the last one's end.
 
     A database of it is waited for a minute: within SQLite's five seconds one of two processes on a busy machine ends with
     "database is locked".
     """
-    (folder / "configurations.json").write_text(json.dumps(configurations()))
+    (folder / "configurations.json").write_text(json.dumps(configurations(side)))
+    save_digits(folder, side)
     prepare = "import mlflow, optuna; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.set_experiment('tutorial'); optuna.create_study(study_name='tutorial', storage='sqlite:///optuna.db', direction='maximize')"
     subprocess.run([sys.executable, "-c", prepare], cwd=folder, check=True, capture_output=True)
-    words = [sys.executable, str(SCRIPT), "configurations.json"]
+    words = [sys.executable, str(SCRIPT), "data.npz", "configurations.json"]
     running = []
     for index in range(processes):
         own = [*words, str(index), str(processes), *([str(threads)] if threads else [])]
@@ -70,37 +86,36 @@ def script(folder: Path, processes: int, threads: int | None) -> float:
     return sum(one["epochs"] for one in told) / (max(one["ended"] for one in told) - min(one["began"] for one in told))
 
 
-def main(rounds: int = 3) -> None:
-    print(machine())
-    rates: dict[str, list[float]] = {"ours": [], "default": [], "two": []}
+def in_turn(side: int, rounds: int, precisions: Sequence[str]) -> None:
+    rates: dict[str, list[float]] = {}
     shares, medians = [], []
     for _ in range(rounds):
-        with (
-            tempfile.TemporaryDirectory() as one,
-            tempfile.TemporaryDirectory() as two,
-            tempfile.TemporaryDirectory() as three,
-        ):
-            rate, overhead, seconds = ours(Path(one))
-            rates["ours"].append(rate)
-            shares.append(overhead.share or 0.0)
-            medians.append(statistics.median(seconds))
-            rates["default"].append(script(Path(two), 1, None))
-            rates["two"].append(script(Path(three), 2, 1))
-        print({name: round(values[-1], 1) for name, values in rates.items()}, flush=True)
-    against = {name: [a / b for a, b in zip(rates["ours"], rates[name], strict=True)] for name in ("default", "two")}
-    say(
-        "worker time spent training",
-        f"{spread([100 * s for s in shares], ' %')} at a median epoch of {1000 * statistics.median(medians):.0f} ms",
-        "90 %",
-        rounds,
-    )
-    say("epochs a second against the script as a tutorial writes it", spread(against["default"], "x"), "4x", rounds)
-    say(
-        "epochs a second against the script with one thread and two processes",
-        spread(against["two"], "x"),
-        "1.5x",
-        rounds,
-    )
+        for name in (*precisions, "default", "two"):
+            with tempfile.TemporaryDirectory() as folder:
+                if name in precisions:
+                    rate, overhead, seconds = ours(Path(folder), side, name)
+                else:
+                    rate = script(Path(folder), side, *((1, None) if name == "default" else (2, 1)))
+            rates.setdefault(name, []).append(rate)
+            if name == "fp32":
+                shares.append(100 * (overhead.share or 0.0))
+                medians.append(1000 * statistics.median(seconds))
+        print(side, {name: round(values[-1], 1) for name, values in rates.items()}, flush=True)
+    share = f"{spread(shares, ' %')} at a median epoch of {statistics.median(medians):.0f} ms"
+    say(f"{side}x{side}: worker time spent training", share, "90 %", rounds)
+    forms = {"default": "as a tutorial writes it", "two": "with one thread and two processes"}
+    targets = {(8, "default"): "4x", (8, "two"): "1.5x", (28, "two"): "3x in bf16"}
+    for precision in precisions:
+        for form, text in forms.items():
+            against = [a / b for a, b in zip(rates[precision], rates[form], strict=True)]
+            what = f"{side}x{side}, {precision}: epochs a second against the script {text}"
+            say(what, spread(against, "x"), targets.get((side, form), "none"), rounds)
+
+
+def main(rounds: int = 3) -> None:
+    print(machine())
+    in_turn(8, rounds, ["fp32"])
+    in_turn(28, rounds, ["fp32", "bf16"])
 
 
 if __name__ == "__main__":

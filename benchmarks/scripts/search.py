@@ -9,21 +9,9 @@ Optuna's TPE in SQLite over the space of search_spaces/cnn-small.yaml, a DataLoa
 import sys
 import time
 
-import numpy as np
 import optuna
 import torch
-from sklearn.model_selection import train_test_split
-from torch.utils.data import TensorDataset
-from tutorial import opened, quiet, suggested, trained
-
-
-def data(path, seed):
-    stored = np.load(path)
-    images, targets = torch.tensor(stored["X"], dtype=torch.float32).unsqueeze(1), torch.tensor(stored["y"]).long()
-    train, rest = train_test_split(range(len(targets)), test_size=0.3, stratify=targets, random_state=seed)
-    val, _ = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=seed)
-    images = (images - images[train].mean()) / images[train].std()
-    return TensorDataset(images[train], targets[train]), TensorDataset(images[val], targets[val])
+from tutorial import data, opened, quiet, suggested, trained
 
 
 def main():

@@ -1,8 +1,8 @@
 """What a user would write with the same parts, as the tutorials of Optuna, PyTorch and MLflow do it.
 
-    python tutorial.py CONFIGURATIONS.json FIRST STEP [THREADS]
+    python tutorial.py DATA.npz CONFIGURATIONS.json FIRST STEP [THREADS]
 
-Trains configurations FIRST, FIRST + STEP, ... of the list: Optuna in SQLite, a DataLoader, one MLflow run a trial and
+Trains configurations FIRST, FIRST + STEP, ... of the list on the images X of the classes y: Optuna in SQLite, a DataLoader, one MLflow run a trial and
 `mlflow.log_metric` every epoch. THREADS: torch.set_num_threads; torch's default without it. Prints JSON: trial-epochs, seconds.
 """
 
@@ -12,10 +12,10 @@ import time
 import warnings
 
 import mlflow
+import numpy as np
 import optuna
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,14 +23,12 @@ from torch.utils.data import DataLoader, TensorDataset
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def data():
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)
-    targets = torch.tensor(digits.target)
-    train, rest = train_test_split(range(len(targets)), test_size=0.3, stratify=targets, random_state=0)
-    val, _ = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=0)
-    mean, std = images[train].mean(), images[train].std()
-    images = (images - mean) / std
+def data(path, seed=0):
+    stored = np.load(path)
+    images, targets = torch.tensor(stored["X"], dtype=torch.float32).unsqueeze(1), torch.tensor(stored["y"]).long()
+    train, rest = train_test_split(range(len(targets)), test_size=0.3, stratify=targets, random_state=seed)
+    val, _ = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=seed)
+    images = (images - images[train].mean()) / images[train].std()
     return TensorDataset(images[train], targets[train]), TensorDataset(images[val], targets[val])
 
 
@@ -118,11 +116,11 @@ def quiet():
 
 
 def main():
-    configurations = json.load(open(sys.argv[1]))
-    mine = configurations[int(sys.argv[2]) :: int(sys.argv[3])]
-    if len(sys.argv) > 4:
-        torch.set_num_threads(int(sys.argv[4]))
-    train_set, val_set = data()
+    configurations = json.load(open(sys.argv[2]))
+    mine = configurations[int(sys.argv[3]) :: int(sys.argv[4])]
+    if len(sys.argv) > 5:
+        torch.set_num_threads(int(sys.argv[5]))
+    train_set, val_set = data(sys.argv[1])
     study, epochs = opened(), []
 
     def objective(trial):
