@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import params_of
-from studied import TINY, TRAINER, Place
+from studied import TINY, TRAINER, Place, hpo
 
+from benchmarks.prior_tasks import TASKS
 from hpo import api, provenance
 from hpo.cli.summary import exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
@@ -364,6 +366,23 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
         f"bayesian-0: prior {recorded['prior']} -> none since the last run; the search goes on with what it is now",
         "strategy bayesian searches as tpe, because warm_start is none",
     ]
+
+
+def test_which_recorded_task_a_study_is_like_is_in_the_report_in_mlflow_and_said_with_the_best(tmp_path: Path) -> None:
+    """Pictures of a recorded task, trained here: templates, in which a convolution has nothing to find."""
+    data = TASKS["templates-10-8"].dataset()
+    np.savez(tmp_path / "data.npz", X=data.images, y=data.targets)
+    space: dict[str, Any] = {"blocks": [0, 1, 2], "channels": [4, 16], "activation": ["relu", "tanh", "sigmoid"]}
+    space |= {"dense_layers": [0, 1], "batch_norm": ["off", "before"], "optimizer": ["sgd", "adam", "rmsprop"]}
+    space |= {"batch_size": [16, 64], "epochs": 4, "learning_rate": {"min": 1e-4, "max": 0.3, "log": True}}
+    stops = {"strategy": "random", "early_stopping": {"type": "predictive", "min_epochs": 3}}
+    ran = on_data(tmp_path, search_space=space, budget={"total_epochs": 240}, **stops)
+    report = study_report(ran.spec, ran.folders, ran.study, {}).document()
+    (said,) = re.findall(r"have shown\. (The prior was right about .* cases; .*?\.)<", report)
+    assert "; the study is most like templates" in said
+    assert study_run(history(ran), live=False, comparison=None).tags["hpo.learned"] == said
+    (tmp_path / "study.yaml").write_text(ran.spec.text)
+    assert said in hpo(tmp_path, "best").stdout.replace("\n", " ")
 
 
 def test_a_search_learns_from_earlier_studies_and_goes_on_with_what_it_knew_when_they_have_grown_or_gone(

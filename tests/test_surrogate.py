@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ import pytest
 from scipy.stats import spearmanr
 
 import hpo
+from benchmarks.prior import rows_of
+from benchmarks.prior_tasks import TASKS
 from benchmarks.simulated import SimulatedExecutor
 from hpo import core
 from hpo.core import Goal, Job, Outcome, Params, Report, Reported, Start, State, Study, TrainingFailed
@@ -84,14 +87,14 @@ def test_every_parameter_changes_a_feature_and_epochs_under_cosine_alone() -> No
                 changed[name].append(not np.array_equal(was, features(other)))
                 assert name != "epochs" or changed[name][-1] == (params["schedule"] == COSINE)
     assert [name for name, differs in changed.items() if not any(differs)] == []
-    alike = (
+    alike = {
         "padding",
         "padding_mode",
         "pool_stride",
         "convs_per_block",
         "global_pool",
         "epochs",
-    )  # some make the same network
+    }  # some are one network
     assert [n for n, differs in changed.items() if n.rpartition(".")[2] not in alike and not all(differs)] == []
 
 
@@ -314,6 +317,46 @@ def test_an_earlier_study_moves_the_order_towards_what_it_read_and_one_that_misl
     assert orders == sorted(orders, reverse=True)
     assert orders[0] > orders[2] + 0.02
     assert experience([first], Goal("other"), IMAGES) is None
+
+
+def recorded(task: str, trainings: int = 36) -> tuple[Study, Images]:
+    """The first trainings that the package has of a task, as one study of its pictures."""
+    data, study = TASKS[task].dataset(), Study()
+    rows = [row for row in rows_of() if row[1] == task][:trainings]
+    for number, (_, _, params, curve, _, _) in enumerate(rows):
+        study.apply(core.Started(0.0, number, {"epochs": 27} | params, 0, key := f"t{number}", 0, len(curve)))
+        for epoch, (value, _) in enumerate(curve, 1):
+            study.apply(Reported(key, Report(epoch, {"m": value}, 1.0, 0.0)))
+        study.apply(core.Paused(0.0, number))
+    return study, Images(data.shape, data.outputs, len(data.train))
+
+
+@pytest.mark.parametrize(
+    "task", ["colours-4-16-200", "dots-3-12-noise", "places-3-12", "strokes-12-28", "templates-20-12"]
+)
+def test_a_study_on_the_pictures_of_a_recorded_task_is_said_to_be_most_like_it(task: str, tmp_path: Path) -> None:
+    """Or like the user's own study of them; and a prior that says the opposite is turned around."""
+    study, images = recorded(task)
+
+    def said(known: LearnedPrior, of: Study = study) -> str:
+        return Surrogate(Problem(cnn(), Goal("m", epochs=(27,)), images=images), known).learned(of)
+
+    sure = re.fullmatch(
+        r"The prior was right about which of two trainings is better in (\d+) of 100 cases; (.*)\.", said(SHIPPED)
+    )
+    assert sure is not None
+    assert int(sure[1]) > 70
+    assert sure[2].startswith(f"the study is most like {prior.in_words(task)}")
+    assert said(turned(SHIPPED, -1, 0)) == sure[0].replace(sure[1], f"{100 - int(sure[1])}").replace(
+        sure[2], "it has been turned around"
+    )
+    read = {
+        name: experience([recorded(of)[0]], Goal("m"), images) for name, of in (("like", task), ("other", "grain-8-10"))
+    }
+    digest = prior.keep(prior.with_studies(SHIPPED, {name: one for name, one in read.items() if one}), tmp_path)
+    assert "; the study is most like your study like" in said(prior.load(tmp_path / f"{digest}.npz", began=digest))
+    assert said(turned(SHIPPED, 0, 0)) == "", "a prior that says nothing"
+    assert said(SHIPPED, Study()) == said(SHIPPED, recorded(task, 2)[0]) == ""
 
 
 # -- failures and extremes ------------------------------------------------------------------------------------------

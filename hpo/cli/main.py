@@ -246,6 +246,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     """Show the best trial so far. Or write it as a script of its own, or train it again on all data."""
     from hpo.cli.summary import longest_lines, result_json, show_trial
     from hpo.engine.changes import warn_of_other_files
+    from hpo.engine.result import learned
 
     if to is not None and not script:
         raise click.UsageError("--to says where --script writes: name both")
@@ -266,8 +267,9 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     elif not (script or refit):
         warn_of_other_files(result.spec, result.folders, result.study)
         show_trial(result, result.best)
-        for line in longest_lines(result, result.best):
-            echo(line.strip())
+        for line in (*longest_lines(result, result.best), learned(result.spec, result.folders, result.study)):
+            if line:
+                echo(line.strip())
 
 
 @cli.command(cls=StudyVerb)

@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode
 
-from hpo.engine.result import PUBLISHED, as_counted, command, read_result
+from hpo.engine.result import PUBLISHED, as_counted, command, learned, read_result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock, Folders
 from hpo.formatting import without_password
@@ -94,6 +95,7 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
         source=str(spec.path or "study.yaml"),
         registered=registered(spec) if comparison is None else None,  # those that are compared are not published
         comparison=comparison,
+        learned=partial(learned, spec, folders),
     )
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from hpo import provenance
-from hpo.core import Ended, Opened, Params, Started, State, Study, Trial, Value, without_epochs
+from hpo.core import BestSoFar, Ended, Goal, Opened, Params, Started, State, Study, Trial, Value, without_epochs
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
-from hpo.errors import BadInput, Conflict, Mistake
+from hpo.errors import BadInput, Conflict, HpoError, Mistake
 from hpo.files import Folders
 from hpo.formatting import count, listed
 from hpo.journal import Journal
@@ -28,6 +30,7 @@ from hpo.study_file.spec import StudySpec
 log = logging.getLogger(__name__)
 
 Environment = Mapping[str, Value]
+Live = Callable[[], Iterable[Path]]  # the journals of the studies that other drivers have now
 
 NAMED = ("hpo", *provenance.TRAINED_BY)  # what a run says of what has changed
 
@@ -273,3 +276,29 @@ def other_versions(journal: Journal, training: str, now: Environment) -> list[st
         elif isinstance(event, Started) and event.training == training:
             break
     return provenance.differences(environment, now, provenance.TRAINED_BY)
+
+
+# -- other drivers -------------------------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """The studies of a name that this driver does not drive."""
+
+    def __init__(self, goal: Goal, live: Live) -> None:
+        self.goal, self._live = goal, live
+        self.known: dict[Path, BestSoFar] = {}  # journal -> the study, as it was when last read
+        self._changing: set[Path] = set()  # journals that other drivers have had since then
+
+    def changing(self) -> bool:
+        """Whether other drivers are at work, or have been since the last `update`."""
+        self._changing.update(self._live())
+        return bool(self._changing)
+
+    def update(self) -> set[str]:
+        """Read again what has changed; returns the trainings of the studies that other drivers have now."""
+        live = set(self._live())
+        for journal in self._changing | live:  # one that has ended a last time
+            with suppress(HpoError), Journal.open(journal, read_only=True) as opened:
+                self.known[journal] = BestSoFar(opened.study(), self.goal)
+        self._changing = live
+        return {key for journal in live & self.known.keys() for key in self.known[journal].study.trainings}

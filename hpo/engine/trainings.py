@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpo.core import BestSoFar, Goal, Outcome, Report, State, Study, Training
-from hpo.engine.result import Elsewhere, Live
+from hpo.engine.changes import Elsewhere, Live
 from hpo.files import hit
 from hpo.training import checkpoints
 

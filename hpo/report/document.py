@@ -5,7 +5,7 @@ every trial.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -48,7 +48,8 @@ class StudyReport:
     """What the report of a study is made from, and what several parts of it need.
 
     events: the whole journal; facts: data, model, budget and the like; diagnoses: a sentence a trial; known: what
-    parameters may mean, so that no bound is widened beyond; drawn: pictures that are drawn already, as SVG by name.
+    parameters may mean, so that no bound is widened beyond; drawn: pictures that are drawn already, as SVG by name; learned:
+    what the search has learned of its prior.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StudyReport:
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     model: ModelFigures | None = None
     drawn: Mapping[str, str] = field(default_factory=dict)
+    learned: Callable[[], str] = str
 
     @cached_property
     def study(self) -> Study:
@@ -194,7 +196,7 @@ def _search_space(report: StudyReport) -> Html:
         words += f" Fixed: {', '.join(f'{name} {written(value)}' for name, value in constants.items())}."
     conditional = any(parameter.when for parameter in report.space.parameters)
     if before := known_before(report.study):
-        words += f" The search began with what {before} have shown."
+        words += f" The search began with what {before} have shown. {report.learned()}"
     header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
     rows = [_parameter_row(one, report.best, conditional) for one in findings.searched(report.space)]
     known = [fact_list(report.facts)] if report.facts else []

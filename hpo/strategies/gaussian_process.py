@@ -118,6 +118,17 @@ class Posterior:
             variance = variance - (solve_triangular(self.factor, k.T, lower=True, check_finite=False) ** 2).sum(0)
         return mean, np.sqrt(np.maximum(variance, 1e-10))
 
+    def tasks(self) -> tuple[Array, Array]:
+        """The weight of each task of the prior (T,), and by how many standard deviations it is above that of all."""
+        from scipy.linalg import solve_triangular
+
+        (scale, tasks), z = np.exp(self.hyper[:2]), self.seen.z
+        share = tasks**2 / z.shape[1]
+        own = share * z.T @ self.weights
+        variance = share - share**2 * (solve_triangular(self.factor, z, lower=True, check_finite=False) ** 2).sum(0)
+        alike = (EXPECTED + scale**2 * self.seen.zbar @ self.weights) / z.shape[1]
+        return alike + own, (own - own.mean()) / np.sqrt(variance)
+
 
 def _noisy(pairs: Pairs, hyper: Array) -> Array:
     k = pairs.covariance(hyper)

@@ -117,6 +117,11 @@ def with_studies(prior: LearnedPrior, studies: Mapping[str, Experience]) -> byte
     return content.getvalue()
 
 
+def in_words(task: str) -> str:
+    """The name of a task without its numbers; that of a study, which is the user's own, whole."""
+    return f"your {task}" if task.startswith("study ") else " ".join(s for s in task.split("-") if not s.isdigit())
+
+
 def predictive(spec: StudySpec) -> bool:
     return spec.early_stopping is not None and spec.early_stopping.type == "predictive"
 

@@ -14,12 +14,13 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hpo.core import Goal, Params, State, Study, Trial, epochs_of, without_epochs
+from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
 from hpo.strategies.encoding import Array, Images
 from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, fitted, improvement, stacked
 from hpo.strategies.points import Point, Problem, frozen
-from hpo.strategies.prior import Experience, Prior
+from hpo.strategies.prior import Experience, Prior, in_words
 
 Candidate = tuple[Params, int]  # a point, and the epoch it is trained to
 Reading = tuple[Params, int, float]  # a point, an epoch, the cost there
@@ -29,6 +30,8 @@ LADDER: Final = (1, 2, 3, 4, 6, 9, 13, 19, 27, 40, 60, 90, 135, 200)
 MOST_READINGS = 400  # beyond, those of the best and of the latest trainings
 EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of them
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
+SLIGHT = 0.1  # of the differences that the prior expects: less is hardly used
+CLEARLY = 2.5  # standard deviations by which the weight of a task that is named is above that of all
 ENGINE: Final = 2  # version of what proposes from a surrogate: raise it when proposals change
 
 
@@ -44,7 +47,8 @@ class Surrogate:
     """Judges candidates for the study as it stands. timed: the budget is a time, and an epoch costs what it may last."""
 
     def __init__(self, problem: Problem, prior: Prior, timed: bool = False) -> None:
-        self._goal, self._encoder, self._timed = problem.goal, Encoder(problem, prior), timed
+        self._goal, self._prior, self._timed = problem.goal, prior, timed
+        self._encoder = Encoder(problem, prior)
         self._hyper: tuple[Sequence[Reading], Array] | None = None
         self._last: tuple[tuple[list[Reading], list[Candidate]], tuple[Scale, Posterior]] | None = None
 
@@ -64,6 +68,27 @@ class Surrogate:
         """Epochs of a point's ladder, and mean and standard deviation of y at each."""
         epochs, (_, belief) = ladder(params), self._belief(study)
         return np.array(epochs, float), *belief(self._encoder.encode([(params, epoch) for epoch in epochs]))
+
+    def learned(self, study: Study) -> str:
+        """What the readings say of the prior, in a sentence; "" as long as they are too few."""
+        read = thinned(readings(study, self._goal))
+        with blas().limit(limits=1):
+            scale, belief = self._belief(study)
+            y, seen = scale(np.array([cost for _, _, cost in read])), belief.seen[: len(read)]
+            one, other = np.triu_indices(len(y), 1)
+            pairs = (y[one] != y[other]) & (seen.epochs[one] == seen.epochs[other])
+            found, expected = ((of[one] - of[other])[pairs] for of in (y, seen.zbar))
+            if len(y) < EVERY or not expected.any():
+                return ""
+            weights, clear = belief.tasks()
+            blend = seen.z @ weights
+            kept = expected @ (blend[one] - blend[other])[pairs] / (EXPECTED * expected @ expected)
+        right = 100 * np.mean((expected > 0) == (found > 0))
+        best = [in_words(self._prior.tasks[i]) for i in np.argsort(-clear, kind="stable")[:2] if clear[i] > CLEARLY]
+        use = f"the study is most like {listed(best)}" if best else "the study is like none of its tasks in particular"
+        if kept < SLIGHT:
+            use = "it has been turned around" if kept < -SLIGHT else "it is hardly used any more"
+        return f"The prior was right about which of two trainings is better in {right:.0f} of 100 cases; {use}."
 
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""

@@ -2,7 +2,7 @@
 
     kind         run                          tags beside the common ones
     study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial; what was
-                                              known before: hpo.prior, hpo.known, and hpo.engine that proposed from it
+                                              known before: hpo.prior, hpo.known, hpo.engine; hpo.learned
     trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis hpo.log
     comparison   grandparent of the studies   hpo.state
 
@@ -13,7 +13,7 @@ import getpass
 import os
 import posixpath
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class TrackedStudy:
     source: str = "study.yaml"
     registered: str | None = None  # name the best model is registered under
     comparison: ComparisonInfo | None = None
+    learned: Callable[[Study], str] = lambda study: ""  # what the search has learned of its prior
     user: str = field(default_factory=user_name)
     driver: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
 
@@ -265,6 +266,8 @@ def study_run(history: History, live: bool, comparison: str | None) -> Run:
     }
     before = study.environments[-1] if study.environments else {}
     tags |= {f"hpo.{name}": str(before[name]) for name in ("prior", "engine", "known") if name in before}
+    if study.closed is not None and (learned := history.tracked.learned(study)):
+        tags["hpo.learned"] = learned
     if history.best is not None:
         tags["hpo.best_trial"] = str(history.best.number)
     if comparison is not None:
