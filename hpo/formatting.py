@@ -1,9 +1,11 @@
 """Numbers and lists as people write them, for every sentence of the terminal, the report and a comparison."""
 
 import math
+import os
 import re
 import textwrap
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from hpo.core import Goal, Reason, Study, Trial, Value
 
@@ -134,6 +136,11 @@ def printable(text: str, keep: str = "") -> str:
     """
     escaped = {letter: f"\\x{ord(letter):02x}" for letter in {*text} if not letter.isprintable()}
     return "".join(letter if letter in keep else {**escaped, "\n": " "}.get(letter, letter) for letter in text)
+
+
+def nearby(path: str | Path) -> str:
+    """A path as it is typed here: relative below the current folder."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:

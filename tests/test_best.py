@@ -381,7 +381,7 @@ class Elsewhere:
     def parent(self, journal: Path) -> str | None:
         return self.run
 
-    def ui_line(self) -> str:
+    def ui_address(self) -> str:
         return ""
 
 

@@ -12,7 +12,7 @@ from mlflow_real import Server, mlflow_server, mlflow_store
 
 from hpo.strategies.points import CONFIRM
 from hpo.tracking import ui
-from hpo.tracking.ui import ui_line
+from hpo.tracking.ui import ui_address
 
 __all__ = ["mlflow_server"]
 pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)
@@ -75,7 +75,7 @@ def shown(mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(shown: Shown) -> None:
-    shown.open(ui_line(shown.server, shown.experiment), "val_accuracy", "24 matching runs", "bayesian-0 trial 0")
+    shown.open(ui_address(shown.server, shown.experiment), "val_accuracy", "24 matching runs", "bayesian-0 trial 0")
     metric = "metrics-val_accuracy"
     shown.until("document.querySelectorAll('.ag-row [col-id*=\"val_accuracy\"]').length > 10")
     metric = shown.page.run("document.querySelector('.ag-row [col-id*=\"val_accuracy\"]').getAttribute('col-id')")

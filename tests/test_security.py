@@ -33,7 +33,7 @@ from hpo.formatting import without_password
 from hpo.journal import Journal
 from hpo.study_file import reader as spec
 from hpo.tracking import ui
-from hpo.tracking.ui import ui_line
+from hpo.tracking.ui import ui_address
 
 HPO = Path(__file__).parent.parent / "hpo"
 
@@ -139,7 +139,7 @@ def test_any_password_is_masked_wherever_it_stands(before: str, after: str, quer
     uri = f"mysql://u@host/db?a=b&password={secret}&c=d" if query else f"mysql://u:{secret}@host/db?a=b"
     masked = "mysql://u@host/db?a=b&password=***&c=d" if query else "mysql://u:***@host/db?a=b"
     assert without_password(f"at {quote}{uri}{quote}, or") == f"at {quote}{masked}{quote}, or"
-    assert "hunter2" not in f"{Mistake(uri, uri, uri, uri)} {BadInput(uri)} {ui_line(uri, '1')}"
+    assert "hunter2" not in f"{Mistake(uri, uri, uri, uri)} {BadInput(uri)} {ui_address(uri, '1')}"
 
 
 def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from hpo.tracking import sync as tracking
 from hpo.tracking.runs import LONGEST_PARAM, ComparisonInfo, History, TrackedStudy, legal, note, trial_run
 from hpo.tracking.study_sync import Outage
 from hpo.tracking.sync import Sync
-from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_line
+from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_address
 from hpo.training.diagnosis import diagnosis_of
 
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
@@ -671,14 +671,8 @@ def test_a_database_without_its_driver_is_refused_before_anything_is_made(
     assert sorted(path for path in tmp_path.rglob("*") if not path.name.endswith(("-shm", "-wal"))) == before
 
 
-def test_the_line_that_opens_the_ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+def test_the_address_of_the_ui() -> None:
     view = "workflowType=machine_learning&viewStateShareKey=hpo-trials"
-    assert ui_line("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
-    assert ui_line("sqlite:////tmp/mlflow.db", "3") == (
-        f"mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db, then open http://127.0.0.1:5000/#/experiments/3/runs?{view}"
-    )
-    assert ui_line("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"
-    monkeypatch.setenv("PATH", str(tmp_path))  # what the shell does not find is named by its path
-    monkeypatch.chdir(Path(sys.executable).parent.parent)
-    assert ui_line("sqlite:////tmp/mlflow.db", None).startswith("bin/mlflow ui --backend-store-uri")
+    assert ui_address("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
+    assert ui_address("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"
+    assert ui_address("sqlite:////tmp/mlflow.db", "3") == "", "hpo ui serves it"

@@ -21,7 +21,7 @@ from rich.text import Text
 from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
-from hpo.formatting import count, decimals, duration, limits, printable, read_at, wrapped, written
+from hpo.formatting import count, decimals, duration, limits, nearby, printable, read_at, wrapped, written
 from hpo.study_file.spec import StudySpec
 
 TICKS = "▁▂▃▄▅▆▇█"
@@ -91,7 +91,7 @@ def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
     """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
     title, slots, fixed = f"{spec.name} ({spec.strategy})", len(components.placement(spec)), spec.space.constants
     what = f"{count(len(spec.space.parameters) - len(fixed), 'parameter')} of {spec.train or spec.model}"
-    data = [f"data {spec.data.source}"] if spec.data is not None else []
+    data = [f"data {nearby(spec.data.source)}"] if spec.data is not None else []
     about = ", ".join([what, *data, *limits(*astuple(spec.budget)), count(slots, "worker")])
     console = Console(terminal, spec.goal, slots, fixed, title)
     with live(terminal, console, REDRAWS, f"{title}: {about}"):

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from hpo.cli.options import PATH, Request, StudyVerb, echo
 from hpo.errors import BadInput, Mistake, NoResult
-from hpo.formatting import decimals
+from hpo.formatting import decimals, nearby
 
 if TYPE_CHECKING:
     from hpo.core import Goal, Report
@@ -59,10 +59,11 @@ def init(study: Path, data: Path | None) -> None:
     folder = study.absolute().parent
     if study.exists():
         raise BadInput(Mistake(str(study), "must not exist yet", "", "name another file: hpo init other.yaml"))
-    data = data or beside(folder)
+    data = data or beside(Path(os.path.relpath(folder)))
     named = written(data, folder) if data is not None else "digits"
     study.write_text(template(folder.name if study.stem == "study" else study.stem, named), "utf-8")
-    echo(f"{study} is written, with data: {named}; look at it, then: hpo check {study}, hpo run {study}")
+    about = "the data in this folder" if data == Path() else data or "digits"
+    echo(f"{study} is written for {about}; look at it, then: hpo check {study}, hpo run {study}")
 
 
 @cli.command(cls=StudyVerb)
@@ -179,7 +180,7 @@ def compare(
     terminal.print(*lines, sep="\n", markup=False)
     charged = f"for {progress.charged} charged, this time, without the fresh seeds"
     terminal.say(f"trained {progress.trained} epochs {charged}")
-    terminal.say(f"report, and what the columns mean: {compared.report}")
+    terminal.say(f"report, and what the columns mean: {nearby(compared.report)}")
 
 
 @cli.command(cls=StudyVerb)

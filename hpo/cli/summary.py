@@ -22,7 +22,7 @@ from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, command, statuses
 from hpo.errors import EnvironmentFailed, NoResult
-from hpo.formatting import count, decimals, duration, ending, known_before, listed, read_at, tabulated
+from hpo.formatting import count, decimals, duration, ending, known_before, listed, nearby, read_at, tabulated
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.training.diagnosis import Tag, diagnosis_of
@@ -48,11 +48,11 @@ def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
     if utilization.share is not None:
         reused = f"; {count(study.reused_epochs, 'epoch')} reused" if study.reused_epochs else ""
         yield f"time:   {duration(study.active_seconds)}; worker utilization {utilization.share:.0%}{reused}"
-    yield f"report: {escape(str(result.folders.report))}"
-    if result.ui:
+    yield f"report: {escape(nearby(result.folders.report))}"
+    if result.spec.tracking.enabled:
         where = tuple(one for one in result.spec.sets if one.startswith(("name", "tracking")))
         served = command("ui", replace(result.spec, seed=0, sets=where), result.folders.state)
-        yield f"MLflow: {escape(result.ui if result.ui.startswith('http') else served)}"
+        yield f"MLflow: {escape(result.ui or served)}"
     if result.undelivered or (result.published and result.published.failed and result.spec.tracking.enabled):
         yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
     if study.closed is Reason.INTERRUPTED:
@@ -247,7 +247,8 @@ def beginnings(studies: list[StudyStatus]) -> Iterator[str]:
 
 def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("study", "state", "trials", "epochs", "time", f"best {spec.metric.name}", "driver"):
+    driven = ["driver"] if any(one.driver for one in studies) else []
+    for name in ("study", "state", "trials", "epochs", "time", f"best {spec.metric.name}", *driven):
         right, name_column = name in ("trials", "epochs", "time"), name == "study"
         table.add_column(name, justify="right" if right else "left", no_wrap=name_column, overflow="fold")
     for one in studies:
@@ -259,7 +260,7 @@ def status_table(spec: StudySpec, studies: list[StudyStatus]) -> Table:
             str(one.study.epochs),
             duration(one.study.active_seconds),
             "-" if best is None else f"{decimals(goal.value(best) or 0.0)} (trial {best.number}{read_at(best, goal)})",
-            one.driver or "-",
+            *([one.driver or "-"] if driven else []),
         )
     return table
 

@@ -123,7 +123,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
         if not over:
             raise
         stopped = leaving.number
-    undelivered, ui = (tracker.undelivered, tracker.ui_line()) if tracker is not None else (0, "")
+    undelivered, ui = (tracker.undelivered, tracker.ui_address()) if tracker is not None else (0, "")
     return [
         Result(one.spec, one.folders, one.search.study, one.components.dataset, stopped, model, undelivered, ui)
         for one, model in zip(studies, published, strict=True)

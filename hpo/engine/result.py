@@ -73,7 +73,7 @@ class Result:
     stopped_by: int = 0  # the signal that ended the run before its time
     published: Published | None = None
     undelivered: int = 0  # what MLflow has not got yet
-    ui: str = ""  # the line that opens the UI on this study
+    ui: str = ""  # the address of MLflow's UI on this study, "" where `hpo ui` serves it
 
     def __repr__(self) -> str:
         """Two lines, for a notebook."""

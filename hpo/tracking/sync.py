@@ -40,7 +40,7 @@ from hpo.tracking.runs import (
     milliseconds,
 )
 from hpo.tracking.study_sync import Gone, Outage, Store, StudySync, files_in
-from hpo.tracking.ui import ui_line
+from hpo.tracking.ui import ui_address
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +244,9 @@ class Tracker:
         store = self._sync.store
         return store is None or store.holds(model)
 
-    def ui_line(self) -> str:
-        """The line that opens the UI on this experiment; also after `close`."""
-        return ui_line(self.uri, self._sync.experiment)
+    def ui_address(self) -> str:
+        """Where the UI shows this experiment, "" where `hpo ui` must serve it; also after `close`."""
+        return ui_address(self.uri, self._sync.experiment)
 
     # -- the thread
 

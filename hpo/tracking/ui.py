@@ -7,10 +7,6 @@ Imports no mlflow.
 
 import base64
 import json
-import os
-import shlex
-import shutil
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +28,6 @@ PREFIX = "mlflow.sharedViewState."
 TRIALS, STRATEGIES = "hpo-trials", "hpo-strategies"
 CREATED = 1_750_000_000_000  # one for all, so that the same study makes the same tags
 MOST_COLUMNS = 24  # a tag of an experiment holds 20,000 characters
-LOCAL = "http://127.0.0.1:5000"
 
 Json = dict[str, Any]
 SECTION: Json = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False, "cardHeight": 360}
@@ -88,23 +83,15 @@ def missing_package(uri: str, scheme: str) -> str:
     return ""
 
 
-def program(name: str) -> str:
-    """A program of this Python as it must be typed here: its name where the shell finds it, else its path."""
-    beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
+def ui_address(uri: str, experiment: str | None) -> str:
+    """Where a server shows the study, "" for a database, which `hpo ui` serves.
 
-
-def ui_line(uri: str, experiment: str | None) -> str:
-    """The one line that opens the UI. experiment: its id, None while MLflow has not answered yet.
-
-    A server has an address; a database needs `mlflow ui`, which works from any folder with this option.
+    experiment: its id, None while MLflow has not answered yet.
     """
-    local = not uri.startswith("http")
-    base = LOCAL if local else without_password(uri)
-    address = link(base, experiment, TRIALS) if experiment is not None else f"{base}/?workflowType=machine_learning"
-    if not local:
-        return address
-    return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_password(uri))}, then open {address}"
+    base = without_password(uri) if uri.startswith("http") else ""
+    if not base or experiment is None:
+        return base and f"{base}/?workflowType=machine_learning"
+    return link(base, experiment, TRIALS)
 
 
 def link(base: str, experiment: str, key: str) -> str:
