@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, median_low
 from typing import Final
 
-from hpo.core import Params, TrainingFailed, Value, digest, epochs_of
+from hpo.core import Params, TrainingFailed, digest, epochs_of
 from hpo.data import dataset as data_sets
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import available_memory
@@ -29,9 +29,9 @@ from hpo.engine import components, opening
 from hpo.errors import BadInput, Mistake
 from hpo.execution import local
 from hpo.execution.job_runner import one_line
-from hpo.formatting import byte_size, count, duration, number, written
+from hpo.formatting import byte_size, count, duration, number
 from hpo.models import user
-from hpo.models.families import FAMILIES, TORCH_BYTES, Family, feasibility, peak_memory
+from hpo.models.families import FAMILIES, TORCH_BYTES, feasibility, peak_memory
 from hpo.models.layers import Shape, Summary, across, layer_table
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.domains import part_of
@@ -47,13 +47,10 @@ TIMED: Final = 5  # random configurations whose steps are timed
 DRAWS: Final = 1_000  # to find those
 SLACK: Final = 2.0  # by how much an epoch of a worker may differ from its steps timed alone, either way
 START: Final = (2.0, 8.0, 60.0)  # seconds beside training: at least, usually and at most
-ODDS: Final = 1.5  # how many times the odds of all its parameter's values a value's must be for it to be a cause
-RARE: Final = 0.05  # of the impossible ones; what fewer have may be chance
-MOST_VALUES: Final = 32  # of a parameter; of more, none says anything by itself
 TRIED: Final = 50  # configurations of a user's own model, each different
 FORWARD: Final = 1 / 3  # the cost of validating on an image, relative to training on it: one pass of three
 WORTHWHILE: Final = 1.1  # times as fast; less is noise
-SHOWN: Final = 5  # reasons, causes and disagreements that are named
+SHOWN: Final = 5  # reasons and disagreements that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +112,7 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     yield from findings.lines()
     if findings.hopeless:
         rule, got = "must hold at least one point that can be trained", f"none of {findings.coverage.tried:,}"
-        raise BadInput(Mistake(spec.place("search_space"), rule, got, "see the likely causes above"))
+        raise BadInput(Mistake(spec.place("search_space"), rule, got, "see the reasons above"))
 
 
 def own_networks(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
@@ -149,8 +146,6 @@ class Coverage:
     tried: int = 0
     architectures: dict[Summary, Summary] = field(default_factory=dict)  # those possible, each once
     feasible: list[tuple[Params, Summary]] = field(default_factory=list)  # neither impossible nor excluded
-    impossible: list[Params] = field(default_factory=list)
-    values: Counter[tuple[str, Value]] = field(default_factory=Counter)  # how many of those tried have it
     reasons: Counter[str] = field(default_factory=Counter)  # of the impossible ones
     excluded: Counter[str] = field(default_factory=Counter)  # by constraint
 
@@ -171,8 +166,8 @@ def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Finding
     networks = list(coverage.architectures) if machine.prove is not None else []
     some = random.Random(digest(["proof", spec.seed])).sample(networks, min(PROVEN, len(networks)))
     proofs = tuple(machine.prove(network) for network in some if machine.prove is not None)
-    causes, estimate = _causes(coverage, FAMILIES[spec.model]), _estimate(spec, data, machine, points)
-    return Findings(spec, data, machine, grid, coverage, causes, proofs, estimate)
+    estimate = _estimate(spec, data, machine, points)
+    return Findings(spec, data, machine, grid, coverage, proofs, estimate)
 
 
 def _coverage(spec: StudySpec, data: Input) -> Coverage:
@@ -183,7 +178,6 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
     rare = itertools.takewhile(lambda _: not coverage.feasible, drawn)
     for params in itertools.chain(points, rare):
         coverage.tried += 1
-        coverage.values.update(params.items())
         judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
         coverage.excluded.update(judged.broken)
         if judged.network is not None:
@@ -191,7 +185,6 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
             if not judged.broken:
                 coverage.feasible.append((params, network))
         elif judged.impossible:
-            coverage.impossible.append(params)
             coverage.reasons[judged.impossible] += 1
     return coverage
 
@@ -206,43 +199,6 @@ def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
             return what, map(some.with_derived, ParameterGrid(some.parameters))
     rng = random.Random(digest(["check", spec.seed]))
     return "a sample of the configurations", (space.sample(rng) for _ in range(SAMPLE))
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """A value that makes configurations impossible: so many of those tried with it; always: every impossible one has it."""
-
-    name: str
-    value: Value
-    impossible: int
-    tried: int
-    always: bool
-
-    def __str__(self) -> str:
-        always = "every impossible configuration has it; " if self.always else ""
-        share = f"{self.impossible:,} of its {self.tried:,} are impossible, {100 * self.impossible / self.tried:.0f} %"
-        return f"{self.name} {written(self.value)}: {always}{share}"
-
-
-def _causes(coverage: Coverage, family: Family) -> tuple[Cause, ...]:
-    """Values that are impossible much more often than the parameter's values are on the whole."""
-    total, impossible = len(coverage.impossible), Counter(item for p in coverage.impossible for item in p.items())
-    tried: dict[str, dict[Value, int]] = {}
-    for (name, value), times in coverage.values.items():
-        if part_of(name)[2] in family.parameters or name == "batch_size":
-            tried.setdefault(name, {})[value] = times
-    causes = []
-    for name, values in tried.items():
-        usual = ODDS * _odds(sum(impossible[name, value] for value in values), sum(values.values()))
-        for value, times in values.items() if 1 < len(values) <= MOST_VALUES else ():
-            some = impossible[name, value]
-            if some > RARE * total and _odds(some, times) > usual:
-                causes.append(Cause(name, value, some, times, some == total))
-    return tuple(sorted(causes, key=lambda c: (not c.always, -c.impossible / c.tried, -c.impossible, c.name)))
-
-
-def _odds(some: int, tried: int) -> float:
-    return (some + 0.5) / (tried - some + 0.5)  # the halves keep it finite (Haldane 1956)
 
 
 # -- timing ------------------------------------------------------------------------------------------------------
@@ -281,10 +237,7 @@ def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
 
 
 def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None) -> Estimate | None:
-    """Steps of a few configurations, timed and counted up: random ones, and the cheapest and dearest of many.
-
-    points: that the strategy can try. The range is from all trials as the quickest to all as the slowest.
-    """
+    """Steps of random configurations, and of the cheapest and dearest, timed. points: that the strategy can try."""
     rng = random.Random(digest(["timing", spec.seed]))
     images = data.train + FORWARD * data.val
     possible: list[tuple[float, float, Params]] = []  # steps, multiply-adds, params
@@ -336,7 +289,6 @@ class Findings:
     machine: Machine
     grid: int | str
     coverage: Coverage
-    causes: tuple[Cause, ...]
     proof: tuple[str | None, ...]
     estimate: Estimate | None
 
@@ -363,13 +315,11 @@ class Findings:
             yield from (f"  {text}" for text in wrong[:SHOWN])
 
     def _feasibility(self) -> Iterator[str]:
-        coverage = self.coverage
-        yield f"impossible: {coverage.share(len(coverage.impossible)) if coverage.impossible else 'none'}"
-        reasons = coverage.reasons.most_common()
+        coverage, reasons = self.coverage, self.coverage.reasons.most_common()
+        yield f"impossible: {coverage.share(coverage.reasons.total()) if reasons else 'none'}"
         yield from (f"  {reason}; {coverage.share(n)}" for reason, n in reasons[:SHOWN])
         if rest := reasons[SHOWN:]:
             yield f"  and {count(len(rest), 'other reason')}; {coverage.share(sum(n for _, n in rest))}"
-        yield from (f"  likely cause: {cause}" for cause in self.causes[:SHOWN])
         for text, n in coverage.excluded.most_common():
             yield f"excluded by constraint {text}: {coverage.share(n)}"
         if self.hopeless and coverage.excluded:
