@@ -14,9 +14,9 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hpo.core import Params, Value
 from hpo.space.domains import Choice, Condition, Parameter, exact, hold, rounded
@@ -68,16 +68,14 @@ class Constraint:
     """A condition on the values of a point. Raises NoExpression when made of anything else."""
 
     text: str
-    names: tuple[str, ...] = field(init=False, compare=False)
-    _compute: Compute = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        tree = _prepare(self)
-        if not _is_condition(tree):
+        if not _is_condition(_compiled(self.text).tree):
             raise NoExpression("must be a condition", remedy="compare it with something, like <= 500_000")
 
-    def __reduce__(self) -> tuple[type[Constraint], tuple[str]]:
-        return Constraint, (self.text,)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return _compiled(self.text).names
 
     def holds(self, values: Mapping[str, Value]) -> bool:
         """Whether it holds; it does where it names something absent, and does not where it cannot be computed."""
@@ -88,31 +86,23 @@ class Constraint:
 
     def value(self, values: Mapping[str, Value]) -> bool:
         """As `holds`, but raises ArithmeticError, and TypeError where text is computed with."""
-        return any(name not in values for name in self.names) or bool(self._compute(values))
+        return any(name not in values for name in self.names) or bool(_compiled(self.text).compute(values))
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A parameter whose value follows from those of others, by an expression, or as the k-th of a list: "channels[0]".
-
-    It exists where its conditions hold and all that it names exists. Raises NoExpression.
-    """
+    """Follows from others, by an expression or as the k-th of a list: "channels[0]". Raises NoExpression."""
 
     name: str
     text: str
     when: tuple[Condition, ...] = ()
-    names: tuple[str, ...] = field(init=False, compare=False)
-    _compute: Compute = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if match := re.fullmatch(r"([\w.]+)\[([0-9]+)\]", self.text):
-            object.__setattr__(self, "names", (match[1],))
-            object.__setattr__(self, "_compute", lambda values: json.loads(str(values[match[1]]))[int(match[2])])
-        else:
-            _prepare(self)
+        _ = self.names  # for its exception
 
-    def __reduce__(self) -> tuple[type[Derived], tuple[str, str, tuple[Condition, ...]]]:
-        return Derived, (self.name, self.text, self.when)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return _compiled(self.text).names
 
     def exists(self, params: Params) -> bool:
         return hold(self.when, params) and all(name in params for name in self.names)
@@ -120,7 +110,7 @@ class Derived:
     def value(self, params: Params) -> Value | None:
         """Its value at a point, a whole number as such; None where it does not exist, or cannot be computed."""
         try:
-            value = self._compute(params) if self.exists(params) else None
+            value = _compiled(self.text).compute(params) if self.exists(params) else None
         except (ArithmeticError, LookupError, TypeError, ValueError):
             return None
         if isinstance(value, float):
@@ -202,12 +192,22 @@ def _listable(
     return own, needed
 
 
-def _prepare(made: Constraint | Derived) -> ast.expr:
-    """Give it the names it needs and what computes it; returns its tree. Raises NoExpression."""
-    tree, names = _parsed(made.text), set[str]()
-    object.__setattr__(made, "_compute", _computing(tree, names))
-    object.__setattr__(made, "names", tuple(sorted(names)))
-    return tree
+class Compiled(NamedTuple):
+    """names: what it needs; compute: its value from theirs."""
+
+    tree: ast.expr
+    names: tuple[str, ...]
+    compute: Compute
+
+
+@cache
+def _compiled(text: str) -> Compiled:
+    """Raises NoExpression."""
+    tree, names = _parsed(text), set[str]()
+    if match := re.fullmatch(r"([\w.]+)\[([0-9]+)\]", text):
+        return Compiled(tree, (match[1],), lambda values: json.loads(str(values[match[1]]))[int(match[2])])
+    compute = _computing(tree, names)
+    return Compiled(tree, tuple(sorted(names)), compute)
 
 
 def _parsed(text: str) -> ast.expr:

@@ -77,9 +77,6 @@ def _in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
     return sorted(mistakes, key=rank)
 
 
-# -- the values -------------------------------------------------------------------------------------------------------
-
-
 def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     """The fields of the spec that the file gives; the default in place of what is wrong."""
     values = read_fields(StudySpec, root, "", mistakes, "the study file")
@@ -115,9 +112,6 @@ def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping
     tracking: Tracking = values.get("tracking", Tracking())
     if tracking.uri is None and uri:
         values["tracking"] = replace(tracking, uri=uri)
-
-
-# -- the tree ---------------------------------------------------------------------------------------------------------
 
 
 def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes) -> tuple[Node, str]:
@@ -165,9 +159,6 @@ def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
             mistakes.note(node, "search_space", f"names a file that {mistake.rule}", got, remedy)
 
 
-# -- flags ------------------------------------------------------------------------------------------------------------
-
-
 Override = tuple[Sequence[str], Node]  # the path split at dots, those of block1.channels too; and the value
 
 
@@ -201,14 +192,8 @@ def _put(node: Node, keys: Sequence[str], value: Node, done: tuple[str, ...]) ->
     if not keys:
         return value
     parent, place = ".".join(done), f"{FLAG} {'.'.join((*done, *keys))}"
-    if node.items is not None:
-        items = list(node.items)
-        if not keys[0].isdigit() or int(keys[0]) >= len(items):
-            raise BadInput(Mistake(place, f"{parent} is a list of {len(items)}", keys[0], "count from 0"))
-        items[int(keys[0])] = _put(items[int(keys[0])], keys[1:], value, (*done, keys[0]))
-        return replace(node, value=tuple(items))
-    if node.scalar is not None:
-        remedy = f"set it as a whole: {FLAG} '{parent}={{...}}'"
+    if node.items is not None or node.scalar is not None:
+        remedy = f"set it as a whole: {FLAG} '{parent}=...'"
         raise BadInput(Mistake(place, f"{parent} must have keys", str(node), remedy))
     mapping = dict(node.mapping or {})
     key, rest = _next(mapping, keys)

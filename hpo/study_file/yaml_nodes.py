@@ -1,6 +1,6 @@
 """YAML 1.2 with a place for every value, safe against hostile files.
 
-PyYAML's parser gives events; the tree is built here from them, so that depth, size and aliases can be capped.
+PyYAML's parser gives events; the tree is built here from them, so that depth and size can be capped.
 Numbers and booleans are YAML 1.2's: `1e-4` is a number, `no` and `12:30` are text, `010` is 10; `500_000` is allowed.
 """
 
@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hpo.formatting import printable
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 40
-MOST_VALUES = 20_000  # aliases counted as often as they are used: what a bomb is made of
+MOST_VALUES = 20_000
 LARGEST_WHOLE = (1 << 63) - 1
 MOST_MISTAKES = 100
 
@@ -233,8 +233,7 @@ class _Loader:
         self._events = yaml.parse(text, _PARSER)
         self._place = place
         self._path: list[str] = []  # the keys that lead to the current value
-        self._size = 0  # values so far, aliases written out
-        self._anchors: dict[str | None, Node | None] = {}  # None while it is being read
+        self._size = 0  # values so far
 
     def root(self) -> Node | None:
         root = None
@@ -249,42 +248,24 @@ class _Loader:
     def _node(self, event: Any, depth: int) -> Node:
         place = self._place(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(str(event.anchor), place, depth)
+            raise BadInput(Mistake(place, "must not be an alias", f"*{clean(str(event.anchor))}", "write it out"))
         _refuse(event, place)
-        self._count(1, place)
-        self._anchors[event.anchor] = None
+        self._size += 1
+        if self._size > MOST_VALUES:
+            raise BadInput(Mistake(place, f"must hold at most {MOST_VALUES:,} values", "more"))
         if isinstance(event, yaml.ScalarEvent):
-            node = self._scalar(event, place)
-        elif depth >= DEEPEST:
+            return self._scalar(event, place)
+        if depth >= DEEPEST:
             raise BadInput(Mistake(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it"))
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = Node(tuple(self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)), place)
-        else:
-            node = self._mapping(place, depth + 1)
-        self._anchors[event.anchor] = node
-        return node
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Node(tuple(self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)), place)
+        return self._mapping(place, depth + 1)
 
     def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
         for event in self._events:
             if isinstance(event, end):
                 return
             yield event
-
-    def _count(self, size: int, place: str) -> None:
-        self._size += size
-        if self._size > MOST_VALUES:
-            raise BadInput(Mistake(place, f"must hold at most {MOST_VALUES:,} values, aliases written out", "more"))
-
-    def _alias(self, anchor: str, place: str, depth: int) -> Node:
-        node = self._anchors.get(anchor)
-        if node is None:
-            rule = "must not contain itself" if anchor in self._anchors else f"has no anchor &{clean(anchor)} before it"
-            raise BadInput(Mistake(place, f"*{clean(anchor)} {rule}", remedy="write it out"))
-        size, height = _extent(node)
-        if depth + height > DEEPEST:
-            raise BadInput(Mistake(place, f"must be nested at most {DEEPEST} deep", "deeper", "flatten it"))
-        self._count(size, place)
-        return replace(node, place=place)
 
     def _mapping(self, place: str, depth: int) -> Node:
         values: dict[str, Node] = {}
@@ -324,13 +305,6 @@ class _Loader:
             self._note(place, "must be below 2^63", clean(text, 40), "")
             value = 1
         return Node(value, place, text)
-
-
-def _extent(node: Node) -> tuple[int, int]:
-    """How many values a tree has, and how many collections are nested in it."""
-    inner = [_extent(child) for child in node.items or (node.mapping or {}).values()]
-    height = 0 if node.is_scalar else 1 + max((below for _, below in inner), default=0)
-    return 1 + sum(size for size, _ in inner), height
 
 
 def _refuse(event: Any, place: str) -> None:
