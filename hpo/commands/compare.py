@@ -109,10 +109,7 @@ def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = Tru
 
 
 def compare_studies(spec: StudySpec, other: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
-    """Two study files, each by its own strategy, seed by seed on one split, with the budget and the seeds of the first.
-
-    Raises BadInput where they cannot be paired, and Stopped.
-    """
+    """Two study files, each by its own strategy, seed by seed on one split. Raises BadInput and Stopped."""
     budget, sides = total_epochs(spec), (spec, replace(other, seed=spec.seed, training_seed=spec.training_seed))
     refuse_unpaired(*sides)
     refuse_unfair(replace(spec, compare=replace(spec.compare, strategies=tuple(side.name for side in sides))), sides)
@@ -233,7 +230,7 @@ def seeded(spec: StudySpec, strategy: str, offset: int, budget: int) -> StudySpe
     """One study of a comparison: so many seeds after the file's, its budget in epochs, no target and no earlier studies."""
     return replace(
         spec,
-        strategy=strategy,  # type: ignore[arg-type]  # no file can name some of them
+        strategy=strategy,
         seed=spec.seed + offset,
         warm_start="builtin" if spec.warm_start == "studies" else spec.warm_start,
         metric=replace(spec.metric, target=None),

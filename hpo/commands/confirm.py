@@ -44,7 +44,7 @@ def confirming(spec: StudySpec, trained_on: Mapping[str, object], points: Sequen
     unique = tuple({frozen(params): dict(params) for params in points}.values())
     again = replace(
         spec,
-        strategy=CONFIRM,  # type: ignore[arg-type]  # no strategy of the file
+        strategy=CONFIRM,
         start_with=unique,
         seed=0,
         training_seed=spec.base_seed,

@@ -31,14 +31,11 @@ from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
 
 
 def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60, comparison: str | None = None) -> str:
-    """Deliver what MLflow has not got; returns a line for the user. comparison: the title of the one they belong to.
-
-    Raises EnvironmentFailed if it does not answer, Conflict while a driver runs one of them.
-    """
+    """Deliver what MLflow lacks; returns a line. comparison: its title. Raises EnvironmentFailed, Conflict."""
     if not spec.tracking.enabled:
         return "tracking is off in this study"
     uri = tracking_uri(spec.tracking.uri, studies[0].state, os.environ, spec.place("tracking.uri"))
-    specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]  # type: ignore[arg-type]
+    specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]
     with ExitStack() as stack:
         stack.callback(DriverLock(*(one.lock for one in studies)).release)
         info = comparison_info(studies[0], comparison) if comparison is not None else None
@@ -51,10 +48,7 @@ def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60,
 
 
 def log_due(spec: StudySpec, folders: Folders, uri: str) -> str:
-    """Log the best model that this store has not; returns where it is, "" if none is due.
-
-    Raises EnvironmentFailed, NoResult where its checkpoint is gone, Conflict where its code has been edited.
-    """
+    """Log the best model that this store has not; returns where it is, "" if none is due. Raises HpoError."""
     with Journal.open(folders.journal, read_only=True) as journal:
         result = read_result(spec, folders.state) if journal.get(PUBLISHED) else None  # what only confirms has none
     if result is None or result.published is None:

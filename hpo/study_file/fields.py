@@ -85,10 +85,7 @@ def nearest(word: str, known: Collection[str]) -> str | None:
 
 @cache
 def other_tools(group: str) -> Mapping[str, str]:
-    """Another tool's word -> what to write instead, for a section's keys or for values.
-
-    The table has it the other way round: what to write -> other tools' words, separated by spaces.
-    """
+    """Another tool's word -> what to write instead; in the file, that -> other words, separated by spaces."""
     groups = json.loads(Path(__file__).with_name("other_tools.json").read_text(encoding="utf-8"))
     return {word: meant for meant, words in groups.get(group, {}).items() for word in words.split()}
 
@@ -126,9 +123,7 @@ class Plain:
         return value
 
 
-def anything() -> Plain:
-    """A value that is read later: comes out as its node."""
-    return Plain("", {}, lambda node: node)
+NODE: Final = Plain("", {}, lambda node: node)  # a value that is read later
 
 
 def text(
@@ -201,15 +196,11 @@ def number(
     return Plain(rule, schema, value, remedy)
 
 
-def flag() -> Plain:
-    """true or false, and nothing else: `no` is text in YAML 1.2."""
-
-    def value(node: Node) -> bool | None:
-        return node.value if isinstance(node.value, bool) else None
-
-    return Plain("must be true or false", {"type": "boolean"}, value, flag_meant)
+def _flag(node: Node) -> bool | None:
+    return node.value if isinstance(node.value, bool) else None
 
 
+FLAG: Final = Plain("must be true or false", {"type": "boolean"}, _flag, flag_meant)  # `no` is text in YAML 1.2
 DURATION: Final = r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]+)?)s)?"
 SIZE: Final = r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B"
 
@@ -255,10 +246,7 @@ def _number_or_text(number: Schema, pattern: str, examples: list[str]) -> Schema
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """A list of one kind, as a tuple: of `count` values, or of one or more that differ.
-
-    broadcast: one value alone stands for all.
-    """
+    """A list of one kind: of `count` values, or of some that differ. broadcast: one value alone stands for all."""
 
     kind: Kind
     count: int | None = None
@@ -284,10 +272,7 @@ class Several:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A section: a mapping read into a dataclass, or a short form of it.
-
-    short: the field that a value alone stands for; listed: the kind of a list that stands for all fields in order.
-    """
+    """A section as a dataclass. short: the field that a value alone stands for; listed: the kind of a list of all."""
 
     section: Any
     noun: str
@@ -311,10 +296,7 @@ class Record:
 
 
 def option(kind: Kind, default: Any = MISSING, doc: str = "", key: str = "", example: str = "") -> Any:
-    """A field of a section; without default the file must give it.
-
-    key: its name in the file, if not the field's; example: a value for the remedy.
-    """
+    """A field that the file must give unless it has a default. key: its name there; example: for the remedy."""
     return field(default=default, metadata={"kind": kind, "doc": doc, "key": key, "example": example})
 
 
@@ -360,13 +342,13 @@ def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: s
 class WrittenDomain:
     """The keys of a parameter that is written as a mapping: choices, or a range from min to max."""
 
-    choices: Node | None = option(anything(), None, "the values to choose from, where `when` is needed too")
+    choices: Node | None = option(NODE, None, "the values to choose from, where `when` is needed too")
     min: float | None = option(number(), None, "the smallest value; integers for an integer parameter")
     max: float | None = option(number(), None, "the largest value")
-    log: bool = option(flag(), False, "sample on a logarithmic scale")
+    log: bool = option(FLAG, False, "sample on a logarithmic scale")
     step: float | None = option(number(above=0), None, "levels: min, min + step, ...")
     count: int | None = option(number(2, LARGEST_COUNT, whole=True), None, "number of evenly spaced levels")
     when: Node | None = option(
-        anything(), None, "active only where each of these parameters has this value (or one of a list)"
+        NODE, None, "active only where each of these parameters has this value (or one of a list)"
     )
     per: str | None = option(one_of(*PARTS), None, "a separate parameter for each block, or for each dense layer")

@@ -23,13 +23,8 @@ from hpo.study_file.yaml_nodes import Node, clean
 
 LARGEST_GRID: Final = 1_000_000  # without a budget
 
-NAMED: Final = (
-    "auc",
-    "top5",
-    "precision",
-    "recall",
-    "f1",
-)  # computed only where a study names them; all but top5 of a class too
+# computed only where a study names them; all but top5 of a class too
+NAMED: Final = ("auc", "top5", "precision", "recall", "f1")
 CLASSIFICATION: Final = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", *(f"val_{name}" for name in NAMED))
 OF_CLASS: Final = tuple(name for name in CLASSIFICATION[3:] if name != "val_top5")
 REGRESSION: Final = ("val_mse", "val_r2")

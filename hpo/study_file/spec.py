@@ -16,7 +16,7 @@ from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
-from hpo.study_file.fields import Record, Several, anything, duration, flag, number, one_of, option, size, text
+from hpo.study_file.fields import FLAG, NODE, Record, Several, duration, number, one_of, option, size, text
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness
 FAMILIES: Final = ("cnn", "rnn")
@@ -43,6 +43,13 @@ _METRICS: Final = Several(_ANY_METRIC, broadcast=True)
 _LETTERS: Final = "must be letters, digits, . _ and -"
 _NAME: Final = text(NAME, _LETTERS, "digits-cnn")
 _LINE: Final = text(r"[^\n]{1,250}", "must be text of one line")
+_COPIES: Final = one_of("keep", "drop")
+_LOSS: Final = one_of("cross_entropy", "squared_error")
+_ENGINE: Final = one_of("local", "inline", "ray")
+_FACTOR: Final = number(2, 100, whole=True)
+_WORKERS: Final = number(1, 10_000, whole=True, word="auto")
+_FUNCTION: Final = text(CODE, "must be package.module:function")
+_REGISTERED: Final = text(NAME, _LETTERS, off=True)
 _DEVICE: Final = text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1")
 _COLOUR: Final = text("white|black|#[0-9A-Fa-f]{6}", 'must be white, black or a colour as "#ff8800"')
 _ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
@@ -69,17 +76,11 @@ class DataSpec:
     )
     resize: tuple[int, int] | None = option(_SIDES, None, "height and width of all images: 32 or [32, 48]")
     split: Split = option(Record(Split, "split", listed=Several(_SHARE, 3)), Split(), "shares of train, val and test")
-    regression: bool = option(flag(), False, "the targets are numbers, not classes")
-    grey: bool = option(flag(), False, "read colour images as grey")
+    regression: bool = option(FLAG, False, "the targets are numbers, not classes")
+    grey: bool = option(FLAG, False, "read colour images as grey")
     background: str = option(_COLOUR, "white", "the colour that transparent pixels of image files are drawn on")
-    damaged: Literal["refuse", "skip"] = option(
-        one_of("refuse", "skip"), "refuse", "what becomes of files that cannot be read as images"
-    )
-    duplicates: Literal["keep", "drop"] = option(
-        one_of("keep", "drop"),
-        "keep",
-        "drop: of images with the same pixels one is used, or none if they are of two classes",
-    )
+    damaged: str = option(one_of("refuse", "skip"), "refuse", "what becomes of files that cannot be read as images")
+    duplicates: str = option(_COPIES, "keep", "drop: one of images with the same pixels is used, of two classes none")
     limit: int | None = option(_COUNT, None, "use at most this many images")
 
 
@@ -88,10 +89,8 @@ class Metric:
     """The metric that is optimized."""
 
     name: str = option(_METRIC_NAME, "val_accuracy", "its name")
-    goal: Literal["maximize", "minimize"] = option(
-        one_of("maximize", "minimize"), "maximize", "the better direction; default: by the metric"
-    )
-    at: Literal["last", "best"] = option(one_of("last", "best"), "last", "which epoch of a trial counts")
+    goal: str = option(one_of("maximize", "minimize"), "maximize", "the better direction; default: by the metric")
+    at: str = option(one_of("last", "best"), "last", "which epoch of a trial counts")
     target: float | None = option(number(), None, "the study ends when a trial reaches it at an epoch that counts")
 
 
@@ -109,13 +108,9 @@ class Budget:
 class EarlyStopping:
     """Which trials are paused or stopped before their last epoch."""
 
-    type: Literal["predictive", "median", "asha", "patience"] = option(
-        one_of(*STOPPING, absent="null, or leave it out"), "median", listed(STOPPING, "or")
-    )
+    type: str = option(one_of(*STOPPING, absent="null, or leave it out"), "median", listed(STOPPING, "or"))
     min_epochs: int = option(_COUNT, 1, "no trial is stopped before this epoch")
-    reduction: int = option(
-        number(2, 100, whole=True), 3, "asha: one in this many continues; predictive: factor between rungs"
-    )
+    reduction: int = option(_FACTOR, 3, "asha: one in this many continues; predictive: factor between rungs")
     interval: int = option(_COUNT, 1, "median: epochs between two judgements")
     min_trials: int = option(_COUNT, 5, "median: trials to compare with before one is stopped")
     epochs: int | None = option(_COUNT, None, f"patience: epochs without a better one; default: {WAIT}")
@@ -137,9 +132,7 @@ class EarlyStopping:
 class Execution:
     """Where trials run and what each may use. Times in seconds, sizes in bytes."""
 
-    engine: Literal["local", "inline", "ray"] = option(
-        one_of("local", "inline", "ray"), "local", "local: worker processes; inline: this process; ray: a cluster"
-    )
+    engine: str = option(_ENGINE, "local", "local: worker processes; inline: this process; ray: a cluster")
     address: str | None = option(text(), None, "ray: the cluster, auto or ray://host:10001")
     cpus: float = option(number(above=0), 1, "cores a trial")
     gpus: float | None = option(number(0), None, "GPUs a trial; a fraction shares one")
@@ -153,16 +146,12 @@ class Execution:
 class Tracking:
     """MLflow. uri None: mlflow.db beside the state; experiment None: the study's name."""
 
-    uri: str | None = option(
-        _ADDRESS, None, "address of the store; default: MLFLOW_TRACKING_URI, else mlflow.db beside the study"
-    )
+    uri: str | None = option(_ADDRESS, None, "the store; default: MLFLOW_TRACKING_URI, else mlflow.db beside the study")
     experiment: str | None = option(_LINE, None, "default: the study's name")
     register: str | Literal[False] | None = option(
-        text(NAME, _LETTERS, off=True),
-        None,
-        "name of the best model in the registry, or false; default: the study's name",
+        _REGISTERED, None, "name of the best model in the registry, or false; default: the study's name"
     )
-    enabled: bool = option(flag(), True, "false: no MLflow at all")
+    enabled: bool = option(FLAG, True, "false: no MLflow at all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +168,9 @@ class StudySpec:
     """A study as its file says it, with every default filled in."""
 
     name: str = option(_NAME, doc="names the study's folder and MLflow experiment", example="digits-cnn")
-    strategy: Literal["bayesian", "random", "grid", "tpe"] = option(
-        _STRATEGY, "bayesian", "the search strategy: bayesian, random or grid, ordered by usefulness; or Optuna's tpe"
-    )
-    warm_start: Literal["builtin", "none", "studies"] = option(
-        _WARM_START, "builtin", "known before: recorded trainings, with your own studies too, or nothing"
+    strategy: str = option(_STRATEGY, "bayesian", "bayesian, random or grid, ordered by usefulness; or Optuna's tpe")
+    warm_start: str = option(
+        _WARM_START, "builtin", "known before: recorded trainings, your own studies too, or nothing"
     )
     data: DataSpec | None = option(
         Record(DataSpec, "data", short="source"),
@@ -193,45 +180,35 @@ class StudySpec:
     model: str = option(
         _MODEL, "cnn", "cnn, rnn, or package.module:function of your own (params, input shape, outputs) -> nn.Module"
     )
-    train: str | None = option(
-        text(CODE, "must be package.module:function"), None, "your own generator of reports; replaces the training"
-    )
+    train: str | None = option(_FUNCTION, None, "your own generator of reports; replaces the training")
     prefix_safe: bool | None = option(
-        flag(), None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
+        FLAG, None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
     )
-    loss: Literal["cross_entropy", "squared_error"] = option(
-        one_of("cross_entropy", "squared_error"), "cross_entropy", "what SGD minimizes; squared_error for regression"
-    )
-    class_weights: bool = option(flag(), False, "weigh rare classes up in the loss")
-    metric: Metric = option(
-        Record(Metric, "metric", short="name"), Metric(), "what is optimized: a name, or {name, goal, at, target}"
-    )
+    loss: str = option(_LOSS, "cross_entropy", "what SGD minimizes; squared_error for regression")
+    class_weights: bool = option(FLAG, False, "weigh rare classes up in the loss")
+    metric: Metric = option(Record(Metric, "metric", short="name"), Metric(), "a name, or {name, goal, at, target}")
     metrics: tuple[str, ...] = option(
         _METRICS, (), "recorded besides: val_auc, val_f1, val_f1.cat of a class, your own function (targets, outputs)"
     )
     space: Space = option(
-        anything(),
+        NODE,
         doc="the parameters, a .yaml file of them, or a shipped space: cnn-small, cnn, rnn, training-only",
         key="search_space",
         example="cnn-small",
     )
-    constraints: tuple[Constraint, ...] = option(anything(), (), "conditions that every point must meet")
-    start_with: tuple[Params, ...] = option(anything(), (), "points tried first; the rest of each is drawn")
+    constraints: tuple[Constraint, ...] = option(NODE, (), "conditions that every point must meet")
+    start_with: tuple[Params, ...] = option(NODE, (), "points tried first; the rest of each is drawn")
     budget: Budget = option(Record(Budget, "budget"), Budget(), "totals of the study; whichever is reached first")
     early_stopping: EarlyStopping | None = option(
         Record(EarlyStopping, "early_stopping", short="type"), None, f"{', '.join(STOPPING)}, or a mapping"
     )
-    workers: int | Literal["auto"] = option(
-        number(1, 10_000, whole=True, word="auto"), "auto", "trials at a time; auto: one a core, or a GPU"
-    )
+    workers: int | Literal["auto"] = option(_WORKERS, "auto", "trials at a time; auto: one a core, or a GPU")
     device: str = option(_DEVICE, "auto", "auto, cpu, cuda, cuda:1")
-    precision: Literal["fp32", "bf16"] = option(one_of("fp32", "bf16"), "fp32", "of training steps: fp32 or bf16")
+    precision: str = option(one_of("fp32", "bf16"), "fp32", "of training steps: fp32 or bf16")
     execution: Execution = option(Record(Execution, "execution", short="engine"), Execution(), "where trials run")
     seed: int = option(_SEED, 0, "seed of the search")
     training_seed: int | None = option(_SEED, None, "seed of SGD and of the split; default: seed")
-    tracking: Tracking = option(
-        Record(Tracking, "tracking", short="enabled"), Tracking(), "where MLflow keeps the runs"
-    )
+    tracking: Tracking = option(Record(Tracking, "tracking", short="enabled"), Tracking(), "where MLflow has the runs")
     compare: Compare = option(Record(Compare, "compare"), Compare(), "what `hpo compare` compares")
 
     path: Path | None = field(default=None, compare=False)
