@@ -158,7 +158,7 @@ def strategy(name: str) -> Strategy:
     }
     made = plain[name.removeprefix("asha-").replace("asha", "random")]
     inner = made(problem)
-    return Asha(inner, goal, min_epochs=1, reduction=3) if name.startswith("asha") else inner
+    return Asha(inner, goal) if name.startswith("asha") else inner
 
 
 def one(name: str, workers: int, trials: int, folder: Path) -> dict[str, float]:

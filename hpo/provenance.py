@@ -27,17 +27,11 @@ def steady_clock() -> Callable[[], float]:
 
 
 def numerics(
-    data_digest: str,
-    device: str,
-    loss: str,
-    class_weights: bool,
-    user_code: str,
-    precision: str = "fp32",
-    metrics: Sequence[str] = (),
+    data: str, device: str, loss: str, class_weights: bool, user_code: str, precision: str, metrics: Sequence[str]
 ) -> dict[str, Value]:
     """Everything beside params and seed that epoch e of a training depends on."""
     return {
-        "data": data_digest,
+        "data": data,
         "device": device.partition(":")[0],
         "loss": loss,
         "class_weights": class_weights,

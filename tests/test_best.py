@@ -63,8 +63,8 @@ def strategy(rule: str, goal: Goal, space: Space, seed: int) -> core.Strategy:
     wrapped = Random(problem)
     own = EarlyStopping("median" if rule == "median" else "asha", 1, 2, 2, 2)
     if rule == "median":
-        return Median(wrapped, goal, own.min_epochs, own.interval, own.min_trials)
-    return Asha(wrapped, goal, own.min_epochs, own.reduction) if rule == "asha" else wrapped
+        return Median(wrapped, goal, own)
+    return Asha(wrapped, goal, own) if rule == "asha" else wrapped
 
 
 def counting(trial: Trial, goal: Goal) -> Iterator[float]:
@@ -259,7 +259,7 @@ def test_the_place_of_a_resting_trial_is_that_among_all_that_came_as_far(tmp_pat
     goal = Goal()
     space = Space((fakes.DISCRETE["learning_rate"], SCHEDULE, Parameter("epochs", Choice((8,)))))
     executor = Scripted()
-    made = Asha(Random(Problem(space, goal)), goal, 2, 3)
+    made = Asha(Random(Problem(space, goal)), goal, EarlyStopping("asha", 2, 3))
     search = Search(Study(), made, goal, Budget(trials=4, total_epochs=9), identity)
     Driver([search], executor, Trainings(tmp_path), clock=executor.clock).run()
     resting = dict(search.resting())

@@ -332,7 +332,7 @@ def test_a_checkpoint_is_not_made_again_by_another_version(
 
 
 def test_a_training_in_bf16_has_a_key_of_its_own_and_one_in_fp32_the_key_it_had_before_there_was_another() -> None:
-    plain, bf16 = (provenance.numerics("data", "cpu", "loss", False, "none", bits) for bits in ("fp32", "bf16"))
+    plain, bf16 = (provenance.numerics("data", "cpu", "loss", False, "none", bits, ()) for bits in ("fp32", "bf16"))
     first = {"data", "device", "loss", "class_weights", "trainer", "user_code", "torch", "machine", "threads"}
     assert plain.keys() == first
     assert bf16 == {**plain, "precision": "bf16"}

@@ -30,7 +30,7 @@ from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random, Stream
 from hpo.strategies.surrogate import Surrogate
 from hpo.strategies.tpe import Tpe
-from hpo.study_file.spec import Budget
+from hpo.study_file.spec import Budget, EarlyStopping
 from hpo.training import checkpoints
 
 GOAL = Goal()
@@ -56,8 +56,8 @@ STRATEGIES: dict[str, Made] = {
     "bayesian": bayesian,
     "grid": grid,
     "tpe": lambda seed: Tpe(Problem(fakes.DISCRETE, GOAL, seed=seed)),
-    "asha": lambda seed: Asha(random(seed), GOAL, min_epochs=1, reduction=2),
-    "median": lambda seed: Median(random(seed), GOAL, min_epochs=1, min_trials=3),
+    "asha": lambda seed: Asha(random(seed), GOAL, EarlyStopping("asha", 1, 2)),
+    "median": lambda seed: Median(random(seed), GOAL, EarlyStopping("median", min_trials=3)),
 }
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
@@ -163,7 +163,7 @@ def test_a_larger_budget_goes_on_with_the_same_study_and_a_smaller_one_trains_no
 
 def test_a_study_does_not_end_without_one_complete_trial(tmp_path: Path) -> None:
     """All three trials rest at the first rung, too few for asha to promote any: the best goes on to its end."""
-    strategy = Asha(random(), GOAL, min_epochs=1, reduction=4)
+    strategy = Asha(random(), GOAL, EarlyStopping("asha", 1, 4))
     study = laws.check(drive(tmp_path, strategy, Budget(trials=3)), trials=3)
     assert [trial.state for trial in study.trials].count(State.COMPLETE) == 1
     assert Goal().best(study.trials) in study.with_state(State.COMPLETE)
@@ -435,7 +435,7 @@ def test_the_state_of_the_best_epoch_is_kept_where_that_is_what_counts(cut: int,
 
 
 def test_the_cap_on_states_spares_what_is_needed(tmp_path: Path) -> None:
-    strategy = Asha(random(), GOAL, min_epochs=1, reduction=2)
+    strategy = Asha(random(), GOAL, EarlyStopping("asha", 1, 2))
     events = drive(tmp_path, strategy, Budget(trials=12), Scripted(2), pool=Trainings(tmp_path, cap=0))
     study = laws.check(events, trials=12)
     best = GOAL.best(study.trials)

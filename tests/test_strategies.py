@@ -62,12 +62,14 @@ PLAIN: dict[str, Callable[[Problem], Strategy]] = {
 }
 RULES: dict[str, Callable[[Strategy, Problem], Strategy]] = {
     "plain": lambda strategy, problem: strategy,
-    "median": lambda strategy, problem: Median(strategy, GOAL, min_epochs=1, min_trials=3),
-    "asha": lambda strategy, problem: Asha(strategy, GOAL, min_epochs=1, reduction=2),
+    "median": lambda strategy, problem: Median(strategy, GOAL, EarlyStopping("median", min_trials=3)),
+    "asha": lambda strategy, problem: Asha(strategy, GOAL, EarlyStopping("asha", 1, 2)),
     "patience": lambda strategy, problem: Patience(
-        Asha(strategy, GOAL, 1, 2), GOAL, EarlyStopping("asha", 1, 2, patience=2)
+        Asha(strategy, GOAL, EarlyStopping("asha", 1, 2)), GOAL, EarlyStopping("asha", 1, 2, patience=2)
     ),
-    "predictive": lambda strategy, problem: Predictive(strategy, Surrogate(problem, prior.load()), GOAL, 1, 2),
+    "predictive": lambda strategy, problem: Predictive(
+        strategy, Surrogate(problem, prior.load()), GOAL, EarlyStopping("predictive", 1, 2)
+    ),
 }
 COMBINATIONS = list(itertools.product(PLAIN, RULES))
 every_combination = pytest.mark.parametrize(("name", "rule"), COMBINATIONS, ids=["-".join(c) for c in COMBINATIONS])
@@ -233,7 +235,7 @@ def test_a_permutation_gives_each_number_once(size: int, seed: str) -> None:
 
 
 def test_asha_promotes_the_best_third_and_pauses_the_rest(tmp_path: Path) -> None:
-    strategy = Asha(Random(Problem(fakes.SPACE, GOAL, seed=1)), GOAL, min_epochs=1, reduction=3)
+    strategy = Asha(Random(Problem(fakes.SPACE, GOAL, seed=1)), GOAL)
     events = run(strategy, tmp_path, 4, Budget(trials=60))
     study = laws.check(events, trials=60)
     at_first = [t for t in study.trials if t.epochs > 1]
@@ -260,7 +262,7 @@ def test_patience_ends_a_trial_where_keras_would_and_what_it_passed_counts(kind:
     inner = Random(Problem(space, goal, 1))
     rule = EarlyStopping(kind, least, interval=3, epochs=wait, patience=wait)
     within = (
-        inner if kind == "patience" else Median(inner, goal, least, 3, min_trials=100)
+        inner if kind == "patience" else Median(inner, goal, EarlyStopping("median", least, interval=3, min_trials=100))
     )  # which rests, and stops none
     study = learned(Patience(within, goal, rule), goal, Budget(trials=40))
     assert {trial.state for trial in study.trials} == {State.PRUNED, State.COMPLETE}
@@ -326,8 +328,8 @@ LENGTHS, SEEDS = (3, 9, 27), range(12)
 STOPPED: dict[
     str, tuple[Callable[[Strategy, Goal], Strategy], int]
 ] = {  # a rule, epochs that make about 20 to 30 trials
-    "median": (lambda strategy, goal: Median(strategy, goal, 3), 400),
-    "asha": (lambda strategy, goal: Asha(strategy, goal, 3, 3), 300),
+    "median": (lambda strategy, goal: Median(strategy, goal, EarlyStopping("median", 3)), 400),
+    "asha": (lambda strategy, goal: Asha(strategy, goal, EarlyStopping("asha", 3)), 300),
 }
 
 
@@ -383,7 +385,7 @@ def test_under_early_stopping_a_point_has_the_longest_training_that_is_feasible(
 
     extended = partial(goal.extended, feasible=feasible)
     problem = Problem(space, goal, feasible=feasible, extended=extended, images=IMAGES)
-    study = learned(Asha(PLAIN[name](problem), goal, 2, 2), goal, Budget())
+    study = learned(Asha(PLAIN[name](problem), goal, EarlyStopping("asha", 2, 2)), goal, Budget())
     points = [(trial.params["width"], trial.params["schedule"], trial.epochs) for trial in study.trials]
     assert len(points) == len(set(points))
     assert {(width, epochs) for width, schedule, epochs in points if schedule == "step"} == {(1, 8), (2, 8), (3, 4)}

@@ -23,7 +23,7 @@ from hpo.files import DriverLock
 from hpo.journal import Journal
 from hpo.strategies.early_stopping import Asha
 from hpo.strategies.points import Grid, Problem, Random
-from hpo.study_file.spec import Budget
+from hpo.study_file.spec import Budget, EarlyStopping
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Config:
         if self.strategy == "grid":
             return Grid(problem)
         random = Random(problem)
-        return Asha(random, Goal(), min_epochs=1, reduction=2) if self.strategy == "asha" else random
+        return Asha(random, Goal(), EarlyStopping("asha", 1, 2)) if self.strategy == "asha" else random
 
     def write(self, path: Path) -> Path:
         path.write_text(json.dumps(asdict(self)))

@@ -118,15 +118,8 @@ def recipe(spec: StudySpec, dataset: Dataset | None, device: str) -> Recipe:
 
 
 def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str]) -> Components:
-    numerics = provenance.numerics(
-        data_digest=dataset.digest if dataset is not None else "none",
-        device=placement[0],
-        loss=spec.loss,
-        class_weights=spec.class_weights,
-        user_code=user_code(spec),
-        precision=spec.precision,
-        metrics=measured(spec),
-    )
+    own = spec.loss, spec.class_weights, user_code(spec), spec.precision, measured(spec)
+    numerics = provenance.numerics(dataset.digest if dataset is not None else "none", placement[0], *own)
     numerics |= {"split": dataset.split} if dataset is not None else {}
     return Components(spec, dataset, placement, numerics, prior.of(spec))
 
@@ -142,11 +135,11 @@ def stopping(rule: EarlyStopping | None, strategy: Strategy, problem: Problem, s
     if rule is None:
         return strategy
     if rule.type == "predictive" and surrogate is not None:
-        strategy = Predictive(strategy, surrogate, problem.goal, rule.min_epochs, rule.reduction)
+        strategy = Predictive(strategy, surrogate, problem.goal, rule)
     elif rule.type == "median":
-        strategy = Median(strategy, problem.goal, rule.min_epochs, rule.interval, rule.min_trials)
+        strategy = Median(strategy, problem.goal, rule)
     elif rule.type != "patience":
-        strategy = Asha(strategy, problem.goal, rule.min_epochs, rule.reduction)
+        strategy = Asha(strategy, problem.goal, rule)
     return Patience(strategy, problem.goal, rule) if rule.waits else strategy
 
 

@@ -57,9 +57,6 @@ def capacity(resources: Resources, alive: Iterable[Resources]) -> int:
     return trials
 
 
-# -- connecting
-
-
 def join(address: str | None, place: str) -> str:
     """Join the cluster as a driver, unless this process already has; returns host:port of the server it depends on.
 
@@ -106,16 +103,13 @@ def refused(error: str, address: str, place: str) -> EnvironmentFailed:
     return EnvironmentFailed(Mistake(place, "cannot be joined", f"{address} ({text})", START))
 
 
-def listens(address: str, seconds: float = 2.0) -> bool:
+def listens(address: str) -> bool:
     """Whether a process listens at host:port; cheap enough for every few seconds."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
-        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
         return True
     return False
-
-
-# -- what a study needs of it
 
 
 def cluster_devices(
@@ -173,30 +167,14 @@ def resources_of(
 
 
 def refuse_too_much(resources: Resources, usable: Sequence[Resources], where: Callable[[str], str]) -> None:
-    """A trial must fit on one node. Raises BadInput, naming the most that any node has."""
-    if capacity(resources, usable):
-        return
-    mistakes = []
-    for name, needed, most in (
-        ("gpus", resources.gpus, max(node.gpus for node in usable)),
-        ("cpus", resources.cpus, max(node.cpus for node in usable)),
-    ):
-        if needed > most:
-            got = f"{needed:g} (the most any node has is {most:g})"
-            remedy = f"lower it, or start a node with {needed:g}"
-            mistakes.append(Mistake(where(f"execution.{name}"), "must fit on one node", got, remedy))
-    rule, remedy = "must fit together on one node", "lower them, or start a larger node"
-    raise BadInput(*mistakes or [Mistake(where("execution"), rule, str(resources), remedy)])
-
-
-# -- while a study runs
+    """A trial must fit on one node. Raises BadInput, naming what nodes have."""
+    if not capacity(resources, usable):
+        got = f"{resources} (nodes have {' or '.join(dict.fromkeys(map(str, usable)))})"
+        raise BadInput(Mistake(where("execution"), "must fit on one node", got, "lower it, or start a larger node"))
 
 
 class Monitor:
-    """Watches the cluster for an executor. clock: seconds; answers: whether the cluster did at the last check.
-
-    patience: seconds without any node on which a trial fits, after which a study ends.
-    """
+    """Watches the cluster for an executor. patience: seconds without any node on which a trial fits; clock: seconds."""
 
     def __init__(self, address: str, resources: Resources, patience: float, clock: Callable[[], float]) -> None:
         self.address, self.resources, self.patience, self.clock = address, resources, patience, clock

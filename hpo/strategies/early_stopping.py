@@ -4,28 +4,14 @@ A rule decides from reports at the same epoch only, so that short and long trial
 to is `until`; nothing beyond it is trained before the decision.
 """
 
-import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hpo.core import (
-    Continue,
-    Decision,
-    Goal,
-    NoDecision,
-    Params,
-    Report,
-    Start,
-    Stop,
-    Strategy,
-    Study,
-    Trial,
-    epochs_of,
-)
+from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial, epochs_of
 from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import EarlyStopping
 
@@ -33,15 +19,12 @@ from hpo.study_file.spec import EarlyStopping
 class Median:
     """Stops a trial whose best score so far is worse than the median of the others' running averages at that epoch.
 
-    It looks every `interval` epochs from `min_epochs` on, once `min_trials` others have come that far.
+    It looks every `rule.interval` epochs from `min_epochs` on, once `min_trials` others have come that far.
     Source: D. Golovin et al., "Google Vizier", KDD 2017, section 3.2.2 (median stopping rule).
     """
 
-    def __init__(
-        self, strategy: Strategy, goal: Goal, min_epochs: int = 1, interval: int = 1, min_trials: int = 5
-    ) -> None:
-        self._strategy, self._goal = strategy, goal
-        self._min_epochs, self._interval, self._min_trials = min_epochs, interval, min_trials
+    def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping = EarlyStopping("median")) -> None:
+        self._strategy, self._goal, self._rule = strategy, goal, rule
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         judged: list[Decision] = []
@@ -49,17 +32,14 @@ class Median:
             if self._is_hopeless(study, trial):
                 judged.append(Stop(trial.number))
             elif len(judged) < slots:
-                judged.append(Continue(trial.number, min(trial.epochs, trial.epoch + self._interval)))
-        if judged:
-            return judged
-        return first_rung(self._strategy.propose(study, slots), self._min_epochs)
+                judged.append(Continue(trial.number, min(trial.epochs, trial.epoch + self._rule.interval)))
+        return judged or first_rung(self._strategy.propose(study, slots), self._rule.min_epochs)
 
     def _is_hopeless(self, study: Study, trial: Trial) -> bool:
         others = [self._average(other, trial.epoch) for other in study.trials if other.number != trial.number]
         reached = [average for average in others if average is not None]
-        if len(reached) < self._min_trials:
-            return False
-        return min(map(self._goal.cost, trial.reports)) > statistics.median(reached)
+        enough = len(reached) >= self._rule.min_trials
+        return enough and min(map(self._goal.cost, trial.reports)) > statistics.median(reached)
 
     def _average(self, trial: Trial, epoch: int) -> float | None:
         """The mean cost of a trial's first `epoch` epochs; None if it has not come that far."""
@@ -75,35 +55,29 @@ class Asha:
     Source: L. Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
     """
 
-    def __init__(self, strategy: Strategy, goal: Goal, min_epochs: int = 1, reduction: int = 3) -> None:
-        self._strategy, self._goal = strategy, goal
-        self._min_epochs, self._reduction = min_epochs, reduction
+    def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping = EarlyStopping("asha")) -> None:
+        self._strategy, self._goal, self._rule = strategy, goal, rule
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         promoted = self._promotions(study)[:slots]
-        if promoted:
-            return list(promoted)
-        return first_rung(self._strategy.propose(study, slots), self._min_epochs)
+        return promoted or first_rung(self._strategy.propose(study, slots), self._rule.min_epochs)
 
-    def _promotions(self, study: Study) -> list[Continue]:
+    def _promotions(self, study: Study) -> list[Decision]:
         """Paused trials in the top of their rung, highest rung first, best first."""
         rungs: dict[int, list[Trial]] = {}
         for trial in at_rung(study):
             rungs.setdefault(trial.epoch, []).append(trial)
         return [
-            Continue(t.number, min(t.epochs, rung * self._reduction))
+            Continue(t.number, min(t.epochs, rung * self._rule.reduction))
             for rung in sorted(rungs, reverse=True)
             for t in self._top(study, rung, rungs[rung])
         ]
 
     def _top(self, study: Study, rung: int, paused: Sequence[Trial]) -> list[Trial]:
         """Those of the paused that are among the best 1/reduction of all trials with a report at this rung."""
-        reached = [
-            (self._cost(trial, rung), trial.number)
-            for trial in study.trials
-            if trial.epoch >= rung and trial.epochs > rung
-        ]
-        best = sorted(reached)[: len(reached) // self._reduction]
+        reached = [trial for trial in study.trials if trial.epoch >= rung and trial.epochs > rung]
+        ranked = sorted((self._cost(trial, rung), trial.number) for trial in reached)
+        best = ranked[: len(reached) // self._rule.reduction]
         chosen = {number for cost, number in best if math.isfinite(cost)}
         top = [trial for trial in paused if trial.number in chosen]
         return sorted(top, key=lambda trial: (self._cost(trial, rung), trial.number))
@@ -113,16 +87,12 @@ class Asha:
 
 
 class Predictive:
-    """What has the largest expected improvement goes on to its next rung: a trial that rests, or the strategy's next point.
-
-    Rungs are as of Asha. A point whose epochs depend on how many follow is trained whole.
-    """
+    """What promises the largest improvement goes to its next rung: a resting trial, or the strategy's next point."""
 
     def __init__(
-        self, strategy: Strategy, surrogate: Surrogate, goal: Goal, min_epochs: int = 1, reduction: int = 3
+        self, strategy: Strategy, surrogate: Surrogate, goal: Goal, rule: EarlyStopping = EarlyStopping("predictive")
     ) -> None:
-        self._strategy, self._surrogate, self._goal = strategy, surrogate, goal
-        self._min_epochs, self._reduction = min_epochs, reduction
+        self._strategy, self._surrogate, self._goal, self._rule = strategy, surrogate, goal, rule
 
     def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
         proposed = self._strategy.propose(study, 1)
@@ -135,15 +105,11 @@ class Predictive:
         if place < len(new):
             return [self._to_rung(new[place])]
         trial = resting[place - len(new)]
-        return [Continue(trial.number, min(trial.epochs, self._rung(trial.epoch)))]
+        return [Continue(trial.number, min(rung for rung in self._rule.rungs(trial.epochs) if rung > trial.epoch))]
 
     def _to_rung(self, start: Start) -> Start:
-        return start if self._goal.whole(start.params) else replace(start, until=min(start.until, self._rung(0)))
-
-    def _rung(self, epoch: int) -> int:
-        """The first rung after an epoch."""
-        rungs: Iterator[int] = (self._min_epochs * self._reduction**k for k in itertools.count())
-        return next(rung for rung in rungs if rung > epoch)
+        whole = self._goal.whole(start.params)
+        return start if whole else replace(start, until=min(start.until, self._rule.min_epochs))
 
 
 class Patience:
@@ -160,7 +126,7 @@ class Patience:
         judged: list[Decision] = []
         for trial in at_rung(study):
             rung = min(one for one in self._rule.rungs(trial.epochs) if one >= trial.epoch)
-            if trial.epoch >= self._limit(trial.params, trial.reports):
+            if trial.epoch >= self._limit(trial):
                 judged.append(Stop(trial.number))
             elif trial.epoch < rung and len(judged) < slots:
                 judged.append(Continue(trial.number, rung))
@@ -171,14 +137,14 @@ class Patience:
         if isinstance(decision, Stop):
             return decision
         own = study.trials[decision.trial] if isinstance(decision, Continue) else decision
-        limit = self._limit(own.params, own.reports if isinstance(own, Trial) else ())
-        return replace(decision, until=min(decision.until, limit))
+        return replace(decision, until=min(decision.until, self._limit(own)))
 
-    def _limit(self, params: Params, reports: Sequence[Report]) -> int:
+    def _limit(self, own: Trial | Start) -> int:
         """The epoch at which a trial is to be stopped unless it improves before; the first improves on none."""
+        reports = own.reports if isinstance(own, Trial) else ()
         best = min(reports, key=self._goal.cost).epoch if reports else 1
-        whole, waits = self._goal.whole(params), self._rule.waits or 0
-        return epochs_of(params) + 1 if whole else max(self._rule.min_epochs, best + waits)
+        whole, waits = self._goal.whole(own.params), self._rule.waits or 0
+        return epochs_of(own.params) + 1 if whole else max(self._rule.min_epochs, best + waits)
 
 
 def at_rung(study: Study) -> list[Trial]:
