@@ -1,4 +1,4 @@
-"""What a parameter may be: a choice or a range, when it exists, what the trainer knows of it; and what several break together.
+"""What a parameter may be: a choice or a range, when it exists, and what the trainer knows of it.
 
 Words: a *level* is one of the values a domain enumerates; `levels` is None where they are endless. A fault is a
 Mistake whose line is not known yet: its place is the name of a parameter, or the key of a choice or range.
@@ -7,7 +7,7 @@ Mistake whose line is not known yet: its place is the name of a parameter, or th
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -17,7 +17,6 @@ from hpo.errors import Mistake
 
 SIGNIFICANT = 6  # digits of a sampled float: enough to search with, short enough to read
 LARGEST_COUNT = 100_000
-MOST_PARAMETERS = 1_000
 
 
 def exact(value: object) -> str:
@@ -351,48 +350,3 @@ class ParameterSpec:
         if self.kind == "bool":
             return value
         return int(value) if self.kind == "int" else float(value)
-
-
-def faults_of(parameters: Sequence[Parameter]) -> list[Mistake]:
-    """Every rule the parameters break together."""
-    if len(parameters) > MOST_PARAMETERS:
-        rule = f"must be at most {MOST_PARAMETERS:,} parameters"
-        return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
-    domains = {parameter.name: parameter.domain for parameter in parameters}
-    faults = [Mistake(one.name, "is given twice") for one in parameters if domains[one.name] is not one.domain]
-    for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
-        domain = domains.get(condition.name)
-        impossible = [value for value in condition.allowed if domain is None or domain.coerce(value) is None]
-        if impossible or not condition.allowed:
-            rule = f"can never hold: {condition.name} is {domain or 'not there'}"
-            faults.append(Mistake(f"{name}.when.{condition.name}", rule, ", ".join(map(exact, impossible))))
-    return faults or ordered(parameters)[1]
-
-
-def ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:
-    """Parents before children, else as written; and the circle that prevents it."""
-    found: list[Parameter] = []
-    placed: set[str] = set()
-    rest = list(parameters)
-    while rest:
-        ready = []
-        for parameter in rest:
-            if all(condition.name in placed for condition in parameter.when):
-                ready.append(parameter)
-                placed.add(parameter.name)
-        if not ready:
-            return found, [_circle({parameter.name: parameter for parameter in rest})]
-        found += ready
-        rest = [parameter for parameter in rest if parameter.name not in placed]
-    return found, []
-
-
-def _circle(rest: Mapping[str, Parameter]) -> Mistake:
-    path = [next(iter(rest))]
-    while True:
-        name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
-        if name in path:
-            circle = [*path[path.index(name) :], name]
-            shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
-            return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
-        path.append(name)

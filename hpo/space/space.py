@@ -1,4 +1,4 @@
-"""The search space: which parameters there are, when each exists, and what each may be.
+"""The search space: which parameters there are, when each exists, and what each may be; and what they break together.
 
 Points are Params in which an inactive parameter is absent. `parameters` stand in an order in which every parameter
 comes after those that its conditions name.
@@ -14,11 +14,12 @@ from typing import Any
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
-from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact, faults_of, ordered
+from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact
 from hpo.space.expressions import Derived
 from hpo.space.grid import GridImpossible, ParameterGrid
 
 LARGEST_ENUMERATED = 10_000_000  # points
+MOST_PARAMETERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,7 @@ class Space:
         return self.complete({}, rng)
 
     def complete(self, partial: Params, rng: random.Random) -> dict[str, Value]:
-        """A point with the values of partial; the rest is drawn, so that every given parameter exists.
-
-        partial must have no `conflicts`.
-        """
+        """A point with the values of partial, which has no `conflicts`; the rest is drawn so that they exist."""
         forced, clashes = self._forced(partial)
         assert not clashes, clashes
         params: dict[str, Value] = {}
@@ -176,3 +174,48 @@ class Space:
                 domain = Choice(tuple(fields["values"])) if "values" in fields else Range(**fields)
                 parameters.append(Parameter(name, domain, when))
         return cls(tuple(parameters), tuple(derived))
+
+
+def faults_of(parameters: Sequence[Parameter]) -> list[Mistake]:
+    """Every rule the parameters break together."""
+    if len(parameters) > MOST_PARAMETERS:
+        rule = f"must be at most {MOST_PARAMETERS:,} parameters"
+        return [Mistake(parameters[MOST_PARAMETERS].name, rule, f"{len(parameters):,}")]
+    domains = {parameter.name: parameter.domain for parameter in parameters}
+    faults = [Mistake(one.name, "is given twice") for one in parameters if domains[one.name] is not one.domain]
+    for name, condition in ((one.name, condition) for one in parameters for condition in one.when):
+        domain = domains.get(condition.name)
+        impossible = [value for value in condition.allowed if domain is None or domain.coerce(value) is None]
+        if impossible or not condition.allowed:
+            rule = f"can never hold: {condition.name} is {domain or 'not there'}"
+            faults.append(Mistake(f"{name}.when.{condition.name}", rule, ", ".join(map(exact, impossible))))
+    return faults or ordered(parameters)[1]
+
+
+def ordered(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[Mistake]]:
+    """Parents before children, else as written; and the circle that prevents it."""
+    found: list[Parameter] = []
+    placed: set[str] = set()
+    rest = list(parameters)
+    while rest:
+        ready = []
+        for parameter in rest:
+            if all(condition.name in placed for condition in parameter.when):
+                ready.append(parameter)
+                placed.add(parameter.name)
+        if not ready:
+            return found, [_circle({parameter.name: parameter for parameter in rest})]
+        found += ready
+        rest = [parameter for parameter in rest if parameter.name not in placed]
+    return found, []
+
+
+def _circle(rest: Mapping[str, Parameter]) -> Mistake:
+    path = [next(iter(rest))]
+    while True:
+        name = next(condition.name for condition in rest[path[-1]].when if condition.name in rest)
+        if name in path:
+            circle = [*path[path.index(name) :], name]
+            shown = " -> ".join(circle if len(circle) < 9 else [*circle[:4], "...", *circle[-3:]])
+            return Mistake(f"{circle[0]}.when", "must not depend on itself", shown, "drop one of these conditions")
+        path.append(name)

@@ -14,9 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from hpo.core import EPOCHS, Value
-from hpo.space.domains import PARTS, Choice, Condition, Domain, Parameter, ParameterSpec, exact, faults_of, part_of
+from hpo.space.domains import PARTS, Choice, Condition, Domain, Parameter, ParameterSpec, exact, part_of
 from hpo.space.expressions import MEASURES, Derived, NoExpression
-from hpo.space.space import Space
+from hpo.space.space import Space, faults_of
 from hpo.study_file.domain_reader import DomainReader
 from hpo.study_file.fields import Mistakes, known_name, nearest, of_parts, other_tools
 from hpo.study_file.rules import check_derived
@@ -147,8 +147,6 @@ class SpaceReader:
         given = (when.mapping or {}).items()
         return tuple((name, one.items if one.items is not None else (one,)) for name, one in given)
 
-    # -- blocks and layers -----------------------------------------------------------------------------------------
-
     def _per(self, node: Node, path: str, name: str, known: ParameterSpec | None) -> str:
         per = (node.mapping or {}).get("per", NOTHING)
         if per.value not in PARTS:
@@ -199,8 +197,6 @@ class SpaceReader:
         self.mistakes.note(entry.place, f"{entry.path}.per", rule, "", f"add {counted}: [1, 2, 3]")
         return 0
 
-    # -- values that follow from others --------------------------------------------------------------------------------
-
     def _follows(self, text: object, name: str, known: ParameterSpec | None) -> bool:
         """Whether this is no value but an expression; a word alone may be a value of one's own model."""
         if not isinstance(text, str) or name in (EPOCHS, *(one.counted for one in PARTS.values())):
@@ -231,8 +227,6 @@ class SpaceReader:
             entry, circle = self.written[error.args[1][0]], " -> ".join(error.args[1])
             self.mistakes.note(entry.place, entry.path, "must not follow from itself", circle)
             return ()
-
-    # -- conditions ----------------------------------------------------------------------------------------------------
 
     def _conditions(self, entry: Entry) -> tuple[Condition, ...]:
         """The conditions of one parameter, at most one on each other parameter."""
