@@ -106,10 +106,7 @@ class Dataset:
         return f"{len(self.images):,} images of {'x'.join(map(str, self.shape))} {kind}: {split}"
 
     def save(self, folder: Path) -> Dataset:
-        """Write it there, all or nothing, and return it as a memory map. Processes may save at the same time.
-
-        What is there with the same digest stays; another data set is replaced (open maps of it stay valid).
-        """
+        """Write it there, all or nothing, and return it as a memory map; what has another digest is replaced."""
         if _digests_at(folder, self.split)[1] != self.digest:
             try:
                 if _digests_at(folder)[0] != self.content:
@@ -138,10 +135,7 @@ class Dataset:
 
     @staticmethod
     def open(folder: Path, split: int | None = None) -> Dataset:
-        """A saved data set as read-only memory maps, in the split that it was saved with or in that of another seed.
-
-        Raises EnvironmentFailed if it is not there or damaged.
-        """
+        """A saved data set as read-only maps, in its first split or that of a seed. Raises EnvironmentFailed."""
         try:
             saved = json.loads((folder / DESCRIPTION).read_text("utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}

@@ -9,12 +9,12 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,8 +24,6 @@ from hpo.files import number_in
 from hpo.formatting import byte_size
 from hpo.study_file.spec import DataSpec
 
-T = TypeVar("T")
-R = TypeVar("R")
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]  # channels, height, width
 Targets = tuple[Array, tuple[str, ...] | None]  # numbers of classes and the names of these, or what is to be predicted
@@ -234,14 +232,8 @@ def dull(images: Array, advice: str) -> Iterator[str]:
     yield f"the pixels of all images take {len(levels)} values only ({values}): look at how the files were written"
 
 
-# -- memory ------------------------------------------------------------------------------------------------------
-
-
 def available_memory(root: Path = Path("/")) -> int:
-    """Free bytes of the machine, or of its container (cgroups, version 2) if that has less.
-
-    The file cache of a container is freed when memory is needed.
-    """
+    """Free bytes of the machine, or of its container (cgroups, version 2), whose file cache counts as free."""
     free, cgroup = 1024 * number_in(root / "proc/meminfo", "MemAvailable:"), root / "sys/fs/cgroup"
     with suppress(OSError, ValueError):  # no container, or "max": no limit
         most, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -252,9 +244,6 @@ def available_memory(root: Path = Path("/")) -> int:
 def refuse_above(place: str, needed: int, available: int | None, remedy: str) -> None:
     if available is not None and needed > available:
         raise BadInput(Mistake(place, f"needs {byte_size(needed)} of memory", byte_size(available), remedy))
-
-
-# -- refusals ----------------------------------------------------------------------------------------------------
 
 
 def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
@@ -270,18 +259,6 @@ def raise_all(mistakes: Sequence[Mistake | str], place: str | Path) -> None:
         shown.append(Mistake(str(place), f"has {more} more mistakes like these", "", listed))
     if shown:
         raise BadInput(*shown)
-
-
-def collect(read: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Mistake | str]]:
-    """What `read` returns for each item, and the mistakes of all items that it refuses with BadInput."""
-    results: list[R] = []
-    mistakes: list[Mistake | str] = []
-    for item in items:
-        try:
-            results.append(read(item))
-        except BadInput as bad:
-            mistakes += bad.mistakes
-    return results, mistakes
 
 
 def unreadable(path: Path | str) -> BadInput:

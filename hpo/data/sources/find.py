@@ -23,10 +23,7 @@ LARGE = 64  # pixels: the side that larger images have in the study file that `h
 
 
 def find(spec: DataSpec, available: int | None) -> Contents:
-    """The contents of spec.source, a known name or a path. Raises BadInput.
-
-    available: bytes of memory that it may take, whatever a file claims.
-    """
+    """The contents of a known name or a path; available: bytes of memory that it may take. Raises BadInput."""
     if spec.source in DATA_SETS:
         from hpo.data.sources import builtin  # 0.5 s of scikit-learn that the other sources do without
 

@@ -133,10 +133,7 @@ def _loose_images(folder: Path) -> Iterator[Path]:
 
 
 def walk(root: Path, within: Path | None = None) -> list[Path]:
-    """All files under root but those ignored, in order. Raises BadInput for bad links and what cannot be read.
-
-    within: the folder nothing may lead out of, root if it is not given.
-    """
+    """All files under root but those ignored, in order. within: what no link may lead out of. Raises BadInput."""
     files: list[Path] = []
     mistakes: list[Mistake] = []
 

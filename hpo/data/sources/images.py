@@ -15,14 +15,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-from hpo.data.sources.contents import SHOWN, Array, Contents, R, Shape, labelled, raise_all, unreadable
+from hpo.data.sources.contents import SHOWN, Array, Contents, Shape, labelled, raise_all, unreadable
 from hpo.data.sources.folders import File, class_files, walk
 from hpo.errors import BadInput, Mistake
-from hpo.formatting import count, listed, printable
+from hpo.formatting import count, printable
 from hpo.study_file.spec import DataSpec
 
 # Pixels only: Pillow's other readers start Ghostscript (EPS), follow file names (GRIB) or are rarely looked at.
@@ -32,17 +33,14 @@ MOST_PIXELS = 2**26  # 8192 x 8192; the largest cameras in common use stay below
 GREY = ("1", "L", "LA", "La")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # more than 8 bits a pixel: kept as float32, of any range
 DEPTHS = ("8 bits", "more than 8 bits")
-PHOTOGRAPHS = frozenset(("images", "image", "imgs", "img", "jpegimages"))
-MASKS = frozenset(("masks", "mask", "annotations", "annotation", "labels", "trimaps", "segmentationclass"))
 ORIENTATION = 0x0112  # of EXIF (CIPA DC-008, 4.6.4); 5 to 8 exchange height and width
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says before it is decoded. size: (height, width) upright; cut: Pillow keeps 8 of its bits only.
-
-    frames: of an animation, or pages.
-    """
+    """What a file says before it is decoded. size: (height, width) upright; cut: Pillow keeps 8 of its bits only."""
 
     size: tuple[int, int]
     colour: bool
@@ -226,7 +224,6 @@ def read(root: Path, spec: DataSpec) -> Contents:
     notes += several_frames(headers)
     labels = np.array(names)
     targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
-    notes += _segmentation(classes or ())
     return Contents(
         name=root.name,
         place=str(root),
@@ -250,13 +247,6 @@ def _advice(headers: Sequence[Header], background: str) -> str:
         other = "white" if background == "black" else "black"
         return f"transparent ones are drawn on {background}; set data.background: {other}"
     return Contents.advice
-
-
-def _segmentation(classes: Collection[str]) -> Iterator[str]:
-    """A sentence where the folders are images and what is marked in them."""
-    names = {name.lower() for name in classes}
-    if names <= PHOTOGRAPHS | MASKS and names & PHOTOGRAPHS and names & MASKS:
-        yield f"the classes are {listed([*classes])}: if these are images and their masks, make one sub-folder a class instead"
 
 
 def _with_headers(

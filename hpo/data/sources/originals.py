@@ -19,17 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.data.sources.contents import (
-    Array,
-    Contents,
-    Part,
-    collect,
-    labelled,
-    of_arrays,
-    raise_all,
-    refuse_above,
-    unreadable,
-)
+from hpo.data.sources.contents import Array, Contents, Part, labelled, of_arrays, raise_all, refuse_above, unreadable
 from hpo.errors import BadInput, Mistake
 from hpo.study_file.spec import DataSpec
 
@@ -74,10 +64,7 @@ def _bad(path: Path, rule: str, got: str = "") -> BadInput:
 def _idx(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     files = _idx_files(folder)
     paths = [path for pair in files.values() for path in pair]
-    dimensions = [3, 1] * len(files)
-    arrays, mistakes = collect(lambda at: array_of(paths[at], dimensions[at], available), range(len(paths)))
-    raise_all(mistakes, "IDX files")
-    images, labels = arrays[::2], arrays[1::2]
+    images, labels = ([array_of(pair[i], (3, 1)[i], available) for pair in files.values()] for i in (0, 1))
     raise_all(_misfits(folder, paths, images, labels), folder)
     targets = labelled(np.concatenate(labels), spec, str(folder))
     return of_arrays(folder, [part[:, None] for part in images], targets, spec, list(files))
@@ -115,10 +102,9 @@ def array_of(path: Path, dimensions: int, available: int | None) -> Array:
             count = math.prod(shape)
             if path.suffix == ".gz":  # never unpacked beyond what its header says
                 refuse_above(str(path), count, available, "hand over fewer images")
-                values, more = np.frombuffer(stream.read(count), np.uint8), bool(stream.read(1))
+                values = np.frombuffer(stream.read(count + 1), np.uint8)
             else:
                 values = np.memmap(path, np.uint8, "r")[stream.tell() :]
-                more = len(values) > count
     except PermissionError as error:
         raise unreadable(path) from error
     except EOFError as error:
@@ -127,7 +113,7 @@ def array_of(path: Path, dimensions: int, available: int | None) -> Array:
         raise _bad(path, "is damaged") from error
     if len(values) < count:
         raise _bad(path, "ends early")
-    if more:
+    if len(values) > count:
         raise _bad(path, f"holds more than the {shape[0]} of its header")
     return values.reshape(shape)
 
@@ -196,11 +182,11 @@ def _batch(path: Path) -> tuple[Array, Array]:
     labels, images = batch.get(b"labels", batch.get(b"fine_labels")), batch.get(b"data")
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
         raise _bad(path, "must hold a list of numbers, labels or fine_labels")
-    array = images.array if isinstance(images, _Pixels) else None
-    if array is None or array.shape != (len(labels), 3072):
-        got = type(images).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise _bad(path, f"must hold data, uint8 ({len(labels)}, 3072)", got)
-    return array.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
+    match images.state if isinstance(images, _Built) else None:
+        case (_, (rows, 3072), _Built(arguments=(b"u1" | "u1", *_)), False, bytes() as data):
+            if rows == len(labels) and len(data) == rows * 3072:
+                return np.frombuffer(data, np.uint8).reshape(rows, *SHAPE), np.array(labels, dtype=np.int64)
+    raise _bad(path, f"must hold data, uint8 ({len(labels)}, 3072)")
 
 
 def unpickled(path: Path) -> dict[bytes, Any]:
@@ -238,39 +224,25 @@ def _inspect(data: bytes) -> None:
             raise Refused(f"more than {MOST_TUPLES} tuples")
 
 
-class _Pixels:
-    """What the pickle builds in place of an array."""
+class _Built:
+    """What the pickle builds in place of an array and of its type: the arguments and the state that NumPy would get."""
 
-    array: Array = np.empty(0, np.uint8)
+    state: object = None
 
-    def __init__(self, *_: object) -> None:
-        """Takes the arguments of numpy's _reconstruct: a type, a shape and a code that the state replaces."""
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Bytes) or fortran or not isinstance(data, bytes):
-            raise Refused("an array of anything but bytes")
-        self.array = np.frombuffer(data, np.uint8).reshape(shape)
-
-
-class _Bytes:
-    """What the pickle builds in place of the dtype uint8; its state (byte order, alignment) is nothing to bytes."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        if code not in (b"u1", "u1"):
-            raise Refused(f"an array of {code!r:.40}")
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: object) -> None:
-        pass
+        self.state = state
 
 
 # The names an array of bytes is pickled with. Nothing of NumPy's is called: numpy.dtype and numpy.ndarray trust the
 # state they are given, and with a forged one read memory that is not theirs.
 STAND_INS = {
     ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): _Bytes,
-    ("numpy.core.multiarray", "_reconstruct"): _Pixels,
-    ("numpy._core.multiarray", "_reconstruct"): _Pixels,
+    ("numpy", "dtype"): _Built,
+    ("numpy.core.multiarray", "_reconstruct"): _Built,
+    ("numpy._core.multiarray", "_reconstruct"): _Built,
     ("_codecs", "encode"): str.encode,  # how Python 3 writes bytes for Python 2
 }
 
