@@ -129,10 +129,7 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], good: Callable[[Path], bool]) -> None:
-    """Have `write` fill a new folder, flush it to disk and rename it to `folder`. Raises OSError.
-
-    What is there already goes, unless it is good: then another process was faster and its folder stays.
-    """
+    """Have `write` fill a new folder that becomes `folder`, unless a good one is there by then. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent) as drafts:
         new = drafts / "new"

@@ -20,10 +20,7 @@ SECRETS = (  # what stands before one, and how it looks; one that holds a space 
 
 
 def without_password(text: str) -> str:
-    """An address, or a text with addresses in it, for messages, logs and whatever is kept or shown.
-
-    Where it is not certain what belongs to a password, more is masked.
-    """
+    """A text with addresses in it, to be kept or shown. What may belong to a password is masked."""
     for secret in SECRETS:
         text = secret.sub(r"\1***", text)
     return text
@@ -130,10 +127,7 @@ def byte_size(amount: float) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """What strangers named, for a terminal: nothing in it moves the cursor, starts an escape or turns text around.
-
-    keep: characters that stay, such as line ends.
-    """
+    """What strangers named, for a terminal: nothing moves its cursor or turns text around. keep: what stays."""
     escaped = {letter: f"\\x{ord(letter):02x}" for letter in {*text} if not letter.isprintable()}
     return "".join(letter if letter in keep else {**escaped, "\n": " "}.get(letter, letter) for letter in text)
 

@@ -57,10 +57,7 @@ def decode(kind: str, text: str) -> Event:
 
 
 class Journal:
-    """Append-only events of one study, and a few texts about it (`meta`).
-
-    Connected while it is used: of a process's journals that write, those used last keep their connection.
-    """
+    """Append-only events of one study, and a few texts about it (`meta`). Those used last keep their connection."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path, self._mode = path, mode

@@ -35,10 +35,7 @@ MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", S
 
 
 class Terminal(rich.console.Console):
-    """rich's console; a study continues when its reader is gone, as behind `hpo run | head`.
-
-    Whatever is printed is cleaned: names of classes, files and params may be a stranger's.
-    """
+    """rich's console, which outlives its reader (`hpo run | head`) and cleans names, which may be a stranger's."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
@@ -239,10 +236,7 @@ def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
 
 
 class ComparisonProgress:
-    """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each study that ends.
-
-    Its measure is epochs charged, not seconds.
-    """
+    """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each that ends."""
 
     def __init__(self, spec: StudySpec, terminal: Terminal) -> None:
         self.spec, self.terminal = spec, terminal

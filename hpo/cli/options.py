@@ -29,10 +29,7 @@ def echo(text: str, err: bool = False, nl: bool = True, exact: bool = False) -> 
 
 
 def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> StudySpec:
-    """A study file, or the same as a mapping, as a frozen StudySpec. Raises BadInput with every mistake.
-
-    sets: `key.path=value`, as for `--set`.
-    """
+    """A study file, or the same as a mapping, with `key.path=value`s on top. Raises BadInput with every mistake."""
     from hpo.models import families  # 0.1 s that `--help` need not wait for
     from hpo.study_file.reader import read_study as read_study
 

@@ -109,9 +109,6 @@ def write_data(data: Dataset, path: Path) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-# -- the settings --------------------------------------------------------------------------------------------------
-
-
 def script(source: ScriptSource) -> str:
     """The text of train.py: the template with the best trial's settings."""
     head, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)

@@ -34,10 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What turns images (N, C, H, W) into (N, K), and what must be known to give it files.
-
-    classes: empty where it predicts numbers; largest: the data's brightest pixel.
-    """
+    """What turns images (N, C, H, W) into (N, K). classes: none for numbers; largest: the data's brightest pixel."""
 
     predict: Callable[[Array], Array]
     classes: tuple[str, ...]
@@ -64,9 +61,6 @@ class Prediction:
     @property
     def best(self) -> int:
         return int(np.argmax(self.numbers))
-
-
-# -- models --------------------------------------------------------------------------------------------------------
 
 
 def trained(result: Result) -> Model:
@@ -101,9 +95,6 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
     if "shape" not in about:
         raise BadInput(Mistake(name, "must be a model that hpo published", "another", "load it with mlflow.pytorch"))
     return Model.of(partial(predictions, module), about)
-
-
-# -- predicting ----------------------------------------------------------------------------------------------------
 
 
 def predict(model: Model, folder: Path, note: Callable[[str], None] = lambda text: None) -> list[Prediction]:
@@ -158,9 +149,6 @@ def _chunks(model: Model, files: list[Path], unusable: list[Mistake | str]) -> I
         if images and not mistakes:
             yield [*images], np.stack([*images.values()])
     raise_all(mistakes, "the images")
-
-
-# -- what is printed -------------------------------------------------------------------------------------------------
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:

@@ -39,10 +39,7 @@ def draw_search(spec: StudySpec, folders: Folders, study: Study) -> Drawn:
 
 
 def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callable[[], Drawn] | None = None) -> None:
-    """Write trials.csv, report.html and the report's pictures beside the journal. Raises EnvironmentFailed.
-
-    drawn: waits for another thread's `draw_search`.
-    """
+    """Write trials.csv, report.html and its pictures. drawn: waits for `draw_search`. Raises EnvironmentFailed."""
     try:
         pictures = (drawn or partial(draw_search, spec, folders, study))()
         with replace_file(folders.trials_csv) as draft:
@@ -70,19 +67,13 @@ def study_facts(spec: StudySpec) -> dict[str, str]:
     }
 
 
-# -- export
-
-
 def export_csv(result: Result, path: Path) -> None:
     with replace_file(path) as draft:
         result.trials.to_csv(draft, index=False)
 
 
 def export_onnx(result: Result, path: Path) -> None:
-    """The best model: `images` (N, C, H, W), raw pixels of the size it was trained at, to `outputs` (N, K).
-
-    Names of the classes are metadata, `classes`, as JSON. Raises EnvironmentFailed without the extra `onnx`.
-    """
+    """`images` (N, C, H, W), raw pixels, to `outputs` (N, K), classes as metadata. Raises EnvironmentFailed."""
     if importlib.util.find_spec("onnxscript") is None:
         rule, remedy = "needs the packages onnx and onnxscript", "in a checkout of hpo: pip install '.[onnx]'"
         raise EnvironmentFailed(Mistake("--onnx", rule, "", remedy))

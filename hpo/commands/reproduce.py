@@ -25,10 +25,7 @@ from hpo.training import checkpoints
 
 @dataclass(frozen=True, slots=True)
 class Reproduced:
-    """difference: the first one in words, "" for none; changed: what is other now than when the trial was trained.
-
-    restored: the checkpoint had been pruned away and is back.
-    """
+    """difference: the first one, "" for none; changed: what is other now; restored: its pruned checkpoint is back."""
 
     trial: Trial
     epochs: int
@@ -72,9 +69,6 @@ def _restore(job: Job, folder: Path, epoch: int) -> bool:
     return True
 
 
-# -- one training outside of a study -------------------------------------------------------------------------------
-
-
 def one_worker(spec: StudySpec, dataset: Dataset | None) -> Components:
     """The study's parts for one worker on this machine, whatever cluster it runs on. Raises BadInput for its device."""
     execution = spec.execution if spec.execution.engine == "inline" else replace(spec.execution, engine="local")
@@ -109,9 +103,6 @@ def train_job(
         return reports, run_job(executor, job, keep)
 
 
-# -- comparing -----------------------------------------------------------------------------------------------------
-
-
 def _difference(trial: Trial, reports: Sequence[Report], end: JobEnded | JobFailed) -> str:
     """The first difference in a phrase, "" if there is none."""
     for then, now in zip(trial.reports, reports, strict=False):
@@ -137,10 +128,7 @@ def first_difference(then: Report, now: Report) -> str:
 
 
 def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
-    """What the run depended on that trained the trial's first epoch, in whichever study of this name that was.
-
-    Where there is no such epoch: what the run depended on that started the trial.
-    """
+    """What the run depended on that trained the trial's first epoch, in whichever study, or else that started it."""
     here = result.folders
     started: Mapping[str, Value] = {}
     for other in sorted(studies_of(here.state, here.name), key=lambda one: one != here):

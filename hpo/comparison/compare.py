@@ -34,10 +34,7 @@ Repetition = float | Outcome  # the value with a fresh training seed, or why the
 
 
 class CurvePoint(NamedTuple):
-    """A study when it had a new best, or a trial ended: epochs and seconds trained, trials started.
-
-    value: the best so far; best: its trial, read after `epoch`.
-    """
+    """A study when it had a new best, or a trial ended. best: the trial that has the value, read after `epoch`."""
 
     epochs: int
     seconds: float

@@ -134,10 +134,7 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def verdict(difference: Difference, corrected: float, margin: float) -> Verdict:
-    """What may be said of a against b; corrected is Holm's p over all pairs of the comparison.
-
-    A difference within the margin is no victory, however certain it is.
-    """
+    """What may be said of a against b, by Holm's p over all pairs; a difference within the margin is no victory."""
     if difference.seeds < 2:
         return Verdict.UNDECIDED
     if -margin <= difference.interval.low and difference.interval.high <= margin:
@@ -273,10 +270,7 @@ def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | N
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """value: with the seed that chose it; fresh: with seeds that did not; size: learned parameters, None if unknown.
-
-    failed: the outcomes of the repetitions that have no value.
-    """
+    """value: with the seed that chose it; fresh, failed: with others, and those without one; size: parameters."""
 
     trial: int
     value: float

@@ -72,10 +72,7 @@ def allowed(spec: StudySpec, params: Params) -> bool:
 
 
 def clashes(old: Space, new: Space, defaults: Params) -> list[str]:
-    """Why trials of the old space cannot stand beside those of the new one; [] if they can.
-
-    Values may come and go. Old trials have the default of a parameter that is new.
-    """
+    """Why trials of the old space, with defaults of what is new, cannot stand beside those of the new one."""
     gone = [old[name] for name in old.names if name not in new]  # which is well where the new one cannot have it
     reasons = [f"{one.name} is gone" for one in gone if all(_when(one, old, new).values())]
     absent: set[str] = set()  # new parameters that no old point can have
@@ -178,10 +175,7 @@ def _change(before: Environment, data: Dataset) -> str:
 
 
 def stored_data(spec: StudySpec, folders: Folders, study: Study) -> Dataset | None:
-    """The data that a study was trained on: its own copy where the source is another now, which is a warning.
-
-    Raises Conflict or BadInput where there is no copy.
-    """
+    """What a study was trained on: its own copy, with a warning, where the source is another now. Raises HpoError."""
     environments = study.environments[-1:]
     try:
         return load_data(spec, folders, environments)

@@ -120,7 +120,7 @@ def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset |
     problem = assemble(spec, data, placement).problem()
     if next(random_points(replace(problem, feasible=judge)), None) is None:
         rule, got = "must hold at least one point that can be trained", reasons[0] if reasons else "an empty space"
-        remedy = "widen it; `hpo check` names the likely causes"
+        remedy = "widen it; `hpo check` names the reasons"
         raise BadInput(Mistake(spec.place("search_space"), rule, got, remedy))
 
 

@@ -49,10 +49,7 @@ COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of the best model. test: metrics of the model as it is in MLflow, named test_*; said: a sentence.
-
-    failed: it could not be published, which the same command tries again.
-    """
+    """What became of the best model. test: metrics named test_*; failed: the same command tries it again."""
 
     test: Mapping[str, float] = field(default_factory=dict)
     model: str | None = None  # models:/m-...

@@ -92,8 +92,6 @@ class Search:
             return None
         return self.goal.best(self.study.trials[number] for number in self.study.paused)
 
-    # -- budget
-
     def grant(self, key: str, until: int) -> int:
         """Reserve epochs of a training up to `until`, as far as the budget goes; returns the epoch it may reach."""
         have = self.granted.get(key, 0)

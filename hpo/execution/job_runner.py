@@ -27,10 +27,7 @@ class JobRunner:
         self._paused: tuple[Job, int, Iterator[Report]] | None = None  # and the epoch it is at
 
     def run(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> Iterator[Message]:
-        """Yield the messages of a job, the last of them JobEnded or JobFailed. `stopped` is called after every epoch.
-
-        Raises EnvironmentFailed where the machine is at fault: no trial should pay for that.
-        """
+        """Yield the messages of a job, the last JobEnded or JobFailed; EnvironmentFailed is the fault of no trial."""
         paused, self._paused = self._paused, None
         if paused and not _continues(paused[0], paused[1], job):
             paused = None

@@ -26,10 +26,7 @@ PROBE = "import torch.cuda as c; print(*(c.mem_get_info(i)[0] for i in range(c.d
 
 
 class LocalExecutor:
-    """`slots` worker processes. They start at once and import `modules`; `begin` gives them their trainers.
-
-    clock is used for hangs and time limits only, never in a result.
-    """
+    """`slots` worker processes, which import `modules` at once; `begin` gives them trainers. clock: for limits only."""
 
     def __init__(self, slots: int, modules: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.slots = slots

@@ -152,8 +152,6 @@ class RayExecutor:
         if self._connected_here:
             ray.shutdown()
 
-    # -- starting and replacing workers
-
     def _adjust_workers(self) -> None:
         """Have as many workers as the nodes carry. Raises EnvironmentFailed."""
         if self._clock() < self._next_check:
@@ -189,8 +187,6 @@ class RayExecutor:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS * (len(self._workers) + 1):
                 raise EnvironmentFailed(f"workers died while starting: {why}")
-
-    # -- messages, deaths and deadlines
 
     def _with_messages(self, timeout: float | None) -> list[_WorkerActor]:
         """The workers that have sent something, as soon as one has."""
@@ -251,8 +247,6 @@ class RayExecutor:
                 self._remove(worker, broke.error)
                 messages.append(broke)
         return messages
-
-    # -- jobs
 
     def _assign(self) -> None:
         """Give waiting jobs to idle workers, if possible to the one that has the training in memory."""

@@ -25,11 +25,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
     "kernel_size": ParameterSpec(3, "int", low=1, per="block", doc="k: side of the kernel"),
     "stride": ParameterSpec(1, "int", low=1, per="block", doc="S: of the block's first convolution"),
     "padding": ParameterSpec(
-        SAME,
-        "choice",
-        choices=PADDINGS,
-        per="block",
-        doc="valid: none; same: as large as the input at stride 1; a number: P on each side",
+        SAME, "choice", choices=PADDINGS, per="block", doc="valid: none; same: keeps the size at stride 1; or P"
     ),
     "padding_mode": ParameterSpec(
         "zeros", "choice", choices=MODES, per="block", doc="what is padded; replicate is the nearest pixel"
@@ -38,12 +34,8 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
     "batch_norm": ParameterSpec(
         OFF, "choice", choices=(OFF, "before", "after"), per="block", doc="before or after the activation"
     ),
-    "pool": ParameterSpec(
-        "max",
-        "choice",
-        choices=("max", "average", NONE),
-        per="block",
-        doc="pooling of the block, after the activation; max before one that only rises (the same function)",
+    "pool": ParameterSpec(  # max goes before an activation that only rises, which is the same function
+        "max", "choice", choices=("max", "average", NONE), per="block", doc="pooling of the block, after the activation"
     ),
     "pool_size": ParameterSpec(2, "int", low=1, per="block", when=_POOLED, doc="side of the pooling window"),
     "pool_stride": ParameterSpec(None, "int", low=1, per="block", when=_POOLED, doc="pool_size where it is left out"),

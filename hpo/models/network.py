@@ -66,10 +66,7 @@ class Rescale(nn.Module):
 
 
 def build(layers: Sequence[Layer], shape: Shape, generator: torch.Generator | None = None) -> nn.Sequential:
-    """The network on the CPU, initialized from the generator (or from torch's global one). Raises Impossible.
-
-    The same generator state gives the same weights, whatever device they go to afterwards.
-    """
+    """The network on the CPU, drawn from the generator: the same state gives the same weights. Raises Impossible."""
     net = construct(layers, shape, torch.device("meta"))
     for part in net.modules():
         for name, weight in list(part.named_parameters(recurse=False)):
@@ -180,10 +177,7 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
 
 
 def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Module:
-    """What a user's function `model` returned, once two blank images pass it; lazy layers learn their shapes by that.
-
-    Raises TrainingFailed.
-    """
+    """What a user's function returned, once two blank images have passed it. Raises TrainingFailed."""
     if not isinstance(network, nn.Module):
         text = f"{model} must return a torch.nn.Module, got {type(network).__name__}"
         raise TrainingFailed(Outcome.INVALID, text)

@@ -16,20 +16,7 @@ from hpo.formatting import count, decimals, duration, ending, known_before, list
 from hpo.report import figures, findings
 from hpo.report.figures import ModelFigures
 from hpo.report.findings import Importances
-from hpo.report.page import (
-    Content,
-    Html,
-    Picture,
-    bullets,
-    fact_list,
-    figure,
-    join,
-    page,
-    scrolling,
-    section,
-    table,
-    tag,
-)
+from hpo.report.page import Content, Html, Picture, bullets, fact_list, figure, page, scrolling, section, table, tag
 from hpo.space.domains import Parameter, ParameterSpec, Range
 from hpo.space.space import Space
 
@@ -156,7 +143,7 @@ def _top(report: StudyReport) -> Html:
     return tag("header", [*parts, fact_list(numbers)])
 
 
-def _headline(report: StudyReport) -> Content:
+def _headline(report: StudyReport) -> Content | list[Content]:
     best, trials = report.best, len(report.study)
     if not trials:
         return "No trial has started yet."
@@ -167,8 +154,8 @@ def _headline(report: StudyReport) -> Content:
     of = "No trial is complete; of those trained longest, the best is "
     if report.goal.counted(best):
         of = f"Best of {count(trials, 'trial')}: "
-    head = f"{of}trial {best.number}, {report.goal.metric} "
-    return join([head, tag("b", decimals(value)), read_at(best, report.goal)], between="")
+    head = f"{of}trial {best.number}, {report.goal.metric}"
+    return [head, tag("b", f"{decimals(value)}{read_at(best, report.goal)}")]
 
 
 def _tested(report: StudyReport, best: Trial) -> str:

@@ -154,8 +154,8 @@ def escape(content: Content) -> str:
     return content.text if isinstance(content, Html) else html.escape(content)
 
 
-def join(parts: Sequence[Content], between: str = "\n") -> Html:
-    return Html(between.join(escape(part) for part in parts))
+def join(parts: Sequence[Content]) -> Html:
+    return Html("\n".join(map(escape, parts)))
 
 
 def tag(name: str, content: Content | Sequence[Content], **attributes: str | None) -> Html:

@@ -140,10 +140,7 @@ class Random:
 
 
 class Grid:
-    """Every feasible combination once, shuffled, so that a budget smaller than the grid is spent all over it.
-
-    Raises GridImpossible for ranges without step or count.
-    """
+    """Every feasible combination once, shuffled, so that a small budget is spent all over it. Raises GridImpossible."""
 
     def __init__(self, problem: Problem) -> None:
         grid = problem.space.grid()

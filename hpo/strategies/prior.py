@@ -161,10 +161,7 @@ def keep(content: bytes, folder: Path) -> str:
 
 @cache
 def load(path: Path = SHIPPED, left_out: str = WHOLE, began: str | None = None) -> LearnedPrior:
-    """began: the digest that it must have, of one stored with a study.
-
-    Raises EnvironmentFailed for a file that is torn, of another version or made by hand.
-    """
+    """began: the digest that it must have, of one stored with a study. Raises EnvironmentFailed for any other file."""
     try:
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()[:16]

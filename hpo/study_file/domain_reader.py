@@ -17,10 +17,7 @@ _INTERVAL: Final = r"[-+.0-9eE_]+ *(\.\.\.?|to|-|:) *[-+.0-9eE_]+"
 
 @dataclass(frozen=True)
 class DomainReader:
-    """Reads a value, a [list], {min, max, ...} or {choices, ...}.
-
-    known: what the trainer says about the parameter; None: numbers are whole or not as they are written.
-    """
+    """known: what the trainer says about the parameter; None: numbers are whole or not as they are written."""
 
     mistakes: Mistakes
     path: str

@@ -275,10 +275,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, tags: Ma
 
 
 def follow_moved_folder(path: Path, name: str, artifacts: str) -> None:
-    """Where a store was moved or copied with its artifacts, have their absolute addresses in it follow.
-
-    Whatever lies in the old mlruns/ moved along: every experiment's, and the models. Raises sqlite3.Error.
-    """
+    """Where a store was moved with its artifacts, their absolute addresses in it follow. Raises sqlite3.Error."""
     with closing(sqlite3.connect(path)) as database, database:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         (known,) = database.execute(query, (name,)).fetchone() or (artifacts,)

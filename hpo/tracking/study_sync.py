@@ -16,19 +16,8 @@ from hpo.core import Closed, Event, Opened, Reported, Retried, Study, digest
 from hpo.errors import HpoError
 from hpo.files import read_log
 from hpo.journal import Journal
-from hpo.tracking.runs import (
-    RUNNING,
-    Change,
-    History,
-    MetricPoint,
-    Run,
-    StoredRun,
-    TrackedStudy,
-    difference,
-    study_run,
-    trial_points,
-    trial_run,
-)
+from hpo.tracking import runs
+from hpo.tracking.runs import RUNNING, Change, History, MetricPoint, Run, StoredRun, TrackedStudy
 
 PARENT = -1  # the key of the study's own run among its trials' runs
 
@@ -42,10 +31,7 @@ class Gone(Exception):
 
 
 class Store(Protocol):
-    """One experiment in MLflow. Every method raises Outage or Gone; a run deleted in the UI is restored by `write`.
-
-    experiment: its id.
-    """
+    """One experiment in MLflow. Every method raises Outage or Gone; `write` restores a run deleted in the UI."""
 
     experiment: str
 
@@ -69,10 +55,7 @@ class Store(Protocol):
 
 
 class StudySync:
-    """One study on its way to one experiment. Used by one thread; only `undelivered` and `run` by others too.
-
-    runs: its runs in MLflow by trial number, its own under PARENT.
-    """
+    """One study on its way to MLflow, by one thread. runs: its runs by trial number, its own under PARENT."""
 
     def __init__(self, tracked: TrackedStudy, open_journal: Callable[[Path], Journal]) -> None:
         self.tracked, self._open_journal = tracked, open_journal
@@ -121,8 +104,6 @@ class StudySync:
         with closing(self._open_journal(self.tracked.journal)) as journal:
             return list(journal.events(after))
 
-    # -- send
-
     def send(self, store: Store, live: bool, comparison: str | None = None) -> None:
         """Bring MLflow up to what was read. live: the driver is at work; comparison: the id of the comparison's run."""
         if self._read == 0:
@@ -166,7 +147,7 @@ class StudySync:
         self._must_look = False
 
     def _parent_run(self) -> Run:
-        return study_run(self.history, bool(self._live), self._comparison)
+        return runs.study_run(self.history, bool(self._live), self._comparison)
 
     def _send_parent(self, store: Store) -> None:
         if self._parent_due or self._points:
@@ -175,7 +156,7 @@ class StudySync:
 
     def _send_trial(self, store: Store, number: int) -> None:
         trial, scores = self.history.study.trials[number], self.history.scores.get(number, [])
-        run = trial_run(self.history, trial, bool(self._live), self.runs[PARENT].id)
+        run = runs.trial_run(self.history, trial, bool(self._live), self.runs[PARENT].id)
         stored = self.runs.get(number)
         if stored is not None and not stored.params.items() <= run.params.items():
             store.remove(stored.id)  # the journal lost its end in a power cut, and the number went to another trial
@@ -183,10 +164,10 @@ class StudySync:
         try:
             if number not in self.runs:
                 self._create(store, number, run)
-            self._write(store, number, run, trial_points(trial, self.runs[number].epochs), scores)
+            self._write(store, number, run, runs.trial_points(trial, self.runs[number].epochs), scores)
         except Gone:  # only this run; if it is the experiment, this raises Gone too
             self._create(store, number, run)
-            self._write(store, number, run, trial_points(trial, 0), scores)
+            self._write(store, number, run, runs.trial_points(trial, 0), scores)
         self.runs[number] = replace(self.runs[number], epochs=trial.epoch)
 
     def _logged(self, store: Store, number: int, run: Run) -> Run:
@@ -207,13 +188,11 @@ class StudySync:
     ) -> None:
         """A run that has come to rest and looks as it should has its points too: a Store writes them first."""
         stored, run = self.runs[number], self._logged(store, number, run)
-        change = difference(stored, run, [*points, *scores])
+        change = runs.difference(stored, run, [*points, *scores])
         if change.params or change.tags or change.status or run.status == RUNNING or scores:
             store.write(stored.id, change)
         tags = {**stored.tags, **run.tags}
         self.runs[number] = replace(stored, tags=tags, params=run.params, status=run.status, ended=run.ended)
-
-    # -- artifacts
 
     def upload(self, store: Store, artifacts: bool) -> None:
         """study.yaml and the like; artifacts: the report and the pictures too. Only what changed."""

@@ -24,21 +24,8 @@ from hpo.errors import HpoError
 from hpo.files import alive, hit
 from hpo.formatting import without_password
 from hpo.journal import Journal
-from hpo.tracking import ui
-from hpo.tracking.runs import (
-    DRIVER,
-    INTERRUPTED,
-    KILLED,
-    NO_DRIVER,
-    PARENT,
-    RUNNING,
-    Change,
-    StoredRun,
-    TrackedStudy,
-    comparison_run,
-    difference,
-    milliseconds,
-)
+from hpo.tracking import runs, ui
+from hpo.tracking.runs import RUNNING, Change, StoredRun, TrackedStudy, difference
 from hpo.tracking.study_sync import Gone, Outage, Store, StudySync, files_in
 from hpo.tracking.ui import ui_address
 
@@ -65,10 +52,7 @@ Connect = Callable[[str, str, Mapping[str, str]], Store]  # uri, experiment, its
 
 
 class Sync:
-    """Studies on their way to one experiment. No thread and no clock of its own.
-
-    connect opens the experiment, or raises Outage; now gives Unix seconds.
-    """
+    """Studies on their way to one experiment, without thread or clock. connect opens it, or raises Outage."""
 
     def __init__(
         self,
@@ -90,10 +74,7 @@ class Sync:
         self._swept = self.abandoned = False  # abandoned: nobody waits for this one any more
 
     def round(self, live: bool) -> bool:
-        """Send everything there is. live: the driver is at work; when it is not, the report and the pictures go too.
-
-        False: there is trouble, and for `wait` seconds another try makes no sense.
-        """
+        """Send what there is; report and pictures when no driver is `live`. False: trouble, for `wait` seconds."""
         try:
             self._round(live)
         except TROUBLES as error:
@@ -139,21 +120,18 @@ class Sync:
 
     @contextmanager
     def _comparison_run(self, store: Store, artifacts: bool) -> Iterator[str | None]:
-        """The id of the run above those of the studies, which is brought up to date once they are.
-
-        None without a comparison, and before its first study has an event.
-        """
+        """The id of the run above those of the studies, brought up to date once they are; None where there is none."""
         info, histories = self._first.comparison, [study.history for study in self.studies if study.history.journal]
         if info is None or not histories:
             yield None
             return
         if self._comparison is None:
-            run = comparison_run(info, histories, {RUNNING})
+            run = runs.comparison_run(info, histories, {RUNNING})
             known = store.find({"hpo.journal": info.journal})
             self._comparison = known[0] if known else StoredRun(store.create(run), run.tags)
         stored = self._comparison
         yield stored.id
-        run = comparison_run(info, histories, {study.status for study in self.studies})
+        run = runs.comparison_run(info, histories, {study.status for study in self.studies})
         change = difference(stored, run, ())
         if change.tags or change.status:
             store.write(stored.id, change)
@@ -177,13 +155,13 @@ def end_orphans(store: Store, own: Collection[str], now: float) -> None:
     """
     hit("sweep")
     running = {run.id: run for run in store.find({}, status=RUNNING) if not run.deleted and "hpo.kind" in run.tags}
-    tags = {"hpo.state": INTERRUPTED, DRIVER: NO_DRIVER}
+    tags = {"hpo.state": runs.INTERRUPTED, runs.DRIVER: runs.NO_DRIVER}
     for run in running.values():
-        driven = run if DRIVER in run.tags else running.get(run.tags.get(PARENT, ""), run)
-        host, _, pid = driven.tags.get(DRIVER, "").rpartition(":")
+        driven = run if runs.DRIVER in run.tags else running.get(run.tags.get(runs.PARENT, ""), run)
+        host, _, pid = driven.tags.get(runs.DRIVER, "").rpartition(":")
         elsewhere = host not in ("", os.uname().nodename)  # where nothing says whether the driver is at work
         if run.tags.get("hpo.journal") not in own and not elsewhere and not (host and alive(int(pid))):
-            store.write(run.id, Change(tags=tags, status=KILLED, ended=milliseconds(now)))
+            store.write(run.id, Change(tags=tags, status=runs.KILLED, ended=runs.milliseconds(now)))
 
 
 # -- while the studies run, and afterwards -----------------------------------------------------------------------
@@ -212,10 +190,7 @@ class Tracker:
         self._thread.start()
 
     def drain(self, timeout: float) -> int:
-        """Wait until everything there is now has reached MLflow, or `timeout` seconds; returns how much has not.
-
-        An MLflow that refuses at once is not waited for: the rest stays in the journal, for `hpo sync`.
-        """
+        """Wait until all of now is in MLflow, or `timeout` seconds, or it refuses at once; returns how much is not."""
         self._waiting = delivered = threading.Event()
         self._wake.set()
         if self._thread.is_alive():
@@ -287,10 +262,7 @@ def sync(
     now: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Deliver what is missing of studies that no driver runs now, artifacts included; tries for `timeout` seconds.
-
-    Returns in a phrase what is wrong with MLflow, "" if everything is there.
-    """
+    """Deliver what is missing of studies without a driver; returns what is wrong after `timeout` seconds, or ""."""
     one = Sync(studies, uri, connect, now)
     end = now() + timeout
     try:

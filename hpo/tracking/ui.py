@@ -43,10 +43,7 @@ def sqlite_path(uri: str) -> Path:
 
 
 def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], place: str = "tracking.uri") -> str:
-    """The study file's, else the environment's, else MLflow's own default in the state folder.
-
-    With the default a plain `mlflow ui` typed there shows everything. Raises BadInput for what this MLflow cannot use.
-    """
+    """The study file's store, the environment's, or mlflow.db in the state folder. Raises BadInput."""
     uri = given or environ.get(VARIABLE) or ""
     place = place if given else VARIABLE
     if not uri:

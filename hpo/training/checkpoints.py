@@ -37,10 +37,7 @@ def newest(folder: Path, key: str, most: int) -> int:
 
 
 def write(folder: Path, key: str, report: Report, durable: bool = False) -> None:
-    """Save the state after this epoch; a reader sees the whole file or none. durable: survive a power cut too.
-
-    Raises EnvironmentFailed for a disk that is full or broken, and whatever `save` raises.
-    """
+    """Save the state after this epoch, whole or not at all. durable: survive a power cut. Raises EnvironmentFailed."""
     assert report.save is not None
     try:
         with replace_file(path(folder, key, report.epoch), durable) as draft:
@@ -69,10 +66,7 @@ def forget(folder: Path, key: str, epoch: int) -> None:
 
 
 def prune(folder: Path, cap: int, wanted: Collection[str], last: Sequence[str] = ()) -> int:
-    """Delete trainings until `cap` bytes are left; returns those. Never a wanted one.
-
-    The least recently used go first, then those in `last`, in that order.
-    """
+    """Delete trainings not wanted until `cap` bytes are left, those in `last` after others; returns the bytes left."""
     places = {key: place for place, key in enumerate(last, 1)}
     sizes: list[tuple[int, float, int, Path]] = []
     for training in folder.glob("*/"):

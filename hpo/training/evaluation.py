@@ -37,11 +37,9 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> di
         return {}
     predicted, targets = outputs(network, data, rows), data.targets[rows]
     of = of_numbers if data.dataset.classes is None else of_classes
-    besides = {
-        name: predicted.new_tensor(value, dtype=torch.float64)
-        for name, value in data.besides(predicted, targets).items()
-    }
-    values = {"loss": loss.plain(predicted, targets), **of(predicted, targets), **besides}
+    values = {"loss": loss.plain(predicted, targets), **of(predicted, targets)}
+    for name, value in data.besides(predicted, targets).items():
+        values[name] = predicted.new_tensor(value, dtype=torch.float64)
     return {f"{split}_{name}": value for name, value in values.items()}
 
 
@@ -85,13 +83,8 @@ class Besides:
     def _named(self, name: str, said: Array, truth: Array) -> float:
         from sklearn import metrics  # a second that only a study which names these pays for
 
-        classes = self.classes or ()
-        kind, labels, chosen, (_, _, of) = (
-            name.partition(".")[0],
-            range(len(classes)),
-            said.argmax(1),
-            name.partition("."),
-        )
+        classes, (kind, _, of) = self.classes or (), name.partition(".")
+        labels, chosen = range(len(classes)), said.argmax(1)
         if kind == "top5":
             return float(metrics.top_k_accuracy_score(truth, said, k=5, labels=labels)) if len(classes) > 5 else 1.0
         if kind == "auc":
@@ -168,10 +161,7 @@ def predictions(model: nn.Module, images: Array) -> Array:
 
 
 def as_stored(images: Array, data: Dataset) -> Array:
-    """Images as people have them, (N, H, W), (N, H, W, C) or flat, -> (N, C, H, W) as the data set has them.
-
-    One image may come alone. Raises BadInput for another shape and for pixels on another scale.
-    """
+    """Images in any usual shape, or one, -> (N, C, H, W) as the data set has them. Raises BadInput."""
     given, (channels, height, width) = np.asarray(images), data.shape
     alone = (given.ndim == 3 and channels > 1) or (given.ndim == 2 and height > 1)
     batch = given[None] if alone else given

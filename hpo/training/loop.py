@@ -101,9 +101,6 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
     return metrics
 
 
-# -- the state at the start ----------------------------------------------------------------------------------------
-
-
 def resume(ready: Setup, job: Job) -> TrainingState:
     """The state after epoch job.start. A checkpoint that cannot be read costs time, never a result: begin again."""
     state = new_state(ready, job)
@@ -136,9 +133,6 @@ def refuse_invalid(params: Params) -> None:
         fault = known.fault(params[name]) if name in params else None
         if fault is not None:
             raise TrainingFailed(Outcome.INVALID, f"{name} {fault}, got {params[name]}")
-
-
-# -- batches -------------------------------------------------------------------------------------------------------
 
 
 def batch_sizes(rows: int, batch_size: int) -> list[int]:

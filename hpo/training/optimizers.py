@@ -60,10 +60,7 @@ def weights(network: nn.Module) -> list[Tensor]:
 
 @dataclass
 class Group:
-    """Parameters with the same weight decay, and what the optimizer keeps for each of them.
-
-    means: running means, list by list as long as `parameters`: of the squared gradient, of the gradient, or momentum.
-    """
+    """Parameters of one weight decay. means: running means, list by list as long as `parameters`."""
 
     parameters: list[Tensor]
     decay: float
@@ -113,10 +110,7 @@ class Update:
 
     @torch.no_grad()
     def step(self, start: float, end: float) -> None:
-        """The step from `start` to `end`, in epochs done, with the gradients at hand, which it clears.
-
-        A parameter without a gradient has one of 0: only the penalties, its decay and its momentum move it.
-        """
+        """The step from `start` to `end`, in epochs done, with the gradients at hand (none is 0), which it clears."""
         for weight in self.weights:  # d/dw (l1 * sum |w| + l2 * sum w^2) = l1 * sign(w) + 2 * l2 * w
             if self.l1 > 0:
                 _gradient(weight).add_(weight.sign(), alpha=self.l1)

@@ -197,10 +197,7 @@ def forward(network: nn.Module, images: Tensor, precision: str) -> Tensor:
 def time_step(
     model: str, shape: Shape, outputs: int, device: str = "cpu", clock: Callable[[], float] | None = None
 ) -> Callable[[Params, str], float]:
-    """For `hpo check`: params, precision -> seconds of one training step on random images, the fastest of TIMED_STEPS.
-
-    clock: the processor's own where it trains, so that what else runs there does not count.
-    """
+    """For `hpo check`: params, precision -> seconds of a training step on random images, the fastest of TIMED_STEPS."""
     clock = clock or (time.process_time if device == "cpu" else time.perf_counter)
 
     def seconds(params: Params, precision: str) -> float:
