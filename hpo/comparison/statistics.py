@@ -246,9 +246,6 @@ def _below(df: ArrayLike, delta: ArrayLike, bar: ArrayLike) -> Floats:
     return np.asarray(np.where(np.isnan(exact), rough, exact), dtype=np.float64)
 
 
-# -- several groups ----------------------------------------------------------------------------------------------
-
-
 def simultaneous(groups: Sequence[Sequence[float]]) -> tuple[Floats, Floats] | None:
     """The intervals of all differences of the groups' means at once (Tukey's HSD): low and high, shape (groups, groups).
 

@@ -286,9 +286,6 @@ def _limited(contents: Contents, limit: int | None, least: int) -> Array:
         raise BadInput(Mistake("data.limit", rule, str(few.got), f"set it to {few.least} or more")) from few
 
 
-# -- what is unusual in it ---------------------------------------------------------------------------------------
-
-
 def _distinct(contents: Contents) -> Contents:
     """Without the copies of images that it has already, and without those of two classes."""
     targets, notes = contents.targets, [*contents.notes]
@@ -361,9 +358,6 @@ def standards(images: Array, train: Array) -> tuple[Array, Array]:
     squares = [((images[rows] - mean[:, None, None]) ** 2).sum(axis=(0, 2, 3)) for rows in blocks]
     variance = np.sum(squares, axis=0) / (values * scale**2)
     return (mean / scale).astype(np.float32), np.sqrt(variance + EPSILON).astype(np.float32)
-
-
-# -- identity ----------------------------------------------------------------------------------------------------
 
 
 def _sha(facts: object, arrays: Iterable[Array]) -> str:

@@ -4,7 +4,6 @@ A process that dies takes only its own job with it; another is started in its pl
 takes 2 s and 200 MB.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -129,11 +128,7 @@ class LocalExecutor:
 
 
 def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit {code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"
+    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def gpus(devices: Path = Path("/dev")) -> list[int]:

@@ -6,7 +6,7 @@ to dense layers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from hpo.core import Params, Value
 from hpo.models import cnn
@@ -56,16 +56,14 @@ def rnn_layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
 Layers = Callable[[Params, Shape, int], list[Layer]]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """parameters: what it knows; layers: params, shape (C, H, W) and outputs to a network, or Impossible."""
 
-    name: str
     parameters: Mapping[str, ParameterSpec]
     layers: Layers
 
 
-FAMILIES: Final = {"cnn": Family("cnn", cnn.PARAMETERS, cnn.layers), "rnn": Family("rnn", RNN, rnn_layers)}
+FAMILIES: Final = {"cnn": Family(cnn.PARAMETERS, cnn.layers), "rnn": Family(RNN, rnn_layers)}
 
 
 def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:

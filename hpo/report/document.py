@@ -121,9 +121,6 @@ def comparison_picture(comparison: Comparison) -> Picture:
     return Picture("comparison", label, partial(figures.compared, comparison))
 
 
-# -- the top -----------------------------------------------------------------------------------------------------
-
-
 def _top(report: StudyReport) -> Html:
     study, best = report.study, report.best
     parts: list[Content] = [tag("h1", f"{report.name} · {report.strategy}, seed {report.seed}")]
@@ -170,9 +167,6 @@ def _tested(report: StudyReport, best: Trial) -> str:
         return f"The test split was evaluated {times}, for {trials}, but not for this trial."
     metrics = listed([f"{name} {decimals(value)}" for name, value in tested.items()])
     return f"The test split was evaluated {times}; this trial scored {metrics}."
-
-
-# -- the search --------------------------------------------------------------------------------------------------
 
 
 def _search_space(report: StudyReport) -> Html:
@@ -223,9 +217,6 @@ def _best_model(report: StudyReport) -> Html | None:
     return section("Best trial", *map(figure, drawn)) if drawn else None
 
 
-# -- what mattered -----------------------------------------------------------------------------------------------
-
-
 def _importance(report: StudyReport) -> Html | None:
     if not report.ranked or not report.searched:
         return None
@@ -253,9 +244,6 @@ def _slices(report: StudyReport) -> list[Picture]:
         draw = partial(figures.slice_of, parameter, report.ranked, failed, report.goal)
         drawn.append(Picture(f"slice-{i}", f"{report.goal.metric} against {parameter.name}", draw, narrow=True))
     return drawn
-
-
-# -- what failed, what next --------------------------------------------------------------------------------------
 
 
 def _outcomes(report: StudyReport) -> Html | None:
@@ -310,9 +298,6 @@ def _next(report: StudyReport) -> Html | None:
     if any(p.name == EPOCHS for p in report.searched) and report.best.epochs == report.space.longest:
         parts.append(tag("p", Html(LONGER)))
     return section("What to try next", *parts)
-
-
-# -- every trial -------------------------------------------------------------------------------------------------
 
 
 def _trials(report: StudyReport) -> Html | None:

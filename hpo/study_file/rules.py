@@ -300,9 +300,6 @@ def _note_text(item: tuple[Constraint, Node], index: int, point: Params, mistake
         mistakes.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
 
 
-# -- points to start with ---------------------------------------------------------------------------------------------
-
-
 def read_points(
     node: Node | None, space: Space, constraints: Sequence[Constraint], mistakes: Mistakes
 ) -> tuple[Params, ...]:

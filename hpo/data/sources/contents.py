@@ -127,7 +127,9 @@ def labelled(values: Array, spec: DataSpec, place: str, names: Sequence[str] | N
 
 def _numbers(values: Array, place: str) -> Array:
     if values.dtype.kind not in "iufb":
-        raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", "remove data.regression"))
+        raise BadInput(
+            Mistake(place, "must be numbers for regression", f"{values.dtype}", "save numbers as y of an .npz")
+        )
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     _refuse_where(~np.isfinite(numbers), values, place, "must hold finite numbers", "remove or fix these rows")

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from hpo.data.sources import folders, images, npz, originals
@@ -38,10 +37,8 @@ def find(spec: DataSpec, available: int | None) -> Contents:
     except PermissionError as error:
         raise unreadable(error.filename or path) from error
     except (OSError, ValueError) as error:  # not there, or a name no disk can have
-        close = get_close_matches(path.name.lower(), DATA_SETS, 1, 0.7)
-        remedy = f"did you mean {close[0]}?" if close else "check the path"
         rule = f"must be {', '.join(DATA_SETS)} or the path of {SOURCES}"
-        raise BadInput(Mistake("data.source", rule, repr(spec.source)[:160], remedy)) from error
+        raise BadInput(Mistake("data.source", rule, repr(spec.source)[:160], "check the path")) from error
     if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
         raise BadInput(Mistake(str(path), f"must be {SOURCES}", "another file", "name the folder, or write an .npz"))
     return npz.read(path, spec, available)

@@ -222,8 +222,7 @@ def read(root: Path, spec: DataSpec) -> Contents:
     notes = [left_out(unusable)] if unusable else []
     notes += [f"{count(cut, 'file')} of 16 bits in colour, read with 8; save such data as .npz"] if cut else []
     notes += several_frames(headers)
-    labels = np.array(names)
-    targets, classes = labelled(_as_numbers(labels, root) if spec.regression else labels, spec, str(root))
+    targets, classes = labelled(np.array(names), spec, str(root))
     return Contents(
         name=root.name,
         place=str(root),
@@ -290,11 +289,3 @@ def _depth(root: Path, paths: Sequence[Path], headers: Sequence[Header]) -> str:
         got = " and ".join(f"{DEPTHS[deep]} ({path.relative_to(root)})" for deep, path in sorted(first_of.items()))
         raise BadInput(Mistake(str(root), "images must have one depth", got, "convert one kind to the other"))
     return "float32" if True in first_of else "uint8"
-
-
-def _as_numbers(names: Array, root: Path) -> Array:
-    try:
-        return names.astype(np.float32)
-    except ValueError as error:
-        rule, remedy = "folders must be named by numbers for regression", "save the data as .npz with numbers as y"
-        raise BadInput(Mistake(str(root), rule, ", ".join(np.unique(names)[:3]), remedy)) from error
