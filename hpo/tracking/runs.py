@@ -207,12 +207,9 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
     if trial.finished:
         tags["hpo.outcome"] = str(trial.outcome)
     last = max([trial.started, *(report.time for report in trial.reports[-1:])])  # one that is reused may be older
-    notes = [trial.error] if trial.error else []
-    if state != State.RUNNING and (diagnosis := diagnosis_of(trial)) is not None:
-        tags["hpo.diagnosis"] = diagnosis.tag
-        notes.append(diagnosis.sentence)
-    if notes:
-        tags[NOTE] = "\n\n".join(notes)
+    said = diagnosis_of(trial) if state != State.RUNNING else None
+    tags["hpo.diagnosis"] = said.tag if said else ""  # of a trial that goes on, what was said is no longer so
+    tags[NOTE] = "\n\n".join(filter(None, [trial.error, said.sentence if said else ""]))
     return Run(
         name=f"{tracked.title} trial {trial.number}",
         tags=trimmed(tags, LONGEST_TAG),
