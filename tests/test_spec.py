@@ -236,7 +236,7 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
     )
     sets = ["strategy=random", "budget.trials=7", "budget.time=1h", "execution.memory=1GiB", "metric={name: val_loss}"]
     sets += ["search_space.dropout.max=0.2", "search_space.block1.channels=[8, 16]", "search_space.block2.channels=32"]
-    sets += ["search_space.optimizer=[adam, sgd]", "start_with.0.dropout=0.2", "constraints=[block1.channels <= 16]"]
+    sets += ["search_space.optimizer=[adam, sgd]", "start_with=[{dropout: 0.2}]", "constraints=[block1.channels <= 16]"]
     loaded = read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={})
     assert (loaded.strategy, loaded.budget) == ("random", Budget(trials=7, time=3600.0))
     assert loaded.execution.memory == 1 << 30

@@ -151,8 +151,8 @@ def _headline(report: StudyReport) -> Content | list[Content]:
     of = "No trial is complete; of those trained longest, the best is "
     if report.goal.counted(best):
         of = f"Best of {count(trials, 'trial')}: "
-    head = f"{of}trial {best.number}, {report.goal.metric}"
-    return [head, tag("b", f"{decimals(value)}{read_at(best, report.goal)}")]
+    head = f"{of}trial {best.number}{read_at(best, report.goal)}, {report.goal.metric}"
+    return [head, tag("b", decimals(value))]
 
 
 def _tested(report: StudyReport, best: Trial) -> str:
