@@ -11,23 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hpo.core import (
-    Closed,
-    Continued,
-    Ended,
-    Event,
-    Goal,
-    Opened,
-    Outcome,
-    Paused,
-    Report,
-    Reported,
-    Retried,
-    Scored,
-    Started,
-    State,
-    Study,
-)
+from hpo import core
+from hpo.core import Event, Goal, Opened, Outcome, Paused, Report, Reported, Retried, Scored, Started, State, Study
 from hpo.formatting import finite
 from hpo.tracking.runs import Change, History, MetricPoint, Run, StoredRun, TrackedStudy
 from hpo.tracking.study_sync import Gone, Outage
@@ -35,9 +20,6 @@ from hpo.tracking.sync import Connect, Sync
 
 GOAL = Goal("val_accuracy")
 ENVIRONMENT = {"commit": "0123abc", "host": "somewhere"}
-
-
-# -- an MLflow in memory -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -157,9 +139,6 @@ class ListJournal:
         pass
 
 
-# -- made-up studies ---------------------------------------------------------------------------------------------
-
-
 class Script:
     """A driver without a strategy: turns any list of numbers into a legal list of events, one second apart."""
 
@@ -191,7 +170,7 @@ class Script:
         self.add(Reported(training.key, Report(epoch, metrics, 0.5, self.tick())))
 
     def end(self, trial: int, state: State = State.COMPLETE, outcome: Outcome = Outcome.OK, error: str = "") -> None:
-        self.add(Ended(self.tick(), trial, state, outcome, error))
+        self.add(core.Ended(self.tick(), trial, state, outcome, error))
 
     def complete(self, **params: float | str) -> int:
         """A trial from start to end."""
@@ -204,7 +183,7 @@ class Script:
     def close(self, reason: str = "budget") -> None:
         for number in list(self.study.running):
             self.add(Paused(self.tick(), number))
-        self.add(Closed(self.tick(), reason))
+        self.add(core.Closed(self.tick(), reason))
 
     def act(self, choice: int) -> None:
         """Any number is some legal act."""
@@ -222,7 +201,7 @@ class Script:
         elif what == 4:
             self.add(Paused(self.tick(), trial))
             if choice % 16 > 7:
-                self.add(Continued(self.tick(), trial, self.epochs))
+                self.add(core.Continued(self.tick(), trial, self.epochs))
         elif what == 5:
             fate = (State.FAILED, Outcome.NAN, "loss is not a number") if choice % 2 else (State.PRUNED,)
             self.end(trial, *fate)
@@ -243,9 +222,6 @@ def scripted(choices: Sequence[int]) -> list[Event]:
 
 
 studies = st.lists(st.integers(0, 1_000), max_size=40).map(scripted)
-
-
-# -- deliveries --------------------------------------------------------------------------------------------------
 
 
 def tracked_study(folder: Path, **changes: object) -> TrackedStudy:

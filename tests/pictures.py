@@ -22,9 +22,8 @@ def dataset(
     rows = np.arange(len(images))
     groups = targets if classes else None
     train, rest = train_test_split(rows, train_size=sizes[0], random_state=seed, stratify=groups)
-    val, test = train_test_split(
-        rest, train_size=sizes[1], random_state=seed, stratify=None if groups is None else groups[rest]
-    )
+    left = None if groups is None else groups[rest]
+    val, test = train_test_split(rest, train_size=sizes[1], random_state=seed, stratify=left)
     names = tuple(map(str, range(classes))) if classes else None
     return Dataset("made up", images, targets, names, train, val, test, *standards(images, train), digest="made up")
 

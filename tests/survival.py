@@ -22,7 +22,7 @@ import laws
 from victim import Config
 
 from benchmarks.simulated import SimulatedExecutor
-from hpo.core import Event, Goal, Opened, Params, Reported, State, Study
+from hpo.core import Event, Goal, Opened, Reported, State, Study
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -224,7 +224,3 @@ def finish(process: Process) -> Said:
     """Wait for the end of a process, which no test leaves running."""
     with never_left(process):
         return process.finish()
-
-
-def params_of(study: Study) -> list[Params]:
-    return [dict(trial.params) for trial in study.trials]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -65,7 +66,12 @@ def rank(name: str) -> int:
     return RANKS.index("ground" if room in GROUND else room)
 
 
-def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
+@functools.cache
+def imported(path: Path) -> list[tuple[str, int, bool]]:
+    return [*_imported(path)]
+
+
+def _imported(path: Path) -> Iterator[tuple[str, int, bool]]:
     """(module, line, at the top) of every import of hpo and of what is heavy; TYPE_CHECKING blocks are no imports."""
     tree = ast.parse(path.read_text())
     typing_only = {
@@ -122,17 +128,15 @@ def test_imports_inside_functions_are_of_what_is_heavy() -> None:
         for name, path in names.items()
         for targets in [{target for target, _, at_top in imported(path) if at_top}]
     }
-
-    def heavy(name: str, seen: frozenset[str] = frozenset()) -> bool:
-        deeper = (heavy(other, seen | {name}) for other in at_the_top.get(name, ()) if other not in seen)
-        return name in SLOW or any(deeper)
-
+    heavy = set(SLOW)
+    while more := {name for name, targets in at_the_top.items() if targets & heavy} - heavy:
+        heavy |= more
     light = [
         f"hpo.{name}:{line} imports {target}"
         for name, path in names.items()
         for target, line, at_top in imported(path)
         if not at_top and not name.startswith(("cli.", "__init__"))
-        if not heavy(target.removeprefix("hpo.") if target.startswith("hpo.") else target.split(".")[0])
+        if (target.removeprefix("hpo.") if target.startswith("hpo.") else target.split(".")[0]) not in heavy
     ]
     assert not light, "\n".join(light)
 

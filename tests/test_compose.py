@@ -26,9 +26,6 @@ def tool(name: str) -> str | None:
     return str(beside) if beside.exists() else shutil.which(name)
 
 
-# -- read off the files
-
-
 def fits(path: Path) -> bool:
     """Whether it is what Compose's schema asks for."""
     command = [tool("check-jsonschema") or "check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
@@ -111,8 +108,6 @@ def test_a_folder_of_studies_that_is_not_there_is_not_made_up() -> None:
     assert len(mounted) == 4
     assert all(volume["bind"] == {"create_host_path": False} for volume in mounted)
 
-
-# -- the whole service
 
 STUDY = stage.STUDY + "execution: {engine: ray}\ntracking: {register: digits}\n"
 ASK = """

@@ -21,8 +21,6 @@ from hpo.training.recipe import Recipe
 
 TABLES = yaml.safe_load(Path(__file__).with_name("diagnoses.yaml").read_text(encoding="utf-8"))
 
-# -- provoked on digits ------------------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
@@ -57,9 +55,6 @@ def test_overfitting_is_named_where_labels_mean_nothing(tmp_path: Path) -> None:
 def test_healthy_trainings_are_called_healthy(train: Train, tmp_path: Path, params: Params) -> None:
     found = diagnosed(train, params, tmp_path)
     assert found.tag == "healthy", found.sentence
-
-
-# -- made up -----------------------------------------------------------------------------------------------------
 
 
 def course(*epochs: Mapping[str, float]) -> list[Report]:
@@ -126,7 +121,7 @@ NAMES = "train_loss val_loss train_skill spikes dead/block1 saturated/dense1 gra
     outcome=st.sampled_from(list(Outcome)),
     rate=st.one_of(st.none(), st.floats(1e-9, 1e9)),
 )
-def test_any_reports_have_one_tag_and_one_line(
+def test_reports_have_one_tag_and_one_line(
     epochs: list[dict[str, float]], outcome: Outcome, rate: float | None
 ) -> None:
     found = diagnose(course(*epochs), {} if rate is None else {"learning_rate": rate}, outcome)

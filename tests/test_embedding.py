@@ -166,9 +166,8 @@ def test_a_notebook_shows_the_best_trials_and_the_best_so_far_and_any_figure_of_
     assert "&lt;script&gt;" in shown
     assert not re.search(r"<img|<script|<link|@import|(?:src|href)=[\"'][^#]|url\((?!#)", shown)
     assert "<svg" in shown
-    assert {f"--{name}" for name in re.findall(r"var\(--(\w+)\)", shown)} <= set(
-        re.findall(r"--\w+", shown.split("<svg")[0])
-    )
+    defined = re.findall(r"--\w+", shown.split("<svg")[0])
+    assert {f"--{name}" for name in re.findall(r"var\(--(\w+)\)", shown)} <= {*defined}
     assert result.figure("best-so-far").get_axes()[0].get_ylabel() == "val_accuracy"
     with pytest.raises(BadInput, match="got none; there are: best-so-far, learning-curves, slice-0, "):
         result.figure("none")
@@ -190,9 +189,8 @@ def test_a_comparison_has_its_verdict_and_its_strategies_as_a_table(tmp_path: Pa
     compared = hpo.compare(tmp_path / "study.yaml", strategies=["grid", "random"], seeds=2, rescore=False, quiet=True)
     assert compared.verdict.startswith("At ")
     assert compared.verdict in repr(compared)
-    assert compared.strategies.set_index("strategy").seeds.to_dict() == dict.fromkeys(
-        ["grid", "random", "random x2"], (0, 1)
-    )
+    seeds = compared.strategies.set_index("strategy").seeds.to_dict()
+    assert seeds == dict.fromkeys(["grid", "random", "random x2"], (0, 1))
 
 
 def test_the_notebook_runs_to_its_end(tmp_path: Path) -> None:

@@ -48,16 +48,8 @@ def source(kind: str, folder: Path) -> object:
 @pytest.mark.parametrize(("kind", "strategy"), [("digits", "bayesian"), ("idx", "random"), ("colour", "grid")])
 def test_every_strategy_and_every_kind_of_data_come_to_a_tested_model(kind: str, strategy: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    study = {
-        "name": kind,
-        "strategy": strategy,
-        "data": source(kind, tmp_path / "data"),
-        "search_space": SPACE,
-        "budget": {"trials": 4},
-        "tracking": False,
-        "execution": "inline",
-        "device": "cpu",
-    }
+    study = {"name": kind, "strategy": strategy, "data": source(kind, tmp_path / "data"), "search_space": SPACE}
+    study |= {"budget": {"trials": 4}, "tracking": False, "execution": "inline", "device": "cpu"}
     result = hpo.run(study, state=tmp_path, quiet=True)
     assert [trial.state for trial in result.study.trials] == [State.COMPLETE] * 4
     assert len({tuple(sorted(trial.params.items())) for trial in result.study.trials}) == 4
@@ -71,15 +63,8 @@ def test_every_strategy_and_every_kind_of_data_come_to_a_tested_model(kind: str,
 def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, precision: str) -> None:
     import torch
 
-    study = {
-        "name": "py",
-        "data": {"source": "digits", "limit": 300},
-        "search_space": SPACE,
-        "budget": {"trials": 2},
-        "tracking": False,
-        "execution": "inline",
-        "precision": precision,
-    }
+    study = {"name": "py", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}}
+    study |= {"tracking": False, "execution": "inline", "precision": precision}
     spec = hpo.load(study)
     result = hpo.run(spec, state=tmp_path, quiet=True)
     network = result.model()

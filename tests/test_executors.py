@@ -130,17 +130,12 @@ def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], t
     assert listen(executor)[-1] == JobEnded("a", exhausted=True)
 
 
-@pytest.mark.parametrize(
-    ("mischief", "outcome"),
-    [("nan", Outcome.NAN), ("diverged", Outcome.DIVERGED), ("oom", Outcome.OOM), ("raise", Outcome.CRASHED)],
-)
-def test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on(
-    make: Callable[..., Executor], tmp_path: Path, mischief: str, outcome: Outcome
-) -> None:
+@pytest.mark.parametrize("mischief", ["nan", "diverged", "oom", "raise"])
+def test_what_a_trainer_raises_is_an_outcome(make: Callable[..., Executor], tmp_path: Path, mischief: str) -> None:
     executor = make(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3))
     executor.submit(job(tmp_path))
     messages = listen(executor)
-    broke = assert_failed(messages[-1], outcome, lost=False)
+    broke = assert_failed(messages[-1], Outcome("crashed" if mischief == "raise" else mischief), lost=False)
     assert epochs(messages) == [1, 2]
     assert "\n" not in broke.error
     if mischief == "raise":
@@ -170,9 +165,7 @@ def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: P
 
 
 @pytest.mark.parametrize("mischief", ["kill", "exit", "segfault"])
-def test_a_dead_worker_takes_only_its_own_job_with_it(
-    local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str
-) -> None:
+def test_a_dead_worker_takes_just_its_job(local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3, pause=0.01), 2)
     executor.submit(job(tmp_path, "a"))
     executor.submit(job(tmp_path, "b"))
@@ -188,9 +181,7 @@ def test_a_dead_worker_takes_only_its_own_job_with_it(
 
 
 @pytest.mark.parametrize("mischief", ["hang", "stop"])
-def test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt(
-    local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str
-) -> None:
+def test_a_silent_worker_is_killed(local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=2))
     limits = Limits(report_seconds=0.5)
     executor.submit(job(tmp_path, limits=limits))

@@ -15,23 +15,9 @@ from pathlib import Path
 import fakes
 import laws
 import pytest
+import survival
 from mlflow_fixtures import check_delivered
-from survival import (
-    Process,
-    Said,
-    check,
-    check_folder,
-    complete,
-    events_of,
-    finish,
-    finished,
-    lines,
-    never_left,
-    params_of,
-    phase,
-    start,
-    wait_until,
-)
+from survival import Process, Said, check, complete, events_of, finish, lines, never_left, phase, start, wait_until
 from victim import Config
 from whole_victim import stored
 
@@ -44,6 +30,7 @@ from hpo.training import checkpoints
 SEED = int(os.environ.get("FAULT_SEED", "0"))
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", "20"))
 DRIVER_KILLS = int(os.environ.get("DRIVER_KILLS", "10"))
+Strike = Callable[[int], None]  # with a signal, the process of this number
 SLOW = {"pause": 0.02}  # seconds an epoch: long enough to be killed in
 
 
@@ -57,12 +44,7 @@ def retried(config: Config) -> list[str]:
     return [event.error for event in events_of(config.journal) if isinstance(event, Retried)]
 
 
-# -- workers --------------------------------------------------------------------------------------------------------
-
-
-def kill_workers(
-    process: Process, config: Config, kills: int, rng: random.Random, strike: Callable[[int], None]
-) -> int:
+def kill_workers(process: Process, config: Config, kills: int, rng: random.Random, strike: Strike) -> int:
     """Strike workers at random epochs, each once it has brought its training forward, until so many are hit."""
     hit: set[int] = set()
     while len(hit) < kills and process.running:
@@ -112,9 +94,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_pa
 
 
 @pytest.mark.parametrize("mischief", ["exit", "hang"])
-def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_goes_on(
-    mischief: str, tmp_path: Path
-) -> None:
+def test_a_trainer_that_never_gets_on_fails_after_its_third_attempt(mischief: str, tmp_path: Path) -> None:
     fake = {"mischief": mischief, "always": True}
     config = Config(str(tmp_path), budget={"trials": 1}, fake=fake, report_seconds=1.0, slots=1)
     said = finish(start(config))
@@ -122,7 +102,7 @@ def test_a_trainer_that_never_gets_on_fails_after_three_attempts_and_the_study_g
     assert said.code == 0
     assert (trial.state, trial.attempt, trial.epoch) == (State.FAILED, 3, 1)
     assert trial.outcome is (Outcome.CRASHED if mischief == "exit" else Outcome.TIMEOUT)
-    check_folder(config)
+    survival.check_folder(config)
 
 
 def test_a_late_result_of_a_replaced_attempt_is_ignored(tmp_path: Path) -> None:
@@ -184,9 +164,6 @@ def messages(executor: LocalExecutor) -> list[Message]:
     return heard
 
 
-# -- the driver -----------------------------------------------------------------------------------------------------
-
-
 def test_killed_drivers_lose_nothing(tmp_path: Path, rng: random.Random) -> None:
     """At random moments of every phase: before the journal is there, while it is taken over, in training, resumed."""
     config = Config(str(tmp_path), budget={"trials": DRIVER_KILLS * 5 // 2}, fake=SLOW)
@@ -207,7 +184,7 @@ def test_killed_drivers_lose_nothing(tmp_path: Path, rng: random.Random) -> None
 
 def still_ended(config: Config, before: Mapping[int, object]) -> dict[int, object]:
     """The trials that have ended; those that had before are as they were."""
-    ended = finished(events_of(config.journal))
+    ended = survival.finished(events_of(config.journal))
     assert before.items() <= ended.items()
     return ended
 
@@ -284,9 +261,6 @@ def test_workers_die_with_their_driver_whatever_they_are_at(fake: dict[str, obje
         process.finish()  # waits for the end of all that came of it
 
 
-# -- a whole run ----------------------------------------------------------------------------------------------------
-
-
 def whole(folder: Path, *flags: str, failpoint: str = "", pause: str = "0.01") -> Process:
     command = [str(Path(__file__).parent / "whole_victim.py"), str(folder), "run", "study.yaml", "--json", *flags]
     return Process(command, folder, {"PAUSE": pause, **({"HPO_FAILPOINT": failpoint} if failpoint else {})})
@@ -336,7 +310,7 @@ def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_
         assert journal.study().trials == first.trials
     assert finish(whole(tmp_path)).code == 0
     again = Study(events_of(journal_of(tmp_path)))
-    assert params_of(again) == params_of(first)
+    assert laws.params_of(again) == laws.params_of(first)
     assert again.reused_epochs == 0, "nothing of a study that was set aside is used again"
 
 

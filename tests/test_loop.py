@@ -112,7 +112,7 @@ def test_the_random_state_of_the_process_neither_matters_nor_changes(train: Trai
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_seed_is_more_than_that_of_the_first_weights(
+def test_the_seed_is_more_than_of_the_first_weights(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Setup.network
@@ -123,7 +123,7 @@ def test_the_seed_is_more_than_that_of_the_first_weights(
 
 
 @pytest.mark.parametrize(("change", "same"), [({}, True), ({"schedule": "cosine", "warmup": 0}, False)])
-def test_an_epoch_does_not_depend_on_how_many_follow_but_with_cosine(
+def test_an_epoch_depends_on_how_many_follow_with_cosine_only(
     train: Train, tmp_path: Path, change: Params, same: bool
 ) -> None:
     params = {**EVERYTHING, **change}
@@ -143,7 +143,7 @@ def test_a_checkpoint_that_cannot_be_read_costs_time_and_no_result(
     assert "training epochs 1 to 2 again" in caplog.text
 
 
-def test_a_report_has_the_metrics_people_ask_for_and_closing_the_generator_stops_the_training(
+def test_a_report_has_the_metrics_people_ask_for_and_closing_the_generator_stops_it(
     train: Train, tmp_path: Path
 ) -> None:
     running = train(job(EVERYTHING, tmp_path))
@@ -157,7 +157,7 @@ def test_a_report_has_the_metrics_people_ask_for_and_closing_the_generator_stops
     assert list(running) == []
 
 
-def test_the_gradients_of_each_step_that_is_due_are_taken_once(
+def test_the_gradients_of_each_due_step_are_taken_once(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
@@ -185,9 +185,6 @@ def test_bf16_rounds_the_steps_and_nothing_else(folder: Path, tmp_path: Path) ->
     assert both[0] != both[1] == pytest.approx(both[0], rel=0.03)
 
 
-# -- what is read of a checkpoint --------------------------------------------------------------------------------
-
-
 def test_a_checkpoint_is_scored_as_its_report_was_and_its_network_takes_standardized_images(
     recipe: Recipe, train: Train, tmp_path: Path
 ) -> None:
@@ -205,9 +202,6 @@ def test_a_checkpoint_is_scored_as_its_report_was_and_its_network_takes_standard
         classes = network(torch.from_numpy(pixels)).argmax(1).numpy()
     accuracy = (classes == data.targets[data.test]).mean()
     assert accuracy == pytest.approx(tested["test_accuracy"])
-
-
-# -- batches -----------------------------------------------------------------------------------------------------
 
 
 @given(rows=st.integers(1, 500), batch_size=st.integers(1, 100))
@@ -234,9 +228,6 @@ def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
     assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
     there = ready.data.pixels(ready.data.splits["train"]).flatten(1)
     assert sorted(map(tuple, orders[0].flatten(1).tolist())) == sorted(map(tuple, there.tolist()))
-
-
-# -- failures ----------------------------------------------------------------------------------------------------
 
 
 def failure(train: Train, params: Params, place: Path) -> TrainingFailed:
@@ -302,9 +293,6 @@ def test_other_errors_are_not_disguised(train: Train, tmp_path: Path, monkeypatc
         next(train(job(EVERYTHING, tmp_path)))
 
 
-# -- losses ------------------------------------------------------------------------------------------------------
-
-
 def test_the_quadratic_cost_trains_classes_too(folder: Path, tmp_path: Path) -> None:
     train = Recipe("cnn", "squared_error", folder, "cpu")()
     reports = list(train(job({"channels": 8, "learning_rate": 0.01, "batch_size": 8, "epochs": 6}, tmp_path)))
@@ -330,8 +318,6 @@ def test_knowing_nothing_scores_the_chance_level(kind: str) -> None:
     numbers_ = Loss("squared_error", 1, spread=torch.tensor([2.0]))
     assert numbers_(torch.zeros(2, 1), torch.tensor([[2.0], [-2.0]])).item() == pytest.approx(numbers_.chance)
 
-
-# -- what it must learn ------------------------------------------------------------------------------------------
 
 KNOWN: dict[str, Value] = {"blocks": 2, "channels": 32, "convs_per_block": 1, "batch_norm": "before", "dense_units": 64}
 KNOWN |= {"dropout": 0.3, "learning_rate": 3e-3, "schedule": "cosine", "batch_size": 64, "shift": 1, "epochs": 25}

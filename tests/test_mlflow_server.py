@@ -53,9 +53,6 @@ def busy_script() -> Script:
     return script
 
 
-# -- the SQLite store ----------------------------------------------------------------------------------------------
-
-
 def test_the_thread_feeds_sqlite_sending_again_adds_nothing_and_artifacts_lie_under_mlruns_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,9 +122,7 @@ def store(tmp_path: Path) -> Iterator[mlflow_store.MlflowStore]:
 TRIAL = Run("r", {"hpo.kind": "trial"}, {}, "RUNNING", 1_000, None)
 
 
-def test_a_part_mlflow_refuses_does_not_hold_up_the_rest(
-    store: mlflow_store.MlflowStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_part_holds_nothing_up(store: mlflow_store.MlflowStore, caplog: pytest.LogCaptureFixture) -> None:
     run = store.create(TRIAL)
     store.write(run, Change(params={"a": "1"}))
     points = [MetricPoint("m", 1.0, 1, 1)]
@@ -205,8 +200,6 @@ def test_eight_processes_at_once_on_a_fresh_folder(times: int, tmp_path: Path) -
             assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-# -- the server ----------------------------------------------------------------------------------------------------
-
 TROUBLES = {
     "500": "it answers with status 500",
     "429": "it answers with status 429",
@@ -259,9 +252,7 @@ def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path: Path, capfd: p
     assert capfd.readouterr().err.count("Traceback") == 0
 
 
-def test_artifacts_and_odd_values_survive_the_way_through_the_server(
-    mlflow_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_files_and_odd_values_arrive(mlflow_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "report.html").write_text("<p>report")
     texts, script = {"study.yaml": "name: digits", "search_spaces/cnn.yaml": "x: 1"}, busy_script()
     one = tracked_study(tmp_path / "run", experiment="odd values", texts=texts, artifacts=(tmp_path / "report.html",))
@@ -272,8 +263,6 @@ def test_artifacts_and_odd_values_survive_the_way_through_the_server(
     assert "MLflow refuses" not in caplog.text
     check_delivered(kept(mlflow_server.url, "odd values"), one, script.events, live=False)
 
-
-# -- pieces --------------------------------------------------------------------------------------------------------
 
 pieces = st.builds(
     Change,

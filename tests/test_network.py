@@ -271,9 +271,7 @@ def test_a_step_is_timed_at_its_own_batch_size_with_the_clock_it_is_given() -> N
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("batch_norm", ["off", "before", "after"])
-def test_where_the_pooling_stands_changes_neither_the_function_nor_its_gradients(
-    activation: str, batch_norm: str
-) -> None:
+def test_where_the_pooling_stands_changes_neither_function_nor_gradients(activation: str, batch_norm: str) -> None:
     """Convolution, norm, activation, pooling is what a block means, whatever order is cheaper."""
     given: dict[str, Value] = {"blocks": 1, "activation": activation, "batch_norm": batch_norm, "pool_size": 3}
     layers = cnn.layers({**given, "dense_layers": 0}, (2, 9, 9), 3)

@@ -83,9 +83,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return made(tmp_path_factory.mktemp("place"), False)
 
 
-# -- the figures --------------------------------------------------------------------------------------------------
-
-
 def test_the_figures_of_the_best_model_agree_with_its_score_and_are_in_the_report(place: Place) -> None:
     seen = ModelFigures.open(place.ran.folders.model_figures)
     assert (seen.trial, seen.classes, seen.split) == (0, CLASSES, "test")
@@ -100,20 +97,13 @@ def test_the_figures_of_the_best_model_agree_with_its_score_and_are_in_the_repor
     assert {path.name for path in (place.ran.folders.artifacts / "plots").glob("best-*.png")} >= PLOTS
 
 
-# -- predict -------------------------------------------------------------------------------------------------------
-
-
 def test_new_images_are_named_as_the_network_itself_does(place: Place) -> None:
     done = place.hpo("predict", str(place.folder / "new"), place.study)
     assert done.exit_code == 0, done.stderr
     rows = list(csv.reader(io.StringIO(done.stdout)))
     assert rows[0] == ["file", "class", "confidence"]
-    assert [(Path(file).name, said) for file, said, _ in rows[1:]] == [
-        ("0.png", "column"),
-        ("1.png", "diagonal"),
-        ("2.png", "row"),
-        ("larger.png", "row"),
-    ]
+    wanted = {"0.png": "column", "1.png": "diagonal", "2.png": "row", "larger.png": "row"}
+    assert [(Path(file).name, said) for file, said, _ in rows[1:]] == [*wanted.items()]
     assert all(0.3 < float(sure) <= 1 for _, _, sure in rows[1:])
 
 
@@ -161,14 +151,10 @@ def test_what_is_no_image_is_left_out_and_counted_unless_nothing_is_left(place: 
 
 def test_a_model_must_be_named_as_mlflow_names_it_and_without_one_the_study_must_have_run(place: Place) -> None:
     done = place.hpo("predict", str(place.folder / "new"), place.study, "--model", "bars")
-    assert str(done.exception) == (
-        "--model: must be the name of a model in MLflow, got bars; write models:/NAME@champion or models:/NAME/VERSION"
-    )
+    remedy = "write models:/NAME@champion or models:/NAME/VERSION"
+    assert str(done.exception) == f"--model: must be the name of a model in MLflow, got bars; {remedy}"
     done = place.hpo("predict", str(place.folder / "new"), place.study, "--seed", "9")
     assert isinstance(done.exception, NoResult)
-
-
-# -- pixels from Python ----------------------------------------------------------------------------------------------
 
 
 def stored(images: np.ndarray, resize: tuple[int, int] | None = None) -> Dataset:
@@ -217,9 +203,6 @@ def test_one_image_may_come_alone(resize: tuple[int, int] | None) -> None:
     assert np.array_equal(as_stored(colour[:, 0], grey), colour[:, :1])
 
 
-# -- predict, without a network --------------------------------------------------------------------------------------
-
-
 def bright(images: np.ndarray) -> np.ndarray:
     """Two classes by the mean pixel, of 16 levels."""
     share = images.reshape(len(images), -1).mean(axis=1, keepdims=True) / 16
@@ -248,12 +231,9 @@ def test_files_of_256_levels_are_brought_to_the_scale_of_data_with_16_unless_the
 
 
 @pytest.mark.parametrize(("saved", "largest"), [("files", 255.0), ("deep files", 90.0), ("npz", 90.0)])
-def test_files_learned_from_files_are_never_scaled_and_other_data_have_the_largest_pixel_of_all_rows(
-    saved: str, largest: float, tmp_path: Path
-) -> None:
-    images = (
-        np.random.RandomState(0).randint(0, 60, (5000, 3, 3)).astype(np.uint16 if saved == "deep files" else np.uint8)
-    )
+def test_files_learned_from_files_are_not_scaled_others_by_all_rows(saved: str, largest: float, tmp_path: Path) -> None:
+    dtype = np.uint16 if saved == "deep files" else np.uint8
+    images = np.random.RandomState(0).randint(0, 60, (5000, 3, 3)).astype(dtype)
     images[-1] = 90  # beyond the first few thousand, and in the last class
     source = tmp_path / "data"
     if saved == "npz":
@@ -307,9 +287,6 @@ def test_a_regression_has_values_and_no_classes() -> None:
     found = [Prediction(Path("a, b.png"), (), (1234.56789,)), Prediction(Path("c.png"), (), (-0.5,))]
     assert predict.as_csv(found) == 'file,value\n"a, b.png",1234.57\nc.png,-0.5\n'
     assert json.loads(predict.as_json(found))[1] == {"file": "c.png", "value": -0.5}
-
-
-# -- best --script, best --refit -----------------------------------------------------------------------------------
 
 
 def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_path: Path) -> None:

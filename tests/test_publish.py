@@ -75,9 +75,8 @@ def order(folder: Path, data: Path, model: str = "cnn", params: Params = CNN, lo
     last = checkpoints.path(folder, "made-up", reports[-1].epoch)
     goal = Goal("val_accuracy") if loss == "cross_entropy" else Goal("val_mse", maximize=False)
     value = reports[-1].metrics[goal.metric]
-    return Order(
-        recipe, params, last, uri, run, goal, value, {"hpo.study": "study"}, 0, reports[-1].epoch, "digits-cnn"
-    )
+    tags, epoch = {"hpo.study": "study"}, reports[-1].epoch
+    return Order(recipe, params, last, uri, run, goal, value, tags, 0, epoch, "digits-cnn")
 
 
 STRANGER = """
@@ -127,9 +126,8 @@ def test_a_process_without_hpo_feeds_raw_pixels_and_gets_the_reported_score(tmp_
     assert (used.dataset.name, used.dataset.digest) == ("made up", dataset.digest[:36])
     assert json.loads(used.dataset.profile)["shape"] == [3, 8, 8]
     scores = client.get_logged_model(str(published.model).rpartition("/")[2]).metrics
-    assert {(one.key, one.value, one.dataset_digest) for one in scores} == {
-        (name, value, dataset.digest[:36]) for name, value in published.test.items()
-    }
+    assert {one.dataset_digest for one in scores} == {dataset.digest[:36]}
+    assert {one.key: one.value for one in scores} == published.test
 
 
 @pytest.fixture
@@ -138,9 +136,7 @@ def ordered(tmp_path: Path) -> Order:
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_written(
-    copied: bool, tmp_path: Path, ordered: Order
-) -> None:
+def test_where_the_state_folder_moved_the_champion_loads(copied: bool, tmp_path: Path, ordered: Order) -> None:
     publish.score_and_log(ordered)
     old, new = tmp_path / "state", tmp_path / "100%_new" / "state"
     shutil.copytree(old, new)
@@ -157,9 +153,7 @@ def test_where_the_state_folder_moved_the_champion_loads_and_new_artifacts_are_w
     store.close()
 
 
-def test_a_model_whose_files_were_deleted_is_published_again_and_is_the_champion(
-    tmp_path: Path, ordered: Order
-) -> None:
+def test_a_model_whose_files_were_deleted_is_published_again_as_champion(tmp_path: Path, ordered: Order) -> None:
     first = publish.score_and_log(ordered)
     store = mlflow_store.connect(ordered.uri, "study", {})
     assert store.holds(str(first.model).rpartition("/")[2])
@@ -205,9 +199,8 @@ def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: p
     uri = fresh_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with registry.mlflow.start_run():
-        model = registry.mlflow.pytorch.log_model(
-            torch.nn.Flatten(), name="x", serialization_format="pickle", pip_requirements=[]
-        )
+        options = {"name": "x", "serialization_format": "pickle", "pip_requirements": []}
+        model = registry.mlflow.pytorch.log_model(torch.nn.Flatten(), **options)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # as a person may have it
     with pytest.raises(registry.MlflowException, match="pickle is disallowed"):
         registry.loaded(uri, model.model_uri)
@@ -232,9 +225,6 @@ def test_every_family_and_regression_can_be_published(tmp_path: Path, model: str
     published = publish.score_and_log(made)
     assert published.test == pytest.approx(score(made.recipe.setup(), params, made.checkpoint), rel=1e-4, abs=1e-5)
     assert ("test_mse" in published.test) == regression
-
-
-# -- champions -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -317,9 +307,8 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
 
 
 def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -> None:
-    text = "name: s\ndata: digits\nsearch_space: {epochs: 1}\nbudget: {trials: 1}\n"
-    (tmp_path / "study.yaml").write_text(text)
-    spec = replace(read_study(tmp_path / "study.yaml", environ={}), strategy="grid", seed=3)
+    given = {"name": "s", "data": "digits", "search_space": {"epochs": 1}, "strategy": "grid", "seed": 3}
+    spec = read_study(given, environ={})
     folders, data = Folders(tmp_path, "s", "grid", 3), Dataset.open(bars(tmp_path / "data"))
     trial = Trial(0, {"epochs": 1}, 0, "t", 1, (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),), State.COMPLETE)
     order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), Place("", None))
@@ -328,9 +317,6 @@ def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -
     history = History(tracked_study(spec, folders))
     history.apply(Opened(1.0, {}))
     assert order.study.items() <= study_run(history, live=True, comparison=None).tags.items()
-
-
-# -- pieces --------------------------------------------------------------------------------------------------------
 
 
 def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> None:
@@ -363,9 +349,8 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert "is no saved data set or is damaged" in str(publish.answer(lost.to_json())["error"])
 
 
-ORPHAN = (
-    "from hpo.publishing.publish_best import begin; import time; print(begin(False).pid, flush=True); time.sleep(60)"
-)
+BEGIN = "from hpo.publishing.publish_best import begin; import time"
+ORPHAN = f"{BEGIN}; print(begin(False).pid, flush=True); time.sleep(60)"
 
 
 def test_a_process_without_an_order_ends_in_silence_and_with_its_driver() -> None:
@@ -380,25 +365,22 @@ def test_a_process_without_an_order_ends_in_silence_and_with_its_driver() -> Non
     os.close(ended)
 
 
-@pytest.mark.parametrize(
-    ("script", "why"),
-    [
-        ('echo chatter; echo \'{"error": "disk full"}\'', "disk full"),
-        ("echo 'Traceback ...' >&2; echo 'MemoryError: no more' >&2; exit 1", "MemoryError: no more"),
-        ("exit 137", "exit code 137"),
-        ("echo no json", "exit code 0"),
-    ],
-)
-def test_whatever_becomes_of_the_process_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
-) -> None:
+ENDS = {
+    "disk full": 'echo chatter; echo \'{"error": "disk full"}\'',
+    "MemoryError: no more": "echo 'Traceback ...' >&2; echo 'MemoryError: no more' >&2; exit 1",
+    "exit code 137": "exit 137",
+    "exit code 0": "echo no json",
+}
+
+
+@pytest.mark.parametrize("why", ENDS)
+def test_whatever_becomes_of_the_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\ncat >/dev/null\n{script}\n")
+    program.write_text(f"#!/bin/sh\ncat >/dev/null\n{ENDS[why]}\n")
     program.chmod(0o755)
     monkeypatch.setattr(publish_best.sys, "executable", str(program))
     made = Order(Recipe("cnn", "x", tmp_path, "cpu"), CNN, tmp_path, "uri", None, Goal(), 0.5, "s", 1, 2)
     with pytest.raises(EnvironmentFailed) as caught:
         publish_best.publish(made)
-    assert str(caught.value) == (
-        f"the best model: could not be published, got {why}; fix it, then run the same command again"
-    )
+    remedy = "fix it, then run the same command again"
+    assert str(caught.value) == f"the best model: could not be published, got {why}; {remedy}"

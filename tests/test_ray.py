@@ -28,11 +28,11 @@ from test_executors import (  # noqa: E402, F401
     epochs,
     job,
     listen,
-    test_a_dead_worker_takes_only_its_own_job_with_it,
+    test_a_dead_worker_takes_just_its_job,
     test_a_job_reports_every_epoch_once_in_order_and_then_rests,
     test_a_memory_limit_hurts_only_who_exceeds_it,
     test_a_rested_training_goes_on_where_it_was,
-    test_a_silent_worker_is_killed_and_its_job_deserves_another_attempt,
+    test_a_silent_worker_is_killed,
     test_a_stop_lets_the_epoch_finish,
     test_a_trainer_that_ends_early_is_exhausted,
     test_a_trainer_that_prints_without_end_hurts_nobody,
@@ -40,7 +40,7 @@ from test_executors import (  # noqa: E402, F401
     test_close_leaves_no_process,
     test_every_report_that_arrived_has_its_checkpoint,
     test_trainings_may_take_turns_on_one_worker,
-    test_what_a_trainer_raises_is_an_outcome_and_the_worker_goes_on,
+    test_what_a_trainer_raises_is_an_outcome,
 )
 
 import hpo.execution.ray  # noqa: E402
@@ -71,11 +71,8 @@ from hpo.strategies.points import Grid, Problem, Random  # noqa: E402
 from hpo.study_file.spec import Budget, DataSpec, EarlyStopping  # noqa: E402
 from hpo.training.recipe import Recipe  # noqa: E402
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.usefixtures("cluster"),
-    pytest.mark.filterwarnings("ignore"),  # Ray's own warnings
-]
+ignored = pytest.mark.filterwarnings("ignore")  # Ray's own warnings
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster"), ignored]
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -148,9 +145,6 @@ def make(lasting: RayExecutor) -> Callable[[fakes.Fake], RayExecutor]:
     return maker
 
 
-# -- whole studies
-
-
 def random() -> Strategy:
     return Random(Problem(fakes.SPACE, seed=3))
 
@@ -206,9 +200,7 @@ def test_two_hundred_trials_on_eight_slots_are_exactly_those_of_one_local_worker
     assert extra_epochs(tmp_path / "witness") == 0
 
 
-def test_a_node_that_joins_is_used_and_when_it_is_killed_only_its_running_epoch_is_lost(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_node_that_joins_is_used_and_killed_it_costs_its_running_epoch(cluster: Cluster, tmp_path: Path) -> None:
     with contextlib.closing(RayExecutor(Resources(cpus=2.5))) as executor:  # as many as fit: one a node
         executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.02)])
         ready(executor, 3)
@@ -268,9 +260,7 @@ def test_with_all_nodes_gone_a_study_waits_and_goes_on_when_one_comes(
     assert said[0].endswith("can run a trial (0 cpus and 1 gpus); waiting 300 s for one")
 
 
-def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4_and_can_go_on(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_with_all_nodes_gone_for_too_long_a_study_ends_with_exit_4(cluster: Cluster, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=0, num_gpus=1)
     with contextlib.closing(RayExecutor(Resources(cpus=0, gpus=1), patience=0.5)) as executor:
         executor.begin([fakes.Fake(witness=tmp_path / "witness", pause=0.05)])
@@ -312,9 +302,6 @@ def test_a_driver_that_was_killed_is_gone_on_with(cluster: Cluster, tmp_path: Pa
     assert extra_epochs(tmp_path / "witness") <= 2
 
 
-# -- data
-
-
 @dataclass(frozen=True)
 class Looking(Recipe):
     """Trains nothing; its reports say what data it got, and whether its arrays are its own or in memory that nodes share."""
@@ -347,9 +334,6 @@ def test_data_a_node_does_not_see_are_in_memory_that_its_workers_share(
     assert [report.metrics for report in reports] == [expected] * 2
 
 
-# -- what is refused
-
-
 def test_the_study_file_alone_chooses_ray(cluster: Cluster) -> None:
     settings = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1]}, "execution": {"engine": "ray"}}
     spec = api.load({**settings, "workers": 2})
@@ -368,9 +352,7 @@ def failure(recipe: Any) -> str:
     return str(failed.value)
 
 
-def test_other_versions_on_a_node_are_refused_with_both_named(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_versions_on_a_node_are_refused_by_name(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = hpo.execution.ray.versions()
     monkeypatch.setattr(hpo.execution.ray, "versions", lambda: theirs | {"torch": "1.0"})
     said = failure(fakes.Fake())
@@ -385,7 +367,7 @@ def test_a_trainer_that_cannot_be_made_on_a_node_is_one_line_that_names_the_node
     assert re.fullmatch(rf"a worker on node [0-9.]+ {text}.*", said)
 
 
-def test_an_address_where_no_cluster_answers_is_one_line_in_a_bounded_time(
+def test_an_address_where_no_cluster_answers_is_one_line_soon(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_unreachable(cluster.address, "here")

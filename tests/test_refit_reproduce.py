@@ -36,11 +36,6 @@ from hpo.training.evaluation import score
 SPACE = {"rate": {"min": 0.1, "max": 0.8}, "epochs": 3}
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place.made(tmp_path)
-
-
 @pytest.mark.parametrize("strategy", ["bayesian", "random", "grid"])
 def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: Place, strategy: str) -> None:
     rates = {"choices": [round(0.1 + 0.05 * step, 2) for step in range(15)]}
@@ -58,9 +53,7 @@ def test_the_best_goes_on_from_its_checkpoint_where_epochs_became_longer(place: 
 
 @pytest.mark.parametrize("target", [12, 5], ids=["of the same target", "of a lower target"])
 @pytest.mark.parametrize("rule", [{"type": "asha", "reduction": 2}, {"type": "median", "min_trials": 2}])
-def test_early_stopping_leaves_the_best_alone_where_epochs_became_longer(
-    place: Place, rule: dict[str, Any], target: int
-) -> None:
+def test_early_stopping_leaves_the_best_alone_when_epochs_grow(place: Place, rule: dict[str, Any], target: int) -> None:
     first = place.run(early_stopping=rule, budget={"trials": 12})
     before, length = len(place.trained()), len(first.study.trainings[first.best.training].reports)
     longer = {"early_stopping": rule, "search_space": {**SEARCHED, "epochs": [2, 4, 8, 16]}}
@@ -108,9 +101,6 @@ def test_what_counted_once_counts_for_ever_whatever_becomes_of_epochs(
         stored, (status,) = read_result(spec, place.folder), statuses(spec, place.folder)
         assert stored.spec.goal == status.goal == tracked_study(spec, result.folders).goal == goal
         assert curve("random", 0, read_events(result.folders.journal), goal).points[-1].value == best
-
-
-# -- reproduce -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -195,13 +185,9 @@ def test_nan_equals_nan_and_zero_is_not_minus_zero() -> None:
     one = Report(1, {"a": float("nan"), "b": 0.0}, 1.0, 2.0)
     assert first_difference(one, replace(one, metrics={"a": float("nan"), "b": 0.0}, seconds=9.0)) == ""
     assert first_difference(one, replace(one, metrics={"a": float("nan"), "b": -0.0})) == "epoch 1: b was 0.0, is -0.0"
-    assert first_difference(one, replace(one, metrics={"a": 1.0, "b": 1.0})) == (
-        "epoch 1: a was nan, is 1.0 (1 more of that epoch differ)"
-    )
+    both = first_difference(one, replace(one, metrics={"a": 1.0, "b": 1.0}))
+    assert both == "epoch 1: a was nan, is 1.0 (1 more of that epoch differ)"
     assert first_difference(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
-
-
-# -- refit, on digits ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -209,9 +195,8 @@ def searched(tmp_path: Path, request: pytest.FixtureRequest) -> Result:
     """A study of one tiny network on digits, without MLflow."""
     space = {"blocks": 1, "channels": 4, "dense_units": 16, "learning_rate": 0.02, "batch_size": 64, "epochs": 2}
     given = {"name": "tiny", "data": "digits", "search_space": space, "budget": {"trials": 1}, "workers": 1}
-    (tmp_path / "study.yaml").write_text(
-        json.dumps({**given, "tracking": False, "device": "cpu", "precision": request.param})
-    )
+    given |= {"tracking": False, "device": "cpu", "precision": request.param}
+    (tmp_path / "study.yaml").write_text(json.dumps(given))
     spec = api.load(tmp_path / "study.yaml")
     return with_engine(run(spec, RunOptions(tmp_path, publish=False)), "inline")
 

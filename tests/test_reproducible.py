@@ -149,9 +149,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
     assert [report.metrics for report in reports(tmp_path)] == [report.metrics for report in straight]
     best = checkpoints.path(tmp_path / "studies" / "whole" / "trainings", trial.training, trial.epoch)
     found = score(recipe.setup(), trial.params, best, "val")
-    assert found["val_accuracy"] == trial.reports[-1].metrics["val_accuracy"], (
-        "the best model loads and scores the same"
-    )
+    assert found["val_accuracy"] == trial.reports[-1].metrics["val_accuracy"], "the loaded model scores the same"
 
 
 def check_environments(visits: Sequence[Mapping[str, Value]]) -> None:

@@ -27,17 +27,9 @@ from hpo.study_file.spec import Budget
 from hpo.training import checkpoints
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place.made(tmp_path)
-
-
 def metrics_read(study: Study) -> dict[object, list[dict[str, float]]]:
     """What each point's trial read, epoch by epoch."""
     return {frozen(trial.params): [dict(report.metrics) for report in trial.reports] for trial in study.trials}
-
-
-# -- real trainings, bit for bit -------------------------------------------------------------------------------------
 
 
 def real(folder: Path, strategy: str, space: dict[str, Any] | None = None, **budget: int) -> Result:
@@ -66,9 +58,6 @@ def test_cosine_shares_nothing_between_trials_of_different_length(tmp_path: Path
     assert short.reports[0].metrics != long.reports[0].metrics
     constant = real(tmp_path / "constant", "grid", {**cosine, "schedule": "constant"}, trials=2).study
     assert (len(constant.trainings), constant.epochs) == (1, 3)
-
-
-# -- who shares what -------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_over_epochs_2_4_and_8_trains_8_epochs_a_point_and_a_duplicate_costs_nothing(place: Place) -> None:
@@ -144,9 +133,7 @@ def test_a_retry_that_was_killed_is_continued_by_the_plain_command(outcome: str,
 
 
 @pytest.mark.parametrize(("outcome", "trained"), [("oom", 4), ("invalid", 1)])
-def test_too_little_memory_in_one_study_is_no_verdict_on_the_training_in_others(
-    outcome: str, trained: int, place: Place
-) -> None:
+def test_too_little_memory_in_one_study_is_no_verdict_in_others(outcome: str, trained: int, place: Place) -> None:
     failing = place.folder / "failing"
     failing.write_text(outcome)
     same = {"start_with": [{"rate": 0.05, "width": 1, "epochs": 4}], "budget": {"trials": 1}}
@@ -228,9 +215,8 @@ def test_no_checkpoint_is_forgotten_before_a_later_epoch_is_in_a_journal(tmp_pat
         histories: dict[int, list[Event]] = {3: [], 4: []}
         folder, second = tmp_path / str(cut), Scripted(2, now=1e5)
         drive(histories, STRATEGIES["random"], Budget(trials=6), Scripted(2), folder, cut)
-        recorded = {
-            (e.training, e.report.epoch) for events in histories.values() for e in events if isinstance(e, Reported)
-        }
+        reported = (e for events in histories.values() for e in events if isinstance(e, Reported))
+        recorded = {(event.training, event.report.epoch) for event in reported}
         drive(histories, STRATEGIES["random"], Budget(trials=6), second, folder)
         assert not recorded & set(second.trained)
         assert all(job.start == job.known for job in second.submitted)
@@ -242,8 +228,6 @@ def test_another_training_seed_is_another_training(place: Place) -> None:
     assert not set(first.trainings) & set(again.trainings)
     assert again.reused_epochs == 0
 
-
-# -- going on --------------------------------------------------------------------------------------------------------
 
 ONE = {"rate": 0.1, "width": 2, "epochs": 4}
 

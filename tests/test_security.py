@@ -79,9 +79,6 @@ def test_yaml_is_read_by_safe_loaders_only() -> None:
     assert loaders <= {"yaml.SafeLoader"}
 
 
-# -- files from others ----------------------------------------------------------------------------------------------
-
-
 STUDY = """\
 name: mine
 strategy: random
@@ -109,8 +106,6 @@ def test_a_stranger_s_code_is_imported_by_run_and_by_who_trusts_it_only(verb: li
     if verb == ["check"]:
         assert "your own code, which check imports only with --trust" in done.output
 
-
-# -- secrets --------------------------------------------------------------------------------------------------------
 
 SECRETS = [
     ("http://:hunter2@host", "http://:***@host"),
@@ -147,9 +142,8 @@ def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path) ->
         assert "hunter2" not in repr(failed(job({}, tmp_path / "trainings"), error))
     place = Path(write_traceback(ValueError("http://u:hunter2@host")))
     kept = [*(tmp_path / "errors").iterdir(), place]
-    assert [("http://u:***@host" in path.read_text(), "hunter2" in path.read_text()) for path in kept] == [
-        (True, False)
-    ] * 2
+    texts = [path.read_text() for path in kept]
+    assert [("http://u:***@host" in text, "hunter2" in text) for text in texts] == [(True, False)] * 2
     place.unlink()
 
 
@@ -201,15 +195,11 @@ def test_the_ui_is_served_to_this_machine_and_shows_no_password(
     else:
         with pytest.raises(EnvironmentFailed) as refused:
             serve_ui(study, tmp_path, 5000)
-        assert str(refused.value).startswith(
-            "MLflow's server: has ended by itself, got no database at postgresql://user:***@"
-        )
+        line = "MLflow's server: has ended by itself, got no database at postgresql://user:***@"
+        assert str(refused.value).startswith(line)
     assert "hunter2" not in capsys.readouterr().out + str(started)
     assert len(started) == uri.startswith("postgresql")
     assert all(command[command.index("--host") + 1] == "127.0.0.1" for command in started)
-
-
-# -- hostile names --------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_any_name_is_a_folder(tmp_path: Path) -> None:
@@ -234,9 +224,8 @@ def test_names_of_classes_and_files_reach_a_terminal_without_escapes_and_a_progr
         folder = tmp_path / "images" / (HOSTILE, "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}{HOSTILE[3:]}.png")
-    (tmp_path / "study.yaml").write_text(
-        "{name: icons, data: images, search_space: {epochs: 1, blocks: 1}, execution: inline, tracking: false}"
-    )
+    space = "search_space: {epochs: 1, blocks: 1}, execution: inline, tracking: false"
+    (tmp_path / "study.yaml").write_text(f"{{name: icons, data: images, {space}}}")
     (tmp_path / "images" / "dog" / f"bad{HOSTILE}.png").write_text("no image")
     refused = hpo(tmp_path, "check", code=2)
     assert "bad" in refused.stderr

@@ -63,9 +63,6 @@ def refused(path: Path) -> str:
     return text.removeprefix(str(path))
 
 
-# -- damaged --------------------------------------------------------------------------------------------------------
-
-
 def scramble(path: Path, at: float, length: int, rng: random.Random) -> None:
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -146,9 +143,6 @@ def test_a_log_of_noise_is_no_log(path: Path) -> None:
     assert events_of(path) == EVENTS
 
 
-# -- in the way -----------------------------------------------------------------------------------------------------
-
-
 def test_a_journal_another_program_holds_is_said_to_be_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "BUSY_SECONDS", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -170,9 +164,7 @@ def test_a_journal_another_program_holds_is_said_to_be_held(path: Path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p"])
-def test_a_network_file_system_is_refused_and_nothing_is_made(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_made_on_a_network_file_system(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far {kind} rw 0 0\n")
     real = files.file_system
@@ -184,9 +176,6 @@ def test_a_network_file_system_is_refused_and_nothing_is_made(
             make(tmp_path / "far" / "file")  # type: ignore[operator]
         assert str(failed.value) == f"{tmp_path}/far: {rule}, got {kind}; name a local folder with --state DIR"
     assert list((tmp_path / "far").iterdir()) == []
-
-
-# -- full and read-only ---------------------------------------------------------------------------------------------
 
 
 class Disk:
@@ -330,8 +319,6 @@ def test_a_report_that_cannot_be_written_is_one_line_and_the_study_is_done(tmp_p
     check_whole(tmp_path, said)
 
 
-# -- many files -----------------------------------------------------------------------------------------------------
-
 COMPARED = """\
 name: many
 train: trainer:train
@@ -347,9 +334,8 @@ OPEN_FILES = 90 if SEEDS < 16 else 256  # 16 journals, workers and MLflow take 7
 def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> None:
     """With a file for each of its studies it could not be; `make chaos` compares 100 seeds of three strategies."""
     (tmp_path / "study.yaml").write_text(COMPARED)
-    (tmp_path / "trainer.py").write_text(
-        "def train(job):\n    for epoch in (1, 2):\n        yield {'val_accuracy': job.params['width'] / 64 + epoch / 9}\n"
-    )
+    value = "{'val_accuracy': job.params['width'] / 64 + epoch / 9}"
+    (tmp_path / "trainer.py").write_text(f"def train(job):\n    for epoch in (1, 2):\n        yield {value}\n")
     for command in (f"compare --seeds {SEEDS} --no-rescore", "sync"):  # which delivers what MLflow was too slow for
         limited = f"ulimit -n {OPEN_FILES}; exec {sys.executable} -m hpo {command}"
         done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -358,9 +344,6 @@ def test_a_comparison_of_any_size_does_with_few_open_files(tmp_path: Path) -> No
         alive = "lifecycle_stage = 'active' AND key = 'hpo.kind' AND value = 'study'"
         query = f"SELECT status, count(*) FROM runs NATURAL JOIN tags WHERE {alive} GROUP BY status"
         assert stored.execute(query).fetchall() == [("FINISHED", 4 * SEEDS)]  # beside random is random-x2
-
-
-# -- two drivers ----------------------------------------------------------------------------------------------------
 
 
 def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: Path) -> None:
@@ -380,8 +363,6 @@ def test_a_second_driver_refuses_and_one_after_a_dead_one_takes_over(tmp_path: P
     with never_left(start(config)) as third:
         check(config, third.finish(), lost=config.slots)
 
-
-# -- a changed study ------------------------------------------------------------------------------------------------
 
 STUDY = """\
 name: s

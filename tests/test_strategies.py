@@ -7,6 +7,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.simulated import SimulatedExecutor
-from hpo.core import (
-    Ended,
-    Event,
-    Goal,
-    Job,
-    NoDecision,
-    Params,
-    Paused,
-    Report,
-    Reported,
-    Start,
-    Started,
-    State,
-    Strategy,
-    Study,
-    epochs_of,
-)
+from hpo import core
+from hpo.core import Event, Goal, Job, NoDecision, Params, Report, Start, Started, State, Strategy, Study, epochs_of
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -60,16 +46,13 @@ PLAIN: dict[str, Callable[[Problem], Strategy]] = {
     "random": Random,
     "grid": Grid,
 }
+HALVING, PREDICTIVE = EarlyStopping("asha", 1, 2), EarlyStopping("predictive", 1, 2)
 RULES: dict[str, Callable[[Strategy, Problem], Strategy]] = {
     "plain": lambda strategy, problem: strategy,
     "median": lambda strategy, problem: Median(strategy, GOAL, EarlyStopping("median", min_trials=3)),
-    "asha": lambda strategy, problem: Asha(strategy, GOAL, EarlyStopping("asha", 1, 2)),
-    "patience": lambda strategy, problem: Patience(
-        Asha(strategy, GOAL, EarlyStopping("asha", 1, 2)), GOAL, EarlyStopping("asha", 1, 2, patience=2)
-    ),
-    "predictive": lambda strategy, problem: Predictive(
-        strategy, Surrogate(problem, prior.load()), GOAL, EarlyStopping("predictive", 1, 2)
-    ),
+    "asha": lambda strategy, problem: Asha(strategy, GOAL, HALVING),
+    "patience": lambda strategy, problem: Patience(Asha(strategy, GOAL, HALVING), GOAL, replace(HALVING, patience=2)),
+    "predictive": lambda strategy, problem: Predictive(strategy, Surrogate(problem, prior.load()), GOAL, PREDICTIVE),
 }
 COMBINATIONS = list(itertools.product(PLAIN, RULES))
 every_combination = pytest.mark.parametrize(("name", "rule"), COMBINATIONS, ids=["-".join(c) for c in COMBINATIONS])
@@ -93,9 +76,7 @@ def run(
 
 @every_combination
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_study_ends_with_exactly_its_trials_and_keeps_every_invariant(
-    name: str, rule: str, slots: int, tmp_path: Path
-) -> None:
+def test_a_study_has_exactly_its_trials_and_keeps_its_laws(name: str, rule: str, slots: int, tmp_path: Path) -> None:
     events = run(make(name, rule), tmp_path, slots, Budget(trials=12))
     study = laws.check(events, trials=12)
     assert study.closed == "budget"
@@ -116,9 +97,7 @@ def test_a_fresh_instance_given_the_same_trials_answers_the_same(name: str, rule
 
 
 @every_combination
-def test_no_point_is_proposed_twice_and_a_space_that_is_used_up_ends_the_study(
-    name: str, rule: str, tmp_path: Path
-) -> None:
+def test_no_point_is_proposed_twice_and_a_space_used_up_ends_the_study(name: str, rule: str, tmp_path: Path) -> None:
     study = laws.check(run(make(name, rule), tmp_path, 3))
     assert len(study.trials) == fakes.DISCRETE.size() == 18
     assert study.closed == "exhausted"
@@ -188,9 +167,7 @@ CHANGED = Space(
 
 
 @every_combination
-def test_after_a_change_of_the_space_old_trials_stay_and_what_comes_next_obeys(
-    name: str, rule: str, tmp_path: Path
-) -> None:
+def test_after_a_change_of_the_space_old_trials_stay_and_new_ones_obey(name: str, rule: str, tmp_path: Path) -> None:
     """Every point of the new space is tried once, those that an old trial has with the default included."""
     trained = 7 if rule == "plain" else 3
     begun = run(make(name, rule), tmp_path, 1, Budget(trials=trained))
@@ -222,9 +199,8 @@ def test_a_grid_keeps_its_order_when_a_point_is_skipped() -> None:
 
 
 def test_a_huge_grid_is_never_built() -> None:
-    space = Space(
-        (*(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(30)), Parameter("epochs", Choice((1,))))
-    )
+    digits = Choice(tuple(range(10)))
+    space = Space((*(Parameter(f"p{i}", digits) for i in range(30)), Parameter("epochs", Choice((1,)))))
     assert len({frozen(p) for p in _starts(make("grid", space=space), 50)}) == 50
 
 
@@ -261,16 +237,13 @@ def test_patience_ends_a_trial_where_keras_would_and_what_it_passed_counts(kind:
     goal, wait, least = Goal(epochs=range(1, 28)), 5, 6
     inner = Random(Problem(space, goal, 1))
     rule = EarlyStopping(kind, least, interval=3, epochs=wait, patience=wait)
-    within = (
-        inner if kind == "patience" else Median(inner, goal, EarlyStopping("median", least, interval=3, min_trials=100))
-    )  # which rests, and stops none
+    resting = Median(inner, goal, EarlyStopping("median", least, interval=3, min_trials=100))  # and stopping none
+    within = inner if kind == "patience" else resting
     study = learned(Patience(within, goal, rule), goal, Budget(trials=40))
     assert {trial.state for trial in study.trials} == {State.PRUNED, State.COMPLETE}
     for trial in study.trials:
-        curve = [
-            r.metrics["val_accuracy"]
-            for r in learn(Job("", trial.params, study.trainings[trial.training].seed, 0, 27, 0, tmp_path))
-        ]
+        whole = learn(Job("", trial.params, study.trainings[trial.training].seed, 0, 27, 0, tmp_path))
+        curve = [report.metrics["val_accuracy"] for report in whole]
         stale = (epoch for epoch in range(least, 28) if epoch - (curve.index(max(curve[:epoch])) + 1) >= wait)
         assert trial.epoch == next(stale, 27)
         assert (trial.state is State.COMPLETE) == (trial.epoch == 27)
@@ -279,10 +252,8 @@ def test_patience_ends_a_trial_where_keras_would_and_what_it_passed_counts(kind:
 
 
 RARE = tuple(Constraint(f"b{i + 1} == 2 * b{i}") for i in range(7))  # 3 of 10^8 combinations
-CHAIN = (
-    *(Parameter(f"b{i}", Choice(tuple(2**k for k in range(10)))) for i in range(8)),
-    Parameter("epochs", Choice((1,))),
-)
+POWERS = Choice(tuple(2**k for k in range(10)))
+CHAIN = (*(Parameter(f"b{i}", POWERS) for i in range(8)), Parameter("epochs", Choice((1,))))
 
 
 @pytest.mark.parametrize("more", [(), (Parameter("rate", Range(0.1, 0.9, False)),)])
@@ -322,12 +293,8 @@ def _starts(strategy: Strategy, count: int) -> list[Params]:
     return [decision.params for decision in decisions if isinstance(decision, Start)]
 
 
-# -- is bayesian search worth it -------------------------------------------------------------------------------------
-
 LENGTHS, SEEDS = (3, 9, 27), range(12)
-STOPPED: dict[
-    str, tuple[Callable[[Strategy, Goal], Strategy], int]
-] = {  # a rule, epochs that make about 20 to 30 trials
+STOPPED: dict[str, tuple[Callable[[Strategy, Goal], Strategy], int]] = {  # a rule, epochs of 20 to 30 trials
     "median": (lambda strategy, goal: Median(strategy, goal, EarlyStopping("median", 3)), 400),
     "asha": (lambda strategy, goal: Asha(strategy, goal, EarlyStopping("asha", 3)), 300),
 }
@@ -402,8 +369,8 @@ def test_tpe_learns_the_value_of_a_trial_that_rests() -> None:
         study.apply(Started(0.0, number, params, 0, key, 0, 3 if good else 9))
         for epoch in range(1, 4 if good else 10):
             report = Report(epoch, {"val_accuracy": 0.9 if good else 0.1}, 1.0, 0.0)
-            study.apply(Reported(key, report))
-        study.apply(Paused(0.0, number) if good else Ended(0.0, number, State.COMPLETE))
+            study.apply(core.Reported(key, report))
+        study.apply(core.Paused(0.0, number) if good else core.Ended(0.0, number, State.COMPLETE))
     decisions = [Tpe(Problem(space, goal, seed)).propose(study, 1) for seed in range(10)]
     rates = [one.params["learning_rate"] for (one,) in decisions if isinstance(one, Start)]
     assert sum(float(rate) < 1e-2 for rate in rates) >= 8, rates

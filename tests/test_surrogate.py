@@ -48,8 +48,6 @@ Value = Callable[[Params, int], float]
 CNN = Path(__file__).parent.parent / "search_spaces/cnn.yaml"
 IMAGES, EPOCHS = Images((1, 16, 16), 10, 1000), np.array([1.0, 2, 5, 9, 20])
 
-# -- points as numbers ----------------------------------------------------------------------------------------------
-
 
 @cache
 def cnn() -> Space:
@@ -80,21 +78,14 @@ def test_every_parameter_changes_a_feature_and_epochs_under_cosine_alone() -> No
         for name in params:
             values = {"flip": (True,), "global_pool": ("average",)}.get(name) or cnn()[name].domain.values
             other = {**params, name: rng.choice([one for one in values if one != params[name]])}
-            other = {
-                own: v for own, v in other.items() if own in (name, "flip", "global_pool") or cnn()[own].active(other)
-            }
+            there = {own for own in other if own in (name, "flip", "global_pool") or cnn()[own].active(other)}
+            other = {own: value for own, value in other.items() if own in there}
             if trainable(other):
                 changed[name].append(not np.array_equal(was, features(other)))
                 assert name != "epochs" or changed[name][-1] == (params["schedule"] == COSINE)
     assert [name for name, differs in changed.items() if not any(differs)] == []
-    alike = {
-        "padding",
-        "padding_mode",
-        "pool_stride",
-        "convs_per_block",
-        "global_pool",
-        "epochs",
-    }  # some are one network
+    # some are one network
+    alike = {"padding", "padding_mode", "pool_stride", "convs_per_block", "global_pool", "epochs"}
     assert [n for n, differs in changed.items() if n.rpartition(".")[2] not in alike and not all(differs)] == []
 
 
@@ -132,8 +123,6 @@ def test_the_features_of_an_epoch_follow_the_trainers_schedule(kind: str) -> Non
     assert features(params)[:, -4:] == pytest.approx(np.stack(wanted, axis=1))
     assert FEATURES[-4:] == ("epoch", "steps", "rate by schedule", "way through")
 
-
-# -- made-up studies ------------------------------------------------------------------------------------------------
 
 RATE, LENGTH = Parameter("learning_rate", Range(1e-4, 0.3, False, log=True)), Parameter("epochs", Choice((9,)))
 NORM, OPTIMIZER = Parameter("batch_norm", Choice(("off", "before"))), Parameter("optimizer", Choice(("sgd", "adam")))
@@ -222,9 +211,6 @@ def searched(
     return study
 
 
-# -- the Gaussian process -------------------------------------------------------------------------------------------
-
-
 def test_readings_without_noise_are_met_and_certainty_falls_with_distance() -> None:
     encoder, tried = Encoder(Problem(SPACE, GOAL, images=IMAGES), SHIPPED), at_random(12, 0)
     beside = [{**params, "learning_rate": float(params["learning_rate"]) * 1.02} for params in tried]
@@ -301,9 +287,7 @@ def test_readings_overrule_a_prior_that_misleads(sign: int) -> None:
     assert np.mean([quality(trial.params) for trial in searched(known=known).trials[15:]]) > RANDOM + 0.05
 
 
-def test_an_earlier_study_moves_the_order_towards_what_it_read_and_one_that_misleads_is_overruled(
-    tmp_path: Path,
-) -> None:
+def test_an_earlier_study_moves_the_order_to_what_it_read_and_one_that_misleads_is_overruled(tmp_path: Path) -> None:
     asked, orders = at_random(100, 5), list[float]()
     for sign in (1, 0, -1):
         first = Study([*made(at_random(20, 6), lambda params, epoch, sign=sign: 0.5 + sign * (quality(params) - 0.5))])
@@ -357,9 +341,6 @@ def test_a_study_on_the_pictures_of_a_recorded_task_is_said_to_be_most_like_it(t
     assert "; the study is most like your study like" in said(prior.load(tmp_path / f"{digest}.npz", began=digest))
     assert said(turned(SHIPPED, 0, 0)) == "", "a prior that says nothing"
     assert said(SHIPPED, Study()) == said(SHIPPED, recorded(task, 2)[0]) == ""
-
-
-# -- failures and extremes ------------------------------------------------------------------------------------------
 
 
 def test_a_point_is_worth_as_much_less_as_it_fails_more() -> None:

@@ -109,7 +109,7 @@ def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
 
 @given(studies, st.integers(1, 5), st.booleans())
 @settings(max_examples=60)
-def test_following_a_journal_step_by_step_ends_as_reading_it_at_once(
+def test_following_a_journal_equals_reading_it(
     shared: TrackedStudy, events: list[Event], step: int, live: bool
 ) -> None:
     def runs(size: int) -> list[tuple[object, ...]]:
@@ -149,9 +149,7 @@ def test_a_round_without_news_makes_no_call_and_a_later_driver_sends_only_what_i
 # -- how runs look -------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_a_child_run_with_params_metrics_an_epoch_a_step_and_the_original_times(
-    one: TrackedStudy, script: Script
-) -> None:
+def test_a_trial_is_a_child_run_with_params_metrics_and_the_original_times(one: TrackedStudy, script: Script) -> None:
     script.complete(dropout=0.25)
     server = delivered(one, script)
     run, over = child(server, 0), parent(server)
@@ -182,9 +180,7 @@ STANDINGS = [
 
 
 @pytest.mark.parametrize(("history", "live", "state", "status"), STANDINGS)
-def test_the_status_is_honest(
-    one: TrackedStudy, script: Script, history: str, live: bool, state: str, status: str
-) -> None:
+def test_status_is_honest(one: TrackedStudy, script: Script, history: str, live: bool, state: str, status: str) -> None:
     script.start()
     script.report(0)
     if history in ("paused", "continued"):
@@ -202,19 +198,13 @@ def test_the_status_is_honest(
     assert (run.ended is None) == (status == "RUNNING")
 
 
-@pytest.mark.parametrize(
-    ("reason", "status"),
-    [
-        ("budget", "FINISHED"),
-        ("target", "FINISHED"),
-        ("interrupted", "KILLED"),
-        ("failing", "FAILED"),
-        ("", "KILLED"),  # the driver vanished
-    ],
-)
+LEFT = {"budget": "FINISHED", "target": "FINISHED", "interrupted": "KILLED", "failing": "FAILED", "": "KILLED"}
+
+
+@pytest.mark.parametrize(("reason", "status"), LEFT.items())
 def test_the_parent_says_why_the_driver_left(one: TrackedStudy, script: Script, reason: str, status: str) -> None:
     script.complete()
-    if reason:
+    if reason:  # else the driver vanished
         script.close(reason)
     run = parent(delivered(one, script))
     assert (run.status, run.tags["hpo.state"], run.tags["hpo.driver"]) == (status, reason or "interrupted", "none")
@@ -343,9 +333,7 @@ def test_mlflow_away_costs_nothing_but_waiting_longer_each_time_and_is_said_once
     check_delivered(server.alive(), one, script.events, live=False)
 
 
-def test_a_run_created_long_after_its_request_was_given_up_is_removed(
-    sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script
-) -> None:
+def test_a_run_that_came_too_late_is_removed(sync: Sync, server: FakeMlflow, one: TrackedStudy, script: Script) -> None:
     server.faults = iter(["", "", "", "before"])
     script.complete()
     assert not sync.round(live=True)
@@ -487,9 +475,7 @@ def real(journal: Journal, one: TrackedStudy) -> TrackedStudy:
     return replace(one, journal=journal.path)
 
 
-def test_a_hanging_mlflow_never_holds_the_driver_up_and_sync_delivers_later(
-    real: TrackedStudy, server: FakeMlflow, script: Script
-) -> None:
+def test_a_hanging_mlflow_holds_no_driver_up(real: TrackedStudy, server: FakeMlflow, script: Script) -> None:
     release = threading.Event()
 
     def hang(uri: str, experiment: str, tags: object) -> FakeStore:
@@ -524,6 +510,7 @@ def test_only_an_mlflow_that_refuses_at_once_for_a_while_is_not_waited_for(
 def test_an_mlflow_that_refuses_does_not_hold_the_end_up_and_sync_delivers_later(
     real: TrackedStudy, server: FakeMlflow, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert tracking.Tracker([real], "http://fake").close() == len(script.events), "never started"
     monkeypatch.setattr(tracking, "REFUSED", 0.0)
     server.away = True
     with tracking.Tracker([real], "http://fake", connect=server.connect) as tracker:
@@ -572,10 +559,8 @@ def test_a_bug_in_the_delivery_is_said_and_tried_again(
 def test_a_delivery_that_nobody_waits_for_any_more_begins_no_further_study(
     server: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feeds = [
-        (tracked_study(tmp_path / name, strategy=name), Script().events) for name in ("random", "grid", "bayesian")
-    ]
-    one = sync_of_lists([(feed, [Opened(1.0, {})]) for feed, _ in feeds], server.connect)
+    feeds = [tracked_study(tmp_path / name, strategy=name) for name in ("random", "grid", "bayesian")]
+    one = sync_of_lists([(feed, [Opened(1.0, {})]) for feed in feeds], server.connect)
     first, sent = one.studies[0], list[str]()
     for study in one.studies:
         monkeypatch.setattr(study, "upload", lambda *_, name=study.tracked.strategy, **__: sent.append(name))
@@ -583,10 +568,6 @@ def test_a_delivery_that_nobody_waits_for_any_more_begins_no_further_study(
     monkeypatch.setattr(first, "send", lambda *given: [send_first(*given), setattr(one, "abandoned", True)])
     one.round(live=True)
     assert (sent, one.undelivered()) == (["random"], 2)
-
-
-def test_closing_a_tracker_that_never_started_tells_what_is_missing(real: TrackedStudy, script: Script) -> None:
-    assert tracking.Tracker([real], "http://fake").close() == len(script.events)
 
 
 def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,9 +583,7 @@ def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch
 # -- where MLflow is -----------------------------------------------------------------------------------------------
 
 
-def test_the_study_file_comes_before_the_environment_before_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_study_file_goes_before_environment_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"MLFLOW_TRACKING_URI": "http://there:5000"}
     assert tracking_uri("https://here", tmp_path, environ) == "https://here"
     assert tracking_uri(None, tmp_path, environ) == "http://there:5000"
@@ -618,31 +597,24 @@ def test_a_folder_with_odd_characters_survives_the_uri() -> None:
     assert sqlite_path(sqlite_uri(path)) == path
 
 
-@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "sqlite://mlflow.db", "ftp://me:s3cret@x"])
-def test_a_store_mlflow_no_longer_has_is_refused(uri: str) -> None:
+NO_STORE = "an MLflow server or database"
+NO_ADDRESS = "an address that can be read"
+REMEDIES = {
+    NO_STORE: "write http://host:5000, or sqlite:///mlflow.db, or leave it out",
+    NO_ADDRESS: "write the port as a number, and special characters of a password as %40 and the like",
+}
+NO_URIS = {
+    NO_STORE: ["./mlruns", "file:///tmp/mlruns", "sqlite://mlflow.db", "ftp://me:s3cret@x"],
+    NO_ADDRESS: [f"postgresql://me:s3cret@{host}" for host in ("host:port/db", "host:54x/db")]
+    + [f"http://me:s3cret@{host}" for host in ("host:port", "[host", "host:99999")],
+}
+
+
+@pytest.mark.parametrize(("said", "uri"), [(said, uri) for said, uris in NO_URIS.items() for uri in uris])
+def test_what_is_no_uri_of_an_mlflow_is_refused_without_its_password(said: str, uri: str) -> None:
     with pytest.raises(BadInput) as caught:
         tracking_uri(uri, Path(), {})
-    rule, got = "must be an MLflow server or database", uri.replace("s3cret", "***")
-    remedy = "write http://host:5000, or sqlite:///mlflow.db, or leave it out"
-    assert str(caught.value) == f"tracking.uri: {rule}, got {got}; {remedy}"
-
-
-UNREADABLE = [
-    "postgresql://me:s3cret@host:port/db",
-    "mysql+pymysql://me:s3cret@host:54x/db",
-    "http://me:s3cret@host:port",
-    "https://me:s3cret@[host",
-    "http://me:s3cret@host:99999",
-]
-
-
-@pytest.mark.parametrize("uri", UNREADABLE)
-def test_an_address_that_cannot_be_read_is_refused_without_its_password(uri: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        tracking_uri(uri, Path(), {})
-    remedy = "write the port as a number, and special characters of a password as %40 and the like"
-    shown = uri.replace("s3cret", "***")
-    assert str(caught.value) == f"tracking.uri: must be an address that can be read, got {shown}; {remedy}"
+    assert str(caught.value) == f"tracking.uri: must be {said}, got {uri.replace('s3cret', '***')}; {REMEDIES[said]}"
 
 
 DRIVERS = {

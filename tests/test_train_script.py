@@ -43,9 +43,6 @@ def namespace(path: Path) -> dict[str, Any]:
     return runpy.run_path(str(path), run_name="train")
 
 
-# -- the network ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("model", ["cnn", "rnn"])
 def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, model: str) -> None:
     """25 points of each family: hpo's weights fit, and from the same weights come the same outputs."""
@@ -85,8 +82,7 @@ def test_only_the_settings_differ_from_the_tested_program(tmp_path: Path) -> Non
     assert name.findall(settings) == name.findall(own)
 
 
-# -- the training --------------------------------------------------------------------------------------------------
-
+STRIDES: Params = {"pool": "none", "stride": 2, "blocks": 2}
 VARIANTS: dict[str, Params] = {
     # it stops at epoch 2, on the schedule of all 4
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine", "warmup": 1, "epochs": 4},
@@ -96,14 +92,7 @@ VARIANTS: dict[str, Params] = {
     "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "rms_decay": 0.9, "clip": 1.0, "label_smoothing": 0.1},
     "norms": {"batch_norm": "before", "activation": "silu", "conv_dropout": 0.1, "dropout": 0.3},
     "leaky": {"batch_norm": "after", "activation": "leaky_relu", "leaky_slope": 0.2, "kernel_size": 4},
-    "tanh": {
-        "pool": "none",
-        "stride": 2,
-        "activation": "tanh",
-        "blocks": 2,
-        "block2.channels": 3,
-        "global_pool": "average",
-    },
+    "tanh": {**STRIDES, "activation": "tanh", "block2.channels": 3, "global_pool": "average"},
     "perceptron": {"blocks": 0, "dense_layers": 0, "batch_size": 60},
     "lstm": {"cell": "lstm", "hidden_size": 6, "rnn_layers": 2, "rnn_dropout": 0.2, "bidirectional": True},
     "gru": {"cell": "gru", "hidden_size": 6, "bias": False},
@@ -189,9 +178,6 @@ def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Pa
     assert all(torch.equal(state[name], weights[name]) for name in weights)
 
 
-# -- augmentation --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("change", [{"flip": True}, {"rotation": 20.0}, {"erase": 0.2}])
 def test_images_are_changed_as_hpo_changes_them(monkeypatch: pytest.MonkeyPatch, change: Params) -> None:
     """The same draws give the same images."""
@@ -216,9 +202,6 @@ def test_images_are_shifted_by_whole_pixels_each_by_its_own(monkeypatch: pytest.
     assert {one[0] for one in drawn} == set(moved)  # a move that is missing by chance: 25 * (24 / 25)^300 = 1e-4
 
 
-# -- its files -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["train.py", "data.npz"])
 def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_path: Path, name: str) -> None:
     won = source_of(bars(tmp_path / "data"), TINY)
@@ -235,16 +218,13 @@ def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_pa
         (tmp_path / "out" / "data.npz").unlink()
     with pytest.raises(BadInput) as caught:
         best.write_files(won, tmp_path / "out")
-    assert str(caught.value) == (
-        f"{file}: must not be there yet, unless `hpo best --script` wrote it; name another folder with --to"
-    )
+    rule = "must not be there yet, unless `hpo best --script` wrote it"
+    assert str(caught.value) == f"{file}: {rule}; name another folder with --to"
     assert file.read_text() == "print('mine')\n"
 
 
 def test_a_model_of_ones_own_has_no_script() -> None:
     with pytest.raises(BadInput) as caught:
         best.refuse_own("study.yaml:3:8 model", "my.module:net")
-    assert str(caught.value) == (
-        "study.yaml:3:8 model: a script can be written for cnn and rnn only, got my.module:net; "
-        "your own function is the network's code already"
-    )
+    line = "study.yaml:3:8 model: a script can be written for cnn and rnn only, got my.module:net"
+    assert str(caught.value) == f"{line}; your own function is the network's code already"

@@ -54,9 +54,6 @@ def assert_goes_on(train: Train, params: Params, folder: Path) -> None:
         assert [numbers(report) for report in train(job(params, folder, start=start))] == whole[start:]
 
 
-# -- the examples ------------------------------------------------------------------------------------------------
-
-
 def test_the_example_model_learns(tmp_path: Path) -> None:
     train = model("own_model:network", EXAMPLES, tmp_path)
     params = {"width": 8, "norm_groups": 4, "depth": 1, "learning_rate": 0.02, "batch_size": 8, "epochs": 8}
@@ -89,9 +86,6 @@ def test_a_trainer_of_ones_own_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXAMPLES.parent)
 
 
-# -- trainers ----------------------------------------------------------------------------------------------------
-
-
 def reports(text: str, folder: Path, start: int = 0) -> list[Report]:
     train = user.user_trainer("mine:train", written(folder, text))
     return list(train(job({"epochs": 3}, folder, start=start)))
@@ -114,34 +108,28 @@ def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
     assert sys.modules["mine"].closed == [True]
 
 
+ARRAY, REDUCE = "report numbers by name, got 'score':", "reduce it to one number, as by .mean().item()"
+REPORT = "from hpo.core import Report"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 3", "mine:train must be a generator of reports, got a int; write `yield`"),
-        ("return", "mine:train must be a generator of reports, got None; write `yield`"),
-        ("yield 0.5", "mine:train must yield a Report or a mapping of metrics, got a float"),
-        ("yield {'score': 'good'}", "mine:train must report numbers by name, got 'score': 'good'"),
-        ("yield {'score': True}", "mine:train must report numbers by name, got 'score': True"),
-        (
-            "import numpy\n    yield {'score': numpy.ones(())}",
-            "mine:train must report numbers by name, got 'score': array(1.); write .item()",
-        ),
-        (
-            "import torch\n    yield {'score': torch.ones(2)}",
-            "mine:train must report numbers by name, got 'score': tensor([1., 1.]);"
-            " reduce it to one number, as by .mean().item()",
-        ),
-        ("yield {1: 2.0}", "mine:train must report numbers by name, got 1: 2.0"),
-        (
-            "from hpo.core import Report\n    yield Report(2, {}, 0.0, 0.0)",
-            "mine:train must report every epoch once, got epoch 2 after 0",
-        ),
+        ("return 3", "be a generator of reports, got a int; write `yield`"),
+        ("return", "be a generator of reports, got None; write `yield`"),
+        ("yield 0.5", "yield a Report or a mapping of metrics, got a float"),
+        ("yield {'score': 'good'}", "report numbers by name, got 'score': 'good'"),
+        ("yield {'score': True}", "report numbers by name, got 'score': True"),
+        ("import numpy\n    yield {'score': numpy.ones(())}", f"{ARRAY} array(1.); write .item()"),
+        ("import torch\n    yield {'score': torch.ones(2)}", f"{ARRAY} tensor([1., 1.]); {REDUCE}"),
+        ("yield {1: 2.0}", "report numbers by name, got 1: 2.0"),
+        (f"{REPORT}\n    yield Report(2, {{}}, 0.0, 0.0)", "report every epoch once, got epoch 2 after 0"),
     ],
 )
 def test_a_trainer_that_yields_the_wrong_thing_is_refused_in_one_line(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(TrainingFailed) as caught:
         reports(f"def train(job):\n    {body}", tmp_path)
-    assert (caught.value.outcome, str(caught.value)) == (Outcome.INVALID, message)
+    assert (caught.value.outcome, str(caught.value)) == (Outcome.INVALID, f"mine:train must {message}")
 
 
 PRINTING = """
@@ -157,12 +145,9 @@ def train(job):
 """
 
 
-def test_what_own_code_prints_and_logs_is_kept_with_its_trial_and_in_mlflow_and_silence_makes_no_file(
-    tmp_path: Path,
-) -> None:
-    study = (
-        "{name: loud, strategy: grid, train: mine:train, search_space: {rate: [0.1, 0.2, 0.3], epochs: 2}, workers: 1}"
-    )
+def test_what_own_code_prints_is_kept_with_its_trial_and_in_mlflow_and_silence_makes_no_file(tmp_path: Path) -> None:
+    space = "{rate: [0.1, 0.2, 0.3], epochs: 2}"
+    study = f"{{name: loud, strategy: grid, train: mine:train, search_space: {space}, workers: 1}}"
     written(written(tmp_path, PRINTING), study, "study.yaml")
     shutil.copy(template(), tmp_path)
     studied.hpo(tmp_path, "run")
@@ -178,8 +163,6 @@ def test_what_own_code_prints_and_logs_is_kept_with_its_trial_and_in_mlflow_and_
     assert len([*tmp_path.glob("studies/loud/logs/*")]) == 2
     assert {path.read_text() for path in tmp_path.glob("mlruns/**/log.txt")} == {logs[0.2], logs[0.3]}
 
-
-# -- models ------------------------------------------------------------------------------------------------------
 
 MODELS = """
 from torch import nn
@@ -201,9 +184,7 @@ def dropped(params, shape, classes): return nn.Sequential(nn.Flatten(), nn.Dropo
         ("normed", {"batch_size": 1}, "batch norm at batch size 1: "),
     ],
 )
-def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
-    tmp_path: Path, name: str, params: Params, message: str
-) -> None:
+def test_a_model_that_cannot_be_trained_is_one_line(tmp_path: Path, name: str, params: Params, message: str) -> None:
     train = model(f"mine:{name}", written(tmp_path, MODELS), tmp_path)
     with pytest.raises(TrainingFailed) as caught:
         next(train(job(params, tmp_path)))
@@ -218,18 +199,14 @@ def test_the_example_studies_run(name: str, tmp_path: Path) -> None:
     if name == "pretrained":
         subprocess.run([sys.executable, "examples/pretrained.py"], cwd=tmp_path, check=True)
     study = tmp_path / "examples" / f"{name}.yaml"
-    result = api.run(
-        study, quiet=True, workers=1, sets=["budget.trials=2", "tracking=false", "execution.engine=inline"]
-    )
+    sets = ["budget.trials=2", "tracking=false", "execution.engine=inline"]
+    result = api.run(study, quiet=True, workers=1, sets=sets)
     assert {trial.outcome for trial in result.study.trials} == {Outcome.OK}
     assert "pretrained.pt" in result.study.trials[0].params.values() or name != "pretrained"
 
 
 def test_a_users_model_with_lazy_layers_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_goes_on(model("mine:dropped", written(tmp_path, MODELS), tmp_path), {"epochs": 3}, tmp_path)
-
-
-# -- names -------------------------------------------------------------------------------------------------------
 
 
 def refusal(reference: str, folder: Path | None) -> str:
@@ -242,9 +219,8 @@ def refusal(reference: str, folder: Path | None) -> str:
 def test_a_function_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
     written(tmp_path, "def network(): ...\ndef train(): ...\nx = 3")
     place = "study.yaml:5:8 model:"
-    assert refusal("mine:", tmp_path) == (
-        f"{place} must be package.module:function, got 'mine:'; name a function of a module"
-    )
+    line = f"{place} must be package.module:function, got 'mine:'; name a function of a module"
+    assert refusal("mine:", tmp_path) == line
     absent = refusal("mine_absent:f", tmp_path)
     assert absent.startswith(f"{place} module mine_absent does not import, got ModuleNotFoundError: ")
     assert absent.endswith(f"; fix it or put it into {tmp_path}")
@@ -265,9 +241,7 @@ def test_a_module_that_does_not_import_says_why(tmp_path: Path, text: str, why: 
     assert f"module mine does not import, got {why}" in refusal("mine:f", written(tmp_path, text))
 
 
-def test_modules_are_found_in_packages_and_in_the_current_folder_and_import_what_lies_beside_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_are_found_in_packages_and_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "mine_package", "", "__init__.py")
     written(tmp_path / "mine_package", "from mine_other import f", "inner.py")
     written(tmp_path, "def f(): return 5", "mine_other.py")
@@ -285,8 +259,6 @@ def test_the_error_of_a_users_trainer_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         reports("def train(job):\n    yield {'a': 1 / 0}", tmp_path)
 
-
-# -- the identity of a user's code -----------------------------------------------------------------------------------
 
 OWN = {
     "mine_net.py": "import mine_parts.layers\nfrom mine_one import width\n\ndef build(params, shape, classes):\n"
