@@ -207,7 +207,7 @@ def ours(one: Recipe, params: Params, folder: Path) -> Callable[[], float]:
 
     def epoch() -> float:
         with streams(ready.data.device, 0, 1) as generator:
-            return loop.train_epoch(state, ready.data, generator)["train_loss"]
+            return loop.train_epoch(state, ready.data, generator)[0]["train_loss"]
 
     return epoch
 

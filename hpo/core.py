@@ -79,7 +79,7 @@ class Report:
 
     epoch counts from 1; seconds is the epoch's duration; time is when it ended (Unix seconds).
     save(path) writes the state after this epoch; it is None for a trainer that cannot continue from a file,
-    and in every process but the one that trains.
+    and in every process but the one that trains. missed: classes never predicted, as "1 of 10 (cat)".
     """
 
     epoch: int
@@ -87,6 +87,7 @@ class Report:
     seconds: float
     time: float
     save: Callable[[Path], None] | None = field(default=None, compare=False, repr=False)
+    missed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -42,13 +42,14 @@ def encode(event: Event) -> tuple[str, str]:
     if isinstance(event, Reported):
         report = event.report
         body["report"] = [report.epoch, dict(report.metrics), report.seconds, report.time]
+        body["report"] += [report.missed] if report.missed else []
     return type(event).__name__, json.dumps(body, separators=(",", ":"), default=dict)
 
 
 def decode(kind: str, text: str) -> Event:
     body: dict[str, Any] = json.loads(text)
     if kind == "Reported":
-        body["report"] = Report(*body["report"])
+        body["report"] = replace(Report(*body["report"][:4]), missed="".join(body["report"][4:]))
     elif kind == "Ended":
         body["state"], body["outcome"] = State(body["state"]), Outcome(body["outcome"])
     elif kind == "Closed":

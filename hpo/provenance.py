@@ -27,7 +27,7 @@ def steady_clock() -> Callable[[], float]:
 
 
 def numerics(
-    data: str, device: str, loss: str, class_weights: bool, user_code: str, precision: str, metrics: Sequence[str]
+    data: str, device: str, loss: str, class_weights: bool | str, user_code: str, precision: str, metrics: Sequence[str]
 ) -> dict[str, Value]:
     """Everything beside params and seed that epoch e of a training depends on."""
     return {

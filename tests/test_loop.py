@@ -1,6 +1,7 @@
 """The loop's laws: resuming, taking turns, prefixes; its failures; and what it must learn."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pictures import bars, digits, job, numbers, slopes
 
 from hpo.core import Outcome, Params, Report, Train, TrainingFailed, Value
+from hpo.data.dataset import Dataset
 from hpo.training import checkpoints, loop, probes
 from hpo.training.evaluation import load_network, outputs, score
 from hpo.training.loop import batch_sizes, batches, new_state
@@ -228,6 +230,46 @@ def test_every_image_is_seen_once_an_epoch_whatever_is_made_ready_at_once(
     assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
     there = ready.data.pixels(ready.data.splits["train"]).flatten(1)
     assert sorted(map(tuple, orders[0].flatten(1).tolist())) == sorted(map(tuple, there.tolist()))
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Digits; all but six of the eights are left out of training."""
+    data = Dataset.open(digits(tmp_path_factory.mktemp("rare") / "digits"))
+    eights = data.train[data.targets[data.train] == 8]
+    return replace(data, train=np.setdiff1d(data.train, eights[6:]), folder=None)
+
+
+def test_sampling_fills_batches_with_equal_shares_and_shows_no_image_twice_before_all_of_its_class(
+    rare: Dataset, tmp_path: Path
+) -> None:
+    data = Recipe("cnn", "cross_entropy", Path(), "cpu", "sampling", dataset=rare).setup().data
+    orders = [data.shuffled(torch.Generator().manual_seed(seed)).numpy() for seed in (1, 1, 2)]
+    assert len(orders[0]) == len(rare.train)
+    assert np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2])
+    for order in orders[1:]:
+        whole = order[: len(order) // 50 * 50].reshape(-1, 50)
+        assert all((np.bincount(rare.targets[batch], minlength=10) == 5).all() for batch in whole)
+        times = np.bincount(order, minlength=len(rare.images))[rare.train]
+        assert all(np.ptp(times[rare.targets[rare.train] == kind]) <= 1 for kind in range(10))
+        assert set(order) <= set(rare.train)
+    firsts = {tuple(rare.targets[order[:10]]) for order in orders}
+    assert len(firsts) == 2, "rounds have orders of their own"
+
+
+def test_sampling_finds_what_is_rare_and_a_training_with_it_goes_on_bit_for_bit(rare: Dataset, tmp_path: Path) -> None:
+    params = {"blocks": 1, "channels": 8, "learning_rate": 3e-3, "batch_size": 32, "epochs": 4}
+    last = {}
+    for weights in (False, "sampling"):
+        train = Recipe("cnn", "cross_entropy", Path(), "cpu", weights, metrics=("recall.8",), dataset=rare)()
+        whole = trained(train, params, tmp_path)
+        again = trained(train, params, tmp_path, start=2)
+        assert [numbers(report) for report in again] == [numbers(report) for report in whole[2:]]
+        last[weights] = whole[-1].metrics["val_recall.8"], whole[-1].missed
+    assert last[False] == (0, "1 of 10 (8)")
+    assert last["sampling"][0] > 0.3
+    assert last["sampling"][1] == ""
 
 
 def failure(train: Train, params: Params, place: Path) -> TrainingFailed:

@@ -95,8 +95,9 @@ def best_lines(result: Result) -> Iterator[str]:
     scored = "".join(f", {name} {decimals(test[name])}" for name in shown)
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
-    if (diagnosis := diagnosis_of(best)) is not None and Tag.ONE_CLASS in diagnosis.sentence:
-        yield f"        {diagnosis.sentence}: accuracy says nothing then; try class_weights: true"
+    if (diagnosis := diagnosis_of(best)) is not None and Tag.MISSED in diagnosis.sentence:
+        remedy = "" if result.spec.class_weights else "; try class_weights: sampling, or true"
+        yield f"        {diagnosis.sentence}: accuracy says little then{remedy}"
     yield from fallen_lines(result, test)
     yield from longest_lines(result, best)
     if result.published:

@@ -200,6 +200,13 @@ def _flag(node: Node) -> bool | None:
     return node.value if isinstance(node.value, bool) else None
 
 
+def flag_or(word: str) -> Plain:
+    """A flag, or a word that stands for a third way."""
+    schema: Schema = {"enum": [True, False, word]}
+    value = lambda node: word if node.value == word else _flag(node)  # noqa: E731
+    return Plain(f"must be true, false or {word}", schema, value, flag_meant)
+
+
 FLAG: Final = Plain("must be true or false", {"type": "boolean"}, _flag, flag_meant)  # `no` is text in YAML 1.2
 DURATION: Final = r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]+)?)s)?"
 SIZE: Final = r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B"

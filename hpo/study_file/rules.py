@@ -12,7 +12,7 @@ from typing import Final
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
-from hpo.formatting import count, listed
+from hpo.formatting import count, listed, written
 from hpo.space.domains import Choice, ParameterSpec, as_text, exact, part_of
 from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, part, solutions
 from hpo.space.grid import GridImpossible, ParameterGrid
@@ -102,8 +102,10 @@ def _loss(spec: StudySpec, mistakes: Mistakes) -> None:
     regression = spec.data is not None and spec.data.regression
     if spec.train is None and regression and spec.loss == "cross_entropy":
         mistakes.note(*_at(spec, "loss"), "must be squared_error where data.regression is true", spec.loss)
-    if regression and spec.class_weights:
-        mistakes.note(*_at(spec, "class_weights"), "must be false where data.regression is true", "true", "drop it")
+    if regression and (got := spec.class_weights):
+        mistakes.note(
+            *_at(spec, "class_weights"), "must be false where data.regression is true", written(got), "drop it"
+        )
 
 
 def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -149,9 +151,10 @@ def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.prefix_safe is not None and spec.train is None:
         rule = "is for a training function of your own, and train is not given"
         mistakes.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
-    if spec.precision != "fp32" and spec.train is not None:
-        rule = "is for hpo's own training, and train names another"
-        mistakes.note(*_at(spec, "precision"), rule, spec.precision, "drop it, and set it in your code")
+    for key, value, usual in (("precision", spec.precision, "fp32"), ("class_weights", spec.class_weights, False)):
+        if value != usual and spec.train is not None:
+            rule = "is for hpo's own training, and train names another"
+            mistakes.note(*_at(spec, key), rule, written(value), "drop it, and set it in your code")
 
 
 def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -196,7 +199,7 @@ RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = 
     _data: ("data", "train"),
     _loss: ("data", "loss", "train", "class_weights"),
     _metric: ("data", "loss", "train", "metric", "metrics"),
-    _trainer: ("train", "prefix_safe", "precision"),
+    _trainer: ("train", "prefix_safe", "precision", "class_weights"),
     _stopping: ("search_space", "early_stopping"),
     _budget: ("search_space", "budget"),
     _execution: ("execution", "workers"),

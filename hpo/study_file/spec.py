@@ -16,7 +16,7 @@ from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
-from hpo.study_file.fields import FLAG, NODE, Record, Several, duration, number, one_of, option, size, text
+from hpo.study_file.fields import FLAG, NODE, Record, Several, duration, flag_or, number, one_of, option, size, text
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness
 FAMILIES: Final = ("cnn", "rnn")
@@ -45,6 +45,7 @@ _NAME: Final = text(NAME, _LETTERS, "digits-cnn")
 _LINE: Final = text(r"[^\n]{1,250}", "must be text of one line")
 _COPIES: Final = one_of("keep", "drop")
 _LOSS: Final = one_of("cross_entropy", "squared_error")
+_WEIGHTS: Final = flag_or("sampling")
 _ENGINE: Final = one_of("local", "inline", "ray")
 _FACTOR: Final = number(2, 100, whole=True)
 _WORKERS: Final = number(1, 10_000, whole=True, word="auto")
@@ -185,7 +186,9 @@ class StudySpec:
         FLAG, None, "your own training: epoch e does not depend on how many follow, so trials share epochs"
     )
     loss: str = option(_LOSS, "cross_entropy", "what SGD minimizes; squared_error for regression")
-    class_weights: bool = option(FLAG, False, "weigh rare classes up in the loss")
+    class_weights: bool | str = option(
+        _WEIGHTS, False, "rare classes: weighed up in the loss; sampling: drawn as often"
+    )
     metric: Metric = option(Record(Metric, "metric", short="name"), Metric(), "a name, or {name, goal, at, target}")
     metrics: tuple[str, ...] = option(
         _METRICS, (), "recorded besides: val_auc, val_f1, val_f1.cat of a class, your own function (targets, outputs)"

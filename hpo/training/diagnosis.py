@@ -44,7 +44,7 @@ class Tag(StrEnum):
     OVERFITS = "overfits"
     SLOW = "too slow"
     STUCK = "learns nothing"
-    ONE_CLASS = "predicts one class only"
+    MISSED = "classes never predicted"
     NAN = "not a number"
     HEALTHY = "healthy"
 
@@ -70,6 +70,10 @@ class Course:
     @property
     def last(self) -> Mapping[str, float]:
         return self.reports[-1].metrics
+
+    @property
+    def missed(self) -> str:
+        return self.reports[-1].missed
 
     @property
     def skill(self) -> float:
@@ -132,10 +136,8 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     first = next(iter(found), None)
     if first is None:
         return _healthy(course)
-    also = (
-        f"; {Tag.ONE_CLASS}" if Tag.ONE_CLASS in found and first is not Tag.ONE_CLASS else ""
-    )  # its cause comes first
-    return Diagnosis(first, found[first] + also)
+    beside = f"; {Tag.MISSED}: {course.missed}" if Tag.MISSED in found and first is not Tag.MISSED else ""
+    return Diagnosis(first, found[first] + beside)  # its cause comes first
 
 
 def _diverged(course: Course, error: str) -> Diagnosis:
@@ -231,15 +233,9 @@ def _stuck(course: Course) -> str | None:
     return f"{loss}, {course.chance:.3g} is that of a constant prediction{course.rate}"
 
 
-def _one_class(course: Course) -> str | None:
-    """Of k classes that occur one is always predicted: its recall is 1 and its F1 is 2 a / (a + 1), all others are 0."""
-    names = "accuracy", "balanced_accuracy", "macro_f1"
-    accuracy, balanced, f1 = (course.last.get(f"val_{name}", 0.0) for name in names)
-    classes = round(1 / balanced) if balanced > 0 else 0
-    same = math.isclose(balanced * classes, 1) and math.isclose(f1 * classes, 2 * accuracy / (accuracy + 1))
-    if classes < 2 or not same:
-        return None
-    return f"one of {classes} classes for every validation image, accuracy {accuracy:.3g}{course.rate}"
+def _missed(course: Course) -> str | None:
+    accuracy = course.last.get("val_accuracy", math.nan)
+    return f"{course.missed}, accuracy {accuracy:.3g}{course.rate}" if course.missed else None
 
 
 def _not_a_number(course: Course) -> str | None:
@@ -263,7 +259,7 @@ RULES: dict[Tag, Callable[[Course], str | None]] = {
     Tag.OVERFITS: _overfitting,
     Tag.SLOW: _slow,
     Tag.STUCK: _stuck,
-    Tag.ONE_CLASS: _one_class,
+    Tag.MISSED: _missed,
     Tag.NAN: _not_a_number,
 }
 

@@ -15,6 +15,7 @@ from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import FAR, Array
 from hpo.errors import BadInput, Conflict, Mistake
+from hpo.formatting import printable, some
 from hpo.training.setup import DeviceData, Loss, Setup, denormals_flushed, to_device
 
 MOST_ROWS = 1024
@@ -30,17 +31,28 @@ def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
         return torch.cat([network(data.pixels(batch)) for batch in batches])
 
 
-def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> dict[str, Tensor]:
-    """The split's metrics by name (val_loss, val_accuracy, ...), on the device; none of an empty split."""
+def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> tuple[dict[str, Tensor], str]:
+    """The split's metrics by name (val_loss, ...), on the device, and the classes that were `missed`; none of an empty split."""
     rows = data.splits[split]
     if len(rows) == 0:
-        return {}
+        return {}, ""
     predicted, targets = outputs(network, data, rows), data.targets[rows]
-    of = of_numbers if data.dataset.classes is None else of_classes
+    classes = data.dataset.classes
+    of, never = (of_numbers, "") if classes is None else (of_classes, missed(predicted.argmax(1), targets, classes))
     values = {"loss": loss.plain(predicted, targets), **of(predicted, targets)}
     for name, value in data.besides(predicted, targets).items():
         values[name] = predicted.new_tensor(value, dtype=torch.float64)
-    return {f"{split}_{name}": value for name, value in values.items()}
+    return {f"{split}_{name}": value for name, value in values.items()}, never
+
+
+def missed(predicted: Tensor, targets: Tensor, classes: Sequence[str]) -> str:
+    """The classes that occur and are never predicted, the most frequent first, as "2 of 10 (cat, dog)"; "" for none.
+
+    predicted, targets (N,) int64.
+    """
+    said, truth = (np.bincount(each.cpu().numpy(), minlength=len(classes)) for each in (predicted, targets))
+    never = sorted(np.flatnonzero((truth > 0) & (said == 0)).tolist(), key=lambda k: -truth[k])
+    return f"{len(never)} of {(truth > 0).sum()} ({printable(some([classes[k] for k in never]))})" if never else ""
 
 
 def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -122,7 +134,7 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
     network = load_network(ready, params, checkpoint)
     with denormals_flushed():
-        values = evaluate(network, ready.data, ready.loss, split)
+        values, _ = evaluate(network, ready.data, ready.loss, split)
     return {name: float(value) for name, value in values.items()}
 
 

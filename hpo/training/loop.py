@@ -75,13 +75,13 @@ def train_epochs(ready: Setup, job: Job) -> Iterator[Report]:
     for epoch in range(state.epoch + 1, epochs_of(job.params) + 1):
         began = time.perf_counter()
         with streams(ready.data.device, job.seed, epoch) as generator:
-            metrics = train_epoch(state, ready.data, generator)
+            metrics, missed = train_epoch(state, ready.data, generator)
         state.epoch = epoch
-        yield Report(epoch, metrics, time.perf_counter() - began, time.time(), partial(state.save, epoch))
+        yield Report(epoch, metrics, time.perf_counter() - began, time.time(), partial(state.save, epoch), missed)
 
 
-def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generator) -> dict[str, float]:
-    """One pass over the training split, then validation. Nothing is read from the device before the end of both."""
+def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generator) -> tuple[dict[str, float], str]:
+    """One pass over the training split, then validation, before whose end nothing is read: metrics and Report.missed."""
     network = state.network.train()
     gradients = probes.Gradients(state.places)
     sizes = batch_sizes(len(data.splits["train"]), state.batch_size)
@@ -95,10 +95,10 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
         losses.append(loss.detach())
         state.update.step(start, end=state.epoch + len(losses) / len(sizes))
     with probes.activations(state.places) as activity:
-        validation = evaluate(network, data, state.loss, "val")
+        validation, missed = evaluate(network, data, state.loss, "val")
     metrics = read_metrics(state, torch.stack(losses), sizes, {**validation, **gradients.metrics(), **activity})
     metrics["train_skill"] = 1 - metrics["train_loss"] / state.loss.chance
-    return metrics
+    return metrics, missed
 
 
 def resume(ready: Setup, job: Job) -> TrainingState:
@@ -147,8 +147,7 @@ def batches(
     state: TrainingState, data: DeviceData, sizes: list[int], generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches in a new order: standardized, augmented, channels last. Many batches are prepared at once."""
-    order = torch.randperm(sum(sizes), generator=generator, device=data.device)
-    rows = data.splits["train"][order]
+    rows = data.shuffled(generator)
     channels, height, width = data.shape
     chunk = max(1, CHUNK_BYTES // (4 * channels * height * width * state.batch_size))  # in batches
     for first in range(0, len(sizes), chunk):

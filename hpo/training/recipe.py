@@ -31,16 +31,16 @@ class Recipe:
     """How to train: everything a trial does not choose. Called, it makes the trainer of the process it is called in.
 
     data: the folder of a saved Dataset, opened as a memory map; dataset: in its stead, where that folder is not seen;
-    folder: the study file's, for a user's own modules; metrics: named besides; split: of the data, None for the one
-    saved first. A job may ask for another: the worker keeps each that it has met. precision: of the training steps;
-    all else is fp32.
+    class_weights: as in the study file, whose folder `folder` is, for a user's own modules; metrics: named besides; split:
+    of the data, None for the one saved first. A job may ask for another: the worker keeps each that it has met. precision:
+    of the training steps; all else is fp32.
     """
 
     model: str
     loss: str
     data: Path
     device: str
-    class_weights: bool = False
+    class_weights: bool | str = False
     train: str | None = None
     folder: Path | None = None
     metrics: Sequence[str] = ()
@@ -79,8 +79,8 @@ class Recipe:
         compute_as_workers(self.device, self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
         data = to_device(self.open_data(), torch.device(self.device), images)
-        data = replace(data, besides=self.besides(data.dataset))
-        weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights else None
+        data = replace(data, besides=self.besides(data.dataset), balanced=self.class_weights == "sampling")
+        weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights is True else None
         targets = data.targets[data.splits["train"]]
         loss = Loss.of(self.loss, data.dataset.outputs, targets, weights)
         return Setup(self.model, function, data, loss, self.precision)

@@ -97,10 +97,27 @@ class DeviceData:
     offset: Tensor
     splits: dict[str, Tensor]  # "train", "val", "test" -> row numbers
     besides: Callable[[Tensor, Tensor], Mapping[str, float]] = lambda outputs, targets: {}  # what else a study measures
+    balanced: bool = False  # whether an epoch has as many images of each class
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.dataset.shape
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """The rows of an epoch: the training split in a new order; balanced: as many, of each class in turn.
+
+        Of a class its own in the new order, over again where it has too few; each round of the classes is shuffled.
+        """
+        rows = self.splits["train"]
+        rows = rows[torch.randperm(len(rows), generator=generator, device=self.device)]
+        if not self.balanced:
+            return rows
+        kinds, order = self.targets[rows].sort(stable=True)
+        counts = torch.unique_consecutive(kinds, return_counts=True)[1]
+        turns = torch.arange(len(rows) // len(counts) + 1, device=self.device)[:, None]
+        rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
+        places = torch.rand(rounds.shape, generator=generator, device=self.device).argsort(1)
+        return rows[rounds.gather(1, places).flatten()[: len(rows)]]
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Rows as the network takes them: (len(rows), C, H, W) float32, channels last."""
