@@ -1,5 +1,6 @@
 """`best --script`: the copied program has hpo's network, trains as hpo does, and needs nothing of hpo."""
 
+import json
 import os
 import random
 import re
@@ -14,8 +15,10 @@ import pytest
 import torch
 from pictures import bars, digits, job, slopes
 
+from hpo import api
 from hpo.commands import best
 from hpo.commands.best import ScriptSource
+from hpo.commands.run import RunOptions, run
 from hpo.core import Params
 from hpo.data.dataset import Dataset
 from hpo.errors import BadInput
@@ -111,9 +114,8 @@ def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.T
     return {**metrics, **score(recipe.setup(), won.params, folder / "last.ckpt")}, weights
 
 
-def scripted(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
+def run_script(path: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """The same by the script, in this process."""
-    path = best.write_files(won, folder / "script")
     script = namespace(path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -131,7 +133,7 @@ def scripted(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.
 
 def check_the_same(won: ScriptSource, folder: Path) -> None:
     """With one seed both come to the same numbers: up to rounding, since other kernels may do the same sums."""
-    (expected, weights), (metrics, state) = trained(won, folder), scripted(won, folder)
+    (expected, weights), (metrics, state) = trained(won, folder), run_script(best.write_files(won, folder / "script"))
     assert metrics == pytest.approx(expected, rel=1e-4)
     assert state.keys() == weights.keys()
     for name, value in weights.items():
@@ -145,11 +147,42 @@ def test_what_is_not_augmented_is_repeated(tmp_path: Path, variant: str) -> None
     check_the_same(source_of(bars(tmp_path / "data"), {**common, **params}, model=model), tmp_path)
 
 
-@pytest.mark.parametrize(("weights", "smoothing"), [(True, 0.0), (True, 0.1), (False, 0.1)])
+@pytest.mark.parametrize(("weights", "smoothing"), [(True, 0.0), (True, 0.1), (False, 0.1), ("sampling", 0.0)])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
-def test_every_loss_is_repeated(tmp_path: Path, loss: str, weights: bool, smoothing: float) -> None:
+def test_every_loss_is_repeated(tmp_path: Path, loss: str, weights: bool | str, smoothing: float) -> None:
     params = {**TINY, "label_smoothing": smoothing}
     check_the_same(source_of(bars(tmp_path / "data"), params, loss=loss, class_weights=weights), tmp_path)
+
+
+def test_the_metrics_that_a_study_names_are_the_trials_own_and_what_needs_the_users_code_is_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "measures.py").write_text("def off(targets, outputs):\n    return {'off': 1.0}\n")
+    named = [
+        "val_f1.8",
+        "val_f1",
+        "val_auc.3",
+        "val_top5",
+        "val_precision",
+        "val_precision.2",
+        "val_recall",
+        "val_recall.9",
+    ]
+    space = {"blocks": 1, "channels": 2, "learning_rate": 0.01, "epochs": [2]}
+    study = {"name": "named", "data": "digits", "metric": "val_auc", "metrics": [*named, "measures:off"]}
+    ends = {"strategy": "random", "budget": {"trials": 1}, "execution": "inline", "tracking": False}
+    (tmp_path / "study.yaml").write_text(
+        json.dumps({**study, **ends, "class_weights": "sampling", "search_space": space})
+    )
+    result = run(api.load(tmp_path / "study.yaml"), RunOptions(tmp_path, publish=False))
+    path = best.write_script(result, tmp_path / "script")
+    assert "# what measures:off measures is not computed here: it is a function of your own\n" in path.read_text()
+    found = run_script(path)[0]
+    own = {name: value for name, value in result.best.reports[-1].metrics.items() if name.startswith("val_")}
+    assert {"val_auc", *named} <= found.keys()
+    assert own.pop("val_off") == 1
+    assert {name: found[name] for name in own} == pytest.approx(own, rel=1e-4)
+    assert found["val_auc"] == pytest.approx(result.best_value, rel=1e-4)
 
 
 def test_a_regression_is_repeated_in_the_targets_own_unit(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,9 +33,11 @@ from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock
 from hpo.formatting import count, decimals
 from hpo.journal import Journal
+from hpo.models import user
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
 from hpo.publishing.publish_best import OnEpoch, Place, note, noted, order_for, publish, registered
+from hpo.study_file.rules import measured
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
@@ -52,7 +54,10 @@ PREFIX = "refit_"  # of its test scores: they are not the best trial's own
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """What a script is written from. title: a line about the trial; seed: of its training; epoch: the one that counts."""
+    """What a script is written from. title: a line about the trial; seed: of its training; epoch: the one that counts.
+
+    metrics: what the study names besides.
+    """
 
     title: str
     params: Params
@@ -60,9 +65,10 @@ class ScriptSource:
     epoch: int
     model: str
     loss: str
-    class_weights: bool
+    class_weights: bool | str
     dataset: Dataset
     precision: str = "fp32"
+    metrics: Sequence[str] = ()
 
 
 def write_script(result: Result, folder: Path) -> Path:
@@ -74,7 +80,8 @@ def write_script(result: Result, folder: Path) -> Path:
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
     title = f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}"
     seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
-    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, dataset, spec.precision), folder)
+    more = dataset, spec.precision, measured(spec)
+    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, *more), folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -123,7 +130,9 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
     yield f"LOSS = {literal(source.loss)}  # or squared_error"
-    yield f"CLASS_WEIGHTS = {source.class_weights}  # weigh every class the same, however many images it has"
+    weights = literal(source.class_weights)
+    yield f'CLASS_WEIGHTS: bool | str = {weights}  # True: every class weighs the same in the loss; "sampling": is drawn as often'
+    yield from metrics(source)
     yield f"PRECISION = {literal(source.precision)}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
@@ -136,6 +145,19 @@ def assignments(source: ScriptSource) -> Iterator[str]:
         pairs = ", ".join(f"{literal(key)}: {literal(value)}" for key, value in options.items())
         yield f"    ({literal(name)}, {literal(kind)}, {{{pairs}}}),"
     yield "]"
+
+
+def metrics(source: ScriptSource) -> Iterator[str]:
+    """What the study names besides, and of which class; plainly what a program without the user's code cannot compute."""
+    names, numbers = [], list(source.dataset.classes or ())
+    for name in source.metrics:
+        kind, _, of = name.partition(".")
+        if user.is_reference(name):
+            yield f"# what {name} measures is not computed here: it is a function of your own"
+        else:
+            names.append(f"{literal(name)}: ({literal(kind)}, {numbers.index(of) if of else None})")
+    said = "besides: of one class by its number, or the mean"
+    yield f"METRICS: dict[str, tuple[str, int | None]] = {{{', '.join(names)}}}  # {said}"
 
 
 def literal(value: Value) -> str:

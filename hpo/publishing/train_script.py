@@ -29,7 +29,8 @@ from torch import Generator, Tensor, nn
 SEED = 0  # names every random stream: weights, order of the images, dropout, augmentation
 UNTIL = 5  # train to the end of this epoch
 LOSS = "cross_entropy"  # or squared_error
-CLASS_WEIGHTS = False  # weigh every class the same, however many images it has
+CLASS_WEIGHTS: bool | str = False  # True: every class weighs the same in the loss; "sampling": is drawn as often
+METRICS: dict[str, tuple[str, int | None]] = {"f1.3": ("f1", 3)}  # besides: of one class by its number, or the mean
 PRECISION = "fp32"  # of training steps; bf16: autocast
 REGRESSION = False  # targets are numbers, not classes
 OPTIMIZER = "adam"  # the rule that turns gradients into updates
@@ -56,8 +57,6 @@ ROTATION = 0.0
 ERASE = 0.0
 LAYERS: list[tuple[str, str, dict[str, Any]]] = [
     ("block1.conv", "Conv", {"channels": 16, "kernel": 3, "stride": 1, "padding": 1, "mode": "zeros", "bias": True}),
-    ("block1.pool", "Pool", {"function": "max", "size": 2, "stride": 2}),
-    ("block1.activation", "Activation", {"function": "relu", "slope": 0.01}),
     ("flatten", "Flatten", {}),
     ("output", "Dense", {"units": 10}),
 ]
@@ -89,7 +88,7 @@ class Data:
             self.targets = self.targets.to(torch.float32).view(len(self.targets), -1)
             known = self.targets[self.rows["train"]]
             self.target_mean, self.target_std = known.mean(0), known.std(0, correction=0).clamp(min=1e-12)
-        elif CLASS_WEIGHTS:
+        elif CLASS_WEIGHTS is True:
             counts = torch.bincount(self.targets[self.rows["train"]])
             self.class_weights = (counts.sum() / (len(counts) * counts.double())).float()
 
@@ -134,14 +133,11 @@ def erased(images: Tensor, generator: Generator) -> Tensor:
 # -- network -----------------------------------------------------------------------------------------------------------
 
 Modules = dict[str, Callable[..., nn.Module]]
-PADS: Modules = {
-    "zeros": nn.ZeroPad2d,
-    "replicate": nn.ReplicationPad2d,
-    "reflect": nn.ReflectionPad2d,
-    "circular": nn.CircularPad2d,
-}
+PADS: Modules = {"zeros": nn.ZeroPad2d, "replicate": nn.ReplicationPad2d}
+PADS |= {"reflect": nn.ReflectionPad2d, "circular": nn.CircularPad2d}
 POOLS: Modules = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "global": lambda size, stride: nn.AdaptiveAvgPool2d(1)}
-ACTIVATIONS: Modules = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
+ACTIVATIONS: Modules = {"relu": lambda slope: nn.ReLU(), "leaky_relu": nn.LeakyReLU, "tanh": lambda slope: nn.Tanh()}
+ACTIVATIONS |= {"sigmoid": lambda slope: nn.Sigmoid(), "silu": lambda slope: nn.SiLU()}
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
@@ -178,33 +174,26 @@ class Rescale(nn.Module):
         return outputs * self.spread + self.mean
 
 
-def layer(kind: str, options: dict[str, Any], size: torch.Size) -> nn.Module:
-    """One layer for inputs of this size: (N, C, H, W), (N, T, F) or (N, F)."""
-    match kind:
-        case "Pad":
-            return PADS[options["mode"]]((options["before"], options["after"]) * 2)
-        case "Conv":
-            sizes = (options["channels"], options["kernel"], options["stride"], options["padding"])
-            return nn.Conv2d(size[1], *sizes, bias=options["bias"], padding_mode=options["mode"])
-        case "Norm":
-            return nn.BatchNorm2d(size[1])
-        case "Activation" if options["function"] == "leaky_relu":
-            return nn.LeakyReLU(options["slope"])
-        case "Activation":
-            return ACTIVATIONS[options["function"]]()
-        case "Pool":
-            return POOLS[options["function"]](options["size"], options["stride"])
-        case "Dropout":
-            return nn.Dropout(options["share"])
-        case "Flatten":
-            return nn.Flatten()
-        case "Dense":
-            return nn.Linear(size[1], options["units"])
-        case "Rows":
-            return ImageRows()
-        case "Recurrent":
-            return FinalState(size[2], **options)
-    raise ValueError(f"a layer must be one of those above, got {kind}")
+LAYER: dict[str, Callable[[dict[str, Any], torch.Size], nn.Module]] = {  # of its options, for inputs of this size:
+    "Pad": lambda own, size: PADS[own["mode"]]((own["before"], own["after"]) * 2),  # (N, C, H, W), (N, T, F) or (N, F)
+    "Conv": lambda own, size: nn.Conv2d(
+        size[1],
+        own["channels"],
+        own["kernel"],
+        own["stride"],
+        own["padding"],
+        bias=own["bias"],
+        padding_mode=own["mode"],
+    ),
+    "Norm": lambda own, size: nn.BatchNorm2d(size[1]),
+    "Activation": lambda own, size: ACTIVATIONS[own["function"]](own["slope"]),
+    "Pool": lambda own, size: POOLS[own["function"]](own["size"], own["stride"]),
+    "Dropout": lambda own, size: nn.Dropout(own["share"]),
+    "Flatten": lambda own, size: nn.Flatten(),
+    "Dense": lambda own, size: nn.Linear(size[1], own["units"]),
+    "Rows": lambda own, size: ImageRows(),
+    "Recurrent": lambda own, size: FinalState(size[2], **own),
+}
 
 
 def build(data: Data) -> nn.Sequential:
@@ -215,7 +204,7 @@ def build(data: Data) -> nn.Sequential:
         block, _, own = name.rpartition(".")  # block1.conv is `conv` in `block1`
         if block and block not in dict(network.named_children()):
             network.add_module(block, nn.Sequential())
-        module = layer(kind, options, image.size())
+        module = LAYER[kind](options, image.size())
         network.get_submodule(block).add_module(own, module)
         image = module.eval()(image)
     initialize(network, Generator().manual_seed(stream("weights")))
@@ -275,8 +264,7 @@ def loss(outputs: Tensor, targets: Tensor, data: Data, training: bool) -> Tensor
     weights, smoothing = (data.class_weights, LABEL_SMOOTHING) if training else (None, 0.0)
     if LOSS == "cross_entropy":
         return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=smoothing)
-    classes = outputs.shape[1]
-    one_hot = F.one_hot(targets, classes).to(outputs.dtype) * (1 - smoothing) + smoothing / classes
+    one_hot = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype) * (1 - smoothing) + smoothing / outputs.shape[1]
     errors = (outputs.softmax(1) - one_hot).square().sum(1)
     weights = torch.ones_like(errors) if weights is None else weights[targets]
     return (errors * weights).sum() / weights.sum()
@@ -298,15 +286,25 @@ def scores(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     if REGRESSION:
         errors, deviations = (outputs - targets).square(), (targets - targets.mean(0)).square()
         return {"mse": errors.mean(), "r2": 1 - errors.sum() / deviations.sum()}
-    classes = outputs.shape[1]
+    classes, said = outputs.shape[1], outputs.double().softmax(1)
     pairs = torch.bincount(targets * classes + outputs.argmax(1), minlength=classes**2)
     confusion = pairs.view(classes, classes).double()  # rows: the truth; columns: the prediction
     hits, truth, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    return {
-        "accuracy": hits.sum() / confusion.sum(),
-        "balanced_accuracy": (hits / truth.clamp(min=1)).sum() / (truth > 0).sum(),
-        "macro_f1": (2 * hits / (truth + predicted).clamp(min=1)).sum() / (truth + predicted > 0).sum(),
-    }
+    sizes = {"precision": predicted, "recall": truth, "f1": (truth + predicted) / 2}
+    each = {name: (hits / size.clamp(min=0.5)).where(truth + predicted > 0, math.nan) for name, size in sizes.items()}
+    each["top5"] = (outputs.topk(min(5, classes)).indices == targets[:, None]).any(1).double()
+    if any(kind == "auc" for kind, _ in METRICS.values()):
+        each["auc"] = torch.stack([auc(said[:, k], targets == k) for k in range(classes)])
+    named = {name: each[kind].nanmean() if k is None else each[kind][k] for name, (kind, k) in METRICS.items()}
+    mean = {"balanced_accuracy": each["recall"][truth > 0].mean(), "macro_f1": each["f1"].nanmean()}
+    return {"accuracy": hits.sum() / truth.sum(), **mean, **named}
+
+
+def auc(said: Tensor, own: Tensor) -> Tensor:
+    """How often an image of the class has more probability of it than one of another class; half where they tie."""
+    others = said[~own].sort().values
+    below = [torch.searchsorted(others, said[own], right=right) for right in (False, True)]
+    return torch.stack(below).double().mean() / len(others)
 
 
 def learning_rate(start: float, end: float) -> float:
@@ -314,14 +312,9 @@ def learning_rate(start: float, end: float) -> float:
     if start < WARMUP:
         return LEARNING_RATE * end / WARMUP
     done = start - WARMUP
-    match SCHEDULE:
-        case "cosine":
-            return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, done / max(1.0, EPOCHS - WARMUP))))
-        case "step":
-            return float(LEARNING_RATE * DECAY ** math.floor(done / STEP_EPOCHS))
-        case "exponential":
-            return float(LEARNING_RATE * DECAY ** math.floor(done))
-    return LEARNING_RATE
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / max(1.0, EPOCHS - WARMUP))))
+    factors = {"cosine": cosine, "step": DECAY ** (done // STEP_EPOCHS), "exponential": DECAY ** (done // 1)}
+    return float(LEARNING_RATE * factors.get(SCHEDULE, 1.0))
 
 
 def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -337,13 +330,14 @@ def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> tor
     return torch.optim.AdamW(groups, LEARNING_RATE, betas=(BETA1, BETA2), fused=True)
 
 
-def penalized(value: Tensor, weights: list[nn.Parameter]) -> Tensor:
-    """The loss of a batch and the penalties: their gradients too are clipped. Weight decay is the optimizer's own."""
-    if L1 > 0:
-        value = value + L1 * torch.stack([weight.abs().sum() for weight in weights]).sum()
-    if L2 > 0:
-        value = value + L2 * torch.stack([weight.square().sum() for weight in weights]).sum()
-    return value
+def in_turns(rows: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """As many rows, of each class in turn: its own in this order, over again where it has too few."""
+    kinds, order = targets.sort(stable=True)
+    counts = torch.unique_consecutive(kinds, return_counts=True)[1]
+    turns = torch.arange(len(rows) // len(counts) + 1, device=rows.device)[:, None]
+    rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
+    shuffled = torch.rand(rounds.shape, generator=generator, device=rows.device).argsort(1)
+    return rows[rounds.gather(1, shuffled).flatten()[: len(rows)]]
 
 
 def train(data: Data, device: torch.device) -> nn.Module:
@@ -358,6 +352,8 @@ def train(data: Data, device: torch.device) -> nn.Module:
         generator = Generator(device).manual_seed(stream(epoch))
         rows = data.rows["train"]
         rows = rows[torch.randperm(len(rows), generator=generator, device=device)]
+        if CLASS_WEIGHTS == "sampling":
+            rows = in_turns(rows, data.targets[rows], generator)
         batches = list(torch.split(rows, BATCH_SIZE))
         if len(batches) > 1 and len(batches[-1]) == 1:  # one image has no batch statistics: it joins the last batch
             batches[-2:] = [torch.cat(batches[-2:])]
@@ -368,14 +364,17 @@ def train(data: Data, device: torch.device) -> nn.Module:
             with torch.autocast(device.type, torch.bfloat16, enabled=PRECISION == "bf16"):
                 outputs = network(images)
             value = loss(outputs.float(), data.targets[batch], data, training=True)
+            total += value.detach() * len(batch) / len(rows)
+            for factor, size in ((L1, torch.abs), (L2, torch.square)):  # they are clipped too, unlike weight decay
+                if factor > 0:
+                    value = value + factor * torch.stack([size(weight).sum() for weight in weights]).sum()
             optimizer.zero_grad()
-            torch.autograd.backward(penalized(value, weights))
+            torch.autograd.backward(value)
             if CLIP > 0:
                 nn.utils.clip_grad_norm_(weights + others, CLIP)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch - 1 + done / len(batches), epoch - 1 + (done + 1) / len(batches))
             optimizer.step()
-            total += value.detach() * len(batch) / len(rows)
         print_metrics(f"epoch {epoch}/{UNTIL}", {"train_loss": float(total), **evaluate(network, data, "val")})
     return network
 
