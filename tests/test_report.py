@@ -195,6 +195,8 @@ def test_names_with_html_in_them_are_shown_and_never_run() -> None:
 def test_the_same_study_gives_the_same_page_and_only_its_own_script_may_run() -> None:
     text = made(12).document()
     assert made(12).document() == text
+    drawn = {picture.name: picture.svg() for picture in made(12).search_pictures()}
+    assert replace(made(12), drawn=drawn).document() == text, "pictures drawn before the model is published stand in it"
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'\"" in text

@@ -48,7 +48,7 @@ def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callabl
         with Journal.open(folders.journal, read_only=True) as journal:
             trials = target_trials(spec, journal, None)
         facts = study_facts(replace(spec, budget=replace(spec.budget, trials=trials)))
-        report = replace(study_report(spec, folders, study, facts), drawn=pictures)
+        report = study_report(spec, folders, study, facts, pictures)
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")

@@ -101,8 +101,7 @@ class Result:
         """Raises BadInput for a number no trial has."""
         trials = self.study.trials
         if not 0 <= number < len(trials):
-            there = f"0 to {len(trials) - 1}" if trials else "none yet"
-            rule = "there must be a trial of that number"
+            rule, there = "there must be a trial of that number", f"0 to {len(trials) - 1}" if trials else "none yet"
             raise BadInput(Mistake(str(self.folders.run), rule, str(number), f"trials: {there}"))
         return trials[number]
 
@@ -204,8 +203,10 @@ def learned(spec: StudySpec, folders: Folders, study: Study) -> str:
     return ""
 
 
-def study_report(spec: StudySpec, folders: Folders, study: Study, facts: Mapping[str, str]) -> StudyReport:
-    """What the report is made from. facts: what the study is about."""
+def study_report(
+    spec: StudySpec, folders: Folders, study: Study, facts: Mapping[str, str], drawn: Mapping[str, str] | None = None
+) -> StudyReport:
+    """What the report is made from. facts: what the study is about; drawn: as SVG, by name, what is drawn already."""
     from hpo.report.document import StudyReport  # matplotlib: 0.6 s
     from hpo.report.figures import ModelFigures
 
@@ -221,6 +222,7 @@ def study_report(spec: StudySpec, folders: Folders, study: Study, facts: Mapping
         known=families.known(spec.model, spec.train),
         model=ModelFigures.open(folders.model_figures),
         learned=partial(learned, spec, folders, study),
+        drawn=drawn or {},
     )
 
 
