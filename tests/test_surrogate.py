@@ -223,6 +223,16 @@ def test_readings_without_noise_are_met_and_certainty_falls_with_distance() -> N
     assert (belief(far)[1] < Posterior.of(START, seen[:0], y[:0])(far)[1]).all(), "what is read only ever narrows"
 
 
+def test_what_is_read_later_is_believed_as_if_it_had_been_there_at_first() -> None:
+    encoder = Encoder(Problem(SPACE, GOAL, images=IMAGES), SHIPPED)
+    seen, asked = (encoder.encode([(p, epoch) for p in at_random(30, seed) for epoch in (1, 9)]) for seed in (0, 1))
+    y, belief = np.random.default_rng(0).normal(size=60), Posterior.of(START, seen[:0], np.empty(0))
+    for much in (1, 30, 59, 60, 60):
+        belief = Posterior.of(START, seen[:much], y[:much], belief.factor)
+    for said, whole in zip(belief(asked), Posterior.of(START, seen, y)(asked), strict=True):
+        assert said == pytest.approx(whole, abs=1e-8)
+
+
 def answers(other_way: bool = False) -> str:
     """What is said after some trials, the last with 150 readings; in another way: with other questions before, and by other clocks."""
     tried, kept = at_random(40, 1), Surrogate(Problem(SPACE, GOAL, images=IMAGES), SHIPPED)

@@ -6,6 +6,7 @@ to dense layers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from hpo.core import Params, Value
@@ -96,7 +97,12 @@ def with_defaults(params: Params, space: Space, defaults: Params) -> Params:
 
 def sizes(model: str, params: Params, shape: Shape, outputs: int) -> Summary:
     """What the network these params describe costs. Raises Impossible."""
-    return summary(FAMILIES[model].layers(params, shape, outputs), shape)
+    return _sizes(model, tuple(sorted(params.items())), shape, outputs)
+
+
+@lru_cache(10_000)  # neighbours of the best trials are looked at before every decision
+def _sizes(model: str, point: tuple[tuple[str, Value], ...], shape: Shape, outputs: int) -> Summary:
+    return summary(FAMILIES[model].layers(dict(point), shape, outputs), shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ START: Final = np.log([0.6, 0.6, 0.25, 1.0, 1.0, 0.15, 0.07])  # scale, tasks, r
 WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 
 
+NOTHING: Final = np.empty((0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """Points at epochs, n of them: z (n, T), u (n, D), log epochs, numbers of the points, chances of failing."""
@@ -95,12 +98,13 @@ class Posterior:
     weights: Array
 
     @classmethod
-    def of(cls, hyper: Array, seen: Encoded, y: Array) -> "Posterior":
-        from scipy.linalg import cho_solve, cholesky  # here and below: 0.4 s that `hpo status` and a start do without
+    def of(cls, hyper: Array, seen: Encoded, y: Array, known: Array = NOTHING) -> "Posterior":
+        """known: the factor of the first of them."""
+        from scipy.linalg import cho_solve  # here and below: 0.4 s that `hpo status` and a start do without
 
         if not len(y):
-            return cls(hyper, seen, np.empty((0, 0)), y)
-        factor = cholesky(_noisy(Pairs.of(seen, seen), hyper), lower=True, check_finite=False)
+            return cls(hyper, seen, NOTHING, y)
+        factor = factored(hyper, seen, known)
         weights = cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False)
         return cls(hyper, seen, factor, weights)
 
@@ -128,6 +132,21 @@ class Posterior:
         variance = share - share**2 * (solve_triangular(self.factor, z, lower=True, check_finite=False) ** 2).sum(0)
         alike = (EXPECTED + scale**2 * self.seen.zbar @ self.weights) / z.shape[1]
         return alike + own, (own - own.mean()) / np.sqrt(variance)
+
+
+def factored(hyper: Array, seen: Encoded, known: Array = NOTHING) -> Array:
+    """Cholesky's factor of the covariance of what was seen, of which the first rows are known."""
+    from scipy.linalg import cholesky, solve_triangular
+
+    n = len(known)
+    old, new = seen[:n], seen[n:]
+    if not len(new):
+        return known
+    across: Array = np.empty((n, len(new)))
+    if n:
+        across = solve_triangular(known, Pairs.of(old, new).covariance(hyper), lower=True, check_finite=False)
+    corner = cholesky(_noisy(Pairs.of(new, new), hyper) - across.T @ across, lower=True, check_finite=False)
+    return np.block([[known, np.zeros((n, len(new)))], [across.T, corner]])
 
 
 def _noisy(pairs: Pairs, hyper: Array) -> Array:

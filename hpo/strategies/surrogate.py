@@ -18,7 +18,7 @@ from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
 from hpo.strategies.encoding import Array, Images
-from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, fitted, improvement, stacked
+from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, factored, fitted, improvement, stacked
 from hpo.strategies.points import Point, Problem, frozen
 from hpo.strategies.prior import Experience, Prior, in_words
 
@@ -50,7 +50,8 @@ class Surrogate:
         self._goal, self._prior, self._timed = problem.goal, prior, timed
         self._encoder = Encoder(problem, prior)
         self._hyper: tuple[Sequence[Reading], Array] | None = None
-        self._last: tuple[tuple[list[Reading], list[Candidate]], tuple[Scale, Posterior]] | None = None
+        self._factor: tuple[tuple[Sequence[Reading], bytes], Array] | None = None
+        self._last: tuple[list[Trial], tuple[Scale, Posterior]] | None = None
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
         """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail."""
@@ -97,11 +98,10 @@ class Surrogate:
         return float(scale(np.array([min(finite)]))[0]) if finite else float(mean.max())
 
     def _belief(self, study: Study) -> tuple["Scale", Posterior]:
-        read = readings(study, self._goal)
-        running = [(one.params, max(e for e in ladder(one.params) if e <= max(1, one.until))) for one in at_work(study)]
-        state = read, running
-        if self._last is None or self._last[0] != state:
-            self._last = state, self._judged(thinned(read), self._fitted(read), running)
+        if self._last is None or self._last[0] != study.trials:
+            read, working = readings(study, self._goal), at_work(study)
+            running = [(one.params, max(e for e in ladder(one.params) if e <= max(1, one.until))) for one in working]
+            self._last = list(study.trials), self._judged(thinned(read), self._fitted(read), running)
         return self._last[1]
 
     def _fitted(self, read: Sequence[Reading]) -> Array:
@@ -117,10 +117,14 @@ class Surrogate:
         costs = np.array([cost for _, _, cost in read])
         scale = Scale.of(costs, self._goal)
         seen, y = self._encoder.encode([(params, epoch) for params, epoch, _ in read]), scale(costs)
-        belief = Posterior.of(hyper, seen, y)
+        first = read[: min(EVERY * (len(read) // EVERY), MOST_READINGS)]  # as of `thinned`: they stay a while
+        if self._factor is None or self._factor[0] != (first, hyper.tobytes()):
+            self._factor = (first, hyper.tobytes()), factored(hyper, seen[: len(first)])
+        belief = Posterior.of(hyper, seen, y, self._factor[1])
         if running:  # what is being trained is taken to come out as expected
             pending = self._encoder.encode(running)
-            belief = Posterior.of(hyper, stacked(seen, pending), np.concatenate([y, belief(pending)[0]]))
+            expected = np.concatenate([y, belief(pending)[0]])
+            belief = Posterior.of(hyper, stacked(seen, pending), expected, belief.factor)
         return scale, belief
 
     def _failing(self, study: Study, at: Encoded) -> Array:
@@ -192,10 +196,11 @@ def experience(studies: Sequence[Study], goal: Goal, images: Images) -> Experien
 
 
 def thinned(read: Sequence[Reading]) -> list[Reading]:
-    """At most MOST_READINGS, the best half and the latest, in their order."""
-    if len(read) <= MOST_READINGS:
+    """At most MOST_READINGS of the first EVERY * floor(n / EVERY), their best and latest halves, and the rest, in order."""
+    whole = EVERY * (len(read) // EVERY)
+    if whole <= MOST_READINGS:
         return list(read)
-    latest = range(len(read) - MOST_READINGS // 2, len(read))
+    latest = range(whole - MOST_READINGS // 2, len(read))
     best = sorted(range(latest.start), key=lambda index: (read[index][-1], index))[: MOST_READINGS // 2]
     return [read[index] for index in (*sorted(best), *latest)]
 
@@ -248,7 +253,7 @@ class Encoder:
 
     def __init__(self, problem: Problem, prior: Prior) -> None:
         self._problem, self._prior = problem, prior
-        self._known: dict[tuple[Point, int], Known] = {}
+        self._known: dict[Point, Known] = {}
         self._numbers: dict[Point, int] = {}
         self._width = len(places(problem.space.parameters, {}))
 
@@ -266,17 +271,17 @@ class Encoder:
         )
 
     def _look(self, params: Params) -> Known:
-        point, full = frozen(without_epochs(params)), epochs_of(params)
-        if (point, full) not in self._known:
+        point = frozen(params)
+        if point not in self._known:
             assert self._problem.images is not None
             epochs = ladder(params)
             own = encoding.encode(params, self._problem.images)
             features = encoding.at_epochs(own, params, np.array(epochs, float))
             z, fails = self._prior.predict(features)
-            number = self._numbers.setdefault(point, len(self._numbers))
+            number = self._numbers.setdefault(frozen(without_epochs(params)), len(self._numbers))
             u = places(self._problem.space.parameters, params)
-            self._known[point, full] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(epochs)})
-        return self._known[point, full]
+            self._known[point] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(epochs)})
+        return self._known[point]
 
 
 def places(parameters: Sequence[Parameter], params: Params) -> Array:
