@@ -6,7 +6,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -74,15 +73,13 @@ def _folders_with_files(path: Path) -> Iterator[str]:
 
 def beside(folder: Path) -> Path | None:
     """The first data set in a folder, else the folder itself, by the names of what is in them. Raises OSError."""
-    inner = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".npz" or _looks_like_data(path))
-    return next(inner, folder if originals.holds(folder) or folders.first_images(folder) else None)
+    inner = [folder / name for name in folders.folder_names(folder) if Part.named(name) is None]
+    found = [one for one in (*inner, folder) if os.access(one, os.R_OK | os.X_OK) and _looks_like_data(one)]
+    return next(iter([*sorted(folder.glob("*.npz")), *found]), None)
 
 
 def _looks_like_data(path: Path) -> bool:
-    with suppress(OSError):  # in a folder that nobody may read are no data to be named
-        own = path.is_dir() and not folders.ignored_folder(path) and Part.named(path.name) is None
-        return own and (originals.holds(path) or bool(folders.first_images(path)))
-    return False
+    return originals.holds(path) or bool(folders.first_images(path))
 
 
 def written(path: Path, folder: Path) -> str:
