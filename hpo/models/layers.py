@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hpo.formatting import columns, count
+from hpo.formatting import columns
 
 Shape = tuple[int, ...]
 
@@ -335,9 +335,8 @@ def _saves_input(layer: Layer | None) -> bool:
 
 def layer_table(network: Summary) -> list[str]:
     """A network layer by layer, in columns: name, shape of what leaves it, model parameters, multiply-adds."""
-    cells = [("input", "x".join(map(str, network.shape)), "", "")]
+    cells = [("layer", "output", "parameters", "multiply-adds"), ("input", "x".join(map(str, network.shape)), "", "")]
     for row in network.rows:
-        parameters = count(row.parameters, "parameter") if row.parameters else ""
-        work = count(row.multiply_adds, "multiply-add") if row.multiply_adds else ""
+        parameters, work = (f"{amount:,}" if amount else "" for amount in (row.parameters, row.multiply_adds))
         cells.append((row.layer.name, "x".join(map(str, row.shape)), parameters, work))
     return columns(cells, left=(0, 1))
