@@ -434,10 +434,7 @@ class Goal:
 
 
 class BestSoFar:
-    """The best trial of a study, kept up to date event by event; a function of the study, in whichever order it came.
-
-    at: epochs of the study when its value was reached; a tie is the earlier trial's, and no progress.
-    """
+    """The best trial of a study, kept up to date event by event. at: epochs of the study when it was reached."""
 
     def __init__(self, study: Study, goal: Goal) -> None:
         self.study, self.goal = study, goal
@@ -510,6 +507,7 @@ class NoDecision(Enum):
 
 
 WAIT, DONE = NoDecision.WAIT, NoDecision.DONE
+Proposal = list[Decision] | NoDecision
 
 Feasible = Callable[[Params], str | None]  # None, or in a phrase why these params can never be trained
 
@@ -523,7 +521,7 @@ class Strategy(Protocol):
     and the driver continues it: a strategy treats it as running.
     """
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision: ...
+    def propose(self, study: Study, slots: int) -> Proposal: ...
 
 
 # -- execution ---------------------------------------------------------------------------------------------------
@@ -563,10 +561,7 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:
-    """A job failed. lost: the process died, so the training deserves another attempt; otherwise it does not.
-
-    error is one line for the user; place names the file with the whole traceback, if there is one.
-    """
+    """lost: the process died, so that the training deserves another attempt; place: the file with the traceback."""
 
     training: str
     outcome: Outcome

@@ -28,10 +28,7 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", 
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """All of it can be deleted, none of it belongs in git.
-
-    state/studies/<name>/ with what its strategies share, and in it <strategy>-<seed>/ with what is one study's own.
-    """
+    """state/studies/<name>/ has what its strategies share, and in it <strategy>-<seed>/ what is one study's own."""
 
     state: Path
     name: str
@@ -219,19 +216,13 @@ _left = int(_count or 1)
 
 
 def hit(name: str) -> None:
-    """Die here, as by SIGKILL, if HPO_FAILPOINT is this name, or at the seventh hit if it is append.after:7.
-
-    Worker processes inherit the variable and count for themselves. Without it, which is always but in tests, nothing.
-    """
+    """Die here, as by SIGKILL, if HPO_FAILPOINT is this name, or at the seventh hit if it is append.after:7."""
     global _left
     if name != _failpoint:
         return
     _left -= 1
     if _left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-# -- where files are
 
 
 def refuse_network_file_system(folder: Path) -> None:

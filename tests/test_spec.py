@@ -23,7 +23,7 @@ from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.expressions import Derived
 from hpo.space.space import Space
 from hpo.study_file import spec as spec_module
-from hpo.study_file.fields import Mistakes, duration, options, size
+from hpo.study_file.fields import BYTES, TIME, Mistakes, options
 from hpo.study_file.reader import read_study, template
 from hpo.study_file.spec import DEFAULT_EPOCHS, DEFAULT_TRIALS, Budget, DataSpec, EarlyStopping, Split, StudySpec
 from hpo.study_file.yaml_nodes import node_of, parse
@@ -122,7 +122,7 @@ def test_a_size_has_units(written: str, size: int) -> None:
 
 @given(st.text("0123456789.dhmsinkMGTB ", max_size=8))
 def test_any_other_text_is_neither_a_time_nor_a_size(text: str) -> None:
-    for kind in (duration(), size()):
+    for kind in (TIME, BYTES):
         value = kind.read(node_of(text, "f"), "x", Mistakes())
         assert value is None or value > 0
 

@@ -165,9 +165,6 @@ def literal(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
-# -- trained again on all data --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Refit:
     """images: it was trained on; checkpoint: where its weights are; known: an earlier call had made it."""
@@ -181,10 +178,7 @@ class Refit:
 
 
 def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda report: None) -> Refit:
-    """Train the best trial on train and val, score it on test, register it. Twice is the same as once.
-
-    Raises BadInput where there are no splits, NoResult where it does not train, Conflict while a driver has the study.
-    """
+    """Train the best trial on train and val, score it on test, register it; twice is as once. Raises HpoError."""
     spec, folders, best = result.spec, result.folders, result.best
     if spec.train is not None or spec.data is None:
         rule = "a study with a trainer of its own has no splits that hpo could join"

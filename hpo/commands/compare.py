@@ -88,10 +88,7 @@ def compare_and_deliver(spec: StudySpec, other: StudySpec | None, options: RunOp
 
 
 def compare_strategies(spec: StudySpec, options: RunOptions, rescore: bool = True) -> Compared:
-    """Run what is missing, then compare at equal epochs. rescore: also score the best trials on the test split and fresh seeds.
-
-    Raises BadInput for what can never be compared, and Stopped: incomplete studies are no result.
-    """
+    """Run what is missing, then compare. rescore: test score and fresh seeds too. Raises BadInput, Stopped."""
     specs, budget = studies(spec), total_epochs(spec)
     refuse_unfair(spec, specs)
     results, curves = trained(specs, replace(options, group=title(spec)), budget, rescore)

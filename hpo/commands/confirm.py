@@ -89,15 +89,10 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
 
 def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:
     failed = tuple(one for one in again if isinstance(one, Outcome))
-    size = network_size(result, trial.params)
+    data, model, size = result.dataset, "" if result.spec.train else result.spec.model, None
+    if data is not None and model in families.FAMILIES:  # of a user's own nothing is known
+        size = families.sizes(model, trial.params, data.shape, data.outputs).parameters
     return Finalist(trial.number, result.spec.goal.value(trial) or 0.0, having_values(again), size, failed)
-
-
-def network_size(result: Result, params: Params) -> int | None:
-    """Parameters of the network; None for a user's own."""
-    if result.dataset is None or result.spec.train is not None or result.spec.model not in families.FAMILIES:
-        return None
-    return families.sizes(result.spec.model, params, result.dataset.shape, result.dataset.outputs).parameters
 
 
 def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list[str]:

@@ -120,10 +120,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Holm's step-down correction along the last axis (Holm 1979); scipy has only the false discovery rates.
-
-    Keeps the chance that any of several true "no difference" is called a difference below the level compared with.
-    """
+    """Holm's step-down correction along the last axis (Holm 1979); scipy has only the false discovery rates."""
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, axis=-1, kind="stable")
     steps = values.shape[-1] - np.arange(values.shape[-1])
@@ -205,13 +202,10 @@ def more_seeds(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Float
 
 
 def advise(difference: Difference, margin: float, pairs: int = 1) -> Advice | None:
-    """What an undecided pair among `pairs` still needs, by the shorter way; None where the spread is nothing to go by.
-
-    An undecided pair has p above (1 - LEVEL) / pairs by Holm's rule: that is the alpha it is advised at.
-    """
+    """What an undecided pair among `pairs` still needs, by the shorter way; None without a spread to go by."""
     if difference.seeds < ADVISABLE or not difference.sd > 0:
         return None
-    apart = _until_apart(difference, (1 - LEVEL) / pairs)
+    apart = _until_apart(difference, (1 - LEVEL) / pairs)  # Holm's rule: above that p it is undecided
     equal = _until_equal(difference, margin)
     return equal if equal.more < apart.more else apart
 

@@ -60,10 +60,7 @@ def cut_from_train(parts: Array | None, shares: Sequence[float]) -> list[Part]:
 
 
 def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int) -> Array:
-    """Ascending indices of `limit` images, each stratum of each part in proportion.
-
-    least: images of each stratum that train must keep. Raises TooFew, with what is needed in all, if limit is less.
-    """
+    """Ascending indices of `limit` images, each stratum of each part in proportion, `least` to train. Raises TooFew."""
     groups = strata * 3 + (0 if parts is None else parts)
     names, sizes = np.unique(groups, return_counts=True)
     leasts = np.minimum(np.where(names % 3 == Part.TRAIN, least, 1), sizes)
@@ -80,10 +77,7 @@ def sample(strata: Array, parts: Array | None, limit: int, least: int, seed: int
 def allocate(
     count: int, weights: Sequence[float], least: int | Array, carry: Array | None = None
 ) -> tuple[Array, Array]:
-    """`count` items in proportion to the weights by largest remainder, at least `least` each; and what rounding left.
-
-    carry: what rounding left over before, so that the totals of many small strata keep the proportions too.
-    """
+    """`count` items by largest remainder, at least `least` each; and what rounding left, which is `carry` next."""
     exact = count * np.array(weights, float) / sum(weights) if sum(weights) else np.zeros(len(weights))
     wanted = np.maximum(exact + (0 if carry is None else carry), 0)
     counts = np.floor(wanted + 1e-9).astype(np.int64)

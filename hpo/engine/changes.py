@@ -204,10 +204,7 @@ def warn_of_other_files(spec: StudySpec, folders: Folders, study: Study) -> None
 
 
 def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, accept_code: bool) -> Environment:
-    """The environment to record for a run that resumes studies, with the edit of the user's code that it accepts.
-
-    What else has changed that trains is said in one line. Raises Conflict for an edit that is not accepted.
-    """
+    """The environment of a run that resumes studies; what else trains differently is said. Raises Conflict."""
     if not accept_code:
         refuse_other_code(spec, before, now)
     changes, trained = (

@@ -15,22 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from hpo import provenance
-from hpo.core import (
-    DONE,
-    EPOCHS,
-    Decision,
-    Event,
-    NoDecision,
-    Outcome,
-    Params,
-    Reported,
-    Start,
-    State,
-    Strategy,
-    Study,
-    digest,
-    epochs_of,
-)
+from hpo.core import DONE, EPOCHS, Event, Outcome, Params, Proposal, Reported, Start, State, Strategy, Study, digest
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, allowed, refuse_changes
@@ -204,24 +189,17 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
     strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
     append = partial(record, spec, journal, study)
-    recorded = {**components.numerics, **beginning(spec, components.known)}
+    known = components.known
+    told = {"prior": "none"} if known is None else {"prior": known.digest, "known": str(known)}
+    recorded = {**components.numerics, "engine": ENGINE, "warm_start": spec.warm_start, **told}
     for before in study.environments[-1:]:
         if changes := provenance.differences(before, recorded, ("prior", "engine")):
             log.warning("%s: %s since the last run; the search goes on with what it is now", name, ", ".join(changes))
     return Search(study, strategy, goal, budget, identity, append, max_running, name, recorded)
 
 
-def beginning(spec: StudySpec, known: LearnedPrior | None) -> Environment:
-    """What a search knows before it begins, and the version of what proposes from that."""
-    told = {"prior": "none"} if known is None else {"prior": known.digest, "known": str(known)}
-    return {"engine": ENGINE, "warm_start": spec.warm_start, **told}
-
-
 def known_first(spec: StudySpec, shipped: LearnedPrior, folders: Folders, before: Environment) -> LearnedPrior:
-    """What the search knew when it first began, which is kept with it; anew where the file asks for something else since.
-
-    before: the environment of its last driver. Raises EnvironmentFailed where what was kept is damaged.
-    """
+    """What the search knew when it first began, kept with it; anew where the file asks for something else since."""
     kept, digest = folders.study / "priors", str(before.get("prior"))
     if before.get("warm_start") != spec.warm_start or not (kept / f"{digest}.npz").exists():
         earlier = earlier_studies(spec, folders) if spec.warm_start == "studies" else {}
@@ -288,7 +266,7 @@ def affordable(spec: StudySpec, trials: int | None) -> Budget:
 def in_epochs(spec: StudySpec, trials: int) -> int:
     """Epochs of so many trials that nothing stops, at their mean length over the space."""
     rng = random.Random("mean length")
-    return max(1, round(trials * mean(epochs_of(spec.space.sample(rng)) for _ in range(DRAWS))))
+    return max(1, round(trials * mean(int(spec.space.sample(rng)[EPOCHS]) for _ in range(DRAWS))))
 
 
 def record(spec: StudySpec, journal: Journal, study: Study, event: Event) -> None:
@@ -328,7 +306,7 @@ class Enqueued:
     def __init__(self, strategy: Strategy, failed: Sequence[int], longer: Strategy, most: int | None) -> None:
         self._strategy, self._failed, self._longer, self._most = strategy, failed, longer, most
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         if self._most is not None and len(study) >= self._most:
             return self._strategy.propose(study, slots)
         replaced = study.replaced if self._failed else set[int]()
@@ -376,10 +354,7 @@ def open_trainings(spec: StudySpec, folders: Folders, own: Sequence[Journal]) ->
 
 
 def environments(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: bool) -> list[Environment]:
-    """What the last drivers of these studies ran on, where they are resumed.
-
-    Raises Conflict, and BadInput for a user's module that does not import; nothing has been written then.
-    """
+    """What the last drivers of these studies ran on; nothing is written. Raises Conflict, BadInput."""
     user_code(specs[0])
     found: list[Environment] = []
     for spec, place in zip(specs, folders, strict=True):

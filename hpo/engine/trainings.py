@@ -127,10 +127,7 @@ class Trainings:
         return self._shared[key].end if epoch >= self.epochs(key) else None
 
     def prune(self, needed: Iterable[str], resting: Sequence[str] = ()) -> int:
-        """Keep the disk within the cap, and free of what dead processes left; returns the bytes in use.
-
-        resting: trainings that may go on, the least likely first; they are deleted when nothing else is left.
-        """
+        """Keep the disk within the cap; returns the bytes in use. resting: deleted last, the least likely first."""
         checkpoints.sweep(self.folder)
         in_use = self._elsewhere.update()
         for key in self._superseded - in_use:

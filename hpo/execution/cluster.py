@@ -58,10 +58,7 @@ def capacity(resources: Resources, alive: Iterable[Resources]) -> int:
 
 
 def join(address: str | None, place: str) -> str:
-    """Join the cluster as a driver, unless this process already has; returns host:port of the server it depends on.
-
-    address: None or auto is $RAY_ADDRESS or the cluster of this machine. Raises EnvironmentFailed within PROBE_SECONDS.
-    """
+    """Join the cluster, unless this process has; returns the host:port it depends on. Raises EnvironmentFailed."""
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if not ray.is_initialized():
         refuse_unreachable(address, place)
@@ -119,10 +116,7 @@ def cluster_devices(
     per_trial: tuple[float, float | None],
     where: Callable[[str], str],
 ) -> list[str]:
-    """The device of each worker that fits now, at least one; as local.worker_devices does for one machine.
-
-    per_trial: cpus and gpus, as in the study file; where: the place of a key. Raises BadInput, EnvironmentFailed.
-    """
+    """The device of each worker that fits now, at least one. per_trial: cpus, gpus; where: the place of a key."""
     join(address, where("execution.address"))
     usable = wait_for_nodes(PATIENCE, where("execution.address"))
     resources = resources_of(device, *per_trial, usable, where)

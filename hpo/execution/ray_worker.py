@@ -73,10 +73,7 @@ def versions() -> dict[str, str]:
 
 
 class RayWorker:
-    """Remote calls arrive on threads of their own; one thread trains, because torch keeps some settings by thread.
-
-    modules: imported at once, while the driver reads the data; paths: the driver's sys.path, used where it exists here.
-    """
+    """Remote calls arrive on threads of their own; one thread trains, as torch keeps some settings by thread."""
 
     def __init__(self, modules: Sequence[str], paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path and Path(path).exists()]

@@ -50,8 +50,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
 def layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
     """The network these params describe, for images of shape (C, H, W). Raises Impossible."""
     network = plan(params, outputs)
-    for _ in shapes(network, shape):
-        pass  # for its exception: an impossible network is never returned
+    list(shapes(network, shape))  # for its exception: an impossible network is never returned
     return network
 
 

@@ -34,10 +34,7 @@ def is_reference(text: str) -> bool:
 
 
 def resolve(reference: str, folder: Path | None, place: str) -> Function:
-    """The function that `package.module:function` names; modules are sought in `folder`, then in the current one.
-
-    place: what the message begins with, such as "study.yaml:5:8 model". Raises BadInput.
-    """
+    """The function that `package.module:function` names, sought in `folder`, then here. Raises BadInput at `place`."""
     module_name, _, name = reference.partition(":")
     if not module_name or not name.isidentifier():
         remedy = "name a function of a module"

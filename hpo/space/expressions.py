@@ -98,7 +98,7 @@ class Derived:
     when: tuple[Condition, ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self.names  # for its exception
+        _compiled(self.text)  # for its exception
 
     @property
     def names(self) -> tuple[str, ...]:

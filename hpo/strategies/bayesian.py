@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from hpo.core import Decision, NoDecision, Params, Start, Study, epochs_of
+from hpo.core import Params, Proposal, Start, Study, epochs_of
 from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
 from hpo.strategies.surrogate import Surrogate
 
@@ -29,7 +29,7 @@ class Bayesian:
         self._stream = Stream(problem, lambda: random_points(problem))
         self._favourites: list[Params] = []
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
         if not tried >= self._first or len(study) % OPEN == OPEN - 1:
             return self._stream.propose(study, 1)

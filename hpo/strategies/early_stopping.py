@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpo.core import Continue, Decision, Goal, NoDecision, Start, Stop, Strategy, Study, Trial, epochs_of
+from hpo.core import Continue, Decision, Goal, NoDecision, Proposal, Start, Stop, Strategy, Study, Trial, epochs_of
 from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import EarlyStopping
 
@@ -26,7 +26,7 @@ class Median:
     def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping = EarlyStopping("median")) -> None:
         self._strategy, self._goal, self._rule = strategy, goal, rule
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         judged: list[Decision] = []
         for trial in at_rung(study):
             if self._is_hopeless(study, trial):
@@ -58,7 +58,7 @@ class Asha:
     def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping = EarlyStopping("asha")) -> None:
         self._strategy, self._goal, self._rule = strategy, goal, rule
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         promoted = self._promotions(study)[:slots]
         return promoted or first_rung(self._strategy.propose(study, slots), self._rule.min_epochs)
 
@@ -94,7 +94,7 @@ class Predictive:
     ) -> None:
         self._strategy, self._surrogate, self._goal, self._rule = strategy, surrogate, goal, rule
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         proposed = self._strategy.propose(study, 1)
         new = [] if isinstance(proposed, NoDecision) else [one for one in proposed if isinstance(one, Start)]
         resting = at_rung(study)
@@ -122,7 +122,7 @@ class Patience:
     def __init__(self, strategy: Strategy, goal: Goal, rule: EarlyStopping) -> None:
         self._strategy, self._goal, self._rule = strategy, goal, rule
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         judged: list[Decision] = []
         for trial in at_rung(study):
             rung = min(one for one in self._rule.rungs(trial.epochs) if one >= trial.epoch)
@@ -153,7 +153,7 @@ def at_rung(study: Study) -> list[Trial]:
     return sorted((trial for trial in paused if trial.epoch >= trial.until), key=lambda trial: trial.number)
 
 
-def first_rung(decisions: list[Decision] | NoDecision, epochs: int) -> list[Decision] | NoDecision:
+def first_rung(decisions: Proposal, epochs: int) -> Proposal:
     """What the wrapped strategy wants, but no further than the first rung."""
     if isinstance(decisions, NoDecision):
         return decisions

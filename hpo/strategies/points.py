@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from hpo.core import DONE, Decision, Feasible, Goal, NoDecision, Params, Start, Study, Value, epochs_of
+from hpo.core import DONE, Decision, Feasible, Goal, Params, Proposal, Start, Study, Value, epochs_of
 from hpo.space.expressions import MOST_TRIED, Constraint, draw, solutions
 from hpo.space.grid import ParameterGrid, permutation
 from hpo.space.space import Space
@@ -121,7 +121,7 @@ class Stream:
         self._read = len(study.trials)
         return self._tried
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         """The next untried points; DONE when there are none."""
         tried = self.tried(study)
         self._ahead = [params for params in self._ahead if frozen(params) not in tried]
@@ -153,7 +153,7 @@ class Repeats:
     def __init__(self, problem: Problem) -> None:
         self._points = problem.start_with
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         tried = {(frozen(trial.params), trial.repeat) for trial in study.trials}
         untried = (
             Start(params, epochs_of(params), repeat)

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.core import Decision, NoDecision, Params, Start, State, Study, Trial, Value, digest, epochs_of
+from hpo.core import Params, Proposal, Start, State, Study, Trial, Value, digest, epochs_of
 from hpo.space.domains import Choice, Domain, Parameter, Range, rounded
 from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
 
@@ -42,7 +42,7 @@ class Tpe:
         self._stream = Stream(problem, lambda: random_points(problem))
         self._mirror = _Mirror(problem)
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
         number = len(study)
         if number >= STARTUP and tried >= self._first:

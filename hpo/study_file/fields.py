@@ -212,40 +212,36 @@ DURATION: Final = r"(?=[0-9])(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?
 SIZE: Final = r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]i?)?B"
 
 
-def duration() -> Plain:
-    """Seconds as a float; written 90, 90s, 30m, 2h, 1h30m or 2d."""
-
-    def value(node: Node) -> float | None:
-        seconds = node.number
-        match = re.fullmatch(DURATION, node.value) if isinstance(node.value, str) else None
-        if match and any(match.groups()):
-            parts = (float(part or 0) for part in match.groups())
-            seconds = sum(part * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=True))
-        return float(seconds) if seconds is not None and 0 < seconds < 1e10 else None
-
-    schema = _number_or_text({"type": "number"}, DURATION, ["30m", "1h30m", "90s"])
-    return Plain("must be a time above 0", schema, value, lambda node: "write 30m, 90s, 2h, 1h30m or seconds")
+def seconds_of(node: Node) -> float | None:
+    """Written 90, 90s, 30m, 2h, 1h30m or 2d."""
+    seconds = node.number
+    match = re.fullmatch(DURATION, node.value) if isinstance(node.value, str) else None
+    if match and any(match.groups()):
+        parts = (float(part or 0) for part in match.groups())
+        seconds = sum(part * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=True))
+    return float(seconds) if seconds is not None and 0 < seconds < 1e10 else None
 
 
-def size() -> Plain:
-    """A number of bytes; written 2GiB, 500MB or as a whole number."""
-
-    def value(node: Node) -> int | None:
-        size = node.number
-        match = re.fullmatch(SIZE, node.value) if isinstance(node.value, str) else None
-        if match:
-            unit = match[2] or ""
-            power = " KMGT".index(unit[0].upper()) if unit else 0
-            size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** power
-        return int(size) if size is not None and size == int(size) and 0 < size < 1 << 63 else None
-
-    schema = _number_or_text({"type": "integer"}, SIZE, ["2GiB", "500MB"])
-    return Plain("must be a number of bytes above 0", schema, value, lambda node: "write 2GiB or 500MB")
+def bytes_of(node: Node) -> int | None:
+    """Written 2GiB, 500MB or as a whole number."""
+    size = node.number
+    match = re.fullmatch(SIZE, node.value) if isinstance(node.value, str) else None
+    if match:
+        unit = match[2] or ""
+        power = " KMGT".index(unit[0].upper()) if unit else 0
+        size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** power
+    return int(size) if size is not None and size == int(size) and 0 < size < 1 << 63 else None
 
 
 def _number_or_text(number: Schema, pattern: str, examples: list[str]) -> Schema:
     written = {"type": "string", "pattern": f"^{pattern}$", "examples": examples}
     return {"anyOf": [{**number, "exclusiveMinimum": 0}, written]}
+
+
+_TIME: Final = _number_or_text({"type": "number"}, DURATION, ["30m", "1h30m", "90s"])
+_BYTES: Final = _number_or_text({"type": "integer"}, SIZE, ["2GiB", "500MB"])
+TIME: Final = Plain("must be a time above 0", _TIME, seconds_of, lambda node: "write 30m, 90s, 2h, 1h30m or seconds")
+BYTES: Final = Plain("must be a number of bytes above 0", _BYTES, bytes_of, lambda node: "write 2GiB or 500MB")
 
 
 # -- lists and sections -----------------------------------------------------------------------------------------------

@@ -39,10 +39,7 @@ def read_study(
     known: KnownTo = lambda model, train: {},
     environ: Mapping[str, str] = os.environ,
 ) -> StudySpec:
-    """The study in a file, or in a mapping built in code. Raises BadInput with every mistake.
-
-    sets: `--set` values that win over the file; known(model, train): the parameters of a model, {} for no check.
-    """
+    """The study in a file or a mapping, with `sets` on top. known(model, train): its parameters. Raises BadInput."""
     mistakes = Mistakes()
     if isinstance(source, Mapping):
         text = ""

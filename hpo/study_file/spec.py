@@ -16,7 +16,7 @@ from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
-from hpo.study_file.fields import FLAG, NODE, Record, Several, duration, flag_or, number, one_of, option, size, text
+from hpo.study_file.fields import BYTES, FLAG, NODE, TIME, Record, Several, flag_or, number, one_of, option, text
 
 STRATEGIES: Final = ("bayesian", "random", "grid")  # ordered by usefulness
 FAMILIES: Final = ("cnn", "rnn")
@@ -101,7 +101,7 @@ class Budget:
 
     trials: int | None = option(_COUNT, None, f"trials started; default: {DEFAULT_TRIALS} (grid: all)")
     total_epochs: int | None = option(_COUNT, None, "epochs trained, over all trials")
-    time: float | None = option(duration(), None, "active time, summed over resumes: 30m, 2h, 90s")
+    time: float | None = option(TIME, None, "active time, summed over resumes: 30m, 2h, 90s")
     patience: int | None = option(_COUNT, None, "epochs trained without a new best")
 
 
@@ -137,10 +137,10 @@ class Execution:
     address: str | None = option(text(), None, "ray: the cluster, auto or ray://host:10001")
     cpus: float = option(number(above=0), 1, "cores a trial")
     gpus: float | None = option(number(0), None, "GPUs a trial; a fraction shares one")
-    memory: int | None = option(size(), None, "most memory a worker may use: 2GiB; more ends the trial as oom")
-    report_timeout: float | None = option(duration(), None, "a worker silent for this long is replaced: 10m")
-    trial_timeout: float | None = option(duration(), None, "longest time of one training: 1h")
-    checkpoints: int = option(size(), 2 << 30, "most disk space for checkpoints")
+    memory: int | None = option(BYTES, None, "most memory a worker may use: 2GiB; more ends the trial as oom")
+    report_timeout: float | None = option(TIME, None, "a worker silent for this long is replaced: 10m")
+    trial_timeout: float | None = option(TIME, None, "longest time of one training: 1h")
+    checkpoints: int = option(BYTES, 2 << 30, "most disk space for checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +233,7 @@ class StudySpec:
 
     @property
     def goal(self) -> Goal:
-        """The epochs that count are the values of `epochs`; where it has one value, those at which a trial may rest too.
-
-        They depend on the study file alone, so all strategies of a comparison have the same; what once counted counts for ever.
-        """
+        """What counts: the values of `epochs`; where it has one value, the epochs at which a trial may rest too."""
         own = self.metric
         lengths: Collection[int] = self.space.lengths
         if len(lengths) == 1 and self.early_stopping is not None:

@@ -155,9 +155,6 @@ def node_of(value: object, place: str) -> Node:
     raise BadInput(Mistake(place, "must be made of mappings, lists, text, numbers and booleans", type(value).__name__))
 
 
-# -- bytes ------------------------------------------------------------------------------------------------------------
-
-
 def read_yaml(path: Path) -> Document:
     """The document in a file. Raises BadInput."""
     name = clean(str(path), 300)
@@ -190,8 +187,6 @@ def _place(name: str, text: str, offset: int) -> str:
     before = text[:offset]
     return f"{name}:{before.count(chr(10)) + 1}:{offset - (before.rfind(chr(10)) + 1) + 1}"
 
-
-# -- syntax -----------------------------------------------------------------------------------------------------------
 
 _SYNTAX = (  # in the parser's words, either implementation's -> what the user did -> what to do -> where it began
     ("escape", ("has an unknown escape after \\", "double the \\, or use single quotes", True)),

@@ -314,9 +314,6 @@ def comparison_run(info: ComparisonInfo, histories: Sequence[History], statuses:
     return Run(info.title, trimmed(tags, LONGEST_TAG), {}, worst, milliseconds(started), end)
 
 
-# -- conversions -------------------------------------------------------------------------------------------------
-
-
 def common_tags(history: History, kind: str) -> dict[str, str]:
     tracked, environments = history.tracked, history.study.environments
     now = environments[-1] if environments else {}

@@ -164,9 +164,6 @@ def end_orphans(store: Store, own: Collection[str], now: float) -> None:
             store.write(run.id, Change(tags=tags, status=runs.KILLED, ended=runs.milliseconds(now)))
 
 
-# -- while the studies run, and afterwards -----------------------------------------------------------------------
-
-
 class Tracker:
     """The writer thread. All studies go to one experiment of one MLflow."""
 
@@ -222,8 +219,6 @@ class Tracker:
     def ui_address(self) -> str:
         """Where the UI shows this experiment, "" where `hpo ui` must serve it; also after `close`."""
         return ui_address(self.uri, self._sync.experiment)
-
-    # -- the thread
 
     def _run(self) -> None:
         try:

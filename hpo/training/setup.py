@@ -200,10 +200,7 @@ def compute_as_workers(device: str, threads: int = 1) -> None:
 
 
 def forward(network: nn.Module, images: Tensor, precision: str) -> Tensor:
-    """What a network says of images in a training step, as float32, which its weights are too.
-
-    bf16: layers work on numbers of 8 significant bits, and so do their gradients on the way back (autocast).
-    """
+    """What a network says of images in a training step, as float32; in bf16 it computes with 8 significant bits."""
     if precision == "fp32":
         return network(images)  # type: ignore[no-any-return]
     with torch.autocast(images.device.type, torch.bfloat16):

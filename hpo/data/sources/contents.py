@@ -153,10 +153,7 @@ def of_arrays(
     spec: DataSpec,
     parts: Sequence[int] = (),
 ) -> Contents:
-    """Contents of images (N, C, H, W) in memory or memory maps, one array after the other.
-
-    targets: what `labelled` returned; parts: of each array; where all are of train the source does not come split.
-    """
+    """Contents of images (N, C, H, W), one array after the other. targets: of `labelled`; parts: of each array."""
     place = Path(place)
     shape = fitted_shape(arrays[0].shape[1:], spec, str(place))
     dtype = np.result_type(*map(_kept, arrays))
