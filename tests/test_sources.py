@@ -604,6 +604,12 @@ def test_a_malicious_batch_runs_nothing(content: bytes, tmp_path: Path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data_batch_1"]
 
 
+def test_a_batch_whose_bytes_are_not_of_its_shape_is_refused(tmp_path: Path) -> None:
+    content = python2(np.zeros((2, 3072), np.uint8), [0]).replace(b"K\x02M", b"K\x01M")
+    (tmp_path / "data_batch_1").write_bytes(content)
+    assert "must hold data, uint8 (1, 3072)" in refusal(lambda: originals._batch(tmp_path / "data_batch_1"))
+
+
 @settings(max_examples=300)
 @given(data=st.data())
 def test_whatever_is_changed_in_a_batch_it_is_read_or_refused(
