@@ -447,7 +447,8 @@ def test_the_ui_says_where_the_study_is_once_it_answers_and_ends_with_its_server
     command = [sys.executable, "-m", "hpo", "ui", "--set", "tracking=true", "--port", str(free_port())]
     with subprocess.Popen(command, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
-        address = ui.stdout.readline().split()[0]
+        assert ui.stdout.readline() == "MLflow shows this study, until Ctrl-C:\n"
+        address = ui.stdout.readline().strip()
         server = address.partition("/#")[0]
         found = re.search("/#/experiments/([0-9]+)/runs", address)
         assert found is not None, address

@@ -124,7 +124,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
         server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             if (shown := address(server, port, spec)) is not None:
-                print(f"{shown}  (Ctrl-C ends it)", flush=True)
+                print(f"MLflow shows this study, until Ctrl-C:\n{shown}", flush=True)
             server.wait()
             log.seek(0)
             last = without_password((log.read().strip().splitlines() or ["no output"])[-1])
