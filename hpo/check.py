@@ -61,7 +61,7 @@ class Machine:
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
     time_step: Callable[[Params, str], float] | None = None  # hpo.training.setup.time_step(...)
-    cores: int = 0  # where GPUs are used, whose memory it then is: as many trainings may share them
+    gpus: int = 0  # that the workers share in turn, and whose memory it then is
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,9 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     device = devices[0] if spec.execution.engine != "ray" else "cpu"  # a cluster's GPU may not be here
     timed = time_step(spec.model, dataset.shape, dataset.outputs, device)
     free = local.gpus() if device != "cpu" else []
-    there = len({*devices}) * min(free[int(one[5:])] for one in devices) if free else available_memory()
-    machine = Machine(len(devices), there // len(devices), disagreement, timed, local.cores() if free else 0)
+    used = [free[int(one.removeprefix("cuda:"))] for one in {*devices}] if free else []
+    memory = len(used) * min(used) if used else available_memory()
+    machine = Machine(len(devices), memory // len(devices), disagreement, timed, len(used))
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
     if findings.hopeless:
@@ -337,8 +338,9 @@ class Findings:
         if available is not None and (over := sum(peak > available for peak in peaks)):
             there = f"the {byte_size(available)} available to a worker"
             yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
-        fit = min(self.machine.cores, (available or 0) * self.machine.workers // (max(peaks) + TORCH_BYTES))
-        if fit > self.machine.workers:
+        gpus, workers, need = self.machine.gpus, self.machine.workers, max(peaks) + TORCH_BYTES
+        fit = min(local.cores(), gpus * ((available or 0) * workers // gpus // need)) if gpus else 0
+        if fit > workers:
             yield f"GPU: {fit:,} trainings at a time fit; small networks fill it together: `workers: {fit}`"
         if self.estimate is not None:
             yield str(self.estimate)

@@ -1,6 +1,7 @@
 """Proof before training: what is impossible and why, what torch confirms, what it costs, and the lines of it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from hpo.check import Estimate, Input, Machine, check, check_study
 from hpo.core import Params
-from hpo.models.families import TORCH_BYTES, known, peak_memory, sizes
+from hpo.execution import local
+from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary, layer_table
 from hpo.models.network import disagreement
 from hpo.study_file import reader as study_file
@@ -118,12 +120,6 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
     share = f"{over} of 48 configurations, {100 * over / 48:.0f} %"
     more = f"warning: {share} may need more than the 500 kB available to a worker; lower batch_size"
     assert warnings == [[], [more]]
-    largest = max(peak_memory(sizes("cnn", params, (1, 8, 8), 10), params) for params in possible) + TORCH_BYTES
-    for workers, cores, fit in ((2, 16, 7), (2, 4, 4), (7, 16, 0), (2, 0, 0)):  # the last is no GPU
-        card = Machine(workers, memory=7 * largest // workers + 1, cores=cores)
-        line = f"GPU: {fit} trainings at a time fit; small networks fill it together: `workers: {fit}`"
-        said = [one for one in check(three_blocks, DIGITS, card).lines() if one.startswith("GPU:")]
-        assert said == ([line] if fit else [])
 
 
 def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:
@@ -218,6 +214,21 @@ def test_a_line_says_what_bf16_would_bring_where_a_validation_in_fp32_is_a_thirt
     found = check(study(tmp_path, THREE_BLOCKS, f"precision: {precision}\n"), DIGITS, machine)
     assert f"precision: on this machine bf16 {words}" in found.lines()
     assert set(found.estimate.steps) == {steps[precision]}
+
+
+def test_a_study_on_gpus_learns_how_many_trainings_their_free_memory_holds(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(local, "gpus", lambda: [3_000_000_000, 1_000_000_000])
+    monkeypatch.setattr(local, "cores", lambda: 10)
+    monkeypatch.setattr("hpo.training.setup.time_step", lambda *about: None)
+    cases = ("auto", "auto", 8), ("cuda:0", 4, 10), ("cuda:1", "auto", 4), ("cuda:1", 4, 0), ("cpu", 1, 0)
+    for (
+        device,
+        workers,
+        said,
+    ) in cases:  # no more than cores; a GPU as many as the other; nothing where so many there are
+        spec = study(tmp_path, THREE_BLOCKS, f"device: {device}\nworkers: {workers}\n")
+        lines = [line for line in check_study(spec, trust=False) if line.startswith("GPU:")]
+        assert [line.partition(" trainings")[0] for line in lines] == [f"GPU: {said}"] * (said > 0), (device, workers)
 
 
 def test_who_trusts_a_users_own_model_learns_what_it_builds_and_what_fails(tmp_path: Path) -> None:
