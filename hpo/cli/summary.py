@@ -96,8 +96,8 @@ def best_lines(result: Result) -> Iterator[str]:
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
     if (diagnosis := diagnosis_of(best)) is not None and Tag.MISSED in diagnosis.sentence:
-        remedy = "" if result.spec.class_weights else "; try class_weights: sampling, or true"
-        yield f"        {diagnosis.sentence}: accuracy says little then{remedy}"
+        rare = diagnosis.tag == Tag.MISSED and not result.spec.class_weights  # else there is a cause to see to first
+        yield f"        {diagnosis.sentence}{'; if rare, try class_weights: sampling, or true' if rare else ''}"
     yield from fallen_lines(result, test)
     yield from longest_lines(result, best)
     if result.published:

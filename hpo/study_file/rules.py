@@ -163,6 +163,9 @@ def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
         rule = f"must be below the epochs of the longest trial ({longest})"
         remedy = "lower it, or raise epochs, or drop early_stopping"
         mistakes.note(*_at(spec, "early_stopping.min_epochs"), rule, f"{spec.early_stopping.min_epochs}", remedy)
+
+
+def _patience(spec: StudySpec, mistakes: Mistakes) -> None:
     own = spec.early_stopping
     if own is not None and own.patience and (own.type == "patience" or "early_stopping.type" not in spec.places):
         rule, remedy = "stands beside another type", f"write {{type: patience, epochs: {own.patience}}}"
@@ -201,6 +204,7 @@ RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = 
     _metric: ("data", "loss", "train", "metric", "metrics"),
     _trainer: ("train", "prefix_safe", "precision", "class_weights"),
     _stopping: ("search_space", "early_stopping"),
+    _patience: tuple(f"early_stopping.{key}" for key in ("type", "epochs", "patience")),
     _budget: ("search_space", "budget"),
     _execution: ("execution", "workers"),
     _grid: ("search_space", "strategy", "budget"),
