@@ -323,6 +323,13 @@ def test_a_curve_is_named_at_its_end_with_those_that_end_there_too_and_none_hide
     assert named.keys() == ends.keys()
     assert all(named[name][0] == x and abs(named[name][1] - y) < 0.05 * (high - low) for name, (x, y) in ends.items())
     assert axes.get_title(loc="right") == "1 further below", "and no text lies where a point may be"
+    story = [
+        *events(6),
+        Started(0.0, 6, {"epochs": 9}, 0, "t", 0, 9),
+        Reported("t", Report(1, {"val_accuracy": 0}, 1, 1)),
+    ]
+    (axes,) = made(story=story).pictures()[0].figure().axes
+    assert axes.lines[0].get_xdata()[-1] == Study(story).epochs, "a line goes on while nothing ends"
     lines = figures.learning(trials[1].reports).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
     assert [line.is_dashed() for line in lines] == [False, True]

@@ -46,7 +46,7 @@ def best_so_far(points: Sequence[CurvePoint], study: Study, goal: Goal) -> Figur
         some = [trial for trial in shown if (trial.state is State.COMPLETE) is complete]
         places = [study.spent[trial.number] for trial in some], [_value(trial, goal) for trial in some]
         axes.scatter(*places, s=15, color=face, edgecolor=MUTED, linewidth=0.8, alpha=0.75)
-    best, end = points[-1].value, max([points[-1].epochs, *study.spent.values()])
+    best, end = points[-1].value, study.epochs
     first = next(point.epochs for point in points if point.value == best)
     steps = [*(p.epochs for p in points), end], [*(p.value for p in points), best]
     axes.step(*steps, where="post", color=ACCENT, lw=2.2)
