@@ -74,9 +74,7 @@ class ScriptSource:
 def write_script(result: Result, folder: Path) -> Path:
     """Write the best trial of a study as a script. Raises BadInput for a model that is not hpo's, NoResult for none."""
     spec, best, goal = result.spec, result.best, result.spec.goal
-    if (model := spec.train or spec.model) not in FAMILIES:
-        place, rule = spec.place("train" if spec.train else "model"), "a script can be written for cnn and rnn only"
-        raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
+    refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
     dataset, report = result.data(), goal.reading(best)
     assert report is not None, "the best trial has a score"
     score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
@@ -84,6 +82,12 @@ def write_script(result: Result, folder: Path) -> Path:
     seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
     more = dataset, spec.precision, measured(spec)
     return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, *more), folder)
+
+
+def refuse_own(place: str, model: str) -> None:
+    if model not in FAMILIES:
+        rule = "a script can be written for cnn and rnn only"
+        raise BadInput(Mistake(place, rule, model, "your own function is the network's code already"))
 
 
 def write_files(source: ScriptSource, folder: Path) -> Path:
