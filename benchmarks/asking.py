@@ -1,24 +1,33 @@
 """Milliseconds a proposal costs once a study has 10, 100, 1,000 and 5,000 trials: each strategy, plain and with asha.
 
     python -m benchmarks.asking [--sizes 10,100,1000,5000] [--asks 20]
+    python -m benchmarks.asking --waiting
 
 A study of 18 parameters, seven of them conditional, is made of events; then one proposal after the other is requested
 and carried out, so that taking in what is new is part of each. With asha most trials are paused at a rung, and a proposal may
 be to continue one of them: that is counted apart from a new point. `again` is the first proposal of a driver that takes
 the study over. Processor time: other processes share the machine.
+
+--waiting: the share of their time that two workers wait for a decision, where an epoch lasts 30 ms, by how much was read: bayesian
+with predictive on search_spaces/cnn-small.yaml at 8x8, a driver, and made-up curves.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import hpo
 from benchmarks.measuring import machine
+from benchmarks.simulated import SimulatedExecutor
 from hpo.core import (
     Continue,
     Continued,
@@ -26,6 +35,7 @@ from hpo.core import (
     Ended,
     Event,
     Goal,
+    Job,
     NoDecision,
     Params,
     Paused,
@@ -39,18 +49,25 @@ from hpo.core import (
     Value,
     digest,
     epochs_of,
+    without_epochs,
 )
+from hpo.engine.driver import Driver
+from hpo.engine.search import Search
+from hpo.engine.trainings import Trainings
+from hpo.models.families import infeasible
 from hpo.space.domains import Choice, Condition, Parameter, Range
 from hpo.space.space import Space
 from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
-from hpo.strategies.early_stopping import Asha
+from hpo.strategies.early_stopping import Asha, Predictive
 from hpo.strategies.encoding import Images
 from hpo.strategies.points import Grid, Problem, Random
-from hpo.strategies.surrogate import Surrogate
+from hpo.strategies.surrogate import Surrogate, readings
 from hpo.strategies.tpe import Tpe
+from hpo.study_file.spec import Budget
 
 GOAL = Goal()
+EPOCH = 0.03  # seconds
 
 
 def when(name: str, *allowed: Value) -> tuple[Condition, ...]:
@@ -176,11 +193,55 @@ def measure(strategy: Strategy, made: Made, asks: int) -> Spent:
     return spent
 
 
+@dataclass
+class Timed:
+    """A strategy, and (readings, epochs, seconds) of each time it was asked."""
+
+    strategy: Strategy
+    asked: list[tuple[int, int, float]]
+
+    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        began = time.thread_time()
+        decisions = self.strategy.propose(study, slots)
+        self.asked.append((len(readings(study, GOAL)), study.epochs, time.thread_time() - began))
+        return decisions
+
+
+def made_up(job: Job) -> Iterator[Report]:
+    rng, far = random.Random(job.training), math.log10(float(job.params["learning_rate"])) + 2.5
+    for epoch in range(1, epochs_of(job.params) + 1):
+        value = 0.97 - 0.05 * far**2 - 0.6 * math.exp(-0.5 * epoch) + rng.gauss(0, 0.004)
+        yield Report(epoch, {"val_accuracy": max(0.05, value)}, EPOCH, 0.0)
+
+
+def waiting() -> None:
+    space = hpo.load({"name": "x", "data": "digits", "search_space": "cnn-small"}).space
+    images = Images((1, 8, 8), 10, 1258)
+    problem = Problem(space, GOAL, 0, lambda params: infeasible("cnn", params, (1, 8, 8), 10, ()), images=images)
+    surrogate = Surrogate(problem, prior.load(left_out=prior.LEFT_OUT["digits"]))
+    timed = Timed(Predictive(Bayesian(problem, surrogate), surrogate, GOAL), [])
+    identity = lambda params, repeat: (digest(without_epochs(params)), 0)  # noqa: E731
+    search = Search(Study(), timed, GOAL, Budget(total_epochs=1600), identity, lambda event: None)
+    executor = SimulatedExecutor(made_up, 2)
+    Driver([search], executor, Trainings(Path("unused"), GOAL), clock=executor.clock).run()
+    for low, high in itertools.pairwise((0, 50, 250, 1000)):
+        own = [one for one in timed.asked if low <= one[0] < high]
+        spent = sum(seconds for *_, seconds in own)
+        share = spent / (spent + EPOCH * (own[-1][1] - own[0][1]))
+        median = 1e3 * statistics.median(seconds for *_, seconds in own)
+        print(f"{low:4} to {high:4} readings: {share:.0%} of {len(own)} decisions, median {median:.1f} ms", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", default="10,100,1000,5000")
     parser.add_argument("--asks", type=int, default=20)
+    parser.add_argument("--waiting", action="store_true")
     options = parser.parse_args()
+    if options.waiting:
+        print(f"machine: {machine()}")
+        waiting()
+        return 0
     assert len(SPACE.parameters) == 18
     print(f"machine: {machine()}\nn: {options.asks} new points each; median (slowest)")
     for size in map(int, options.sizes.split(",")):
