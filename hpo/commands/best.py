@@ -54,10 +54,7 @@ PREFIX = "refit_"  # of its test scores: they are not the best trial's own
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """What a script is written from. title: a line about the trial; seed: of its training; epoch: the one that counts.
-
-    metrics: what the study names besides.
-    """
+    """What a script is written from. title: about the trial; seed: of its training; epoch: which counts; metrics: besides."""
 
     title: str
     params: Params
@@ -130,8 +127,7 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
     yield f"LOSS = {literal(source.loss)}  # or squared_error"
-    weights = literal(source.class_weights)
-    yield f'CLASS_WEIGHTS: bool | str = {weights}  # True: every class weighs the same in the loss; "sampling": is drawn as often'
+    yield f'CLASS_WEIGHTS: bool | str = {literal(source.class_weights)}  # True: all weigh the same; "sampling": drawn as often'
     yield from metrics(source)
     yield f"PRECISION = {literal(source.precision)}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"

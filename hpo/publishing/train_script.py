@@ -29,7 +29,7 @@ from torch import Generator, Tensor, nn
 SEED = 0  # names every random stream: weights, order of the images, dropout, augmentation
 UNTIL = 5  # train to the end of this epoch
 LOSS = "cross_entropy"  # or squared_error
-CLASS_WEIGHTS: bool | str = False  # True: every class weighs the same in the loss; "sampling": is drawn as often
+CLASS_WEIGHTS: bool | str = False  # True: all weigh the same; "sampling": drawn as often
 METRICS: dict[str, tuple[str, int | None]] = {"f1.3": ("f1", 3)}  # besides: of one class by its number, or the mean
 PRECISION = "fp32"  # of training steps; bf16: autocast
 REGRESSION = False  # targets are numbers, not classes

@@ -187,7 +187,7 @@ class StudySpec:
     )
     loss: str = option(_LOSS, "cross_entropy", "what SGD minimizes; squared_error for regression")
     class_weights: bool | str = option(
-        _WEIGHTS, False, "rare classes: weighed up in the loss; sampling: drawn as often"
+        _WEIGHTS, False, "weigh rare classes up in the loss; sampling: draw more of them"
     )
     metric: Metric = option(Record(Metric, "metric", short="name"), Metric(), "a name, or {name, goal, at, target}")
     metrics: tuple[str, ...] = option(

@@ -72,10 +72,6 @@ class Course:
         return self.reports[-1].metrics
 
     @property
-    def missed(self) -> str:
-        return self.reports[-1].missed
-
-    @property
     def skill(self) -> float:
         return self.last.get("train_skill", math.nan)
 
@@ -136,7 +132,7 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     first = next(iter(found), None)
     if first is None:
         return _healthy(course)
-    beside = f"; {Tag.MISSED}: {course.missed}" if Tag.MISSED in found and first is not Tag.MISSED else ""
+    beside = f"; {Tag.MISSED}: {reports[-1].missed}" if Tag.MISSED in found and first is not Tag.MISSED else ""
     return Diagnosis(first, found[first] + beside)  # its cause comes first
 
 
@@ -234,8 +230,8 @@ def _stuck(course: Course) -> str | None:
 
 
 def _missed(course: Course) -> str | None:
-    accuracy = course.last.get("val_accuracy", math.nan)
-    return f"{course.missed}, accuracy {accuracy:.3g}{course.rate}" if course.missed else None
+    missed, accuracy = course.reports[-1].missed, course.last.get("val_accuracy", math.nan)
+    return f"{missed}, accuracy {accuracy:.3g}{course.rate}" if missed else None
 
 
 def _not_a_number(course: Course) -> str | None:

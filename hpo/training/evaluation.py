@@ -46,10 +46,7 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> tu
 
 
 def missed(predicted: Tensor, targets: Tensor, classes: Sequence[str]) -> str:
-    """The classes that occur and are never predicted, the most frequent first, as "2 of 10 (cat, dog)"; "" for none.
-
-    predicted, targets (N,) int64.
-    """
+    """The classes that occur and are never predicted, the most frequent first, as "2 of 10 (cat, dog)"; "" for none."""
     said, truth = (np.bincount(each.cpu().numpy(), minlength=len(classes)) for each in (predicted, targets))
     never = sorted(np.flatnonzero((truth > 0) & (said == 0)).tolist(), key=lambda k: -truth[k])
     return f"{len(never)} of {(truth > 0).sum()} ({printable(some([classes[k] for k in never]))})" if never else ""

@@ -104,10 +104,7 @@ class DeviceData:
         return self.dataset.shape
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
-        """The rows of an epoch: the training split in a new order; balanced: as many, of each class in turn.
-
-        Of a class its own in the new order, over again where it has too few; each round of the classes is shuffled.
-        """
+        """The rows of an epoch, in a new order; balanced: as many, of each class in turn, over again where it has too few."""
         rows = self.splits["train"]
         rows = rows[torch.randperm(len(rows), generator=generator, device=self.device)]
         if not self.balanced:
