@@ -73,13 +73,15 @@ class Surrogate:
     def learned(self, study: Study) -> str:
         """What the readings say of the prior, in a sentence; "" as long as they are too few."""
         read = thinned(readings(study, self._goal))
+        if len(read) < EVERY:
+            return ""
         with blas().limit(limits=1):
             scale, belief = self._belief(study)
             y, seen = scale(np.array([cost for _, _, cost in read])), belief.seen[: len(read)]
             one, other = np.triu_indices(len(y), 1)
             pairs = (y[one] != y[other]) & (seen.epochs[one] == seen.epochs[other])
             found, expected = ((of[one] - of[other])[pairs] for of in (y, seen.zbar))
-            if len(y) < EVERY or not expected.any():
+            if not expected.any():
                 return ""
             weights, clear = belief.tasks()
             blend = seen.z @ weights
