@@ -69,10 +69,11 @@ def learning_curves(trials: Sequence[Trial], best: int, goal: Goal) -> Figure:
     low, high = window(late, goal)
     ends: dict[int, list[tuple[float, str, str]]] = {}  # by their epochs
     for trial, values in zip(trials, curves, strict=True):
-        name, colour, width = f"{trial.number}", MUTED, 1.0
+        name, colour, width = f"{trial.number}", MUTED, 1.2
         if trial.number == best:
             name, colour, width = f"trial {best}", ACCENT, 2.0
-        axes.plot(range(1, len(values) + 1), values, color=colour, lw=width, marker="o", ms=1 + width, zorder=1 + width)
+        epochs = range(1, len(values) + 1)
+        axes.plot(epochs, values, color=colour, lw=width, alpha=width / 2, marker="o", ms=1 + width, zorder=1 + width)
         if any(low <= value <= high for value in values):
             ends.setdefault(len(values), []).append((values[-1], name, colour))
     for epoch, names in ends.items():
@@ -375,7 +376,7 @@ def _name(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]], limits: 
         else:
             labels.append((end, name, colour))
     for place, (_, name, colour) in zip(spread([end for end, *_ in labels], gap, low, high), labels, strict=True):
-        label(axes, x, place, name, colour, weight="normal" if colour == MUTED else "bold")
+        label(axes, x, place, name, colour)
 
 
 def _remark(axes: Axes, outside: int, goal: Goal) -> None:

@@ -37,30 +37,21 @@ ACCENT = SERIES[0]
 SMALL = 8.5
 
 STYLE: Any = {  # the stubs of matplotlib list every key
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), RULE),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), SMALL),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "xtick.minor.visible"), False),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": RULE,
     "grid.linewidth": 0.6,
     "text.color": INK,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "xtick.minor.visible": False,
     "lines.solid_capstyle": "round",
-    "figure.facecolor": "none",
     "text.parse_math": False,
     "image.composite_image": False,
 }
@@ -107,11 +98,17 @@ def canvas(width: float, height: float, fitted: bool = True) -> tuple[Figure, Ax
     return figure, axes
 
 
-def label(axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal") -> None:
-    """A text just right of a point, outside the axes if need be; curves go on beneath it."""
+def label(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    """A text just right of a point, outside the axes if need be; curves go on beneath it. A colour of its own is bold."""
     axes.update_datalim([(x, y)], updatey=False)  # a curve that ends in nan is drawn to where it was finite only
     axes.autoscale_view()
-    look: dict[str, Any] = {"color": colour, "weight": weight, "va": "center", "fontsize": SMALL, "zorder": 5}
+    look: dict[str, Any] = {
+        "color": colour,
+        "weight": "normal" if colour == MUTED else "bold",
+        "va": "center",
+        "fontsize": SMALL,
+        "zorder": 5,
+    }
     look["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
     axes.annotate(text, (x, y), (5, 0), textcoords="offset points", annotation_clip=False, **look)
 
