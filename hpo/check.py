@@ -35,7 +35,6 @@ from hpo.models.families import FAMILIES, TORCH_BYTES, feasibility, peak_memory
 from hpo.models.layers import Shape, Summary, across, layer_table
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.domains import part_of
-from hpo.space.expressions import draw, part
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.strategies.points import Problem, random_points
 from hpo.study_file.spec import StudySpec
@@ -175,7 +174,7 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
     what, points = _configurations(spec)
     coverage = Coverage(what)
     rng = random.Random(digest(["rare", spec.seed]))
-    drawn = (draw(spec.space, spec.constraints, rng) for _ in range(DRAWS if spec.constraints else 0))
+    drawn = (spec.space.sample(rng, spec.constraints) for _ in range(DRAWS if spec.constraints else 0))
     rare = itertools.takewhile(lambda _: not coverage.feasible, drawn)
     for params in itertools.chain(points, rare):
         coverage.tried += 1
@@ -193,7 +192,7 @@ def _coverage(spec: StudySpec, data: Input) -> Coverage:
 def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
     """All of the space; or all on which shapes and memory depend, where that alone is small enough; or a sample."""
     space, known = spec.space, {*FAMILIES[spec.model].parameters, "batch_size", "optimizer"}
-    shaping = part(space, [one.name for one in space.everything if part_of(one.name)[2] in known])
+    shaping = space.part([one.name for one in space.everything if part_of(one.name)[2] in known])
     combinations = "every combination of architecture, batch size and optimizer"
     for what, some in (("every configuration", space), (combinations, shaping)):
         if (size := some.size()) is not None and size <= EVERY:

@@ -12,8 +12,8 @@ from test_yamlfile import TABLES
 
 from hpo.core import Value
 from hpo.space.domains import Choice, Condition, Parameter, Range
-from hpo.space.expressions import Constraint, NoExpression, draw, solutions
-from hpo.space.grid import ParameterGrid
+from hpo.space.expressions import Constraint, NoExpression
+from hpo.space.grid import ParameterGrid, solutions
 from hpo.space.space import Space
 
 LONG = [
@@ -111,7 +111,7 @@ def test_solutions_are_those_of_all_points(constraints: list[Constraint], partia
         for params in ParameterGrid(tuple(one for one in SPACE.parameters if one.name != "rate"))
         if all(one.holds(params) for one in own) and partial.items() <= params.items()
     }
-    listed = solutions(SPACE, tuple(constraints), tuple(partial.items()))
+    listed = solutions(SPACE.parameters, tuple(constraints), tuple(partial.items()))
     if not own:
         assert listed is None
         return
@@ -119,16 +119,16 @@ def test_solutions_are_those_of_all_points(constraints: list[Constraint], partia
     assert {tuple(one.items()) for one in listed} == looked_through
     assert len(listed) == len(looked_through)
     if listed:
-        drawn = draw(SPACE, tuple(constraints), random.Random(seed), partial)
+        drawn = SPACE.sample(random.Random(seed), tuple(constraints), partial)
         assert partial.items() <= drawn.items()
         assert all(one.holds(drawn) for one in own)
 
 
 def test_what_is_too_much_to_list_is_not_listed() -> None:
     many = Space(tuple(Parameter(f"p{i}", Choice(tuple(range(10)))) for i in range(8)))
-    assert solutions(many, (Constraint("p0 + p1 + p2 + p3 + p4 + p5 + p6 + p7 == 72"),)) is None
+    assert solutions(many.parameters, (Constraint("p0 + p1 + p2 + p3 + p4 + p5 + p6 + p7 == 72"),)) is None
     chain = tuple(Constraint(f"p{i + 1} == p{i} + 1") for i in range(7))
-    assert [one["p7"] for one in solutions(many, chain) or ()] == [7, 8, 9]
+    assert [one["p7"] for one in solutions(many.parameters, chain) or ()] == [7, 8, 9]
 
 
 @pytest.mark.parametrize("text", [*TABLES["no constraints"], *LONG])

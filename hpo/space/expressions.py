@@ -10,25 +10,20 @@ import ast
 import json
 import math
 import operator
-import random
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 from hpo.core import Params, Value
-from hpo.space.domains import Choice, Condition, Parameter, exact, hold, rounded
-
-if TYPE_CHECKING:
-    from hpo.space.space import Space
+from hpo.space.domains import Condition, exact, hold, rounded
 
 Compute = Callable[[Mapping[str, Value]], Any]
 
 LONGEST = 500  # characters
 DEEPEST = 40
-MOST_TRIED = 300_000  # partial points that are tried for a list of solutions: about a second
 MEASURES: Final = ("model_parameters", "multiply_adds")  # what a network costs: known once it is described
 
 _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
@@ -116,80 +111,6 @@ class Derived:
         if isinstance(value, float):
             return None if not math.isfinite(value) else int(value) if value.is_integer() else rounded(value, 12)
         return value if isinstance(value, int | str) else None
-
-
-@lru_cache(maxsize=16)
-def solutions(
-    space: Space,
-    constraints: tuple[Constraint, ...],
-    given: tuple[tuple[str, Value], ...] = (),
-    most: int = MOST_TRIED,
-    whole: bool = False,
-) -> Sequence[Params] | None:
-    """All that the parameters which constraints name can be together, with those they depend on: [] is a proof.
-
-    Constraints on parameters that are not countable, and on measures of the network, are left out. given: values that
-    are part of every solution. whole: with all other parameters, too. None where there is nothing to list, or where more
-    than `most` partial points would be tried.
-    """
-    fixed = dict(given)
-    parameters = [replace(p, domain=Choice((fixed[p.name],))) if p.name in fixed else p for p in space.parameters]
-    own, needed = _listable(parameters, constraints, set(fixed))
-    if not own:
-        return None
-    points: list[Params] = [{}] if all(one.holds({}) for one in own if not one.names) else []
-    decided, tried = set[str](), 0
-    rest = [one for one in parameters if one.name not in needed] if whole else []
-    for parameter in [*(one for one in parameters if one.name in needed), *rest]:
-        levels = parameter.domain.levels
-        tried += len(points) * (levels or most + 1)
-        if levels is None or tried > most:
-            return None
-        decided.add(parameter.name)
-        due = [one for one in own if parameter.name in one.names and decided.issuperset(one.names)]
-        values = [parameter.domain.level(index) for index in range(levels)]
-        absent: Sequence[Params] = () if parameter.name in fixed else ({},)
-        grown: Iterator[Params] = (
-            {**point, **more}
-            for point in points
-            for more in ([{parameter.name: value} for value in values] if parameter.active(point) else absent)
-        )
-        points = [point for point in grown if all(constraint.holds(point) for constraint in due)]
-    return points
-
-
-def draw(
-    space: Space, constraints: tuple[Constraint, ...], rng: random.Random, partial: Mapping[str, Value] | None = None
-) -> Params:
-    """A random point with these values that meets the constraints, as far as what does can be listed."""
-    given = partial or {}
-    listed = solutions(space, constraints, tuple(given.items())) if constraints else None
-    return space.complete(listed[int(rng.random() * len(listed))] if listed else given, rng)
-
-
-def part(space: Space, names: Collection[str]) -> Space:
-    """The part of a space with these parameters, and with what they follow from and depend on."""
-    kept = set(names)
-    for one in reversed(space.everything):
-        if one.name in kept:
-            kept |= {condition.name for condition in one.when}.union(one.names if isinstance(one, Derived) else ())
-    parameters = tuple(one for one in space.parameters if one.name in kept)
-    return replace(space, parameters=parameters, derived=tuple(one for one in space.derived if one.name in kept))
-
-
-def _listable(
-    parameters: Sequence[Parameter], constraints: Sequence[Constraint], fixed: set[str]
-) -> tuple[Sequence[Constraint], set[str]]:
-    """The constraints on countable parameters; and what these and `fixed` depend on, themselves included."""
-    countable = set[str]()
-    for parameter in parameters:  # parents first
-        if parameter.domain.levels is not None and all(c.name in countable for c in parameter.when):
-            countable.add(parameter.name)
-    own = [constraint for constraint in constraints if countable.issuperset(constraint.names)]
-    needed = fixed.union(*(constraint.names for constraint in own))
-    for parameter in reversed(parameters):
-        needed |= {condition.name for condition in parameter.when if parameter.name in needed}
-    return own, needed
 
 
 class Compiled(NamedTuple):

@@ -1,4 +1,6 @@
-"""A grid over a conditional space: counted before it is built, read at any index, each active combination once.
+"""What can be listed of a space: the grid of all its points, and those parts of points that constraints allow.
+
+A grid is counted before it is built, read at any index, each active combination once.
 
 Walking the parameters in order, all that matters to later ones of the values so far is which conditions hold. So the
 points are the paths of a small graph whose states are sets of holding conditions; counting paths backwards gives
@@ -6,15 +8,18 @@ the size and, with it, random access. Nothing grows with the number of points.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from hpo.core import Value
+from hpo.core import Params, Value
 from hpo.errors import Mistake
-from hpo.space.domains import Condition, Parameter
+from hpo.space.domains import Choice, Condition, Parameter
+from hpo.space.expressions import Constraint
 
 ROUNDS = 4  # of the Feistel network that shuffles a grid
 MOST_WORK = 300_000  # states times the conditions checked in each: about a second
+MOST_TRIED = 300_000  # partial points that are tried for a list of solutions: about a second
 Holding = frozenset[Condition]  # the conditions that hold and that a later parameter still has
 
 
@@ -152,3 +157,58 @@ def permutation(size: int, seed: str) -> Iterator[int]:
             left, right = right, left ^ (int.from_bytes(word, "big") & mask)
         if (shuffled := (left << half) | right) < size:
             yield shuffled
+
+
+@lru_cache(maxsize=16)
+def solutions(
+    parameters: tuple[Parameter, ...],
+    constraints: tuple[Constraint, ...],
+    given: tuple[tuple[str, Value], ...] = (),
+    most: int = MOST_TRIED,
+    whole: bool = False,
+) -> Sequence[Params] | None:
+    """All that the parameters which constraints name can be together, with those they depend on: [] is a proof.
+
+    Constraints on parameters that are not countable, and on measures of the network, are left out. given: values that
+    are part of every solution. whole: with all other parameters, too. None where there is nothing to list, or where more
+    than `most` partial points would be tried.
+    """
+    fixed = dict(given)
+    searched = [replace(p, domain=Choice((fixed[p.name],))) if p.name in fixed else p for p in parameters]
+    own, needed = _listable(searched, constraints, set(fixed))
+    if not own:
+        return None
+    points: list[Params] = [{}] if all(one.holds({}) for one in own if not one.names) else []
+    decided, tried = set[str](), 0
+    rest = [one for one in searched if one.name not in needed] if whole else []
+    for parameter in [*(one for one in searched if one.name in needed), *rest]:
+        levels = parameter.domain.levels
+        tried += len(points) * (levels or most + 1)
+        if levels is None or tried > most:
+            return None
+        decided.add(parameter.name)
+        due = [one for one in own if parameter.name in one.names and decided.issuperset(one.names)]
+        values = [parameter.domain.level(index) for index in range(levels)]
+        absent: Sequence[Params] = () if parameter.name in fixed else ({},)
+        grown: Iterator[Params] = (
+            {**point, **more}
+            for point in points
+            for more in ([{parameter.name: value} for value in values] if parameter.active(point) else absent)
+        )
+        points = [point for point in grown if all(constraint.holds(point) for constraint in due)]
+    return points
+
+
+def _listable(
+    parameters: Sequence[Parameter], constraints: Sequence[Constraint], fixed: set[str]
+) -> tuple[Sequence[Constraint], set[str]]:
+    """The constraints on countable parameters; and what these and `fixed` depend on, themselves included."""
+    countable = set[str]()
+    for parameter in parameters:  # parents first
+        if parameter.domain.levels is not None and all(c.name in countable for c in parameter.when):
+            countable.add(parameter.name)
+    own = [constraint for constraint in constraints if countable.issuperset(constraint.names)]
+    needed = fixed.union(*(constraint.names for constraint in own))
+    for parameter in reversed(parameters):
+        needed |= {condition.name for condition in parameter.when if parameter.name in needed}
+    return own, needed

@@ -7,16 +7,17 @@ comes after those that its conditions name.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import listed
 from hpo.space.domains import Choice, Condition, Domain, Parameter, Range, exact
-from hpo.space.expressions import Derived
-from hpo.space.grid import GridImpossible, ParameterGrid
+from hpo.space.expressions import Constraint, Derived
+from hpo.space.grid import GridImpossible, ParameterGrid, solutions
 
 LARGEST_ENUMERATED = 10_000_000  # points
 MOST_PARAMETERS = 1_000
@@ -75,9 +76,15 @@ class Space:
         values = self[EPOCHS].domain.values
         return values if isinstance(values, range) else [int(value) for value in values]
 
-    def sample(self, rng: random.Random) -> dict[str, Value]:
-        """A random point. Only rng.random() is called: its stream is the same in every Python."""
-        return self.complete({}, rng)
+    def sample(
+        self, rng: random.Random, constraints: tuple[Constraint, ...] = (), given: Params = MappingProxyType({})
+    ) -> dict[str, Value]:
+        """A random point with the given values that meets the constraints, as far as what does can be listed.
+
+        Only rng.random() is called: its stream is the same in every Python.
+        """
+        listed = solutions(self.parameters, constraints, tuple(given.items())) if constraints else None
+        return self.complete(listed[int(rng.random() * len(listed))] if listed else given, rng)
 
     def complete(self, partial: Params, rng: random.Random) -> dict[str, Value]:
         """A point with the values of partial, which has no `conflicts`; the rest is drawn so that they exist."""
@@ -105,6 +112,17 @@ class Space:
             if (value := one.value(whole)) is not None:
                 whole[one.name] = value
         return whole
+
+    def part(self, names: Collection[str]) -> Space:
+        """The space of these parameters, and of what they follow from and depend on."""
+        kept = set(names)
+        for one in reversed(self.everything):
+            if one.name in kept:
+                kept |= {condition.name for condition in one.when}.union(one.names if isinstance(one, Derived) else ())
+        return Space(
+            tuple(one for one in self.parameters if one.name in kept),
+            tuple(one for one in self.derived if one.name in kept),
+        )
 
     def conflicts(self, partial: Params) -> list[Mistake]:
         """Why no point of this space has these values; [] if one has."""

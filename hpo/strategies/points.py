@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hpo.core import DONE, Decision, Feasible, Goal, Params, Proposal, Start, Study, Value, epochs_of
-from hpo.space.expressions import MOST_TRIED, Constraint, draw, solutions
-from hpo.space.grid import ParameterGrid, permutation
+from hpo.space.expressions import Constraint
+from hpo.space.grid import MOST_TRIED, ParameterGrid, permutation, solutions
 from hpo.space.space import Space
 from hpo.strategies.encoding import Images
 
@@ -64,7 +64,7 @@ def _drawn(problem: Problem, seen: set[Point]) -> Iterator[Params]:
     misses = 0
     while misses < most:
         constraints = problem.constraints if misses >= MOST_MISSES else ()  # then what may meet them is listed
-        params = problem.extended(draw(problem.space, constraints, rng))
+        params = problem.extended(problem.space.sample(rng, constraints))
         misses += 1
         if frozen(params) not in seen and problem.feasible(params) is None:
             seen.add(frozen(params))
@@ -79,7 +79,7 @@ def start_points(problem: Problem) -> Iterator[Params]:
             continue  # its values were dropped since
         rng = random.Random(f"{problem.seed}/start_with/{index}")
         constraints = [()] * MOST_MISSES + [problem.constraints] * MOST_MISSES
-        candidates = (draw(problem.space, some, rng, partial) for some in constraints)
+        candidates = (problem.space.sample(rng, some, partial) for some in constraints)
         feasible = next((params for params in candidates if problem.feasible(params) is None), None)
         if feasible is not None:
             yield feasible
@@ -89,7 +89,7 @@ def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
     """start_with, then every feasible point of a grid in an order shuffled by the seed; only rare points are built."""
     yield from start_points(problem)
     most = min(MOST_TRIED, grid.size // 10)  # fewer than it takes to walk the grid
-    rare = solutions(problem.space, problem.constraints, most=most, whole=True)
+    rare = solutions(problem.space.parameters, problem.constraints, most=most, whole=True)
     size, point = (grid.size, grid.point) if rare is None else (len(rare), rare.__getitem__)
     for index in permutation(size, f"{problem.seed}/grid"):
         params = problem.space.with_derived(point(index))

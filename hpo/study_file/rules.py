@@ -14,8 +14,8 @@ from hpo.core import EPOCHS, Params, Value
 from hpo.errors import Mistake
 from hpo.formatting import count, listed, written
 from hpo.space.domains import Choice, ParameterSpec, as_text, exact, part_of
-from hpo.space.expressions import MEASURES, Constraint, NoExpression, draw, part, solutions
-from hpo.space.grid import GridImpossible, ParameterGrid
+from hpo.space.expressions import MEASURES, Constraint, NoExpression
+from hpo.space.grid import GridImpossible, ParameterGrid, solutions
 from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, known_name, nearest, other_tools
 from hpo.study_file.spec import DATA_SETS, StudySpec
@@ -274,7 +274,7 @@ def check_constraints(
 def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, mistakes: Mistakes) -> None:
     """Note where a value that follows from others cannot be computed or has no meaning: at every point of them, or at many."""
     for one in space.derived:
-        some, spec, rng = part(space, [one.name]), known.get(part_of(one.name)[2]), random.Random(one.name)
+        some, spec, rng = space.part([one.name]), known.get(part_of(one.name)[2]), random.Random(one.name)
         every = ParameterGrid(some.parameters) if 0 < (some.size() or 0) <= POINTS else None
         for point in map(some.with_derived, every or (some.sample(rng) for _ in range(POINTS))):
             value = point.get(one.name)
@@ -288,9 +288,9 @@ def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, 
 
 def _nowhere(space: Space, constraints: tuple[Constraint, ...], starts: Sequence[Params], rng: random.Random) -> str:
     """What was looked through in vain for a point that meets all of these; "" where there is one, or a run will find out."""
-    if solutions(space, constraints) == []:
+    if solutions(space.parameters, constraints) == []:
         return f"none of its {space.size():,} points" if space.size() else "none of its points"
-    drawn = (draw(space, constraints, rng) for _ in range(SAMPLES))
+    drawn = (space.sample(rng, constraints) for _ in range(SAMPLES))
     points = itertools.chain((space.complete(partial, rng) for partial in starts), drawn)
     if any(all(constraint.holds(point) for constraint in constraints) for point in points) or space.enumerable:
         return ""
