@@ -50,7 +50,7 @@ class StudyReport:
     known: Mapping[str, ParameterSpec] = field(default_factory=dict)
     model: ModelFigures | None = None
     drawn: Mapping[str, str] = field(default_factory=dict)
-    learned: Callable[[], str] = str
+    learned: Callable[[], str] = field(default=str, repr=False)  # it knows the study file, which may hold a password
 
     @cached_property
     def study(self) -> Study:
