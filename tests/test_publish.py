@@ -20,7 +20,7 @@ from pictures import bars, job, slopes
 from PIL import Image
 
 from hpo.commands.sync import tracked_study
-from hpo.core import Goal, Opened, Params, Report, State, Trial
+from hpo.core import Goal, Opened, Params, Report, Scored, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
@@ -30,7 +30,7 @@ from hpo.publishing import publish_best
 from hpo.publishing.publish_best import Order, Place
 from hpo.report.figures import ModelFigures
 from hpo.study_file.reader import read_study
-from hpo.tracking.runs import History, Run, study_run
+from hpo.tracking.runs import History, Run, legal, score_points, study_run
 from hpo.tracking.ui import sqlite_uri
 from hpo.training import checkpoints
 from hpo.training.evaluation import RawInputs, predictions, score
@@ -193,6 +193,21 @@ def test_a_model_is_published_once_with_all_it_needs(tmp_path: Path, ordered: Or
     assert all(torch.equal(kept[name], trained[name]) for name in kept)
     told = json.loads(weights.with_name("params.json").read_text())
     assert (told["params"], told["classes"]) == (dict(CNN), ["0", "1", "2"])
+
+
+def test_a_name_that_mlflow_refuses_is_published_as_the_trials_have_it(tmp_path: Path, ordered: Order) -> None:
+    (tmp_path / "at_five.py").write_text("def at(targets, outputs): return {'recall@5 (small)': float('inf')}")
+    recipe = replace(ordered.recipe, metrics=("at_five:at", "f1.0"), folder=tmp_path)
+    named = replace(ordered, recipe=recipe, params={**CNN, "width(px)": "9" * 7_000})
+    published = publish.score_and_log(named)
+    assert published.champion
+    assert {"test_recall@5 (small)", "test_f1.0"} <= published.test.keys()
+    client, points = MlflowClient(ordered.uri, ordered.uri), score_points(Scored(0.0, 0, published.test), 1)
+    model = client.get_logged_model(str(published.model).rpartition("/")[2])
+    assert {one.key for one in model.metrics} == {point.name for point in points}
+    assert (legal("width(px)") in model.params, "width(px)" in model.params) == (True, False)
+    tags = client.get_model_version("digits-cnn", str(published.version)).tags
+    assert tags[legal("hpo.test_recall@5 (small)")] == "inf"
 
 
 def test_a_model_that_is_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

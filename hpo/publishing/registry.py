@@ -29,7 +29,9 @@ from hpo.data.dataset import Dataset
 from hpo.engine.result import Published
 from hpo.errors import EnvironmentFailed
 from hpo.files import scratch
+from hpo.formatting import finite
 from hpo.publishing.publish_best import CHAMPION, Order, about_images
+from hpo.tracking.runs import LONGEST_PARAM, legal, trimmed
 from hpo.tracking.store import has_files, quiet, reason
 
 NAME = "best-model"
@@ -74,7 +76,8 @@ def note_data(client: MlflowClient, run: str, model: str, data: Dataset, test: M
     known = entities.Dataset(name, short, "local", json.dumps({"uri": data.name}), profile=json.dumps(shape))
     client.log_inputs(run, [entities.DatasetInput(known)])
     for metric, value in test.items():
-        client.log_metric(run, metric, value, model_id=model, dataset_name=name, dataset_digest=short)
+        score = finite(value)
+        client.log_metric(run, legal(metric), score, model_id=model, dataset_name=name, dataset_digest=short)
 
 
 def identity(order: Order) -> str:
@@ -96,7 +99,7 @@ def log(client: MlflowClient, order: Order, net: nn.Module, data: Dataset) -> st
     """Log the model on the study's run, with its state_dict and params beside it; returns its id."""
     assert order.run is not None
     tags = {"hpo.digest": identity(order), **order.study, "hpo.trial": str(order.trial)}
-    params = {name: str(value) for name, value in order.params.items()}
+    params = trimmed({legal(name): str(value) for name, value in order.params.items()}, LONGEST_PARAM)
     experiment = client.get_run(order.run).info.experiment_id
     name = NAME if order.alias == CHAMPION else f"{order.alias}-model"
     model = client.create_logged_model(experiment, name, order.run, tags, params)
@@ -189,7 +192,7 @@ def create_version(client: MlflowClient, name: str, order: Order, data: Dataset,
         "hpo.data": data.digest,
         "hpo.metric": order.goal.metric,
         "hpo.value": repr(order.value),
-        **{f"hpo.{metric}": repr(value) for metric, value in published.test.items()},
+        **{legal(f"hpo.{metric}"): repr(value) for metric, value in published.test.items()},
     }
     model = str(published.model)
     return str(client.create_model_version(name, model, order.run, tags, model_id=model.rpartition("/")[2]).version)
