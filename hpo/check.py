@@ -3,7 +3,7 @@
     configuration   a point of the search space; architecture: the network it describes, which several may share
     impossible      no network of that shape exists; excluded: a constraint of the study leaves it out
 
-`check_study` loads the data and measures the machine. To `check` torch (`prove`), the clock (`time_step`) and the
+`check_study` loads the data and measures the machine. To `check` torch (`prove`), the clock (`time_steps`) and the
 machine's memory are arguments: what is feasible never depends on the machine.
 """
 
@@ -14,7 +14,7 @@ import math
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -42,7 +42,7 @@ from hpo.study_file.spec import StudySpec
 EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
 SAMPLE: Final = 2_000
 PROVEN: Final = 2_000  # architectures built on the meta device, some 5 ms each
-TIMED: Final = 5  # random configurations whose steps are timed
+TIMED: Final = 5  # random configurations whose steps are timed on each device, in each precision
 DRAWS: Final = 1_000  # to find those
 SLACK: Final = 2.0  # by how much an epoch of a worker may differ from its steps timed alone, either way
 START: Final = (2.0, 8.0, 60.0)  # seconds beside training: at least, usually and at most
@@ -54,12 +54,12 @@ SHOWN: Final = 5  # reasons and disagreements that are named
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the check may use; None skips the warning, the proof, the timing. memory: bytes available to one worker."""
+    """What the check may use; None skips the warning and the proof. memory: bytes available to one worker."""
 
     workers: int = 1
     memory: int | None = None
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
-    time_step: Callable[[Params, str], float] | None = None  # hpo.training.setup.time_step(...)
+    time_steps: Mapping[str, Callable[[Params, str], float]] = field(default_factory=dict)  # by device, the own first
     gpus: int = 0  # that the workers share in turn, and whose memory it then is
 
 
@@ -103,9 +103,10 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
 
     devices = components.placement(spec)
     device = devices[0] if spec.execution.engine != "ray" else "cpu"  # a cluster's GPU may not be here
-    timed = time_step(spec.model, dataset.shape, dataset.outputs, device)
-    free = local.gpus() if device != "cpu" else []
-    used = [free[int(one.removeprefix("cuda:"))] for one in {*devices}] if free else []
+    free = local.gpus()
+    used = [free[int(one.removeprefix("cuda:"))] for one in {*devices}] if device != "cpu" else []
+    here = (device, "cpu") if device != "cpu" else (device, *["cuda:0"][: len(free)])
+    timed = {one: time_step(spec.model, dataset.shape, dataset.outputs, one) for one in here}
     memory = len(used) * min(used) if used else available_memory()
     machine = Machine(len(devices), memory // len(devices), disagreement, timed, len(used))
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
@@ -208,22 +209,29 @@ def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
 class Estimate:
     """The study will take `low` to `high` seconds, inf where nothing limits it; trials is None where only time does.
 
-    steps, seconds: of one training step and of one trial, of each configuration that was timed. bf16: times as fast as
-    in fp32 an epoch is.
+    seconds: of one trial, of each configuration that was timed. epochs: of one epoch on a device in a precision, on the
+    mean; the study's own first.
     """
 
-    steps: Sequence[float]
     seconds: Sequence[float]
     trials: int | None
     workers: int
     low: float
     high: float
-    bf16: float
+    epochs: Mapping[tuple[str, str], float]
 
-    def __str__(self) -> str:
-        low, high = (number(1e3 * step, 2) for step in (min(self.steps), max(self.steps)))
-        steps = f"{low} ms" if low == high else f"{low} to {high} ms"
-        trial, workers = f"{_spread(self.seconds, duration)} each at {steps} per step", count(self.workers, "worker")
+    def lines(self) -> Iterator[str]:
+        fit = {at: f"{number(mean, 2)} s on {' in '.join(at)}" for at, mean in self.epochs.items() if mean < math.inf}
+        own, best = next(iter(self.epochs)), min(self.epochs, key=lambda one: self.epochs[one])
+        named = zip(("device", "precision"), own, best, strict=True)
+        keys = " and ".join(f"`{key}: {new}`" for key, old, new in named if new != old)
+        speed = self.epochs[own] / self.epochs[best]
+        yield self._time()
+        yield f"epoch: {', '.join(fit.values())} (means; the first as the study has it)"
+        yield f"faster: {f'{keys}, {speed:.1f} times' if speed >= WORTHWHILE else 'no other device or precision here'}"
+
+    def _time(self) -> str:
+        trial, workers = f"{_spread(self.seconds, duration)} each", count(self.workers, "worker")
         if math.isinf(self.high):
             return f"time: not limited; trials take {trial} on {workers}"
         trials = "" if self.trials is None else f"{count(self.trials, 'trial')}, "
@@ -241,26 +249,35 @@ def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None
     rng = random.Random(digest(["timing", spec.seed]))
     images = data.train + FORWARD * data.val
     possible: list[tuple[float, float, Params]] = []  # steps, multiply-adds, params
-    for params in (spec.space.sample(rng) for _ in range(DRAWS if machine.time_step is not None and data.train else 0)):
+    for params in (spec.space.sample(rng) for _ in range(DRAWS if machine.time_steps and data.train else 0)):
         judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
         if judged.reason is None and judged.network is not None:
             steps = epochs_of(params) * images / int(setting(params, TRAINING, "batch_size"))
             possible.append((steps, epochs_of(params) * judged.network.multiply_adds, params))
-    if machine.time_step is None or not possible:
+    if not possible:
         return None
     extremes = [choose(possible, key=itemgetter(by)) for choose in (min, max) for by in (0, 1)]
-    other = "bf16" if spec.precision == "fp32" else "fp32"
-    timed = [(count, machine.time_step(params, spec.precision)) for count, _, params in [*possible[:TIMED], *extremes]]
-    others = [(count, machine.time_step(params, other)) for count, _, params in possible[:TIMED]]
-    both = [sum(count * step for count, step in some) for some in (timed[: len(others)], others)]
-    fp32, bf16 = both if spec.precision == "fp32" else reversed(both)
-    speed = fp32 * images / (bf16 * data.train + fp32 * FORWARD * data.val)  # validation is in fp32
-    seconds = [count * step for count, step in timed]
+    step, *_ = machine.time_steps.values()
+    seconds = [count * step(params, spec.precision) for count, _, params in [*possible[:TIMED], *extremes]]
+    by_device = _epochs(spec, data, machine, [params for *_, params in possible[:TIMED]])
+    if math.inf in (*seconds, next(iter(by_device.values()))):
+        return None
     epochs, total = fmean(epochs_of(params) for _, _, params in possible), spec.budget.total_epochs
     limits = (spec.budget.trials, None if total is None else max(1, round(total / epochs)), points)
     trials = min((limit for limit in limits if limit is not None), default=None)  # None: nothing but the time ends them
     low, high = _range(spec, min(seconds), max(seconds), trials, machine.workers)
-    return Estimate([step for _, step in timed], seconds, trials, machine.workers, low, high, speed)
+    return Estimate(seconds, trials, machine.workers, low, high, by_device)
+
+
+def _epochs(spec: StudySpec, data: Input, machine: Machine, some: Sequence[Params]) -> dict[tuple[str, str], float]:
+    """Seconds of an epoch by device and precision, the study's own first, on the mean of these points; inf: do not fit."""
+    found = {(device, one): 0.0 for device in machine.time_steps for one in (spec.precision, "fp32", "bf16")}
+    for device, step in machine.time_steps.items():
+        sized = [(params, int(setting(params, TRAINING, "batch_size"))) for params in some]
+        fp32, bf16 = (fmean(step(params, one) / size for params, size in sized) for one in ("fp32", "bf16"))
+        found[device, "fp32"] = (data.train + FORWARD * data.val) * fp32
+        found[device, "bf16"] = data.train * bf16 + FORWARD * data.val * fp32  # validation is in fp32
+    return found
 
 
 def _range(spec: StudySpec, least: float, most: float, trials: int | None, workers: int) -> tuple[float, float]:
@@ -342,10 +359,6 @@ class Findings:
         if fit > workers:
             yield f"GPU: {fit:,} trainings at a time fit; small networks fill it together: `workers: {fit}`"
         if self.estimate is not None:
-            yield str(self.estimate)
-            does = "would make" if self.spec.precision == "fp32" else "makes"
-            speed = f"{self.estimate.bf16:.1f} times as fast"
-            faster = f"an epoch {speed}" if self.estimate.bf16 >= WORTHWHILE else f"no epoch faster ({speed})"
-            yield f"precision: on this machine bf16 {does} {faster}"
+            yield from self.estimate.lines()
         yield "the largest network, layer by layer:"
         yield from (f"  {line}" for line in layer_table(max(networks, key=lambda network: network.parameters)))

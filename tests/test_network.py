@@ -1,9 +1,11 @@
 """Layers made into torch: the same shapes, counts and gradients as the formulas promise."""
 
+import math
 import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -263,10 +265,12 @@ def saved_bytes(net: nn.Module, shape: Shape, batch: int) -> int:
     return sum(size for size, _ in saved.values())
 
 
-def test_a_step_is_timed_at_its_own_batch_size_with_the_clock_it_is_given() -> None:
+def test_a_step_is_timed_at_its_own_batch_size_with_the_clock_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 1_000, 5))
     timed = time_step("cnn", (1, 8, 8), 10, clock=lambda: float(next(now)))
     assert timed({"batch_size": 4, "blocks": 1, "optimizer": "rmsprop"}, "bf16") == 5.0
+    monkeypatch.setattr(torch.autograd, "backward", Mock(side_effect=torch.OutOfMemoryError))
+    assert timed({"batch_size": 4}, "fp32") == math.inf, "where it does not fit"
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
