@@ -36,6 +36,7 @@ from hpo.models.layers import Shape, Summary, across, layer_table
 from hpo.models.parameters import TRAINING, setting
 from hpo.space.domains import part_of
 from hpo.space.grid import GridImpossible, ParameterGrid
+from hpo.strategies import prior
 from hpo.strategies.points import Problem, random_points
 from hpo.study_file.spec import StudySpec
 
@@ -83,6 +84,9 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
         yield f"{', '.join(own)}: your own code, which check imports only with --trust"
         return
     yield from opening.notes(spec, spec.budget.trials)
+    if (known := prior.of(spec)) is not None:
+        yours = " and your earlier studies" if spec.warm_start == "studies" else ""
+        yield f"prior: it begins with what {known}{yours} have shown"
     folder, place = spec.path.parent if spec.path else Path.cwd(), spec.place("train" if spec.train else "model")
     for reference in own:
         user.resolve(reference, folder, place)

@@ -16,6 +16,7 @@ from studied import TINY, TRAINER, Place, hpo
 
 from benchmarks.prior_tasks import TASKS
 from hpo import api, provenance
+from hpo.check import check_study
 from hpo.cli.summary import exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
 from hpo.commands.run import RunOptions, run
@@ -345,22 +346,25 @@ def history(result: Result) -> History:
     return followed
 
 
+@pytest.mark.parametrize("kind", ["", ", none of them a regression,"])
 def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_so_and_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_data(tmp_path, 60, 2)
-    ran = on_data(tmp_path, warm_start="builtin")
-    known, recorded = prior.load(), ran.study.environments[-1]
-    assert (recorded["engine"], recorded["known"]) == (ENGINE, str(known))
+    data = {"source": str(tmp_path / "data.npz"), "regression": bool(kind)}
+    ran = on_data(tmp_path, data=data, warm_start="builtin")
+    known, recorded = f"{prior.load()}{kind}", ran.study.environments[-1]
+    assert (recorded["engine"], recorded["known"]) == (ENGINE, known)
+    assert f"prior: it begins with what {known} have shown" in [*check_study(ran.spec, False)]
     assert (ran.folders.study / "priors" / f"{recorded['prior']}.npz").exists()
     tags = study_run(history(ran), live=False, comparison=None).tags
-    assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (recorded["prior"], str(ENGINE), str(known))
+    assert (tags["hpo.prior"], tags["hpo.engine"], tags["hpo.known"]) == (recorded["prior"], str(ENGINE), known)
     assert tags["hpo.precision"] == "fp32"
     report = study_report(ran.spec, ran.folders, ran.study, {}).document()
     assert f"The search began with what {known} have shown." in report
-    assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == str(known)
+    assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == known
     assert caplog.messages == []
-    again = on_data(tmp_path, budget={"trials": 3}, strategy="bayesian", warm_start="none")
+    again = on_data(tmp_path, data=data, budget={"trials": 3}, strategy="bayesian", warm_start="none")
     assert (len(again.study), again.study.environments[-1]["prior"]) == (3, "none")
     assert caplog.messages == [
         f"bayesian-0: prior {recorded['prior']} -> none since the last run; the search goes on with what it is now",
@@ -402,6 +406,8 @@ def test_a_search_learns_from_earlier_studies_and_goes_on_with_what_it_knew_when
     assert begun.study.environments[-1]["known"] == known == status_json(statuses(begun.spec, tmp_path)[0])["known"]
     report = study_report(begun.spec, begun.folders, begun.study, {}).document()
     assert f"The search began with what {known} have shown." in report
+    yours = f"{prior.load()} and your earlier studies"
+    assert f"prior: it begins with what {yours} have shown" in [*check_study(begun.spec, False)]
     shutil.rmtree(tmp_path / "studies" / "first")
     on_data(tmp_path, **common, name="third")
     again = on_data(tmp_path, **warm, budget={"total_epochs": 12})

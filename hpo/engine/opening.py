@@ -204,7 +204,7 @@ def known_first(spec: StudySpec, shipped: LearnedPrior, folders: Folders, before
     if before.get("warm_start") != spec.warm_start or not (kept / f"{digest}.npz").exists():
         earlier = earlier_studies(spec, folders) if spec.warm_start == "studies" else {}
         digest = learned_prior.keep(learned_prior.with_studies(shipped, earlier), kept)
-    return learned_prior.load(kept / f"{digest}.npz", shipped.left_out, digest)
+    return replace(learned_prior.load(kept / f"{digest}.npz", shipped.left_out, digest), regression=shipped.regression)
 
 
 def earlier_studies(spec: StudySpec, folders: Folders) -> dict[str, Experience]:

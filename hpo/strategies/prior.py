@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -70,12 +70,14 @@ class LearnedPrior:
     without: int = 0  # tasks left out
     left_out: str = WHOLE
     studies: tuple[str, ...] = ()  # the user's own, the last of the tasks
+    regression: bool = False  # whether the study that begins with it is one
 
     def __str__(self) -> str:
+        kind = ", none of them a regression," if self.regression else ""
         rest = f", but for the {self.without} of the same pictures," if self.without else ""
         own = f" and earlier studies ({', '.join(self.studies)})" if self.studies else ""
         count = len(self.tasks) - len(self.studies) + self.without
-        return f"{self.trainings:,} recorded trainings of {count} tasks{rest}{own}"
+        return f"{self.trainings:,} recorded trainings of {count} tasks{kind}{rest}{own}"
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Features (n, D) of points at epochs -> values (n, tasks), larger is better, and chances of failing (n,)."""
@@ -143,7 +145,7 @@ def of(spec: StudySpec) -> LearnedPrior | None:
     """What a study begins with, where it asks for that; of pictures in the prior, networks that have not seen them."""
     if unknown(spec) or spec.data is None or not (spec.strategy == "bayesian" or predictive(spec)):
         return None
-    return load(left_out=LEFT_OUT.get(spec.data.source, WHOLE))
+    return replace(load(left_out=LEFT_OUT.get(spec.data.source, WHOLE)), regression=spec.data.regression)
 
 
 def keep(content: bytes, folder: Path) -> str:
