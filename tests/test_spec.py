@@ -312,6 +312,8 @@ def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator
     assert f"None: {DEFAULT_TRIALS} trials" in template()
     assert all(len(line) <= 120 for line in template().splitlines())
     validator.validate(read(template()))
+    (tmp_path / "study.yaml").write_text(template().replace("  #global_pool", "  global_pool"), encoding="utf-8")
+    assert "global_pool" in [one.name for one in read_study(tmp_path / "study.yaml", known=known).space.parameters]
 
 
 COMMENTED = [line for line in template().splitlines() if line.startswith("#") and line[1:2].isalpha()]
