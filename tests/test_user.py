@@ -160,6 +160,9 @@ def test_what_own_code_prints_is_kept_with_its_trial_and_in_mlflow_and_silence_m
     assert logs[0.3].endswith("x\nlast words\n")
     assert trials.error[0.3].endswith("(SIGKILL); last words")
     assert logs[0.1] == ""
+    for engine, where in (("local", "nothing was printed"), ("ray", "Ray keeps it in session_latest/logs/worker-* of")):
+        shown = studied.hpo(tmp_path, "show", str(trials.trial[0.1]), "--log", "--set", f"execution.engine={engine}")
+        assert (shown.stdout, shown.stderr.startswith(f"trial {trials.trial[0.1]} has no log: {where}")) == ("", True)
     assert len([*tmp_path.glob("studies/loud/logs/*")]) == 2
     assert {path.read_text() for path in tmp_path.glob("mlruns/**/log.txt")} == {logs[0.2], logs[0.3]}
 

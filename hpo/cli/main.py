@@ -231,7 +231,12 @@ def show(request: Request, trial: int, log: bool, as_json: bool) -> None:
     result = request.result()
     shown = result.trial(trial)
     if log:
-        echo(read_log(result.folders.study, shown.training), nl=False)
+        own = result.spec.execution.engine == "ray"
+        where = (
+            "Ray keeps it in session_latest/logs/worker-* of the machine that trained" if own else "nothing was printed"
+        )
+        text = read_log(result.folders.study, shown.training)
+        echo(text or f"trial {trial} has no log: {where}\n", err=not text, nl=False)
     else:
         show_trial(result, shown, as_json)
 
