@@ -13,7 +13,7 @@ import hpo
 from hpo.commands.confirm import confirm_finalists
 from hpo.commands.report import export_optuna
 from hpo.commands.run import RunOptions
-from hpo.core import Job, State
+from hpo.core import Job, Outcome, State
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, Conflict
 from hpo.training.recipe import Recipe
@@ -100,6 +100,8 @@ def test_metrics_that_a_study_names_are_searched_by_recorded_and_tested(tmp_path
     (tmp_path / "measures.py").write_text(
         "def scores(targets, outputs): return {'surprise': float(1 - outputs[range(len(targets)), targets].mean())}\n"
         "def nothing(targets, outputs): return None\n"
+        "def taken(targets, outputs): return {'accuracy': 0.999}\n"
+        "def named(targets, outputs): return {'auc': 0.999}\n"
     )
     study = {"name": "m", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}}
     study |= {"metric": "val_auc", "metrics": ["val_f1", "val_recall.3", "measures:scores"], "tracking": False}
@@ -118,6 +120,10 @@ def test_metrics_that_a_study_names_are_searched_by_recorded_and_tested(tmp_path
         hpo.run(path, sets=["metrics=val_f1.cat", "name=m2"], state=tmp_path, quiet=True)
     failed = hpo.run(path, sets=["metrics=measures:nothing", "name=m3"], state=tmp_path, quiet=True)
     assert "measures:nothing must return a mapping of metrics, got None" in failed.study.trials[0].error
+    for number, (function, name) in enumerate({"taken": "accuracy", "named": "auc"}.items(), 4):
+        failed = hpo.run(path, sets=[f"metrics=measures:{function}", f"name=m{number}"], state=tmp_path, quiet=True)
+        said = f"measures:{function} must not report what is measured already, got {name}; give it another name"
+        assert {(trial.outcome, trial.error) for trial in failed.study.trials} == {(Outcome.INVALID, said)}
 
 
 def test_a_study_that_is_changed_midway_goes_on_and_is_reported(tmp_path: Path) -> None:

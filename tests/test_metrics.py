@@ -34,12 +34,14 @@ def test_classification_agrees_with_scikit_learn(drawn: list[tuple[int, int]]) -
 
 def test_named_metrics_are_scikit_learns_over_the_classes_that_occur_or_of_one() -> None:
     rng, classes = np.random.default_rng(0), tuple("abcdefg")
-    outputs, truth = torch.tensor(rng.normal(size=(60, 7))), torch.tensor(rng.integers(0, 6, 60))  # none is a g
+    outputs, truth = rng.normal(size=(60, 7)), rng.integers(0, 6, 60)  # none is a g
     outputs[:, 6] -= 9
+    chances = metrics.probabilities(torch.tensor(outputs), classes).numpy()
     kinds = ("precision", "recall", "f1")
     names = [*kinds, "auc", "top5", "auc.b", "f1.b", "f1.g"]
-    besides = metrics.Besides(names, [lambda y, p: {"n": len(y), "sum": p.sum()}], classes)
-    values, chances, said = besides(outputs, truth), outputs.softmax(1).numpy(), outputs.argmax(1)
+    besides = metrics.Besides(names, {"m:f": lambda y, p: {"n": len(y), "sum": p.sum()}}, classes)
+    values = {name.removeprefix("val_"): value for name, value in besides(chances, truth, "val").items()}
+    said = outputs.argmax(1)
     each = dict(zip(kinds, reference.precision_recall_fscore_support(truth, said, zero_division=0), strict=False))
     expected = {kind: each[kind].mean() for kind in kinds}
     expected["auc"] = np.mean([reference.roc_auc_score(truth == k, chances[:, k]) for k in range(6)])
@@ -47,7 +49,7 @@ def test_named_metrics_are_scikit_learns_over_the_classes_that_occur_or_of_one()
     expected |= {"auc.b": reference.roc_auc_score(truth == 1, chances[:, 1]), "f1.b": each["f1"][1]}
     assert np.isnan(values.pop("f1.g"))
     assert values == pytest.approx({**expected, "n": 60, "sum": 60})
-    assert np.isnan(metrics.Besides(["auc"], [], classes)(outputs * np.nan, truth)["auc"])
+    assert np.isnan(metrics.Besides(["auc"], {}, classes)(chances * np.nan, truth, "val")["val_auc"])
 
 
 def test_scikit_learn_is_not_imported_for_a_study_that_names_none_of_its_metrics() -> None:

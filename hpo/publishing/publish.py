@@ -21,7 +21,7 @@ from hpo.engine.result import Published
 from hpo.errors import HpoError
 from hpo.execution.worker import die_with_parent
 from hpo.publishing.publish_best import Order
-from hpo.training.evaluation import RawInputs, load_network, of_classes, of_numbers, predictions
+from hpo.training.evaluation import RawInputs, load_network, of_classes, of_numbers, predictions, probabilities
 from hpo.training.feature_maps import save_figures
 from hpo.training.recipe import Recipe
 from hpo.training.setup import Loss, to_device
@@ -56,8 +56,9 @@ def test_metrics(model: nn.Module, data: Dataset, recipe: Recipe) -> dict[str, f
     logits = outputs if data.classes is None else outputs.clamp(min=LEAST).log()
     scores = (of_numbers if data.classes is None else of_classes)(outputs, targets)
     scores["loss"] = Loss.of(recipe.loss, data.outputs, known).plain(logits, targets)
-    values = {name: float(value) for name, value in scores.items()} | recipe.besides(data)(logits, targets)
-    return {f"test_{name}": value for name, value in values.items()}
+    values = {f"test_{name}": float(value) for name, value in scores.items()}
+    said = probabilities(logits, data.classes).numpy()
+    return values | recipe.besides(data)(said, targets.numpy(), "test", values)
 
 
 def answer(text: str) -> dict[str, object]:

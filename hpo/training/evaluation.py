@@ -1,7 +1,7 @@
 """What a network is worth on a split, and what it says of raw pixels: in eval and inference mode, in big batches."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpo.core import Params
+from hpo.core import Outcome, Params, TrainingFailed
 from hpo.data.dataset import Dataset
 from hpo.data.sources.contents import FAR, Array
 from hpo.errors import BadInput, Conflict, Mistake
 from hpo.formatting import printable, some
 from hpo.training.setup import DeviceData, Loss, Setup, denormals_flushed, to_device
 
+COUNTS, SAID, TRUTH = "counts", "said", "truth"  # beside an evaluation's metrics: what the others are made of
 MOST_ROWS = 1024
 MOST_PIXELS = 2**18  # of one channel in a batch: 64 maps of them are 64 MiB
 
@@ -31,30 +32,54 @@ def outputs(network: nn.Module, data: DeviceData, rows: Tensor) -> Tensor:
         return torch.cat([network(data.pixels(batch)) for batch in batches])
 
 
-def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> tuple[dict[str, Tensor], str]:
-    """The split's metrics by name (val_loss, ...), on the device, and the classes that were `missed`; none of an empty split."""
+def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> dict[str, Tensor]:
+    """The split's metrics by name (val_loss, ...), and what `read` makes the others of, on the device; {} of no rows."""
     rows = data.splits[split]
     if len(rows) == 0:
-        return {}, ""
-    predicted, targets = outputs(network, data, rows), data.targets[rows]
-    classes = data.dataset.classes
-    of, never = (of_numbers, "") if classes is None else (of_classes, missed(predicted.argmax(1), targets, classes))
+        return {}
+    predicted, targets, classes = outputs(network, data, rows), data.targets[rows], data.dataset.classes
+    of = of_numbers if classes is None else of_classes
     values = {"loss": loss.plain(predicted, targets), **of(predicted, targets)}
-    for name, value in data.besides(predicted, targets).items():
-        values[name] = predicted.new_tensor(value, dtype=torch.float64)
-    return {f"{split}_{name}": value for name, value in values.items()}, never
+    values = {f"{split}_{name}": value for name, value in values.items()}
+    if classes is not None:
+        values[COUNTS] = torch.stack([tally(kinds, len(classes)) for kinds in (predicted.argmax(1), targets)])
+    return values if data.besides is None else {**values, SAID: probabilities(predicted, classes), TRUTH: targets}
 
 
-def missed(predicted: Tensor, targets: Tensor, classes: Sequence[str]) -> str:
-    """The classes that occur and are never predicted, the most frequent first, as "2 of 10 (cat, dog)"; "" for none."""
-    said, truth = (np.bincount(each.cpu().numpy(), minlength=len(classes)) for each in (predicted, targets))
+def read(values: Mapping[str, Tensor], data: DeviceData, split: str) -> tuple[dict[str, float], str]:
+    """What `evaluate` and others left on the device, in one copy: the metrics, and the classes that were `missed`."""
+    if not values:
+        return {}, ""
+    flat = torch.cat([value.double().flatten() for value in values.values()]).cpu().numpy()
+    parts = np.split(flat, np.cumsum([value.numel() for value in values.values()])[:-1])
+    arrays = {name: part.reshape(value.shape) for (name, value), part in zip(values.items(), parts, strict=True)}
+    whole = {name: arrays.pop(name) for name in (COUNTS, SAID, TRUTH) if name in arrays}
+    metrics = {name: float(value) for name, value in arrays.items()}
+    if data.besides is not None:
+        metrics |= data.besides(whole[SAID], whole[TRUTH], split, metrics)
+    counts, classes = whole.get(COUNTS, np.zeros((2, 0))).astype(int), data.dataset.classes or ()
+    return metrics, missed(counts[0], counts[1], classes)
+
+
+def probabilities(outputs: Tensor, classes: Sequence[str] | None) -> Tensor:
+    """(N, K) as a user's functions take them; of regression they are the numbers."""
+    return outputs.double() if classes is None else outputs.double().softmax(1)
+
+
+def missed(said: Array, truth: Array, classes: Sequence[str]) -> str:
+    """The classes that occur and are never predicted, of counts (K,), the most frequent first: "2 of 10 (cat, dog)"."""
     never = sorted(np.flatnonzero((truth > 0) & (said == 0)).tolist(), key=lambda k: -truth[k])
     return f"{len(never)} of {(truth > 0).sum()} ({printable(some([classes[k] for k in never]))})" if never else ""
 
 
+def tally(kinds: Tensor, count: int) -> Tensor:
+    """How often each of 0 .. count - 1 occurs; bincount would wait for the device."""
+    return kinds.new_zeros(count).scatter_add_(0, kinds, torch.ones_like(kinds))
+
+
 def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
     """predicted, targets (N,) int64 -> (K, K) counts: rows the truth, columns the prediction."""
-    return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
+    return tally(targets * classes + predicted, classes * classes).view(classes, classes)
 
 
 def of_classes(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -76,18 +101,24 @@ def of_classes(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
 class Besides:
     """What a study names besides: by scikit-learn, as "auc" (one against the rest) or "f1.cat", and by the user's functions.
 
-    What is of no class is the mean over the classes that occur. Called with outputs (N, K) and targets.
+    What is of no class is the mean over the classes that occur. functions: by reference. Called with `probabilities`
+    (N, K), the targets and what is measured already: names as val_f1.cat. Raises TrainingFailed for a name taken.
     """
 
     names: Sequence[str]
-    functions: Sequence[Callable[[Array, Array], dict[str, float]]]
+    functions: Mapping[str, Callable[[Array, Array], dict[str, float]]]
     classes: tuple[str, ...] | None
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        said = (outputs if self.classes is None else outputs.double().softmax(1)).cpu().numpy()
-        truth = targets.cpu().numpy()
-        values = {name: self._named(name, said, truth) if np.isfinite(said).all() else math.nan for name in self.names}
-        return values | {name: one for measure in self.functions for name, one in measure(truth, said).items()}
+    def __call__(self, said: Array, truth: Array, split: str, own: Collection[str] = ()) -> dict[str, float]:
+        truth, sound = truth.astype(np.float64 if self.classes is None else np.int64), np.isfinite(said).all()
+        values = {f"{split}_{name}": self._named(name, said, truth) if sound else math.nan for name in self.names}
+        for reference, measure in self.functions.items():
+            for name, value in measure(truth, said).items():
+                if (full := f"{split}_{name}") in values or full in own:
+                    rule = f"{reference} must not report what is measured already, got {name}"
+                    raise TrainingFailed(Outcome.INVALID, f"{rule}; give it another name")
+                values[full] = value
+        return values
 
     def _named(self, name: str, said: Array, truth: Array) -> float:
         from sklearn import metrics  # a second that only a study which names these pays for
@@ -131,8 +162,7 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
     network = load_network(ready, params, checkpoint)
     with denormals_flushed():
-        values, _ = evaluate(network, ready.data, ready.loss, split)
-    return {name: float(value) for name, value in values.items()}
+        return read(evaluate(network, ready.data, ready.loss, split), ready.data, split)[0]
 
 
 class RawInputs(nn.Module):

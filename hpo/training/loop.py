@@ -22,7 +22,7 @@ from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, epochs
 from hpo.models.parameters import TRAINING, setting
 from hpo.training import checkpoints, probes
 from hpo.training.augment import augmented
-from hpo.training.evaluation import evaluate
+from hpo.training.evaluation import evaluate, read
 from hpo.training.optimizers import Update
 from hpo.training.setup import DeviceData, Loss, Setup, forward, streams
 
@@ -95,10 +95,8 @@ def train_epoch(state: TrainingState, data: DeviceData, generator: torch.Generat
         losses.append(loss.detach())
         state.update.step(start, end=state.epoch + len(losses) / len(sizes))
     with probes.activations(state.places) as activity:
-        validation, missed = evaluate(network, data, state.loss, "val")
-    metrics = read_metrics(state, torch.stack(losses), sizes, {**validation, **gradients.metrics(), **activity})
-    metrics["train_skill"] = 1 - metrics["train_loss"] / state.loss.chance
-    return metrics, missed
+        validation = evaluate(network, data, state.loss, "val")
+    return read_metrics(state, data, torch.stack(losses), sizes, {**validation, **gradients.metrics(), **activity})
 
 
 def resume(ready: Setup, job: Job) -> TrainingState:
@@ -161,14 +159,17 @@ def batches(
 # -- metrics and failures ------------------------------------------------------------------------------------------
 
 
-def read_metrics(state: TrainingState, losses: Tensor, sizes: list[int], others: dict[str, Tensor]) -> dict[str, float]:
-    """The epoch's metrics as numbers, read from the device at once. Raises TrainingFailed: nan, diverged."""
-    weighted = losses * torch.tensor(sizes, dtype=losses.dtype, device=losses.device) / sum(sizes)
+def read_metrics(
+    state: TrainingState, data: DeviceData, losses: Tensor, sizes: list[int], others: dict[str, Tensor]
+) -> tuple[dict[str, float], str]:
+    """The epoch's metrics and Report.missed, read from the device at once. Raises TrainingFailed: nan, diverged."""
+    weighted = torch.full_like(losses, sizes[0])
+    weighted[-1:].fill_(sizes[-1])  # the only one of another size
+    weighted = losses * weighted / sum(sizes)
     norms = torch.stack([parameter.detach().norm() for parameter in state.update.parameters]).sum()
     tensors = {"train_loss": weighted.sum(), "spikes": probes.spikes(losses, state.loss.chance), **others}
-    values = torch.stack([value.double() for value in (*tensors.values(), norms, losses[0])]).tolist()
-    *values, weights, first_loss = values
-    metrics = dict(zip(tensors, values, strict=True))
+    metrics, missed = read({**tensors, "weights": norms, "first_loss": losses[0]}, data, "val")
+    weights, first_loss = metrics.pop("weights"), metrics.pop("first_loss")
     if state.epoch == 0:
         state.first_loss = first_loss
     checked = {
@@ -180,7 +181,7 @@ def read_metrics(state: TrainingState, losses: Tensor, sizes: list[int], others:
         if value is not None and not math.isfinite(value):
             raise TrainingFailed(Outcome.NAN, f"{name} not finite in epoch {state.epoch + 1}, {_rate(state)}")
     refuse_divergence(state, metrics["train_loss"])
-    return metrics
+    return {**metrics, "train_skill": 1 - metrics["train_loss"] / state.loss.chance}, missed
 
 
 def refuse_divergence(state: TrainingState, loss: float) -> None:

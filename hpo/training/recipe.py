@@ -79,9 +79,11 @@ class Recipe:
         compute_as_workers(self.device, self.threads)
         function = None if self.model in FAMILIES else user.resolve(self.model, self.folder, "model")
         data = to_device(self.open_data(), torch.device(self.device), images)
-        data = replace(data, besides=self.besides(data.dataset), balanced=self.class_weights == "sampling")
         weights = torch.from_numpy(data.dataset.class_weights()).to(data.device) if self.class_weights is True else None
         targets = data.targets[data.splits["train"]]
+        kinds = targets.sort()[0] if self.class_weights == "sampling" else None
+        counts = None if kinds is None else torch.unique_consecutive(kinds, return_counts=True)[1]
+        data = replace(data, besides=self.besides(data.dataset) if self.metrics else None, balanced=counts)
         loss = Loss.of(self.loss, data.dataset.outputs, targets, weights)
         return Setup(self.model, function, data, loss, self.precision)
 
@@ -90,7 +92,7 @@ class Recipe:
         from hpo.training.evaluation import Besides
 
         own = [one for one in self.metrics if user.is_reference(one)]
-        functions = [user.measuring(user.resolve(one, self.folder, "metrics"), one) for one in own]
+        functions = {one: user.measuring(user.resolve(one, self.folder, "metrics"), one) for one in own}
         return Besides([one for one in self.metrics if one not in own], functions, data.classes)
 
     @classmethod

@@ -96,8 +96,8 @@ class DeviceData:
     scale: Tensor  # standardized = stored * scale + offset, each (1, C, 1, 1)
     offset: Tensor
     splits: dict[str, Tensor]  # "train", "val", "test" -> row numbers
-    besides: Callable[[Tensor, Tensor], Mapping[str, float]] = lambda outputs, targets: {}  # what else a study measures
-    balanced: bool = False  # whether an epoch has as many images of each class
+    besides: Callable[..., Mapping[str, float]] | None = None  # a Besides: what else a study measures
+    balanced: Tensor | None = None  # of an epoch with as many images of each class: how many each has
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,10 +107,9 @@ class DeviceData:
         """The rows of an epoch, in a new order; balanced: as many, of each class in turn, over again where it has too few."""
         rows = self.splits["train"]
         rows = rows[torch.randperm(len(rows), generator=generator, device=self.device)]
-        if not self.balanced:
+        if (counts := self.balanced) is None:
             return rows
-        kinds, order = self.targets[rows].sort(stable=True)
-        counts = torch.unique_consecutive(kinds, return_counts=True)[1]
+        order = self.targets[rows].argsort(stable=True)
         turns = torch.arange(len(rows) // len(counts) + 1, device=self.device)[:, None]
         rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
         places = torch.rand(rounds.shape, generator=generator, device=self.device).argsort(1)
