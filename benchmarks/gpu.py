@@ -15,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from hpo.core import Job, Outcome, Params, Report, TrainingFailed
@@ -37,7 +40,9 @@ from hpo.training.setup import streams
 CNN: Params = {"blocks": 2, "channels": 16, "batch_norm": "before", "dropout": 0.2, "batch_size": 64, "epochs": 4}
 WIDE: Params = {**CNN, "channels": 32}
 SIDES: Mapping[int, Params] = {8: CNN, 28: WIDE}  # side of the images -> the network that is timed on them
+AUGMENTED: Params = {"flip": True, "rotation": 9.0, "shift": 1, "erase": 0.1, "clip": 1.0}
 AT_ONCE = (1, 2, 4, 8)  # processes on one device
+LEFT = 2**28  # bytes that a training which ran out of memory may leave taken: those of kernels
 CLOSE, IMAGES = 0.05, 6  # relative difference of losses, and validation images, between devices or precisions
 
 
@@ -57,10 +62,11 @@ class Card:
 
     @contextmanager
     def syncs(self) -> Iterator[list[str]]:
-        """The places in the block where the CPU waited for the device; none are seen on a CPU."""
+        """The places in the block where the CPU waited for the device; in a rehearsal, where it would."""
         seen: list[str] = []
         if self.device.type != "cuda":
-            yield seen
+            with Waits(seen):
+                yield seen
             return
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -70,6 +76,51 @@ class Card:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
                 seen += [f"{Path(one.filename).name}:{one.lineno}" for one in caught]
+
+
+class Waits(TorchFunctionMode):
+    """Notes the calls that would wait for a GPU. What has been read is on the host, and taking it apart is no wait."""
+
+    NAMES = frozenset(
+        [
+            "cpu",
+            "item",
+            "tolist",
+            "numpy",
+            "tensor",
+            "as_tensor",
+            "from_numpy",
+            "nonzero",
+            "bincount",
+            "masked_select",
+            "__bool__",
+        ]
+    )
+    MORE = frozenset(
+        [
+            "__array__",
+            "__float__",
+            "__int__",
+            "__index__",
+            "unique",
+            "unique_consecutive",
+            "is_nonzero",
+            "equal",
+            "allclose",
+        ]
+    )
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen, self.read = seen, None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        if name in self.NAMES | self.MORE and (self.read is None or args[0] is not self.read):
+            frame = next(one for one in reversed(traceback.extract_stack()[:-1]) if "torch/" not in one.filename)
+            self.seen.append(f"{Path(frame.filename).name}:{frame.lineno}")
+        self.read = result if name == "cpu" else self.read
+        return result
 
 
 # -- data and trainings ---------------------------------------------------------------------------------------------
@@ -137,21 +188,37 @@ def resumed(card: Card, folder: Path) -> str:
     return f"after a resume {', '.join(differing)} differ" if differing or len(rest) != 2 else ""
 
 
+def too_wide(card: Card) -> Params:
+    """Its weights fit the host; on a card its first map does not fit. In a rehearsal the host gives out."""
+    if card.device.type != "cuda":
+        return {**CNN, "blocks": 0, "dense_layers": 1, "dense_units": 2**40}
+    rows, pixels = 1_024, 8 * 8
+    channels = 2 * torch.cuda.mem_get_info(card.device)[1] // (4 * rows * pixels)
+    return {**CNN, "blocks": 1, "channels": channels, "global_pool": "average", "batch_size": rows}
+
+
 def out_of_memory(card: Card, folder: Path) -> str:
-    """It is an outcome, and the next training in the same process has its own numbers."""
+    """It is an outcome that leaves nothing taken; the next training and one beside it have their own numbers."""
     train = recipe(folder, 8, str(card.device))()
     before = next(iter(train(job(CNN, folder)))).metrics
+    (undisturbed,) = answers(started(card, folder, 8, 1, seconds=0.5, exact=True))
+    beside = started(card, folder, 8, 1, seconds=20.0 if card.device.type == "cuda" else 1.0, exact=True)
     try:
-        next(iter(train(job({**CNN, "blocks": 0, "dense_layers": 1, "dense_units": 2**40}, folder))))
+        next(iter(train(job(too_wide(card), folder))))
     except TrainingFailed as failed:
         if failed.outcome is not Outcome.OOM:
             return f"the outcome is {failed.outcome}"
     else:
-        return "a network of 2**46 parameters was trained"
+        return "a network that is too large was trained"
+    taken = torch.cuda.memory_reserved(card.device) if card.device.type == "cuda" else 0
+    if taken > LEFT:
+        return f"{taken / 2**20:.0f} MiB of the card stay taken"
+    if beside[0].poll() is not None:
+        return "the training beside it has ended before"
     after = next(iter(train(job(CNN, folder)))).metrics
-    return (
-        "" if math.isclose(before["train_loss"], after["train_loss"], rel_tol=1e-3) else "the next training is another"
-    )
+    if not math.isclose(before["train_loss"], after["train_loss"], rel_tol=1e-3):
+        return "the next training is another"
+    return as_alone(undisturbed, answers(beside))
 
 
 def half_precision(card: Card, folder: Path) -> str:
@@ -160,19 +227,30 @@ def half_precision(card: Card, folder: Path) -> str:
 
 
 def without_waiting(card: Card, folder: Path) -> str:
-    """Within an epoch the CPU never waits for the device; its metrics are read once, at the end."""
-    ready = recipe(folder, 28, str(card.device)).setup()
-    state = loop.new_state(ready, job(WIDE, folder))
-    for _ in range(2):  # the first one makes kernels and memory
-        with streams(card.device, 0, 1) as generator, card.syncs() as seen:
-            loop.train_epoch(state, ready.data, generator)
-    return f"{len(seen)} waits: {', '.join(dict.fromkeys(seen))}" if len(seen) > 1 else ""
+    """Within an epoch the CPU never waits for the device; all that it measures is read once, at the end."""
+    plain = recipe(folder, 28, str(card.device))
+    for one in (plain, replace(plain, metrics=("f1", "auc.3"), class_weights="sampling")):
+        ready = one.setup()
+        state = loop.new_state(ready, job({**WIDE, **AUGMENTED}, folder))
+        for _ in range(2):  # the first one makes kernels and memory
+            with streams(card.device, 0, 1) as generator, card.syncs() as seen:
+                loop.train_epoch(state, ready.data, generator)
+        if len(seen) != 1:
+            return f"{len(seen)} waits: {', '.join(dict.fromkeys(seen))}"
+    return ""
 
 
 def four_at_once(card: Card, folder: Path) -> str:
-    alone, *others = (one["loss"] for count in (1, 4) for one in processes(card, folder, 8, count, seconds=1.0))
-    far = max(abs(other / alone - 1) for other in others)
-    return "" if far < CLOSE else f"beside others the loss of the first epoch differs by {far:.1%}"
+    (one,) = answers(started(card, folder, 8, 1, seconds=0.5, exact=True))
+    return as_alone(one, answers(started(card, folder, 8, 4, seconds=1.0, exact=True)))
+
+
+def as_alone(one: Answer, others: Sequence[Answer]) -> str:
+    """Whether trainings had, epoch by epoch and bit for bit, the losses of one that had the device to itself."""
+    for epoch, (alone, *beside) in enumerate(zip(one.losses, *(other.losses for other in others), strict=False), 2):
+        if set(beside) != {alone}:
+            return f"beside others the loss of epoch {epoch} is {beside[0]!r}, alone {alone!r}"
+    return ""
 
 
 CHECKS: Mapping[str, Check] = {
@@ -241,11 +319,19 @@ def tutorial(one: Recipe, params: Params) -> Callable[[], None]:
     return epoch
 
 
-def processes(
-    card: Card, folder: Path, side: int, count: int, seconds: float, precision: str = "fp32"
-) -> list[dict[str, float]]:
-    """What `count` processes that train at the same time say: {"rate": epochs a second, "loss": of the first epoch}."""
-    words = [str(folder), str(side), str(card.device), precision, str(seconds)]
+@dataclass(frozen=True)
+class Answer:
+    """What a process says: epochs a second, and the loss of each epoch that it trained while the others did."""
+
+    rate: float
+    losses: Sequence[float]
+
+
+def started(
+    card: Card, folder: Path, side: int, count: int, seconds: float, precision: str = "fp32", exact: bool = False
+) -> list[subprocess.Popen[str]]:
+    """`count` processes that have trained an epoch, and from now on train at the same time."""
+    words = [str(folder), str(side), str(card.device), precision, str(seconds), "exact" * exact]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu", "--alone", *words],
@@ -262,15 +348,22 @@ def processes(
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    return [json.loads(process.communicate()[0]) for process in running]
+    return running
 
 
-def alone(folder: str, side: str, device: str, precision: str, seconds: str) -> None:
+def answers(running: Sequence[subprocess.Popen[str]]) -> list[Answer]:
+    return [Answer(**json.loads(process.communicate()[0])) for process in running]
+
+
+def alone(folder: str, side: str, device: str, precision: str, seconds: str, exact: str) -> None:
+    torch.use_deterministic_algorithms(bool(exact))
     epoch = ours(recipe(Path(folder), int(side), device, precision), SIDES[int(side)], Path(folder))
-    loss = epoch()
+    epoch()
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps({"rate": rate(epoch, Card(torch.device(device)), float(seconds)), "loss": loss}))
+    losses: list[float] = []
+    speed = rate(lambda: losses.append(epoch()), Card(torch.device(device)), float(seconds))
+    print(json.dumps({"rate": speed, "losses": losses}))
 
 
 def peak(card: Card, dtype: torch.dtype) -> float:
@@ -293,7 +386,7 @@ def speed(
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             top = peak(card, dtype)
             for count in at_once:
-                rates = sum(told["rate"] for told in processes(card, folder, side, count, seconds, precision))
+                rates = sum(one.rate for one in answers(started(card, folder, side, count, seconds, precision)))
                 yield (
                     f"{side}x{side}",
                     precision,

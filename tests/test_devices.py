@@ -1,6 +1,8 @@
 """Which devices the workers get, what is refused before any is started, and whether training is right on a GPU."""
 
 import importlib.util
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hpo import api
 from hpo.engine import components
 from hpo.errors import BadInput
 from hpo.execution import local
+from hpo.training.evaluation import evaluate
 
 
 def at(key: str) -> str:
@@ -77,6 +80,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", gpu.CHECKS)
 def test_training_on_a_gpu_passes_every_check_and_the_cpu_does_in_its_place(name: str, device: str, data: Path) -> None:
     assert gpu.CHECKS[name](gpu.Card(torch.device(device)), data) == ""
+
+
+def test_a_wait_within_an_epoch_is_seen_without_a_card(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, augmented = gpu.Card(torch.device("cpu")), gpu.loop.augmented
+    monkeypatch.setattr(gpu.loop, "augmented", lambda images, *more: augmented(images.cpu(), *more))
+    assert re.fullmatch(r"\d+ waits: test_devices\.py:\d+, evaluation\.py:\d+", gpu.without_waiting(card, data))
+    one = torch.ones(2)
+    for wait in (one.tolist, one.numpy, one.sum().item, lambda: float(one[0]), lambda: torch.tensor([1.0])):
+        with card.syncs() as seen:
+            wait()
+        assert len(seen) == 1
+
+
+def test_nothing_of_each_image_is_read_but_for_what_a_study_names(data: Path) -> None:
+    for metrics in ((), ("f1",)):
+        ready = replace(gpu.recipe(data, 8, "cpu"), metrics=metrics).setup()
+        values = evaluate(ready.network(gpu.CNN, 0), ready.data, ready.loss, "val")
+        assert (sum(value.numel() for value in values.values()) > len(ready.data.splits["val"])) is bool(metrics)
 
 
 def test_a_check_says_what_differs(data: Path) -> None:
