@@ -20,6 +20,8 @@ from hpo import api
 from hpo.cli.main import cli as hpo
 from hpo.commands import predict
 from hpo.commands.predict import Model, Prediction
+from hpo.commands.report import export_onnx
+from hpo.commands.run import RunOptions, run
 from hpo.data.dataset import Dataset, load_dataset
 from hpo.data.sources.images import Pixels
 from hpo.engine import components
@@ -130,6 +132,22 @@ def test_an_onnx_runtime_says_of_the_test_split_what_torch_says(place: Place, tm
     for some in (images, images[:1]):
         assert session.run(None, {"images": some})[0] == pytest.approx(place.ran.predict(some), abs=1e-5)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize(("model", "regression"), [("cnn", False), ("rnn", False), ("cnn", True)])
+def test_an_onnx_runtime_says_of_digits_in_their_new_size_what_torch_says(
+    model: str, regression: bool, tmp_path: Path
+) -> None:
+    data = {"source": "digits", "limit": 300, "resize": 10, "regression": regression}
+    given = {"name": "digits", "data": data, "model": model, "search_space": {"epochs": 1, "dropout": 0.2}}
+    spec = api.load(given | {"budget": {"trials": 1}, "execution": "inline", "tracking": False})
+    ran = run(spec, RunOptions(tmp_path, publish=False))
+    export_onnx(ran, tmp_path / "best.onnx")
+    images, session = ran.data().images, onnxruntime.InferenceSession(tmp_path / "best.onnx")
+    assert images.shape[1:] == (1, 10, 10) == tuple(session.get_inputs()[0].shape[1:])
+    for some in (images, images[:1]):
+        assert session.run(None, {"images": some})[0] == pytest.approx(ran.predict(some), abs=1e-4)
+    assert len(json.loads(session.get_modelmeta().custom_metadata_map["classes"])) == (0 if regression else 10)
 
 
 def test_what_is_no_image_is_left_out_and_counted_unless_nothing_is_left(place: Place, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def predict(request: Request, folder: Path, model: str | None, as_json: bool) ->
 @cli.command(cls=StudyVerb)
 @click.option("--optuna", type=PATH, help="Write a journal file that optuna-dashboard opens.")
 @click.option("--csv", type=PATH, help="Write the trials as a table.")
-@click.option("--onnx", type=PATH, help="Write the best model for ONNX runtimes; it takes raw pixels.")
+@click.option("--onnx", type=PATH, help="Write the best model for ONNX; it takes raw pixels, in the network's size.")
 def export(request: Request, optuna: Path | None, csv: Path | None, onnx: Path | None) -> None:
     """Export a study for other tools."""
     if optuna is None and csv is None and onnx is None:
