@@ -159,6 +159,13 @@ def test_a_report_has_the_metrics_people_ask_for_and_closing_the_generator_stops
     assert list(running) == []
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_rows(recipe: Recipe, tmp_path: Path) -> None:
+    ready, losses, sizes = recipe.setup(), [0.5, 1.0, 4.0], [16, 16, 17]
+    state = new_state(ready, job(EVERYTHING, tmp_path))
+    metrics, _ = loop.read_metrics(state, ready.data, torch.tensor(losses), sizes, {})
+    assert metrics["train_loss"] == pytest.approx(np.average(losses, weights=sizes))
+
+
 def test_the_gradients_of_each_due_step_are_taken_once(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,8 +48,6 @@ def evaluate(network: nn.Module, data: DeviceData, loss: Loss, split: str) -> di
 
 def read(values: Mapping[str, Tensor], data: DeviceData, split: str) -> tuple[dict[str, float], str]:
     """What `evaluate` and others left on the device, in one copy: the metrics, and the classes that were `missed`."""
-    if not values:
-        return {}, ""
     flat = torch.cat([value.double().flatten() for value in values.values()]).cpu().numpy()
     parts = np.split(flat, np.cumsum([value.numel() for value in values.values()])[:-1])
     arrays = {name: part.reshape(value.shape) for (name, value), part in zip(values.items(), parts, strict=True)}
@@ -162,7 +160,8 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
     """The metrics of a checkpoint on a split, by name (test_accuracy, ...)."""
     network = load_network(ready, params, checkpoint)
     with denormals_flushed():
-        return read(evaluate(network, ready.data, ready.loss, split), ready.data, split)[0]
+        values = evaluate(network, ready.data, ready.loss, split)
+    return read(values, ready.data, split)[0] if values else {}
 
 
 class RawInputs(nn.Module):

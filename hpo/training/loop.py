@@ -163,22 +163,19 @@ def read_metrics(
     state: TrainingState, data: DeviceData, losses: Tensor, sizes: list[int], others: dict[str, Tensor]
 ) -> tuple[dict[str, float], str]:
     """The epoch's metrics and Report.missed, read from the device at once. Raises TrainingFailed: nan, diverged."""
-    weighted = torch.full_like(losses, sizes[0])
-    weighted[-1:].fill_(sizes[-1])  # the only one of another size
-    weighted = losses * weighted / sum(sizes)
+    rows = torch.full_like(losses, sizes[0])
+    rows[-1:].fill_(sizes[-1])  # the only batch of another size
+    weighted = losses * rows / sum(sizes)
     norms = torch.stack([parameter.detach().norm() for parameter in state.update.parameters]).sum()
     tensors = {"train_loss": weighted.sum(), "spikes": probes.spikes(losses, state.loss.chance), **others}
     metrics, missed = read({**tensors, "weights": norms, "first_loss": losses[0]}, data, "val")
     weights, first_loss = metrics.pop("weights"), metrics.pop("first_loss")
     if state.epoch == 0:
         state.first_loss = first_loss
-    checked = {
-        "train_loss is": metrics["train_loss"],
-        "the weights are": weights,
-        "val_loss is": metrics.get("val_loss"),
-    }
+    of_val = metrics.get("val_loss", 0.0)  # a split may be empty
+    checked = {"train_loss is": metrics["train_loss"], "the weights are": weights, "val_loss is": of_val}
     for name, value in checked.items():
-        if value is not None and not math.isfinite(value):
+        if not math.isfinite(value):
             raise TrainingFailed(Outcome.NAN, f"{name} not finite in epoch {state.epoch + 1}, {_rate(state)}")
     refuse_divergence(state, metrics["train_loss"])
     return {**metrics, "train_skill": 1 - metrics["train_loss"] / state.loss.chance}, missed
