@@ -270,16 +270,16 @@ def test_a_study_of_other_points_with_the_same_readings_is_judged_by_itself() ->
     assert worth(second, asked, kept).tobytes() == worth(second, asked).tobytes()
 
 
-def test_of_3_000_readings_the_best_and_the_latest_are_kept_and_a_point_is_proposed() -> None:
-    tried, problem = at_random(500, 4), Problem(SPACE, GOAL, images=IMAGES)
+def test_of_5_000_readings_the_best_and_the_latest_are_kept_and_a_point_is_proposed() -> None:
+    tried, problem = at_random(835, 4), Problem(SPACE, GOAL, images=IMAGES)
     study = Study([*made(tried)])
     read = readings(study, GOAL)
     kept = [(tried.index(params), epoch) for params, epoch, _ in thinned(read)]
-    assert len(read) == 3_000
+    assert len(read) == 5_010
     assert len(kept) == MOST_READINGS
     assert kept == sorted(kept), "in the journal's order"
-    best = max(range(500), key=lambda number: quality(tried[number]))
-    assert {(best, 9), *((number, epoch) for number in range(480, 500) for epoch in (1, 2, 3, 4, 6, 9))} <= {*kept}
+    best = max(range(835), key=lambda number: quality(tried[number]))
+    assert {(best, 9), *((number, epoch) for number in range(815, 835) for epoch in (1, 2, 3, 4, 6, 9))} <= {*kept}
     (proposed,) = Bayesian(problem, Surrogate(problem, SHIPPED)).propose(study, 1)
     assert isinstance(proposed, Start)
     assert quality(proposed.params) > 0.85
@@ -395,8 +395,11 @@ def test_search_keeps_away_from_where_trainings_fail(fails: int) -> None:
 
 COSINES = Space((*SPACE.parameters[:-1], Parameter("schedule", Choice(("step", COSINE))), LENGTH))
 UNKNOWN = Space((*(Parameter(f"p{i}", Range(0, 1, False)) for i in range(200)), LENGTH))
+KERNEL, BATCH = Parameter("kernel_size", Choice((3, 5))), Parameter("batch_size", Choice((16, 64)))
+MIXED = Space((*SPACE.parameters[:-1], KERNEL, BATCH, *UNKNOWN.parameters[:193], LENGTH))
 EXTREMES: dict[str, tuple[int, dict[str, Any]]] = {  # trials, and what is unusual
     "200 unknown parameters": (10, {"space": UNKNOWN, "trials": 10}),
+    "200 parameters, 7 of them known": (10, {"space": MIXED, "trials": 10}),
     "one point": (1, {"space": Space((LENGTH,))}),
     "two points": (2, {"space": Space((OPTIMIZER, LENGTH))}),
     "one parameter": (20, {"space": Space((RATE, LENGTH)), "trials": 20}),
