@@ -1,11 +1,13 @@
 """docs/deploy.md, cluster.md and admin.md: their commands, run as they stand there, as far as one machine without a GPU and without Docker allows."""
 
+import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from contextlib import closing
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 import stage
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from stage import ROOT, Stage
 
 PAGE, CLUSTER, ADMIN = ((ROOT / "docs" / name).read_text() for name in ("deploy.md", "cluster.md", "admin.md"))
@@ -33,6 +37,23 @@ def commands(heading: str, page: str = PAGE) -> list[str]:
         elif runnable and "◦" not in line:
             found.append(line.partition("  #")[0].strip())
     return found
+
+
+def test_the_project_reads_on_the_python_and_torch_that_the_gpu_check_asks_for() -> None:
+    """`make gpu` is for a bare machine: Python 3.12, and the torch that benchmarks/gpu.py names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (torch,) = [one for one in map(Requirement, project["dependencies"]) if one.name == "torch"]
+    (needed,) = re.findall(r"torch (\d+\.\d+) or newer", (ROOT / "benchmarks/gpu.py").read_text())
+    assert needed in torch.specifier and "3.12" in SpecifierSet(project["requires-python"])
+    for path in (*ROOT.glob("hpo/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*.py")):
+        tree = ast.parse(path.read_text(), feature_version=(3, 12))
+        named = {
+            one.module if isinstance(one, ast.ImportFrom) else alias.name
+            for one in ast.walk(tree)
+            if isinstance(one, ast.Import | ast.ImportFrom)
+            for alias in one.names
+        }
+        assert not named & {"asynchat", "asyncore", "distutils", "imp", "smtpd"}, f"{path}: gone in 3.12"
 
 
 def test_the_page_has_commands_for_every_place() -> None:
