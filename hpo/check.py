@@ -111,8 +111,9 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     used = [free[int(one.removeprefix("cuda:"))] for one in {*devices}] if device != "cpu" else []
     here = (device, "cpu") if device != "cpu" else (device, *["cuda:0"][: len(free)])
     timed = {one: time_step(spec.model, dataset.shape, dataset.outputs, one) for one in here}
-    memory = len(used) * min(used) if used else available_memory()
-    machine = Machine(len(devices), memory // len(devices), disagreement, timed, len(used))
+    memory = min(used) if used else available_memory()
+    each = memory // -(-len(devices) // len(used or [0]))  # the first of the GPUs has the most workers
+    machine = Machine(len(devices), each, disagreement, timed, len(used))
     findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
     if findings.hopeless:
@@ -359,7 +360,7 @@ class Findings:
             there = f"the {byte_size(available)} available to a worker"
             yield f"warning: {self.coverage.share(over)} may need more than {there}; lower batch_size"
         gpus, workers, need = self.machine.gpus, self.machine.workers, max(peaks) + TORCH_BYTES
-        fit = min(local.cores(), gpus * ((available or 0) * workers // gpus // need)) if gpus else 0
+        fit = min(local.cores(), gpus * ((available or 0) * -(-workers // gpus) // need)) if gpus else 0
         if fit > workers:
             yield f"GPU: {fit:,} trainings at a time fit; small networks fill it together: `workers: {fit}`"
         if self.estimate is not None:

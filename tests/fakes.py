@@ -120,6 +120,7 @@ def _print_much() -> None:
 
 MISCHIEF = {
     "kill": lambda: os.kill(os.getpid(), 9),
+    "real-time": lambda: os.kill(os.getpid(), 40),
     "exit": lambda: os._exit(0),
     "segfault": lambda: ctypes.string_at(0),
     "stop": lambda: os.kill(os.getpid(), 19),

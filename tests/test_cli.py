@@ -25,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow_real import free_port, start_server
 from PIL import Image
@@ -157,7 +158,14 @@ def test_init_writes_a_file_for_the_data_that_lie_there_and_never_overwrites_one
     assert data() == ".", "which comes split"
     assert data("--data", "../2 sizes") == '{source: "../2 sizes", resize: 64}'
     (folder / "a.npz").touch()
+    assert data() == ".", "an array without images and labels is not chosen"
+    np.savez(folder / "a.npz", X=np.zeros((4, 8, 8)), y=[0, 1, 0, 1])
+    (folder / "._a.npz").touch()  # what macOS leaves beside a file
     assert data() == "a.npz"
+    (folder / "a.npz").rename(tmp_path / "null")
+    for name, said in (("digits", "./digits"), ("true", '"true"')):
+        assert data("--data", str((tmp_path / "2 sizes").rename(folder / name))) == f"{{source: {said}, resize: 64}}"
+        (folder / name).rename(tmp_path / "2 sizes")
     hpo(folder, "init")
     assert hpo(folder, "init", code=2).stderr.startswith("study.yaml: must not exist yet")
 
@@ -361,6 +369,9 @@ def test_a_signal_while_mlflow_gets_the_last_of_a_study_shows_it(
     *_, sync, over = summary_lines(result, Utilization(1))
     assert f"deliver it later with `hpo sync {spec.path}`" in sync
     assert f"the search is over: hpo run {spec.path}" in over
+    for reused in (0, 2):  # epochs that were another study's are no nothing
+        said = [line.strip() for line in summary_lines(result, Utilization(1, reused=reused))]
+        assert ("nothing was trained: to go on raise budget.trials" in said) == (reused == 0)
     assert result.folders.report.exists()
 
 

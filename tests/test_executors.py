@@ -164,7 +164,7 @@ def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: P
     assert len(first) == 2
 
 
-@pytest.mark.parametrize("mischief", ["kill", "exit", "segfault"])
+@pytest.mark.parametrize("mischief", ["kill", "exit", "segfault", "real-time"])
 def test_a_dead_worker_takes_just_its_job(local: Callable[..., LocalExecutor], tmp_path: Path, mischief: str) -> None:
     executor = local(fakes.Fake(witness=tmp_path / "witness", mischief=mischief, at=3, pause=0.01), 2)
     executor.submit(job(tmp_path, "a"))
@@ -172,7 +172,7 @@ def test_a_dead_worker_takes_just_its_job(local: Callable[..., LocalExecutor], t
     messages = listen(executor, ends=2)
     lost = [assert_failed(m, Outcome.CRASHED, lost=True) for m in messages if isinstance(m, JobFailed)]
     assert lost
-    says = {"kill": "SIGKILL", "exit": "exit 0", "segfault": "SIGSEGV"}[mischief]
+    says = {"kill": "SIGKILL", "exit": "exit 0", "segfault": "SIGSEGV", "real-time": "signal 40"}[mischief]
     assert type(executor) is not LocalExecutor or all(says in broke.error for broke in lost)
     for broke in lost:
         executor.submit(job(tmp_path, broke.training, start=arrived(messages, broke.training)))

@@ -22,6 +22,7 @@ from victim import Config
 from whole_victim import stored
 
 from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
+from hpo.engine.result import PUBLISHED
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
 from hpo.tracking.runs import TrackedStudy
@@ -206,7 +207,7 @@ def wait_for_moment(kill: int, process: Process, config: Config, rng: random.Ran
 IN_THE_DRIVER = ("resume.opened", "append.before", "append.after", "start.recorded", "submit", "listen", "forget")
 AT_THE_END = ("prune", "close")
 IN_A_WORKER = ("checkpoint.draft", "checkpoint.placed")
-TO_PUBLISH = ("publish.begin", "publish.done", "publish.scored")
+TO_PUBLISH = ("publish.due", "publish.begin", "publish.done", "publish.scored")
 IN_A_WHOLE_RUN = ("lock.held", "journal.open", "sweep", *TO_PUBLISH, "table", "report")
 
 
@@ -298,6 +299,9 @@ def check_whole(folder: Path, said: Said, trials: int = 6, epochs: Collection[in
 def test_a_run_killed_at_every_step_of_its_beginning_and_end_is_finished_by_the_next(tmp_path: Path) -> None:
     for name in IN_A_WHOLE_RUN:
         assert finish(whole(tmp_path, "--workers", "1", failpoint=name)).code == -signal.SIGKILL, name
+        if name == "publish.due":
+            with Journal.open(journal_of(tmp_path), read_only=True) as journal:
+                assert journal.get(PUBLISHED), "so that hpo sync publishes it"
     said = finish(whole(tmp_path))
     assert said.code == 0
     first = check_whole(tmp_path, said)

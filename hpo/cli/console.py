@@ -63,11 +63,14 @@ class Utilization:
     slots: int
     trained: float = 0.0
     epochs: int = 0
+    reused: int = 0  # epochs that were another trial's or study's
     first: float | None = None
     last: float = 0.0
 
     def take(self, event: Event) -> None:
-        if isinstance(event, Reported) and not event.reused:
+        if isinstance(event, Reported) and event.reused:
+            self.reused += 1
+        elif isinstance(event, Reported):
             report = event.report
             began = report.time - report.seconds
             self.first = began if self.first is None else min(self.first, began)

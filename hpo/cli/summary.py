@@ -39,7 +39,7 @@ def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
     reason = ending(study.closed, result.spec.space.enumerable) if study.closed else ""
     trials, epochs = count(len(study.trials), "trial"), count(study.epochs, "epoch")
     yield f"{escape(result.spec.name)}: {reason}; {trials} ({', '.join(states)}), {epochs}"
-    if not utilization.epochs:
+    if not utilization.epochs and not utilization.reused:
         yield from nothing_trained(result)
     if result.dataset is not None:
         yield from (escape(line) for line in data_lines(result.dataset))
@@ -67,7 +67,8 @@ def nothing_trained(result: Result) -> Iterator[str]:
     by_epochs = most is not None and study.epochs >= most
     spent = {Reason.BUDGET: "total_epochs" if by_epochs else "trials", Reason.TIME: "time", Reason.PATIENCE: "patience"}
     if study.closed in spent:
-        yield f"        nothing was trained: to go on, with longer `epochs` too, raise budget.{spent[study.closed]}"
+        longer = ", with longer `epochs` too," if by_epochs else ""  # a budget in trials has one more for these
+        yield f"        nothing was trained: to go on{longer} raise budget.{spent[study.closed]}"
 
 
 def data_lines(dataset: Dataset) -> Iterator[str]:

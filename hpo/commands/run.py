@@ -39,7 +39,7 @@ from hpo.engine.opening import (
 from hpo.engine.result import Published, Result
 from hpo.errors import Stopped
 from hpo.files import Folders, allow_files
-from hpo.publishing.publish_best import Place, Publisher
+from hpo.publishing.publish_best import Place, Publisher, note_due
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.sync import Tracker
@@ -150,6 +150,8 @@ def conclude(
         for study in studies:
             about = study.spec, study.folders, study.search.study
             usable = not driver.stopping and study.search.closing is not Reason.FAILING
+            if usable:
+                note_due(study)
             place = Place.of(tracker if usable else None, study.folders)  # before drawing, which slows MLflow's thread
             drawn = beside.submit(draw, *about)
             published.append(publisher.publish(study, driver.executor, place) if usable else None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
@@ -21,7 +22,15 @@ from hpo.execution.worker import Halt, MachineFailed, Ready, Sent, WorkerProcess
 
 MAX_FAILED_STARTS = 3
 MAX_WORKERS_PER_CORE = 32  # 300 MB each
-PROBE = "import torch.cuda as c; print(*(c.mem_get_info(i)[0] for i in range(c.device_count() * c.is_available())))"
+PROBE = """
+import torch.cuda as cuda
+def free(device):
+    try:
+        return cuda.mem_get_info(device)[0]
+    except RuntimeError:  # full, or another process's alone
+        return 0
+print(*map(free, range(cuda.device_count() * cuda.is_available())))
+"""
 
 
 class LocalExecutor:
@@ -128,7 +137,9 @@ class LocalExecutor:
 
 
 def _cause(code: int) -> str:
-    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+    with suppress(ValueError):  # a real-time signal has no name
+        return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+    return f"signal {-code}"
 
 
 def gpus(devices: Path = Path("/dev")) -> list[int]:

@@ -210,18 +210,33 @@ def publish_best(
     study: OpenStudy, executor: Executor, place: Place, begun: subprocess.Popen[str] | None = None
 ) -> Published | None:
     """Publish the best trial's model unless this store has it already. None where there is nothing to publish."""
-    components, folders, search, journal = study.components, study.folders, study.search, study.journal
-    best, goal = search.goal.best(search.study.trials), search.goal
-    report = goal.reading(best) if best is not None else None
+    if (wanted := note_due(study)) is None:
+        return None
+    result, best, epoch = wanted
+    last = noted(study.journal, PUBLISHED, model := about(result, best), place)
+    if last is not None and study.folders.model_figures.exists():
+        return last
+    study.journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
+    checkpoint = restore(study, executor, best, epoch)
+    return publish_trial(result, best, checkpoint, study.journal, study.search.record, place, begun)
+
+
+def note_due(study: OpenStudy) -> tuple[Result, Trial, int] | None:
+    """The best trial and the epoch it is read after, noted as due unless it was published; None for no model.
+
+    Noted before MLflow is waited for: if this process ends there, `hpo sync` publishes it.
+    """
+    components, search = study.components, study.search
+    best = search.goal.best(search.study.trials)
+    report = search.goal.reading(best) if best is not None else None
     if best is None or report is None or components.dataset is None or components.spec.train is not None:
         return None
-    result = Result(components.spec, folders, search.study, components.dataset)
-    last = noted(journal, PUBLISHED, model := about(result, best), place)
-    if last is not None and folders.model_figures.exists():
-        return last
-    journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
-    checkpoint = restore(study, executor, best, report.epoch)
-    return publish_trial(result, best, checkpoint, journal, search.record, place, begun)
+    result = Result(components.spec, study.folders, search.study, components.dataset)
+    key = json.loads(study.journal.get(PUBLISHED) or "[{}]")[0]
+    if not (model := about(result, best)).items() <= key.items():
+        study.journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
+    hit("publish.due")
+    return result, best, report.epoch
 
 
 def publish_trial(

@@ -5,7 +5,9 @@ readings in the journal's order, from a fixed start; the prior is asked point by
 """
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -32,15 +34,23 @@ EVERY, MOST_FITTED = 15, 210  # readings between two fits, and in the last of th
 TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
 SLIGHT = 0.1  # of the differences that the prior expects: less is hardly used
 CLEARLY = 2.5  # standard deviations by which the weight of a task that is named is above that of all
+LIMITING: Final = threading.Lock()
 ENGINE: Final = 2  # version of what proposes from a surrogate: raise it when proposals change
 
 
 @cache
 def blas() -> ThreadpoolController:
-    """numpy's BLAS and scipy's, which is another: two threads wait for cores that workers have, and round otherwise."""
+    """numpy's BLAS and scipy's, which is another."""
     import scipy.linalg  # noqa: F401 - what is not loaded yet is not found; see gaussian_process.py
 
     return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Two threads of BLAS wait for cores that workers have, and round otherwise. The limit is the process's: one at a time."""
+    with LIMITING, blas().limit(limits=1):
+        yield
 
 
 class Surrogate:
@@ -55,7 +65,7 @@ class Surrogate:
 
     def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
         """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail."""
-        with blas().limit(limits=1):
+        with one_thread():
             scale, belief = self._belief(study)
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             mean, deviation = belief(full)
@@ -75,7 +85,7 @@ class Surrogate:
         read = thinned(readings(study, self._goal))
         if len(read) < EVERY:
             return ""
-        with blas().limit(limits=1):
+        with one_thread():
             scale, belief = self._belief(study)
             y, seen = scale(np.array([cost for _, _, cost in read])), belief.seen[: len(read)]
             one, other = np.triu_indices(len(y), 1)

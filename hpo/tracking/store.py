@@ -317,7 +317,7 @@ def create_sqlite(path: Path) -> None:
 def _migrate(path: Path, artifacts: str) -> None:
     """In memory, if there is room: a disk flushes each of MLflow's 60 migrations, which took 4 s where this takes 0.4."""
     memory = MEMORY if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM else None
-    with scratch(memory) as folder:
+    with scratch(memory or path.parent) as folder:
         new = f"{folder}/new.db"  # not quoted: MLflow would make a folder of the quoted name too
         SqlAlchemyStore(SQLITE + new, artifacts).engine.dispose()  # type: ignore[no-untyped-call]
         shutil.copyfile(new, path)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import yaml
+
 from hpo.data.sources import folders, images, npz, originals
 from hpo.data.sources.contents import Contents, Part, raise_all, unreadable
 from hpo.errors import BadInput, Mistake
@@ -75,7 +77,8 @@ def beside(folder: Path) -> Path | None:
     """The first data set in a folder, else the folder itself, by the names of what is in them. Raises OSError."""
     inner = [folder / name for name in folders.folder_names(folder) if Part.named(name) is None]
     found = [one for one in (*inner, folder) if os.access(one, os.R_OK | os.X_OK) and _looks_like_data(one)]
-    return next(iter([*sorted(folder.glob("*.npz")), *found]), None)
+    arrays = sorted(folder.glob("[!.]*.npz"))
+    return next(iter([*filter(npz.holds, arrays), *found, *arrays]), None)
 
 
 def _looks_like_data(path: Path) -> bool:
@@ -85,7 +88,8 @@ def _looks_like_data(path: Path) -> bool:
 def written(path: Path, folder: Path) -> str:
     """What `data:` of a study file in this folder says of a data set; images of several sizes, or large ones, are resized."""
     name = os.path.relpath(path, folder)
-    source = name if re.fullmatch(r"[A-Za-z.][\w./-]*", name) else json.dumps(name)
+    plain = re.fullmatch(r"[A-Za-z.][\w./-]*", name) and yaml.safe_load(name) == name  # "true" is none
+    source = f"./{name}" if name in DATA_SETS else name if plain else json.dumps(name)
     sizes = {images.header(image).size for image in folders.first_images(path)} if path.is_dir() else set()
     large = len(sizes) > 1 or any(max(size) > LARGE for size in sizes)
     return f"{{source: {source}, resize: {LARGE}}}" if large else source

@@ -73,6 +73,15 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
     return replace(of_arrays(path, images, targets, spec, [*pairs]), name=path.stem, notes=notes)
 
 
+def holds(path: Path) -> bool:
+    """Whether images and labels are in it, by their names."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(_pairs(archive, path))
+    except (*DAMAGED, BadInput):
+        return False
+
+
 def _array(archive: zipfile.ZipFile, member: Member) -> Array:
     with _refusing(member.place, "is damaged"), archive.open(f"{member.name}.npy") as stream:
         array: Array = npy.read_array(stream, allow_pickle=False)
