@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import yaml
-
 from hpo.data.sources import folders, images, npz, originals
 from hpo.data.sources.contents import Contents, Part, raise_all, unreadable
 from hpo.errors import BadInput, Mistake
@@ -19,6 +17,7 @@ from hpo.study_file.spec import DATA_SETS, DataSpec
 
 SOURCES = "a folder of images, of IDX files or of CIFAR batches, or an .npz file"
 DEEPEST = 3  # data/MNIST/raw
+YAML_WORDS = ("true", "false", "null", "yes", "no", "on", "off")  # that are no texts
 LARGE = 64  # pixels: the side that larger images have in the study file that `hpo init` writes
 
 
@@ -88,7 +87,7 @@ def _looks_like_data(path: Path) -> bool:
 def written(path: Path, folder: Path) -> str:
     """What `data:` of a study file in this folder says of a data set; images of several sizes, or large ones, are resized."""
     name = os.path.relpath(path, folder)
-    plain = re.fullmatch(r"[A-Za-z.][\w./-]*", name) and yaml.safe_load(name) == name  # "true" is none
+    plain = re.fullmatch(r"[A-Za-z.][\w./-]*", name) and name.lower() not in YAML_WORDS
     source = f"./{name}" if name in DATA_SETS else name if plain else json.dumps(name)
     sizes = {images.header(image).size for image in folders.first_images(path)} if path.is_dir() else set()
     large = len(sizes) > 1 or any(max(size) > LARGE for size in sizes)
