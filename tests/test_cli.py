@@ -23,6 +23,7 @@ import urllib.request
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from studied import Place, hpo
 from hpo import __main__ as program
 from hpo.cli.console import Utilization
 from hpo.cli.options import load
-from hpo.cli.summary import exit_code, summary_lines
+from hpo.cli.summary import exit_code, failures, summary_lines
 from hpo.commands.run import run
 from hpo.core import Closed
 from hpo.engine.result import command
@@ -168,6 +169,18 @@ def test_init_writes_a_file_for_the_data_that_lie_there_and_never_overwrites_one
         (folder / name).rename(tmp_path / "2 sizes")
     hpo(folder, "init")
     assert hpo(folder, "init", code=2).stderr.startswith("study.yaml: must not exist yet")
+
+
+def test_failures_that_differ_in_their_numbers_alone_are_one_line_and_none_is_left_out() -> None:
+    errors = [f"loss {n}.5 in epoch {n}" for n in range(4)] + ["too deep"] * 3 + ["of a user", "another", "a third"]
+    failed = [SimpleNamespace(number=n, outcome="invalid", error=error) for n, error in enumerate(errors)]
+    study = SimpleNamespace(with_state=lambda state: failed, replaced=())
+    assert [*failures(SimpleNamespace(study=study))] == [  # type: ignore[arg-type]
+        "failed: 4 trials, as invalid: loss 0.5 in epoch 0",
+        "failed: 3 trials, invalid: too deep",
+        "failed: 1 trial, invalid: of a user",
+        "failed: 2 trials otherwise",
+    ]
 
 
 def test_before_the_first_run_every_looking_verb_says_how_to_begin(study: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -126,8 +126,17 @@ def longest_lines(result: Result, best: Trial) -> Iterator[str]:
 
 def failures(result: Result) -> Iterator[str]:
     failed, replaced = result.study.with_state(State.FAILED), result.study.replaced
-    errors = Counter(f"{one.outcome}: {one.error}" for one in failed if one.number not in replaced)
-    yield from (f"failed: {count(times, 'trial')}, {text}" for text, times in errors.most_common(3))
+    errors: dict[str, list[str]] = {}  # those that differ in numbers alone are one
+    for one in failed:
+        if one.number not in replaced:
+            text = f"{one.outcome}: {one.error}"
+            errors.setdefault(re.sub(r"\d[\d.]*", "#", text), []).append(text)
+    *shown, rest = *sorted(errors.values(), key=len, reverse=True)[:3], sum(map(len, errors.values()))
+    for alike in shown:
+        rest -= len(alike)
+        yield f"failed: {count(len(alike), 'trial')}, {'as ' if len({*alike}) > 1 else ''}{alike[0]}"
+    if rest:
+        yield f"failed: {count(rest, 'trial')} otherwise"
 
 
 def result_json(result: Result) -> dict[str, Any]:

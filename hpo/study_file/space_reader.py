@@ -9,7 +9,7 @@ condition (momentum exists only with sgd) two points of the space would be one t
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
@@ -20,7 +20,7 @@ from hpo.space.space import Space, faults_of
 from hpo.study_file.domain_reader import DomainReader
 from hpo.study_file.fields import Mistakes, known_name, nearest, of_parts, other_tools
 from hpo.study_file.rules import check_derived
-from hpo.study_file.spec import DEFAULT_EPOCHS, with_epochs
+from hpo.study_file.spec import DEFAULT_EPOCHS, StudySpec, with_epochs
 from hpo.study_file.yaml_nodes import NOTHING, Node
 
 ROOT: Final = "search_space"
@@ -126,6 +126,11 @@ class SpaceReader:
         return False
 
     def _note_unknown(self, name: str, place: str, path: str) -> None:
+        if name in {field.name for field in fields(StudySpec)}:
+            self.mistakes.note(
+                place, path, "is a key of the study file, no parameter", "", f"write {name} at the left margin"
+            )
+            return
         part, _, short = part_of(name)
         whole = name.partition(".")[2] if part else ""
         if whole in self.known:
