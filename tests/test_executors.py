@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +246,8 @@ def test_close_leaves_no_process(local: Callable[..., LocalExecutor], tmp_path: 
     pids = executor.pids()
     executor.submit(job(tmp_path))
     executor.close()
-    laws.until(lambda: not any(map(_alive, pids)), lambda: time.sleep(0.1), most=600)  # Ray does not wait for their ends
+    gone = lambda: not any(map(_alive, pids))  # noqa: E731
+    laws.until(gone, lambda: time.sleep(0.1), most=600)  # Ray does not wait for their ends
 
 
 def _alive(pid: int) -> bool:
