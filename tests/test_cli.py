@@ -39,7 +39,7 @@ from hpo.cli.summary import exit_code, failures, summary_lines
 from hpo.commands.run import run
 from hpo.core import Closed
 from hpo.engine.result import command
-from hpo.errors import Stopped
+from hpo.errors import EnvironmentFailed, Stopped
 from hpo.journal import read_events
 from hpo.tracking.sync import Tracker
 
@@ -365,16 +365,30 @@ def test_a_signal_while_a_finished_study_is_published_does_not_call_it_unfinishe
     assert re.search(r"Budget</dt>\s*<dd>2 trials", (journal.parent / "report.html").read_text())
 
 
+def signal_at_the_last(tracker: Tracker, timeout: float) -> int:
+    """Instead of waiting until MLflow has it."""
+    if tracker._closing:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return 0
+
+
+def test_a_signal_hides_no_failure_that_came_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*about: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Tracker, "drain", signal_at_the_last)
+    monkeypatch.setattr("hpo.commands.report.save", full)
+    place = Place.made(tmp_path)
+    spec = place.spec(tracking={"uri": f"http://127.0.0.1:{free_port()}"})
+    with pytest.raises(EnvironmentFailed, match="the report must have room here, got No space left on device"):
+        run(spec, replace(place.options, publish=True))
+
+
 def test_a_signal_while_mlflow_gets_the_last_of_a_study_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drain(tracker: Tracker, timeout: float) -> int:
-        if tracker._closing:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-        return 0
-
-    monkeypatch.setattr(Tracker, "drain", drain)
+    monkeypatch.setattr(Tracker, "drain", signal_at_the_last)
     place = Place.made(tmp_path)
     spec = place.spec(tracking={"uri": f"http://127.0.0.1:{free_port()}"})
     result = run(spec, replace(place.options, publish=True))

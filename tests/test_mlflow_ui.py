@@ -84,8 +84,8 @@ def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(sho
     assert best == sorted(best, reverse=True)
     for word in ("activation", "batch_size", "blocks"):
         assert word in shown.page.text
-    shown.page.click(f'.ag-header-cell[col-id="{metric}"] [role="columnheader"], .ag-header-cell[col-id="{metric}"]')
     first = json.dumps(shown.column(metric)[0])
+    shown.page.click(f'.ag-header-cell[col-id="{metric}"] [role="columnheader"], .ag-header-cell[col-id="{metric}"]')
     shown.until(f'document.querySelector(\'.ag-row[row-index="0"] [col-id="{metric}"]\').innerText != {first}')
     worst = [float(text.rstrip(".…")) for text in shown.column(metric)]
     assert worst == sorted(worst)

@@ -85,7 +85,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     wanted, place = first.tracking, first.place("tracking.uri")
     uri = tracking_uri(wanted.uri, options.state, options.environ, place) if wanted.enabled else None
     allow_files()
-    over = False
+    over, failed = False, list[Exception]()
     published: list[Published | None] = [None] * len(specs)
     try:
         with ExitStack() as stack:
@@ -118,10 +118,16 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             over = True  # from here on a signal ends all at once, and what there is is shown
             drivers.clear()
             stopped = driver.stopping
-            published = conclude(studies, driver, tracker, publisher) if options.publish else published
+            try:
+                published = conclude(studies, driver, tracker, publisher) if options.publish else published
+            except Exception as error:
+                failed.append(error)
+                raise
     except Stopped as leaving:
         if not over:
             raise
+        if failed:  # a signal that came while the context was left, which must not hide it
+            raise failed[0] from None
         stopped = leaving.number
     undelivered, ui = (tracker.undelivered, tracker.ui_address()) if tracker is not None else (0, "")
     return [
