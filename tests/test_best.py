@@ -438,6 +438,11 @@ def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
     assert f", epoch 7 of {result.best.epochs}" in next(best_lines(result))
     cells = [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
     assert f"(trial {result.best.number}, epoch 7 of {result.best.epochs})" in str(cells)
+    best = result.best
+    for epoch in (7, 8):  # what is said of the model is of its own epoch
+        reports = tuple(replace(one, missed="1 of 2 (cat)" if one.epoch == epoch else "") for one in best.reports)
+        result.study.trials[best.number] = replace(best, reports=reports)
+        assert ("classes never predicted: 1 of 2 (cat)" in "".join(best_lines(result))) == (epoch == 7)
 
 
 @pytest.mark.parametrize(("images", "test", "said"), [(30, 0.67, True), (30, 0.8, False), (3000, 0.9, True)])

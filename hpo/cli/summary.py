@@ -96,7 +96,9 @@ def best_lines(result: Result) -> Iterator[str]:
     scored = "".join(f", {name} {decimals(test[name])}" for name in shown)
     yield f"best:   trial {best.number}, {result.spec.metric.name} {decimals(result.best_value)}{where}{scored}"
     yield f"        {varying(best.params, constants)}"
-    if (diagnosis := diagnosis_of(best)) is not None and Tag.MISSED in diagnosis.sentence:
+    reading = result.spec.goal.reading(best)  # the model is that of this epoch, whatever the trial became later
+    as_read = best if reading is None else replace(best, reports=best.reports[: reading.epoch])
+    if (diagnosis := diagnosis_of(as_read)) is not None and Tag.MISSED in diagnosis.sentence:
         rare = diagnosis.tag == Tag.MISSED and not result.spec.class_weights  # else there is a cause to see to first
         yield f"        {diagnosis.sentence}{'; if rare, try class_weights: sampling, or true' if rare else ''}"
     yield from fallen_lines(result, test)

@@ -74,7 +74,7 @@ class LearnedPrior:
 
     def __str__(self) -> str:
         kind = ", none of them a regression," if self.regression else ""
-        rest = f", but for the {self.without} of the same pictures," if self.without else ""
+        rest = f", the {self.without} of the same pictures left out," if self.without else ""
         own = f" and earlier studies ({', '.join(self.studies)})" if self.studies else ""
         count = len(self.tasks) - len(self.studies) + self.without
         return f"{self.trainings:,} recorded trainings of {count} tasks{kind}{rest}{own}"
