@@ -402,10 +402,16 @@ class Goal:
         report = self.reading(trial)
         return None if report is None else report.metrics.get(self.metric)
 
-    def score(self, trial: Trial) -> tuple[float, ...]:
-        """Smaller is better. One number today, several objectives later."""
+    def epoch(self, trial: Trial) -> int:
+        """The epoch after which a trial with a score is read."""
         report = self.reading(trial)
-        return (math.inf if report is None else self.cost(report),)
+        assert report is not None, trial
+        return report.epoch
+
+    def score(self, trial: Trial) -> float:
+        """Smaller is better; infinite where there is none."""
+        report = self.reading(trial)
+        return math.inf if report is None else self.cost(report)
 
     def ranked(self, trials: Iterable[Trial]) -> list[Trial]:
         """Those with a score, best first; of those without an epoch that counts, last, the longest trained first.
@@ -414,10 +420,10 @@ class Goal:
         has no rank.
         """
         keys = []
-        earliest: dict[tuple[str, tuple[float, ...]], int] = {}
+        earliest: dict[tuple[str, float], int] = {}
         for trial in sorted(trials, key=lambda trial: trial.number):
             score, counts = self.score(trial), bool(self.counted(trial))
-            if math.isfinite(score[0]) and (counts or trial.state is not State.FAILED):
+            if math.isfinite(score) and (counts or trial.state is not State.FAILED):
                 first = earliest.setdefault((trial.training, score), trial.number)
                 tie = (first, trial.state is not State.COMPLETE, trial.number)
                 keys.append((not counts, 0 if counts else -trial.epoch, score, tie, trial))
@@ -430,7 +436,7 @@ class Goal:
         """Whether a trial meets the target at an epoch that counts."""
         if self.target is None or not self.counted(trial):
             return False
-        return self.score(trial)[0] <= (-self.target if self.maximize else self.target)
+        return self.score(trial) <= (-self.target if self.maximize else self.target)
 
 
 class BestSoFar:
@@ -439,7 +445,7 @@ class BestSoFar:
     def __init__(self, study: Study, goal: Goal) -> None:
         self.study, self.goal = study, goal
         self.at = 0
-        self._best: tuple[tuple[float, ...], int] = ((math.inf,), -1)  # score, trial
+        self._best = math.inf, -1  # score, trial
         for trial in study.trials:
             self._judge(trial)
 
@@ -462,7 +468,7 @@ class BestSoFar:
 
     def _judge(self, trial: Trial) -> None:
         best, score = self._best, self.goal.score(trial)
-        if not self.goal.counted(trial) or not math.isfinite(score[0]) or score > best[0]:
+        if not self.goal.counted(trial) or not math.isfinite(score) or score > best[0]:
             return
         at = self.study.charged[trial.training][min(self.goal.length(trial), trial.epoch) - 1]
         self.at = at if score < best[0] else min(at, self.at)

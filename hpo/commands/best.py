@@ -72,13 +72,12 @@ def write_script(result: Result, folder: Path) -> Path:
     """Write the best trial of a study as a script. Raises BadInput for a model that is not hpo's, NoResult for none."""
     spec, best, goal = result.spec, result.best, result.spec.goal
     refuse_own(spec.place("train" if spec.train else "model"), spec.train or spec.model)
-    dataset, report = result.data(), goal.reading(best)
-    assert report is not None, "the best trial has a score"
-    score = f"{goal.metric} {report.metrics[goal.metric]:.6g} after epoch {report.epoch}"
+    dataset, epoch = result.data(), goal.epoch(best)
+    score = f"{goal.metric} {result.best_value:.6g} after epoch {epoch}"
     title = f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}"
     seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
     more = dataset, spec.precision, measured(spec)
-    return write_files(ScriptSource(title, best.params, seed, report.epoch, *settings, *more), folder)
+    return write_files(ScriptSource(title, best.params, seed, epoch, *settings, *more), folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -185,13 +184,12 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))
         result.refuse_other_code(best)
-        dataset, report = load_data(spec, folders, result.study.environments[-1:]), spec.goal.reading(best)
+        dataset, epoch = load_data(spec, folders, result.study.environments[-1:]), spec.goal.epoch(best)
         assert dataset is not None, "the study names its data"
-        assert report is not None, "the best trial has a score"
         joined = together(dataset)
-        training = digest([best.training, report.epoch, joined.digest])
-        checkpoint = checkpoints.path(folders.run / ALIAS, training, report.epoch)
-        planned = Refit(best, report.epoch, len(joined.train), checkpoint)
+        training = digest([best.training, epoch, joined.digest])
+        checkpoint = checkpoints.path(folders.run / ALIAS, training, epoch)
+        planned = Refit(best, epoch, len(joined.train), checkpoint)
         model = {"training": training, "register": registered(spec)}
         tracker = stack.enter_context(Tracker([tracked_study(spec, folders)], uri)) if uri is not None else None
         if known := noted(journal, META, model, Place.of(tracker, folders)):
@@ -204,7 +202,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
         order = order_for(spec, data, folders, best, checkpoint, place)
         published = publish(replace(order, value=math.nan, alias=ALIAS))  # no validation split to have a value on
         scores = {f"{PREFIX}{name}": value for name, value in published.test.items()}
-        journal.append(Scored(time.time(), best.number, scores, report.epoch))
+        journal.append(Scored(time.time(), best.number, scores, epoch))
         if published.model is not None or tracker is None:
             note(journal, META, model, place, published)
     return replace(planned, published=published)

@@ -296,9 +296,9 @@ def score_on_test(trials: Sequence[Best]) -> None:
     """Score each on the test split, once, all in one process, and record it."""
     due = []
     for result, best in trials:
-        epoch = read_after(result, best)
+        epoch = result.spec.goal.epoch(best)
         if result.dataset is not None and not result.spec.train and not result.study.tested(best.number, epoch):
-            due.append((result, best, stored(result, best, read_after(result, best))))
+            due.append((result, best, stored(result, best, epoch)))
     if not due:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
@@ -312,15 +312,8 @@ def score_on_test(trials: Sequence[Best]) -> None:
         raise EnvironmentFailed(Mistake("the best trials", rule, last, "run the same command again"))
     for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):
         with Journal.open(result.folders.journal) as journal:
-            journal.append(event := Scored(time.time(), best.number, metrics, read_after(result, best)))
+            journal.append(event := Scored(time.time(), best.number, metrics, result.spec.goal.epoch(best)))
             result.study.apply(event)
-
-
-def read_after(result: Result, trial: Trial) -> int:
-    """The epoch after which a trial with a score is read."""
-    reading = result.spec.goal.reading(trial)
-    assert reading is not None, trial
-    return reading.epoch
 
 
 def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[Repetition]]]:
@@ -336,7 +329,7 @@ def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[
     scores: dict[str, dict[Reading, list[Repetition]]] = {}
     for result, best in trials:
         own = values[result.spec.base_seed][frozen(as_read(result.spec.goal, best))]
-        scores[result.folders.run.name] = {(best.number, read_after(result, best)): own}
+        scores[result.folders.run.name] = {(best.number, result.spec.goal.epoch(best)): own}
     return scores
 
 

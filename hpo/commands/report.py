@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core import State, Study, Trial
 from hpo.engine.opening import target_trials
@@ -26,7 +26,7 @@ from hpo.files import Folders, hit, replace_file
 from hpo.formatting import limits
 from hpo.journal import Journal
 from hpo.report.page import save
-from hpo.strategies.tpe import Coordinate
+from hpo.strategies.tpe import Coordinate, for_optuna
 from hpo.study_file.spec import StudySpec
 
 Drawn = Mapping[str, str]  # name -> SVG
@@ -116,16 +116,11 @@ def frozen(result: Result, trial: Trial) -> FrozenTrial:
     value = goal.value(trial)
     complete = trial.state is State.COMPLETE and value is not None and math.isfinite(value)
     stopped = TrialState.PRUNED if trial.state in (State.PRUNED, State.PAUSED) else TrialState.FAIL
-    params = {
-        name: value
-        for name, value in trial.params.items()
-        if name in space and space[name].domain.coerce(value) is not None
-    }
-    exported = create_trial(
+    exported = for_optuna(
+        trial.params,
+        {name: Coordinate(space[name].domain, plain=True) for name in trial.params if name in space},
         state=TrialState.COMPLETE if complete else stopped,
         value=value if complete else None,
-        params=params,
-        distributions={name: Coordinate(space[name].domain, plain=True).distribution for name in params},
         user_attrs={"hpo.outcome": str(trial.outcome), "hpo.error": trial.error, "hpo.training": trial.training},
         intermediate_values={r.epoch: r.metrics[goal.metric] for r in trial.reports if goal.metric in r.metrics},
     )

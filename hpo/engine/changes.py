@@ -205,8 +205,11 @@ def warn_of_other_files(spec: StudySpec, folders: Folders, study: Study) -> None
 
 def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, accept_code: bool) -> Environment:
     """The environment of a run that resumes studies; what else trains differently is said. Raises Conflict."""
-    if not accept_code:
-        refuse_other_code(spec, before, now)
+    code = now["user_code"]
+    if not accept_code and any(one.get("user_code", code) != code for one in before):
+        rule = f"the code of {spec.train or spec.model} has changed, in more than comments and layout"
+        remedy = "undo that, continue with `hpo run --accept-code`, or start again with --fresh"
+        raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
     changes, trained = (
         dict.fromkeys(one for then in before for one in provenance.differences(then, now, names))
         for names in (NAMED, provenance.TRAINED_BY)
@@ -214,17 +217,8 @@ def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, ac
     if changes:
         left = ", unfinished ones are not continued" if trained else ""
         log.warning("%s since the last run: finished trials keep theirs%s", ", ".join(changes), left)
-    edited = sorted({str(one["user_code"]) for one in before if one.get("user_code") != now["user_code"]} - {"None"})
+    edited = sorted({str(one["user_code"]) for one in before if one.get("user_code") != code} - {"None"})
     return {**now, "accepted_code": ", ".join(edited)} if edited else now
-
-
-def refuse_other_code(spec: StudySpec, before: Iterable[Environment], now: Environment) -> None:
-    """Raises Conflict where the user's own code is not the one that a study was last run with."""
-    code = now["user_code"]
-    if any(one.get("user_code", code) != code for one in before):
-        rule = f"the code of {spec.train or spec.model} has changed, in more than comments and layout"
-        remedy = "undo that, continue with `hpo run --accept-code`, or start again with --fresh"
-        raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
 
 
 def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: str) -> None:

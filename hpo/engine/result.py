@@ -108,8 +108,7 @@ class Result:
     @property
     def test(self) -> Mapping[str, float]:
         """What the best trial scored on the test split, if that was read for it."""
-        reading = self.spec.goal.reading(self.best)
-        return self.study.tested(self.best.number, reading.epoch) if reading is not None else {}
+        return self.study.tested(self.best.number, self.spec.goal.epoch(self.best))
 
     @property
     def best_value(self) -> float:
@@ -133,9 +132,7 @@ class Result:
     def checkpoint(self, trial: Trial | None = None) -> Path:
         """Where the state of a trial at the epoch that counts is. Raises NoResult where it has been pruned away."""
         trial = trial or self.best
-        report = self.spec.goal.reading(trial)
-        assert report is not None
-        path = checkpoints.path(self.folders.trainings, trial.training, report.epoch)
+        path = checkpoints.path(self.folders.trainings, trial.training, self.spec.goal.epoch(trial))
         if not path.exists():
             remedy = f"`hpo reproduce {trial.number}` trains it again and puts it back"
             raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
@@ -286,8 +283,7 @@ def read_result(spec: StudySpec, state: Path) -> Result:
         study, note = journal.study(), journal.get(PUBLISHED)
         spec = as_counted(as_run(spec, folders, journal), journal)
     best, (key, published) = spec.goal.best(study.trials), json.loads(note or "[{}, {}]")
-    reading = best and spec.goal.reading(best)
-    current = best and reading and (key.get("trial"), key.get("epoch")) == (best.number, reading.epoch)
+    current = best and (key.get("trial"), key.get("epoch")) == (best.number, spec.goal.epoch(best))
     return Result(spec, folders, study, None, published=Published(**published) if current else None)
 
 

@@ -88,7 +88,7 @@ class Search:
 
     def finalist(self) -> Trial | None:
         """The best paused trial, as long as none is complete: early stopping may have paused them all."""
-        if any(math.isfinite(self.goal.score(trial)[0]) for trial in self.study.with_state(State.COMPLETE)):
+        if any(math.isfinite(self.goal.score(trial)) for trial in self.study.with_state(State.COMPLETE)):
             return None
         return self.goal.best(self.study.trials[number] for number in self.study.paused)
 

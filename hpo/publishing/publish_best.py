@@ -228,15 +228,14 @@ def note_due(study: OpenStudy) -> tuple[Result, Trial, int] | None:
     """
     components, search = study.components, study.search
     best = search.goal.best(search.study.trials)
-    report = search.goal.reading(best) if best is not None else None
-    if best is None or report is None or components.dataset is None or components.spec.train is not None:
+    if best is None or components.dataset is None or components.spec.train is not None:
         return None
     result = Result(components.spec, study.folders, search.study, components.dataset)
     key = json.loads(study.journal.get(PUBLISHED) or "[{}]")[0]
     if not (model := about(result, best)).items() <= key.items():
         study.journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
     hit("publish.due")
-    return result, best, report.epoch
+    return result, best, search.goal.epoch(best)
 
 
 def publish_trial(
@@ -249,14 +248,13 @@ def publish_trial(
     begun: subprocess.Popen[str] | None = None,
 ) -> Published:
     """Publish this model and note in the journal what became of it. record: takes the event of its test score."""
-    report = result.spec.goal.reading(best)
-    assert report is not None, "a trial that is published has a score"
+    epoch = result.spec.goal.epoch(best)
     order = order_for(result.spec, result.data(), result.folders, best, checkpoint, place)
     hit("publish.begin")
     published = publish(replace(order, figures=result.folders.model_figures), begun)
     hit("publish.done")
-    if not result.study.tested(best.number, report.epoch):
-        record(Scored(time.time(), best.number, dict(published.test), report.epoch))
+    if not result.study.tested(best.number, epoch):
+        record(Scored(time.time(), best.number, dict(published.test), epoch))
     hit("publish.scored")
     note(journal, PUBLISHED, about(result, best), place, published)
     return published
@@ -264,8 +262,7 @@ def publish_trial(
 
 def about(result: Result, best: Trial) -> dict[str, Any]:
     """Which model a note is about, and the name it was to be registered under."""
-    report = result.spec.goal.reading(best)
-    return {"trial": best.number, "epoch": report and report.epoch, "register": registered(result.spec)}
+    return {"trial": best.number, "epoch": result.spec.goal.epoch(best), "register": registered(result.spec)}
 
 
 def note(journal: Journal, name: str, model: Mapping[str, Any], place: Place, published: Published) -> None:
@@ -284,8 +281,6 @@ def noted(journal: Journal, name: str, model: Mapping[str, Any], place: Place) -
 def order_for(spec: StudySpec, data: Dataset, folders: Folders, trial: Trial, checkpoint: Path, place: Place) -> Order:
     """For the study's run in MLflow, or only for the score where MLflow is off or away."""
     goal = spec.goal
-    report = goal.reading(trial)
-    assert report is not None, "a trial that is published has a score"
     return Order(
         recipe=components.recipe(spec, data, "cpu"),
         params=trial.params,
@@ -296,7 +291,7 @@ def order_for(spec: StudySpec, data: Dataset, folders: Folders, trial: Trial, ch
         value=goal.value(trial) or 0.0,
         study=study_tags(folders.name, folders.strategy, folders.seed),
         trial=trial.number,
-        epoch=report.epoch,
+        epoch=goal.epoch(trial),
         register=registered(spec) if place.run is not None else None,
     )
 

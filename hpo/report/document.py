@@ -157,11 +157,11 @@ def _headline(report: StudyReport) -> Content | list[Content]:
 
 def _tested(report: StudyReport, best: Trial) -> str:
     """The best trial's test score, and how often the test split was evaluated at all."""
-    study, reading = report.study, report.goal.reading(best)
+    study = report.study
     if not study.scores:
         return "The test split has not been evaluated."
     times = ("once", "twice")[len(study.scores) - 1] if len(study.scores) < 3 else f"{len(study.scores)} times"
-    tested = study.tested(best.number, reading.epoch if reading is not None else 0)
+    tested = study.tested(best.number, report.goal.epoch(best))
     if not tested:
         trials = _named(sorted({score.trial for score in study.scores}))
         return f"The test split was evaluated {times}, for {trials}, but not for this trial."
@@ -263,7 +263,7 @@ def _diagnoses(report: StudyReport) -> Html | None:
         return None
     scores = {trial.number: report.goal.score(trial) for trial in report.trials}
     kinds: dict[str, list[int]] = {}
-    for number in sorted(diagnoses, key=lambda n: (scores.get(n, (math.inf,)), n)):
+    for number in sorted(diagnoses, key=lambda n: (scores.get(n, math.inf), n)):
         kinds.setdefault(diagnoses[number].partition(":")[0], []).append(number)
     items = [
         f"{kind}: {_named(numbers)}; in trial {numbers[0]}{diagnoses[numbers[0]].removeprefix(kind)}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ Array = NDArray[np.generic]
 def best_so_far(points: Sequence[CurvePoint], study: Study, goal: Goal) -> Figure:
     """The best value as steps, all trials that ended as dots; those far off are counted at the edge, not drawn."""
     figure, axes = canvas(7.6, 3.3)
-    shown = [t for t in study.trials if t.number in study.spent and math.isfinite(goal.score(t)[0])]
+    shown = [t for t in study.trials if t.number in study.spent and math.isfinite(goal.score(t))]
     low, high = window([*(_value(trial, goal) for trial in shown), *(point.value for point in points)], goal)
     for complete, face in ((False, PAPER), (True, MUTED)):
         some = [trial for trial in shown if (trial.state is State.COMPLETE) is complete]
@@ -346,21 +347,11 @@ def window(values: Sequence[float], goal: Goal) -> tuple[float, float]:
 
 
 def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
-    """Places for labels, given in ascending order: gap apart, nearest to their own, between low and high if they fit.
-
-    Labels that touch form runs, each centred where its members would be: isotonic regression by pooling.
-    """
-    runs: list[tuple[float, int]] = []  # where its first label is, how many it has
-    for place in places:
-        first, size = place, 1
-        while True:
-            first = max(low, min(first, high - gap * (size - 1)))
-            if not runs or runs[-1][0] + gap * runs[-1][1] <= first:
-                break
-            below, many = runs.pop()
-            first, size = (many * below + size * (first - gap * many)) / (many + size), many + size
-        runs.append((first, size))
-    return [first + gap * k for first, size in runs for k in range(size)]
+    """Places for labels, given in ascending order: gap apart, nearest to their own, between low and high if they fit."""
+    n, own = len(places), [place - gap * k for k, place in enumerate(places)]  # these need only ascend
+    # isotonic regression by its min-max formula: R. E. Barlow et al., "Statistical Inference under Order Restrictions", 1972
+    nearest = (max(min(fmean(own[i : j + 1]) for j in range(k, n)) for i in range(k + 1)) for k in range(n))
+    return [max(low, min(place, high - gap * (n - 1))) + gap * k for k, place in enumerate(nearest)]
 
 
 def _name(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]], limits: tuple[float, float]) -> None:

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy
@@ -16,11 +15,6 @@ from hpo.core import Goal, Outcome, State, Study, Trial, Value
 from hpo.formatting import count, listed, number, written
 from hpo.space.domains import Domain, Parameter, ParameterSpec, Range
 from hpo.space.space import Space
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from hpo.strategies.tpe import Coordinate
 
 FEWEST = 10  # trials below which an importance or a limiting bound is a guess
 RANKED = 20  # trials below which parameters are not ranked
@@ -63,7 +57,7 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
     Failed trials count as worst: a parameter that makes trials fail matters.
     """
     ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.FAILED)]
-    scores = [goal.score(trial)[0] if trial.state is State.COMPLETE else math.inf for trial in ended]
+    scores = [goal.score(trial) if trial.state is State.COMPLETE else math.inf for trial in ended]
     finite = [score for score in scores if math.isfinite(score)]
     if len(ended) < RANKED:
         return Importances(reason=f"{count(len(ended), 'finished trial')} are too few; {RANKED} are needed")
@@ -76,7 +70,7 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
     import optuna  # with scikit-learn, which it imports: 0.7 s that fewer trials do without
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    from hpo.strategies.tpe import Coordinate
+    from hpo.strategies.tpe import Coordinate, for_optuna
 
     coordinates = {parameter.name: Coordinate(parameter.domain) for parameter in varied}
     worst = max(finite) + (max(finite) - min(finite))
@@ -84,17 +78,11 @@ def importances(trials: Sequence[Trial], goal: Goal, space: Space) -> Importance
         warnings.simplefilter("ignore")  # optuna warns of what is experimental; the versions are pinned
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         mirror = optuna.create_study()
-        mirror.add_trials([_frozen(t, coordinates, min(s, worst)) for t, s in zip(ended, scores, strict=True)])
+        values = [min(score, worst) for score in scores]
+        mirror.add_trials([for_optuna(t.params, coordinates, value=v) for t, v in zip(ended, values, strict=True)])
         best = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(ended))))
         shares = get_param_importances(mirror, evaluator=best)
     return Importances(dict(sorted(shares.items(), key=lambda item: -item[1])))
-
-
-def _frozen(trial: Trial, coordinates: Mapping[str, Coordinate], score: float) -> FrozenTrial:
-    from optuna.trial import create_trial
-
-    own = {name: one.coordinate(trial.params[name]) for name, one in coordinates.items() if name in trial.params}
-    return create_trial(params=own, distributions={name: coordinates[name].distribution for name in own}, value=score)
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Surrogate:
 
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
         """The best reading that counts; as long as there is none, the best that is expected."""
-        scores = [self._goal.score(trial)[0] for trial in study.trials if self._goal.counted(trial)]
+        scores = [self._goal.score(trial) for trial in study.trials if self._goal.counted(trial)]
         finite = [score for score in scores if math.isfinite(score)]
         return float(scale(np.array([min(finite)]))[0]) if finite else float(mean.max())
 

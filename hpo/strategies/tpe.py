@@ -12,6 +12,7 @@ S. Falkner et al., "BOHB", ICML 2018.
 import math
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -69,7 +70,9 @@ class _Mirror:
             return
         self._seen, replaced = list(study.trials), study.replaced
         self._optuna = optuna.create_study(direction="minimize")
-        self._optuna.add_trials(self._frozen(trial) for trial in study.trials if trial.number not in replaced)
+        kept = (trial for trial in study.trials if trial.number not in replaced)
+        whole = self._problem.whole
+        self._optuna.add_trials(for_optuna(whole(one.params), self._coordinates, **self._result(one)) for one in kept)
 
     def ask(self, number: int, attempt: int) -> Params:
         """A point from TPE's posterior; a function of the trials, the number and the attempt."""
@@ -87,17 +90,8 @@ class _Mirror:
         self._optuna.tell(trial, state=TrialState.FAIL)  # which no sampler looks at: it may never be started
         return self._problem.space.with_derived(params)
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        params: dict[str, Value] = {}
-        for name, value in self._problem.whole(trial.params).items():
-            coordinate = self._coordinates[name].coordinate(value) if name in self._coordinates else None
-            if coordinate is not None:
-                params[name] = coordinate
-        distributions = {name: self._coordinates[name].distribution for name in params}
-        return create_trial(**self._result(trial), params=params, distributions=distributions)
-
     def _result(self, trial: Trial) -> dict[str, Any]:
-        score = self._problem.goal.score(trial)[0]
+        score = self._problem.goal.score(trial)
         rests = trial.finished or (trial.state is State.PAUSED and trial.epoch >= trial.until)
         if trial.state is State.FAILED or (rests and not math.isfinite(score)):
             return {"state": TrialState.COMPLETE, "value": math.inf, "constraints": {"trainable": 1.0}}
@@ -140,6 +134,13 @@ class Coordinate:
         assert isinstance(distribution, CategoricalDistribution)
         value: Value = trial.suggest_categorical(name, distribution.choices)  # type: ignore[assignment]
         return value
+
+
+def for_optuna(params: Params, coordinates: Mapping[str, Coordinate], **result: Any) -> FrozenTrial:
+    """A trial with those of these params that lie in the space. result: its state, value and the like."""
+    inside = {name: coordinates[name].coordinate(value) for name, value in params.items() if name in coordinates}
+    own = {name: value for name, value in inside.items() if value is not None}
+    return create_trial(params=own, distributions={name: coordinates[name].distribution for name in own}, **result)
 
 
 def _ordered(domain: Domain) -> bool:

@@ -287,10 +287,11 @@ def note(history: History) -> str:
     lines = [f"{count(len(study), 'trial')} ({states or 'none yet'}), {count(study.epochs, 'epoch')}."]
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
-    if best is not None and (reading := goal.reading(best)) is not None:
-        test = [f"{name} {number:.4g}" for name, number in study.tested(best.number, reading.epoch).items()]
+    if best is not None:
+        epoch = goal.epoch(best)
+        test = [f"{name} {number:.4g}" for name, number in study.tested(best.number, epoch).items()]
         lines.append(
-            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {reading.epoch} of {best.epochs}"
+            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {epoch} of {best.epochs}"
             + (f" (tested: {', '.join(test)})" if test else "")
         )
         cells = {name: str(value).replace("|", "\\|").replace("\n", " ") for name, value in best.params.items()}

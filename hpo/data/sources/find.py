@@ -75,13 +75,10 @@ def _folders_with_files(path: Path) -> Iterator[str]:
 def beside(folder: Path) -> Path | None:
     """The first data set in a folder, else the folder itself, by the names of what is in them. Raises OSError."""
     inner = [folder / name for name in folders.folder_names(folder) if Part.named(name) is None]
-    found = [one for one in (*inner, folder) if os.access(one, os.R_OK | os.X_OK) and _looks_like_data(one)]
+    seen = (one for one in (*inner, folder) if os.access(one, os.R_OK | os.X_OK))
+    found = [one for one in seen if originals.holds(one) or folders.first_images(one)]
     arrays = sorted(folder.glob("[!.]*.npz"))
     return next(iter([*filter(npz.holds, arrays), *found, *arrays]), None)
-
-
-def _looks_like_data(path: Path) -> bool:
-    return originals.holds(path) or bool(folders.first_images(path))
 
 
 def written(path: Path, folder: Path) -> str:
