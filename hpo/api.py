@@ -74,10 +74,7 @@ def open(
     state: str | Path | None = None,
     sets: Sequence[str] = (),
 ) -> Result:
-    """A study as it is stored, also while it is running; open it again for what is new. Writes nothing.
-
-    Raises NoResult where it has not been run.
-    """
+    """A study as it is stored, also while it runs; open it again for what is new. Writes nothing. Raises NoResult."""
     spec = _spec(study, sets, {"strategy": strategy, "seed": seed})
     return read_result(spec, state_folder(spec, state))
 

@@ -214,8 +214,7 @@ def _configurations(spec: StudySpec) -> tuple[str, Iterable[Params]]:
 class Estimate:
     """The study will take `low` to `high` seconds, inf where nothing limits it; trials is None where only time does.
 
-    seconds: of one trial, of each configuration that was timed. epochs: of one epoch on a device in a precision, on the
-    mean; the study's own first.
+    seconds: of one trial, of each configuration timed; epochs: of one epoch by (device, precision), the study's own first.
     """
 
     seconds: Sequence[float]

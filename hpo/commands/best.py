@@ -1,11 +1,8 @@
 """`hpo best --script` and `hpo best --refit`: what may be done with the best trial.
 
-A script is one Python file that needs torch and numpy only, with its data beside it: a copy of publishing/train_script.py
-in which the block of settings is the trial's.
-
-A refit is trained on train and val together, for use, and registered under its own alias. There is no validation split
-left to choose by, so nothing is chosen: params, epochs and seed are the trial's. The test split is read once more, and
-that is recorded.
+A script is a copy of publishing/train_script.py with the trial's settings, its data beside it; it needs torch and numpy only.
+A refit is trained on train and val together, for use, and registered under its own alias. No split is left to choose by, so
+params, epochs and seed are the trial's. The test split is read once more, and that is recorded.
 """
 
 from __future__ import annotations

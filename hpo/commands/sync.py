@@ -99,8 +99,7 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
 def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address.
 
-    Raises BadInput where tracking is off, NoResult before the first run, EnvironmentFailed if it cannot start. It ends
-    with this process, also on SIGTERM.
+    It ends with this process, also on SIGTERM. Raises BadInput, NoResult before the first run, EnvironmentFailed.
     """
     if not spec.tracking.enabled:
         raise BadInput(Mistake(spec.place("tracking"), "must not be off to open MLflow", "false", "see the report"))

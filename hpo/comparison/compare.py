@@ -51,8 +51,7 @@ class CurvePoint(NamedTuple):
 def best_so_far(events: Iterable[Event], goal: Goal) -> list[CurvePoint]:
     """A point for each new best and each trial that ended, from the first epoch that counts on (`Goal.reading`).
 
-    Epochs are those of distinct trainings (`Study.epochs`). An epoch reused from another study is charged like any
-    other, with the seconds it took there.
+    Epochs are those of distinct trainings; one reused from another study is charged like any other, with its seconds there.
     """
     study, seconds = Study(), 0.0
     so_far = BestSoFar(study, goal)

@@ -87,9 +87,8 @@ class PairedT:
 def paired_t(d: ArrayLike) -> PairedT:
     """Student's t interval and test of the mean of d, shape (..., n).
 
-    Differences that are all alike (counts of right answers tie) have no spread to estimate an error from. Their p is
-    the exact sign-flip one, 2 ** (1 - n), and below ALIKE seeds their interval is the whole line. So is that of a
-    single seed.
+    Differences that are all alike (counts of right answers tie) have no spread. Their p is the exact sign-flip one,
+    2 ** (1 - n), and below ALIKE seeds their interval is the whole line, as is that of a single seed.
     """
     values = np.asarray(d, dtype=float)
     n = values.shape[-1]
@@ -180,9 +179,8 @@ def seeds_to_call_equal(mean: ArrayLike, sd: ArrayLike, margin: float) -> Floats
 def effect_given_undecided(t: ArrayLike, n: int, alpha: float, chance: float = 0.5) -> Floats:
     """The effect at which |t| would stay below the one seen with this chance, among comparisons that stay undecided.
 
-    With chance 0.5 that is the median-unbiased estimate. Advice is given only to the undecided, and these are the ones
-    that drew a small t: the plain mean / sd asks them for twice the seeds they need (effect 0.7, 10 seeds), this one
-    for the right number.
+    With chance 0.5 that is the median-unbiased estimate. Only the undecided are advised, and these drew a small t: the plain
+    mean / sd asks them for twice the seeds they need (effect 0.7, 10 seeds).
     """
     seen = np.abs(np.asarray(t, dtype=float))
     bar = float(scipy.stats.t.ppf(1 - alpha / 2, n - 1))

@@ -188,9 +188,8 @@ def load_dataset(
 ) -> Dataset:
     """Read, check and split a data set. Raises BadInput with every mistake, before anything is written.
 
-    seed: of the split (data.limit takes the same images whatever it is); cache: a folder where it is kept, to be opened
-    the next time the same source, unchanged, is loaded; accept: may raise, before anything is written; available: bytes
-    that the decoded images may take, what the machine has if it is not given.
+    seed: of the split; cache: a folder where it is kept, to be opened when the same source, unchanged, is loaded again; accept:
+    may raise, before anything is written; available: bytes that the images may take; None: what the machine has.
     """
     if cache is None:
         return _load(source, seed, None, available)
@@ -348,8 +347,7 @@ def _blocks(contents: Contents, chosen: Array) -> Iterator[Array]:
 def standards(images: Array, train: Array) -> tuple[Array, Array]:
     """images: (N, C, H, W); train: indices -> mean and sqrt(variance + EPSILON), (C,) float32 each.
 
-    Of x / 255 where images are uint8, of x as it is where they are float32. Two passes: the mean first, so that a large
-    mean does not swallow a small variance.
+    Of x / 255 where images are uint8. Two passes, so that a large mean does not swallow a small variance.
     """
     scale = 255 if images.dtype == np.uint8 else 1
     values = len(train) * math.prod(images.shape[2:])

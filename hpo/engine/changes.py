@@ -137,8 +137,7 @@ def load_data(
 ) -> Dataset | None:
     """The data as one memory map for all workers; None where a user's own trainer brings its own.
 
-    before: environments of studies that must have been trained on the same data. Raises Conflict where they are others;
-    nothing has been written then, nor where `accept` raises.
+    before: environments of studies that must have been trained on the same data; Conflict where not. Nothing is written then.
     """
 
     def refuse(data: Dataset) -> None:

@@ -174,10 +174,9 @@ class Result:
         return RawInputs(network, data).eval()
 
     def predict(self, images: np.ndarray[Any, Any], trial: Trial | None = None) -> np.ndarray[Any, Any]:
-        """Probabilities (N, classes), or numbers (N, K), for raw pixels.
+        """Probabilities (N, classes), or numbers (N, K), for raw pixels on the scale of the data set's. Raises BadInput.
 
-        images: (N, C, H, W), (N, H, W, C), (N, H, W), flat features, or one image, on the scale of the data set's. Raises
-        BadInput.
+        images: (N, C, H, W), (N, H, W, C), (N, H, W), flat features, or one image.
         """
         from hpo.training.evaluation import as_stored, predictions
 

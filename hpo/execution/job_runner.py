@@ -143,11 +143,10 @@ class InlineExecutor:
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job that a worker has. since: when its first new epoch was begun; last_message: when it sent its last.
+    """A job that a worker has. Times are seconds of the executor's clock.
 
-    Both in seconds of the executor's clock.
-    ready: whether the worker has its trainer; a job may be submitted while it still imports torch. epoch: the last that
-    was trained; while it is below those known, a lost state is made again, which is not charged to the trial.
+    since: when its first new epoch was begun; ready: whether the worker has its trainer, or still imports torch; epoch: the last
+    that was trained; while it is below those known, a lost state is made again, which is not charged to the trial.
     """
 
     job: Job

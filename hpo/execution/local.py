@@ -1,7 +1,6 @@
-"""Worker processes on this machine: how many, on which devices; long-lived, one pipe each.
+"""Worker processes on this machine: how many, on which devices; long-lived, one pipe each. Imports no torch.
 
-A process that dies takes only its own job with it; another is started in its place at once. This imports no torch, which
-takes 2 s and 200 MB.
+A process that dies takes only its own job with it; another is started in its place at once.
 """
 
 import os
@@ -160,8 +159,7 @@ def worker_devices(
 ) -> Sequence[str]:
     """The device of each worker, in turn. "auto": one a core on CPU, one a GPU.
 
-    where: the place of a key in the file; count: GPUs here, if known. Raises BadInput for a device that is not there,
-    and for more workers than the machine can start.
+    where: the place of a key in the file; count: GPUs here, if known. Raises BadInput for what is not there, or too many.
     """
     if workers != "auto" and int(workers) > MAX_WORKERS_PER_CORE * cores():
         rule, got = f"must be at most {MAX_WORKERS_PER_CORE} a core", f"{workers} (cores here: {cores()})"

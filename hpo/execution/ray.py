@@ -62,9 +62,8 @@ class _WorkerActor:
 class RayExecutor:
     """One long-lived actor a slot, each taking `resources` of a node. `slots`: how many are ready now.
 
-    most: the most workers; None: as many as the nodes carry. modules: what a worker imports before `begin`.
-    place: where the study file names the address; patience: seconds to wait for a node while there is none.
-    clock is used for limits only, never in a result.
+    most: the most workers; None: as many as the nodes carry. modules: what a worker imports before `begin`. place: of the address
+    in the study file; patience: seconds to wait for a node while there is none. clock: for limits only.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """The worker of a Ray cluster: an actor that holds one trainer for as long as the study lasts.
 
 Its messages wait in a queue until the driver's call of `next_messages`, which blocks, takes them: one call in flight a
-worker, however many epochs a second, and a worker that dies breaks it. Measured on two cores: 1.2 ms from a report to
-the driver.
+worker, which breaks when the worker dies. Measured on two cores: 1.2 ms from a report to the driver.
 """
 
 import contextlib

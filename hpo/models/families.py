@@ -1,7 +1,6 @@
-"""The model families by name, and what is known of any of them.
+"""The model families by name, and what is known of any of them. The convolutional one is cnn.py.
 
-The convolutional family is cnn.py. The recurrent one reads an image row by row, (batch, H, C * W); its final state goes
-to dense layers.
+The recurrent one reads an image row by row, (batch, H, C * W); its final state goes to dense layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence

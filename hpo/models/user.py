@@ -56,8 +56,7 @@ def resolve(reference: str, folder: Path | None, place: str) -> Function:
 def code_digest(reference: str, folder: Path | None, place: str) -> str:
     """Of the syntax trees of a user's module and of what it imports from the same folders. Raises BadInput.
 
-    Comments, docstrings and layout do not count, and Python's own version does not. A module from elsewhere, as from an
-    installed package, counts alone.
+    Comments, docstrings and layout do not count. A module from elsewhere, as from an installed package, counts alone.
     """
     resolve(reference, folder, place)
     name, folders = reference.partition(":")[0], [path.resolve() for path in (folder, Path.cwd()) if path is not None]

@@ -1,7 +1,6 @@
 """Scores one model and logs it: a process that `publish_best.begin` starts, an Order as JSON on stdin, a Published on stdout.
 
-The published model takes images as the data set stores them; `hpo predict` calls the same. What is scored on the test
-split is, where MLflow is on, the model that MLflow gives back.
+Where MLflow is on, the model that it gives back is scored on the test split. `hpo predict` calls the same code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A study's best model: its checkpoint made available, the model published, the test split read for it once.
 
-Publishing happens in a short-lived process of its own (publish.py), which imports torch and mlflow: the driver stays
-small, and a crash there cannot hurt it. It is begun while the last trials train, and fed by its standard input.
+Publishing happens in a short-lived process (publish.py), which imports torch and mlflow: the driver stays small, and a
+crash there cannot hurt it. It is begun while the last trials train.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ OnEpoch = Callable[[Report], None]
 class Place:
     """Where in MLflow a study's models go: "" and None where it is off.
 
-    run: the study's, which has another id in a store that was made again; None where MLflow does not answer;
-    holds: whether the files of a model are there.
+    run: the study's; None where MLflow does not answer; holds: whether the files of a model are there.
     """
 
     uri: str
@@ -126,9 +125,9 @@ def begin(to_mlflow: bool) -> subprocess.Popen[str]:
 
 
 def publish(order: Order, begun: subprocess.Popen[str] | None = None, timeout: float = 600.0) -> Published:
-    """Score the model on the test split, log it, register it. Repeating it creates nothing twice.
+    """Score the model on the test split, log it, register it; twice is as once. begun: a process that waits for its order.
 
-    begun: a process that waits for its order. Raises EnvironmentFailed with one line.
+    Raises EnvironmentFailed with one line.
     """
     with begun if begun is not None and begun.poll() is None else begin(order.run is not None) as process:
         try:

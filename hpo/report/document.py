@@ -1,7 +1,6 @@
 """report.html: one page about a study, or about a comparison of strategies.
 
-How good is the best trial, what was searched, how did the search go, what mattered, what failed, what to try next, and
-every trial.
+How good is the best trial, what was searched, how did it go, what mattered, what failed, what to try next; every trial.
 """
 
 import math

@@ -1,8 +1,7 @@
 """The figures of a study, of a comparison and of one trained model, each drawn from plain values on a new figure.
 
 Lines are named where they end rather than in a legend, so that no colours have to be matched.
-
-    C channels, H x W pixels, K classes, F filters, n samples, m mistakes
+C channels, H x W pixels, K classes, F filters, n samples, m mistakes
 """
 
 from __future__ import annotations

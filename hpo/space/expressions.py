@@ -1,7 +1,6 @@
-"""Constraints, and values that follow from others, as expressions: comparison, arithmetic, and, or, not, min, max, abs.
-Their trees are checked, never compiled.
+"""Constraints, and values that follow from others: comparison, arithmetic, and, or, not, min, max, abs; as in
 
-`block1.channels <= block2.channels and model_parameters < 500_000`
+`block1.channels <= block2.channels and model_parameters < 500_000`. Their trees are checked, never compiled.
 """
 
 from __future__ import annotations

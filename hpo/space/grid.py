@@ -169,9 +169,8 @@ def solutions(
 ) -> Sequence[Params] | None:
     """All that the parameters which constraints name can be together, with those they depend on: [] is a proof.
 
-    Constraints on parameters that are not countable, and on measures of the network, are left out. given: values that
-    are part of every solution. whole: with all other parameters, too. None where there is nothing to list, or where more
-    than `most` partial points would be tried.
+    Constraints on what is not countable, and on measures of the network, are left out. given: part of every solution; whole:
+    with all other parameters, too. None where there is nothing to list, or more than `most` partial points would be tried.
     """
     fixed = dict(given)
     searched = [replace(p, domain=Choice((fixed[p.name],))) if p.name in fixed else p for p in parameters]

@@ -33,8 +33,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Tpe:
     """Asks once a trial, seeded by (study seed, trial number): with one worker, any interruption gives the same trials.
 
-    TPE begins with random points; here they are those of random search at the same seed, so that the two share these
-    trainings, and a comparison is not decided by whose first points were luckier.
+    Its first random points are random search's at the same seed, so that a comparison shares them and luck does not decide it.
     """
 
     def __init__(self, problem: Problem) -> None:

@@ -298,8 +298,7 @@ def quiet() -> None:
 def create_sqlite(path: Path) -> None:
     """Make MLflow's SQLite store, if it is not there, so that no two processes do and no half of one is ever seen.
 
-    Processes that first touch a new file together break it for good (11 of 12 clients failed); so one makes it beside
-    its place, under a lock of the folder, and renames it. Write-ahead logging halves the cost of every later write.
+    Processes that first touch a new file together break it for good (11 of 12 clients failed), hence the lock and the rename.
     """
     if path.exists():
         return

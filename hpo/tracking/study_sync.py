@@ -1,8 +1,7 @@
 """Brings MLflow up to what one study's journal says. Imports no mlflow: a Store is handed in.
 
-For every trial an event touched it works out how the run should look now and sends the difference to what MLflow has,
-so it does not matter how often, or after which accident, it does so. Whatever goes wrong is an exception after which the
-same call may be made again. One process at a time sends a study: the one that holds its DriverLock.
+For every trial an event touched it works out how the run should look now and sends the difference to what MLflow has, so
+after any exception the same call may be made again. One process at a time sends a study: the one that holds its DriverLock.
 """
 
 import hashlib

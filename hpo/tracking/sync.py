@@ -1,7 +1,5 @@
 """MLflow only listens: one writer thread follows the journals, and training never waits for it (docs/design.md).
 
-    tracker = Tracker(studies, uri); tracker.start() ... tracker.drain(5) ... tracker.close()
-
 The thread imports mlflow (2 s), so that importing this file costs nothing. What is not delivered when a process ends is
 delivered by the next driver of the study, or by `sync`.
 """

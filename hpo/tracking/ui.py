@@ -1,8 +1,7 @@
-"""Which MLflow a study goes to, and what opens its UI: links, and the saved views "Trials" and "Strategies".
+"""Which MLflow a study goes to, and what opens its UI: links, and the saved views "Trials" and "Strategies". Imports no mlflow.
 
-The views are tags of the experiment. Their format is undocumented: it was read out of mlflow 3.17's own JavaScript (what
-reads `mlflow.sharedViewState.`), and a test opens both in a browser. A UI that does not know it shows its default list.
-Imports no mlflow.
+The views are tags of the experiment, in a format that is undocumented and was read out of mlflow 3.17's JavaScript; a test
+opens both in a browser. A UI that does not know it shows its default list.
 """
 
 import base64
@@ -81,10 +80,7 @@ def missing_package(uri: str, scheme: str) -> str:
 
 
 def ui_address(uri: str, experiment: str | None) -> str:
-    """Where a server shows the study, "" for a database, which `hpo ui` serves.
-
-    experiment: its id, None while MLflow has not answered yet.
-    """
+    """Where a server shows the study, "" for a database, which `hpo ui` serves. experiment: its id, once MLflow has answered."""
     base = without_password(uri) if uri.startswith("http") else ""
     if not base or experiment is None:
         return base and f"{base}/?workflowType=machine_learning"

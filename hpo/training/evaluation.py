@@ -167,8 +167,7 @@ def score(ready: Setup, params: Params, checkpoint: Path, split: str = "test") -
 class RawInputs(nn.Module):
     """Raw pixels (N, C, H, W), as the data set stores them, -> probabilities (N, classes), or numbers (N, K).
 
-    Standardizes as training does: stored * scale + offset. size: what images are resized to; bytes are rounded to
-    integers, because that is how the data set was made.
+    size: what images are resized to; bytes are rounded to integers, because that is how the data set was made.
     """
 
     def __init__(self, network: nn.Module, data: Dataset) -> None:

@@ -1,7 +1,6 @@
-"""Arrays that show a trained network: its first filters, its feature maps, and its mistakes. The report draws them.
+"""Arrays that show a trained network: its first filters, its feature maps, and its mistakes (report/figures.py).
 
-report/figures.py says what the arrays are; what a network does not have is left out. The images are those of the
-split that the best trial is scored on, and are read after training only.
+What a network does not have is left out. The images are those of the split that the best trial is scored on.
 """
 
 from collections.abc import Mapping

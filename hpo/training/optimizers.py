@@ -36,10 +36,9 @@ def _number(params: Params, name: str) -> float:
 def eta(params: Params, start: float, end: float) -> float:
     """The learning rate of the step from `start` to `end`: linear over the warm-up, then by the schedule.
 
-    As in torch.optim.lr_scheduler, a schedule gives a step the rate of its start: the first has the peak, and none of
-    cosine has 0. The warm-up gives it that of its end, so that it reaches the peak and its first step moves too.
-    Within an epoch only the warm-up and the cosine move; steps and the exponential decay fall between epochs, counted
-    from the end of the warm-up.
+    As in torch.optim.lr_scheduler, a schedule gives a step the rate of its start: the first has the peak, and none of cosine
+    has 0. The warm-up gives it that of its end, so that its first step moves too. Steps and the exponential decay fall between
+    epochs, counted from the end of the warm-up.
     """
     peak, warmup = _number(params, "learning_rate"), _number(params, "warmup")
     if start < warmup:

@@ -1,7 +1,6 @@
 """What a worker needs to become a trainer, as plain data: the driver makes it without torch.
 
-`python -m hpo.training.recipe` is a short-lived process that scores checkpoints: a recipe and a list of them as JSON on
-stdin, a list of metrics on stdout.
+`python -m hpo.training.recipe` scores checkpoints: a recipe and a list of them as JSON on stdin, their metrics on stdout.
 """
 
 from __future__ import annotations

@@ -85,8 +85,7 @@ class Loss:
 class DeviceData:
     """A data set on the device; batches are selected by index and standardized on the way.
 
-    images (N, C, H, W) uint8 or float32 as stored, on the CPU where the device is too small for them; targets (N,)
-    int64 classes, or (N, K) float32 numbers.
+    images (N, C, H, W) as stored, on the CPU where the device is too small; targets (N,) int64 classes, or (N, K) float32.
     """
 
     dataset: Dataset

@@ -57,9 +57,8 @@ def read(name: str, spec: DataSpec, available: int | None) -> Contents:
 def harder(digits: Array) -> Array:
     """Digits (N, 1, 8, 8) of 0..16 -> (N, 1, 16, 16) of 0..255: shifted at random, of random contrast, under noise.
 
-    A small CNN reaches 0.2 to 0.9 after 15 epochs, depending on its parameters: room that digits do not leave.
-
-    Integers and a raw bit stream only, so that it is the same set on every machine and with every NumPy.
+    A small CNN reaches 0.2 to 0.9 after 15 epochs: room that digits do not leave. Integers and a raw bit stream only, so that
+    it is the same set on every machine and with every NumPy.
     """
     count = len(digits)
     noise = _raw(HARD_SEED, (count, HARD_SIZE, HARD_SIZE))

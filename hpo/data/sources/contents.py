@@ -100,8 +100,7 @@ class Contents:
 def labelled(values: Array, spec: DataSpec, place: str, names: Sequence[str] | None = None) -> Targets:
     """Targets (N,) of a source -> class numbers (N,) int64 and class names, or numbers (N,) float32 and None.
 
-    names: of the classes 0, 1, ... where the source has them. Without them the labels that occur are the classes,
-    in order, and gaps are closed. Raises BadInput.
+    names: of the classes 0, 1, ...; without them the labels that occur are the classes, in order. Raises BadInput.
     """
     if spec.regression:
         return _numbers(values, place), None

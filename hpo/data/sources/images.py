@@ -1,7 +1,6 @@
 """Image files, and a folder of them (its layout: folders.py).
 
-Nothing in a file is trusted. A header is read before anything is decoded: a PNG of 17 KB can hold 12,000 x 12,000
-pixels.
+Nothing in a file is trusted. A header is read before anything is decoded: a PNG of 17 KB can hold 12,000 x 12,000 pixels.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ class Header:
 class Pixels:
     """What every file becomes, in training and in prediction alike.
 
-    dtype: float32 for files of more than 8 bits a pixel; resize: whether files may have any size; background: the
-    colour that transparent pixels are drawn on.
+    dtype: float32 for files of more than 8 bits a pixel; resize: whether files may have any size; background: under transparency.
     """
 
     shape: Shape
