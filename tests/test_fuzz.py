@@ -102,7 +102,7 @@ def check(path: Path, number: int) -> bool:
     before, rng = sorted(path.parent.iterdir()), random.Random(number)
     sets = [f"{rng.choice(KEYS)}={rng.choice(TOKENS)}" for _ in range(rng.choice((0, 0, 0, 1, 2)))]
     try:
-        spec = read_study(path, sets=sets, known=known, environ={})
+        spec = read_study(path, sets=sets, known=known)
     except BadInput as refused:
         for line in str(refused).splitlines():
             assert line.isprintable(), line

@@ -24,7 +24,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def said(path: str = "study.yaml", sets: list[str] | None = None) -> str:
     with pytest.raises(BadInput) as refused:
-        read_study(path, sets=sets or [], known=known, environ={})
+        read_study(path, sets=sets or [], known=known)
     assert refused.value.exit_code == 2
     return str(refused.value)
 
@@ -109,7 +109,7 @@ def test_a_thousand_mistakes_are_not_all_listed() -> None:
 def test_a_mistake_found_later_can_name_its_line_too() -> None:
     """Data and models are looked at after the file: `place` gives their messages the same form."""
     Path("study.yaml").write_text("name: x\ndata: {source: digits,\n  limit: 3}\nsearch_space: {epochs: 1}\n")
-    spec = read_study("study.yaml", environ={})
+    spec = read_study("study.yaml")
     assert spec.place("data.limit") == "study.yaml:3:10 data.limit"
     assert spec.place("data.split.train") == "study.yaml:2:7 data.split.train"
     assert spec.place("loss") == "study.yaml:1:1 loss"

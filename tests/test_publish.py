@@ -323,7 +323,7 @@ def test_a_version_says_what_it_was_chosen_by(contest: Contest) -> None:
 
 def test_a_version_and_a_run_name_their_study_by_the_same_tags(tmp_path: Path) -> None:
     given = {"name": "s", "data": "digits", "search_space": {"epochs": 1}, "strategy": "grid", "seed": 3}
-    spec = read_study(given, environ={})
+    spec = read_study(given)
     folders, data = Folders(tmp_path, "s", "grid", 3), Dataset.open(bars(tmp_path / "data"))
     trial = Trial(0, {"epochs": 1}, 0, "t", 1, (Report(1, {"val_accuracy": 0.5}, 1.0, 1.0),), State.COMPLETE)
     order = publish_best.order_for(spec, data, folders, trial, Path("1.ckpt"), Place("", None))

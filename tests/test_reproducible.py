@@ -140,7 +140,7 @@ def test_a_real_training_goes_on_bit_for_bit_after_each_kind_of_fault(tmp_path: 
     assert sum(isinstance(event, Retried) for event in events_of(journal_of(tmp_path))) == 1
 
     text = [flag.partition("search_space.")[2] for flag in FLAGS if flag.startswith("search_space.")]
-    one = spec.read_study(tmp_path / "study.yaml", sets=[f"search_space.{flag}" for flag in text], environ={})
+    one = spec.read_study(tmp_path / "study.yaml", sets=[f"search_space.{flag}" for flag in text])
     recipe = components.recipe(one, load_data(one, Folders(tmp_path, "whole", "random", 0)), "cpu")
     trial = study.trials[0]
     check_environments([event.environment for event in events_of(journal_of(tmp_path)) if isinstance(event, Opened)])

@@ -153,7 +153,7 @@ def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path) ->
 def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: Path, uri: str) -> None:
     text = STUDY.replace("tracking: {enabled: false}", f"tracking: {{uri: '{uri}'}}")
     (tmp_path / "study.yaml").write_text(text)
-    one = spec.read_study(tmp_path / "study.yaml", environ={})
+    one = spec.read_study(tmp_path / "study.yaml")
     place = Folders(tmp_path, "mine", "random", 0)
     with ExitStack() as stack:
         (journal,) = take_over([one], [place], False, stack)
@@ -167,8 +167,8 @@ def test_a_password_in_the_study_file_is_kept_in_the_study_file_only(tmp_path: P
 def test_the_ui_is_refused_where_there_is_nothing_to_see_and_leaves_no_store(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     with pytest.raises(BadInput, match="must not be off to open MLflow"):
-        serve_ui(spec.read_study(tmp_path / "study.yaml", environ={}), tmp_path, 5000)
-    on = spec.read_study(tmp_path / "study.yaml", environ={}, sets=["tracking=true"])
+        serve_ui(spec.read_study(tmp_path / "study.yaml"), tmp_path, 5000)
+    on = spec.read_study(tmp_path / "study.yaml", sets=["tracking=true"])
     with pytest.raises(NoResult, match=r"mlflow\.db: MLflow has nothing yet; `hpo run"):
         serve_ui(on, tmp_path, 5000)
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
@@ -189,7 +189,7 @@ def test_the_ui_is_served_to_this_machine_and_shows_no_password(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(ui, "missing_package", lambda uri, scheme: "")  # psycopg need not be here
-    study = spec.read_study(tmp_path / "study.yaml", environ={})
+    study = spec.read_study(tmp_path / "study.yaml")
     if uri.startswith("http"):
         serve_ui(study, tmp_path, 5000)
     else:

@@ -40,11 +40,11 @@ def read(text: str) -> Any:
 
 
 def spec(text: str = "", **more: Any) -> StudySpec:
-    return read_study({**LEAST, **(read(text) if text else {}), **more}, known=known, environ={})
+    return read_study({**LEAST, **(read(text) if text else {}), **more}, known=known)
 
 
 def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
-    loaded = read_study({**LEAST, "model": model, "search_space": read(text)}, known=known, environ={}).space
+    loaded = read_study({**LEAST, "model": model, "search_space": read(text)}, known=known).space
     return {parameter.name: parameter for parameter in loaded.parameters}
 
 
@@ -68,18 +68,6 @@ def test_a_default_budget_is_for_strategies_that_would_never_end() -> None:
     assert spec("strategy: grid").budget == Budget()
 
 
-def test_flag_beats_file_beats_environment_beats_default(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text("name: x\ndata: digits\nsearch_space: {epochs: 3}\n")
-    environ = {"MLFLOW_TRACKING_URI": "http://env"}
-    assert read_study(file, environ={}).tracking.uri is None
-    assert read_study(file, environ={"MLFLOW_TRACKING_URI": ""}).tracking.uri is None
-    assert read_study(file, environ=environ).tracking.uri == "http://env"
-    file.write_text(file.read_text() + "tracking: {uri: 'http://file'}\n")
-    assert read_study(file, environ=environ).tracking.uri == "http://file"
-    assert read_study(file, environ=environ, sets=["tracking.uri=http://flag"]).tracking.uri == "http://flag"
-
-
 def test_the_best_model_is_registered_under_the_study_s_name_unless_the_file_says_otherwise() -> None:
     given = [{}, {"register": "other"}, {"register": False}, {"register": None}, {"enabled": True}]
     assert [registered(spec(name="own", tracking=one)) for one in given] == ["own", "other", None, "own", "own"]
@@ -98,7 +86,7 @@ def test_regression_brings_its_loss_and_its_metric() -> None:
 
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
     study = {"name": "x", "train": "my.module:train", "metric": "reward", "search_space": {"depth": [1, 2]}}
-    loaded = read_study(study, environ={})
+    loaded = read_study(study)
     assert loaded.metric == spec_module.Metric("reward")
     assert loaded.data is None
     assert loaded.fixed()["data"] is None
@@ -149,11 +137,11 @@ def test_paths_start_at_the_study_file_those_of_spaces_also_here(
     (home / "study.yaml").write_text("name: x\ndata: pictures\nsearch_space: space.yaml\n")
     (here / "space.yaml").write_text("dropout: [0.1]\n")
     monkeypatch.chdir(here)
-    loaded = read_study("../home/study.yaml", known=known, environ={})
+    loaded = read_study("../home/study.yaml", known=known)
     assert loaded.data == DataSpec(str(home / "pictures"))
     assert loaded.space["dropout"].domain == Choice((0.1,))
     (home / "space.yaml").write_text("dropout: [0.2]\n")
-    beside = read_study("../home/study.yaml", known=known, environ={})
+    beside = read_study("../home/study.yaml", known=known)
     assert beside.space["dropout"].domain == Choice((0.2,))
     assert (beside.text, beside.space_text) == ((home / "study.yaml").read_text(), "dropout: [0.2]\n")
 
@@ -178,7 +166,7 @@ def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_tr
 
 @pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: case["case"])
 def test_each_parameter_exists_under_its_conditions(case: dict[str, Any]) -> None:
-    loaded = read_study({**LEAST, "search_space": case["search_space"]}, known=known, environ={}).space
+    loaded = read_study({**LEAST, "search_space": case["search_space"]}, known=known).space
 
     def conditions(when: dict[str, list[Any]]) -> tuple[Condition, ...]:
         return tuple(Condition(parent, tuple(values)) for parent, values in when.items())
@@ -226,7 +214,7 @@ def test_points_to_start_with_take_the_types_of_the_space() -> None:
 )
 def test_constraints_are_not_refused_for_being_rare(space: Any, constraints: list[str], start_with: list[Any]) -> None:
     study = {"name": "x", "train": "m:f", "search_space": space, "constraints": constraints, "start_with": start_with}
-    assert read_study(study, environ={}).constraints
+    assert read_study(study).constraints
 
 
 def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
@@ -237,7 +225,7 @@ def test_a_set_reaches_every_corner(tmp_path: Path) -> None:
     sets = ["strategy=random", "budget.trials=7", "budget.time=1h", "execution.memory=1GiB", "metric={name: val_loss}"]
     sets += ["search_space.dropout.max=0.2", "search_space.block1.channels=[8, 16]", "search_space.block2.channels=32"]
     sets += ["search_space.optimizer=[adam, sgd]", "start_with=[{dropout: 0.2}]", "constraints=[block1.channels <= 16]"]
-    loaded = read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={})
+    loaded = read_study(tmp_path / "study.yaml", sets=sets, known=known)
     assert (loaded.strategy, loaded.budget) == ("random", Budget(trials=7, time=3600.0))
     assert loaded.execution.memory == 1 << 30
     assert loaded.space["dropout"].domain == Range(0.0, 0.2, False)
@@ -278,7 +266,7 @@ def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
 
 def test_a_mapping_is_read_as_a_file_is() -> None:
     with pytest.raises(BadInput) as refused:
-        read_study({**LEAST, "strategy": "grd", "budget": {"trials": 0}}, environ={})
+        read_study({**LEAST, "strategy": "grd", "budget": {"trials": 0}})
     assert str(refused.value).splitlines() == [
         "study strategy: must be bayesian, random, grid or tpe, got grd; did you mean grid?",
         "study budget.trials: must be a whole number of at least 1, got 0",
@@ -294,7 +282,7 @@ def validator() -> Draft202012Validator:
 
 
 def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
-    loaded = read_study(ROOT / "study.yaml", known=known, environ={})
+    loaded = read_study(ROOT / "study.yaml", known=known)
     assert (loaded.strategy, loaded.data, loaded.model) == ("bayesian", DataSpec("digits"), "cnn")
     assert loaded.space.size() is not None
     validator.validate(read((ROOT / "study.yaml").read_text(encoding="utf-8")))
@@ -307,7 +295,7 @@ def test_the_shipped_schema_is_up_to_date() -> None:
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
     (tmp_path / "study.yaml").write_text(template("my-study"), encoding="utf-8")
-    loaded = read_study(tmp_path / "study.yaml", known=known, environ={})
+    loaded = read_study(tmp_path / "study.yaml", known=known)
     assert loaded.name == "my-study"
     assert f"None: {DEFAULT_TRIALS} trials" in template()
     assert all(len(line) <= 120 for line in template().splitlines())
@@ -330,7 +318,7 @@ def test_each_commented_line_may_be_uncommented(line: str, tmp_path: Path, valid
     text = "\n".join([*kept, *added])
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     sets = ["search_space.blocks=[2]"] if "block2" in line else []
-    assert key in read_study(tmp_path / "study.yaml", sets=sets, known=known, environ={}).places
+    assert key in read_study(tmp_path / "study.yaml", sets=sets, known=known).places
     validator.validate(read(text))
 
 

@@ -377,7 +377,7 @@ search_space:
 
 def load(folder: Path, text: str = STUDY, *sets: str) -> StudySpec:
     (folder / "study.yaml").write_text(text)
-    return spec.read_study(folder / "study.yaml", sets=sets, environ={})
+    return spec.read_study(folder / "study.yaml", sets=sets)
 
 
 def reopened(folder: Path, before: StudySpec, after: StudySpec) -> str:

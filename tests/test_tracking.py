@@ -363,7 +363,7 @@ def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(one: Track
 def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path) -> None:
     place = Folders(tmp_path, "digits", "random", 0)
     (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
-    spec = reader.read_study(tmp_path / "study.yaml", environ={})
+    spec = reader.read_study(tmp_path / "study.yaml")
     lock = DriverLock(place.lock)
     with pytest.raises(Conflict, match="already running as pid"):
         sync_these(spec, [place])
@@ -583,13 +583,19 @@ def test_the_environment_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch
 # -- where MLflow is -----------------------------------------------------------------------------------------------
 
 
+def where(state: Path = Path(), environ: str = "", **tracking: str) -> str:
+    study = {"name": "x", "data": "digits", "search_space": {"epochs": 3}, "tracking": tracking}
+    return tracking_uri(reader.read_study(study), state, {"MLFLOW_TRACKING_URI": environ})
+
+
 def test_the_study_file_goes_before_environment_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environ = {"MLFLOW_TRACKING_URI": "http://there:5000"}
-    assert tracking_uri("https://here", tmp_path, environ) == "https://here"
-    assert tracking_uri(None, tmp_path, environ) == "http://there:5000"
-    assert tracking_uri(None, tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert where(tmp_path, "http://there:5000", uri="https://here") == "https://here"
+    assert where(tmp_path, "http://there:5000") == "http://there:5000"
+    assert where(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)  # where a relative one is
-    assert tracking_uri("sqlite:///mlflow.db", Path("elsewhere"), {}) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert where(Path("elsewhere"), uri="sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(BadInput, match=r"^MLFLOW_TRACKING_URI: must be an MLflow server or database, got \./mlruns;"):
+        where(tmp_path, "./mlruns")
 
 
 def test_a_folder_with_odd_characters_survives_the_uri() -> None:
@@ -613,8 +619,9 @@ NO_URIS = {
 @pytest.mark.parametrize(("said", "uri"), [(said, uri) for said, uris in NO_URIS.items() for uri in uris])
 def test_what_is_no_uri_of_an_mlflow_is_refused_without_its_password(said: str, uri: str) -> None:
     with pytest.raises(BadInput) as caught:
-        tracking_uri(uri, Path(), {})
-    assert str(caught.value) == f"tracking.uri: must be {said}, got {uri.replace('s3cret', '***')}; {REMEDIES[said]}"
+        where(uri=uri)
+    shown = uri.replace("s3cret", "***")
+    assert str(caught.value) == f"study tracking.uri: must be {said}, got {shown}; {REMEDIES[said]}"
 
 
 DRIVERS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ def load(study: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> 
     from hpo.models import families  # 0.1 s that `--help` need not wait for
     from hpo.study_file.reader import read_study as read_study
 
-    return read_study(study, sets=sets, known=families.known, environ=os.environ)
+    return read_study(study, sets=sets, known=families.known)
 
 
 def with_flags(sets: Sequence[str], flags: Mapping[str, object]) -> list[str]:

@@ -175,8 +175,7 @@ def refit(result: Result, environ: Mapping[str, str], on_epoch: OnEpoch = lambda
     if spec.train is not None or spec.data is None:
         rule = "a study with a trainer of its own has no splits that hpo could join"
         raise BadInput(Mistake(spec.place("train"), rule, str(spec.train), "train on all data in your own code"))
-    wanted, at = spec.tracking, spec.place("tracking.uri")
-    uri = tracking_uri(wanted.uri, folders.state, environ, at) if wanted.enabled else None
+    uri = tracking_uri(spec, folders.state, environ) if spec.tracking.enabled else None
     with ExitStack() as stack:
         stack.callback(DriverLock(folders.lock).release)
         journal = stack.enter_context(Journal.open(folders.journal))

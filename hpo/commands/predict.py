@@ -75,7 +75,7 @@ def registered(spec: StudySpec, state: Path, name: str, environ: Mapping[str, st
     if not name.startswith("models:/"):
         rule = "must be the name of a model in MLflow"
         raise BadInput(Mistake("--model", rule, name, "write models:/NAME@champion or models:/NAME/VERSION"))
-    uri = tracking_uri(spec.tracking.uri, state, environ, spec.place("tracking.uri"))
+    uri = tracking_uri(spec, state, environ)
     from mlflow.exceptions import MlflowException  # 4 s of torch and mlflow
     from sqlalchemy.exc import SQLAlchemyError
 

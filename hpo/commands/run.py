@@ -82,8 +82,7 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
     first = specs[0]
     placement = components.placement(first)
     folders = [Folders(options.state, spec.name, spec.strategy, spec.seed) for spec in specs]
-    wanted, place = first.tracking, first.place("tracking.uri")
-    uri = tracking_uri(wanted.uri, options.state, options.environ, place) if wanted.enabled else None
+    uri = tracking_uri(first, options.state, options.environ) if first.tracking.enabled else None
     allow_files()
     over, failed = False, list[Exception]()
     published: list[Published | None] = [None] * len(specs)

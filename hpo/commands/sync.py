@@ -34,7 +34,7 @@ def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60,
     """Deliver what MLflow lacks; returns a line. comparison: its title. Raises EnvironmentFailed, Conflict."""
     if not spec.tracking.enabled:
         return "tracking is off in this study"
-    uri = tracking_uri(spec.tracking.uri, studies[0].state, os.environ, spec.place("tracking.uri"))
+    uri = tracking_uri(spec, studies[0].state, os.environ)
     specs = [replace(spec, strategy=one.strategy, seed=one.seed) for one in studies]
     with ExitStack() as stack:
         stack.callback(DriverLock(*(one.lock for one in studies)).release)
@@ -103,7 +103,7 @@ def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     """
     if not spec.tracking.enabled:
         raise BadInput(Mistake(spec.place("tracking"), "must not be off to open MLflow", "false", "see the report"))
-    uri = tracking_uri(spec.tracking.uri, state, os.environ, spec.place("tracking.uri"))
+    uri = tracking_uri(spec, state, os.environ)
     if uri.startswith(SQLITE) and not sqlite_path(uri).exists():
         raise NoResult(f"{sqlite_path(uri)}: MLflow has nothing yet; `{command('run', spec, state)}` begins a study")
     if uri.startswith("http"):

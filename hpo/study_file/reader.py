@@ -1,6 +1,6 @@
 """study.yaml -> frozen StudySpec, every mistake at once, each with file:line:column.
 
-Precedence: flag (`--set key.path=value`), file, environment, default. The search space may stand in a file of its own.
+Precedence: flag (`--set key.path=value`), file, default. The search space may stand in a file of its own.
 study.schema.json, which docs/schema.py writes, describes the shape of a study file to editors.
 """
 
@@ -21,7 +21,7 @@ from hpo.space.space import Space
 from hpo.study_file.fields import Mistakes, read_fields
 from hpo.study_file.rules import check_constraints, check_rules, read_constraints, read_points, smaller_is_better
 from hpo.study_file.space_reader import SpaceReader
-from hpo.study_file.spec import DATA_SETS, Metric, StudySpec, Tracking
+from hpo.study_file.spec import DATA_SETS, Metric, StudySpec
 from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read_yaml, value_of
 
 KnownTo = Callable[[str, str | None], Mapping[str, ParameterSpec]]
@@ -37,7 +37,6 @@ def read_study(
     *,
     sets: Sequence[str] = (),
     known: KnownTo = lambda model, train: {},
-    environ: Mapping[str, str] = os.environ,
 ) -> StudySpec:
     """The study in a file or a mapping, with `sets` on top. known(model, train): its parameters. Raises BadInput."""
     mistakes = Mistakes()
@@ -53,7 +52,7 @@ def read_study(
     mistakes.all += document.mistakes
     root, space_text = _completed(document.root, sets, folder, mistakes)
     values = _values(root, known, mistakes)
-    _complete(values, root, folder, environ)
+    _complete(values, root, folder)
     about: dict[str, Any] = {"path": path, "text": document.text, "space_text": space_text, "sets": tuple(sets)}
     spec = StudySpec(**values, **about, places={"": root.place, **dict(places(root))})
     check_rules(spec, mistakes)
@@ -92,8 +91,8 @@ def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     return {**values, "space": space or Space(()), "constraints": constraints, "start_with": tuple(start_with)}
 
 
-def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping[str, str]) -> None:
-    """Defaults that depend on other values, and the environment's; paths start at the study file."""
+def _complete(values: dict[str, Any], root: Node, folder: Path) -> None:
+    """Defaults that depend on other values; paths start at the study file."""
     data = values.get("data")
     if data is not None and data.source not in DATA_SETS:
         source = os.path.normpath(folder.absolute() / os.path.expanduser(data.source))  # noqa: PTH111 - may be any text
@@ -105,10 +104,6 @@ def _complete(values: dict[str, Any], root: Node, folder: Path, environ: Mapping
     goal = ((root.mapping or {}).get("metric", UNREAD).mapping or {}).get("goal", UNREAD)
     if not goal.value and smaller_is_better(metric.name):
         values["metric"] = replace(metric, goal="minimize")
-    uri = environ.get("MLFLOW_TRACKING_URI")
-    tracking: Tracking = values.get("tracking", Tracking())
-    if tracking.uri is None and uri:
-        values["tracking"] = replace(tracking, uri=uri)
 
 
 def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes) -> tuple[Node, str]:

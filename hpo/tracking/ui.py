@@ -16,6 +16,7 @@ from hpo.core import Goal
 from hpo.errors import BadInput, Mistake
 from hpo.formatting import without_password
 from hpo.strategies.points import CONFIRM
+from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import legal
 
 SQLITE = "sqlite:///"
@@ -41,10 +42,11 @@ def sqlite_path(uri: str) -> Path:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
-def tracking_uri(given: str | None, state: Path, environ: Mapping[str, str], place: str = "tracking.uri") -> str:
+def tracking_uri(spec: StudySpec, state: Path, environ: Mapping[str, str]) -> str:
     """The study file's store, the environment's, or mlflow.db in the state folder. Raises BadInput."""
-    uri = given or environ.get(VARIABLE) or ""
-    place = place if given else VARIABLE
+    uri, place = (
+        (spec.tracking.uri, spec.place("tracking.uri")) if spec.tracking.uri else (environ.get(VARIABLE), VARIABLE)
+    )
     if not uri:
         return sqlite_uri(state / "mlflow.db")
     scheme = uri.partition(":")[0].partition("+")[0].lower()
