@@ -7,8 +7,6 @@
 machine's memory are arguments: what is feasible never depends on the machine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -161,7 +159,7 @@ class Coverage:
         return f"{some:,} of {count(self.tried, 'configuration')}, {share}"
 
 
-def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> Findings:
+def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> "Findings":
     """Try every configuration of a study of one of our models, or a seeded sample of them."""
     coverage = _coverage(spec, data)
     try:

@@ -1,7 +1,5 @@
 """What a user sees while studies run: a live table on a terminal, plain lines elsewhere. Listens, decides nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -87,7 +85,7 @@ class Utilization:
 
 
 @contextlib.contextmanager
-def watch(terminal: Terminal, spec: StudySpec) -> Iterator[Console]:
+def watch(terminal: Terminal, spec: StudySpec) -> Iterator["Console"]:
     """A context in which the console of one study is shown. Raises BadInput for a device that is not there."""
     title, slots, fixed = f"{spec.name} ({spec.strategy})", len(components.placement(spec)), spec.space.constants
     what = f"{count(len(spec.space.parameters) - len(fixed), 'parameter')} of {spec.train or spec.model}"

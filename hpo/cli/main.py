@@ -1,24 +1,19 @@
 """The command line: verbs, flags, exit codes. Everything heavy is imported inside the verb that needs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from hpo.cli.options import PATH, Request, StudyVerb, echo
+from hpo.core import Goal, Report
 from hpo.errors import BadInput, Mistake, NoResult
 from hpo.formatting import decimals, nearby
-
-if TYPE_CHECKING:
-    from hpo.core import Goal, Report
 
 TRIAL = click.argument("trial", type=int)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,7 +1,5 @@
 """What a study came to, as lines for a terminal and as JSON: after a run, and for status, show and best at any time."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

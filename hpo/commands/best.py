@@ -5,8 +5,6 @@ A refit is trained on train and val together, for use, and registered under its 
 params, epochs and seed are the trial's. The test split is read once more, and that is recorded.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

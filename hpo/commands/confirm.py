@@ -1,7 +1,5 @@
 """`hpo confirm`: the best points of a study trained again with fresh seeds, as those of a comparison are."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

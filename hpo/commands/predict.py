@@ -3,8 +3,6 @@
 C channels, H x W pixels, as the data set has them; K classes, or numbers
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -12,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,7 +40,7 @@ class Model:
     largest: float
 
     @classmethod
-    def of(cls, predict: Callable[[Array], Array], about: Mapping[str, Any]) -> Model:
+    def of(cls, predict: Callable[[Array], Array], about: Mapping[str, Any]) -> Self:
         """about: what `about_images` says of its data."""
         channels, height, width = about["shape"]
         background = about.get("background", "white")  # unknown to models published before there was a choice

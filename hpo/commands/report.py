@@ -1,7 +1,5 @@
 """`hpo report` and `hpo export`: a study as files, for people and for other tools."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

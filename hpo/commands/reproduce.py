@@ -1,7 +1,5 @@
 """`hpo reproduce`: a trial trained again from nothing, and every number of every epoch compared bit for bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace

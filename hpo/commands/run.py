@@ -5,8 +5,6 @@ spec -> data, workers -> journal (the truth) -> driver.run -> best model, report
                               |-> listeners
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import signal

@@ -1,7 +1,5 @@
 """`hpo sync`: MLflow gets what it missed. `hpo ui`: its server on a study's store."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

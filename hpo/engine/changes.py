@@ -4,8 +4,6 @@ Every driver records its environment (`Opened`); what is compared here is that o
 accepted is accepted for good.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence

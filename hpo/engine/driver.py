@@ -3,8 +3,6 @@
 Read `Driver.run` first. Searches share trainings; each is charged as if it had trained alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A study is opened: locked for this driver, checked against what its journal says, and made ready to continue."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -1,7 +1,5 @@
 """One study being driven: its trials, its strategy, its budget, its journal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 

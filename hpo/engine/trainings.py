@@ -1,7 +1,5 @@
 """The trainings of all studies of one name: what is known of each, where its checkpoint is, and why it failed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

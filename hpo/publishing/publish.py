@@ -3,8 +3,6 @@
 Where MLflow is on, the model that it gives back is scored on the test split. `hpo predict` calls the same code.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

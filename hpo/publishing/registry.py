@@ -3,8 +3,6 @@
 It is loaded back without hpo's code and without pickle, and that is what is scored on the test split.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

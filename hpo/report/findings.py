@@ -1,7 +1,5 @@
 """What the trials show: which parameters mattered, what failed trials have in common, which bounds were in the way."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import warnings

@@ -3,8 +3,6 @@
 `block1.channels <= block2.channels and model_parameters < 500_000`. Their trees are checked, never compiled.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

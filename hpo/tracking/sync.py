@@ -4,8 +4,6 @@ The thread imports mlflow (2 s), so that importing this file costs nothing. What
 delivered by the next driver of the study, or by `sync`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sqlite3

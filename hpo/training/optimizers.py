@@ -8,12 +8,10 @@ The optimizers are torch.optim's functions. Its classes are not used because the
 2 s and 40 MB more for each worker, measured on torch 2.13.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +65,7 @@ class Group:
     steps: list[Tensor]
 
     @classmethod
-    def of(cls, parameters: list[Tensor], decay: float, states: int) -> Group:
+    def of(cls, parameters: list[Tensor], decay: float, states: int) -> Self:
         means = [[torch.zeros_like(w) for w in parameters] for _ in range(states)]
         return cls(parameters, decay, means, [torch.zeros((), device=w.device) for w in parameters])
 
@@ -90,7 +88,7 @@ class Update:
     clip: float
 
     @classmethod
-    def of(cls, params: Params, network: nn.Module) -> Update:
+    def of(cls, params: Params, network: nn.Module) -> Self:
         """What these params name. Weight decay is the optimizer's own: it is not part of the loss, nor clipped."""
         penalized = weights(network)
         others: list[Tensor] = [w for w in network.parameters() if w.requires_grad and w.ndim < 2]

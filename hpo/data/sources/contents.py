@@ -3,8 +3,6 @@
 Below that, what all sources share: memory limits checked before anything is decoded, and how they refuse.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -47,7 +45,7 @@ class Part(IntEnum):
         return self.name.lower()
 
     @staticmethod
-    def named(name: str) -> Part | None:
+    def named(name: str) -> "Part | None":
         """The part that a folder or an array is of, as seg_train, TrainingSet and x_test say; None for other names."""
         parts = {PART_WORDS.get(word.removesuffix("set")) for word in words(name)} - {None}
         return parts.pop() if len(parts) == 1 else None

@@ -3,8 +3,6 @@
 Nothing in a file is trusted. A header is read before anything is decoded: a PNG of 17 KB can hold 12,000 x 12,000 pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
