@@ -9,8 +9,6 @@ A study is a list of immutable trials changed only by events, and one process, t
 Everything here is plain data, so that a test of the loop is a list of events.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -22,6 +20,7 @@ from typing import Protocol
 
 Value = int | float | str | bool
 Params = Mapping[str, Value]  # an inactive conditional parameter is absent
+Feasible = Callable[[Params], str | None]  # None, or in a phrase why these params can never be trained
 
 EPOCHS = "epochs"  # the parameter that says how long a trial trains; never part of a training's identity
 UNSAFE = ("schedule", "cosine")  # the setting of our own training with which epoch e depends on how many follow
@@ -514,8 +513,6 @@ class NoDecision(Enum):
 
 WAIT, DONE = NoDecision.WAIT, NoDecision.DONE
 Proposal = list[Decision] | NoDecision
-
-Feasible = Callable[[Params], str | None]  # None, or in a phrase why these params can never be trained
 
 
 class Strategy(Protocol):

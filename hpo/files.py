@@ -270,7 +270,10 @@ class DriverLock:
                 self._file.close()
                 raise
         except BlockingIOError:
-            raise Conflict(_held(path, _holder(path))) from None
+            holder = _holder(path)
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
+            rule = f"already running as pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
+            raise Conflict(Mistake(str(path.parent), rule, "", "wait for it, or end it with `hpo stop`")) from None
         except OSError as error:
             raise EnvironmentFailed(cannot_write(path, error.strerror or str(error))) from None
 
@@ -305,12 +308,6 @@ def _holder(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return holder
-
-
-def _held(path: Path, holder: Mapping[str, Any]) -> Mistake:
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("time", 0)))
-    rule = f"already running as pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since}"
-    return Mistake(str(path.parent), rule, "", "wait for it, or end it with `hpo stop`")
 
 
 def cannot_write(path: Path, why: str) -> Mistake:

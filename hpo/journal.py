@@ -3,8 +3,6 @@
 WAL, one short transaction an event: a SIGKILL at any moment leaves all events before it. (The lock of its driver: files.py.)
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -32,7 +30,7 @@ BUSY_SECONDS = 5.0  # another program may hold the file for so long
 WRITING = "mode=rw"
 MOST_CONNECTIONS = 16  # of a process to journals that it writes, with three descriptors each
 
-_writing: dict[Journal, None] = {}  # those with a connection; that used last is the last
+_writing: dict["Journal", None] = {}  # those with a connection; that used last is the last
 _one_thread = threading.RLock()  # at a time: another could close the connection that one is using
 
 
@@ -65,7 +63,7 @@ class Journal:
         self._connection: sqlite3.Connection | None = None
 
     @classmethod
-    def open(cls, path: Path, read_only: bool = False) -> Journal:
+    def open(cls, path: Path, read_only: bool = False) -> Self:
         """Open or create; never overwrites. Raises EnvironmentFailed, naming the file, for what cannot be trusted."""
         if read_only:
             still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()

@@ -52,8 +52,7 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         for key in new
         if old.get(key) != new[key] and not grown.get(key)
     ]
-    defaults = families.defaults(spec.model, spec.train, spec.space)
-    apart = clashes(Space.from_record(json.loads(space)), spec.space, defaults)
+    apart = clashes(Space.from_record(json.loads(space)), spec.space, families.defaults(spec))
     if spec.warm_start != "studies" and (journal.environment() or {}).get("warm_start") == "studies":
         changed.append("it has learned from earlier studies, which a comparison and another warm_start leave out")
     if changed or apart:
@@ -65,7 +64,7 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
 
 def allowed(spec: StudySpec, params: Params) -> bool:
     """Whether today's file has a point with these values, and with the default of what is younger than they are."""
-    whole = families.with_defaults(params, spec.space, families.defaults(spec.model, spec.train, spec.space))
+    whole = families.completing(spec)(params)
     return not spec.space.conflicts(whole) and spec.admits(whole)
 
 

@@ -1,7 +1,5 @@
 """The composition root: the only place where the names in a study file become objects."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -61,12 +59,10 @@ class Components:
     def problem(self) -> Problem:
         spec = self.spec
         feasible, goal = self.feasible(), spec.goal
-        defaults = families.defaults(spec.model, spec.train, spec.space)
-        whole = lambda params: families.with_defaults(params, spec.space, defaults)  # noqa: E731
         images = None
         if self.dataset is not None:
             images = Images(self.dataset.shape, self.dataset.outputs, len(self.dataset.train))
-        own = spec.start_with, spec.constraints, whole
+        own = spec.start_with, spec.constraints, families.completing(spec)
         problem = Problem(spec.space, goal, spec.seed, feasible, *own, images=images)
         today = replace(spec, counted=()).goal  # what counted once may be no value of `epochs` any more
         return replace(problem, extended=partial(today.extended, feasible=feasible)) if spec.early_stopping else problem
@@ -151,7 +147,7 @@ def user_code(spec: StudySpec) -> str:
     return "+".join(user.code_digest(one, folder, f"{place}: {one}") for one in own) or "none"
 
 
-def start_executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor | InlineExecutor | RayExecutor:
+def start_executor(spec: StudySpec, placement: Sequence[str]) -> "LocalExecutor | InlineExecutor | RayExecutor":
     """Workers that start at once; `begin` gives them their trainers when the data are there."""
     modules = HEAVY if spec.train is None else ()
     match spec.execution.engine:
@@ -163,7 +159,7 @@ def start_executor(spec: StudySpec, placement: Sequence[str]) -> LocalExecutor |
             return LocalExecutor(len(placement), modules)
 
 
-def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> RayExecutor:
+def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> "RayExecutor":
     refuse_missing_ray(spec)
     from hpo.execution.cluster import Resources
     from hpo.execution.ray import RayExecutor

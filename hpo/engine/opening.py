@@ -172,8 +172,7 @@ def lengthen(spec: StudySpec, journal: Journal) -> None:
 def longer(spec: StudySpec, journal: Journal) -> list[Params]:
     """The points to be trained longer that the space still has, with the default of what is younger than they are."""
     points: list[Params] = json.loads(journal.get("longer") or "[]")
-    defaults = families.defaults(spec.model, spec.train, spec.space)
-    return [families.with_defaults(point, spec.space, defaults) for point in points if allowed(spec, point)]
+    return list(map(families.completing(spec), [point for point in points if allowed(spec, point)]))
 
 
 def open_search(components: Components, journal: Journal, trials: int | None, max_running: int | None) -> Search:

@@ -5,7 +5,7 @@ The recurrent one reads an image row by row, (batch, H, C * W); its final state 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from hpo.core import Params, Value
@@ -16,6 +16,7 @@ from hpo.models.parameters import DENSE, TRAINING, fraction, optimizer_states, s
 from hpo.space.domains import Condition, ParameterSpec, part_of
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
+from hpo.study_file.spec import StudySpec
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
@@ -73,15 +74,20 @@ def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:
     return {**FAMILIES[model].parameters, **TRAINING}
 
 
-def defaults(model: str, train: str | None, space: Space) -> dict[str, Value]:
+def defaults(spec: StudySpec) -> dict[str, Value]:
     """What parameters of the space are in trials without them; of a user's own code nothing is certain."""
-    table, found = known(model, train), dict[str, Value]()
-    for name in space.names:
+    table, found = known(spec.model, spec.train), dict[str, Value]()
+    for name in spec.space.names:
         bare = part_of(name)[2]
-        default = table[bare].default if bare in table and (bare == name or bare not in space) else None
+        default = table[bare].default if bare in table and (bare == name or bare not in spec.space) else None
         if default is not None:
             found[name] = default
     return found
+
+
+def completing(spec: StudySpec) -> Callable[[Params], Params]:
+    """What gives a trial the default of each parameter that is younger than it is."""
+    return partial(with_defaults, space=spec.space, defaults=defaults(spec))
 
 
 def with_defaults(params: Params, space: Space, defaults: Params) -> Params:

@@ -4,8 +4,6 @@ Publishing happens in a short-lived process (publish.py), which imports torch an
 crash there cannot hurt it. It is begun while the last trials train.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -16,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -66,7 +64,7 @@ class Place:
     holds: Callable[[str], bool] = lambda model: True
 
     @classmethod
-    def of(cls, tracker: Tracker | None, folders: Folders) -> Place:
+    def of(cls, tracker: Tracker | None, folders: Folders) -> Self:
         if tracker is None:
             return cls("", None)
         tracker.drain(PATIENCE_HERE if tracker.uri.startswith(SQLITE) else PATIENCE)
@@ -101,7 +99,7 @@ class Order:
         return json.dumps(asdict(self), default=str)
 
     @classmethod
-    def from_json(cls, text: str) -> Order:
+    def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
         paths = {name: Path(value) for name in ("checkpoint", "figures") if (value := fields[name])}
         return cls(
@@ -125,10 +123,7 @@ def begin(to_mlflow: bool) -> subprocess.Popen[str]:
 
 
 def publish(order: Order, begun: subprocess.Popen[str] | None = None, timeout: float = 600.0) -> Published:
-    """Score the model on the test split, log it, register it; twice is as once. begun: a process that waits for its order.
-
-    Raises EnvironmentFailed with one line.
-    """
+    """Score the model on the test split, log it, register it; twice is as once. begun: it waits. Raises EnvironmentFailed."""
     with begun if begun is not None and begun.poll() is None else begin(order.run is not None) as process:
         try:
             text = replace(order, checkpoint=order.checkpoint.absolute()).to_json()

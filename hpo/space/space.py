@@ -4,13 +4,11 @@ Points are Params in which an inactive parameter is absent. `parameters` stand i
 comes after those that its conditions name.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from hpo.core import EPOCHS, Params, Value
 from hpo.errors import BadInput, Mistake
@@ -113,7 +111,7 @@ class Space:
                 whole[one.name] = value
         return whole
 
-    def part(self, names: Collection[str]) -> Space:
+    def part(self, names: Collection[str]) -> "Space":
         """The space of these parameters, and of what they follow from and depend on."""
         kept = set(names)
         for one in reversed(self.everything):
@@ -181,7 +179,7 @@ class Space:
         return searched + [{"name": one.name, "follows": one.text, "when": when[one.name]} for one in self.derived]
 
     @classmethod
-    def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Space:
+    def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Self:
         parameters, derived = list[Parameter](), list[Derived]()
         for entry in record:
             name, when = entry["name"], tuple(Condition(name, tuple(allowed)) for name, allowed in entry["when"])

@@ -219,10 +219,7 @@ def thinned(read: Sequence[Reading]) -> list[Reading]:
 
 @dataclass(frozen=True)
 class Scale:
-    """How costs (smaller is better) become y. A share of 1 counts by what is missing of it; others by their own spread.
-
-    An infinite cost is as bad as any can be.
-    """
+    """How costs become y: a share of 1 by what is missing of it, others by their spread; an infinite one is the worst."""
 
     share: bool = True
     log: bool = False

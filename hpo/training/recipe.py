@@ -3,15 +3,13 @@
 `python -m hpo.training.recipe` scores checkpoints: a recipe and a list of them as JSON on stdin, their metrics on stdout.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hpo.core import Job, Report, Train
 from hpo.data.dataset import Dataset
@@ -69,7 +67,7 @@ class Recipe:
         data = self.dataset or Dataset.open(self.data)
         return data if self.split is None else data.with_split(self.split)
 
-    def setup(self, images: Tensor | None = None) -> Setup:
+    def setup(self, images: "Tensor | None" = None) -> "Setup":
         """What trainings share, loaded into this process; images: those of the data, on the device. Raises BadInput."""
         import torch
 
@@ -86,7 +84,7 @@ class Recipe:
         loss = Loss.of(self.loss, data.dataset.outputs, targets, weights)
         return Setup(self.model, function, data, loss, self.precision)
 
-    def besides(self, data: Dataset) -> Besides:
+    def besides(self, data: Dataset) -> "Besides":
         """What measures the metrics that the study names. Raises BadInput."""
         from hpo.training.evaluation import Besides
 
@@ -95,7 +93,7 @@ class Recipe:
         return Besides([one for one in self.metrics if one not in own], functions, data.classes)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """From what `asdict` gave, after it was JSON."""
         paths = {name: Path(value) for name in ("data", "folder") if (value := fields[name])}
         return cls(**{**fields, **paths, "metrics": tuple(fields["metrics"])})

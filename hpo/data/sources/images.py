@@ -108,10 +108,7 @@ def decode(path: Path, wanted: Pixels) -> Array:
 
 
 def usable(read: Callable[[Path], R], paths: Sequence[Path]) -> tuple[dict[Path, R], list[Mistake | str]]:
-    """What `read` gives for each file that is an image, and why the others are none.
-
-    Raises BadInput with every file that is refused, where one is for another reason.
-    """
+    """What `read` gives for each file that is an image, and why others are none. Raises BadInput where one is not Unusable."""
     results: dict[Path, R] = {}
     refused: list[BadInput] = []
     for path in paths:
