@@ -13,12 +13,16 @@ from hpo.space.domains import PARTS
 DIGITS = (1, 8, 8)
 
 
+def layers(params):
+    return cnn.layers(params, (1, 200, 200), 10)
+
+
 def names(**params) -> list[str]:
-    return [layer.name for layer in cnn.plan(params, 10)]
+    return [layer.name for layer in layers(params)]
 
 
 def one(kind: type, **params):
-    (layer,) = [layer for layer in cnn.plan({"blocks": 1, "dense_layers": 0, **params}, 10) if isinstance(layer, kind)]
+    (layer,) = [layer for layer in layers({"blocks": 1, "dense_layers": 0, **params}) if isinstance(layer, kind)]
     return layer
 
 
@@ -34,7 +38,7 @@ def test_no_block_and_no_dense_layer_is_a_perceptron_and_no_block_an_mlp() -> No
 
 
 def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None:
-    made = cnn.plan({"blocks": 1, "dropout": 0.25, "conv_dropout": 0.125}, 10)
+    made = layers({"blocks": 1, "dropout": 0.25, "conv_dropout": 0.125})
     shares = {layer.name: layer.share for layer in made if isinstance(layer, Dropout)}
     assert shares == {"block1.dropout": 0.125, "dense1_dropout": 0.25}
 
@@ -64,14 +68,14 @@ def test_the_bias_of_a_convolution_gives_way_to_the_beta_of_a_norm_right_behind_
 
 
 def test_several_convolutions_share_a_block_and_only_the_first_strides() -> None:
-    made = cnn.plan({"blocks": 1, "convs_per_block": 2, "stride": 2, "dense_layers": 0}, 10)
+    made = layers({"blocks": 1, "convs_per_block": 2, "stride": 2, "dense_layers": 0})
     strides = {layer.name: layer.stride for layer in made if isinstance(layer, Conv)}
     assert strides == {"block1.conv": 2, "block1.conv2": 1}
 
 
 def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_default() -> None:
     params = {"blocks": 3, "channels": 4, "block2.channels": 8, "block3.kernel_size": 5, "block1.conv_dropout": 0.2}
-    made = cnn.plan(params, 10)
+    made = layers(params)
     assert [(c.channels, c.kernel) for c in made if isinstance(c, Conv)] == [(4, 3), (8, 3), (4, 5)]
     assert [d.name for d in made if isinstance(d, Dropout)] == ["block1.dropout"]
 
@@ -82,9 +86,9 @@ def test_every_parameter_of_blocks_and_dense_layers_is_read_one_by_one() -> None
             other = {"padding": "valid", "padding_mode": "reflect", "batch_norm": "after", "pool": "none"}.get(name)
             value = other or (0.5 if parameter.kind == "float" else 3 + (name == "kernel_size"))
             two, own = {"blocks": 2, "dense_layers": 2}, PARTS[parameter.per].own
-            for_all = cnn.plan({**two, name: value}, 10)
-            for_each = cnn.plan({**two, own(1, name): value, own(2, name): value}, 10)
-            assert for_all == for_each != cnn.plan({**two, own(1, name): value}, 10) != cnn.plan(two, 10), name
+            for_all = layers({**two, name: value})
+            for_each = layers({**two, own(1, name): value, own(2, name): value})
+            assert for_all == for_each != layers({**two, own(1, name): value}) != layers(two), name
 
 
 @given(st.integers(1, 40), st.integers(1, 15), st.sampled_from(["zeros", "replicate"]))

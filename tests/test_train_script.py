@@ -37,8 +37,8 @@ Metrics = dict[str, float]
 
 def source_of(folder: Path, params: Params, **changes: Any) -> ScriptSource:
     """As if a trial with these params had won on the data in the folder; its training seed is the fake job's."""
-    given = {"title": "trial 3", "seed": 11, "epoch": 2, "model": "cnn", "loss": "cross_entropy", **changes}
-    return ScriptSource(params=params, dataset=Dataset.open(folder), **{"class_weights": False, **given})
+    recipe = Recipe(**{"model": "cnn", "loss": "cross_entropy", "data": folder, "device": "cpu", **changes})
+    return ScriptSource("trial 3", params, 11, 2, recipe, Dataset.open(folder))
 
 
 def namespace(path: Path) -> dict[str, Any]:
@@ -106,12 +106,11 @@ RECURRENT: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
 
 def trained(won: ScriptSource, folder: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """What hpo's own loop comes to: metrics of val and test, and the weights."""
-    recipe = Recipe(won.model, won.loss, won.dataset.folder, "cpu", won.class_weights, precision=won.precision)
-    report = next(each for each in recipe()(job(won.params, folder, seed=won.seed)) if each.epoch == won.epoch)
+    report = next(each for each in won.recipe()(job(won.params, folder, seed=won.seed)) if each.epoch == won.epoch)
     report.save(folder / "last.ckpt")
     metrics = {name: value for name, value in report.metrics.items() if name.startswith("val_")}
     weights = torch.load(folder / "last.ckpt", weights_only=True)["network"]
-    return {**metrics, **score(recipe.setup(), won.params, folder / "last.ckpt")}, weights
+    return {**metrics, **score(won.recipe.setup(), won.params, folder / "last.ckpt")}, weights
 
 
 def run_script(path: Path) -> tuple[Metrics, dict[str, torch.Tensor]]:

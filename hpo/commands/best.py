@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from hpo.commands.sync import tracked_study
 from hpo.core import Job, JobFailed, Params, Scored, Trial, Value, digest, training_seed
 from hpo.data.dataset import Dataset, standards
 from hpo.engine.changes import load_data
+from hpo.engine.components import recipe
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock
@@ -32,10 +33,10 @@ from hpo.models import user
 from hpo.models.families import FAMILIES
 from hpo.models.parameters import TRAINING, setting
 from hpo.publishing.publish_best import OnEpoch, Place, note, noted, order_for, publish, registered
-from hpo.study_file.rules import measured
 from hpo.tracking.sync import Tracker
 from hpo.tracking.ui import tracking_uri
 from hpo.training import checkpoints
+from hpo.training.recipe import Recipe
 
 SCRIPT, DATA = "train.py", "data.npz"
 TEMPLATE: Final = Path(__file__).parent.parent / "publishing" / "train_script.py"
@@ -49,18 +50,14 @@ PREFIX = "refit_"  # of its test scores: they are not the best trial's own
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """What a script is written from. title: about the trial; seed: of its training; epoch: which counts; metrics: besides."""
+    """What a script is written from. title: about the trial; seed: of its training; epoch: which counts."""
 
     title: str
     params: Params
     seed: int
     epoch: int
-    model: str
-    loss: str
-    class_weights: bool | str
+    recipe: Recipe
     dataset: Dataset
-    precision: str = "fp32"
-    metrics: Sequence[str] = ()
 
 
 def write_script(result: Result, folder: Path) -> Path:
@@ -70,9 +67,8 @@ def write_script(result: Result, folder: Path) -> Path:
     dataset, epoch = result.data(), goal.epoch(best)
     score = f"{goal.metric} {result.best_value:.6g} after epoch {epoch}"
     title = f"the study {spec.name} ({result.folders.run.name}), trial {best.number}: {score}"
-    seed, settings = result.study.trainings[best.training].seed, (spec.model, spec.loss, spec.class_weights)
-    more = dataset, spec.precision, measured(spec)
-    return write_files(ScriptSource(title, best.params, seed, epoch, *settings, *more), folder)
+    seed = result.study.trainings[best.training].seed
+    return write_files(ScriptSource(title, best.params, seed, epoch, recipe(spec, dataset, "cpu"), dataset), folder)
 
 
 def refuse_own(place: str, model: str) -> None:
@@ -116,20 +112,23 @@ def script(source: ScriptSource) -> str:
 
 def assignments(source: ScriptSource) -> Iterator[str]:
     """One assignment a line: how to train, then the network's layers."""
-    used = f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
+    how, used = (
+        source.recipe,
+        f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}",
+    )
     yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
-    yield f"LOSS = {literal(source.loss)}  # or squared_error"
-    yield f'CLASS_WEIGHTS: bool | str = {literal(source.class_weights)}  # True: all weigh the same; "sampling": drawn as often'
+    yield f"LOSS = {literal(how.loss)}  # or squared_error"
+    yield f'CLASS_WEIGHTS: bool | str = {literal(how.class_weights)}  # True: all weigh the same; "sampling": drawn as often'
     yield from metrics(source)
-    yield f"PRECISION = {literal(source.precision)}  # of training steps; bf16: autocast"
+    yield f"PRECISION = {literal(how.precision)}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
         yield f"{name.upper()} = {literal(setting(source.params, TRAINING, name))}  # {known.doc}"
     yield "LAYERS: list[tuple[str, str, dict[str, Any]]] = ["
     data = source.dataset
-    for layer in FAMILIES[source.model].layers(source.params, data.shape, data.outputs):
+    for layer in FAMILIES[how.model].layers(source.params, data.shape, data.outputs):
         options = asdict(layer)
         name, kind = options.pop("name"), type(layer).__name__
         pairs = ", ".join(f"{literal(key)}: {literal(value)}" for key, value in options.items())
@@ -140,7 +139,7 @@ def assignments(source: ScriptSource) -> Iterator[str]:
 def metrics(source: ScriptSource) -> Iterator[str]:
     """What the study names besides, and of which class; plainly what a program without the user's code cannot compute."""
     names, numbers = [], list(source.dataset.classes or ())
-    for name in source.metrics:
+    for name in source.recipe.metrics:
         kind, _, of = name.partition(".")
         if user.is_reference(name):
             yield f"# what {name} measures is not computed here: it is a function of your own"

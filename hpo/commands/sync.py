@@ -91,9 +91,6 @@ def tracked_study(spec: StudySpec, folders: Folders, comparison: ComparisonInfo 
     )
 
 
-# -- ui
-
-
 def serve_ui(spec: StudySpec, state: Path, port: int) -> None:
     """Run MLflow's server on the loopback address until it is interrupted; of a server elsewhere print the address.
 

@@ -322,8 +322,6 @@ class Driver:
                 places[key] = min(place, places.get(key, 1.0))
         self.trainings.prune(needed, sorted(places, key=lambda key: -places[key]))
 
-    # -- small things
-
     def _timeout(self) -> float:
         """How long to wait for a message before the budgets in seconds are looked at again."""
         now = self.clock()

@@ -49,17 +49,12 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
 
 def layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
     """The network these params describe, for images of shape (C, H, W). Raises Impossible."""
-    network = plan(params, outputs)
-    list(shapes(network, shape))  # for its exception: an impossible network is never returned
-    return network
-
-
-def plan(params: Params, outputs: int) -> list[Layer]:
-    """The layers, whether or not an image of some size survives them."""
     blocks = int(setting(params, PARAMETERS, "blocks"))
     convolutional = [layer for i in range(1, blocks + 1) for layer in _block(params, i)]
     pooled = [Pool("pool", "global", 1, 1)] if setting(params, PARAMETERS, "global_pool") != NONE else []
-    return [*convolutional, *pooled, Flatten("flatten"), *dense_stack(params, outputs)]
+    network = [*convolutional, *pooled, Flatten("flatten"), *dense_stack(params, outputs)]
+    list(shapes(network, shape))  # for its exception: an impossible network is never returned
+    return network
 
 
 def _block(params: Params, i: int) -> list[Layer]:

@@ -146,9 +146,6 @@ def _failed(why: str) -> Mistake:
     return Mistake("the best model", "could not be published", why, "fix it, then run the same command again")
 
 
-# -- the best trial of a study -------------------------------------------------------------------------------------
-
-
 class Publisher:
     """Has its process import torch and mlflow, 3 s of a core, while the last trials train: a listener of the driver.
 

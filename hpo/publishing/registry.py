@@ -60,9 +60,6 @@ def keep(order: Order, net: nn.Module, data: Dataset, score: Callable[[nn.Module
         raise EnvironmentFailed(reason(error)) from error
 
 
-# -- the model -----------------------------------------------------------------------------------------------------
-
-
 def note_data(client: MlflowClient, run: str, model: str, data: Dataset, test: Mapping[str, float]) -> None:
     """The data set, as MLflow has them, on the study's run, and with the test's scores on the model."""
     name, short = Path(data.name).name, data.digest[:36]  # MLflow takes no more

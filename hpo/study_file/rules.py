@@ -35,9 +35,6 @@ def smaller_is_better(metric: str) -> bool:
     return any(part in SMALLER for part in metric.lower().replace("/", "_").replace(".", "_").split("_"))
 
 
-# -- between sections -------------------------------------------------------------------------------------------------
-
-
 def check_rules(spec: StudySpec, mistakes: Mistakes) -> None:
     """Note every mistake between sections, but none about a section that is wrong in itself."""
     for rule, sections in RULES.items():

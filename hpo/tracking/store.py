@@ -222,9 +222,6 @@ def batches(change: Change) -> Iterator[Change]:
             return
 
 
-# -- opening -----------------------------------------------------------------------------------------------------
-
-
 def connect(uri: str, name: str, tags: Mapping[str, str]) -> MlflowStore:
     """The experiment of this name with these tags, created or restored if need be. Raises Outage."""
     quiet()
