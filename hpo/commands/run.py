@@ -20,20 +20,10 @@ from types import FrameType
 
 from hpo.commands.sync import comparison_info, tracked_study
 from hpo.core import Reason
-from hpo.engine import components
+from hpo.engine import components, opening
 from hpo.engine.changes import end_unfinished, load_splits, resumed
 from hpo.engine.driver import Driver, Listener
-from hpo.engine.opening import (
-    OpenStudy,
-    environments,
-    lengthen,
-    open_studies,
-    open_trainings,
-    recorded_environment,
-    refuse_impossible,
-    retry_failed,
-    take_over,
-)
+from hpo.engine.opening import OpenStudy
 from hpo.engine.result import Published, Result
 from hpo.errors import Stopped
 from hpo.files import Folders, allow_files
@@ -89,22 +79,24 @@ def run_all(specs: Sequence[StudySpec], options: RunOptions) -> list[Result]:
             drivers = stack.enter_context(signals())
             executor = components.start_executor(first, placement)  # first: a worker needs seconds to import torch
             stack.callback(executor.close)
-            before = environments(specs, folders, options.fresh)
-            data = load_splits(specs, folders[0], before, partial(refuse_impossible, first, placement))
+            before = opening.environments(specs, folders, options.fresh)
+            data = load_splits(specs, folders[0], before, partial(opening.refuse_impossible, first, placement))
             for note in dataset.notes if (dataset := data[first.base_seed]) is not None else ():
                 log.warning("data: %s", note)
             assembled = [components.assemble(spec, data[spec.base_seed], placement) for spec in specs]
-            now = resumed(first, before, recorded_environment(assembled[0]), options.accept_code)
-            journals = take_over(specs, folders, options.fresh, stack)
+            now = resumed(first, before, opening.recorded_environment(assembled[0]), options.accept_code)
+            journals = opening.take_over(specs, folders, options.fresh, stack)
             executor.begin(assembled[0].factories())
             if options.group is None and first.strategy != CONFIRM:  # studies that are compared keep the same points
-                lengthen(first, journals[0])
+                opening.lengthen(first, journals[0])
             for parts, journal in zip(assembled, journals, strict=True):
                 end_unfinished(parts.spec, journal, parts.numerics)
             if options.retry_failed:
-                retry_failed(assembled[0], journals[0])
-            studies = open_studies(assembled, folders, journals, options.trials, options.max_running)
-            trainings = open_trainings(first, folders[0], journals)
+                opening.retry_failed(assembled[0], journals[0])
+            each = zip(assembled, folders, journals, strict=True)
+            studies = [opening.open_study(*one, options.trials, options.max_running) for one in each]
+            opening.say_notes(studies)
+            trainings = opening.open_trainings(first, folders[0], journals)
             tracker = start_tracker(studies, uri, options.group, stack)
             searches, publisher = [study.search for study in studies], Publisher(uri is not None)
             stack.callback(publisher.close)

@@ -28,6 +28,7 @@ BAND = (0.1, 0.5, 0.9)  # quantiles over seeds
 
 Reading = tuple[int, int]  # a trial, and the epoch after which it is read
 Repetition = float | Outcome  # the value with a fresh training seed, or why there is none
+Fresh = Mapping[Reading, Sequence[Repetition]]
 
 
 # -- curves ------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
     epochs: int
     tests: Mapping[Reading, float] = field(default_factory=dict)
-    fresh: Mapping[Reading, Sequence[Repetition]] = field(default_factory=dict)
+    fresh: Fresh = field(default_factory=dict)
 
     def at(self, epochs: float) -> CurvePoint | None:
         """The last point within `epochs`; None before the first epoch that counts."""
@@ -106,13 +107,7 @@ class Curve:
         return epochs if epochs <= budget else math.inf
 
 
-def curve(
-    strategy: str,
-    seed: int,
-    events: Sequence[Event],
-    goal: Goal,
-    fresh: Mapping[Reading, Sequence[Repetition]] | None = None,
-) -> Curve:
+def curve(strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: Fresh | None = None) -> Curve:
     """The curve of one journal, with the test scores recorded in it."""
     study, points = Study(events), tuple(best_so_far(events, goal))
     name = "test_" + goal.metric.removeprefix("val_")

@@ -171,14 +171,13 @@ def _ray(spec: StudySpec, placement: Sequence[str], modules: Sequence[str]) -> "
 
 def placement(spec: StudySpec) -> Sequence[str]:
     """The device of each worker. Raises BadInput for a device that is not there."""
-    own = spec.execution
-    if own.engine == "ray":
+    if spec.execution.engine == "ray":
         refuse_missing_ray(spec)
-        from hpo.execution import cluster
+        from hpo.execution.cluster import cluster_devices
 
-        return cluster.cluster_devices(own.address, spec.device, spec.workers, (own.cpus, own.gpus), spec.place)
+        return cluster_devices(spec)
     all_devices = local.worker_devices(spec.device, spec.workers, spec.place)
-    return all_devices[:1] if own.engine == "inline" else all_devices
+    return all_devices[:1] if spec.execution.engine == "inline" else all_devices
 
 
 def refuse_missing_ray(spec: StudySpec) -> None:

@@ -55,19 +55,11 @@ class OpenStudy:
         return self.components.spec
 
 
-def open_studies(
-    assembled: Sequence[Components],
-    folders: Sequence[Folders],
-    journals: Sequence[Journal],
-    trials: int | None,
-    max_running: int | None,
-) -> list[OpenStudy]:
-    """trials: the new target; max_running: the most trials of one study at a time."""
-    studies = [open_study(*three, trials, max_running) for three in zip(assembled, folders, journals, strict=True)]
+def say_notes(studies: Sequence[OpenStudy]) -> None:
+    """What is to be said of how they are searched, each sentence once."""
     said = [note for one in studies for note in notes(one.spec, target_trials(one.spec, one.journal, None))]
     for note in dict.fromkeys(said):
         log.warning("%s", note)
-    return studies
 
 
 def open_study(

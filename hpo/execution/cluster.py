@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ray
 
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
+from hpo.study_file.spec import StudySpec
 
 log = logging.getLogger(__name__)
 
@@ -109,18 +110,13 @@ def listens(address: str) -> bool:
     return False
 
 
-def cluster_devices(
-    address: str | None,
-    device: str,
-    workers: int | str,
-    per_trial: tuple[float, float | None],
-    where: Callable[[str], str],
-) -> list[str]:
-    """The device of each worker that fits now, at least one. per_trial: cpus, gpus; where: the place of a key."""
-    join(address, where("execution.address"))
-    usable = wait_for_nodes(PATIENCE, where("execution.address"))
-    resources = resources_of(device, *per_trial, usable, where)
-    refuse_too_much(resources, usable, where)
+def cluster_devices(spec: StudySpec) -> list[str]:
+    """The device of each worker that fits now, at least one."""
+    own, workers = spec.execution, spec.workers
+    join(own.address, spec.place("execution.address"))
+    usable = wait_for_nodes(PATIENCE, spec.place("execution.address"))
+    resources = resources_of(spec.device, own.cpus, own.gpus, usable, spec.place)
+    refuse_too_much(resources, usable, spec.place)
     most = capacity(resources, usable)
     return ["cuda" if resources.gpus else "cpu"] * (most if workers == "auto" else min(int(workers), most))
 

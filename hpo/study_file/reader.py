@@ -33,10 +33,7 @@ _PLACED: Final = re.compile(r"(.*?):([0-9]+):([0-9]+)(?: |$)")
 
 
 def read_study(
-    source: Path | str | Mapping[str, Any],
-    *,
-    sets: Sequence[str] = (),
-    known: KnownTo = lambda model, train: {},
+    source: Path | str | Mapping[str, Any], *, sets: Sequence[str] = (), known: KnownTo = lambda model, train: {}
 ) -> StudySpec:
     """The study in a file or a mapping, with `sets` on top. known(model, train): its parameters. Raises BadInput."""
     mistakes = Mistakes()

@@ -144,11 +144,7 @@ def _refuse_where(bad: Array, values: Array, place: str, rule: str, remedy: str)
 
 
 def of_arrays(
-    place: str | Path,
-    arrays: Sequence[Array],
-    targets: Targets,
-    spec: DataSpec,
-    parts: Sequence[int] = (),
+    place: str | Path, arrays: Sequence[Array], targets: Targets, spec: DataSpec, parts: Sequence[int] = ()
 ) -> Contents:
     """Contents of images (N, C, H, W), one array after the other. targets: of `labelled`; parts: of each array."""
     place = Path(place)
