@@ -14,6 +14,7 @@ import pytest
 
 import hpo
 from hpo.cli.main import cli
+from hpo.data.dataset import load_dataset
 from hpo.study_file.spec import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -102,17 +103,36 @@ def test_a_page_that_would_load_something_from_elsewhere_is_found() -> None:
 @pytest.mark.timeout(1200)  # of each a dozen commands
 @pytest.mark.parametrize("name", ["first-study", "own-network", "from-other-tools"])
 def test_a_tutorial_works_as_it_is_printed(name: str, tmp_path: Path) -> None:
-    """From an empty folder: its files, its commands in their order; and of messages every line."""
+    """From an empty folder: its files, its commands in their order, and what it shows of their output; of refusals all."""
     text = (ROOT / "docs" / f"{name}.md").read_text()
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     run = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = ""
-    for title, body in re.findall(r'^```\w+(?: title="([^"]+)")?\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
+    part = re.compile(r'^```\w+(?: title="([^"]+)")?\n(.*?)^```$(.*?)(?=^```\w|\Z)', re.DOTALL | re.MULTILINE)
+    for title, body, after in part.findall(text):
         if title:
             (tmp_path / title).write_text(body)
-        lines = [] if title else body.splitlines()
+        lines, said = [] if title else body.splitlines(), ""
         for line in (one for one in lines if not one.startswith(("python3 -m venv", ". .venv", "hpo ui"))):
+            refused = "exit code 2" in line
             done = run(line, shell=True)
             said += done.stdout + done.stderr
-            assert done.returncode == (2 if "exit code 2" in line else 0), f"{line}: {said[-3000:]}"
-    assert [line for line in re.findall(r"^    (\w+\.yaml:\d.*)$", text, re.MULTILINE) if line not in said] == []
+            assert done.returncode == (2 if refused else 0), f"{line}: {said[-3000:]}"
+            assert not refused or re.findall("^    (.+)$", after, re.MULTILINE) == said.splitlines()
+        shown = re.findall("^    (.+)$", after, re.MULTILINE) if said else []
+        assert [one for one in shown if not re.search(f"^{but_for_luck(one)}$", said, re.MULTILINE)] == []
+
+
+def but_for_luck(line: str) -> str:
+    """A pattern of a line of output that leaves open only what depends on when which worker was free."""
+    return ".*".join(map(re.escape, re.split(r"\d+ trials \(.*?\)|trial \d+|, epoch \d+ of \d+|\d\.\d{4}", line)))
+
+
+def test_what_the_readme_shows_of_the_shipped_study_and_of_a_mistake_is_so(tmp_path: Path) -> None:
+    text, spec = (ROOT / "README.md").read_text(), hpo.load(ROOT / "study.yaml")
+    assert f"    data:   {load_dataset(spec.data, spec.base_seed).described()}\n" in text
+    assert re.search(rf"^    {spec.name}: budget spent; .*, {spec.budget.total_epochs} epochs$", text, re.MULTILINE)
+    written = tmp_path / "study.yaml"
+    written.write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0].replace("min: 1e-4", "min: 0.5"))
+    with pytest.raises(hpo.HpoError) as refused:
+        hpo.load(written)
+    assert f"`{str(refused.value).removeprefix(f'{tmp_path}/')}`" in text

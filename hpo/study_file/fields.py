@@ -30,11 +30,11 @@ class Mistakes:
         self.all: list[Mistake] = []
         self._paths: list[str] = []
 
-    def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "") -> None:
-        """Note a mistake at a node, or at a place. Raises BadInput when there are too many to read."""
+    def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "", about: str = "") -> None:
+        """Note a mistake at a node, or at a place. about: what is wrong by it, if not path. Raises BadInput at too many."""
         place = node if isinstance(node, str) else node.place
         at = f"{place} {clean(path, 120)}".strip()
-        self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=path)
+        self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=about or path)
         if len(self.all) >= MOST_MISTAKES:
             raise BadInput(*self.all, Mistake(place, "has more mistakes than these", remedy="fix these first"))
 
@@ -69,12 +69,11 @@ def known_name(name: str, names: Collection[str], *more: str) -> str:
     return f"write {' or '.join(own[:2])}" if own else did_you_mean(name, [*names, *more])
 
 
-def instead(word: str, known: Collection[str], foreign: Mapping[str, str]) -> str:
-    """As did_you_mean, for a word that may be another tool's, perhaps misspelt."""
-    if word.lower() in foreign:
-        return f"write {foreign[word.lower()]}"
-    close = None if nearest(word, known) else nearest(word, list(foreign))
-    return f"write {foreign[close]}" if close else did_you_mean(word, known)
+def instead(word: str, known: Collection[str], foreign: Mapping[str, str]) -> tuple[str, str]:
+    """What a word stands for, "" if unknown, and the remedy; it may be another tool's, perhaps misspelt."""
+    close = nearest(word, known)
+    meant = foreign.get(word.lower()) or foreign.get((not close and nearest(word, list(foreign))) or "")
+    return (meant, f"write {meant}") if meant else (close or "", did_you_mean(word, known))
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:
@@ -327,16 +326,18 @@ def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: s
         inner = f"{path}.{key}" if path else key
         if key not in known:
             gone = other_tools(f"no longer in {noun}").get(key)
-            remedy = gone or instead(key, list(known), _other_words(section, noun))
+            meant, remedy = instead(key, list(known), _other_words(section, noun))
             rule = f"is {'no longer' if gone else 'not'} a key of {noun}"
-            mistakes.note(node.key_place(key), inner, rule, "", remedy)
+            about = f"{path}.{meant}".strip(".") if meant and not gone else ""
+            mistakes.note(node.key_place(key), inner, rule, "", gone or remedy, about)
         elif child.value is not None:
             value = known[key].metadata["kind"].read(child, inner, mistakes)
             if value is not None:
                 values[known[key].name] = value
     for key, item in known.items():
-        if item.default is MISSING and (key not in given or given[key].value is None):
-            inner = f"{path}.{key}" if path else key
+        inner = f"{path}.{key}" if path else key
+        missing = item.default is MISSING and (key not in given or given[key].value is None)
+        if missing and not mistakes.within(inner):  # else another key stands for it
             mistakes.note(node, inner, "is missing", "", f"add {key}: {item.metadata['example']}")
     return values
 
