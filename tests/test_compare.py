@@ -483,6 +483,17 @@ def test_of_a_split_that_hpo_did_not_make_nothing_is_said(place: Place) -> None:
     assert "split" not in run_confirmation(place.spec(), place.folder, 2, 2)[-1]
 
 
+def test_confirm_says_which_trials_it_leaves_out_and_why(place: Place) -> None:
+    space = {"rate": [0.1, 0.2, 2.0], "width": 3, "epochs": [2, 4]}
+    study = {"strategy": "grid", "search_space": space, "metric": {"name": "total", "goal": "minimize"}}
+    place.run(**study)
+    left, *finalists, _ = run_confirmation(place.spec(**study), place.folder, 3, 2)
+    assert [line.partition(":")[0] for line in finalists] == ["trial 0", "trial 2"]
+    same = [f"trial {other} (the training of trial {one} after the same epoch)" for other, one in ((4, 0), (3, 2))]
+    assert left == f"Left out: {'; '.join(same)}; 2 other trials (no epoch that counts yet)."
+    assert run_confirmation(place.spec(**study), place.folder, 1, 2)[0].startswith("trial 0: ")
+
+
 def test_a_repetition_that_fails_has_an_outcome_for_a_value(place: Place) -> None:
     spec = place.spec(search_space={"rate": [0.1, 2.0], "width": [1, 2, 3], "epochs": 4})
     good, bad = {"rate": 0.1, "width": 1, "epochs": 4}, {"rate": 2.0, "width": 1, "epochs": 4}

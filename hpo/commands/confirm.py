@@ -15,7 +15,7 @@ from hpo.engine import components
 from hpo.engine.changes import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
-from hpo.formatting import listed
+from hpo.formatting import count, listed, some
 from hpo.models import families
 from hpo.strategies.points import CONFIRM, Point, frozen
 from hpo.study_file.spec import Budget, StudySpec
@@ -67,14 +67,9 @@ def values_of(result: Result, seeds: int) -> FreshValues:
 
 def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions) -> Confirmation:
     """Retrain the `top` best trials with `seeds` fresh seeds each. Raises NoResult where no epoch counts yet."""
-    goal = result.spec.goal
-    best: dict[Point, Trial] = {}
-    for trial in goal.ranked(result.study.trials):
-        if goal.counted(trial):
-            best.setdefault(frozen(as_read(goal, trial)), trial)  # trials of other `epochs` may be read at the same one
-    if not best:
+    goal, (top_trials, _), same = result.spec.goal, top_of(result, top), result.study.environments[-1]
+    if not top_trials:
         raise NoResult(f"{result.folders.run}: no trial is complete yet, nothing to confirm; continue with `hpo run`")
-    top_trials, same = list(best.values())[:top], result.study.environments[-1]
     for trial in top_trials:
         result.refuse_other_code(trial)
     (fresh,) = fresh_values([(result.spec, same, [as_read(goal, trial) for trial in top_trials])], seeds, options)
@@ -83,6 +78,23 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
         outcomes = listed(sorted({outcome for one in finalists for outcome in one.failed}))
         raise NoResult(f"{result.folders.run}: every repetition failed ({outcomes}), so nothing is confirmed")
     return confirm(finalists, goal)
+
+
+def top_of(result: Result, top: int) -> tuple[list[Trial], str]:
+    """The best trials, no training after one epoch twice; and in a sentence which others are left out, "" if none are."""
+    goal, best, out = result.spec.goal, dict[Point, Trial](), dict[str, list[str]]()
+    for trial in goal.ranked(result.study.trials):
+        if len(best) == top or not goal.counted(trial):
+            break  # those that do not count come last
+        first = best.setdefault(
+            frozen(as_read(goal, trial)), trial
+        )  # trials of other `epochs` may be read at one epoch
+        if first is not trial:
+            out.setdefault(f"the training of trial {first.number} after the same epoch", []).append(str(trial.number))
+    left = [f"trial{'s' * (len(numbers) > 1)} {some(numbers)} ({why})" for why, numbers in out.items()]
+    rest = len(result.study) - len(best) - sum(map(len, out.values())) if len(best) < top else 0
+    left += [f"{count(rest, 'other trial')} (no epoch that counts yet)"] if rest else []
+    return list(best.values()), f"Left out: {'; '.join(left)}." if left else ""
 
 
 def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:
@@ -98,7 +110,8 @@ def run_confirmation(spec: StudySpec, state: Path, top: int, seeds: int) -> list
     stored = read_result(spec, state)
     result = replace(stored, dataset=load_data(spec, stored.folders, stored.study.environments[-1:]))
     confirmation = confirm_finalists(result, top, seeds, RunOptions(state, environ=os.environ))
-    return confirmation_lines(confirmation, split=result.dataset is not None)
+    lines = confirmation_lines(confirmation, split=result.dataset is not None)
+    return [*filter(None, [top_of(result, top)[1]]), *lines]
 
 
 def as_read(goal: Goal, trial: Trial) -> Params:
