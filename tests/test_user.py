@@ -66,7 +66,7 @@ def test_a_model_says_itself_what_is_impossible(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed) as caught:
         next(train(job({"width": 8, "norm_groups": 5, "depth": 1}, tmp_path)))
     assert caught.value.outcome is Outcome.INVALID
-    assert str(caught.value) == "norm_groups 5 does not divide width 8"
+    assert str(caught.value) == "stem: norm_groups 5 does not divide width 8"
 
 
 def test_the_example_trainer_finds_what_made_its_data_and_goes_on_from_any_epoch(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Impossible(Exception):
     """No such network can be built. layer is its name ("block3.conv"); why is a phrase for the user."""
 
     def __init__(self, layer: str, why: str) -> None:
-        super().__init__(why)
+        super().__init__(f"{layer}: {why}")
         self.layer = layer
         self.why = why
 

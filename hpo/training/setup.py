@@ -164,7 +164,8 @@ class Setup:
             with streams(torch.device("cpu"), seed, "init"):
                 network = self._family(params, seed) if self.function is None else self._own(self.function, params)
         except Impossible as impossible:
-            raise TrainingFailed(Outcome.INVALID, impossible.why) from None
+            said = impossible.why if self.function is None else str(impossible)  # ours name the place in words
+            raise TrainingFailed(Outcome.INVALID, said) from None
         network.to(self.data.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
         return network
 
