@@ -421,28 +421,6 @@ def test_the_state_that_any_search_of_a_driver_reads_is_kept_while_another_train
     assert checkpoints.epochs(tmp_path, key) == [2, 6]
 
 
-@pytest.mark.parametrize("cut", [0, 5, 9, 14])
-def test_the_state_of_the_best_epoch_is_kept_where_that_is_what_counts(cut: int, tmp_path: Path) -> None:
-    """A curve that is best at epoch 3, whatever interruption lies behind it."""
-    goal = Goal("distance", maximize=False, at="best")
-    events: list[Event] = []
-    for total in (cut, 12):
-        executor = Scripted(metrics=lambda job, epoch: {"distance": abs(epoch - 3)})
-        strategy = Listed([{**POINT, "epochs": 12}])
-        events = drive(tmp_path, strategy, Budget(total_epochs=max(1, total)), executor, events, goal)
-    (trial,) = Study(events).trials
-    assert checkpoints.epochs(tmp_path, trial.training) == [3, 12]
-
-
-def test_the_cap_on_states_spares_what_is_needed(tmp_path: Path) -> None:
-    strategy = Asha(random(), GOAL, EarlyStopping("asha", 1, 2))
-    events = drive(tmp_path, strategy, Budget(trials=12), Scripted(2), pool=Trainings(tmp_path, cap=0))
-    study = laws.check(events, trials=12)
-    best = GOAL.best(study.trials)
-    assert best is not None
-    assert {folder.name for folder in tmp_path.iterdir()} == {best.training}
-
-
 # -- anything, cut anywhere -----------------------------------------------------------------------------------------
 
 

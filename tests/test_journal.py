@@ -227,19 +227,6 @@ def test_the_driver_of_many_studies_has_one_descriptor_and_is_refused_before_it_
     assert not any(holder_of(path) for path in paths)
 
 
-def test_of_drivers_that_start_together_one_drives(tmp_path: Path) -> None:
-    def start(_: int) -> DriverLock | None:
-        try:
-            return DriverLock(tmp_path / "driver.lock")
-        except Conflict:
-            return None
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(20):
-            (driver,) = filter(None, pool.map(start, range(8)))
-            driver.release()
-
-
 def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> None:
     for _ in range(2):  # a look takes nothing
         assert (holder_of(held.paths[0]) or {})["pid"] == os.getpid()

@@ -142,18 +142,6 @@ def test_the_first_difference_is_said_and_what_has_changed(place: Place, result:
     assert changed.endswith("threads 4 -> 1")
 
 
-def test_the_checkpoint_of_the_best_epoch_is_put_back_where_that_counts(place: Place) -> None:
-    lowest = {"metric": {"name": "total", "goal": "minimize", "at": "best"}}  # total rises: the first epoch is the best
-    result = place.run(search_space=SPACE, budget={"trials": 1}, **lowest)
-    kept = result.checkpoint()
-    assert kept.name == "00001.ckpt"
-    text = kept.read_text()
-    kept.unlink()
-    found = reproduce.reproduce(result, 0)
-    assert found.restored and list(reproduce.lines(found))[1] == "its checkpoint had been pruned away and is back"
-    assert kept.read_text() == text
-
-
 @pytest.mark.parametrize("mended", [False, True])
 def test_the_checkpoint_of_a_failed_trial_that_is_best_is_put_back(place: Place, mended: bool) -> None:
     (failing := place.folder / "failing").write_text("timeout")
@@ -166,6 +154,7 @@ def test_the_checkpoint_of_a_failed_trial_that_is_best_is_put_back(place: Place,
         failing.unlink()
     found = reproduce.reproduce(result, failed.number)
     assert (found.identical, found.restored, kept.read_text()) == (not mended, True, text)
+    assert [*reproduce.lines(found)][-1] == "its checkpoint had been pruned away and is back"
 
 
 def with_engine(result: Result, engine: str) -> Result:

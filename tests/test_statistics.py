@@ -36,24 +36,16 @@ def test_intervals_hold_for_the_skewed_and_counted_differences_of_real_studies()
     assert 898 <= covered <= 985, covered
 
 
-def test_two_copies_of_random_are_seldom_decided() -> None:
-    """At most 35 of 400 comparisons; 20 expected, so the odds of a false failure are 1 in 1,700."""
-    rng = np.random.default_rng(3)
-    a, b = best_of(rng, 400), best_of(rng, 400)
-    verdicts = [_judged(paired(x, y)) for x, y in zip(a, b, strict=True)]
-    decided = sum(v is not Verdict.UNDECIDED for v in verdicts)
-    assert decided <= 35, decided
-
-
 def _judged(difference: statistics.Difference, margin: float = 0.0) -> Verdict:
     return statistics.verdict(difference, difference.p, margin)
 
 
-def test_three_copies_of_random_are_seldom_decided_when_corrected() -> None:
-    """Any of three pairs decided in at most 40 of 500 comparisons; 25 at most are expected, odds 1 in 600."""
+def test_copies_of_random_are_seldom_decided_and_of_three_when_corrected() -> None:
+    """One pair, or any of three corrected, is decided in at most 40 of 500 comparisons; 25 are expected, odds 1 in 600."""
     rng = np.random.default_rng(4)
     a, b, c = (best_of(rng, 500) for _ in range(3))
     p = np.stack([paired_t(a - b).p, paired_t(a - c).p, paired_t(b - c).p], axis=-1)
+    assert sum(_judged(paired(x, y)) is not Verdict.UNDECIDED for x, y in zip(a, b, strict=True)) <= 40
     assert (p.min(axis=-1) < 0.05).sum() > 40  # uncorrected they would be
     assert (holm(p).min(axis=-1) < 0.05).sum() <= 40
 
@@ -107,16 +99,7 @@ def test_student_s_interval_is_the_textbook_s() -> None:
 
 def test_holm_s_correction_is_the_one_of_his_paper() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_keeps_the_order_and_never_makes_p_smaller(p: list[float]) -> None:
-    corrected = holm(p)
-    assert all(c >= min(x, 1.0) for x, c in zip(p, corrected, strict=True))
-    assert all(corrected <= 1)
-    order = np.argsort(p, kind="stable")
-    assert all(np.diff(corrected[order]) >= 0)
-    assert corrected[order[0]] == pytest.approx(min(1.0, p[order[0]] * len(p)))
+    assert holm([0.9, 0.01, 0.6]) == pytest.approx([1.0, 0.03, 1.0])
 
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15)])
@@ -195,6 +178,7 @@ def test_the_more_cautious_an_advice_the_more_seeds_whatever_scipy_cannot_say(n:
     bold, middle, cautious = (more_seeds(t, n, 0.05, chance) for chance in (0.1, 0.5, 0.9))
     assert np.all(bold <= middle)
     assert np.all(middle <= cautious)
+    assert np.all(np.diff(middle) <= 0), "a larger difference never asks for more seeds"
     assert np.all(np.diff(seeds_to_tell_apart(np.linspace(0.05, 8, 200), 0.05)) <= 0)
 
 
@@ -207,9 +191,3 @@ def test_the_range_of_an_advice_holds_it_and_too_few_seeds_give_none(seeds: int)
         advice = advise(paired(list(noise), [0.0] * seeds), margin=float(rng.choice([0.0, 0.3])), pairs=3)
         assert (advice is None) == (seeds < 5)
         assert advice is None or 1 <= advice.low <= advice.more <= advice.high
-
-
-@given(st.floats(0.0, 2.2), st.floats(0.0, 2.2))
-def test_a_larger_difference_never_asks_for_more_seeds(t: float, u: float) -> None:
-    small, large = (statistics.effect_given_undecided(one, SEEDS, 0.05) for one in sorted((t, u)))
-    assert small <= large + 1e-9

@@ -1,6 +1,5 @@
 """YAML 1.2, places, and what hostile files are stopped by."""
 
-import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -125,12 +124,6 @@ def test_a_value_of_a_flag_is_read_as_behind_a_key() -> None:
 def test_what_is_no_data_is_no_node() -> None:
     with pytest.raises(BadInput, match="must be made of mappings, lists, text, numbers and booleans, got object"):
         node_of({"a": object()}, "study")
-
-
-@given(st.binary(max_size=60))
-def test_any_bytes_are_a_document_or_bad_input(raw: bytes) -> None:
-    with contextlib.suppress(BadInput):
-        parse(raw.decode("utf-8", "replace"), "f")
 
 
 @given(st.text())
