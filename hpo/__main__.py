@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 
 import click
 
@@ -50,19 +51,11 @@ def main() -> None:
 
 
 def fail_by_bug(error: Exception) -> None:
-    place = write_traceback(error)
+    place = "hpo"  # where no file can be written
+    with suppress(OSError), tempfile.NamedTemporaryFile("w", prefix="hpo-bug-", suffix=".txt", delete=False) as file:
+        file.write(without_password("".join(traceback.format_exception(error))))
+        place = file.name
     fail(f"{place}: a bug of hpo, {type(error).__name__}; please report it with this file", BUG)
-
-
-def write_traceback(error: Exception) -> str:
-    """The file with the whole traceback; "hpo" where none can be written."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix="hpo-bug-", suffix=".txt")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(without_password("".join(traceback.format_exception(error))))
-    except OSError:
-        return "hpo"
-    return name
 
 
 def fail(text: str, code: int) -> None:

@@ -19,7 +19,7 @@ from studied import hpo
 from survival import never_left
 from test_faults import check_whole, journal_of, whole
 
-from hpo.__main__ import write_traceback
+from hpo.__main__ import fail_by_bug
 from hpo.cli.main import cli
 from hpo.commands.report import study_facts
 from hpo.commands.sync import serve_ui, tracked_study
@@ -137,10 +137,12 @@ def test_any_password_is_masked_wherever_it_stands(before: str, after: str, quer
     assert "hunter2" not in f"{Mistake(uri, uri, uri, uri)} {BadInput(uri)} {ui_address(uri, '1')}"
 
 
-def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path) -> None:
+def test_a_password_in_an_error_of_a_users_own_code_is_masked(tmp_path: Path, capsys: Any) -> None:
     for error in (ValueError("http://u:hunter2@host"), TrainingFailed(Outcome.INVALID, "mysql://h?password=hunter2")):
         assert "hunter2" not in repr(failed(job({}, tmp_path / "trainings"), error))
-    place = Path(write_traceback(ValueError("http://u:hunter2@host")))
+    with pytest.raises(SystemExit):
+        fail_by_bug(ValueError("http://u:hunter2@host"))
+    place = Path(capsys.readouterr().err.partition(": a bug of hpo")[0])
     kept = [*(tmp_path / "errors").iterdir(), place]
     texts = [path.read_text() for path in kept]
     assert [("http://u:***@host" in text, "hunter2" in text) for text in texts] == [(True, False)] * 2

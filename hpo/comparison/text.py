@@ -162,9 +162,6 @@ def glossary(comparison: Comparison) -> str:
     )
 
 
-# -- tables ------------------------------------------------------------------------------------------------------
-
-
 def strategy_rows(comparison: Comparison) -> Rows:
     """One row a strategy or rival, random with twice the budget last."""
     results = comparison.results

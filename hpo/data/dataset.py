@@ -305,9 +305,6 @@ def _distinct(contents: Contents) -> Contents:
     )
 
 
-# -- pixels ------------------------------------------------------------------------------------------------------
-
-
 def _pixels(contents: Contents, chosen: Array, scratch: Path | None) -> Array:
     """All chosen images as one array (N, C, H, W); a large one is a map of a nameless file, deleted with the array."""
     needed = len(chosen) * contents.image_bytes

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 Environment = Mapping[str, Value]
 Live = Callable[[], Iterable[Path]]  # the journals of the studies that other drivers have now
 
-NAMED = ("hpo", *provenance.TRAINED_BY)  # what a run says of what has changed
-
 
 # -- the study file ------------------------------------------------------------------------------------------------
 
@@ -208,7 +206,7 @@ def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, ac
         raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
     changes, trained = (
         dict.fromkeys(one for then in before for one in provenance.differences(then, now, names))
-        for names in (NAMED, provenance.TRAINED_BY)
+        for names in (("hpo", *provenance.TRAINED_BY), provenance.TRAINED_BY)
     )
     if changes:
         left = ", unfinished ones are not continued" if trained else ""

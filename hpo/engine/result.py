@@ -318,7 +318,6 @@ def command(verb: str, spec: StudySpec, state: Path | None = None) -> str:
 
 # -- all studies of a name
 
-RUNNING = "running"
 Filter = tuple[str | None, int | None]  # strategy, seed; None is any
 
 
@@ -334,7 +333,7 @@ class StudyStatus:
     @property
     def state(self) -> Reason | str:
         """Why it ended, or that it is running."""
-        return RUNNING if self.driver else self.study.closed or Reason.INTERRUPTED
+        return "running" if self.driver else self.study.closed or Reason.INTERRUPTED
 
 
 def studies_of(state: Path, name: str) -> list[Folders]:

@@ -124,11 +124,10 @@ class Trainings:
         """Why there is nothing after this epoch; None if there is, or may be."""
         return self._shared[key].end if epoch >= self.epochs(key) else None
 
-    def prune(self, needed: Iterable[str], resting: Sequence[str] = ()) -> int:
-        """Keep the disk within the cap; returns the bytes in use. resting: deleted last, the least likely first."""
-        checkpoints.sweep(self.folder)
+    def prune(self, needed: Iterable[str], resting: Sequence[str] = ()) -> None:
+        """Keep the disk within the cap. resting: deleted last, the least likely first."""
         in_use = self._elsewhere.update()
         for key in self._superseded - in_use:
             self._forget(key)
         best = {one.trial.training for one in self._elsewhere.known.values() if one.trial is not None}
-        return checkpoints.prune(self.folder, self.cap, {*needed, *in_use, *best}, resting)
+        checkpoints.prune(self.folder, self.cap, {*needed, *in_use, *best}, resting)

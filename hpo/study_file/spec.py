@@ -37,7 +37,6 @@ _WARM_START: Final = one_of("builtin", "none", both="studies")
 _STRATEGY: Final = one_of(*STRATEGIES, TPE)
 _SIDES: Final = Several(number(1, 4096, whole=True), 2, broadcast=True)
 _METRIC: Final = r"[A-Za-z_][A-Za-z0-9_/ -]*(?:\..+)?"
-_METRIC_NAME: Final = text(_METRIC, "must be a metric's name")
 _ANY_METRIC: Final = text(f"{CODE}|{_METRIC}", "must be a metric's name, or package.module:function")
 _METRICS: Final = Several(_ANY_METRIC, broadcast=True)
 _LETTERS: Final = "must be letters, digits, . _ and -"
@@ -45,7 +44,6 @@ _NAME: Final = text(NAME, _LETTERS, "digits-cnn")
 _LINE: Final = text(r"[^\n]{1,250}", "must be text of one line")
 _COPIES: Final = one_of("keep", "drop")
 _LOSS: Final = one_of("cross_entropy", "squared_error")
-_WEIGHTS: Final = flag_or("sampling")
 _ENGINE: Final = one_of("local", "inline", "ray")
 _FACTOR: Final = number(2, 100, whole=True)
 _WORKERS: Final = number(1, 10_000, whole=True, word="auto")
@@ -89,7 +87,7 @@ class DataSpec:
 class Metric:
     """The metric that is optimized."""
 
-    name: str = option(_METRIC_NAME, "val_accuracy", "its name")
+    name: str = option(text(_METRIC, "must be a metric's name"), "val_accuracy", "its name")
     goal: str = option(one_of("maximize", "minimize"), "maximize", "the better direction; default: by the metric")
     at: str = option(one_of("last", "best"), "last", "which epoch of a trial counts")
     target: float | None = option(number(), None, "the study ends when a trial reaches it at an epoch that counts")
@@ -187,7 +185,7 @@ class StudySpec:
     )
     loss: str = option(_LOSS, "cross_entropy", "what SGD minimizes; squared_error for regression")
     class_weights: bool | str = option(
-        _WEIGHTS, False, "weigh rare classes up in the loss; sampling: draw more of them"
+        flag_or("sampling"), False, "weigh rare classes up in the loss; sampling: draw more of them"
     )
     metric: Metric = option(Record(Metric, "metric", short="name"), Metric(), "a name, or {name, goal, at, target}")
     metrics: tuple[str, ...] = option(

@@ -44,9 +44,8 @@ def sqlite_path(uri: str) -> Path:
 
 def tracking_uri(spec: StudySpec, state: Path, environ: Mapping[str, str]) -> str:
     """The study file's store, the environment's, or mlflow.db in the state folder. Raises BadInput."""
-    uri, place = (
-        (spec.tracking.uri, spec.place("tracking.uri")) if spec.tracking.uri else (environ.get(VARIABLE), VARIABLE)
-    )
+    place = spec.place("tracking.uri") if spec.tracking.uri else VARIABLE
+    uri = spec.tracking.uri or environ.get(VARIABLE)
     if not uri:
         return sqlite_uri(state / "mlflow.db")
     scheme = uri.partition(":")[0].partition("+")[0].lower()

@@ -65,11 +65,12 @@ def forget(folder: Path, key: str, epoch: int) -> None:
     path(folder, key, epoch).unlink(missing_ok=True)
 
 
-def prune(folder: Path, cap: int, wanted: Collection[str], last: Sequence[str] = ()) -> int:
-    """Delete trainings not wanted until `cap` bytes are left, those in `last` after others; returns the bytes left."""
+def prune(folder: Path, cap: int, wanted: Collection[str], last: Sequence[str] = ()) -> None:
+    """Delete trainings not wanted until `cap` bytes are left, those in `last` after others."""
     places = {key: place for place, key in enumerate(last, 1)}
     sizes: list[tuple[int, float, int, Path]] = []
     for training in folder.glob("*/"):
+        files.sweep(training)  # of the drafts of processes that were killed while writing
         with contextlib.suppress(FileNotFoundError):
             stats = [entry.stat() for entry in training.iterdir()]
             used = max((stat.st_mtime for stat in stats), default=0.0)
@@ -80,10 +81,3 @@ def prune(folder: Path, cap: int, wanted: Collection[str], last: Sequence[str] =
             hit("prune")
             shutil.rmtree(training, ignore_errors=True)
             left -= size
-    return left
-
-
-def sweep(folder: Path) -> None:
-    """Remove the drafts of this machine's processes that were killed while writing."""
-    for training in folder.glob("*/"):
-        files.sweep(training)

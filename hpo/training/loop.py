@@ -156,9 +156,6 @@ def batches(
         yield from zip(torch.split(images, chunk_sizes), torch.split(targets, chunk_sizes), strict=True)
 
 
-# -- metrics and failures ------------------------------------------------------------------------------------------
-
-
 def read_metrics(
     state: TrainingState, data: DeviceData, losses: Tensor, sizes: list[int], others: dict[str, Tensor]
 ) -> tuple[dict[str, float], str]:

@@ -6,8 +6,6 @@ classes, squared error    sum_k (softmax(outputs)_k - [k = target])^2      chanc
 numbers, squared error    mean_k ((outputs - target)_k / spread_k)^2       chance: 1, the mean predictor
 """
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
@@ -15,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ class Loss:
     smoothing: float = 0.0
 
     @classmethod
-    def of(cls, kind: str, outputs: int, targets: Tensor, weights: Tensor | None = None) -> Loss:
+    def of(cls, kind: str, outputs: int, targets: Tensor, weights: Tensor | None = None) -> Self:
         """For these training targets: int64 (N,) are classes, floats (N, K) numbers, which have the squared error alone."""
         if targets.dtype == torch.int64:
             return cls(kind, outputs, weights=weights)
@@ -64,7 +63,7 @@ class Loss:
         return math.log(self.outputs) if self.kind == CROSS_ENTROPY else 1 - 1 / self.outputs
 
     @property
-    def plain(self) -> Loss:
+    def plain(self) -> Self:
         return replace(self, weights=None, smoothing=0.0)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -202,9 +202,6 @@ def _on_its_side(image: Image.Image) -> bool:
     return False
 
 
-# -- a folder as a data set ------------------------------------------------------------------------------------------
-
-
 def read(root: Path, spec: DataSpec) -> Contents:
     """Raises BadInput that names every file which is no image, and different sizes where data.resize is not set."""
     files, headers, unusable = _with_headers(class_files(root), root, spec)
