@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -275,9 +276,12 @@ def check_delivered(runs: Sequence[Kept], one: TrackedStudy, events: Sequence[Ev
             for report in trial.reports
             for name, value in {**report.metrics, "seconds": report.seconds}.items()
         }
-        got = [(p.name, repr(p.value), p.step, p.time) for p in run.points if not p.name.startswith("test_")]
+        got = [(p.name, repr(p.value), p.step, p.time) for p in run.points if not p.name.startswith(("test_", "best_"))]
         assert len(got) == len(set(got))
         assert set(got) == expected
+        ranked = sorted((p.step, p.time, p.value) for p in run.points if p.name == f"best_{one.goal.metric}")
+        value = one.goal.value(trial) if one.goal.counted(trial) else None  # what MLflow's table shows is the last
+        assert [value for *_, value in ranked[-1:]] == [v for v in [value] if v is not None and math.isfinite(v)]
         assert run.params == {name: str(value) for name, value in trial.params.items()}
         assert run.tags["hpo.state"] == str(trial.state) or run.tags["hpo.state"] == "interrupted"
         assert live or run.status != "RUNNING"

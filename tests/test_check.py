@@ -2,21 +2,24 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.check import Estimate, Input, Machine, check, check_study
 from hpo.core import Params
+from hpo.errors import BadInput
 from hpo.execution import local
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary, layer_table
 from hpo.models.network import disagreement
 from hpo.study_file import reader as study_file
-from hpo.study_file.spec import StudySpec
+from hpo.study_file.spec import DataSpec, StudySpec
 from hpo.training.setup import time_step
 
 DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
@@ -223,6 +226,14 @@ def test_two_lines_say_seconds_an_epoch_and_what_is_faster_where_a_validation_in
     ).lines()
     assert f"epoch: {epochs} (means; the first as the study has it)" in lines
     assert f"faster: {faster or 'no other device or precision here'}" in lines
+
+
+def test_a_metric_that_is_the_same_of_all_trials_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "five.npz", X=np.random.RandomState(0).rand(100, 4, 4), y=np.repeat(range(5), 20))
+    spec = replace(study(tmp_path, THREE_BLOCKS, "metric: val_top5\n"), data=DataSpec(f"{tmp_path / 'five.npz'}"))
+    rule = r"metric.name: must tell trials apart, and of five classes or fewer it is always 1, got val_top5 of 5; write val_acc"
+    with pytest.raises(BadInput, match=rule):
+        list(check_study(spec, trust=False))
 
 
 def test_a_study_on_gpus_learns_how_many_trainings_their_free_memory_holds(tmp_path: Path, monkeypatch: Any) -> None:

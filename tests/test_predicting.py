@@ -219,6 +219,12 @@ def test_one_image_may_come_alone(resize: tuple[int, int] | None) -> None:
     grey = stored(colour[:, :1], resize)
     assert np.array_equal(as_stored(colour[0, 0], grey), colour[:1, :1])
     assert np.array_equal(as_stored(colour[:, 0], grey), colour[:, :1])
+    assert np.array_equal(as_stored(colour[0, 0, ..., None], grey), colour[:1, :1])
+    for other in (colour[0].transpose(1, 2, 0), colour[0, 0] > 9):  # no six images of 5 x 3; no pixels up to 255
+        with pytest.raises(
+            BadInput, match="as the data are, got shape" if other.ndim == 3 else "hand them over undivided"
+        ):
+            as_stored(other, grey)
 
 
 def bright(images: np.ndarray) -> np.ndarray:

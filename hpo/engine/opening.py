@@ -74,9 +74,13 @@ def open_study(
 
 
 def refuse_unknown_classes(spec: StudySpec, data: Dataset | None) -> None:
-    """Raises BadInput for a metric of a class that the data do not have."""
+    """Raises BadInput for a metric of a class that the data do not have, and for one that is 1 whatever is trained."""
+    known = (data and data.classes) or ()
+    if spec.metric.name == "val_top5" and 0 < len(known) <= 5:
+        rule, remedy = "must tell trials apart, and of five classes or fewer it is always 1", "write val_accuracy"
+        raise BadInput(Mistake(spec.place("metric.name"), rule, f"val_top5 of {len(known)}", remedy))
     for name in measured(spec):
-        own, known = name.partition(".")[2], (data and data.classes) or ()
+        own = name.partition(".")[2]
         if own and not user.is_reference(name) and own not in known:
             place = spec.place("metric.name" if spec.metric.name == f"val_{name}" else "metrics")
             raise BadInput(Mistake(place, "must be of a class that the data have", own, did_you_mean(own, known)))

@@ -4,20 +4,22 @@
     study        parent, one a study          hpo.state = running, or why its driver left; hpo.best_trial; what was
                                               known before: hpo.prior, hpo.known, hpo.engine; hpo.learned
     trial        child, one a trial           hpo.trial hpo.state hpo.outcome hpo.attempt hpo.diagnosis hpo.log
+                                              hpo.epoch, that it is ranked by; the value there is its metric best_...
     comparison   grandparent of the studies   hpo.state
 
 Times are milliseconds since 1970 as MLflow has them; they come from the events, never from a clock.
 """
 
 import getpass
+import math
 import os
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Reported, Scored, State, Study, Trial, digest
+from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Report, Reported, Scored, State, Study, Trial, digest
 from hpo.formatting import count, finite
 from hpo.training.diagnosis import diagnosis_of
 
@@ -187,7 +189,7 @@ class History:
         if before == (value, epochs) or not (always or before is None or before[0] != value):
             return []
         self._charted = value, epochs
-        return [MetricPoint(legal(f"best_{goal.metric}"), finite(value), milliseconds(time), epochs)]
+        return [MetricPoint(best_of(goal), finite(value), milliseconds(time), epochs)]
 
 
 # -- the child run of a trial ------------------------------------------------------------------------------------
@@ -206,6 +208,8 @@ def trial_run(history: History, trial: Trial, live: bool, parent: str) -> Run:
     }
     if trial.finished:
         tags["hpo.outcome"] = str(trial.outcome)
+    if (judged := judged_by(trial, tracked.goal)) is not None:
+        tags["hpo.epoch"] = str(judged.epoch)
     last = max([trial.started, *(report.time for report in trial.reports[-1:])])  # one that is reused may be older
     said = diagnosis_of(trial) if state != State.RUNNING else None
     tags["hpo.diagnosis"] = said.tag if said else ""  # of a trial that goes on, what was said is no longer so
@@ -233,13 +237,24 @@ def trial_status(trial: Trial, study: Study, live: bool) -> tuple[str, str]:
             return str(state), FINISHED
 
 
-def trial_points(trial: Trial, after: int) -> list[MetricPoint]:
-    """The metrics of its reports behind epoch `after`, a step an epoch."""
-    return [
-        MetricPoint(legal(name), finite(value), milliseconds(report.time), report.epoch)
-        for report in trial.reports[after:]
-        for name, value in {**report.metrics, "seconds": report.seconds}.items()
-    ]
+def judged_by(trial: Trial, goal: Goal) -> Report | None:
+    """The report that a trial is ranked by; None while it has none that counts."""
+    reading = goal.reading(trial) if goal.counted(trial) else None
+    return reading if reading is not None and math.isfinite(goal.cost(reading)) else None
+
+
+def trial_points(trial: Trial, goal: Goal, after: int) -> list[MetricPoint]:
+    """The metrics of its reports behind epoch `after`, a step an epoch, and what it is ranked by after each."""
+    points, judged = list[MetricPoint](), judged_by(replace(trial, state=State.RUNNING), goal)
+    for report in trial.reports[after:]:
+        then = judged_by(replace(trial, reports=trial.reports[: report.epoch], state=State.RUNNING), goal)
+        best = {} if then is None else {best_of(goal): then.metrics[goal.metric]}
+        metrics, time = {**report.metrics, "seconds": report.seconds, **best}, milliseconds(report.time)
+        points += [MetricPoint(legal(name), finite(value), time, report.epoch) for name, value in metrics.items()]
+    if (last := judged_by(trial, goal)) not in (None, judged):  # one that counts because the trial is complete
+        time = milliseconds(trial.ended or trial.reports[-1].time)
+        points.append(MetricPoint(best_of(goal), last.metrics[goal.metric], time, trial.epoch))
+    return points
 
 
 def score_points(scored: Scored, step: int) -> list[MetricPoint]:
@@ -346,6 +361,11 @@ def legal(name: str) -> str:
     if legalized == name and len(name) <= LONGEST_KEY:
         return name
     return f"{legalized[: LONGEST_KEY - 8]}-{digest(name)[:6]}"
+
+
+def best_of(goal: Goal) -> str:
+    """The metric by which trials and studies are ranked."""
+    return legal(f"best_{goal.metric}")
 
 
 def trimmed(texts: Mapping[str, str], longest: int) -> dict[str, str]:

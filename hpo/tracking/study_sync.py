@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -156,17 +157,17 @@ class StudySync:
     def _send_trial(self, store: Store, number: int) -> None:
         trial, scores = self.history.study.trials[number], self.history.scores.get(number, [])
         run = runs.trial_run(self.history, trial, bool(self._live), self.runs[PARENT].id)
-        stored = self.runs.get(number)
+        points, stored = partial(runs.trial_points, trial, self.tracked.goal), self.runs.get(number)
         if stored is not None and not stored.params.items() <= run.params.items():
             store.remove(stored.id)  # the journal lost its end in a power cut, and the number went to another trial
             del self.runs[number]
         try:
             if number not in self.runs:
                 self._create(store, number, run)
-            self._write(store, number, run, runs.trial_points(trial, self.runs[number].epochs), scores)
+            self._write(store, number, run, points(self.runs[number].epochs), scores)
         except Gone:  # only this run; if it is the experiment, this raises Gone too
             self._create(store, number, run)
-            self._write(store, number, run, runs.trial_points(trial, 0), scores)
+            self._write(store, number, run, points(0), scores)
         self.runs[number] = replace(self.runs[number], epochs=trial.epoch)
 
     def _logged(self, store: Store, number: int, run: Run) -> Run:

@@ -17,7 +17,7 @@ from hpo.errors import BadInput, Mistake
 from hpo.formatting import without_password
 from hpo.strategies.points import CONFIRM
 from hpo.study_file.spec import StudySpec
-from hpo.tracking.runs import legal
+from hpo.tracking.runs import best_of, legal
 
 SQLITE = "sqlite:///"
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -108,20 +108,20 @@ def tags(goal: Goal, columns: Sequence[str]) -> dict[str, str]:
 
 def trials(goal: Goal, columns: Sequence[str]) -> Json:
     """All trials, best first; their learning curves, and parameters against the metric."""
-    metric, params = legal(goal.metric), [legal(name) for name in columns][:MOST_COLUMNS]
-    chosen = {"selectedParams": params, "selectedMetrics": [metric], "showAllRuns": True}
+    metric, best, params = legal(goal.metric), best_of(goal), [legal(name) for name in columns][:MOST_COLUMNS]
+    chosen = {"selectedParams": params, "selectedMetrics": [best], "showAllRuns": True}
     sections = {
         "Learning curves": [line(metric), line("val_loss", "train_loss")],
-        "Parameters": [card("PARALLEL", metric) | chosen],
-        "Ranking": [card("BAR", metric) | {"metricKey": metric, "runsCountToCompare": 20}],
+        "Parameters": [card("PARALLEL", best) | chosen],
+        "Ranking": [card("BAR", best) | {"metricKey": best, "runsCountToCompare": 20}],
     }
-    shown = [column("metrics", metric), column("tags", "hpo.state"), *(column("params", name) for name in params)]
-    return view("trial", metric, not goal.maximize, [*shown, column("tags", "hpo.strategy")], sections)
+    shown = [column("metrics", best), column("tags", "hpo.state"), *(column("params", name) for name in params)]
+    return view("trial", best, not goal.maximize, [*shown, column("tags", "hpo.strategy")], sections)
 
 
 def strategies(goal: Goal) -> Json:
     """One run a study: best so far against epochs spent."""
-    best = legal(f"best_{goal.metric}")
+    best = best_of(goal)
     tagged = (column("tags", f"hpo.{name}") for name in ("strategy", "seed", "state", "best_trial"))
     sections = {
         "Best so far against epochs spent": [line(best)],

@@ -200,7 +200,8 @@ def predictions(model: nn.Module, images: Array) -> Array:
 def as_stored(images: Array, data: Dataset) -> Array:
     """Images in any usual shape, or one, -> (N, C, H, W) as the data set has them. Raises BadInput."""
     given, (channels, height, width) = np.asarray(images), data.shape
-    alone = (given.ndim == 3 and channels > 1) or (given.ndim == 2 and height > 1)
+    last = given.ndim == 3 and given.shape[2] <= 4 < width  # channels, of one image: no grey ones have 4 columns
+    alone = last or (given.ndim == 3 and channels > 1) or (given.ndim == 2 and height > 1)
     batch = given[None] if alone else given
     if batch.ndim in (2, 3):
         batch = batch.reshape(len(batch), 1, -1, batch.shape[-1])
@@ -210,7 +211,7 @@ def as_stored(images: Array, data: Dataset) -> Array:
         rule = f"must be (N, {channels}, {height}, {width}), as the data are"
         raise BadInput(Mistake("images", rule, f"shape {given.shape}", "reshape or resize them"))
     if batch.size:
-        _refuse_other_scale(float(batch.max()), batch.dtype.kind == "f", data)
+        _refuse_other_scale(float(batch.max()), batch.dtype.kind in "bf", data)
     return np.ascontiguousarray(batch if batch.dtype == np.uint8 else batch.astype(np.float32))
 
 
