@@ -1,7 +1,8 @@
 """Bayesian search: the point with the largest expected improvement, predicted from readings of any epoch and the learned prior.
 
 Candidates are what the prior thinks most of, the first points of random search, and neighbours of the best trials. One
-new point in five is the next of random search, whatever the prior says, so that a prior that misleads is found out.
+new point in five is the next of random search, whatever the prior says, so that a prior that misleads is found out; and one
+is what the prior thought most of before the study began, whatever was read, so that misleading readings are.
 """
 
 import random
@@ -17,7 +18,7 @@ from hpo.strategies.surrogate import Surrogate
 DRAWN, FAVOURITES, NEIGHBOURS = 400, 100, 40  # candidates: random, by the prior, beside the best trials
 GENERATIONS = 3  # in which neighbours of the prior's favourites are looked for
 PARENTS = 4  # trials whose neighbours are candidates
-OPEN = 5  # one new point in so many is random search's
+OPEN = 5  # one new point in so many is random search's, and one the prior's
 
 
 class Bayesian:
@@ -36,7 +37,10 @@ class Bayesian:
         candidates = [params for params in self._candidates(study) if frozen(params) not in tried]
         if not candidates:
             return self._stream.propose(study, 1)
-        worth = self._surrogate.worth(study, [(params, 0) for params in candidates])
+        if len(study) % OPEN == OPEN - 2 and len(study) > OPEN:
+            worth = self._surrogate.expected(candidates)
+        else:
+            worth = self._surrogate.worth(study, [(params, 0) for params in candidates])
         params = candidates[int(np.argmax(worth))]
         return [Start(params, epochs_of(params))]
 
@@ -53,8 +57,8 @@ class Bayesian:
         drawn = list(islice(random_points(self._problem), DRAWN))
         found = drawn
         for generation in range(GENERATIONS):
-            worth = self._surrogate.worth(Study(), [(params, 0) for params in found])
-            best = [found[index] for index in np.argsort(-worth, kind="stable")[:FAVOURITES]]
+            order = np.argsort(-self._surrogate.expected(found), kind="stable")
+            best = [found[index] for index in order[:FAVOURITES]]
             found = distinct([*best, *islice(self._near(best, f"favourite/{generation}"), FAVOURITES)])
         return distinct([*found, *drawn])
 

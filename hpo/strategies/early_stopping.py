@@ -11,7 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpo.core import Continue, Decision, Goal, NoDecision, Proposal, Start, Stop, Strategy, Study, Trial, epochs_of
+from hpo.core import (
+    Continue,
+    Decision,
+    Goal,
+    NoDecision,
+    Params,
+    Proposal,
+    Start,
+    Stop,
+    Strategy,
+    Study,
+    Trial,
+    epochs_of,
+)
 from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import EarlyStopping
 
@@ -99,17 +112,19 @@ class Predictive:
         new = [] if isinstance(proposed, NoDecision) else [one for one in proposed if isinstance(one, Start)]
         resting = at_rung(study)
         if not resting:
-            return proposed if isinstance(proposed, NoDecision) else [self._to_rung(one) for one in new]
+            limited: list[Decision] = [replace(one, until=self._next(one.params, 0)) for one in new]
+            return limited or proposed
         candidates = [*((one.params, 0) for one in new), *((trial.params, trial.epoch) for trial in resting)]
-        place = int(np.argmax(self._surrogate.worth(study, candidates)))
+        looks = [self._next(params, epoch) for params, epoch in candidates]
+        place = int(np.argmax(self._surrogate.worth(study, candidates, looks)))
         if place < len(new):
-            return [self._to_rung(new[place])]
-        trial = resting[place - len(new)]
-        return [Continue(trial.number, min(rung for rung in self._rule.rungs(trial.epochs) if rung > trial.epoch))]
+            return [replace(new[place], until=looks[place])]
+        return [Continue(resting[place - len(new)].number, looks[place])]
 
-    def _to_rung(self, start: Start) -> Start:
-        whole = self._goal.whole(start.params)
-        return start if whole else replace(start, until=min(start.until, self._rule.min_epochs))
+    def _next(self, params: Params, epoch: int) -> int:
+        """The epoch at which a training that has come to this one is judged again."""
+        full = epochs_of(params)
+        return full if self._goal.whole(params) else min(rung for rung in self._rule.rungs(full) if rung > epoch)
 
 
 class Patience:

@@ -22,8 +22,10 @@ from hpo.strategies.encoding import Array
 
 STEPS = 8  # of a fit
 LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
+LEVELS = 16  # values that a reading may have, in thought
 EXPECTED = 0.4  # what one standard deviation of the prior's tasks is worth in y, before any reading
-START: Final = np.log([0.6, 0.6, 0.25, 1.0, 1.0, 0.15, 0.07])  # scale, tasks, residual, length, fade, training, noise
+# scale, tasks, residual, length, fade, training, noise: near what makes the recorded tasks likeliest (docs/design.md)
+START: Final = np.log([0.3, 2.0, 0.125, 0.7, 0.6, 0.2, 0.07])
 WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 
 
@@ -110,17 +112,31 @@ class Posterior:
 
     def __call__(self, at: Encoded) -> tuple[Array, Array]:
         """Mean and standard deviation (n,) of y there."""
-        scale, tasks, residual, _, _, training, _ = np.exp(self.hyper)
-        known = LEVEL**2 + RISE**2 * at.epochs**2 + scale**2 * at.zbar**2 + tasks**2 * (at.z**2).mean(1)
-        variance = known + residual**2 + training**2
-        mean = EXPECTED * at.zbar
-        if len(self.seen):
-            k = Pairs.of(at, self.seen).covariance(self.hyper)
-            mean = mean + k @ self.weights
-            from scipy.linalg import solve_triangular
+        mean, found = self._seen_from(at)
+        return mean, np.sqrt(np.maximum(self._paired(at, at) - (found**2).sum(0), 1e-10))
 
-            variance = variance - (solve_triangular(self.factor, k.T, lower=True, check_finite=False) ** 2).sum(0)
-        return mean, np.sqrt(np.maximum(variance, 1e-10))
+    def after(self, at: Encoded, look: Encoded) -> Array:
+        """Standard deviation (n,) of what the mean at each becomes, once the same training is read at `look`."""
+        found, other = self._seen_from(at)[1], self._seen_from(look)[1]
+        both = self._paired(at, look) - (found * other).sum(0)
+        read = self._paired(look, look) - (other**2).sum(0) + np.exp(2 * self.hyper[-1])
+        return np.asarray(np.abs(both) / np.sqrt(np.maximum(read, 1e-10)))
+
+    def _paired(self, a: Encoded, b: Encoded) -> Array:
+        """Covariance (n,) of each with its own in b, a point at another epoch, before anything is seen."""
+        scale, tasks, residual, _, fade, training, _ = np.exp(self.hyper)
+        known = LEVEL**2 + RISE**2 * a.epochs * b.epochs + scale**2 * a.zbar * b.zbar + tasks**2 * (a.z * b.z).mean(1)
+        return np.asarray(known + np.exp(-np.abs(a.epochs - b.epochs) / fade) * (residual**2 + training**2))
+
+    def _seen_from(self, at: Encoded) -> tuple[Array, Array]:
+        """Mean (n,), and what of the covariance (seen, n) is known by what was seen."""
+        mean = EXPECTED * at.zbar
+        if not len(self.seen):
+            return mean, np.zeros((0, len(at)))
+        from scipy.linalg import solve_triangular
+
+        k = Pairs.of(at, self.seen).covariance(self.hyper)
+        return mean + k @ self.weights, solve_triangular(self.factor, k.T, lower=True, check_finite=False)
 
     def tasks(self) -> tuple[Array, Array]:
         """The weight of each task of the prior (T,), and by how many standard deviations it is above that of all."""
@@ -180,3 +196,19 @@ def improvement(mean: Array, deviation: Array, best: float) -> Array:
 
     gap = (mean - best) / deviation
     return np.asarray(deviation * (gap * ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
+
+
+def optional(mean: Array, deviation: Array, told: Array, best: float, first: Array, rest: Array) -> Array:
+    """Improvement an epoch of trainings that are given up where their next reading is below the best threshold for that.
+
+    told: standard deviation of what that reading makes of the mean; first, rest: epochs to it, and from it to the end.
+    Such an index of what may be given up: M. L. Weitzman, "Optimal search for the best alternative", Econometrica 1979.
+    """
+    from scipy.special import ndtri
+
+    told = np.minimum(told, 0.999 * deviation)
+    share = (np.arange(LEVELS) + 0.5) / LEVELS
+    after = mean[:, None] + told[:, None] * ndtri(share[::-1])  # from the best that may come of it to the worst
+    gain = improvement(after, np.sqrt(deviation**2 - told**2)[:, None], best).cumsum(axis=1) / LEVELS
+    epochs = first[:, None] + rest[:, None] * np.arange(1, LEVELS + 1) / LEVELS
+    return np.asarray((gain / epochs).max(axis=1))

@@ -20,7 +20,17 @@ from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
 from hpo.strategies.encoding import Array, Images
-from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior, apart, factored, fitted, improvement, stacked
+from hpo.strategies.gaussian_process import (
+    EXPECTED,
+    Encoded,
+    Posterior,
+    apart,
+    factored,
+    fitted,
+    improvement,
+    optional,
+    stacked,
+)
 from hpo.strategies.points import Point, Problem, frozen
 from hpo.strategies.prior import Experience, Prior, in_words
 
@@ -35,7 +45,7 @@ TRUST = 3.0  # trials that the prior's chance of failing weighs as much as
 SLIGHT = 0.1  # of the differences that the prior expects: less is hardly used
 CLEARLY = 2.5  # standard deviations by which the weight of a task that is named is above that of all
 LIMITING: Final = threading.Lock()
-ENGINE: Final = 2  # version of what proposes from a surrogate: raise it when proposals change
+ENGINE: Final = 3  # version of what proposes from a surrogate: raise it when proposals change
 
 
 @cache
@@ -63,17 +73,34 @@ class Surrogate:
         self._factor: tuple[tuple[Sequence[Reading], bytes], Array] | None = None
         self._last: tuple[list[Trial], tuple[Scale, Posterior]] | None = None
 
-    def worth(self, study: Study, candidates: Sequence[Candidate]) -> Array:
-        """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail."""
+    def expected(self, points: Sequence[Params]) -> Array:
+        """What the prior alone thinks of each at its full length, above the worst of them, where it does not fail."""
+        with one_thread():
+            full = self._encoder.encode([(params, epochs_of(params)) for params in points])
+        return np.asarray((1 - full.fails) * (full.zbar - full.zbar.min()))
+
+    def worth(self, study: Study, candidates: Sequence[Candidate], looks: Sequence[int] = ()) -> Array:
+        """Expected improvement of each at its full length, per epoch or second that it still takes, where it does not fail.
+
+        looks: at which epoch each may be given up; without them none is. Then what a resting one is expected to become
+        counts as reached, so that new points are judged by what they may add to it.
+        """
         with one_thread():
             scale, belief = self._belief(study)
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             mean, deviation = belief(full)
             best = self._best(study, scale, mean)
             left = np.array([max(1, epochs_of(params) - epoch) for params, epoch in candidates], float)
-            left *= self._seconds(study, full) if self._timed else 1.0
-            worth: Array = improvement(mean, deviation, best) * (1 - self._failing(study, full)) / left
-            return worth
+            if looks:
+                begun = np.array([epoch for _, epoch in candidates], float)
+                read = [on_ladder(params, look) for (params, _), look in zip(candidates, looks, strict=True)]
+                told, first = belief.after(full, self._encoder.encode(read)), looks - begun
+                best = max([best, *mean[begun > 0].tolist()])
+                gain = optional(mean, deviation, told, best, first, left - first)
+            else:
+                gain = improvement(mean, deviation, best) / left
+            worth: Array = gain * (1 - self._failing(study, full))
+            return worth / self._seconds(study, full) if self._timed else worth
 
     def curve(self, study: Study, params: Params) -> tuple[Array, Array, Array]:
         """Epochs of a point's ladder, and mean and standard deviation of y at each."""
@@ -112,7 +139,7 @@ class Surrogate:
     def _belief(self, study: Study) -> tuple["Scale", Posterior]:
         if self._last is None or self._last[0] != study.trials:
             read, working = readings(study, self._goal), at_work(study)
-            running = [(one.params, max(e for e in ladder(one.params) if e <= max(1, one.until))) for one in working]
+            running = [on_ladder(one.params, one.until) for one in working]
             self._last = list(study.trials), self._judged(thinned(read), self._fitted(read), running)
         return self._last[1]
 
@@ -193,6 +220,11 @@ def ladder(params: Params) -> list[int]:
     """The epochs at which a training of this point is read."""
     full = epochs_of(params)
     return sorted({full, *(epoch for epoch in LADDER if epoch < full)})
+
+
+def on_ladder(params: Params, epoch: int) -> Candidate:
+    """The last epoch that a training is read at up to this one."""
+    return params, max(one for one in ladder(params) if one <= max(1, epoch))
 
 
 def experience(studies: Sequence[Study], goal: Goal, images: Images) -> Experience | None:
