@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from benchmarks.simulated import SimulatedExecutor
-from hpo.core import Executor, Job, JobEnded, JobFailed, Limits, Message, Outcome, Reported, TrainingFailed
+from hpo.core import Executor, Job, JobEnded, JobFailed, Limits, Message, Outcome, Report, Reported, TrainingFailed
 from hpo.data import dataset as data
 from hpo.errors import EnvironmentFailed
-from hpo.execution.job_runner import InlineExecutor
+from hpo.execution.job_runner import InlineExecutor, JobRunner
 from hpo.execution.local import LocalExecutor
 from hpo.execution.worker import ENVIRONMENT
 from hpo.study_file.spec import DataSpec
@@ -129,6 +129,16 @@ def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], t
     executor = make()
     executor.submit(Job("a", {**PARAMS, "epochs": 3}, 7, 0, 5, 0, tmp_path / "trainings"))
     assert listen(executor)[-1] == JobEnded("a", exhausted=True)
+
+
+def test_a_trainer_that_ends_where_its_job_does_is_no_more_exhausted_than_one_of_another_process(
+    tmp_path: Path,
+) -> None:
+    runner = JobRunner(lambda job: (Report(e, {"loss": 1 / e}, 0.1, 0.0) for e in range(job.start + 1, job.until + 1)))
+    first, second = (list(runner.run(job(tmp_path, until=last, known=known))) for last, known in ((2, 0), (4, 2)))
+    assert epochs(first) == [1, 2]
+    assert epochs(second) == [1, 2, 3, 4], "from the start, as nothing was saved"
+    assert first[-1] == second[-1] == JobEnded("a")
 
 
 @pytest.mark.parametrize("mischief", ["nan", "diverged", "oom", "raise"])

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from test_yamlfile import TABLES, plain
 
 from hpo.core import UNSAFE, Goal
+from hpo.engine.components import Components
 from hpo.errors import BadInput
 from hpo.models.families import known
 from hpo.publishing.publish_best import registered
@@ -252,9 +253,17 @@ def test_with_patience_every_epoch_counts_and_a_journal_from_before_it_is_that_o
         ("patience", {*range(1, 11)}, 5),
         ("{type: asha, patience: 2}", {*range(1, 11)}, 6),
     ):
-        loaded = spec(f"early_stopping: {text}\nsearch_space: {{epochs: 10}}")
-        assert set(loaded.goal.epochs) == counted
-        assert len(loaded.fixed()["early_stopping"]) == kept
+        for epochs in ("10", "[7, 10]"):  # one that patience stops before the first of these has a value too
+            loaded = spec(f"early_stopping: {text}\nsearch_space: {{epochs: {epochs}}}")
+            assert set(loaded.goal.epochs) == (counted if text != "asha" or epochs == "10" else {7, 10})
+            assert len(loaded.fixed()["early_stopping"]) == kept
+
+
+def test_a_trial_is_never_longer_than_the_space_has_it_although_with_patience_every_epoch_counts() -> None:
+    text = "{x: [1, 3], epochs: [4, 10, 20]}\nconstraints: [epochs * x <= 40]\nearly_stopping: patience"
+    loaded = read_study({"name": "x", **read(f"train: own:fit\nprefix_safe: true\nsearch_space: {text}")}, known=known)
+    problem = Components(loaded, None, ["cpu"], {}, None).problem()
+    assert [problem.extended({"x": x, "epochs": 4})["epochs"] for x in (1, 3)] == [20, 10]
 
 
 def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:

@@ -64,7 +64,7 @@ class Components:
             images = Images(self.dataset.shape, self.dataset.outputs, len(self.dataset.train))
         own = spec.start_with, spec.constraints, families.completing(spec)
         problem = Problem(spec.space, goal, spec.seed, feasible, *own, images=images)
-        today = replace(spec, counted=()).goal  # what counted once may be no value of `epochs` any more
+        today = replace(goal, epochs={*goal.epochs} & {*spec.space.lengths})  # not all that counts can be asked for
         return replace(problem, extended=partial(today.extended, feasible=feasible)) if spec.early_stopping else problem
 
     def strategy(self) -> Strategy:

@@ -35,6 +35,10 @@ class JobRunner:
         try:
             reports = paused[2] if paused else self._train(job)
             for message in self._advance(job, reports, stopped):
+                if paused and not reported and message == JobEnded(job.training, exhausted=True):
+                    paused = None  # a trainer that trains to job.until and no further is asked once more
+                    yield from self._advance(job, self._train(job), stopped)
+                    return
                 reported = True
                 yield message
         except EnvironmentFailed:

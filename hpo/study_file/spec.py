@@ -231,11 +231,10 @@ class StudySpec:
 
     @property
     def goal(self) -> Goal:
-        """What counts: the values of `epochs`; where it has one value, the epochs at which a trial may rest too."""
-        own = self.metric
+        """What counts: the values of `epochs`; where it has one, the epochs at which a trial may rest too; with patience all."""
+        own, stopping, longest = self.metric, self.early_stopping, self.space.longest
         lengths: Collection[int] = self.space.lengths
-        if len(lengths) == 1 and self.early_stopping is not None:
-            stopping, longest = self.early_stopping, self.space.longest
+        if stopping is not None and (stopping.waits or len(lengths) == 1):
             lengths = range(1, longest + 1) if stopping.waits else stopping.rungs(longest)
         unsafe = UNSAFE if self.train is None else None  # a trainer of one's own is safe for all trials, or for none
         lengths = () if self.train is not None and not self.prefix_safe else {*lengths, *self.counted}
