@@ -1,7 +1,5 @@
 """A real MLflow for tests: a store made once and copied, a server, and a proxy in front of it that misbehaves."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import http.client

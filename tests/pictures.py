@@ -70,15 +70,11 @@ def idx(path: Path, values: np.ndarray) -> None:
 
 
 @cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    found = load_digits()
-    return (found.images[:, None] * 255 / 16).round().astype(np.uint8), found.target.astype(np.int64)
-
-
 def digits(folder: Path) -> Path:
     """scikit-learn's digits: 1,257 to train, 270 to validate, 270 to test."""
-    images, targets = _digits()
-    dataset(images, targets, 10, (1257, 270)).save(folder)
+    found = load_digits()
+    images = (found.images[:, None] * 255 / 16).round().astype(np.uint8)
+    dataset(images, found.target.astype(np.int64), 10, (1257, 270)).save(folder)
     return folder
 
 

@@ -1,7 +1,5 @@
 """Imports go down the layers only, and what is heavy stays where it belongs."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import graphlib

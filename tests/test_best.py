@@ -70,7 +70,7 @@ def strategy(rule: str, goal: Goal, space: Space, seed: int) -> core.Strategy:
 def counting(trial: Trial, goal: Goal) -> Iterator[float]:
     """The rule in other words: the values that a trial may be read at."""
     ends = [epoch for epoch in range(1, len(trial.reports) + 1) if epoch in goal.epochs]
-    if trial.params["schedule"] == "cosine":
+    if trial.params.get("schedule") == "cosine":
         ends = []
     if trial.state is State.COMPLETE:
         ends.append(len(trial.reports))
@@ -216,7 +216,7 @@ def test_the_best_of_any_study_can_be_had_again_in_a_fresh_process_as_the_report
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert found["val_accuracy"] == pytest.approx(ended.best_value, abs=1e-6)
     assert found["test_accuracy"] == pytest.approx(ended.test["test_accuracy"], abs=1e-6)
-    values = [value for trial in ended.study.trials for value in counting(with_schedule(trial), spec.goal)]
+    values = [value for trial in ended.study.trials for value in counting(trial, spec.goal)]
     assert ended.best_value == max(values)
     (path := ended.checkpoint()).write_bytes(path.read_bytes()[:-100])  # torn
     (ended.folders.model_figures).unlink()
@@ -224,10 +224,6 @@ def test_the_best_of_any_study_can_be_had_again_in_a_fresh_process_as_the_report
     assert again.published is not None
     assert dict(again.published.test) == pytest.approx(dict(ended.published.test)), "a torn state costs time only"
     assert reproduce.reproduce(ended, best.number).identical
-
-
-def with_schedule(trial: Trial) -> Trial:
-    return replace(trial, params={"schedule": "constant", **trial.params})
 
 
 def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path) -> None:

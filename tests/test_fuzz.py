@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import yaml
@@ -34,15 +35,11 @@ TOKENS = (*TABLES["tokens of the fuzzer"], " " * 9, "9" * 400, "a" * 3000, "[" *
 def corpus() -> list[bytes]:
     cases = yaml.safe_load((HERE / "bad_study_files.yaml").read_text(encoding="utf-8"))
     spaces = [path.read_text(encoding="utf-8") for path in sorted((HERE.parent / "search_spaces").glob("*.yaml"))]
-    whole = [f"name: x\ndata: digits\nsearch_space:\n{_indented(text)}" for text in spaces]
+    whole = [f"name: x\ndata: digits\nsearch_space:\n{indent(text, 2 * ' ')}" for text in spaces]
     rest = "name: y\ndata: digits\nsearch_space: {epochs: [1, 2]}\n"
     short = [case["file"] + rest for case in cases if "file" in case]
     good = [template(), *whole] * (len(short) // (1 + len(whole)))  # as often as the bad ones
     return [text.encode() for text in (*good, *short)]
-
-
-def _indented(text: str) -> str:
-    return "".join(f"  {line}\n" for line in text.splitlines())
 
 
 def _cut(raw: bytes, rng: random.Random) -> tuple[int, int]:

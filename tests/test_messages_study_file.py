@@ -57,15 +57,6 @@ def test_both_parsers_of_yaml_lead_to_the_same_words(monkeypatch: pytest.MonkeyP
         assert said(sets=case.get("sets")) == case["says"].rstrip()
 
 
-def test_every_message_is_one_line_of_place_rule_got_and_remedy() -> None:
-    for case in CASES:
-        for line in case["says"].splitlines():
-            place, colon, rule = line.partition(": ")
-            assert colon, line
-            assert place.startswith(("study.yaml:", "space.yaml:", "--set")), line
-            assert rule.isprintable(), line
-
-
 BYTES = [
     (b"", "study.yaml: is empty; see `hpo init` for a study file to start from"),
     (b"# only a comment\n", "study.yaml: is empty; see `hpo init` for a study file to start from"),

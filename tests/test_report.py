@@ -478,16 +478,12 @@ def limiting(story: list[Event], space: Space = SPACE, known: dict[str, Paramete
     return findings.edges(findings.within(Study(story), space), GOAL, space, known or {})
 
 
-def widened(name: str, upper: bool, bound: float, wider: float) -> Edge:
-    return Edge(name, upper, bound, at=5, of=5, wider=wider)
-
-
 HIGH = [0.1, 0.098, 0.095, 0.09, 0.085, 0.01, 0.001, 0.002, 0.003, 0.0004, 0.0005]
 
 
 def test_the_best_trials_at_an_edge_are_a_hit_unless_chance_could_put_them_there() -> None:
     (edge,) = limiting(lined_up(HIGH))
-    assert edge == widened("learning_rate", True, 0.1, 0.3)
+    assert edge == Edge("learning_rate", upper=True, bound=0.1, at=5, of=5, wider=0.3)
     said = "learning_rate at 0.1, its upper bound: 5 of the 5 best trials are there; try 0.3"
     where = "Move them in a copy of the study file that has another name: "
     assert f"{where}{said}" in plain(made(story=lined_up(HIGH)).document())

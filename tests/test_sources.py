@@ -646,7 +646,6 @@ def test_the_harder_digits_are_the_same_on_every_machine_and_harder_for_a_straig
 
 def cached(home: Path, name: str, data_id: int, pixels: np.ndarray, marks: list[int]) -> None:
     """What fetch_openml would have left under `home` after downloading this data set."""
-
     columns = [f"pixel{number}" for number in range(pixels.shape[1])]
     arff = [f"@RELATION {name}", *(f"@ATTRIBUTE {column} NUMERIC" for column in columns)]
     arff += ["@ATTRIBUTE class {" + ",".join(map(str, sorted(set(marks)))) + "}", "@DATA"]
@@ -680,7 +679,6 @@ def cached(home: Path, name: str, data_id: int, pixels: np.ndarray, marks: list[
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """scikit-learn's home in an empty folder, and no network."""
-
     monkeypatch.setattr("sklearn.datasets._openml.urlopen", Mock(side_effect=URLError("no network in tests")))
     monkeypatch.setattr("sklearn.datasets._openml.time.sleep", lambda _: None)
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "home"))

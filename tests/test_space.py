@@ -21,6 +21,7 @@ from hpo.space.domains import Choice, Condition, Domain, Parameter, Range
 from hpo.space.expressions import Derived
 from hpo.space.grid import GridImpossible
 from hpo.space.space import Space
+from hpo.strategies.points import frozen
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -85,10 +86,6 @@ def points(space: Space) -> Iterator[Params]:
             yield from extend(params, rest[1:])
 
     return extend({}, space.parameters)
-
-
-def frozen(params: Params) -> tuple[tuple[str, Value], ...]:
-    return tuple(sorted(params.items()))
 
 
 any_spaces = spaces(st.one_of(discrete, continuous))
@@ -192,7 +189,6 @@ def test_values_without_conflicts_are_together_in_a_point(
 
 def test_a_sample_calls_nothing_but_random() -> None:
     """The stream of rng.random() is promised to be the same in every Python; randrange and choice are not."""
-
     domains = {"a": Range(1, 9, True), "b": Choice(("x", "y")), "c": Range(1, 2, False)}
     space = Space(tuple(Parameter(name, domain) for name, domain in domains.items()))
     assert space.sample(SimpleNamespace(random=random.Random(7).random)) == {"a": 3, "b": "x", "c": 1.65093}  # type: ignore[arg-type]

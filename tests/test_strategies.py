@@ -133,7 +133,7 @@ def test_bayesian_goes_on_the_same_after_any_interruption(cut: int, tmp_path_fac
     assert laws.params_of(laws.check(resumed, trials=20)) == laws.params_of(Study(whole))
 
 
-def test_bayesian_finds_better_points_than_random_with_the_same_trials(tmp_path: Path) -> None:
+def test_tpe_finds_better_points_than_random_with_the_same_trials(tmp_path: Path) -> None:
     """Paired over 20 seeds on a smooth curve: Student's 99 % interval of the gain lies above 0."""
     gains = []
     for seed in range(20):

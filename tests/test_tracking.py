@@ -1,7 +1,5 @@
 """What reaches MLflow, whatever happens on the way: an MLflow that is a dict (the real one: test_mlflow_server.py)."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys
