@@ -431,6 +431,11 @@ class Goal:
     def best(self, trials: Iterable[Trial]) -> Trial | None:
         return next(iter(self.ranked(trials)), None)
 
+    def ahead(self, trials: Collection[Trial]) -> list[Trial]:
+        """Those with a better value than the best that counts, but none that counts; best first."""
+        best = min((self.score(one) for one in trials if self.counted(one)), default=-math.inf)
+        return sorted((one for one in trials if self.score(one) < best and not self.counted(one)), key=self.score)
+
     def reached(self, trial: Trial) -> bool:
         """Whether a trial meets the target at an epoch that counts."""
         if self.target is None or not self.counted(trial):

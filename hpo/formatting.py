@@ -166,9 +166,12 @@ def tabulated(pairs: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 
 def read_at(trial: Trial, goal: Goal) -> str:
-    """ ", epoch 9 of 20" where a trial is not read at its end."""
-    reading = goal.reading(trial) if goal.counted(trial) else None
-    return "" if reading is None or reading.epoch == trial.epochs else f", epoch {reading.epoch} of {trial.epochs}"
+    """ ", epoch 9 of 20" where a trial is not read at its end; of one that does not count, from when on it would."""
+    reading, counts = goal.reading(trial), bool(goal.counted(trial))
+    if reading is None or (counts and reading.epoch == trial.epochs):
+        return ""
+    first = min([trial.epochs, *(() if goal.whole(trial.params) else goal.epochs)])
+    return f", epoch {reading.epoch} of {trial.epochs}{'' if counts else f'; counts from epoch {first} on'}"
 
 
 def known_before(study: Study) -> str:

@@ -20,7 +20,8 @@ from scripted import LOST, NAN, Scripted
 from studied import Place
 
 from hpo import api, core
-from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table
+from hpo.cli.console import Utilization
+from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table, summary_lines, trial_lines
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
 from hpo.commands.confirm import as_read, confirm_finalists
@@ -314,7 +315,8 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     result = run(spec, RunOptions(tmp_path))
     assert exit_code(result) == 4
     assert [record.message for record in caplog.records] == ["no room to publish"]
-    assert "model:  not published" in list(best_lines(result))
+    assert "model:  not published: no room to publish" in list(best_lines(result))
+    assert "hpo sync" not in "".join(summary_lines(result, Utilization(1))), "the reason has its own remedy"
     monkeypatch.undo()
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
 
@@ -419,14 +421,13 @@ def test_a_model_is_shown_beside_the_reading_it_was_published_of_only(tmp_path: 
     monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda *order: Published(model="models:/m-1"))
     result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path))
     assert result_json(read_result(result.spec, tmp_path))["model"] == "models:/m-1"
+    with Journal.open(result.folders.journal) as journal:
+        key, published = json.loads(journal.get(PUBLISHED) or "")
     for changed in ({"epoch": 1}, {"trial": 99}):
         with Journal.open(result.folders.journal) as journal:
-            key, published = json.loads(journal.get(PUBLISHED) or "")
             journal.put(PUBLISHED, json.dumps([key | changed, published]))
         stored = read_result(result.spec, tmp_path)
         assert result_json(stored)["model"] is None and "model:" not in "".join(best_lines(stored))
-        with Journal.open(result.folders.journal) as journal:
-            journal.put(PUBLISHED, json.dumps([key, published]))
 
 
 def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
@@ -434,11 +435,22 @@ def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
     assert f", epoch 7 of {result.best.epochs}" in next(best_lines(result))
     cells = [*status_table(result.spec, statuses(result.spec, tmp_path)).columns[5].cells]
     assert f"(trial {result.best.number}, epoch 7 of {result.best.epochs})" in str(cells)
-    best = result.best
+    best, trials = result.best, result.study.trials
     for epoch in (7, 8):  # what is said of the model is of its own epoch
         reports = tuple(replace(one, missed="1 of 2 (cat)" if one.epoch == epoch else "") for one in best.reports)
-        result.study.trials[best.number] = replace(best, reports=reports)
-        assert ("classes never predicted: 1 of 2 (cat)" in "".join(best_lines(result))) == (epoch == 7)
+        trials[best.number] = replace(best, reports=reports)
+        assert ("classes never predicted: 1 of 2 (cat) in epoch 7" in "".join(best_lines(result))) == (epoch == 7)
+    first = replace(best.reports[0], metrics={**best.reports[0].metrics, "val_accuracy": 1.0})
+    trials.append(replace(best, number=len(trials), state=State.PAUSED, reports=(first,)))
+    clause = f", epoch 1 of {best.epochs}; counts from epoch 4 on"
+    assert f"        trial {trials[-1].number} has 1.0000{clause}" in list(best_lines(result))
+    for trial in trials:
+        head, value, *_ = trial_lines(result, trial, 0)
+        assert (head.endswith("  <- best"), clause in value) == (trial == result.best, trial is trials[-1])
+    del trials[:-1]  # so that nothing counts
+    assert next(best_lines(result)).endswith(
+        f" 1.0000{clause} (as no trial counts yet, the best of those trained longest)"
+    )
 
 
 @pytest.mark.parametrize(("images", "test", "said"), [(30, 0.67, True), (30, 0.8, False), (3000, 0.9, True)])

@@ -17,7 +17,7 @@ from studied import TINY, TRAINER, Place, hpo
 from benchmarks.prior_tasks import TASKS
 from hpo import api, provenance
 from hpo.check import check_study
-from hpo.cli.summary import exit_code, status_json
+from hpo.cli.summary import best_lines, exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
 from hpo.commands.run import RunOptions, run
 from hpo.commands.sync import log_due, tracked_study
@@ -25,7 +25,7 @@ from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
 from hpo.engine.opening import in_epochs, notes
-from hpo.engine.result import Result, read_result, statuses, study_report
+from hpo.engine.result import Published, Result, read_result, statuses, study_report
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.journal import Journal, read_events
 from hpo.strategies import prior
@@ -176,7 +176,8 @@ from torch import nn
 def network(params, shape, outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, outputs))
 """
-OTHER_CODE = "model: the code of coded:network has changed since trial 0 was trained; undo that, or start again with"
+OTHER_CODE = "model: the code of coded:network has changed since trial 0 was trained; "
+AGAIN = f"{OTHER_CODE}undo that and repeat `hpo run --accept-code`"
 
 
 def coded(folder: Path, trials: int) -> StudySpec:
@@ -193,11 +194,15 @@ def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_ed
     (code := tmp_path / "coded.py").write_text(NET)
     first = run(spec := coded(tmp_path, 1), RunOptions(tmp_path, publish=False))
     before = first.predict(images := first.data().images[:9])
+    assert "and `hpo run` continues it" in "".join(best_lines(first))
     code.write_text(NET.replace("ReLU", "Sigmoid"))
     accepted = RunOptions(tmp_path, accept_code=True)
     edited = run(coded(tmp_path, 2), accepted)
+    *_, further, model = best_lines(edited)
+    assert further.endswith("and `hpo run` trains it from the start, as other code or versions began it")
+    assert model.startswith("model:  not published") and AGAIN in model
     assert (edited.best.number, edited.published and edited.published.model, exit_code(edited)) == (0, None, 4)
-    assert sum(OTHER_CODE in line for line in caplog.messages) == 1
+    assert sum(AGAIN in line for line in caplog.messages) == 1
     assert edited.predict(images, edited.trial(1)).shape == before.shape, "that one is of today's code"
     trainings = contents(tmp_path / "studies" / "tiny" / "trainings")
     uses: list[Callable[[], object]] = [
@@ -208,8 +213,10 @@ def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_ed
         lambda: confirm.run_confirmation(spec, tmp_path, 2, 1),
     ]
     for use in uses:
-        with pytest.raises(Conflict, match=OTHER_CODE):
+        with pytest.raises(Conflict, match=f"{OTHER_CODE}undo that, or start again with"):
             use()
+    with pytest.raises(Conflict, match=f"{OTHER_CODE}add --model models:/m-1, its model in MLflow, undo that, or"):
+        predict.trained(replace(edited, published=Published(model="models:/m-1")))
     assert contents(tmp_path / "studies" / "tiny" / "trainings") == trainings
     code.write_text(NET)
     undone = run(spec, accepted)

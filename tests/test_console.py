@@ -1,6 +1,7 @@
 """What is drawn while a study runs, in a wide and a narrow window, and what is written to a pipe."""
 
 import io
+import re
 from pathlib import Path
 
 import fakes
@@ -16,7 +17,7 @@ from rich.text import Text
 from benchmarks.simulated import SimulatedExecutor
 from hpo.cli.console import Console, Utilization, shown, sparkline, trial_line, varying
 from hpo.cli.console import Terminal as CleanTerminal
-from hpo.core import Ended, Event, Goal, Outcome, Reason, Report, State, Study, Trial
+from hpo.core import Ended, Event, Goal, Outcome, Paused, Reason, Report, Reported, Started, State, Study, Trial
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
@@ -98,10 +99,25 @@ def test_a_pipe_gets_one_plain_line_a_trial_and_every_best_is_marked(tmp_path: P
         assert f" {shown(value)} " in line, "the number of the best line too"
 
 
+def reports(*values: float) -> tuple[Report, ...]:
+    return tuple(Report(i, {"val_accuracy": value}, 1.0, 0.0) for i, value in enumerate(values, 1))
+
+
+def test_a_best_that_rests_has_a_line_too_and_one_that_does_not_count_has_none() -> None:
+    text, goal = io.StringIO(), Goal(epochs=(2, 4))
+    search = Search(Study(), Random(Problem(fakes.SPACE, seed=1)), goal, Budget(), laws.identity())
+    console = Console(Terminal(file=text), goal, 2, {}, "tiny")
+    for number, values in enumerate([(0.9,), (0.3, 0.5), (0.2, 0.4)]):
+        reported = [Reported(f"k{number}", report) for report in reports(*values)]
+        for event in (Started(0.0, number, {"epochs": 4}, 0, f"k{number}", 0, 4), *reported, Paused(0.0, number)):
+            search.record(event)
+            console.receive(search, event)
+    assert re.fullmatch(r"trial   1  paused .* 0\.5000, epoch 2 of 4 .*  <- best\n", text.getvalue())
+
+
 def test_a_sparkline_rises_with_the_curve_and_survives_what_is_no_number() -> None:
     def trial(*values: float) -> Trial:
-        reports = tuple(Report(i, {"val_accuracy": v}, 1.0, 0.0) for i, v in enumerate(values, 1))
-        return Trial(0, {"epochs": 9}, 0, "k", 9, reports)
+        return Trial(0, {"epochs": 9}, 0, "k", 9, reports(*values))
 
     assert sparkline(trial(0.0, 0.5, 1.0), GOAL) == "▁▄█"
     assert sparkline(trial(0.5), GOAL) == "▁"
@@ -121,15 +137,10 @@ def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
 
 
 def test_utilization_is_the_share_of_the_workers_time_that_was_trained(tmp_path: Path) -> None:
-    utilization = Utilization(2)
     console = Console(Terminal(file=io.StringIO()), GOAL, 2, {}, "tiny")
-    console.utilization = utilization
     drive(console, tmp_path, trials=40)
-    assert utilization.share is not None
-    assert 0.95 < utilization.share <= 1.0
-    alone = Utilization(4)
-    alone.trained, alone.first, alone.last = 10.0, 0.0, 5.0
-    assert alone.share == 0.5
+    assert 0.95 < (console.utilization.share or 0.0) <= 1.0
+    assert Utilization(4, trained=10.0, first=0.0, last=5.0).share == 0.5
 
 
 @given(name=st.text(alphabet=st.characters(codec=None, exclude_categories=()), max_size=20))

@@ -101,11 +101,11 @@ def test_a_class_that_occurs_and_is_never_predicted_is_named_beside_the_cause(pa
     text = missed(*(np.bincount(each, minlength=4) for each in (predicted, truth)), ("ant", "bee", "cat", "dog"))
     assert text == said
     alone = diagnose([replace(one, missed=text) for one in course({"val_accuracy": 0.625})], {"learning_rate": 0.1})
-    assert alone.sentence == (f"{Tag.MISSED}: {said}, accuracy 0.625, learning rate 0.1" if said else alone.sentence)
+    assert not said or alone.sentence == f"{Tag.MISSED}: {said} in epoch 1, accuracy 0.625, learning rate 0.1"
     assert (alone.tag == Tag.HEALTHY) == (not never)
     behind = diagnose([replace(one, missed=text) for one in course({"spikes": 0.5}, {"spikes": 0.5})], {})
     assert behind.tag == Tag.SPIKES
-    assert behind.sentence.endswith(f"; {Tag.MISSED}: {said}" if said else "constant prediction")
+    assert behind.sentence.endswith(f": {said} in epoch 2, accuracy nan" if said else "constant prediction")
 
 
 def test_what_is_not_a_number_is_named_whatever_the_outcome() -> None:

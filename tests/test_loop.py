@@ -289,7 +289,7 @@ DIVERGING: Params = {**WILD, "optimizer": "adam", "learning_rate": 30.0, "epochs
     ("params", "outcome", "text"),
     [
         ({**WILD, "learning_rate": 1e30}, Outcome.NAN, "train_loss is not finite in epoch 1, learning rate 1e+30"),
-        (DIVERGING, Outcome.DIVERGED, "for 2 epochs, learning rate 30"),
+        (DIVERGING, Outcome.DIVERGED, "times its start, above 4 times since epoch 1, learning rate 30"),
         ({"blocks": 2, "kernel_size": 5, "padding": "valid"}, Outcome.INVALID, "without padding at block 2"),
         ({"blocks": 0, "dense_units": 2**44, "dense_layers": 1}, Outcome.OOM, "out of memory: "),
     ],
@@ -302,7 +302,10 @@ def test_what_cannot_be_trained_has_its_outcome(
     assert text in str(failed)
 
 
-def test_divergence_is_remembered_across_a_resume(train: Train, tmp_path: Path) -> None:
+def test_divergence_lasts_twenty_steps_and_is_remembered_across_a_resume(train: Train, tmp_path: Path) -> None:
+    back = train(job({**DIVERGING, "learning_rate": 0.3, "batch_size": 32, "epochs": 11}, tmp_path))  # 2 steps an epoch
+    skills = [report.metrics["train_skill"] for report in back]
+    assert max(skills[:2]) < 1 - loop.DIVERGED and skills[-1] > 0.8, skills
     running = train(job(DIVERGING, tmp_path))
     checkpoints.write(tmp_path, "made-up", next(running))
     with pytest.raises(TrainingFailed) as straight:
@@ -310,6 +313,7 @@ def test_divergence_is_remembered_across_a_resume(train: Train, tmp_path: Path) 
     with pytest.raises(TrainingFailed) as resumed:
         list(train(job(DIVERGING, tmp_path, start=1)))
     assert straight.value.text == resumed.value.text
+    assert " in epoch 7, " in straight.value.text, "3 steps an epoch"
 
 
 @pytest.mark.parametrize(

@@ -158,12 +158,16 @@ RUNNING = list(itertools.takewhile(lambda event: not (isinstance(event, Ended) a
         ),
         (
             listing(*(({"learning_rate": 0.05}, 0.1 * i, State.PRUNED) for i in range(3))),
-            ["No trial is complete; of those trained longest, the best is trial 2, val_accuracy 0.2000"],
+            ["those trained longest, the best is trial 2, val_accuracy 0.2000, epoch 1 of 5; counts from epoch 5 on"],
+        ),
+        (
+            listing(({}, 0.1), ({}, 0.2, State.PRUNED), ({}, 0.05, State.PRUNED)),
+            ["trial 0, val_accuracy 0.1000, epoch 1 of 5 ", "1 pruned, epoch 1 of 5; counts from", "2 pruned 0.05"],
         ),
         (REUSED, [f"{Study(REUSED).epochs} ({Study(REUSED).epochs} reused)"]),
         (RUNNING, ["Status running", "1 running"]),
     ],
-    ids=["failed", "pruned", "reused", "running"],
+    ids=["failed", "pruned", "ahead", "reused", "running"],
 )
 def test_a_study_of_any_kind_says_how_it_stands(story: list[Event], sentences: list[str]) -> None:
     text = made(story=story).document()

@@ -275,7 +275,7 @@ def test_the_note_names_the_best_trial(tmp_path: Path) -> None:
     assert note(history).splitlines() == [
         "2 trials (1 complete, 1 failed), 1 epoch. Stopped by: budget.",
         "",
-        "**Best: trial 0**, val_accuracy **0.875** at epoch 1 of 1 (tested: test_accuracy 0.9)",
+        "**Best: trial 0**, val_accuracy **0.875** (tested: test_accuracy 0.9)",
         "",
         "| parameter | value |",
         "|---|---|",

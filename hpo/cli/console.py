@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Reported, Retried, State, Trial
+from hpo.core import EPOCHS, Closed, Ended, Event, Goal, Outcome, Params, Paused, Reported, Retried, State, Trial
 from hpo.engine import components
 from hpo.engine.search import Search
 from hpo.formatting import count, decimals, duration, limits, nearby, printable, read_at, wrapped, written
@@ -28,6 +28,7 @@ RECENT = 6  # finished trials shown under the running ones
 FIXED = 46  # columns that all but the metric's name and the params take
 REDRAWS, COMPARISON_REDRAWS = 4.0, 2.0  # a second
 NARROW = 30  # columns below which params are left out
+BEST = "  <- best"
 FINISHING = "finishing the running epochs; Ctrl-C again ends at once"
 MARKS = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAILED: "red", State.PAUSED: "blue"}
 
@@ -121,14 +122,14 @@ class Console:
         if isinstance(event, Retried):
             line = f"attempt {event.attempt} of a training: {event.error}"
             self.terminal.print(line, style="yellow", markup=False, soft_wrap=True)
-        if isinstance(event, Ended):
-            self._recent.appendleft(event.trial)
-            self._ended += 1
-            if not self.terminal.is_terminal:
-                best = self.goal.best(one for one in search.study.trials if one.ended is not None)
-                new = best is not None and best.number == event.trial  # of those that have a line, whatever runs
-                line = trial_line(search.study.trials[event.trial], self.goal, self.constants)
-                self.terminal.print(line + ("  <- best" if new else ""), markup=False, soft_wrap=True)
+        self._ended += isinstance(event, Ended)
+        if isinstance(event, Ended | Paused):
+            best = search.best is not None and search.best.number == event.trial
+            if best or isinstance(event, Ended):  # what rests has a line where it is the best
+                self._recent.appendleft(event.trial)
+                if not self.terminal.is_terminal:
+                    line = trial_line(search.study.trials[event.trial], self.goal, self.constants)
+                    self.terminal.print(line + BEST * best, markup=False, soft_wrap=True)
 
     def _left(self, search: Search) -> float | None:
         """Seconds to the end of the budget at the pace so far; None while there is none."""
@@ -173,8 +174,8 @@ class Console:
             table.add_column(name, justify="left" if name in ("state", "curve") else "right", no_wrap=True)
         if room >= NARROW:
             table.add_column("params", max_width=room, no_wrap=True)
-        numbers = [*search.study.running, *(n for n in self._recent if n not in search.study.running)]
-        for trial in (search.study.trials[n] for n in numbers[: self.slots + RECENT]):
+        numbers = dict.fromkeys([*search.study.running, *self._recent])
+        for trial in (search.study.trials[n] for n in [*numbers][: self.slots + RECENT]):
             numbers_of = str(trial.number), word(trial), f"{trial.epoch}/{trial.epochs}", shown(self.goal.value(trial))
             cells = [*numbers_of, sparkline(trial, self.goal), varying(trial.params, self.constants)]
             table.add_row(*map(escape, cells[: len(table.columns)]), style=MARKS.get(trial.state, "default"))

@@ -245,7 +245,7 @@ def show(request: Request, trial: int, log: bool, as_json: bool) -> None:
 @JSON
 def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: bool) -> None:
     """Show the best trial so far. Or write it as a script of its own, or train it again on all data."""
-    from hpo.cli.summary import longest_lines, result_json, show_trial
+    from hpo.cli.summary import further_lines, result_json, show_trial
     from hpo.engine.changes import warn_of_other_files
     from hpo.engine.result import learned
 
@@ -268,7 +268,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     elif not (script or refit):
         warn_of_other_files(result.spec, result.folders, result.study)
         show_trial(result, result.best)
-        for line in (*longest_lines(result, result.best), learned(result.spec, result.folders, result.study)):
+        for line in (*further_lines(result, result.best), learned(result.spec, result.folders, result.study)):
             if line:
                 echo(line.strip())
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hpo.cli.console import Terminal, Utilization, shown, sparkline, varying
+from hpo.cli.console import BEST, Terminal, Utilization, shown, sparkline, varying
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import warn_of_other_files
@@ -51,7 +51,7 @@ def summary_lines(result: Result, utilization: Utilization) -> Iterator[str]:
         where = tuple(one for one in result.spec.sets if one.startswith(("name", "tracking")))
         served = command("ui", replace(result.spec, seed=0, sets=where), result.folders.state)
         yield f"MLflow: {escape(result.ui or served)}"
-    if result.undelivered or (result.published and result.published.failed and result.spec.tracking.enabled):
+    if result.undelivered or (result.published and result.published.failed and result.published.test):  # not logged
         yield f"[yellow]MLflow has not received everything yet; deliver it later with `{later}`[/yellow]"
     if study.closed is Reason.INTERRUPTED:
         yield f"resume: {again}"
@@ -84,9 +84,8 @@ def best_lines(result: Result) -> Iterator[str]:
     except NoResult:
         yield f"no trial has a {result.spec.metric.name}"
         return
-    where = read_at(best, result.spec.goal)
-    if not result.spec.goal.counted(best):
-        where = f" (no trial is complete; this one trained longest, {best.epoch} of {count(best.epochs, 'epoch')})"
+    none = " (as no trial counts yet, the best of those trained longest)"
+    where = read_at(best, result.spec.goal) + ("" if result.spec.goal.counted(best) else none)
     constants = result.spec.space.constants
     test = result.test
     own = f"test_{result.spec.metric.name.removeprefix('val_')}"
@@ -100,7 +99,7 @@ def best_lines(result: Result) -> Iterator[str]:
         rare = diagnosis.tag == Tag.MISSED and not result.spec.class_weights  # else there is a cause to see to first
         yield f"        {diagnosis.sentence}{'; if rare, try class_weights: sampling, or true' if rare else ''}"
     yield from fallen_lines(result, test)
-    yield from longest_lines(result, best)
+    yield from further_lines(result, best)
     if result.published:
         yield f"model:  {result.published.said}"
 
@@ -115,13 +114,16 @@ def fallen_lines(result: Result, test: Mapping[str, float]) -> Iterator[str]:
         yield f"        the test is {own - there:.2f} lower, more than chance makes it: {len(data.val)} images chose this trial"
 
 
-def longest_lines(result: Result, best: Trial) -> Iterator[str]:
-    """How to train the best trial further, where it was still improving at the longest `epochs` of the space."""
+def further_lines(result: Result, best: Trial) -> Iterator[str]:
+    """Which trial is better but does not count; how to train on a best that improved until the longest `epochs` of the space."""
     spec, goal = result.spec, result.spec.goal
+    for trial in goal.ahead(result.study.trials)[:1]:
+        yield f"        trial {trial.number} has {shown(goal.value(trial))}{read_at(trial, goal)}"
     last = bool(best.reports) and min(best.reports, key=goal.cost) is best.reports[-1]
     if last and best.state is State.COMPLETE and best.epochs == spec.space.longest and best.epochs > 1:
         raised = " and raise budget.total_epochs" if spec.budget.total_epochs else ""
-        yield f"        its last epoch is its best: add a larger value to `epochs`{raised}, and `hpo run` continues it"
+        goes = ("continues it", "trains it from the start, as other code or versions began it")[result.outdated(best)]
+        yield f"        its last epoch is its best: add a larger value to `epochs`{raised}, and `hpo run` {goes}"
 
 
 def failures(result: Result) -> Iterator[str]:
@@ -205,8 +207,8 @@ def show_trial(result: Result, trial: Trial, as_json: bool = False) -> None:
 
 def trial_lines(result: Result, trial: Trial, width: int) -> Iterator[str]:
     goal = result.spec.goal
-    state = f"{trial.state}, {trial.outcome}, {trial.epoch} of {count(trial.epochs, 'epoch')}"
-    yield f"trial {trial.number} of {result.folders.run.name}: {state}"
+    state = f"{trial.state}, {trial.outcome}, after {trial.epoch} of {count(trial.epochs, 'epoch')}"
+    yield f"trial {trial.number} of {result.folders.run.name}: {state}{BEST * (goal.best(result.study.trials) == trial)}"
     yield f"{goal.metric} {shown(goal.value(trial))}{read_at(trial, goal)}  {sparkline(trial, goal, 40)}"
     yield varying(trial.params, {})
     diagnosis = diagnosis_of(trial)

@@ -62,7 +62,9 @@ class Prediction:
 
 
 def trained(result: Result) -> Model:
-    """The best trial, from its checkpoint. Raises NoResult where there is none, BadInput where hpo has no network."""
+    """The best trial, from its checkpoint. Raises NoResult where there is none, BadInput where hpo has no network, Conflict."""
+    if (published := result.published) and published.model:
+        result.refuse_other_code(result.best, f"add --model {published.model}, its model in MLflow, undo that")
     from hpo.training.evaluation import predictions  # 2 s of torch, which a mistake need not wait for
 
     return Model.of(partial(predictions, result.model()), about_images(result.data()))

@@ -215,11 +215,11 @@ def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, ac
     return {**now, "accepted_code": ", ".join(edited)} if edited else now
 
 
-def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: str) -> None:
+def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: str, first: str = "undo that") -> None:
     """Raises Conflict where other code of the user's trained the trial: today's would be another network, or another trial."""
     if other_versions(journal, trial.training, {"user_code": code}):
         rule = f"the code of {spec.train or spec.model} has changed since trial {trial.number} was trained"
-        remedy = "undo that, or start again with `hpo run --fresh`"
+        remedy = f"{first}, or start again with `hpo run --fresh`"
         raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.core import Goal, Reason, Study, Trial
 from hpo.data.dataset import Dataset, kept
-from hpo.engine.changes import refuse_other_network, stored_data
+from hpo.engine.changes import other_versions, refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders, holder_of
 from hpo.formatting import count, decimals, listed
@@ -105,6 +105,11 @@ class Result:
             raise BadInput(Mistake(str(self.folders.run), rule, str(number), f"trials: {there}"))
         return trials[number]
 
+    def outdated(self, trial: Trial) -> bool:
+        """Whether other code of the user's, or another version, began this trial than would go on with it."""
+        with Journal.open(self.folders.journal, read_only=True) as journal:
+            return bool(other_versions(journal, trial.training, self.study.environments[-1]))
+
     @property
     def test(self) -> Mapping[str, float]:
         """What the best trial scored on the test split, if that was read for it."""
@@ -138,12 +143,12 @@ class Result:
             raise NoResult(f"{path}: the checkpoint of trial {trial.number} is gone; {remedy}")
         return path
 
-    def refuse_other_code(self, trial: Trial) -> None:
-        """Raises Conflict where the user's own code is not the one that trained this trial."""
+    def refuse_other_code(self, trial: Trial, first: str = "undo that") -> None:
+        """Raises Conflict where the user's own code is not the one that trained this trial. first: what to do."""
         from hpo.engine import components
 
         with Journal.open(self.folders.journal, read_only=True) as journal:
-            refuse_other_network(self.spec, journal, trial, components.user_code(self.spec))
+            refuse_other_network(self.spec, journal, trial, components.user_code(self.spec), first)
 
     def data(self) -> Dataset:
         """What the networks are trained on. Raises BadInput where a trainer of one's own has its data for itself."""

@@ -172,7 +172,7 @@ class Publisher:
             return publish_best(study, executor, place, self._process)
         except HpoError as error:
             log.error("%s", error)
-            return DUE
+            return replace(DUE, said=f"{DUE.said}: {error}")
 
     def close(self) -> None:
         if self._process is not None:
@@ -207,8 +207,8 @@ def publish_best(
     last = noted(study.journal, PUBLISHED, model := about(result, best), place)
     if last is not None and study.folders.model_figures.exists():
         return last
-    study.journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
     checkpoint = restore(study, executor, best, epoch)
+    study.journal.put(PUBLISHED, json.dumps([model, asdict(DUE)]))
     return publish_trial(result, best, checkpoint, study.journal, study.search.record, place, begun)
 
 
@@ -311,7 +311,8 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
     Raises Conflict where the user's other code, EnvironmentFailed where another version of hpo or torch trained it.
     """
     components, folders = study.components, study.folders
-    refuse_other_network(study.spec, study.journal, trial, str(components.numerics["user_code"]))
+    code, first = str(components.numerics["user_code"]), "undo that and repeat `hpo run --accept-code`"
+    refuse_other_network(study.spec, study.journal, trial, code, first)
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if checkpoints.whole(path):
         return path

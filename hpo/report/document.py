@@ -25,7 +25,7 @@ MOST_SLICES = 18
 MOST_TRIALS = 8  # named one by one in a sentence
 LONGER = (
     "For longer training no new study is needed: add a larger value to <code>epochs</code> in the study file and run it again; "
-    "the best trial continues from its checkpoint."
+    "the best trial comes next, at its new length."
 )
 
 
@@ -150,8 +150,8 @@ def _headline(report: StudyReport) -> Content | list[Content]:
     of = "No trial is complete; of those trained longest, the best is "
     if report.goal.counted(best):
         of = f"Best of {count(trials, 'trial')}: "
-    head = f"{of}trial {best.number}{read_at(best, report.goal)}, {report.goal.metric}"
-    return [head, tag("b", decimals(value))]
+    head = f"{of}trial {best.number}, {report.goal.metric}"
+    return [head, tag("b", decimals(value)), read_at(best, report.goal)]
 
 
 def _tested(report: StudyReport, best: Trial) -> str:
@@ -308,17 +308,18 @@ def _trials(report: StudyReport) -> Html | None:
     heads += [tag("th", report.goal.metric, scope="col", data_first=better)]
     heads += [tag("th", name, scope="col") for name in ("epochs trained", "seconds")]
     heads += [tag("th", p.name, scope="col", class_=_kind(p)) for p in searched]
-    rows = [_trial_row(trial, report, searched) for trial in report.study.trials]
+    early = {trial.number: read_at(trial, report.goal) for trial in report.goal.ahead(report.study.trials)}
+    rows = [_trial_row(trial, report, searched, early.get(trial.number, "")) for trial in report.study.trials]
     whole = tag("table", [tag("thead", tag("tr", heads)), tag("tbody", rows)], class_="sortable")
     return section("Trials", scrolling(whole, "All trials"))
 
 
-def _trial_row(trial: Trial, report: StudyReport, searched: Sequence[Parameter]) -> Html:
+def _trial_row(trial: Trial, report: StudyReport, searched: Sequence[Parameter], early: str) -> Html:
     failed, value = trial.state is State.FAILED, report.goal.value(trial)
     seconds = sum(one.seconds for one in trial.reports)
     cells = [
         tag("th", str(trial.number), scope="row"),
-        tag("td", str(trial.outcome if failed else trial.state), class_="word failed" if failed else "word"),
+        tag("td", f"{trial.outcome if failed else trial.state}{early}", class_="word failed" if failed else "word"),
         _cell("" if value is None else decimals(value), value),
         _cell(str(trial.epoch), trial.epoch),
         _cell(f"{seconds:.1f}", seconds),

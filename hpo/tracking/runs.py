@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpo.core import BestSoFar, Closed, Ended, Event, Goal, Report, Reported, Scored, State, Study, Trial, digest
-from hpo.formatting import count, finite
+from hpo.formatting import count, finite, read_at
 from hpo.training.diagnosis import diagnosis_of
 
 LONGEST_KEY, LONGEST_PARAM, LONGEST_TAG = 250, 6_000, 8_000  # characters (mlflow/utils/validation.py)
@@ -303,12 +303,9 @@ def note(history: History) -> str:
     if study.closed is not None:
         lines[0] += f" Stopped by: {study.closed}."
     if best is not None:
-        epoch = goal.epoch(best)
-        test = [f"{name} {number:.4g}" for name, number in study.tested(best.number, epoch).items()]
-        lines.append(
-            f"**Best: trial {best.number}**, {goal.metric} **{goal.value(best):.4g}** at epoch {epoch} of {best.epochs}"
-            + (f" (tested: {', '.join(test)})" if test else "")
-        )
+        test = ", ".join(f"{name} {value:.4g}" for name, value in study.tested(best.number, goal.epoch(best)).items())
+        read = f"**{goal.value(best):.4g}**{read_at(best, goal)}"
+        lines.append(f"**Best: trial {best.number}**, {goal.metric} {read}{f' (tested: {test})' if test else ''}")
         cells = {name: str(value).replace("|", "\\|").replace("\n", " ") for name, value in best.params.items()}
         rows = [f"| {name} | {cell} |" for name, cell in cells.items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows]))

@@ -132,8 +132,8 @@ def diagnose(reports: Sequence[Report], params: Params, outcome: Outcome = Outco
     first = next(iter(found), None)
     if first is None:
         return _healthy(course)
-    beside = f"; {Tag.MISSED}: {reports[-1].missed}" if Tag.MISSED in found and first is not Tag.MISSED else ""
-    return Diagnosis(first, found[first] + beside)  # its cause comes first
+    beside = [f"; {tag}: {text.removesuffix(course.rate)}" for tag, text in found.items() if first != tag == Tag.MISSED]
+    return Diagnosis(first, "".join([found[first], *beside]))  # its cause comes first
 
 
 def _diverged(course: Course, error: str) -> Diagnosis:
@@ -143,7 +143,7 @@ def _diverged(course: Course, error: str) -> Diagnosis:
     unsaid = f"loss is not a number in epoch {len(losses) + 1}" if course.outcome is Outcome.NAN else rose
     text = error.partition("\n")[0] or f"{unsaid}{course.rate}"
     exploding = _exploding(course) if course.reports else None
-    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding}" if exploding else text)
+    return Diagnosis(Tag.DIVERGED, f"{text}; {exploding.removesuffix(course.rate)}" if exploding else text)
 
 
 def _exploding(course: Course) -> str | None:
@@ -230,8 +230,11 @@ def _stuck(course: Course) -> str | None:
 
 
 def _missed(course: Course) -> str | None:
-    missed, accuracy = course.reports[-1].missed, course.last.get("val_accuracy", math.nan)
-    return f"{missed}, accuracy {accuracy:.3g}{course.rate}" if missed else None
+    last, accuracy = (
+        course.reports[-1],
+        course.last.get("val_accuracy", math.nan),
+    )  # a trial may be read at an earlier one
+    return f"{last.missed} in epoch {last.epoch}, accuracy {accuracy:.3g}{course.rate}" if last.missed else None
 
 
 def _not_a_number(course: Course) -> str | None:

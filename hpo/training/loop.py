@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 8 * 2**20  # of images prepared at once: they fit a core's cache, and are many batches of a small data set
 DIVERGED = 4.0  # times the loss of the first step, or of a predictor that knows nothing, whichever is higher ...
-DIVERGED_EPOCHS = 2  # ... for so many whole epochs in a row
+DIVERGED_EPOCHS, DIVERGED_STEPS = (
+    2,
+    20,
+)  # ... for so many whole epochs in a row; after fewer steps one in seven came back
 
 
 @dataclass
@@ -174,16 +177,17 @@ def read_metrics(
     for name, value in checked.items():
         if not math.isfinite(value):
             raise TrainingFailed(Outcome.NAN, f"{name} not finite in epoch {state.epoch + 1}, {_rate(state)}")
-    refuse_divergence(state, metrics["train_loss"])
+    refuse_divergence(state, metrics["train_loss"], len(sizes))
     return {**metrics, "train_skill": 1 - metrics["train_loss"] / state.loss.chance}, missed
 
 
-def refuse_divergence(state: TrainingState, loss: float) -> None:
+def refuse_divergence(state: TrainingState, loss: float, steps: int) -> None:
     level = max(state.loss.chance, state.first_loss)
     state.high_epochs = state.high_epochs + 1 if loss > DIVERGED * level else 0
-    if state.high_epochs >= DIVERGED_EPOCHS:
+    if state.high_epochs >= max(DIVERGED_EPOCHS, DIVERGED_STEPS / steps):
         text = f"loss {loss:.3g} in epoch {state.epoch + 1}, {loss / level:.3g} times its start"
-        raise TrainingFailed(Outcome.DIVERGED, f"{text}, for {state.high_epochs} epochs, {_rate(state)}")
+        since = f"above {DIVERGED:g} times since epoch {state.epoch + 2 - state.high_epochs}"
+        raise TrainingFailed(Outcome.DIVERGED, f"{text}, {since}, {_rate(state)}")
 
 
 def _rate(state: TrainingState) -> str:
