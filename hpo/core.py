@@ -98,7 +98,7 @@ class Training:
     reports: tuple[Report, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trial:
     """A reading of a training at an epoch."""
 
@@ -128,6 +128,13 @@ class Trial:
     @property
     def finished(self) -> bool:
         return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+
+    def __repr__(self) -> str:
+        """A line for a notebook; of what its last epoch measured not what probes did, whose names have a slash."""
+        params = " ".join(f"{name}={value}" for name, value in self.params.items())
+        last = self.reports[-1].metrics.items() if self.reports else ()
+        said = f"trial {self.number}: {self.state}, {self.outcome}, epoch {self.epoch} of {self.epochs}; {params}"
+        return "; ".join([said, *(f"{name} {value:.4g}" for name, value in last if "/" not in name)])
 
 
 # -- events: the only way a study changes ------------------------------------------------------------------------

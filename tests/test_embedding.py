@@ -168,6 +168,8 @@ def test_a_notebook_shows_the_best_trials_and_the_best_so_far_and_any_figure_of_
     assert "<svg" in shown
     defined = re.findall(r"--\w+", shown.split("<svg")[0])
     assert {f"--{name}" for name in re.findall(r"var\(--(\w+)\)", shown)} <= {*defined}
+    one = r"trial \d: complete, ok, epoch (\d) of \1; rate=0[.\d]* width=\d epochs=\1 kind=\S*; val_accuracy 0[.\d]+; total [.\d]+"
+    assert re.fullmatch(one, repr(result.best))
     assert result.figure("best-so-far").get_axes()[0].get_ylabel() == "val_accuracy"
     with pytest.raises(BadInput, match="got none; there are: best-so-far, learning-curves, slice-0, "):
         result.figure("none")
