@@ -13,7 +13,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, median_low
@@ -35,8 +35,8 @@ from hpo.models.parameters import TRAINING, setting
 from hpo.space.domains import part_of
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.strategies import prior
-from hpo.strategies.points import Problem, random_points
-from hpo.study_file.spec import StudySpec
+from hpo.strategies.points import WITH_ASHA, Problem, random_points
+from hpo.study_file.spec import Budget, StudySpec
 
 EVERY: Final = 20_000  # configurations that are all tried; of more, a sample
 SAMPLE: Final = 2_000
@@ -81,7 +81,9 @@ def check_study(spec: StudySpec, trust: bool) -> Iterator[str]:
     if own and not trust:
         yield f"{', '.join(own)}: your own code, which check imports only with --trust"
         return
-    yield from opening.notes(spec, spec.budget.trials)
+    said = [*opening.notes(spec, spec.budget.trials)]
+    compared = replace(spec, strategy=WITH_ASHA["random"], budget=Budget(total_epochs=opening.total_epochs(spec)))
+    yield from [*said, *(f"hpo compare: {note}" for note in opening.notes(compared, None) if note not in said)]
     if (known := prior.of(spec)) is not None:
         yours = " and your earlier studies" if spec.warm_start == "studies" else ""
         yield f"prior: it begins with what {known}{yours} have shown"

@@ -24,7 +24,7 @@ from hpo.commands.sync import log_due, tracked_study
 from hpo.comparison.text import SAME_SPLIT
 from hpo.core import Ended, Opened, Outcome, Params, Reason, State
 from hpo.engine.changes import warn_of_other_files
-from hpo.engine.opening import in_epochs, notes
+from hpo.engine.opening import in_epochs, notes, total_epochs
 from hpo.engine.result import Published, Result, read_result, statuses, study_report
 from hpo.errors import Conflict, EnvironmentFailed
 from hpo.journal import Journal, read_events
@@ -461,7 +461,7 @@ def test_what_cannot_be_learned_from_is_said_in_a_line_and_a_comparison_learns_f
 def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     ran = place.run(early_stopping="predictive", budget={"trials": 4})
     most = in_epochs(ran.spec, 4)
-    assert ran.study.epochs == most == compare.total_epochs(ran.spec)
+    assert ran.study.epochs == most == total_epochs(ran.spec)
     assert most == pytest.approx(4 * (2 + 4 + 8) / 3, rel=0.03)
     assert caplog.messages == [
         f"budget: 4 trials count as {most} epochs, their mean length each, because with early_stopping: predictive a trial "

@@ -11,16 +11,19 @@ import pytest
 from studied import SPACE, TINY, TRAINER, Place, hpo
 
 from hpo import api, provenance
+from hpo.check import check_study
 from hpo.commands import compare as compare_command
 from hpo.commands import confirm as confirm_command
-from hpo.commands.compare import Compared, compare_strategies, compare_studies, studies, total_epochs
+from hpo.commands.compare import Compared, compare_strategies, compare_studies, studies
 from hpo.commands.confirm import confirm_finalists, confirming, fresh_values, run_confirmation
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
+from hpo.comparison.compare import best_so_far
 from hpo.comparison.text import confirmation_lines
 from hpo.core import Event, Opened, Outcome, Reported, State, Study
 from hpo.engine import components
 from hpo.engine.driver import Driver
+from hpo.engine.opening import epochs_to_count, total_epochs
 from hpo.engine.result import Result, read_result, statuses
 from hpo.engine.search import Search
 from hpo.errors import BadInput, NoResult, Stopped
@@ -397,6 +400,25 @@ def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: 
         compared(place, rescore=True)
 
 
+@pytest.mark.parametrize(("rule", "epochs"), [((1, 3), [6, 9]), ((1, 2), [5, 8]), ((2, 3), [6, 12]), ((1, 3), [9])])
+def test_a_budget_that_may_end_before_a_trial_of_asha_counts_is_known_before_training(
+    place: Place, rule: tuple[int, int], epochs: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    stops = {"type": "asha", "min_epochs": rule[0], "reduction": rule[1]}
+    study = {"early_stopping": stops, "search_space": {"rate": {"min": 0.01, "max": 0.5}, "epochs": epochs}}
+    least, usual = epochs_to_count(place.spec(**study), luck=True), max(9, epochs_to_count(place.spec(**study)))
+    for seed in range(4):
+        result = place.run(**study, seed=seed, budget={"total_epochs": usual})
+        first, *_ = best_so_far(read_events(result.folders.journal), result.spec.goal)
+        assert least <= first.epochs <= usual
+    assert not caplog.messages
+    budgets = [{"trials": 1, "total_epochs": 9}, {"trials": 1, "total_epochs": usual}, {"trials": 1}]
+    *said, alone = ["\n".join(check_study(place.spec(**study, budget=one), True)) for one in budgets]
+    raised = f" with early stopping; raise it: --set budget.total_epochs={usual}"
+    assert [raised in one for one in said] == [usual > 9, False]
+    assert ("hpo compare: budget: total_epochs may end" in alone) == (usual > 9)
+
+
 # -- what cannot be compared -----------------------------------------------------------------------------------------
 
 
@@ -410,6 +432,10 @@ def test_stopped_while_the_best_trials_are_trained_again_it_says_nothing(place: 
         (
             {"budget": {"total_epochs": 2}},
             "must be at least the 8 epochs of the longest trial, to compare anything, got 2 epochs",
+        ),
+        (
+            {"early_stopping": "asha", "search_space": {**WIDE, "epochs": [6, 9]}, "budget": {"total_epochs": 9}},
+            "must be at least the 10 epochs until early stopping lets one count, to compare anything, got 9 epochs",
         ),
         ({"search_space": {"rate": [1, 2, 3], "width": [1, 2, 3], "epochs": [2, 4]}}, "complete"),
     ],

@@ -26,7 +26,7 @@ from hpo.comparison.text import lines, sentence
 from hpo.core import BestSoFar, Event, Reason, Reported, Scored, Study, Trial
 from hpo.data.dataset import load_dataset
 from hpo.engine import components
-from hpo.engine.opening import in_epochs
+from hpo.engine.opening import epochs_to_count, total_epochs
 from hpo.engine.result import Result
 from hpo.errors import BadInput, EnvironmentFailed, HpoError, Mistake, Stopped
 from hpo.files import replace_file
@@ -37,7 +37,7 @@ from hpo.report.page import save
 from hpo.strategies import prior as learned_prior
 from hpo.strategies.points import RANDOM_X2, WITH_ASHA, frozen
 from hpo.study_file.rules import grid_mistakes
-from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
+from hpo.study_file.spec import Budget, StudySpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,13 +240,6 @@ def shown(spec: StudySpec) -> str:
     return spec.strategy.removesuffix("-asha")
 
 
-def total_epochs(spec: StudySpec) -> int:
-    """The budget in epochs; trials of different length are no equal budget, so they count as epochs at their mean length."""
-    if spec.budget.total_epochs is not None:
-        return spec.budget.total_epochs
-    return in_epochs(spec, spec.budget.trials or DEFAULT_TRIALS)
-
-
 def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
     mistakes = [
         replace(mistake, remedy=f"{mistake.remedy}; or leave grid out: --strategies bayesian,random")
@@ -258,9 +251,10 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         place, rule = spec.place("compare.strategies"), "must be two or more, to compare anything"
         mistakes.append(Mistake(place, rule, spec.compare.strategies[0], "write [bayesian, random]"))
     budget = total_epochs(spec)
-    longest = max(one.space.longest for one in specs)
-    if budget < longest:
-        rule = f"must be at least the {longest} epochs of the longest trial, to compare anything"
+    least = max((one.space.longest, "of the longest trial") for one in specs)
+    least = max(least, *((epochs_to_count(one, luck=True), "until early stopping lets one count") for one in specs))
+    if budget < least[0]:
+        rule = f"must be at least the {least[0]} epochs {least[1]}, to compare anything"
         key = "total_epochs" if "budget.total_epochs" in spec.places else "trials"
         mistakes.append(Mistake(spec.place(f"budget.{key}"), rule, count(budget, "epoch"), "raise it"))
     if mistakes:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import shutil
 import time
@@ -33,7 +34,7 @@ from hpo.strategies.prior import Experience, LearnedPrior
 from hpo.strategies.surrogate import ENGINE, experience
 from hpo.study_file.fields import did_you_mean
 from hpo.study_file.rules import measured
-from hpo.study_file.spec import Budget, StudySpec
+from hpo.study_file.spec import DEFAULT_TRIALS, Budget, StudySpec
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +237,9 @@ def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
     if trials is not None and total is not None and total < needed:
         ended = f"budget: total_epochs ({total}) may end the study before its {count(trials, 'trial')}"
         yield f"{ended}, which take {needed} epochs at their mean length; raise it: --set budget.total_epochs={needed}"
+    if total is not None and total < (least := epochs_to_count(spec)):
+        may = "budget: total_epochs may end the study before a trial comes to an epoch that counts, which takes some"
+        yield f"{may} {least} epochs with early stopping; raise it: --set budget.total_epochs={least}"
     whole = trains_whole(spec)
     if whole:
         rule = "no point is stopped early, because an epoch of your trainer may depend on how many follow"
@@ -254,6 +258,28 @@ def affordable(spec: StudySpec, trials: int | None) -> Budget:
     if trials is None or budget.total_epochs is not None or not learned_prior.predictive(spec):
         return budget
     return replace(budget, trials=None, total_epochs=in_epochs(spec, trials))
+
+
+def epochs_to_count(spec: StudySpec, luck: bool = False) -> int:
+    """Epochs of a study until a trial has passed the first that counts (asha: L. Li et al., MLSys 2020, algorithm 2).
+
+    As a rule one of `reduction` trials at a rung goes on. luck: at least, where each trial is better than all before it
+    and those that differ in `epochs` alone share a training. Where the points of the space are fewer, the best goes on.
+    """
+    rule, first, lengths = spec.early_stopping, min(spec.goal.epochs or spec.space.lengths), len(spec.space.lengths)
+    if rule is None or rule.type not in (("asha", "predictive") if learned_prior.unknown(spec) else ("asha",)):
+        return first
+    rungs, factor = sorted(rule.rungs(first)), rule.reduction
+    if (spec.space.size() or math.inf) < factor ** (len(rungs) - 1):
+        return first
+    above = range(len(rungs) - 1, -1, -1)
+    trials = [-(-(1 + k * (factor - 1)) // lengths) if luck else factor**k for k in above]
+    return sum(n * (rung - before) for n, before, rung in zip(trials, [0, *rungs[:-1]], rungs, strict=True))
+
+
+def total_epochs(spec: StudySpec) -> int:
+    """The budget in epochs; trials of different length are no equal budget, so they count as epochs at their mean length."""
+    return spec.budget.total_epochs or in_epochs(spec, spec.budget.trials or DEFAULT_TRIALS)
 
 
 def in_epochs(spec: StudySpec, trials: int) -> int:
