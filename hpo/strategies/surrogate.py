@@ -124,10 +124,13 @@ class Surrogate:
             blend = seen.z @ weights
             kept = expected @ (blend[one] - blend[other])[pairs] / (EXPECTED * expected @ expected)
         right = 100 * np.mean((expected > 0) == (found > 0))
-        best = [in_words(self._prior.tasks[i]) for i in np.argsort(-clear, kind="stable")[:2] if clear[i] > CLEARLY]
-        use = f"the study is most like {listed(best)}" if best else "the study is like none of its tasks in particular"
-        if kept < SLIGHT:
+        clearly = [i for i in np.argsort(-clear, kind="stable")[:2] if clear[i] > CLEARLY and weights[i] > 0]
+        if clearly:
+            use = f"the study is most like {listed([in_words(self._prior.tasks[i]) for i in clearly])}"
+        elif kept < SLIGHT:
             use = "it has been turned around" if kept < -SLIGHT else "it is hardly used any more"
+        else:
+            use = "the study is like none of its tasks in particular"
         return f"The prior was right about which of two trainings is better in {right:.0f} of 100 cases; {use}."
 
     def _best(self, study: Study, scale: "Scale", mean: Array) -> float:
