@@ -234,9 +234,6 @@ def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
     return "".join(TICKS[int((value - low) * scale)] if value in finite else " " for value in values)
 
 
-# -- a comparison
-
-
 class ComparisonProgress:
     """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each that ends."""
 
@@ -256,7 +253,8 @@ class ComparisonProgress:
         if self.terminal.is_terminal:
             return
         if isinstance(event, Closed):
-            self.terminal.say(self._line(search))
+            epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
+            self.terminal.say(f"{search.name}: {search.goal.metric} {best_of(search)} after {epochs}")
         elif isinstance(event, Ended) and self._ended % (5 * len(self._searches)) == 0:
             self.terminal.say(self._head())
 
@@ -280,7 +278,3 @@ class ComparisonProgress:
             return head
         left = (budget - done) * (time.monotonic() - self._began) / self.charged
         return f"{head}, about {duration(left)} left"
-
-    def _line(self, search: Search) -> str:
-        epochs = f"{count(search.study.epochs, 'epoch')}, {search.study.reused_epochs} of them reused"
-        return f"{search.name}: {search.goal.metric} {best_of(search)} after {epochs}"

@@ -62,7 +62,10 @@ def read(path: Path, spec: DataSpec, available: int | None) -> Contents:
         if mistakes:
             raise BadInput(*mistakes)
         refuse_above(str(path), sum(m.bytes for m in members), available, "hand over fewer rows, or images as uint8")
-        arrays = {member: _array(archive, member) for member in members}
+        arrays: dict[Member, Array] = {}
+        for member in members:
+            with _refusing(member.place, "is damaged"), archive.open(f"{member.name}.npy") as stream:
+                arrays[member] = npy.read_array(stream, allow_pickle=False)
     if mistakes := [*_scales([(image, arrays[image]) for image, _ in pairs.values()])]:
         raise BadInput(*mistakes)
     images = [_channels_first(arrays[image]) for image, _ in pairs.values()]
@@ -80,12 +83,6 @@ def holds(path: Path) -> bool:
             return bool(_pairs(archive, path))
     except (*DAMAGED, BadInput):
         return False
-
-
-def _array(archive: zipfile.ZipFile, member: Member) -> Array:
-    with _refusing(member.place, "is damaged"), archive.open(f"{member.name}.npy") as stream:
-        array: Array = npy.read_array(stream, allow_pickle=False)
-        return array
 
 
 @contextmanager

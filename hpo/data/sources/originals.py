@@ -47,7 +47,11 @@ class Refused(Exception):
 
 def read(folder: Path, spec: DataSpec, available: int | None) -> Contents:
     """Of a folder that `holds` such files. Raises BadInput for files that are missing, damaged or do not fit together."""
-    return _idx(folder, spec, available) if _idx_matches(folder) else _cifar(folder, spec)
+    if _idx_matches(folder):
+        return _idx(folder, spec, available)
+    paths, parts = zip(*_batches(folder), strict=True)
+    images, labels = zip(*map(_batch, paths), strict=True)
+    return of_arrays(folder, images, labelled(np.concatenate(labels), spec, str(folder), _names(folder)), spec, parts)
 
 
 def holds(folder: Path) -> bool:
@@ -147,12 +151,6 @@ def _misfits(folder: Path, paths: list[Path], images: list[Array], labels: list[
 
 
 # -- CIFAR -----------------------------------------------------------------------------------------------------------
-
-
-def _cifar(folder: Path, spec: DataSpec) -> Contents:
-    paths, parts = zip(*_batches(folder), strict=True)
-    images, labels = zip(*map(_batch, paths), strict=True)
-    return of_arrays(folder, images, labelled(np.concatenate(labels), spec, str(folder), _names(folder)), spec, parts)
 
 
 def _batches(folder: Path) -> list[tuple[Path, Part]]:
