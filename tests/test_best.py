@@ -24,7 +24,7 @@ from hpo.cli.console import Utilization
 from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table, summary_lines, trial_lines
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
-from hpo.commands.confirm import as_read, confirm_finalists
+from hpo.commands.confirm import as_read
 from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import best_so_far
 from hpo.core import BestSoFar, Event, Goal, Job, Limits, Report, Reported, State, Study, Trial, training_seed
@@ -236,8 +236,6 @@ def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path
     again = refit(result, {})
     assert again.epoch == reading.epoch
     assert as_read(goal, best)["epochs"] == reading.epoch
-    confirmed = confirm_finalists(result, 3, 1, RunOptions(tmp_path))
-    assert len(confirmed.finalists) == len({goal.length(result.trial(one.trial)) for one in confirmed.finalists})
 
 
 def test_of_the_states_above_the_cap_finished_ones_go_first_then_the_worst_at_their_rung(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hpo.engine import components
 from hpo.engine.changes import load_data
 from hpo.engine.result import Result, read_result
 from hpo.errors import NoResult, Stopped
-from hpo.formatting import count, listed, some
+from hpo.formatting import count, listed
 from hpo.models import families
 from hpo.strategies.points import CONFIRM, Point, frozen
 from hpo.study_file.spec import Budget, StudySpec
@@ -82,19 +82,18 @@ def confirm_finalists(result: Result, top: int, seeds: int, options: RunOptions)
 
 def top_of(result: Result, top: int) -> tuple[list[Trial], str]:
     """The best trials, no training after one epoch twice; and in a sentence which others are left out, "" if none are."""
-    goal, best, out = result.spec.goal, dict[Point, Trial](), dict[str, list[str]]()
+    goal, same = result.spec.goal, dict[Point, list[Trial]]()  # trials of other `epochs` may be read at one epoch
     for trial in goal.ranked(result.study.trials):
-        if len(best) == top or not goal.counted(trial):
-            break  # those that do not count come last
-        first = best.setdefault(
-            frozen(as_read(goal, trial)), trial
-        )  # trials of other `epochs` may be read at one epoch
-        if first is not trial:
-            out.setdefault(f"the training of trial {first.number} after the same epoch", []).append(str(trial.number))
-    left = [f"trial{'s' * (len(numbers) > 1)} {some(numbers)} ({why})" for why, numbers in out.items()]
-    rest = len(result.study) - len(best) - sum(map(len, out.values())) if len(best) < top else 0
+        if goal.counted(trial):
+            same.setdefault(frozen(as_read(goal, trial)), []).append(trial)
+    best = list(same.values())[:top]
+    whose = [
+        (", ".join(str(one.number) for one in others), first.number) for first, *others in best[: top - 1] if others
+    ]
+    left = [f"trial {numbers} (the training of trial {first} after the same epoch)" for numbers, first in whose]
+    rest = len(result.study) - sum(map(len, best)) if len(best) < top else 0
     left += [f"{count(rest, 'other trial')} (no epoch that counts yet)"] if rest else []
-    return list(best.values()), f"Left out: {'; '.join(left)}." if left else ""
+    return [first for first, *_ in best], f"Left out: {'; '.join(left)}." if left else ""
 
 
 def finalist(result: Result, trial: Trial, again: Sequence[Repetition]) -> Finalist:

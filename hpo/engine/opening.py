@@ -229,10 +229,8 @@ def earlier_study(spec: StudySpec, state: Path, name: str) -> Experience | None:
 def notes(spec: StudySpec, trials: int | None) -> Iterator[str]:
     """What is to be said of how a study is searched before it begins. trials: its target."""
     if trials is not None and (most := affordable(spec, trials)).trials is None:
-        yield (
-            f"budget: {count(trials, 'trial')} count as {count(most.total_epochs or 0, 'epoch')}, their mean length each, "
-            "because with early_stopping: predictive a trial may end after one"
-        )
+        why = "their mean length each, because with early_stopping: predictive a trial may end after one"
+        yield f"budget: {count(trials, 'trial')} count as {count(most.total_epochs or 0, 'epoch')}, {why}"
     total, needed = spec.budget.total_epochs, in_epochs(spec, trials or 0)
     if trials is not None and total is not None and total < needed:
         ended = f"budget: total_epochs ({total}) may end the study before its {count(trials, 'trial')}"
