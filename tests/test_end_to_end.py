@@ -16,6 +16,7 @@ from hpo.commands.run import RunOptions
 from hpo.core import Job, Outcome, State
 from hpo.engine.result import read_result
 from hpo.errors import BadInput, Conflict
+from hpo.models.families import completing
 from hpo.training.recipe import Recipe
 
 SPACE = {
@@ -139,6 +140,8 @@ def test_a_study_that_is_changed_midway_goes_on_and_is_reported(tmp_path: Path) 
     assert len(result.trials) == 14
     assert {trial.params["batch_size"] for trial in result.study.trials[10:]} == {16}
     assert all("dropout" in trial.params for trial in result.study.trials[10:])
+    first = completing(result.spec)(result.study.trials[0].params)
+    assert first == {**result.study.trials[0].params, "dropout": 0}, "what a trial of before counts as"
     assert result.folders.report.exists()
     export_optuna(result, tmp_path / "journal.log")
     assert confirm_finalists(result, 14, 1, RunOptions(tmp_path))
