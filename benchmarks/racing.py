@@ -264,9 +264,9 @@ def second(on: Track, problem: Problem, before: Mapping[str, str] | None = None)
     return Predictive(Bayesian(problem, surrogate), surrogate, problem.goal)
 
 
-def tpe(on: Track, problem: Problem) -> Strategy:
-    """What `bayesian` with `predictive` is where nothing is known before."""
-    return Asha(Tpe(problem), problem.goal)
+def tpe(on: Track, problem: Problem, late: bool = False) -> Strategy:
+    """What `bayesian` with `predictive` is where nothing is known before; late: where names say nothing either."""
+    return Asha(Tpe(problem, late), problem.goal)
 
 
 def random_predictive(on: Track, problem: Problem) -> Strategy:
@@ -279,7 +279,8 @@ METHODS: Mapping[str, Method] = {
     "random": partial(driven, lambda on, problem: Random(problem)),
     "random+asha": partial(driven, lambda on, problem: Asha(Random(problem), problem.goal)),
     "tpe+asha": partial(driven, tpe),
-    "unknown names": partial(unknown, tpe),
+    "unknown names": partial(unknown, partial(tpe, late=True)),
+    "unknown names by random+asha": partial(unknown, lambda on, problem: Asha(Random(problem), problem.goal)),
     "optuna+hyperband": by_the_book,
     "one epoch first": partial(driven, lambda on, problem: OneEpochFirst(problem, screened=BUDGET // 2)),
     "random+predictive": partial(driven, random_predictive),

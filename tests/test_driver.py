@@ -56,6 +56,7 @@ STRATEGIES: dict[str, Made] = {
     "bayesian": bayesian,
     "grid": grid,
     "tpe": lambda seed: Tpe(Problem(fakes.DISCRETE, GOAL, seed=seed)),
+    "late tpe": lambda seed: Tpe(Problem(fakes.DISCRETE, GOAL, seed=seed), late=True),
     "asha": lambda seed: Asha(random(seed), GOAL, EarlyStopping("asha", 1, 2)),
     "median": lambda seed: Median(random(seed), GOAL, EarlyStopping("median", min_trials=3)),
 }

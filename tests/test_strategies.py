@@ -374,3 +374,18 @@ def test_tpe_learns_the_value_of_a_trial_that_rests() -> None:
     decisions = [Tpe(Problem(space, goal, seed)).propose(study, 1) for seed in range(10)]
     rates = [one.params["learning_rate"] for (one,) in decisions if isinstance(one, Start)]
     assert sum(float(rate) < 1e-2 for rate in rates) >= 8, rates
+
+
+def test_where_names_say_nothing_tpe_is_random_search_until_ten_trials_have_come_to_a_third() -> None:
+    space = Space((Parameter("x", Range(0, 1, False)), Parameter("epochs", Choice((9,)))))
+    problem = Problem(space, Goal(epochs=(1, 3, 9)))
+    for far in (9, 10):
+        study = Study()
+        for number in range(24):
+            (start,) = Random(problem).propose(study, 1)
+            study.apply(Started(0.0, number, start.params, 0, f"t{number}", 0, 3))
+            for epoch in range(1, 4 if number < far else 2):
+                study.apply(core.Reported(f"t{number}", Report(epoch, {"val_accuracy": 0.5}, 1.0, 0.0)))
+            study.apply(core.Paused(0.0, number))
+        proposed, drawn = (strategy.propose(study, 1) for strategy in (Tpe(problem, late=True), Random(problem)))
+        assert (proposed == drawn) == (far < 10)

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from hpo.execution.ray import RayExecutor
 
 
-def tpe(problem: Problem) -> Strategy:
+def tpe(problem: Problem, late: bool = False) -> Strategy:
     from hpo.strategies.tpe import Tpe  # optuna: 0.3 s
 
-    return Tpe(problem)
+    return Tpe(problem, late)
 
 
 Maker = Callable[[Problem], Strategy]
@@ -72,8 +72,12 @@ class Components:
         if spec.strategy == CONFIRM:
             return Repeats(problem)
         surrogate = self.surrogate(problem)
-        informed = Bayesian(problem, surrogate) if surrogate is not None and spec.strategy == "bayesian" else None
-        strategy = informed or STRATEGIES[spec.strategy](problem)
+        if spec.strategy == "bayesian" and surrogate is not None:
+            strategy: Strategy = Bayesian(problem, surrogate)
+        elif spec.strategy == "bayesian" and not named(spec):
+            strategy = tpe(problem, late=True)
+        else:
+            strategy = STRATEGIES[spec.strategy](problem)
         return stopping(None if trains_whole(spec) else spec.early_stopping, strategy, problem, surrogate)
 
     def surrogate(self, problem: Problem) -> Surrogate | None:
@@ -118,6 +122,11 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
     numerics = provenance.numerics(dataset.digest if dataset is not None else "none", placement[0], *own)
     numerics |= {"split": dataset.split} if dataset is not None else {}
     return Components(spec, dataset, placement, numerics, prior.of(spec))
+
+
+def named(spec: StudySpec) -> bool:
+    """Whether the names of parameters say what they mean: those of hpo's own model and trainer."""
+    return spec.train is None and spec.model == "cnn"
 
 
 def trains_whole(spec: StudySpec) -> bool:

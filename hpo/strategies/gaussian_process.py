@@ -24,7 +24,7 @@ STEPS = 8  # of a fit
 LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
 LEVELS = 16  # values that a reading may have, in thought
 EXPECTED = 0.4  # what one standard deviation of the prior's tasks is worth in y, before any reading
-# scale, tasks, residual, length, fade, training, noise: near what makes the recorded tasks likeliest (docs/design.md)
+# scale, tasks, residual, length, fade, training, noise: how they were chosen is in docs/searching.md
 START: Final = np.log([0.3, 2.0, 0.125, 0.7, 0.6, 0.2, 0.07])
 WIDTH: Final = np.array([0.5, 0.3, 0.7, 0.6, 0.5, 0.7, 0.7])  # standard deviation of each, in its logarithm
 
