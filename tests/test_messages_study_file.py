@@ -90,6 +90,12 @@ def test_a_file_that_is_not_there_or_cannot_be_one() -> None:
     assert said("x" * 300).endswith("cannot be read, got file name too long; check the path")
 
 
+def test_a_misspelt_path_of_data_is_answered_with_what_lies_beside_it() -> None:
+    Path("shots/pictures").mkdir(parents=True)
+    Path("study.yaml").write_text("data: shots/picturs\n", encoding="utf-8")
+    assert "got shots/picturs; did you mean shots/pictures?" in said()
+
+
 def test_a_thousand_mistakes_are_not_all_listed() -> None:
     Path("study.yaml").write_text("".join(f"key{i}: 1\n" for i in range(1000)), encoding="utf-8")
     lines = said().splitlines()

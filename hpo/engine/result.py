@@ -93,7 +93,7 @@ class Result:
         """Raises NoResult where no trial has a score."""
         best = self.spec.goal.best(self.study.trials)
         if best is None:
-            none = f"no trial has a {self.spec.metric.name}; see `hpo status` for what went wrong"
+            none = f"no trial has a {self.spec.metric.name}; see `hpo status`"
             raise NoResult(f"{self.folders.run}: {none}")
         return best
 

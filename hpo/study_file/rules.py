@@ -79,10 +79,20 @@ def _data(spec: StudySpec, mistakes: Mistakes) -> None:
         mistakes.note(*_at(spec, "data.split"), "must add up to 1", f"{total:.6g}", "write [0.7, 0.15, 0.15]")
     source = spec.data.source
     if source not in DATA_SETS and not _exists(source):
-        close = nearest(Path(source).name, DATA_SETS)
+        name, seen = Path(source).name, spec.source(spec.data)
+        beside = nearest(name, _beside(source))
+        close = nearest(name, DATA_SETS) or (beside and str(Path(seen).with_name(beside)))
         rule = f"must be {', '.join(DATA_SETS)} or the path of a folder or file"
-        remedy = f"did you mean {close}?" if close else "check the path"
-        mistakes.note(*_at(spec, "data", "source"), rule, clean(spec.source(spec.data)), remedy)
+        remedy = f"did you mean {clean(close)}?" if close else "check the path"
+        mistakes.note(*_at(spec, "data", "source"), rule, clean(seen), remedy)
+
+
+def _beside(source: str) -> list[str]:
+    """What lies where this should be."""
+    try:
+        return os.listdir(Path(source).parent)  # noqa: PTH208 - names, as they are
+    except (OSError, ValueError):
+        return []
 
 
 def _exists(source: str) -> bool:
