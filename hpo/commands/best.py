@@ -112,10 +112,8 @@ def script(source: ScriptSource) -> str:
 
 def assignments(source: ScriptSource) -> Iterator[str]:
     """One assignment a line: how to train, then the network's layers."""
-    how, used = (
-        source.recipe,
-        f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}",
-    )
+    how = source.recipe
+    used = f"hpo {provenance.__version__}, torch {provenance.version('torch')}, numpy {provenance.version('numpy')}"
     yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"

@@ -74,8 +74,8 @@ class Components:
         surrogate = self.surrogate(problem)
         if spec.strategy == "bayesian" and surrogate is not None:
             strategy: Strategy = Bayesian(problem, surrogate)
-        elif spec.strategy == "bayesian" and not named(spec):
-            strategy = tpe(problem, late=True)
+        elif spec.strategy == "bayesian" and (spec.train is not None or spec.model != "cnn"):
+            strategy = tpe(problem, late=True)  # names of parameters that do not say what they mean
         else:
             strategy = STRATEGIES[spec.strategy](problem)
         return stopping(None if trains_whole(spec) else spec.early_stopping, strategy, problem, surrogate)
@@ -122,11 +122,6 @@ def assemble(spec: StudySpec, dataset: Dataset | None, placement: Sequence[str])
     numerics = provenance.numerics(dataset.digest if dataset is not None else "none", placement[0], *own)
     numerics |= {"split": dataset.split} if dataset is not None else {}
     return Components(spec, dataset, placement, numerics, prior.of(spec))
-
-
-def named(spec: StudySpec) -> bool:
-    """Whether the names of parameters say what they mean: those of hpo's own model and trainer."""
-    return spec.train is None and spec.model == "cnn"
 
 
 def trains_whole(spec: StudySpec) -> bool:

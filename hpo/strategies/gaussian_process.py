@@ -22,7 +22,7 @@ from hpo.strategies.encoding import Array
 
 STEPS = 8  # of a fit
 LEVEL, RISE = 1.0, 0.3  # standard deviations that are not fitted: of the study's level, and of its slope over log epoch
-LEVELS = 16  # values that a reading may have, in thought
+QUANTILES = 16  # of a reading that is yet to come
 EXPECTED = 0.4  # what one standard deviation of the prior's tasks is worth in y, before any reading
 # scale, tasks, residual, length, fade, training, noise: how they were chosen is in docs/searching.md
 START: Final = np.log([0.3, 2.0, 0.125, 0.7, 0.6, 0.2, 0.07])
@@ -112,15 +112,17 @@ class Posterior:
 
     def __call__(self, at: Encoded) -> tuple[Array, Array]:
         """Mean and standard deviation (n,) of y there."""
-        mean, found = self._seen_from(at)
-        return mean, np.sqrt(np.maximum(self._paired(at, at) - (found**2).sum(0), 1e-10))
+        mean, known = self._by_seen(at)
+        return mean, np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
 
-    def after(self, at: Encoded, look: Encoded) -> Array:
-        """Standard deviation (n,) of what the mean at each becomes, once the same training is read at `look`."""
-        found, other = self._seen_from(at)[1], self._seen_from(look)[1]
-        both = self._paired(at, look) - (found * other).sum(0)
+    def foreseen(self, at: Encoded, look: Encoded) -> tuple[Array, Array, Array]:
+        """Mean and standard deviation (n,) of y there, and that of what the mean becomes once the same is read at `look`."""
+        mean, known = self._by_seen(at)
+        other = self._by_seen(look)[1]
+        deviation = np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
+        both = self._paired(at, look) - (known * other).sum(0)
         read = self._paired(look, look) - (other**2).sum(0) + np.exp(2 * self.hyper[-1])
-        return np.asarray(np.abs(both) / np.sqrt(np.maximum(read, 1e-10)))
+        return mean, deviation, np.abs(both) / np.sqrt(np.maximum(read, 1e-10))
 
     def _paired(self, a: Encoded, b: Encoded) -> Array:
         """Covariance (n,) of each with its own in b, a point at another epoch, before anything is seen."""
@@ -128,7 +130,7 @@ class Posterior:
         known = LEVEL**2 + RISE**2 * a.epochs * b.epochs + scale**2 * a.zbar * b.zbar + tasks**2 * (a.z * b.z).mean(1)
         return np.asarray(known + np.exp(-np.abs(a.epochs - b.epochs) / fade) * (residual**2 + training**2))
 
-    def _seen_from(self, at: Encoded) -> tuple[Array, Array]:
+    def _by_seen(self, at: Encoded) -> tuple[Array, Array]:
         """Mean (n,), and what of the covariance (seen, n) is known by what was seen."""
         mean = EXPECTED * at.zbar
         if not len(self.seen):
@@ -198,7 +200,7 @@ def improvement(mean: Array, deviation: Array, best: float) -> Array:
     return np.asarray(deviation * (gap * ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
 
 
-def optional(mean: Array, deviation: Array, told: Array, best: float, first: Array, rest: Array) -> Array:
+def improvement_per_epoch(mean: Array, deviation: Array, told: Array, best: float, first: Array, rest: Array) -> Array:
     """Improvement an epoch of trainings that are given up where their next reading is below the best threshold for that.
 
     told: standard deviation of what that reading makes of the mean; first, rest: epochs to it, and from it to the end.
@@ -207,8 +209,8 @@ def optional(mean: Array, deviation: Array, told: Array, best: float, first: Arr
     from scipy.special import ndtri
 
     told = np.minimum(told, 0.999 * deviation)
-    share = (np.arange(LEVELS) + 0.5) / LEVELS
+    share = (np.arange(QUANTILES) + 0.5) / QUANTILES
     after = mean[:, None] + told[:, None] * ndtri(share[::-1])  # from the best that may come of it to the worst
-    gain = improvement(after, np.sqrt(deviation**2 - told**2)[:, None], best).cumsum(axis=1) / LEVELS
-    epochs = first[:, None] + rest[:, None] * np.arange(1, LEVELS + 1) / LEVELS
+    gain = improvement(after, np.sqrt(deviation**2 - told**2)[:, None], best).cumsum(axis=1) / QUANTILES
+    epochs = first[:, None] + rest[:, None] * np.arange(1, QUANTILES + 1) / QUANTILES
     return np.asarray((gain / epochs).max(axis=1))

@@ -28,7 +28,7 @@ from hpo.strategies.gaussian_process import (
     factored,
     fitted,
     improvement,
-    optional,
+    improvement_per_epoch,
     stacked,
 )
 from hpo.strategies.points import Point, Problem, frozen
@@ -88,17 +88,16 @@ class Surrogate:
         with one_thread():
             scale, belief = self._belief(study)
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
-            mean, deviation = belief(full)
-            best = self._best(study, scale, mean)
-            left = np.array([max(1, epochs_of(params) - epoch) for params, epoch in candidates], float)
+            begun = np.array([epoch for _, epoch in candidates], float)
+            left = np.maximum(1, np.array([epochs_of(params) for params, _ in candidates]) - begun)
             if looks:
-                begun = np.array([epoch for _, epoch in candidates], float)
                 read = [on_ladder(params, look) for (params, _), look in zip(candidates, looks, strict=True)]
-                told, first = belief.after(full, self._encoder.encode(read)), looks - begun
-                best = max([best, *mean[begun > 0].tolist()])
-                gain = optional(mean, deviation, told, best, first, left - first)
+                mean, deviation, told = belief.foreseen(full, self._encoder.encode(read))
+                best, first = max([self._best(study, scale, mean), *mean[begun > 0].tolist()]), looks - begun
+                gain = improvement_per_epoch(mean, deviation, told, best, first, left - first)
             else:
-                gain = improvement(mean, deviation, best) / left
+                mean, deviation = belief(full)
+                gain = improvement(mean, deviation, self._best(study, scale, mean)) / left
             worth: Array = gain * (1 - self._failing(study, full))
             return worth / self._seconds(study, full) if self._timed else worth
 

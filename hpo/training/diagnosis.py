@@ -230,10 +230,7 @@ def _stuck(course: Course) -> str | None:
 
 
 def _missed(course: Course) -> str | None:
-    last, accuracy = (
-        course.reports[-1],
-        course.last.get("val_accuracy", math.nan),
-    )  # a trial may be read at an earlier one
+    last, accuracy = course.reports[-1], course.last.get("val_accuracy", math.nan)  # it may be read at an earlier epoch
     return f"{last.missed} in epoch {last.epoch}, accuracy {accuracy:.3g}{course.rate}" if last.missed else None
 
 

@@ -30,10 +30,8 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 8 * 2**20  # of images prepared at once: they fit a core's cache, and are many batches of a small data set
 DIVERGED = 4.0  # times the loss of the first step, or of a predictor that knows nothing, whichever is higher ...
-DIVERGED_EPOCHS, DIVERGED_STEPS = (
-    2,
-    20,
-)  # ... for so many whole epochs in a row; after fewer steps one in seven came back
+DIVERGED_EPOCHS = 2  # ... for so many whole epochs in a row ...
+DIVERGED_STEPS = 20  # ... and so many steps: after fewer, one in seven came back
 
 
 @dataclass
