@@ -107,7 +107,7 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
 
     devices = components.placement(spec)
     device = devices[0] if spec.execution.engine != "ray" else "cpu"  # a cluster's GPU may not be here
-    free = local.gpus()
+    free = local.gpu_memory()
     used = [free[int(one.removeprefix("cuda:"))] for one in {*devices}] if device != "cpu" else []
     here = (device, "cpu") if device != "cpu" else (device, *["cuda:0"][: len(free)])
     timed = {one: time_step(spec.model, dataset.shape, dataset.outputs, one) for one in here}

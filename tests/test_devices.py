@@ -26,6 +26,15 @@ def test_workers_share_the_gpus_in_turn_and_there_may_be_more_of_them() -> None:
     assert local.worker_devices("cuda:1", 2, count=2) == ["cuda:1", "cuda:1"]
 
 
+def test_what_a_trial_takes_says_how_many_share_a_gpu_or_the_cores() -> None:
+    for gpus, each in ((0.25, 4), (0.1, 10), (0.4, 2), (1, 1), (2, 1)):
+        assert local.worker_devices("auto", "auto", count=2, cpus=1, gpus=gpus) == ["cuda:0", "cuda:1"] * each
+    assert local.worker_devices("auto", 3, count=2, gpus=0.1) == ["cuda:0", "cuda:1", "cuda:0"]  # workers says it
+    assert local.worker_devices("auto", "auto", count=2, cpus=0.5, gpus=0) == ["cpu"] * 2 * local.cores()
+    execution = {"engine": "local", "cpus": local.cores()}
+    assert components.placement(api.load({**ON_RAY, "device": "cpu", "execution": execution})) == ["cpu"]
+
+
 def test_without_a_gpu_there_is_one_worker_a_core() -> None:
     assert local.worker_devices("auto", "auto", count=0) == ["cpu"] * local.cores()
     assert local.worker_devices("cpu", 3) == ["cpu"] * 3

@@ -180,8 +180,9 @@ def placement(spec: StudySpec) -> Sequence[str]:
         from hpo.execution.cluster import cluster_devices
 
         return cluster_devices(spec)
-    all_devices = local.worker_devices(spec.device, spec.workers, spec.place)
-    return all_devices[:1] if spec.execution.engine == "inline" else all_devices
+    own = spec.execution
+    all_devices = local.worker_devices(spec.device, spec.workers, spec.place, cpus=own.cpus, gpus=own.gpus)
+    return all_devices[:1] if own.engine == "inline" else all_devices
 
 
 def refuse_missing_ray(spec: StudySpec) -> None:

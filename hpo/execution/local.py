@@ -141,7 +141,7 @@ def _cause(code: int) -> str:
     return f"signal {-code}"
 
 
-def gpus(devices: Path = Path("/dev")) -> list[int]:
+def gpu_memory(devices: Path = Path("/dev")) -> list[int]:
     """Free bytes of the CUDA devices torch can use; a machine without NVIDIA's device files has none."""
     if not any(devices.glob("nvidia[0-9]*")):
         return []
@@ -155,22 +155,30 @@ def cores() -> int:
 
 
 def worker_devices(
-    device: str, workers: int | str, where: Callable[[str], str] = str, count: int | None = None
+    device: str,
+    workers: int | str,
+    where: Callable[[str], str] = str,
+    count: int | None = None,
+    cpus: float = 1,
+    gpus: float | None = None,
 ) -> Sequence[str]:
-    """The device of each worker, in turn. "auto": one a core on CPU, one a GPU.
+    """The device of each worker, in turn. "auto": one a core on CPU, one a GPU, or as many as take `cpus` or `gpus` each.
 
     where: the place of a key in the file; count: GPUs here, if known. Raises BadInput for what is not there, or too many.
     """
+    if gpus == 0 and device == "auto":
+        device = "cpu"
     if workers != "auto" and int(workers) > MAX_WORKERS_PER_CORE * cores():
         rule, got = f"must be at most {MAX_WORKERS_PER_CORE} a core", f"{workers} (cores here: {cores()})"
         raise BadInput(Mistake(where("workers"), rule, got, "write auto, one a core or GPU"))
     if device == "cpu" or count is None:
-        count = 0 if device == "cpu" else len(gpus())
+        count = 0 if device == "cpu" else len(gpu_memory())
     if device in ("auto", "cpu") and count == 0:
-        return ["cpu"] * (cores() if workers == "auto" else int(workers))
+        return ["cpu"] * (max(1, int(cores() / cpus)) if workers == "auto" else int(workers))
     names = [f"cuda:{index}" for index in range(count)] if device in ("auto", "cuda") else [device]
     if not names or int(names[-1].partition(":")[2] or 0) >= count:
         there = f"{count} GPU{'s' * (count != 1)} here" if count else "no GPU that torch can use here"
         remedy = "write cpu, auto, or a GPU that is there"
         raise BadInput(Mistake(where("device"), "must be there", f"{device} ({there})", remedy))
-    return [names[index % len(names)] for index in range(len(names) if workers == "auto" else int(workers))]
+    sharing = max(1, int(1 / (gpus or 1) + 1e-6))  # 1 / 0.1 may be a hair below 10
+    return [names[index % len(names)] for index in range(sharing * len(names) if workers == "auto" else int(workers))]
