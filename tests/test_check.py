@@ -237,7 +237,7 @@ def test_a_metric_that_is_the_same_of_all_trials_is_refused(tmp_path: Path) -> N
 
 
 def test_a_study_on_gpus_learns_how_many_trainings_their_free_memory_holds(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(local, "gpus", lambda: [3_000_000_000, 1_000_000_000])
+    monkeypatch.setattr(local, "gpu_memory", lambda: [3_000_000_000, 1_000_000_000])
     monkeypatch.setattr(local, "cores", lambda: 10)
     monkeypatch.setattr("hpo.training.setup.time_step", lambda *about: lambda params, precision: float(len(about[-1])))
     cases = ("auto", "auto", 8), ("cuda:0", 4, 10), ("cuda:1", "auto", 4), ("cuda:1", 4, 0), ("cpu", 1, 0)
