@@ -105,7 +105,7 @@ def test_a_wheel_has_all_that_is_read_beside_the_code_and_no_test(tmp_path: Path
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpo").rglob("*.*") if path.is_file()}
     spaces = {f"hpo/search_spaces/{path.name}" for path in (ROOT / "search_spaces").iterdir()}
     assert inside == {name for name in ours if not name.endswith(".pyc")} | spaces
-    assert {Path(name).suffix for name in inside} == {".py", ".yaml", ".json", ".css", ".js", ".npz", ".typed"}
+    assert {Path(name).suffix for name in inside} == {".py", ".yaml", ".json", ".css", ".html", ".js", ".npz", ".typed"}
     assert_typed(wheel, tmp_path / "own")
 
 

@@ -94,10 +94,7 @@ class StudyReport(dict[str, object]):
     def document(self) -> str:
         return "report"
 
-    def search_pictures(self) -> list[object]:
-        return []
-
-    model_pictures = search_pictures
+    search_pictures = model_pictures = ()
 
 
 def connect(uri: str, experiment: str, tags: Mapping[str, str]) -> FakeStore:

@@ -32,7 +32,7 @@ Drawn = Mapping[str, str]  # name -> SVG
 
 def draw_search(spec: StudySpec, folders: Folders, study: Study) -> Drawn:
     """Those of the report's pictures that need no published model: saved, and as they stand in it. Raises OSError."""
-    save(pictures := study_report(spec, folders, study, {}).search_pictures(), folders.artifacts / "plots")
+    save(pictures := study_report(spec, folders, study, {}).search_pictures, folders.artifacts / "plots")
     return {picture.name: picture.svg() for picture in pictures}
 
 
@@ -50,7 +50,7 @@ def write_report(spec: StudySpec, folders: Folders, study: Study, drawn: Callabl
         with replace_file(folders.report) as draft:
             draft.write_text(report.document(), encoding="utf-8")
         hit("report")
-        save(report.model_pictures(), folders.artifacts / "plots")
+        save(report.model_pictures, folders.artifacts / "plots")
     except OSError as error:
         rule, remedy = "the report must have room here", "free space, then run the same command again"
         raise EnvironmentFailed(Mistake(str(folders.run), rule, error.strerror or str(error), remedy)) from None

@@ -1,7 +1,7 @@
-"""How a report looks: HTML elements that escape what they are given, the page around them, and the style of its figures.
+"""How a report looks: its templates, which escape what they are given, and the style of its figures.
 
-The page is one file that requests nothing. A figure is drawn in the colours of LIGHT; on the page CSS variables stand in
-their place, so that one drawing serves a light page, a dark one and paper. MLflow gets it as PNG.
+The page (page.html) is one file that requests nothing. A figure is drawn in the colours of LIGHT; on the page CSS variables
+stand in their place, so that one drawing serves a light page, a dark one and paper. MLflow gets it as PNG.
 """
 
 import base64
@@ -13,16 +13,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from hpo.comparison.text import Rows
+from hpo.formatting import decimals, listed, written
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("report.css", "report.js"))
 PAPER, INK, MUTED, RULE, SHADE = "#fefefe", "#1c2128", "#626c77", "#d8dde3", "#f1f4f7"
@@ -137,87 +138,33 @@ def _printed(write: Callable[..., object], **options: object) -> bytes:
 # -- HTML --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Html:
-    """Text that is markup already; everything else is escaped."""
-
-    text: str
+def _variables(colours: Mapping[str, str]) -> Markup:
+    return Markup("".join(f"--{name}:{colour};" for name, colour in colours.items()))
 
 
-Content = str | Html
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters |= {"decimals": decimals, "listed": lambda words: listed([*words]), "written": written}
+TEMPLATES.globals |= {
+    "css": Markup(CSS),
+    "script": Markup(SCRIPT),
+    "digest": base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+    "light": _variables(LIGHT),
+    "dark": _variables(DARK),
+}
 
 
-def escape(content: Content) -> str:
-    return content.text if isinstance(content, Html) else html.escape(content)
+def page(template: str, **values: object) -> str:
+    """The whole document."""
+    return TEMPLATES.get_template(template).render(values)
 
 
-def join(parts: Sequence[Content]) -> Html:
-    return Html("\n".join(map(escape, parts)))
-
-
-def tag(name: str, content: Content | Sequence[Content], **attributes: str | None) -> Html:
-    """An element; attributes that are None are left out; in a name a last _ goes (class_), any other becomes a hyphen."""
-    inner = content if isinstance(content, str | Html) else join(content)
-    given = {key.rstrip("_").replace("_", "-"): text for key, text in attributes.items() if text is not None}
-    pairs = "".join(f' {key}="{html.escape(text)}"' for key, text in given.items())
-    return Html(f"<{name}{pairs}>{escape(inner)}</{name}>")
-
-
-def section(title: str, *parts: Content) -> Html:
-    anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
-    return tag("section", [tag("h2", title, id=anchor), *parts])
-
-
-def bullets(items: Sequence[Content]) -> Html:
-    return tag("ul", [tag("li", item) for item in items])
-
-
-def fact_list(values: Mapping[str, str]) -> Html:
-    """A few names with a value each, side by side."""
-    pairs = [tag("div", [tag("dt", name), tag("dd", value)]) for name, value in values.items()]
-    return tag("dl", pairs, class_="facts")
-
-
-def figure(picture: Picture, drawn: Mapping[str, str] = MappingProxyType({})) -> Html:
-    """A wide figure under its caption; a narrow one names itself. drawn: as SVG, by name, what is drawn already."""
-    svg = Html(drawn.get(picture.name) or picture.svg())
-    if picture.narrow:
-        return tag("figure", svg, class_="narrow")
-    return tag("figure", [tag("figcaption", picture.label), tag("div", svg, class_="wide")])
-
-
-def table(rows: Rows, label: str, class_: str = "plain") -> Html:
-    """A small table of text: the first column names its rows."""
-    header, body = rows
-    head = tag("tr", [tag("th", name, scope="col") for name in header])
-    lines = [tag("tr", [tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)]) for first, *rest in body]
-    return scrolling(tag("table", [tag("thead", head), tag("tbody", lines)], class_=class_), label)
-
-
-def scrolling(content: Html, label: str) -> Html:
-    """What may be wider than the window: it scrolls by itself, by keyboard too."""
-    return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
-
-
-def inset(text: str, table: str, drawn: Sequence[Picture]) -> str:
-    """For a notebook: text and table in its own colours, figures on paper."""
-    colours = "".join(f"--{name}:{colour};" for name, colour in LIGHT.items())
-    style = f"{colours}background:{PAPER};color:{INK};max-width:760px"
-    return tag("div", [tag("pre", text), Html(table), *(tag("div", figure(one), style=style) for one in drawn)]).text
-
-
-def page(title: str, parts: Sequence[Content]) -> str:
-    """The whole document. Its policy allows no script but this page's own, whatever a name in it contains."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    light, dark = ("".join(f"--{name}:{colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<style>\n:root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
-        f"@media print {{ :root {{ {light} }} }}\n{CSS}</style>\n"
-        f"</head>\n<body>\n<main>\n{join(parts).text}\n</main>\n"
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+def inset(text: str, table: str, pictures: Sequence[Picture]) -> str:
+    """For a notebook. table: HTML already."""
+    return str(TEMPLATES.get_template("parts.html").module.inset(text, table, pictures))  # type: ignore[attr-defined]  # a macro
