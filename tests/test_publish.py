@@ -348,20 +348,12 @@ def test_resizing_is_inside_and_as_the_data_set_was_resized(tmp_path: Path) -> N
     assert torch.equal(pixels(small), plain(small))
 
 
-def test_an_order_survives_json(tmp_path: Path) -> None:
-    recipe = Recipe("cnn", "cross_entropy", tmp_path, "cpu", folder=tmp_path)
-    for one in (recipe, replace(recipe, folder=None)):
-        made = Order(one, CNN, tmp_path / "x", "uri", None, Goal("val_mse", False, "best", 0.1), 0.5, "s", 1, 2)
-        more = replace(made, register="r", alias="refit", figures=tmp_path / "model_figures.npz")
-        assert [Order.from_json(each.to_json()) for each in (made, more)] == [made, more]
-
-
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     recipe = Recipe("cnn", "cross_entropy", bars(tmp_path / "data"), "cpu")
     made = Order(recipe, CNN, tmp_path / "gone.ckpt", "sqlite:///x.db", None, Goal(), 0.5, "s", 1, 2)
-    assert publish.answer(made.to_json()) == {"error": f"[Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'"}
+    assert publish.answer(made) == {"error": f"[Errno 2] No such file or directory: '{tmp_path}/gone.ckpt'"}
     lost = replace(made, recipe=replace(recipe, data=tmp_path / "nowhere"))
-    assert "is no saved data set or is damaged" in str(publish.answer(lost.to_json())["error"])
+    assert "is no saved data set or is damaged" in str(publish.answer(lost)["error"])
 
 
 BEGIN = "from hpo.publishing.publish_best import begin; import time"
@@ -370,7 +362,7 @@ ORPHAN = f"{BEGIN}; print(begin(False).pid, flush=True); time.sleep(60)"
 
 def test_a_process_without_an_order_ends_in_silence_and_with_its_driver() -> None:
     with publish_best.begin(to_mlflow=False) as process:
-        assert process.communicate("") == ("", "")
+        assert process.communicate(b"") == (b"", b"")
     assert process.returncode == 0
     with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None

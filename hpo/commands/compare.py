@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 import time
@@ -297,11 +298,10 @@ def score_on_test(trials: Sequence[Best]) -> None:
         return
     recipe = components.recipe(due[0][0].spec, due[0][0].dataset, "cpu")
     models = [(best.params, path, one.dataset.split if one.dataset else None) for one, best, path in due]
-    request = json.dumps([asdict(recipe), models], default=str)
     command = [sys.executable, "-m", "hpo.training.recipe"]
-    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=pickle.dumps((recipe, models)), capture_output=True, check=False)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"])[-1]
         rule = "could not be scored on the test split"
         raise EnvironmentFailed(Mistake("the best trials", rule, last, "run the same command again"))
     for (result, best, _), metrics in zip(due, json.loads(done.stdout), strict=True):

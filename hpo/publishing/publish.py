@@ -1,4 +1,4 @@
-"""Scores one model and logs it: a process that `publish_best.begin` starts, an Order as JSON on stdin, a Published on stdout.
+"""Scores one model and logs it: a process that `publish_best.begin` starts, an Order on stdin, a Published as JSON on stdout.
 
 Where MLflow is on, the model that it gives back is scored on the test split. `hpo predict` calls the same code.
 """
@@ -6,6 +6,7 @@ Where MLflow is on, the model that it gives back is scored on the test split. `h
 import gc
 import json
 import os
+import pickle
 import sys
 from dataclasses import asdict, replace
 
@@ -58,10 +59,10 @@ def test_metrics(model: nn.Module, data: Dataset, recipe: Recipe) -> dict[str, f
     return values | recipe.besides(data)(said, targets.numpy(), "test", values)
 
 
-def answer(text: str) -> dict[str, object]:
+def answer(order: Order) -> dict[str, object]:
     """What an order comes to, or {"error": one line}."""
     try:
-        return asdict(score_and_log(Order.from_json(text)))
+        return asdict(score_and_log(order))
     except HpoError as error:
         return {"error": str(error)}
     except (OSError, RuntimeError) as error:
@@ -77,7 +78,7 @@ def main(to_mlflow: bool) -> None:
         from hpo.publishing import registry
 
         registry.export_nothing()
-    if text := sys.stdin.read():
+    if order := sys.stdin.buffer.read():
         with stdout:
-            stdout.write(json.dumps(answer(text)) + "\n")
+            stdout.write(json.dumps(answer(pickle.loads(order))) + "\n")
     gc.freeze()  # leaving goes through every object of torch otherwise: 1 s

@@ -7,6 +7,7 @@ crash there cannot hurt it. It is begun while the last trials train.
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -95,21 +96,8 @@ class Order:
     alias: str = CHAMPION
     figures: Path | None = None
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        fields = json.loads(text)
-        paths = {name: Path(value) for name in ("checkpoint", "figures") if (value := fields[name])}
-        return cls(
-            **fields
-            | paths
-            | {"recipe": Recipe.from_json(fields["recipe"]), "goal": Goal(**fields["goal"] | {"epochs": ()})}
-        )
-
-
-def begin(to_mlflow: bool) -> subprocess.Popen[str]:
+def begin(to_mlflow: bool) -> subprocess.Popen[bytes]:
     """A process that imports what it needs, then waits for its order; it ends when this one does."""
     code = f"import gc; gc.disable(); from hpo.publishing.publish import main; main({to_mlflow})"
     return subprocess.Popen(
@@ -117,17 +105,15 @@ def begin(to_mlflow: bool) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**ENVIRONMENT, **os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
     )
 
 
-def publish(order: Order, begun: subprocess.Popen[str] | None = None, timeout: float = 600.0) -> Published:
+def publish(order: Order, begun: subprocess.Popen[bytes] | None = None, timeout: float = 600.0) -> Published:
     """Score the model on the test split, log it, register it; twice is as once. begun: it waits. Raises EnvironmentFailed."""
     with begun if begun is not None and begun.poll() is None else begin(order.run is not None) as process:
         try:
-            text = replace(order, checkpoint=order.checkpoint.absolute()).to_json()
-            stdout, stderr = process.communicate(text, timeout)
+            stdout, stderr = process.communicate(pickle.dumps(order), timeout)
         except subprocess.TimeoutExpired:
             raise EnvironmentFailed(_failed(f"no end after {timeout:.0f} s")) from None
         finally:
@@ -135,7 +121,7 @@ def publish(order: Order, begun: subprocess.Popen[str] | None = None, timeout: f
     try:
         answer: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
-        last = stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        last = stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise EnvironmentFailed(_failed(last[0][:300])) from None
     if "error" in answer:
         raise EnvironmentFailed(_failed(str(answer["error"])))
@@ -154,7 +140,7 @@ class Publisher:
 
     def __init__(self, to_mlflow: bool) -> None:
         self._to_mlflow = to_mlflow
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._begun = 0.0
         self._occasions = [may_end_soon, nearly_over]  # to begin it, each used once
 
@@ -198,7 +184,7 @@ def nearly_over(search: Search) -> bool:
 
 
 def publish_best(
-    study: OpenStudy, executor: Executor, place: Place, begun: subprocess.Popen[str] | None = None
+    study: OpenStudy, executor: Executor, place: Place, begun: subprocess.Popen[bytes] | None = None
 ) -> Published | None:
     """Publish the best trial's model unless this store has it already. None where there is nothing to publish."""
     if (wanted := note_due(study)) is None:
@@ -236,7 +222,7 @@ def publish_trial(
     journal: Journal,
     record: Callable[[Event], object],
     place: Place,
-    begun: subprocess.Popen[str] | None = None,
+    begun: subprocess.Popen[bytes] | None = None,
 ) -> Published:
     """Publish this model and note in the journal what became of it. record: takes the event of its test score."""
     epoch = result.spec.goal.epoch(best)

@@ -1,17 +1,18 @@
 """What a worker needs to become a trainer, as plain data: the driver makes it without torch.
 
-`python -m hpo.training.recipe` scores checkpoints: a recipe and a list of them as JSON on stdin, their metrics on stdout.
+`python -m hpo.training.recipe` scores checkpoints: a recipe and a list of them on stdin, their metrics as JSON on stdout.
 """
 
 import json
+import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from hpo.core import Job, Report, Train
+from hpo.core import Job, Params, Report, Train
 from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.families import FAMILIES
@@ -92,22 +93,14 @@ class Recipe:
         functions = {one: user.measuring(user.resolve(one, self.folder, "metrics"), one) for one in own}
         return Besides([one for one in self.metrics if one not in own], functions, data.classes)
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """From what `asdict` gave, after it was JSON."""
-        paths = {name: Path(value) for name in ("data", "folder") if (value := fields[name])}
-        return cls(**{**fields, **paths, "metrics": tuple(fields["metrics"])})
 
-
-def scores(text: str) -> list[dict[str, float]]:
+def scores(recipe: Recipe, models: Iterable[tuple[Params, Path, int | None]]) -> list[dict[str, float]]:
     """The test split's metrics of checkpoints, all of one recipe, each with its params and the split it was trained on."""
     from hpo.training.evaluation import score  # torch
 
-    fields, models = json.loads(text)
-    recipe = Recipe.from_json(fields)
     ready = cache(lambda split: replace(recipe, split=split).setup())
-    return [score(ready(split), params, Path(path)) for params, path, split in models]
+    return [score(ready(split), params, path) for params, path, split in models]
 
 
 if __name__ == "__main__":
-    print(json.dumps(scores(sys.stdin.read())))
+    print(json.dumps(scores(*pickle.load(sys.stdin.buffer))))
