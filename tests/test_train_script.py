@@ -81,7 +81,10 @@ def test_only_the_settings_differ_from_the_tested_program(tmp_path: Path) -> Non
     (before, own, after), (first, settings, last) = (
         re.split(r"# == settings.*\n|# == end of the settings.*\n", each) for each in (template, text)
     )
-    assert (before, after) == (first, last)
+    imports = re.compile(r"\nfrom hpo\..*")
+    assert first.rstrip() == imports.sub("", before).rstrip()
+    assert last.endswith(after.partition(best.OWN)[2])
+    assert all(f"\ndef {of}(" in last for of in ("erased", "flipped", "shifted", "turned", "turned_by"))
     assert name.findall(settings) == name.findall(own)
 
 
@@ -197,28 +200,15 @@ def test_a_process_without_hpo_repeats_a_plain_training_bit_for_bit(tmp_path: Pa
     assert all(torch.equal(state[name], weights[name]) for name in weights)
 
 
-@pytest.mark.parametrize("change", [{"flip": True}, {"rotation": 20.0}, {"erase": 0.2}])
+@pytest.mark.parametrize("change", [{"flip": True}, {"rotation": 20.0}, {"shift": 2}, {"erase": 0.2}])
 def test_images_are_changed_as_hpo_changes_them(monkeypatch: pytest.MonkeyPatch, change: Params) -> None:
     """The same draws give the same images."""
     for name, value in {"flip": False, "rotation": 0.0, "shift": 0, "erase": 0.0, **change}.items():
         monkeypatch.setattr(train_script, name.upper(), value)
     images = torch.rand(40, 2, 9, 7, generator=torch.Generator().manual_seed(0))
-    expected = augmented(images, change, torch.Generator().manual_seed(1))
     found = train_script.augmented(images, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(found, images)
-
-
-def test_images_are_shifted_by_whole_pixels_each_by_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"FLIP": False, "ROTATION": 0.0, "SHIFT": 2, "ERASE": 0.0}.items():
-        monkeypatch.setattr(train_script, name, value)
-    image = torch.rand(1, 1, 9, 7, generator=torch.Generator().manual_seed(0))
-    wide = np.pad(image[0, 0].numpy(), 2, mode="edge")
-    moved = {(y, x): wide[2 - y : 11 - y, 2 - x : 9 - x] for y in range(-2, 3) for x in range(-2, 3)}
-    images = train_script.augmented(image.expand(300, 1, 9, 7), torch.Generator().manual_seed(1))[:, 0].numpy()
-    drawn = [[move for move, each in moved.items() if np.allclose(found, each, atol=1e-4)] for found in images]
-    assert {len(one) for one in drawn} == {1}
-    assert {one[0] for one in drawn} == set(moved)  # a move that is missing by chance: 25 * (24 / 25)^300 = 1e-4
+    assert torch.equal(found, augmented(images, change, torch.Generator().manual_seed(1)))
+    assert not torch.equal(found, images)
 
 
 @pytest.mark.parametrize("name", ["train.py", "data.npz"])

@@ -5,6 +5,7 @@ A refit is trained on train and val together, for use, and registered under its 
 params, epochs and seed are the trial's. The test split is read once more, and that is recorded.
 """
 
+import ast
 import json
 import math
 import shutil
@@ -39,9 +40,10 @@ from hpo.training import checkpoints
 from hpo.training.recipe import Recipe
 
 SCRIPT, DATA = "train.py", "data.npz"
-TEMPLATE: Final = Path(__file__).parent.parent / "publishing" / "train_script.py"
+PACKAGE: Final = Path(__file__).parents[1]
+TEMPLATE: Final = PACKAGE / "publishing" / "train_script.py"
 MARK: Final = "Written by `hpo best --script`"  # in the template: a file with it may be overwritten
-FIRST, LAST = "# == settings", "# == end of the settings"
+FIRST, LAST, OWN = "# == settings", "# == end of the settings", "# == hpo's own code\n"
 
 ALIAS = "refit"
 META = "refitted"  # the journal's note of the last one
@@ -104,10 +106,21 @@ def write_data(data: Dataset, path: Path) -> None:
 
 
 def script(source: ScriptSource) -> str:
-    """The text of train.py: the template with the best trial's settings."""
-    head, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)
+    """The text of train.py: the template with the best trial's settings, and with the source of what it imports of hpo."""
+    before, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)
     title, (_, last, tail) = rest.partition("\n")[0], rest.partition(LAST)
-    return "\n".join([head + first + title, *assignments(source), last + tail])
+    head, *imports = before.split("\nfrom hpo.")
+    own = [text for line in imports for text in definitions(*line.partition(" #")[0].strip().split(" import "))]
+    tail = tail.replace(OWN, "\n\n\n".join(own) + "\n")
+    return "\n".join([head, first + title, *assignments(source), last + tail])
+
+
+def definitions(module: str, names: str) -> Iterator[str]:
+    """The source of functions and classes of hpo, in its order; nothing is imported for it."""
+    text = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names.split(", "):
+            yield str(ast.get_source_segment(text, node))
 
 
 def assignments(source: ScriptSource) -> Iterator[str]:

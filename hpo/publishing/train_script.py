@@ -24,6 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from hpo.models.network import FinalState, ImageRows, Rescale
+from hpo.training.augment import erased, flipped, shifted, turned, turned_by  # noqa: F401 - `turned` calls it
+
 # == settings: the only lines that differ from copy to copy ============================================================
 # the best of 40 trials on digits, as an example
 SEED = 0  # names every random stream: weights, order of the images, dropout, augmentation
@@ -63,6 +66,9 @@ LAYERS: list[tuple[str, str, dict[str, Any]]] = [
 # == end of the settings ===============================================================================================
 
 
+# == hpo's own code
+
+
 def stream(*name: int | str) -> int:
     """The seed of one named random stream."""
     text = json.dumps(["stream", SEED, *name], separators=(",", ":"))
@@ -99,35 +105,16 @@ class Data:
 
 
 def augmented(images: Tensor, generator: Generator) -> Tensor:
-    """Standardized images, each mirrored, turned and moved by its own draw; the nearest pixel fills the border."""
-    count, _, height, width = images.shape
+    """Standardized images, each mirrored, turned, moved and blanked by its own draw."""
     if FLIP:
-        mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
-    if ROTATION > 0 or SHIFT > 0:
-        angle = (torch.rand(count, generator=generator, device=images.device) * 2 - 1) * math.radians(ROTATION)
-        down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count), generator=generator, device=images.device)
-        sine, cosine, aspect = angle.sin(), angle.cos(), height / width
-        # affine_grid counts either side from -1 to 1, so a pixel is 2 / width or 2 / height
-        rows = [cosine, -sine * aspect, -2 * right / width, sine / aspect, cosine, -2 * down / height]
-        grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        images = flipped(images, generator)
+    if ROTATION > 0:
+        images = turned(images, ROTATION, generator)
+    if SHIFT > 0:
+        images = shifted(images, SHIFT, generator)
     if ERASE > 0:
-        images = erased(images, generator)
+        images = erased(images, ERASE, generator)
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def erased(images: Tensor, generator: Generator) -> Tensor:
-    """A rectangle of the share ERASE of the area, at most twice as long as wide, set to 0, which is the mean."""
-    count, _, height, width = images.shape
-    draw = torch.rand(3, count, 1, generator=generator, device=images.device)
-    stretch = 2.0 ** ((draw[0] * 2 - 1) / 2)
-    tall = (stretch * math.sqrt(ERASE) * height).round().clamp(max(1, math.ceil(ERASE * height)), height)
-    wide = (ERASE * height * width / tall).round().clamp(1, width)
-    top, left = (draw[1] * (height - tall + 1)).floor(), (draw[2] * (width - wide + 1)).floor()
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)  # (N, H), (N, W)
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
 # -- network -----------------------------------------------------------------------------------------------------------
@@ -141,37 +128,10 @@ ACTIVATIONS |= {"sigmoid": lambda slope: nn.Sigmoid(), "silu": lambda slope: nn.
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-class ImageRows(nn.Module):
-    """An image as a sequence of its rows: (N, C, H, W) -> (N, H, C * W)."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.transpose(1, 2).flatten(2)
-
-
-class FinalState(nn.Module):
-    """(N, T, F) -> the final state of the last layer, (N, hidden), or of both directions, (N, 2 * hidden)."""
-
-    def __init__(self, features: int, cell: str, hidden: int, layers: int, nonlinearity: str, **options: Any) -> None:
-        super().__init__()
-        if cell == "rnn":
-            options["nonlinearity"] = nonlinearity
-        self.cells = CELLS[cell](features, hidden, layers, batch_first=True, **options)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        _, state = self.cells(rows)
-        last = state[0] if self.cells.mode == "LSTM" else state
-        return torch.cat((last[-2], last[-1]), dim=1) if self.cells.bidirectional else last[-1]
-
-
-class Rescale(nn.Module):
-    """The last layer of a regression: what is learned is standardized, what comes out is in the targets' unit."""
-
-    def __init__(self, mean: Tensor, spread: Tensor) -> None:
-        super().__init__()
-        self.mean, self.spread = nn.Buffer(mean), nn.Buffer(spread)
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        return outputs * self.spread + self.mean
+def recurrent(features: int, cell: str, hidden: int, layers: int, nonlinearity: str, **options: Any) -> FinalState:
+    if cell == "rnn":
+        options["nonlinearity"] = nonlinearity
+    return FinalState(CELLS[cell](features, hidden, layers, batch_first=True, **options))
 
 
 LAYER: dict[str, Callable[[dict[str, Any], torch.Size], nn.Module]] = {  # of its options, for inputs of this size:
@@ -192,7 +152,7 @@ LAYER: dict[str, Callable[[dict[str, Any], torch.Size], nn.Module]] = {  # of it
     "Flatten": lambda own, size: nn.Flatten(),
     "Dense": lambda own, size: nn.Linear(size[1], own["units"]),
     "Rows": lambda own, size: ImageRows(),
-    "Recurrent": lambda own, size: FinalState(size[2], **own),
+    "Recurrent": lambda own, size: recurrent(size[2], **own),
 }
 
 

@@ -12,8 +12,6 @@ from torch import Generator, Tensor
 from hpo.core import Params
 from hpo.models.parameters import TRAINING, setting
 
-LONGEST = 2.0  # an erased rectangle is at most twice as long as it is wide (Zhong et al. 2017 take 3.3)
-
 
 def augmented(images: Tensor, params: Params, generator: Generator) -> Tensor:
     """What these params say is done to every training image, in this order; channels last."""
@@ -65,7 +63,8 @@ def erased(images: Tensor, share: float, generator: Generator) -> Tensor:
     """One rectangle of `share` of the area blanked (set to 0, the mean) at a random place of each image."""
     count, _, height, width = images.shape
     draw = torch.rand(3, count, 1, generator=generator, device=images.device)
-    stretch = LONGEST ** ((draw[0] * 2 - 1) / 2)  # height to width, log-uniform in 1/LONGEST..LONGEST once squared
+    longest = 2.0  # at most twice as long as it is wide (Zhong et al. 2017 take 3.3)
+    stretch = longest ** ((draw[0] * 2 - 1) / 2)  # height to width, log-uniform in 1/longest..longest once squared
     tall = (stretch * math.sqrt(share) * height).round().clamp(max(1, math.ceil(share * height)), height)
     wide = (share * height * width / tall).round().clamp(1, width)
     top, left = (draw[1] * (height - tall + 1)).floor(), (draw[2] * (width - wide + 1)).floor()
