@@ -44,14 +44,13 @@ def accuracy(job: Job, epoch: int) -> float:
 class Fake:
     """A trainer that counts. witness: a file that gets one line an epoch; pause: seconds an epoch takes.
 
-    mischief: what to do at epoch `at`, once for each training (a marker file beside the witness notes it), or always.
+    mischief: what to do at epoch `at`, once for each training (a marker file beside the witness notes it).
     """
 
     witness: Path | None = None
     pause: float = 0.0
     mischief: str = ""
     at: int = 2
-    always: bool = False
     saves: bool = True
     weight: int = 0  # bytes that a state is heavier than it has to be
 
@@ -87,7 +86,7 @@ class Fake:
     def _misbehave(self, job: Job, epoch: int) -> None:
         if epoch != self.at or not self.mischief:
             return
-        if self.witness is not None and not self.always:
+        if self.witness is not None:
             marker = self.witness.with_name(f"{job.training}.done")
             if marker.exists():
                 return

@@ -3,12 +3,21 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hpo.core import Ended, Event, Params, Reported, Started, State, Study, training_key, training_seed
 from hpo.engine.search import Identity
 from hpo.space.space import Space
 
 MORE = int(os.environ.get("CHAOS_FACTOR", "1"))  # how many times the usual number of cases `make chaos` wants
+
+
+def tables(name: str) -> Any:
+    """What stands in a YAML file beside this one."""
+    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def identity(prefix_safe: bool = True) -> Identity:
@@ -53,6 +62,15 @@ def check(
 
 def params_of(study: Study) -> list[Params]:
     return [trial.params for trial in study.trials]
+
+
+def refused(kind: type[Exception], act: Callable[..., object], *given: Any, **named: Any) -> str:
+    """What is said when this is asked for, which must be refused."""
+    try:
+        act(*given, **named)
+    except kind as error:
+        return str(error)
+    raise AssertionError("it was not refused")
 
 
 def until(condition: Callable[[], bool], tick: Callable[[], object], most: int = 10_000) -> None:

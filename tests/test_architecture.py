@@ -108,12 +108,9 @@ def test_the_top_of_the_project_holds_what_is_named_here_and_nothing_else() -> N
     assert not listed or {file.split("/")[0] for file in listed.split()} == set(TOP.split())
 
 
-def test_every_folder_has_a_rank_of_its_own() -> None:
+def test_every_folder_has_a_rank_of_its_own_and_imports_go_down_these_only() -> None:
     rooms = {name.split(".")[0] for name, _ in modules()}
     assert rooms - set(GROUND) == set(RANKS) - {"ground"}
-
-
-def test_imports_go_down_the_ranks_only() -> None:
     up = {f"{name} -> {target}" for name, target, _ in arrows() if rank(target) > rank(name)}
     assert not up
 

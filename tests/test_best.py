@@ -174,10 +174,11 @@ from hpo import api
 from hpo.engine import components
 from hpo.engine.result import read_result
 from hpo.training.evaluation import score
-spec = api.load(sys.argv[1])
-result = read_result(spec, Path(sys.argv[1]).parent)
-ready = components.recipe(spec, result.data(), "cpu").setup()
-print(json.dumps({**score(ready, result.best.params, result.checkpoint(), "val"), **score(ready, result.best.params, result.checkpoint())}))
+for path in sys.argv[1:]:
+    result = read_result(spec := api.load(path), Path(path).parent)
+    ready = components.recipe(spec, result.data(), "cpu").setup()
+    val, test = (score(ready, result.best.params, result.checkpoint(), split) for split in ("val", "test"))
+    print(json.dumps(val | test))
 """
 
 
@@ -192,10 +193,9 @@ def study(folder: Path, name: str) -> Path:
     return folder / "study.yaml"
 
 
-@pytest.fixture(params=STUDIES)
-def ended(request: pytest.FixtureRequest, tmp_path: Path) -> Result:
-    """A study that was cut twice, as by SIGKILL, and came to its end."""
-    spec, heard = api.load(study(tmp_path, request.param)), 0
+def cut_twice(folder: Path, name: str) -> Result:
+    """A study that was killed twice and came to its end."""
+    spec, heard = api.load(study(folder, name)), 0
 
     def cut(search: Search, event: Event) -> None:
         nonlocal heard
@@ -205,30 +205,39 @@ def ended(request: pytest.FixtureRequest, tmp_path: Path) -> Result:
 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            run(spec, RunOptions(tmp_path, listeners=[cut]))
-    return run(spec, RunOptions(tmp_path))
+            run(spec, RunOptions(folder, listeners=[cut]))
+    return run(spec, RunOptions(folder))
 
 
-def test_the_best_of_any_study_can_be_had_again_in_a_fresh_process_as_the_report_says(ended: Result) -> None:
-    spec, best = ended.spec, ended.best
-    assert ended.published is not None
-    assert not ended.published.failed
-    command = [sys.executable, "-c", SCORE, str(spec.path)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert found["val_accuracy"] == pytest.approx(ended.best_value, abs=1e-6)
-    assert found["test_accuracy"] == pytest.approx(ended.test["test_accuracy"], abs=1e-6)
-    values = [value for trial in ended.study.trials for value in counting(trial, spec.goal)]
-    assert ended.best_value == max(values)
-    (path := ended.checkpoint()).write_bytes(path.read_bytes()[:-100])  # torn
-    (ended.folders.model_figures).unlink()
-    again = run(spec, RunOptions(spec.path.parent))
-    assert again.published is not None
-    assert dict(again.published.test) == pytest.approx(dict(ended.published.test)), "a torn state costs time only"
-    assert reproduce.reproduce(ended, best.number).identical
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    return {name: cut_twice(tmp_path_factory.mktemp("best"), name) for name in STUDIES}
 
 
-def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(tmp_path: Path) -> None:
-    result = run(api.load(study(tmp_path, "grid")), RunOptions(tmp_path))
+def test_the_best_of_any_study_can_be_had_again_in_a_fresh_process_as_the_report_says(ended: dict[str, Result]) -> None:
+    command = [sys.executable, "-c", SCORE, *(str(result.spec.path) for result in ended.values())]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    for result, found in zip(ended.values(), map(json.loads, lines), strict=True):
+        assert result.published is not None and not result.published.failed
+        assert found["val_accuracy"] == pytest.approx(result.best_value, abs=1e-6)
+        assert found["test_accuracy"] == pytest.approx(result.test["test_accuracy"], abs=1e-6)
+        values = [value for trial in result.study.trials for value in counting(trial, result.spec.goal)]
+        assert result.best_value == max(values)
+        assert reproduce.reproduce(result, result.best.number).identical
+
+
+@pytest.mark.parametrize("name", ["grid", "random and asha"])
+def test_a_torn_state_costs_time_only(ended: dict[str, Result], name: str) -> None:
+    result = ended[name]
+    (path := result.checkpoint()).write_bytes(path.read_bytes()[:-100])
+    result.folders.model_figures.unlink()
+    again = run(result.spec, RunOptions(result.folders.state))
+    assert again.published is not None and result.published is not None
+    assert dict(again.published.test) == pytest.approx(dict(result.published.test))
+
+
+def test_a_shorter_reading_is_refitted_and_confirmed_at_its_epoch(ended: dict[str, Result]) -> None:
+    result = ended["grid"]
     goal, best = result.spec.goal, result.best
     reading = goal.reading(best)
     assert reading is not None
@@ -315,7 +324,7 @@ def test_a_best_that_could_not_be_published_is_no_success(tmp_path: Path, monkey
     assert [record.message for record in caplog.records] == ["no room to publish"]
     assert "model:  not published: no room to publish" in list(best_lines(result))
     assert "hpo sync" not in "".join(summary_lines(result, Utilization(1))), "the reason has its own remedy"
-    monkeypatch.undo()
+    monkeypatch.setattr("hpo.publishing.publish_best.publish", lambda *order: Published(model="models:/m-1"))
     assert exit_code(run(spec, RunOptions(tmp_path))) == 0
 
 

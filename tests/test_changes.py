@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import params_of
+from laws import params_of, refused
 from studied import TINY, TRAINER, Place, hpo
 
 from benchmarks.prior_tasks import TASKS
@@ -69,7 +69,7 @@ USES: dict[str, Callable[[Result, Path], object]] = {
 }
 
 
-def test_what_reads_a_study_takes_the_space_of_its_run_and_names_what_else_is_another(
+def test_what_reads_a_study_takes_the_space_of_its_run_and_names_the_rest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_data(tmp_path, 60, 2)
@@ -101,18 +101,15 @@ OTHER_DATA = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("said", OTHER_DATA)
-def test_other_data_are_refused_before_anything_is_written(
-    tmp_path: Path, trained: Result, use: str, said: str
-) -> None:
+def test_other_data_are_refused_before_a_byte_is_written(tmp_path: Path, trained: Result, use: str, said: str) -> None:
     write_data(tmp_path, *OTHER_DATA[said])
     before = contents(tmp_path)
-    with pytest.raises(Conflict) as refused:
-        USES[use](trained, tmp_path)
-    assert str(refused.value).startswith(f"{tmp_path / 'data.npz'}: the data have changed: {said}")
+    text = refused(Conflict, USES[use], trained, tmp_path)
+    assert text.startswith(f"{tmp_path / 'data.npz'}: the data have changed: {said}")
     assert contents(tmp_path) == before
 
 
-def test_what_only_reads_goes_on_with_the_data_of_the_study_and_warns(
+def test_what_only_reads_goes_on_with_the_old_data_and_warns(
     tmp_path: Path, trained: Result, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = np.load(tmp_path / "data.npz")["X"][:4]
@@ -213,8 +210,7 @@ def test_what_other_code_trained_is_never_taken_for_that_of_todays_though_the_ed
         lambda: confirm.run_confirmation(spec, tmp_path, 2, 1),
     ]
     for use in uses:
-        with pytest.raises(Conflict, match=f"{OTHER_CODE}undo that, or start again with"):
-            use()
+        assert f"{OTHER_CODE}undo that, or start again with" in refused(Conflict, use)
     with pytest.raises(Conflict, match=f"{OTHER_CODE}add --model models:/m-1, its model in MLflow, undo that, or"):
         predict.trained(replace(edited, published=Published(model="models:/m-1")))
     assert contents(tmp_path / "studies" / "tiny" / "trainings") == trainings
@@ -458,7 +454,9 @@ def test_what_cannot_be_learned_from_is_said_in_a_line_and_a_comparison_learns_f
     assert {one.study.environments[-1].get("known", known) for one in compared.results} == {known}
 
 
-def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_trials_count_as_epochs_where_one_may_be_one_epoch_and_points_without_prefixes_are_trained_whole(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     ran = place.run(early_stopping="predictive", budget={"trials": 4})
     most = in_epochs(ran.spec, 4)
     assert ran.study.epochs == most == total_epochs(ran.spec)
@@ -477,13 +475,9 @@ def test_trials_count_as_epochs_where_a_trial_may_be_one_epoch(place: Place, cap
         f"budget: total_epochs (20) may end the study before its 40 trials, which take {needed} epochs at their mean length; "
         f"raise it: --set budget.total_epochs={needed}"
     ]
-
-
-def test_points_of_a_trainer_that_is_not_prefix_safe_are_trained_whole_under_predictive(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    ran = place.run(early_stopping="predictive", prefix_safe=False, budget={"total_epochs": 24})
+    caplog.clear()
+    whole = place.run(early_stopping="predictive", prefix_safe=False, budget={"total_epochs": 24}, seed=2)
     assert "early_stopping: no point is stopped early" in caplog.text
     assert "asha" not in caplog.text
-    cut = [trial for trial in ran.study.trials if trial.state is not State.COMPLETE]
+    cut = [trial for trial in whole.study.trials if trial.state is not State.COMPLETE]
     assert len(cut) <= 1, "the budget may end within the last one"

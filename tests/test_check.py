@@ -84,24 +84,21 @@ def test_a_space_too_large_to_enumerate_is_sampled_the_same_way_each_time(tmp_pa
     assert 0 < one.coverage.reasons.total() < 2_000
 
 
-def test_constraints_leave_out_what_they_say_and_are_no_impossibility(tmp_path: Path) -> None:
+def test_constraints_leave_out_what_they_say_and_where_nothing_can_be_trained_is_hopeless(tmp_path: Path) -> None:
     spec = study(tmp_path, THREE_BLOCKS, "constraints: ['model_parameters <= 20_000', 'channels <= 16']\n")
     found = check(spec, DIGITS)
     over = [p for p in spec.space.grid() if fits(p) and sizes("cnn", p, (1, 8, 8), 10).parameters > 20_000]
     assert found.coverage.excluded == {"model_parameters <= 20_000": len(over)}
     assert (found.coverage.reasons.total(), len(found.coverage.feasible)) == (8, 40 - len(over))
     assert max(network.parameters for _, network in found.coverage.feasible) <= 20_000
-
-
-def fits(params: Params) -> bool:
-    return params["padding"] == "same" or params["kernel_size"] == 3 or params["blocks"] == 1
-
-
-def test_where_nothing_can_be_trained_is_hopeless(tmp_path: Path) -> None:
     found = check(study(tmp_path, "\n  kernel_size: [9, 11]\n  padding: valid\n  epochs: 5\n"), DIGITS)
     assert found.hopeless
     warning = "warning: no configuration can be trained; change the search space or the size of the images"
     assert warning in found.lines()
+
+
+def fits(params: Params) -> bool:
+    return params["padding"] == "same" or params["kernel_size"] == 3 or params["blocks"] == 1
 
 
 def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) -> None:
@@ -146,9 +143,7 @@ def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None
         ("{trials: 40, patience: 20}", 40, 2.03 / 2 / 2, 21 * 2 * 2.03),
     ],
 )
-def test_time_is_epochs_times_steps_over_workers(
-    tmp_path: Path, budget: str, trials: int, low: float, high: float
-) -> None:
+def test_time_is_all_steps_over_workers(tmp_path: Path, budget: str, trials: int, low: float, high: float) -> None:
     """1,200 images to train on and 300 to validate on are 1,300 / 32 steps of 10 ms; five epochs; on two workers.
 
     Whichever limit is reached first counts. A step may take half or twice as long, and there are 2 to 60 s beside.
@@ -180,9 +175,7 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Estimate]:
 
 
 @given(drawn=st.lists(st.sampled_from(sorted(COST)), min_size=12, max_size=12), workers=st.integers(1, 4))
-def test_any_study_ends_in_the_range(
-    drawn: list[tuple[int, int]], workers: int, estimates: dict[int, Estimate]
-) -> None:
+def test_a_study_ends_in_the_range(drawn: list[tuple[int, int]], workers: int, estimates: dict[int, Estimate]) -> None:
     """Trials are given to the first worker that is free; a step costs what its network's width says."""
     free = [0.0] * workers
     for one in drawn:

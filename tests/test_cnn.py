@@ -26,21 +26,10 @@ def one(kind: type, **params):
     return layer
 
 
-@pytest.mark.parametrize("model", FAMILIES)
-def test_every_parameter_has_a_default_that_trains(model: str) -> None:
-    assert sizes(model, {}, DIGITS, 10).rows[-1].shape == (10,)
-
-
 def test_no_block_and_no_dense_layer_is_a_perceptron_and_no_block_an_mlp() -> None:
     assert cnn.layers({"blocks": 0, "dense_layers": 0}, DIGITS, 10) == [Flatten("flatten"), Dense("output", 10)]
     hidden = [f"dense{i}{part}" for i in (1, 2) for part in ("", "_activation", "_dropout")]
     assert names(blocks=0, dense_layers=2, dropout=0.5) == ["flatten", *hidden, "output"]
-
-
-def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None:
-    made = layers({"blocks": 1, "dropout": 0.25, "conv_dropout": 0.125})
-    shares = {layer.name: layer.share for layer in made if isinstance(layer, Dropout)}
-    assert shares == {"block1.dropout": 0.125, "dense1_dropout": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -56,21 +45,18 @@ def test_dropout_of_dense_layers_and_of_blocks_are_chosen_on_their_own() -> None
         ({"batch_norm": "after"}, ["conv", "activation", "norm", "pool", "dropout"]),
     ],
 )
-def test_in_the_order_of_a_block_a_maximum_goes_before_what_only_rises(
-    params: dict[str, str], order: list[str]
-) -> None:
+def test_in_a_block_a_maximum_goes_before_what_only_rises(params: dict[str, str], order: list[str]) -> None:
     made = names(blocks=1, dense_layers=0, conv_dropout=0.1, **params)
     assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
 
 
-def test_the_bias_of_a_convolution_gives_way_to_the_beta_of_a_norm_right_behind_it() -> None:
+def test_of_a_block_a_norm_takes_the_bias_the_first_convolution_strides_and_pooling_moves_by_its_size() -> None:
     assert [one(Conv, batch_norm=position).bias for position in ("off", "before", "after")] == [True, False, True]
-
-
-def test_several_convolutions_share_a_block_and_only_the_first_strides() -> None:
     made = layers({"blocks": 1, "convs_per_block": 2, "stride": 2, "dense_layers": 0})
     strides = {layer.name: layer.stride for layer in made if isinstance(layer, Conv)}
     assert strides == {"block1.conv": 2, "block1.conv2": 1}
+    assert (one(Pool, pool_size=3).stride, one(Pool, pool_size=3, pool_stride=1).stride) == (3, 1)
+    assert one(Pool, pool="average").function == "average"
 
 
 def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_default() -> None:
@@ -78,6 +64,9 @@ def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_defaul
     made = layers(params)
     assert [(c.channels, c.kernel) for c in made if isinstance(c, Conv)] == [(4, 3), (8, 3), (4, 5)]
     assert [d.name for d in made if isinstance(d, Dropout)] == ["block1.dropout"]
+    made = layers({"blocks": 1, "dropout": 0.25, "conv_dropout": 0.125})
+    shares = {layer.name: layer.share for layer in made if isinstance(layer, Dropout)}
+    assert shares == {"block1.dropout": 0.125, "dense1_dropout": 0.25}
 
 
 def test_every_parameter_of_blocks_and_dense_layers_is_read_one_by_one() -> None:
@@ -103,11 +92,6 @@ def test_same_padding_keeps_the_size_at_stride_one(n: int, kernel: int, mode: st
 @pytest.mark.parametrize(("padding", "sides"), [("valid", 0), (0, 0), (2, 2), ("2", 2)])
 def test_padding_is_a_word_or_a_number_of_pixels_on_each_side(padding: int | str, sides: int) -> None:
     assert one(Conv, padding=padding).padding == sides
-
-
-def test_a_pooling_window_moves_by_its_own_size_unless_told_otherwise() -> None:
-    assert (one(Pool, pool_size=3).stride, one(Pool, pool_size=3, pool_stride=1).stride) == (3, 1)
-    assert one(Pool, pool="average").function == "average"
 
 
 def test_an_impossible_architecture_names_parameter_block_image_and_map() -> None:
@@ -136,8 +120,9 @@ def test_a_model_knows_its_parameters_and_those_of_training_and_a_users_own_deci
     assert feasibility("mymodels:net", {}, DIGITS, 10).reason is None
 
 
-def test_every_default_is_a_value_its_parameter_allows() -> None:
+def test_every_default_is_a_value_its_parameter_allows_and_together_they_train() -> None:
     for model in FAMILIES:
+        assert sizes(model, {}, DIGITS, 10).rows[-1].shape == (10,)
         for name, parameter in known(model).items():
             assert parameter.default is None or parameter.fault(parameter.default) is None, name
             assert parameter.doc, name

@@ -71,18 +71,18 @@ def test_the_example_of_an_env_file_has_every_variable_with_its_default() -> Non
     assert sorted(example) == sorted(set(re.findall(r"\$\{([A-Z_]+):-([^}]+)\}", files)))
 
 
-def test_ports_are_open_on_the_loopback_only() -> None:
+def test_ports_are_open_on_the_loopback_only_secrets_are_files_and_no_folder_is_made_up() -> None:
     ports = [port for told in SERVICES.values() for port in told.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
-
-
-def test_secrets_are_files_without_a_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     assert all(set(secret) == {"file"} for secret in FILE["secrets"].values())
     assert not re.findall(r"(?:PASSWORD|TOKEN|SECRET\w*):\s*(?!/run/secrets/)\S+", text)
     assert "PASSWORD=" not in re.sub(r"PGPASSWORD=\$\$\(cat /run/secrets/postgres_password\)", "", text)
     assert "/secrets/" in (ROOT / ".gitignore").read_text().split()
+    mounted = [volume for told in SERVICES.values() for volume in told.get("volumes", []) if isinstance(volume, dict)]
+    assert len(mounted) == 4
+    assert all(volume["bind"] == {"create_host_path": False} for volume in mounted)
 
 
 @pytest.mark.parametrize("service", LASTING)
@@ -101,12 +101,6 @@ def test_our_services_have_no_rights_they_do_not_need(service: str) -> None:
     assert told["cap_drop"] == ["ALL"]
     assert told["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "network_mode", "pid"} & set(told)
-
-
-def test_a_folder_of_studies_that_is_not_there_is_not_made_up() -> None:
-    mounted = [volume for told in SERVICES.values() for volume in told.get("volumes", []) if isinstance(volume, dict)]
-    assert len(mounted) == 4
-    assert all(volume["bind"] == {"create_host_path": False} for volume in mounted)
 
 
 STUDY = stage.STUDY + "execution: {engine: ray}\ntracking: {register: digits}\n"

@@ -126,13 +126,10 @@ def test_a_sparkline_rises_with_the_curve_and_survives_what_is_no_number() -> No
     assert len(sparkline(trial(*range(50)), GOAL)) == 12
 
 
-def test_a_failed_trial_says_why_in_its_line() -> None:
+def test_a_failed_trial_says_why_and_settings_leave_out_what_never_varies_but_the_epochs() -> None:
     failed = Trial(3, {"epochs": 2}, 0, "k", 2, state=State.FAILED, outcome=Outcome.OOM, error="made up")
     line = " ".join(trial_line(failed, GOAL, {}).split())
     assert line == "trial 3 oom val_accuracy - 0 epochs 0.0 s epochs=2 made up"
-
-
-def test_settings_leave_out_what_never_varies_but_keep_the_epochs() -> None:
     assert varying({"a": 1, "b": 0.123456, "epochs": 3}, {"a": 1, "epochs": 3}) == "b=0.1235 epochs=3"
 
 

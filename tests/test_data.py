@@ -76,9 +76,7 @@ def test_every_image_is_in_one_part_and_every_class_in_each_in_proportion(
 
 
 @given(strata=st.lists(st.integers(0, 2), min_size=30, max_size=60), seed=st.integers(0, 1000), data=st.data())
-def test_a_part_that_came_with_the_data_stays_and_train_is_cut(
-    strata: list[int], seed: int, data: st.DataObject
-) -> None:
+def test_a_part_that_came_with_data_stays_and_train_is_cut(strata: list[int], seed: int, data: st.DataObject) -> None:
     given_part = data.draw(st.sampled_from([Part.VAL, Part.TEST]))
     groups = np.array(strata)
     parts = np.where(np.arange(len(groups)) % 4 == 0, given_part, Part.TRAIN).astype(np.int8)
@@ -92,20 +90,15 @@ def test_a_part_that_came_with_the_data_stays_and_train_is_cut(
     assert all(len(part) for part in made)
 
 
-def test_a_share_of_zero_makes_an_empty_part() -> None:
+def test_a_share_of_zero_is_an_empty_part_and_the_random_order_is_the_same_with_every_numpy() -> None:
     assert list(map(len, splits.split(np.zeros(10, int), None, (0.8, 0.2, 0), 0))) == [8, 2, 0]
-
-
-def test_the_random_order_is_the_same_with_every_numpy() -> None:
     assert splits.order(10, 0, 1).tolist() == [7, 4, 5, 1, 9, 8, 6, 2, 0, 3]
 
 
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6), share=st.floats(0.05, 0.99), seed=st.integers(0, 1000)
 )
-def test_a_sample_has_its_size_and_proportions_and_what_a_split_needs(
-    sizes: list[int], share: float, seed: int
-) -> None:
+def test_a_sample_has_size_proportions_and_what_a_split_needs(sizes: list[int], share: float, seed: int) -> None:
     strata = np.repeat(np.arange(len(sizes)), sizes)
     limit = max(1, int(share * len(strata)))
     least = [min(3, size) for size in sizes]
@@ -243,7 +236,13 @@ def test_moments_are_numpys_with_epsilon_under_the_root(shape: tuple[int, ...], 
         assert np.allclose(std, np.sqrt(exact.var(axis=(0, 2, 3)) + EPSILON), rtol=1e-5)
 
 
-def test_statistics_do_not_depend_on_blocks_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constant_images_are_fed_as_zeros_and_statistics_do_not_depend_on_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (np.uint8(9), np.float32(1e6)):
+        dataset = load_dataset(npz(tmp_path, np.full((9, 2, 2), value), np.arange(9) % 3), 0)
+        assert (dataset.std > 0).all()
+        assert np.abs(standardized(dataset, dataset.test)).max() < 1e-2
     spec = some(tmp_path)
     whole = load_dataset(spec, 0)
     monkeypatch.setattr("hpo.data.sources.contents.BLOCK_BYTES", 50)
@@ -251,13 +250,6 @@ def test_statistics_do_not_depend_on_blocks_of_images(tmp_path: Path, monkeypatc
     assert pieces.digest == whole.digest
     assert np.array_equal(pieces.mean, whole.mean)
     assert np.array_equal(pieces.std, whole.std)
-
-
-def test_constant_images_are_fed_as_zeros(tmp_path: Path) -> None:
-    for value in (np.uint8(9), np.float32(1e6)):
-        dataset = load_dataset(npz(tmp_path, np.full((9, 2, 2), value), np.arange(9) % 3), 0)
-        assert (dataset.std > 0).all()
-        assert np.abs(standardized(dataset, dataset.test)).max() < 1e-2
 
 
 def test_class_weights_make_every_class_count_the_same(tmp_path: Path) -> None:
@@ -347,7 +339,9 @@ def test_large_data_are_decoded_into_a_file_that_leaves_too(tmp_path: Path, monk
     assert list(scratch.iterdir()) == []
 
 
-def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_or_a_folder_that_cannot_be_written_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = some(tmp_path)
     monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=OSError(28, "No space left on device")))
     monkeypatch.setattr(data, "MAPPED_BYTES", 100)
@@ -355,6 +349,11 @@ def test_a_disk_without_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pyte
     line = "needs 1.2 kB of disk, got No space left on device; make room or set TMPDIR"
     with pytest.raises(EnvironmentFailed, match=f"^{tmp_path}: {line}$"):
         load_dataset(spec, 0)
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("in the way")
+    line = "cannot be written, got File exists; make room there or choose another --state"
+    with pytest.raises(EnvironmentFailed, match=f"^{tmp_path}/file/saved: {line}$"):
+        load_dataset(some(tmp_path), 0).save(tmp_path / "file" / "saved")
 
 
 def test_reading_data_imports_no_torch_and_reading_files_no_sklearn(tmp_path: Path) -> None:
@@ -479,13 +478,6 @@ def test_other_content_of_the_same_size_and_time_is_read(linked: bool, tmp_path:
     assert path.stat().st_size == stamps.st_size
     after = load_dataset(DataSpec(str(root)), 0, tmp_path / "cache")
     assert after.digest != before.digest and (after.images[7] == 200).all()
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    line = "cannot be written, got File exists; make room there or choose another --state"
-    with pytest.raises(EnvironmentFailed, match=f"^{tmp_path}/file/saved: {line}$"):
-        load_dataset(some(tmp_path), 0).save(tmp_path / "file" / "saved")
 
 
 def test_a_cache_is_read_instead_of_an_unchanged_source_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,48 +210,43 @@ class Listed:
 # -- failures -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_a_training_without_a_new_epoch_gets_three_attempts(epoch: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("epoch", "outcome"), [(1, Outcome.CRASHED), (3, Outcome.TIMEOUT)])
+def test_a_training_without_a_new_epoch_gets_three_attempts(epoch: int, outcome: Outcome, tmp_path: Path) -> None:
     executor = Scripted(script=lambda key, at, before: LOST if at == epoch else "")
+    executor._end = lambda key, wrong: core.JobFailed(key, outcome, "boom", lost=True)  # type: ignore[method-assign]
     events = drive(tmp_path, Listed([POINT]), executor=executor)
     (trial,) = laws.check(events).trials
-    assert (trial.state, trial.outcome, trial.error) == (State.FAILED, Outcome.CRASHED, "boom")
+    assert (trial.state, trial.outcome, trial.error) == (State.FAILED, outcome, "boom")
     assert (trial.epoch, trial.attempt) == (epoch - 1, 3)
     assert [event.attempt for event in events if isinstance(event, Retried)] == [2, 3]
     assert executor.trained == [(trial.training, at) for at in range(1, epoch)]
 
 
-def test_a_training_that_makes_progress_is_tried_again_for_ever(tmp_path: Path) -> None:
+def test_what_was_lost_is_tried_again_while_it_makes_progress_and_an_exception_never(tmp_path: Path) -> None:
     executor = Scripted(script=lambda key, epoch, before: LOST if before < 2 else "")
     study = laws.check(drive(tmp_path, random(), Budget(trials=2), executor))
     assert {trial.state for trial in study.trials} == {State.COMPLETE}
     assert study.trials[0].attempt == 1 + 2 * study.trials[0].epochs
     assert len(executor.trained) == len(set(executor.trained)) == study.epochs
-
-
-def test_a_trainer_without_states_begins_again_and_no_epoch_is_counted_twice(tmp_path: Path) -> None:
-    executor = Scripted(script=lambda key, epoch, before: LOST if (epoch, before) == (2, 0) else "", saves=False)
-    study = laws.check(drive(tmp_path, random(), Budget(trials=3), executor))
-    assert {trial.state for trial in study.trials} == {State.COMPLETE}
-    assert [epoch for key, epoch in executor.trained if key == study.trials[0].training][:3] == [1, 1, 2]
-    assert study.epochs == len(set(executor.trained)) < len(executor.trained)
-
-
-def test_a_state_that_was_lost_costs_time_only(tmp_path: Path) -> None:
-    events = drive(tmp_path, random(), Budget(total_epochs=3))
-    reference = drive(tmp_path / "reference", random(), Budget(trials=4))
-    for left in tmp_path.glob("*/*.ckpt"):
-        left.unlink()
-    assert readings(drive(tmp_path, random(), Budget(trials=4), events=events)) == readings(reference)
-
-
-def test_an_exception_is_not_tried_again(tmp_path: Path) -> None:
     executor = Scripted(script=lambda key, epoch, before: CRASH if int(key, 16) % 3 == 0 else "")
     events = drive(tmp_path, random(), Budget(trials=12), executor)
     failed = laws.check(events, trials=12).with_state(State.FAILED)
     assert failed
     assert not any(isinstance(event, Retried) for event in events)
     assert max(executor.tried.values()) == 1
+
+
+def test_a_lost_state_or_a_trainer_without_any_costs_time_only(tmp_path: Path) -> None:
+    executor = Scripted(script=lambda key, epoch, before: LOST if (epoch, before) == (2, 0) else "", saves=False)
+    study = laws.check(drive(tmp_path, random(), Budget(trials=3), executor))
+    assert {trial.state for trial in study.trials} == {State.COMPLETE}
+    assert [epoch for key, epoch in executor.trained if key == study.trials[0].training][:3] == [1, 1, 2]
+    assert study.epochs == len(set(executor.trained)) < len(executor.trained)
+    events = drive(tmp_path, random(), Budget(total_epochs=3))
+    reference = drive(tmp_path / "reference", random(), Budget(trials=4))
+    for left in tmp_path.glob("*/*.ckpt"):
+        left.unlink()
+    assert readings(drive(tmp_path, random(), Budget(trials=4), events=events)) == readings(reference)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -299,7 +294,7 @@ def test_a_drivers_clock_is_not_moved_by_the_walls(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("value", "outcome"), [(0.5, "ok"), (math.nan, "nan"), (math.inf, "nan"), (None, "invalid")])
 @pytest.mark.parametrize("last", ["", END])
 @pytest.mark.parametrize("at", ["last", "best"])
-def test_a_trial_without_a_number_to_compare_it_by_is_not_complete(
+def test_a_trial_without_a_value_is_not_complete(
     value: float | None, outcome: str, last: str, at: str, tmp_path: Path
 ) -> None:
     """Whether its training was as long as wanted or ended by itself; one that trains on may have a number later."""

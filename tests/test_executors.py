@@ -131,14 +131,14 @@ def test_a_trainer_that_ends_early_is_exhausted(make: Callable[..., Executor], t
     assert listen(executor)[-1] == JobEnded("a", exhausted=True)
 
 
-def test_a_trainer_that_ends_where_its_job_does_is_no_more_exhausted_than_one_of_another_process(
-    tmp_path: Path,
-) -> None:
+def test_a_trainer_that_ends_where_its_job_does_is_not_exhausted_and_failures_survive_pickling(tmp_path: Path) -> None:
     runner = JobRunner(lambda job: (Report(e, {"loss": 1 / e}, 0.1, 0.0) for e in range(job.start + 1, job.until + 1)))
     first, second = (list(runner.run(job(tmp_path, until=last, known=known))) for last, known in ((2, 0), (4, 2)))
     assert epochs(first) == [1, 2]
     assert epochs(second) == [1, 2, 3, 4], "from the start, as nothing was saved"
     assert first[-1] == second[-1] == JobEnded("a")
+    error = pickle.loads(pickle.dumps(TrainingFailed(Outcome.NAN, "why")))
+    assert (error.outcome, str(error)) == (Outcome.NAN, "why")
 
 
 @pytest.mark.parametrize("mischief", ["nan", "diverged", "oom", "raise"])
@@ -153,11 +153,6 @@ def test_what_a_trainer_raises_is_an_outcome(make: Callable[..., Executor], tmp_
         assert "a bug of the user" in Path(broke.place).read_text()
     executor.submit(job(tmp_path, "b", until=2))
     assert epochs(listen(executor)) == [1, 2]
-
-
-def test_failed_trainings_survive_pickling() -> None:
-    error = pickle.loads(pickle.dumps(TrainingFailed(Outcome.NAN, "why")))
-    assert (error.outcome, str(error)) == (Outcome.NAN, "why")
 
 
 def test_a_recipe_with_the_data_set_itself_trains_as_from_its_folder(tmp_path: Path) -> None:
@@ -234,17 +229,15 @@ def test_every_report_that_arrived_has_its_checkpoint(local: Callable[..., Local
         assert json.loads(path.read_text())["epoch"] == epoch
 
 
-def test_workers_start_with_the_settings_of_their_allocator(local: Callable[..., LocalExecutor]) -> None:
+def test_workers_start_with_the_settings_of_their_allocator_and_a_trainer_that_cannot_be_made_is_one_line(
+    local: Callable[..., LocalExecutor],
+) -> None:
     (pid,) = local(fakes.Fake()).pids()
     found = Path(f"/proc/{pid}/environ").read_text().split("\0")
     assert {f"{name}={value}" for name, value in ENVIRONMENT.items()} <= set(found)
-
-
-def test_a_trainer_that_cannot_be_made_is_one_line() -> None:
     with contextlib.closing(LocalExecutor(1)) as executor:
         executor.begin([_broken_factory])
-        with pytest.raises(EnvironmentFailed, match="no recipe"):
-            listen(executor)
+        assert "no recipe" in laws.refused(EnvironmentFailed, listen, executor)
 
 
 def _broken_factory() -> object:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import refused
 from test_yamlfile import TABLES
 
 from hpo.core import Value
@@ -59,25 +60,23 @@ def test_any_arithmetic_agrees_with_python(left: str, op: str, right: str, a: in
         assert constraint.holds(point) is constraint.value({**point, "unused": 1}) is expected
 
 
-def test_a_constraint_that_names_something_absent_holds() -> None:
+def test_what_a_constraint_names_are_parameters_and_one_that_is_absent_lets_it_hold() -> None:
     constraint = Constraint("block2.channels >= block1.channels and a > 100")
     assert constraint.names == ("a", "block1.channels", "block2.channels")
     assert constraint.holds(VALUES)
     assert not constraint.holds({**VALUES, "block2.channels": 8})
-
-
-def test_the_names_are_parameters_not_functions_nor_parts() -> None:
     assert Constraint("max(a, block1.x.y) < model_parameters").names == ("a", "block1.x.y", "model_parameters")
     assert Constraint("block1.x < block1").names == ("block1", "block1.x")
     assert Constraint("1 < 2").names == ()
 
 
-def test_what_cannot_be_computed_does_not_hold() -> None:
+def test_what_cannot_be_computed_does_not_hold_nor_fill_the_memory() -> None:
     zero = {"a": 0, "b": 10**9, "act": "relu"}
     for text in ("1 / a < 3", "b % a == 0", "b ** b > 1", "act * 2 < 3", "act < 3", "abs(act) > 1", "(-b) ** 0.5 > 0"):
         assert Constraint(text).holds(zero) is False
-    with pytest.raises(TypeError, match="relu is not a number"):
-        Constraint("act + 1 > 0").value(zero)
+    assert "relu is not a number" in refused(TypeError, Constraint("act + 1 > 0").value, zero)
+    assert Constraint("9 ** 9 ** 9 ** 9 > 1").holds({}) is False
+    assert Constraint("(10 ** 300) * (10 ** 300) > 1").holds({}) is True
 
 
 WHEN = (Condition("a", (1, 2)),)
@@ -144,11 +143,6 @@ def test_any_text_is_a_constraint_or_refused(text: str) -> None:
     except NoExpression:
         return
     assert constraint.holds(dict.fromkeys(constraint.names, 1)) in (True, False)
-
-
-def test_powers_cannot_fill_the_memory() -> None:
-    assert Constraint("9 ** 9 ** 9 ** 9 > 1").holds({}) is False
-    assert Constraint("(10 ** 300) * (10 ** 300) > 1").holds({}) is True
 
 
 def test_constraints_of_one_text_are_equal_and_survive_pickling() -> None:

@@ -21,7 +21,7 @@ from survival import Process, Said, check, complete, events_of, finish, lines, n
 from victim import Config
 from whole_victim import stored
 
-from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Outcome, Retried, State, Study
+from hpo.core import Goal, Job, JobEnded, JobFailed, Message, Opened, Retried, State, Study
 from hpo.engine.result import PUBLISHED
 from hpo.execution.local import LocalExecutor
 from hpo.journal import Journal
@@ -92,18 +92,6 @@ def test_a_worker_that_is_stopped_is_replaced_and_one_that_goes_on_is_not(tmp_pa
     errors = retried(config)
     assert errors
     assert all("no report for 1.5 s" in error for error in errors)
-
-
-@pytest.mark.parametrize("mischief", ["exit", "hang"])
-def test_a_trainer_that_never_gets_on_fails_after_its_third_attempt(mischief: str, tmp_path: Path) -> None:
-    fake = {"mischief": mischief, "always": True}
-    config = Config(str(tmp_path), budget={"trials": 1}, fake=fake, report_seconds=1.0, slots=1)
-    said = finish(start(config))
-    (trial,) = Study(events_of(config.journal)).trials
-    assert said.code == 0
-    assert (trial.state, trial.attempt, trial.epoch) == (State.FAILED, 3, 1)
-    assert trial.outcome is (Outcome.CRASHED if mischief == "exit" else Outcome.TIMEOUT)
-    survival.check_folder(config)
 
 
 def test_a_late_result_of_a_replaced_attempt_is_ignored(tmp_path: Path) -> None:

@@ -57,12 +57,14 @@ def test_mistakes_are_counted_and_the_surest_comes_first(tmp_path: Path) -> None
     assert np.array_equal(found["guess"], (data.targets[rows[[5, 8, 3]]] + 1) % 3)
 
 
-def test_a_network_without_a_mistake_has_no_worst_ones(tmp_path: Path) -> None:
+def test_a_network_without_a_mistake_has_no_worst_ones_and_large_images_are_shrunk(tmp_path: Path) -> None:
     data = Dataset.open(bars(tmp_path / "data"))
     found = feature_maps.model_figures(Oracle(data, {}), data)
     assert "mistakes" not in found
     drawn = [picture.name for picture in pictures_of(ModelFigures(0, data.classes or (), **found))]
     assert drawn == ["best-confusion"]
+    assert feature_maps.shrunk(torch.ones(2, 3, 400, 200)).shape == (2, 3, 96, 48)
+    assert feature_maps.shrunk(torch.ones(2, 1, 8, 96)).shape == (2, 1, 8, 96)
 
 
 def test_a_feature_map_is_what_leaves_the_first_blocks_activation(tmp_path: Path) -> None:
@@ -120,11 +122,6 @@ def test_of_numbers_the_largest_errors_are_shown(tmp_path: Path) -> None:
     drawn = [picture.name for picture in pictures_of(ModelFigures(0, **found))]
     assert drawn == ["best-mistakes", "best-filters", "best-maps"]
     assert all(picture.png() for picture in pictures_of(ModelFigures(0, **found)))
-
-
-def test_large_images_are_shrunk(tmp_path: Path) -> None:
-    assert feature_maps.shrunk(torch.ones(2, 3, 400, 200)).shape == (2, 3, 96, 48)
-    assert feature_maps.shrunk(torch.ones(2, 1, 8, 96)).shape == (2, 1, 8, 96)
 
 
 def test_without_a_test_split_it_looks_at_val_and_says_so(tmp_path: Path) -> None:

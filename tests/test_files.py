@@ -36,7 +36,7 @@ def test_a_file_is_replaced_at_the_end_of_the_block_and_not_before(tmp_path: Pat
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_block_that_raises_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+def test_a_block_or_a_folder_that_cannot_be_written_leaves_the_old_and_no_draft(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
 
     def write(content: Iterator[str]) -> None:
@@ -47,6 +47,12 @@ def test_a_block_that_raises_leaves_the_old_file_and_no_draft(tmp_path: Path) ->
         write(str(1 // number) for number in (1, 0))
     assert (tmp_path / "a").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    folder = tmp_path / "saved"
+    replace_folder(folder, filled("old"), lambda _: False)
+    with pytest.raises(IsADirectoryError):
+        replace_folder(folder, lambda new: new.write_text("in the way"), lambda _: False)  # type: ignore[arg-type, return-value]
+    assert (folder / "a").read_text() == "old"
+    assert {*tmp_path.iterdir()} == {tmp_path / "a", folder}
 
 
 def test_a_folder_is_replaced_unless_what_is_there_is_good(tmp_path: Path) -> None:
@@ -57,15 +63,6 @@ def test_a_folder_is_replaced_unless_what_is_there_is_good(tmp_path: Path) -> No
     replace_folder(folder, filled("third"), lambda there: (there / "a").read_text() == "second")
     assert (folder / "a").read_text() == "second"
     assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_a_folder_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    replace_folder(folder, filled("old"), lambda _: False)
-    with pytest.raises(IsADirectoryError):
-        replace_folder(folder, lambda new: new.write_text("in the way"), lambda _: False)  # type: ignore[arg-type, return-value]
-    assert (folder / "a").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

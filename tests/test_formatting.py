@@ -22,10 +22,12 @@ def test_a_wrapped_text_has_the_same_words_in_lines_of_the_width(text: str, widt
     assert wrapped(text, 1000) == text
 
 
-def test_what_goes_on_stands_below_the_words_after_a_label() -> None:
+def test_labels_go_on_below_and_a_space_was_tried_whole_if_it_can_be_walked_through() -> None:
     assert wrapped("best:   one two three", 15) == "best:   one two\n        three"
     assert tabulated([("loss", "0.5"), ("val", "12")], 10) == ["  loss  0.5", "  val    12"]
     assert tabulated([("loss", "0.5"), ("val", "12")], 24) == ["  loss  0.5    val    12"]
+    assert formatting.ending(Reason.EXHAUSTED, True) == "every point of the space tried"
+    assert formatting.ending(Reason.EXHAUSTED, False) == "no untried point found"
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,3 @@ def test_what_goes_on_stands_below_the_words_after_a_label() -> None:
 )
 def test_numbers_are_written_as_people_write_them(write: Callable[..., str], given: list[object], words: str) -> None:
     assert ", ".join(map(write, given)) == words
-
-
-def test_a_space_was_tried_whole_only_if_it_can_be_walked_through() -> None:
-    assert formatting.ending(Reason.EXHAUSTED, True) == "every point of the space tried"
-    assert formatting.ending(Reason.EXHAUSTED, False) == "no untried point found"

@@ -17,8 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-import yaml
-from laws import is_point
+from laws import is_point, tables
 
 from hpo.errors import BadInput
 from hpo.models.families import known
@@ -27,13 +26,13 @@ from hpo.study_file.reader import read_study, template
 HERE = Path(__file__).parent
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))  # `make chaos`: 100,000
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-TABLES = yaml.safe_load((HERE / "study_file_tables.yaml").read_text(encoding="utf-8"))
+TABLES = tables("study_file_tables")
 KEYS = ("search_space.dropout", "search_space", "budget.trials", "metric", "start_with", "data.resize", "", "a.b")
 TOKENS = (*TABLES["tokens of the fuzzer"], " " * 9, "9" * 400, "a" * 3000, "[" * 200)
 
 
 def corpus() -> list[bytes]:
-    cases = yaml.safe_load((HERE / "bad_study_files.yaml").read_text(encoding="utf-8"))
+    cases = tables("bad_study_files")
     spaces = [path.read_text(encoding="utf-8") for path in sorted((HERE.parent / "search_spaces").glob("*.yaml"))]
     whole = [f"name: x\ndata: digits\nsearch_space:\n{indent(text, 2 * ' ')}" for text in spaces]
     rest = "name: y\ndata: digits\nsearch_space: {epochs: [1, 2]}\n"

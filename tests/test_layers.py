@@ -81,11 +81,8 @@ def recurrent(**params) -> Recurrent:
     return layer
 
 
-def test_each_parameter_reaches_the_layer() -> None:
+def test_each_parameter_reaches_the_recurrent_layer_and_dropout_is_for_two_of_them() -> None:
     params = {"cell": "rnn", "hidden_size": 7, "rnn_layers": 2, "nonlinearity": "relu", "bias": False}
     layer = recurrent(**params, rnn_dropout=0.5, bidirectional=True)
     assert layer == Recurrent("recurrent", "rnn", 7, 2, "relu", False, 0.5, True)
-
-
-def test_dropout_between_recurrent_layers_needs_two_of_them() -> None:
     assert recurrent(rnn_dropout=0.5, rnn_layers=1).dropout == 0.0

@@ -91,14 +91,11 @@ def test_the_printed_line_opens_the_trials_best_first_and_a_click_turns_them(sho
     assert worst == sorted(worst)
 
 
-def test_the_trials_charts_are_drawn(shown: Shown) -> None:
+def test_the_charts_of_the_trials_are_drawn_and_strategies_compared_by_epochs_spent(shown: Shown) -> None:
     address = ui.link(shown.server, shown.experiment, ui.TRIALS) + "&compareRunsMode=CHART"
     shown.open(address, "Learning curves", "val_loss vs train_loss", "Parameters")
     shown.until(f"{DRAWN} >= 10")
     shown.until(f"document.querySelectorAll('.parcoords .dimension').length == {len(COLUMNS) + 1}")
-
-
-def test_the_strategies_view_compares_studies_by_epochs_spent(shown: Shown) -> None:
     address = ui.link(shown.server, shown.experiment, ui.STRATEGIES)
     shown.open(address, "best_val_accuracy", "2 matching runs", "hpo.strategy", "bayesian-0", "random-0")
     shown.open(f"{address}&compareRunsMode=CHART", "Best so far against epochs spent")

@@ -21,8 +21,7 @@ from hpo.models.network import build, disagreement, module
 from hpo.models.parameters import ACTIVATIONS
 from hpo.training.setup import time_step
 
-ARCHITECTURES = 10_000
-PROVEN = int(os.environ.get("ARCHITECTURES", "2000"))  # on the meta device; 5 ms each
+ARCHITECTURES = int(os.environ.get("ARCHITECTURES", "800"))  # on the meta device; 5 ms each
 META = torch.device("meta")
 IMAGES = [(4, 4), (5, 30), (8, 8), (9, 16), (12, 7), (21, 33), (28, 28), (32, 32)]
 
@@ -116,21 +115,17 @@ def networks(n: int, seed: int) -> Iterator[tuple[str, dict[str, Value], Summary
             yield model, params, cost, [row.layer for row in cost.rows]
 
 
-def test_formula_and_torch_agree_on_ten_thousand_random_architectures() -> None:
-    possible = impossible = 0
-    for i, (model, params, shape) in enumerate(architectures(ARCHITECTURES)):
+def test_formula_and_torch_agree_on_random_architectures_and_a_wrong_formula_is_noticed() -> None:
+    possible = 0
+    for model, params, shape in architectures(ARCHITECTURES):
         cost = sized(model, params, shape)
         if isinstance(cost, Impossible):
-            impossible += 1
-            assert i >= PROVEN or torch_refuses(params, shape, cost.layer), (params, shape, cost)
+            assert torch_refuses(params, shape, cost.layer), (params, shape, cost)
         else:
             possible += 1
             assert cost.rows[-1].shape == (10,)
-            assert i >= PROVEN or disagreement(cost) is None, (params, shape)
-    assert min(possible, impossible) > ARCHITECTURES // 5
-
-
-def test_a_wrong_formula_is_noticed() -> None:
+            assert disagreement(cost) is None, (params, shape)
+    assert 0.2 < possible / ARCHITECTURES < 0.8
     made = sizes("cnn", {"blocks": 1}, (1, 8, 8), 10)
     first, *rest = made.rows
     for wrong in (replace(first, shape=(16, 7, 8)), replace(first, parameters=161)):
@@ -215,15 +210,12 @@ def test_signals_neither_fade_nor_grow_through_twenty_layers_at_the_start(activa
     assert low < spread["dense20_activation"] / spread["dense1_activation"] < 3
 
 
-def test_an_lstm_starts_by_not_forgetting_and_a_relu_rnn_by_copying() -> None:
+def test_an_lstm_starts_by_not_forgetting_a_relu_rnn_by_copying_and_a_state_has_read_the_whole_image() -> None:
     lstm = build(FAMILIES["rnn"].layers({"cell": "lstm", "hidden_size": 3}, (1, 8, 8), 10), (1, 8, 8))
     assert lstm.recurrent.cells.bias_ih_l0.tolist() == [0] * 3 + [1] * 3 + [0] * 6
     relu = {"cell": "rnn", "nonlinearity": "relu", "hidden_size": 3}
     plain = build(FAMILIES["rnn"].layers(relu, (1, 8, 8), 10), (1, 8, 8))
     assert torch.equal(plain.recurrent.cells.weight_hh_l0, torch.eye(3))
-
-
-def test_the_final_state_of_both_directions_has_read_the_whole_image() -> None:
     layers = FAMILIES["rnn"].layers({"bidirectional": True, "hidden_size": 6}, (1, 8, 8), 10)
     net, images = build(layers, (1, 8, 8)), torch.randn(1, 1, 8, 8, requires_grad=True)
     state, (steps, _) = net.recurrent(net.rows(images)), net.recurrent.cells(net.rows(images))
@@ -237,7 +229,7 @@ def test_the_final_state_of_both_directions_has_read_the_whole_image() -> None:
 def test_kept_bytes_are_what_the_backward_pass_holds(model: str, factor: float) -> None:
     """Against what autograd saves, for every network; a layer or an activation left out is more than the factor."""
     checked = 0
-    for i, (_, params, shape) in enumerate(architectures(40, seed=7)):
+    for i, (_, params, shape) in enumerate(architectures(25, seed=7)):
         if model == "rnn":
             params = some_rnn(random.Random(i)) | {"hidden_size": 32 + i % 90}
         cost = sized(model, params, shape)
@@ -245,7 +237,7 @@ def test_kept_bytes_are_what_the_backward_pass_holds(model: str, factor: float) 
             held = saved_bytes(build([row.layer for row in cost.rows], shape), shape, batch=32) / 32
             assert 1 / factor < cost.kept / held < factor, (params, cost.kept, held)
             checked += 1
-    assert checked > 15
+    assert checked > 10
 
 
 def saved_bytes(net: nn.Module, shape: Shape, batch: int) -> int:

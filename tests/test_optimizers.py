@@ -96,13 +96,17 @@ def test_every_optimizer_agrees_with_torchs_and_keeps_as_many_numbers_and_only_w
     assert numbers == sum(tensor.numel() for group in update.groups for mean in group.means for tensor in mean)
 
 
-def test_a_parameter_that_gets_no_gradient_stands_still() -> None:
+def test_parameters_without_a_gradient_or_frozen_stand_still() -> None:
     net = network()
     update = Update.of({"epochs": 1, "optimizer": "adam"}, net)
     before = net[0].weight.detach().clone()
     net[3].weight.grad = torch.ones_like(net[3].weight)
     update.step(0.0, 1.0)
     assert torch.equal(net[0].weight, before)
+    net = network()
+    net[0].weight.requires_grad_(False)
+    update = Update.of({"epochs": 1}, net)
+    assert all(parameter is not net[0].weight for parameter in update.parameters)
 
 
 def test_the_state_of_another_optimizer_is_refused() -> None:
@@ -162,13 +166,6 @@ def test_the_rate_of_an_update_is_that_of_its_place_in_the_schedule() -> None:
     params = {"epochs": 9, "optimizer": "sgd", "learning_rate": 0.4, "schedule": "step", "step_epochs": 2, "decay": 0.5}
     Update.of(params, net).step(4.5, 5.0)
     agree(net, [w - 0.1 * g for w, g in zip(before, found, strict=True)])
-
-
-def test_parameters_that_are_frozen_are_left_alone() -> None:
-    net = network()
-    net[0].weight.requires_grad_(False)
-    update = Update.of({"epochs": 1}, net)
-    assert all(parameter is not net[0].weight for parameter in update.parameters)
 
 
 Schedulers = Callable[[Any, int], lr_scheduler.LRScheduler]  # from an optimizer and the steps after its warm-up

@@ -135,9 +135,7 @@ def test_an_onnx_runtime_says_of_the_test_split_what_torch_says(place: Place, tm
 
 
 @pytest.mark.parametrize(("model", "regression"), [("cnn", False), ("rnn", False), ("cnn", True)])
-def test_an_onnx_runtime_says_of_digits_in_their_new_size_what_torch_says(
-    model: str, regression: bool, tmp_path: Path
-) -> None:
+def test_an_onnx_runtime_says_of_resized_digits_what_torch_says(model: str, regression: bool, tmp_path: Path) -> None:
     data = {"source": "digits", "limit": 300, "resize": 10, "regression": regression}
     given = {"name": "digits", "data": data, "model": model, "search_space": {"epochs": 1, "dropout": 0.2}}
     spec = api.load(given | {"budget": {"trials": 1}, "execution": "inline", "tracking": False})
@@ -202,12 +200,6 @@ def test_images_on_another_scale_than_the_data_are_refused(data: np.generic, giv
             as_stored(np.full((2, 4, 4), given), stored(images))
     else:
         assert (as_stored(np.full((2, 4, 4), given), stored(images)) == given).all()
-
-
-def test_of_flat_features_a_row_may_be_small_or_far_out() -> None:
-    data = stored(np.linspace(0, 1, 60, dtype=np.float32).reshape(12, 1, 1, 5))
-    assert as_stored(np.full((1, 5), 3.0), data).max() == 3
-    assert as_stored(np.full((1, 5), 0.5), stored(100 * data.images)).max() == 0.5
 
 
 @pytest.mark.parametrize("resize", [None, (6, 5)])
@@ -307,10 +299,13 @@ def test_however_few_fit_into_memory_the_answers_are_the_same(tmp_path: Path, mo
     assert len(caught.value.mistakes) == 2
 
 
-def test_a_regression_has_values_and_no_classes() -> None:
+def test_numbers_have_values_and_no_classes_and_a_row_of_them_may_be_small_or_far_out() -> None:
     found = [Prediction(Path("a, b.png"), (), (1234.56789,)), Prediction(Path("c.png"), (), (-0.5,))]
     assert predict.as_csv(found) == 'file,value\n"a, b.png",1234.57\nc.png,-0.5\n'
     assert json.loads(predict.as_json(found))[1] == {"file": "c.png", "value": -0.5}
+    data = stored(np.linspace(0, 1, 60, dtype=np.float32).reshape(12, 1, 1, 5))
+    assert as_stored(np.full((1, 5), 3.0), data).max() == 3
+    assert as_stored(np.full((1, 5), 0.5), stored(100 * data.images)).max() == 0.5
 
 
 def test_the_verb_writes_the_script_and_says_how_to_run_it(place: Place, tmp_path: Path) -> None:

@@ -22,20 +22,14 @@ def network() -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def test_places_are_named_from_input_to_output() -> None:
+def test_places_are_named_from_input_to_output_and_after_the_layer_before_an_activation() -> None:
     found = probe_places(network(), ours=True)
     assert list(found.weights) == ["block1.conv", "dense1", "output"]
     assert [name for name, _ in found.activations] == ["block1", "dense1"]
-
-
-def test_in_a_users_network_an_activation_belongs_to_the_layer_before_it() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     found = probe_places(nn.Sequential(net), ours=False)
     assert list(found.weights) == ["0.0", "0.2", "0.4"]
     assert [name for name, _ in found.activations] == ["0.0", "0.2"]
-
-
-def test_a_recurrent_layer_is_one_place_a_level() -> None:
     net = nn.Sequential()
     net.add_module("recurrent", nn.GRU(4, 3, num_layers=2, bidirectional=True))
     weights = probe_places(net, ours=True).weights

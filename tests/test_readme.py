@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from laws import refused
 
 import hpo
 from hpo.cli.main import cli
@@ -32,7 +33,7 @@ def commands(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> None:
+def test_every_command_in_a_document_exists_with_its_flags_and_none_installs_another_s_package(document: Path) -> None:
     for command in commands(document):
         words = shlex.split(command.replace("...", ""), comments=True)[1:]
         verb = cli.commands.get(words[0])
@@ -40,17 +41,16 @@ def test_every_command_in_a_document_exists_with_its_flags(document: Path) -> No
         flags = {one for option in verb.params if isinstance(option, click.Option) for one in option.opts}
         unknown = [word for word in words[1:] if word.startswith("--") and word not in flags | {"--help"}]
         assert not unknown, f"{document.name}: {command}: {unknown}"
+    # the package called hpo there belongs to somebody else: an extra is installed from a checkout
+    assert not re.search(r"pip install\S* +['\"]?hpo", document.read_text())
 
 
-def test_the_readme_names_every_verb() -> None:
+def test_the_readme_names_every_verb_and_a_page_that_would_load_something_is_found() -> None:
     text = (ROOT / "README.md").read_text()
     assert [verb for verb in cli.commands if f"hpo {verb}" not in text] == []
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_no_document_installs_a_name_of_the_public_registry(document: Path) -> None:
-    """The package called hpo there belongs to somebody else: an extra is installed from a checkout."""
-    assert not re.search(r"pip install\S* +['\"]?hpo", document.read_text())
+    loaded = runpy.run_path(str(ROOT / "docs/reference.py"))["loaded"]
+    page = '<link href="//a.example/x.css"><script src=\'https://b.example/y.js\'></script><img src="c.png"><a href="https://d.example">'
+    assert loaded(page) == ["//a.example/x.css", "https://b.example/y.js"]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,6 @@ def test_the_reference_has_every_key_every_verb_and_every_public_name() -> None:
     assert "](docs/" not in "".join(pages.values())
 
 
-def test_a_page_that_would_load_something_from_elsewhere_is_found() -> None:
-    loaded = runpy.run_path(str(ROOT / "docs/reference.py"))["loaded"]
-    page = '<link href="//a.example/x.css"><script src=\'https://b.example/y.js\'></script><img src="c.png"><a href="https://d.example">'
-    assert loaded(page) == ["//a.example/x.css", "https://b.example/y.js"]
-
-
 @pytest.mark.timeout(1200)  # of each a dozen commands
 @pytest.mark.parametrize("name", ["first-study", "own-network", "from-other-tools"])
 def test_a_tutorial_works_as_it_is_printed(name: str, tmp_path: Path) -> None:
@@ -132,6 +126,4 @@ def test_what_the_readme_shows_of_the_shipped_study_and_of_a_mistake_is_so(tmp_p
     assert re.search(rf"^    {spec.name}: budget spent; .*, {spec.budget.total_epochs} epochs$", text, re.MULTILINE)
     written = tmp_path / "study.yaml"
     written.write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0].replace("min: 1e-4", "min: 0.5"))
-    with pytest.raises(hpo.HpoError) as refused:
-        hpo.load(written)
-    assert f"`{str(refused.value).removeprefix(f'{tmp_path}/')}`" in text
+    assert f"`{refused(hpo.HpoError, hpo.load, written).removeprefix(f'{tmp_path}/')}`" in text

@@ -116,6 +116,8 @@ def test_a_trial_comes_out_the_same_without_touching_what_is_known(place: Place,
     assert len(place.trained()) == 9, "from nothing: all three epochs"
     assert sorted(place.folder.rglob("*.ckpt")) == before
     assert not list(result.folders.run.glob(".saving-*"))
+    with pytest.raises(BadInput, match="a study with a trainer of its own has no splits that hpo could join"):
+        best.refit(result, {})
 
 
 def test_the_first_difference_is_said_and_what_has_changed(place: Place, result: Result) -> None:
@@ -179,18 +181,33 @@ def test_nan_equals_nan_and_zero_is_not_minus_zero() -> None:
     assert first_difference(one, replace(one, metrics={"a": 1.0})) == "epoch 1: only one of them reports b"
 
 
-@pytest.fixture(params=["fp32", "bf16"])
-def searched(tmp_path: Path, request: pytest.FixtureRequest) -> Result:
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def searched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Result:
     """A study of one tiny network on digits, without MLflow."""
+    folder = tmp_path_factory.mktemp("tiny")
     space = {"blocks": 1, "channels": 4, "dense_units": 16, "learning_rate": 0.02, "batch_size": 64, "epochs": 2}
     given = {"name": "tiny", "data": "digits", "search_space": space, "budget": {"trials": 1}, "workers": 1}
     given |= {"tracking": False, "device": "cpu", "precision": request.param}
-    (tmp_path / "study.yaml").write_text(json.dumps(given))
-    spec = api.load(tmp_path / "study.yaml")
-    return with_engine(run(spec, RunOptions(tmp_path, publish=False)), "inline")
+    (folder / "study.yaml").write_text(json.dumps(given))
+    return with_engine(run(api.load(folder / "study.yaml"), RunOptions(folder, publish=False)), "inline")
 
 
-def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: Result, monkeypatch: Any) -> None:
+def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> None:
+    data = Dataset.open(digits(tmp_path / "data"))
+    joined = best.together(data)
+    assert np.array_equal(joined.train, np.sort(np.concatenate([data.train, data.val])))
+    assert joined.digest != data.digest
+    pixels = data.images[joined.train] / 255
+    assert joined.mean[0] == pytest.approx(pixels.mean(), rel=1e-5)
+    assert joined.std[0] == pytest.approx(pixels.std(), rel=1e-5)
+    assert joined.save(tmp_path / "joined").shape == data.shape
+
+
+def test_a_network_is_reproduced_bit_for_bit_and_refitted_on_train_and_val_and_scored_once(
+    searched: Result, monkeypatch: Any
+) -> None:
+    """run trained it in a worker, reproduce in this process: 1 thread each, plain kernels."""
+    assert next(reproduce.lines(reproduce.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
     orders: list[Order] = []
 
     def published(order: Order) -> Published:
@@ -212,27 +229,6 @@ def test_the_best_model_learns_from_train_and_val_and_is_scored_once(searched: R
     assert replace(searched, study=study).test == {}, "it is not the best trial's own score"
     first = next(best.refit_lines(found))
     assert first.startswith("refit:  trial 0 on 1,528 images of train and val, 2 epochs: test_accuracy ")
-
-
-def test_train_and_val_together_have_their_own_statistics(tmp_path: Path) -> None:
-    data = Dataset.open(digits(tmp_path / "data"))
-    joined = best.together(data)
-    assert np.array_equal(joined.train, np.sort(np.concatenate([data.train, data.val])))
-    assert joined.digest != data.digest
-    pixels = data.images[joined.train] / 255
-    assert joined.mean[0] == pytest.approx(pixels.mean(), rel=1e-5)
-    assert joined.std[0] == pytest.approx(pixels.std(), rel=1e-5)
-    assert joined.save(tmp_path / "joined").shape == data.shape
-
-
-def test_a_network_trained_by_a_worker_is_reproduced_bit_for_bit_in_another_process(searched: Result) -> None:
-    """run trained it in a worker, reproduce in this process: 1 thread each, plain kernels."""
-    assert next(reproduce.lines(reproduce.reproduce(searched, 0))).startswith("trial 0: identical, 2 epochs of ")
-
-
-def test_a_trainer_of_ones_own_has_no_splits_to_join(result: Result) -> None:
-    with pytest.raises(BadInput, match="a study with a trainer of its own has no splits that hpo could join"):
-        best.refit(result, {})
 
 
 def test_a_report_and_a_comparison_show_the_best_trials_own_test_score_and_not_that_of_its_refit() -> None:

@@ -176,11 +176,6 @@ def test_a_study_of_any_kind_says_how_it_stands(story: list[Event], sentences: l
     assert ("<svg" in text) == bool(GOAL.ranked(Study(story).trials))
 
 
-def test_the_levels_of_a_range_are_said() -> None:
-    rate = Parameter("learning_rate", Range(1e-3, 1e-1, integer=False, log=True, count=5))
-    assert "from 0.001 to 0.1, log scale, 5 values" in plain(made(3, space=Space((rate,))).document())
-
-
 NASTY = '<script>alert("x")</script>&amp;<b>'
 
 
@@ -208,12 +203,16 @@ def test_the_same_study_gives_the_same_page_and_only_its_own_script_may_run() ->
     assert "default-src 'none'" in text
 
 
-def test_diagnoses_are_reported() -> None:
+def test_diagnoses_levels_of_a_range_and_tallies_are_said() -> None:
     story = listing(({"learning_rate": 0.001}, 0.9), ({"learning_rate": 0.01}, 0.95))
     sentences = {2: "", 0: "too slow: loss still falling 4 % an epoch", 1: "too slow: loss still falling 9 % an epoch"}
     text = plain(replace(made(story=story), diagnoses=sentences).document())
     assert "From the curves and probes of 2 trials; the best trial of each kind comes first." in text
     assert "too slow: trials 1 and 0; in trial 1: loss still falling 9 % an epoch" in text
+    rate = Parameter("learning_rate", Range(1e-3, 1e-1, integer=False, log=True, count=5))
+    assert "from 0.001 to 0.1, log scale, 5 values" in plain(made(3, space=Space((rate,))).document())
+    assert findings.tally(Study(events(100, 3)).trials) == "100 trials: 88 complete, 8 pruned and 4 failed (4 diverged)"
+    assert findings.tally([]) == "no trials yet"
 
 
 def plain(text: str) -> str:
@@ -357,11 +356,20 @@ def test_model_figures_survive_their_file_and_a_torn_one_is_none(tmp_path: Path)
         assert ModelFigures.open(path) is None, left
 
 
-def test_model_figures_are_drawn_as_far_as_they_are_there() -> None:
+def test_any_number_of_channels_classes_and_arrays_is_drawn() -> None:
     assert figures.pictures_of(ModelFigures(0)) == []
     only = ModelFigures(0, filters=np.zeros((2, 3, 5, 5)))
     assert [picture.name for picture in figures.pictures_of(only)] == ["best-filters"]
     assert "<image" in figures.pictures_of(only)[0].svg()
+    drawn = texts(figures.confusion(ModelFigures(0, ("cat", "dog"), confusion=np.array([[24, 0], [3, 21]]))))
+    assert [text for text in drawn if text.isdigit()] == ["24", "3", "21"]
+    many = ModelFigures(0, tuple(map(str, range(100))), confusion=np.eye(100))
+    assert Picture("x", "x", lambda: figures.confusion(many)).svg()
+    # warnings are errors here
+    foreign = ModelFigures(0, ("собака 犬", "Kätzchen"), confusion=np.array([[24, 0], [3, 21]]))
+    picture = Picture("x", "x", lambda: figures.confusion(foreign))
+    assert "犬" in picture.svg()
+    assert picture.png()
 
 
 def test_mistakes_name_the_true_and_the_predicted_class() -> None:
@@ -373,21 +381,6 @@ def test_mistakes_name_the_true_and_the_predicted_class() -> None:
     assert "true striped pu…\npred. ankle boot\n99 %" in texts(figures.mistakes(long))
     numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
     assert texts(figures.mistakes(numbers)) == ["true 3.2\npred. 5.1"]
-
-
-def test_a_confusion_matrix_shows_its_counts() -> None:
-    drawn = texts(figures.confusion(ModelFigures(0, ("cat", "dog"), confusion=np.array([[24, 0], [3, 21]]))))
-    assert [text for text in drawn if text.isdigit()] == ["24", "3", "21"]
-    many = ModelFigures(0, tuple(map(str, range(100))), confusion=np.eye(100))
-    assert Picture("x", "x", lambda: figures.confusion(many)).svg()
-
-
-def test_names_of_classes_that_the_font_lacks_are_drawn_without_a_warning() -> None:
-    """Warnings are errors here."""
-    foreign = ModelFigures(0, ("собака 犬", "Kätzchen"), confusion=np.array([[24, 0], [3, 21]]))
-    picture = Picture("x", "x", lambda: figures.confusion(foreign))
-    assert "犬" in picture.svg()
-    assert picture.png()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -403,15 +396,12 @@ def texts(figure: Figure) -> list[str]:
 # -- findings ----------------------------------------------------------------------------------------------------
 
 
-def test_the_parameter_that_decides_is_the_most_important() -> None:
+def test_what_decides_is_the_most_important_and_without_importances_there_is_a_reason() -> None:
     found = findings.importances(Study(events(100)).trials, GOAL, SPACE)
     assert next(iter(found.shares)) == "learning_rate"
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert "optimizer" not in found.shares  # a constant
     assert "leaky_slope" in found.shares  # a conditional one
-
-
-def test_without_importances_there_is_a_reason() -> None:
     few, same = "finished trials are too few; 20 are needed", "all trials have the same value"
     for reason, story in ((few, events(4)), (same, lined_up([0.01] * 24))):
         found = findings.importances(Study(story).trials, GOAL, SPACE)
@@ -455,11 +445,6 @@ def test_what_diverged_trials_have_in_common(points: list[Params], diverged: Seq
     states = [State.FAILED if i in diverged else State.COMPLETE for i in range(len(points))]
     story = listing(*((params, 0.5, state) for params, state in zip(points, states, strict=True)))
     assert findings.in_common(Study(story).trials, SPACE) == [sentence]
-
-
-def test_the_tally_names_states_and_reasons() -> None:
-    assert findings.tally(Study(events(100, 3)).trials) == "100 trials: 88 complete, 8 pruned and 4 failed (4 diverged)"
-    assert findings.tally([]) == "no trials yet"
 
 
 @given(st.floats(1e-4, 1.0), st.floats(1.0001, 1.5))
@@ -508,21 +493,18 @@ def test_random_trials_hit_nothing() -> None:
     assert found <= 2, found
 
 
-def test_a_choice_of_numbers_gets_one_more_of_its_kind() -> None:
-    space = Space((Parameter("batch_size", Choice((16, 32, 64, 128))), Parameter("depth", Choice((1, 2, 3, 4)))))
-    points = [{"batch_size": 128, "depth": 1}] * 12 + [{"batch_size": 32, "depth": 2}] * 48
-    story = listing(*((params, 1 - i / 100) for i, params in enumerate(points)))
-    found = {edge.name: edge.wider for edge in limiting(story, space)}
-    assert found == {"batch_size": 256}  # depth would be 0, which is no depth
-
-
-def test_no_bound_is_widened_beyond_its_meaning() -> None:
+def test_no_bound_is_widened_beyond_its_meaning_and_a_choice_gets_one_more_of_its_kind() -> None:
     space = Space((Parameter("dropout", Range(0.0, 0.9, integer=False)),))
     story = listing(*(({"dropout": 0.9 - i / 100}, 1 - i / 100) for i in range(12)))
     assert [edge.wider for edge in limiting(story, space)] == [1.35]
     for high, open_high, wider in ((1, True, [0.95]), (1, False, [1.0]), (0.9, False, [])):
         known = {"dropout": ParameterSpec(0.1, "float", low=0, high=high, open_high=open_high)}
         assert [edge.wider for edge in limiting(story, space, known)] == wider
+    space = Space((Parameter("batch_size", Choice((16, 32, 64, 128))), Parameter("depth", Choice((1, 2, 3, 4)))))
+    points = [{"batch_size": 128, "depth": 1}] * 12 + [{"batch_size": 32, "depth": 2}] * 48
+    story = listing(*((params, 1 - i / 100) for i, params in enumerate(points)))
+    found = {edge.name: edge.wider for edge in limiting(story, space)}
+    assert found == {"batch_size": 256}  # depth would be 0, which is no depth
 
 
 def test_a_best_trial_at_the_longest_epochs_can_train_on_in_the_same_study() -> None:
@@ -578,7 +560,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromi
         yield browser
 
 
-def test_the_page_opens_without_an_error_or_a_request_and_has_every_heading(opened: chromium.Chromium) -> None:
+def test_the_page_opens_without_an_error_and_every_figure_has_something_in_it(opened: chromium.Chromium) -> None:
     assert opened.complaints == []
     assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
     text = opened.text
@@ -586,9 +568,6 @@ def test_the_page_opens_without_an_error_or_a_request_and_has_every_heading(open
     assert "The test split was evaluated once; this trial scored test_accuracy 0.9778." in text
     headings = "Search space/Optimization history/Best trial/Parameter importance/Outcomes/What to try next/Trials"
     assert all(heading in text for heading in headings.split("/"))
-
-
-def test_every_figure_is_drawn_with_something_in_it(opened: chromium.Chromium) -> None:
     sizes = opened.run(
         "[...document.querySelectorAll('figure svg')].map(s => {"
         " const r = s.getBoundingClientRect(), marks = s.querySelectorAll('path, use, image').length;"

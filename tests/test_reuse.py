@@ -68,10 +68,14 @@ def test_a_grid_over_epochs_2_4_and_8_trains_8_epochs_a_point_and_a_duplicate_co
     assert len(place.trained()) == again.reused_epochs == again.epochs == 12 * 8
 
 
-def test_a_trainer_that_declares_nothing_shares_nothing(place: Place) -> None:
+def test_a_trainer_that_declares_nothing_and_another_training_seed_share_nothing(place: Place) -> None:
     study = place.run(strategy="grid", budget={"trials": 36}, prefix_safe=None).study
     assert len(study.trainings) == 36
     assert len(place.trained()) == len(set(place.trained())) == study.epochs == 12 * (2 + 4 + 8)
+    first = place.run(budget={"trials": 3}, training_seed=0).study
+    again = place.run(budget={"trials": 3}, training_seed=1, strategy="bayesian").study
+    assert not set(first.trainings) & set(again.trainings)
+    assert again.reused_epochs == 0
 
 
 @pytest.mark.parametrize("rule", [None, {"type": "asha", "min_epochs": 1, "reduction": 2}], ids=["plain", "asha"])
@@ -220,13 +224,6 @@ def test_no_checkpoint_is_forgotten_before_a_later_epoch_is_in_a_journal(tmp_pat
         drive(histories, STRATEGIES["random"], Budget(trials=6), second, folder)
         assert not recorded & set(second.trained)
         assert all(job.start == job.known for job in second.submitted)
-
-
-def test_another_training_seed_is_another_training(place: Place) -> None:
-    first = place.run(budget={"trials": 3}, training_seed=0).study
-    again = place.run(budget={"trials": 3}, training_seed=1, strategy="grid").study
-    assert not set(first.trainings) & set(again.trainings)
-    assert again.reused_epochs == 0
 
 
 ONE = {"rate": 0.1, "width": 2, "epochs": 4}

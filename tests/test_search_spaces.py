@@ -49,28 +49,23 @@ def test_the_model_knows_every_value_and_a_parameter_exists_where_it_has_an_effe
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_a_shipped_space_is_named_from_any_folder(path: Path, tmp_path: Path) -> None:
+def test_a_shipped_space_is_named_from_any_folder_and_is_as_large_as_its_file_states(
+    path: Path, tmp_path: Path
+) -> None:
     spec = loaded(path, tmp_path, path.stem)
     assert (spec.space, spec.space_text) == (loaded(path, tmp_path).space, path.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_the_size_as_a_grid_is_the_one_the_file_states(path: Path, tmp_path: Path) -> None:
     stated = re.search(r"^# As a grid: ([\d,]+) points", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert stated is not None
     assert stated[1] == f"{loaded(path, tmp_path).space.grid().size:,}"
 
 
-def test_the_spaces_name_every_parameter_of_their_model(tmp_path: Path) -> None:
+def test_the_spaces_name_every_parameter_of_their_model_or_of_training(tmp_path: Path) -> None:
     space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
     assert bare(space.names) == set(cnn.PARAMETERS) | set(TRAINING)
     for activation in ACTIVATIONS:
         assert space.conflicts({"activation": activation}) == []
     assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []  # a perceptron
     assert bare(loaded(ROOT / "search_spaces/rnn.yaml", tmp_path).space.names) >= set(RNN)
-
-
-def test_training_only_searches_every_parameter_of_training_and_none_of_the_shape(tmp_path: Path) -> None:
     space = loaded(ROOT / "search_spaces/training-only.yaml", tmp_path).space
     assert bare(space.names) >= set(TRAINING)
     searched = {name for name in space.names if name not in space.constants}

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import refused
 from pictures import idx
 from PIL import Image
 
@@ -313,9 +314,7 @@ def test_files_of_several_frames_are_counted_and_the_first_is_looked_at(suffix: 
 
 
 @pytest.mark.parametrize(("background", "other"), [("white", "black"), ("black", "white")])
-def test_where_transparent_pictures_vanish_another_background_is_named(
-    background: str, other: str, tmp_path: Path
-) -> None:
+def test_where_transparent_pictures_vanish_a_background_is_named(background: str, other: str, tmp_path: Path) -> None:
     icons(tmp_path, 255 if background == "white" else 0)
     told = loaded(tmp_path, background=background).notes
     remedy = f"transparent ones are drawn on {background}; set data.background: {other}"
@@ -342,7 +341,7 @@ def test_photographs_are_set_upright_by_their_exif(orientation: int, suffix: str
     assert np.abs(dataset.images[0, 0].astype(int) - upright).max() < 60
 
 
-def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones_named(tmp_path: Path) -> None:
+def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_or_none_are_named(tmp_path: Path) -> None:
     first, second = noise(6, 5), noise(6, 5)
     put(tmp_path / "b.png", second)
     put(tmp_path / "a.png", first)
@@ -352,14 +351,11 @@ def test_images_to_predict_are_read_in_the_order_of_their_names_and_the_bad_ones
     put(tmp_path / "d.png", noise(7, 5))
     (tmp_path / "e.png").write_text("no")
     for name, words in (("d.png", "must be 6x5, as the data are, got 7x5; resize the image"), ("e.png", "must be an")):
-        with pytest.raises(BadInput, match=f"{name}: {words}"):
-            decode_all(image_files(str(tmp_path)), Pixels((1, 6, 5)))
+        assert f"{name}: {words}" in refused(BadInput, decode_all, image_files(str(tmp_path)), Pixels((1, 6, 5)))
         (tmp_path / name).unlink()
-
-
-def test_nothing_to_predict_is_said(tmp_path: Path) -> None:
-    for path, why in ((tmp_path, "holds no images"), (tmp_path / "nowhere.png", "is not there")):
-        assert why in refusal(lambda path=path: decode_all(image_files(path), Pixels((1, 6, 5))))
+    (tmp_path / "empty").mkdir()
+    for name, why in (("empty", "holds no images"), ("nowhere.png", "is not there")):
+        assert why in refusal(lambda name=name: decode_all(image_files(tmp_path / name), Pixels((1, 6, 5))))
 
 
 def test_files_that_cannot_be_read_are_skipped_for_who_wants_it_unless_a_class_is_lost(tmp_path: Path) -> None:
@@ -381,7 +377,7 @@ def test_files_that_cannot_be_read_are_skipped_for_who_wants_it_unless_a_class_i
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused_in_a_line(
+def test_a_damaged_image_is_read_or_refused_in_a_line(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     suffix = data.draw(st.sampled_from(["png", "jpg", "gif", "tiff", "webp"]))
@@ -612,9 +608,7 @@ def test_a_batch_whose_bytes_are_not_of_its_shape_is_refused(tmp_path: Path) -> 
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_whatever_is_changed_in_a_batch_it_is_read_or_refused(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_changed_batch_is_read_or_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     content = bytearray(python2(np.zeros((1, 3072), np.uint8), [0]))
     path = tmp_path_factory.getbasetemp() / "data_batch_1"
     interesting = [*range(200), *range(len(content) - 40, len(content))]
@@ -705,17 +699,14 @@ def test_openml_sets_are_read_from_the_local_copy_without_a_network(
     assert (dataset.classes[0], dataset.outputs) == (first, 10)
 
 
-def test_without_network_and_cache_the_line_names_the_remedy(offline: Path) -> None:
-    with pytest.raises(EnvironmentFailed) as caught:
-        load_dataset(DataSpec("mnist"), 0)
-    assert str(caught.value) == (
+def test_a_known_set_that_is_not_in_the_cache_names_the_remedy_and_a_folder_of_its_name_is_named(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refused(EnvironmentFailed, load_dataset, DataSpec("mnist"), 0) == (
         "mnist: is not in the cache and cannot be fetched from openml.org (mnist_784), "
         "got URLError: <urlopen error no network in tests>; "
         f"connect once, copy another machine's {offline}/openml here, or set data to a folder of the files"
     )
-
-
-def test_a_folder_named_as_a_known_set_is_named(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = load_dataset(DataSpec("digits"), 0, tmp_path / "cache")
     for name in ("digits", "mnist"):
@@ -723,17 +714,17 @@ def test_a_folder_named_as_a_known_set_is_named(offline: Path, tmp_path: Path, m
     after = load_dataset(DataSpec("digits"), 0, tmp_path / "cache")
     assert (before.notes, after.notes) == ((), ("./digits is not read: data: ./digits names it",))
     assert before.digest == after.digest
-    with pytest.raises(EnvironmentFailed, match=r"got URLError: .*; write data: \./mnist$"):
-        load_dataset(DataSpec("mnist"), 0)
+    assert refused(EnvironmentFailed, load_dataset, DataSpec("mnist"), 0).endswith("; write data: ./mnist")
 
 
-def test_a_damaged_cache_is_said_and_the_rest_of_it_stays(offline: Path) -> None:
+def test_a_damaged_cache_or_a_set_that_would_not_fit_is_said(offline: Path) -> None:
     cached(offline, "mnist_784", 554, noise(40, 784), [number % 10 for number in range(40)])
     damaged = offline / "openml" / "openml.org" / "data" / "v1" / "download" / "554" / "mnist_784.arff.gz"
     damaged.write_bytes(gzip.compress(b"@RELATION x\n"))
-    with pytest.raises(EnvironmentFailed, match="URLError"):
-        load_dataset(DataSpec("mnist"), 0)
+    assert "URLError" in refused(EnvironmentFailed, load_dataset, DataSpec("mnist"), 0)
     assert (offline / "openml" / "openml.org" / "api").is_dir()
+    with pytest.raises(BadInput, match=r"cifar10: needs 1\.5 GB of memory, got 1\.1 GB; save the data as"):
+        load_dataset(DataSpec("cifar10"), 0, available=2**30)
 
 
 @pytest.mark.parametrize("pixels", [noise(40, 100), noise(40, 784).astype(int) + 1])
@@ -741,11 +732,6 @@ def test_openml_pixels_of_another_shape_or_beyond_bytes_are_refused(pixels: np.n
     cached(offline, "mnist_784", 554, pixels, [number % 10 for number in range(40)])
     line = f"must be images of 784 pixels of 0 to 255, got shape (40, {pixels.shape[1]})"
     assert line in refusal(lambda: load_dataset(DataSpec("mnist"), 0))
-
-
-def test_an_openml_set_that_would_not_fit_is_refused_before_it_is_fetched(offline: Path) -> None:
-    with pytest.raises(BadInput, match=r"cifar10: needs 1\.5 GB of memory, got 1\.1 GB; save the data as"):
-        load_dataset(DataSpec("cifar10"), 0, available=2**30)
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -764,9 +750,7 @@ CGROUP = {"memory.max": "3000000\n", "memory.current": "2500000\n", "memory.stat
         (CGROUP | {"memory.max": "1000000\n"}, 0),
     ],
 )
-def test_memory_left_is_the_lesser_of_machine_and_container(
-    container: dict[str, str], left: int, tmp_path: Path
-) -> None:
+def test_memory_is_the_lesser_of_machine_and_container(container: dict[str, str], left: int, tmp_path: Path) -> None:
     for name, text in (MEMINFO | {f"sys/fs/cgroup/{name}": text for name, text in container.items()}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from laws import refused, tables
 from test_yamlfile import TABLES, plain
 
 from hpo.core import UNSAFE, Goal
@@ -31,7 +32,7 @@ from hpo.study_file.yaml_nodes import node_of, parse
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "hpo/study_file/study.schema.json"
-CONDITIONS = yaml.safe_load((ROOT / "tests/search_space_conditions.yaml").read_text(encoding="utf-8"))
+CONDITIONS = tables("search_space_conditions")
 LEAST = {"name": "x", "data": "digits", "search_space": {"learning_rate": [0.1, 0.2]}}
 
 
@@ -49,7 +50,7 @@ def space_of(text: str, model: str = "cnn") -> dict[str, Any]:
     return {parameter.name: parameter for parameter in loaded.parameters}
 
 
-def test_a_study_needs_a_name_data_and_a_search_space() -> None:
+def test_a_study_needs_a_name_data_and_a_search_space_in_code_too() -> None:
     least = spec()
     assert least.strategy == "bayesian"
     assert (least.model, least.loss, least.workers) == ("cnn", "cross_entropy", "auto")
@@ -61,28 +62,25 @@ def test_a_study_needs_a_name_data_and_a_search_space() -> None:
     assert least.execution.checkpoints == 2 * 1024**3
     assert least.tracking.enabled
     assert least.compare.strategies == ("bayesian", "random", "grid")
+    loaded = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
+    assert (loaded.budget, loaded.base_seed) == (Budget(trials=DEFAULT_TRIALS), 4)
+    assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
 
 
-def test_a_default_budget_is_for_strategies_that_would_never_end() -> None:
+def test_budget_goal_and_loss_follow_from_the_rest_unless_the_file_says_otherwise() -> None:
     assert spec("budget: {time: 30m}").budget == Budget(time=1800.0)
     assert spec("budget: {patience: 5}").budget == Budget(trials=DEFAULT_TRIALS, patience=5)
     assert spec("strategy: grid").budget == Budget()
+    assert spec("metric: val_loss").metric.goal == "minimize"
+    assert spec("metric: {name: val_macro_f1}").metric.goal == "maximize"
+    assert spec("metric: {name: val_loss, goal: maximize}").metric.goal == "maximize"
+    loaded = spec("data: {source: digits, regression: true}")
+    assert (loaded.loss, loaded.metric.name, loaded.metric.goal) == ("squared_error", "val_mse", "minimize")
 
 
 def test_the_best_model_is_registered_under_the_study_s_name_unless_the_file_says_otherwise() -> None:
     given = [{}, {"register": "other"}, {"register": False}, {"register": None}, {"enabled": True}]
     assert [registered(spec(name="own", tracking=one)) for one in given] == ["own", "other", None, "own", "own"]
-
-
-def test_a_metric_that_is_a_loss_is_minimized_unless_the_file_says_otherwise() -> None:
-    assert spec("metric: val_loss").metric.goal == "minimize"
-    assert spec("metric: {name: val_macro_f1}").metric.goal == "maximize"
-    assert spec("metric: {name: val_loss, goal: maximize}").metric.goal == "maximize"
-
-
-def test_regression_brings_its_loss_and_its_metric() -> None:
-    loaded = spec("data: {source: digits, regression: true}")
-    assert (loaded.loss, loaded.metric.name, loaded.metric.goal) == ("squared_error", "val_mse", "minimize")
 
 
 def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parameter() -> None:
@@ -91,12 +89,6 @@ def test_a_training_of_ones_own_needs_no_data_and_may_name_any_metric_and_parame
     assert loaded.metric == spec_module.Metric("reward")
     assert loaded.data is None
     assert loaded.fixed()["data"] is None
-
-
-def test_a_spec_built_in_code_ends_and_has_epochs_too() -> None:
-    loaded = StudySpec(name="x", data=DataSpec("digits"), space=Space((Parameter("dropout", Choice((0.1,))),)), seed=4)
-    assert (loaded.budget, loaded.base_seed) == (Budget(trials=DEFAULT_TRIALS), 4)
-    assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
 
 
 @pytest.mark.parametrize(("written", "seconds"), TABLES["times in seconds"])
@@ -129,9 +121,7 @@ def test_short_forms_mean_what_the_long_ones_do() -> None:
     assert spec("constraints: 'learning_rate < 1'").constraints[0].text == "learning_rate < 1"
 
 
-def test_paths_start_at_the_study_file_those_of_spaces_also_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_start_at_the_study_file_of_spaces_also_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     for folder in (home / "pictures", here):
         folder.mkdir(parents=True)
@@ -147,19 +137,13 @@ def test_paths_start_at_the_study_file_those_of_spaces_also_here(
     assert (beside.text, beside.space_text) == ((home / "study.yaml").read_text(), "dropout: [0.2]\n")
 
 
-def test_a_range_is_whole_or_not_as_its_parameter_is() -> None:
+def test_ranges_and_values_take_the_type_of_their_parameter_else_that_in_which_they_are_written() -> None:
     loaded = space_of("{batch_size: {min: 1e1, max: 1e2}, dropout: {min: 0, max: 0.5}, l2: {min: 0, max: 1}}")
     assert loaded["batch_size"].domain == Range(10, 100, True)
     assert loaded["l2"].domain == Range(0.0, 1.0, False)
     assert isinstance(loaded["l2"].domain.low, float)
-
-
-def test_a_range_of_an_unknown_parameter_is_as_its_numbers_are_written() -> None:
     loaded = space_of("{a: {min: 1, max: 9}, b: {min: 1.0, max: 9}, c: {min: 1, max: 9, step: 0.5}}", "my.net:build")
     assert [loaded[name].domain.integer for name in "abc"] == [True, False, False]
-
-
-def test_values_take_the_type_of_their_parameter_so_that_equal_points_are_one_training() -> None:
     loaded = space_of("{dropout: [0, 0.5], batch_size: [16.0, 32]}")
     assert [type(value) for value in loaded["dropout"].domain.values] == [float, float]
     assert [type(value) for value in loaded["batch_size"].domain.values] == [int, int]
@@ -274,9 +258,7 @@ def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
 
 
 def test_a_mapping_is_read_as_a_file_is() -> None:
-    with pytest.raises(BadInput) as refused:
-        read_study({**LEAST, "strategy": "grd", "budget": {"trials": 0}})
-    assert str(refused.value).splitlines() == [
+    assert refused(BadInput, read_study, {**LEAST, "strategy": "grd", "budget": {"trials": 0}}).splitlines() == [
         "study strategy: must be bayesian, random, grid or tpe, got grd; did you mean grid?",
         "study budget.trials: must be a whole number of at least 1, got 0",
     ]
@@ -297,9 +279,13 @@ def test_the_study_that_ships_is_good(validator: Draft202012Validator) -> None:
     validator.validate(read((ROOT / "study.yaml").read_text(encoding="utf-8")))
 
 
-def test_the_shipped_schema_is_up_to_date() -> None:
+def test_the_schema_is_up_to_date_and_refuses_nothing_that_is_a_study(validator: Draft202012Validator) -> None:
     text = runpy.run_path(str(ROOT / "docs/schema.py"))["text"]
     assert SCHEMA.read_text(encoding="utf-8") == text(), "run: python docs/schema.py"
+    for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
+        validator.validate({**LEAST, "search_space": read(path.read_text(encoding="utf-8"))})
+    for text, _ in CHANGES:
+        validator.validate({**LEAST, **read(text)})
 
 
 def test_the_template_is_a_good_study_and_takes_a_name(tmp_path: Path, validator: Draft202012Validator) -> None:
@@ -346,14 +332,6 @@ SHAPES += ("a registered name with a slash", "a name with a space", "everything 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_schema_underlines_mistakes_of_shape(name: str, validator: Draft202012Validator) -> None:
-    cases = yaml.safe_load((ROOT / "tests/bad_study_files.yaml").read_text(encoding="utf-8"))
-    case = next(case for case in cases if case["case"] == name)
+    case = next(case for case in tables("bad_study_files") if case["case"] == name)
     study = {**({} if case.get("bare") else LEAST), **read(case["file"])}
     assert not validator.is_valid(study)
-
-
-def test_the_schema_refuses_nothing_that_is_a_study(validator: Draft202012Validator) -> None:
-    for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
-        validator.validate({**LEAST, "search_space": read(path.read_text(encoding="utf-8"))})
-    for text, _ in CHANGES:
-        validator.validate({**LEAST, **read(text)})

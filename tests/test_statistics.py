@@ -50,12 +50,6 @@ def test_copies_of_random_are_seldom_decided_and_of_three_when_corrected() -> No
     assert (holm(p).min(axis=-1) < 0.05).sum() <= 40
 
 
-def test_a_single_seed_has_the_whole_line_as_its_interval() -> None:
-    difference = paired([0.98], [0.95])
-    assert (difference.interval.low, difference.interval.high, difference.p) == (-math.inf, math.inf, 1.0)
-    assert _judged(difference, margin=10.0) is Verdict.UNDECIDED
-
-
 @pytest.mark.parametrize("seeds", [2, statistics.ALIKE - 1])
 def test_a_few_differences_that_are_all_alike_decide_nothing(seeds: int) -> None:
     """Accuracies are counts, so two or three seeds may well differ by the same 1/270."""
@@ -64,11 +58,14 @@ def test_a_few_differences_that_are_all_alike_decide_nothing(seeds: int) -> None
         assert _judged(difference, margin=0.002) is Verdict.UNDECIDED, difference
 
 
-def test_six_differences_that_are_all_alike_decide() -> None:
+def test_differences_that_are_all_alike_decide_from_six_on_and_a_single_seed_decides_nothing() -> None:
     assert _judged(paired([0.98] * 6, [0.97] * 6), margin=0.002) is Verdict.BETTER
     assert _judged(paired([0.97] * 6, [0.98] * 6), margin=0.002) is Verdict.WORSE
     assert _judged(paired([0.98] * 6, [0.98] * 6), margin=0.002) is Verdict.EQUAL
     assert paired([0.98] * 6, [0.97] * 6).p == 2**-5
+    difference = paired([0.98], [0.95])
+    assert (difference.interval.low, difference.interval.high, difference.p) == (-math.inf, math.inf, 1.0)
+    assert _judged(difference, margin=10.0) is Verdict.UNDECIDED
 
 
 def test_a_sure_difference_within_the_margin_is_practically_equal() -> None:
@@ -137,16 +134,13 @@ def _undecided(effect: float, rng: np.random.Generator) -> np.ndarray:
     return t[tests.p >= 0.05][:1000]
 
 
-def test_the_advice_of_one_pair_is_that_of_the_arrays() -> None:
+def test_the_advice_of_one_pair_is_that_of_the_arrays_and_more_pairs_need_more_seeds() -> None:
     d = np.random.default_rng(9).normal(0.5, 1.0, SEEDS)
     difference = paired(d, np.zeros(SEEDS))
     advice = advise(difference, margin=0.0)
     t = difference.mean / difference.sd * math.sqrt(SEEDS)
     assert (advice.more, advice.low) == (more_seeds(t, SEEDS, 0.05), more_seeds(t, SEEDS, 0.05, 0.1))
     assert not advice.equal
-
-
-def test_more_pairs_need_more_seeds() -> None:
     difference = statistics.Difference(mean=0.5, sd=1.0, seeds=10, p=0.15, interval=statistics.Interval(-0.2, 1.2))
     one, three = advise(difference, 0.0, pairs=1), advise(difference, 0.0, pairs=3)
     assert three.more > one.more

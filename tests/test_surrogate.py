@@ -358,16 +358,13 @@ def test_a_study_on_the_pictures_of_a_recorded_task_is_said_to_be_most_like_it(t
     assert said(SHIPPED, Study()) == said(SHIPPED, recorded(task, 2)[0]) == ""
 
 
-def test_a_point_is_worth_as_much_less_as_it_fails_more() -> None:
+def test_a_point_is_worth_less_as_it_or_its_neighbours_fail_more() -> None:
     asked = at_random(30, 7)
     encoder = Encoder(Problem(SPACE, GOAL, images=IMAGES), turned(SHIPPED, 1, 3))
     fails = encoder.encode([(params, 9) for params in asked]).fails
     never = worth(Study(), asked, turned(SHIPPED, 1, -99))
     assert worth(Study(), asked, turned(SHIPPED, 1, 3)) == pytest.approx((1 - fails) * never)
     assert fails.max() > 2 * fails.min() > 0
-
-
-def test_trials_that_failed_make_their_neighbours_worth_less() -> None:
     tried = at_random(12, 8)
     near, far = ([{**tried[0], "learning_rate": rate} for rate in rates] for rates in ((0.05, 0.07), (5e-4, 7e-4)))
     studies = Study([*made(tried)]), Study([*made([*tried, *({**one, "dropout": 0.0} for one in near)], failing=2)])

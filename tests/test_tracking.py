@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from laws import refused, tables
 from mlflow_fixtures import (
     FakeMlflow,
     FakeStore,
@@ -42,6 +44,7 @@ from hpo.tracking.sync import Sync
 from hpo.tracking.ui import sqlite_path, sqlite_uri, tracking_uri, ui_address
 from hpo.training.diagnosis import diagnosis_of
 
+TABLES = tables("mlflow_tables")
 faults = st.lists(st.sampled_from(["", "", "", "before", "after"]), max_size=60)
 
 
@@ -108,9 +111,7 @@ def test_nothing_is_missing_and_nothing_double_after_faults_and_kills(
 
 @given(studies, st.integers(1, 5), st.booleans())
 @settings(max_examples=60)
-def test_following_a_journal_equals_reading_it(
-    shared: TrackedStudy, events: list[Event], step: int, live: bool
-) -> None:
+def test_following_a_journal_is_reading_it(shared: TrackedStudy, events: list[Event], step: int, live: bool) -> None:
     def runs(size: int) -> list[tuple[object, ...]]:
         server, seen = FakeMlflow(), list[Event]()
         with closing(new_sync(server, shared, seen)) as sync:
@@ -165,20 +166,7 @@ def test_a_trial_is_a_child_run_with_params_metrics_and_the_original_times(one: 
     assert run.tags["mlflow.source.git.commit"] == "0123abc"
 
 
-STANDINGS = [
-    ("running", True, "running", "RUNNING"),
-    ("running", False, "interrupted", "KILLED"),
-    ("paused", True, "paused", "FINISHED"),
-    ("complete", True, "complete", "FINISHED"),
-    ("pruned", True, "pruned", "FINISHED"),
-    ("failed", True, "failed", "FAILED"),
-    ("continued", True, "running", "RUNNING"),
-    ("stopped", False, "interrupted", "KILLED"),
-    ("spent", False, "paused", "FINISHED"),
-]
-
-
-@pytest.mark.parametrize(("history", "live", "state", "status"), STANDINGS)
+@pytest.mark.parametrize(("history", "live", "state", "status"), TABLES["standings"])
 def test_status_is_honest(one: TrackedStudy, script: Script, history: str, live: bool, state: str, status: str) -> None:
     script.start()
     script.report(0)
@@ -197,10 +185,7 @@ def test_status_is_honest(one: TrackedStudy, script: Script, history: str, live:
     assert (run.ended is None) == (status == "RUNNING")
 
 
-LEFT = {"budget": "FINISHED", "target": "FINISHED", "interrupted": "KILLED", "failing": "FAILED", "": "KILLED"}
-
-
-@pytest.mark.parametrize(("reason", "status"), LEFT.items())
+@pytest.mark.parametrize(("reason", "status"), TABLES["reasons"].items())
 def test_the_parent_says_why_the_driver_left(one: TrackedStudy, script: Script, reason: str, status: str) -> None:
     script.complete()
     if reason:  # else the driver vanished
@@ -240,16 +225,13 @@ def test_the_best_trial_of_the_parent_is_the_goals(events: list[Event], maximize
     assert not goal.best(counting) or history.best == goal.best(counting)
 
 
-def test_a_trial_that_rests_at_a_reused_epoch_lasts_no_less_than_nothing() -> None:
+def test_a_trial_that_rests_lasts_no_less_than_nothing_and_has_its_diagnosis(one: TrackedStudy, script: Script) -> None:
     history = History(TrackedStudy(Path(), "digits", "random", 0, Goal()))
     reused = Reported("t", Report(1, {"val_accuracy": 0.5}, 1.0, 7.0), reused=True)  # trained before this trial began
     for event in (Opened(9.0, {}), Started(10.0, 0, {"epochs": 3}, 0, "t", 0, 1), reused, Paused(11.0, 0)):
         history.apply(event)
     run = trial_run(history, history.study.trials[0], live=True, parent="p")
     assert run.ended == run.started == 10_000
-
-
-def test_a_diagnosis_is_a_tag_and_a_sentence_once_the_trial_rests(one: TrackedStudy, script: Script) -> None:
     script.complete()
     script.start()
     server = delivered(one, script, live=True)
@@ -364,8 +346,7 @@ def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path)
     (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
     spec = reader.read_study(tmp_path / "study.yaml")
     lock = DriverLock(place.lock)
-    with pytest.raises(Conflict, match="already running as pid"):
-        sync_these(spec, [place])
+    assert "already running as pid" in refused(Conflict, sync_these, spec, [place])
     lock.release()
 
 
@@ -428,7 +409,9 @@ def test_a_comparison_is_one_grandparent_and_found_again(server: FakeMlflow, tmp
 # -- artifacts -----------------------------------------------------------------------------------------------------
 
 
-def test_artifacts_go_once_and_again_when_they_change(server: FakeMlflow, script: Script, tmp_path: Path) -> None:
+def test_artifacts_go_once_and_again_when_they_change_and_no_text_can_leave_them(
+    server: FakeMlflow, script: Script, tmp_path: Path, one: TrackedStudy
+) -> None:
     script.complete()
     (tmp_path / "plots" / "deep").mkdir(parents=True)
     (tmp_path / "report.html").write_text("<p>one")
@@ -449,11 +432,7 @@ def test_artifacts_go_once_and_again_when_they_change(server: FakeMlflow, script
     assert sync.round(live=False)
     sync.close()
     assert (server.calls, parent(server).files["report.html"]) == (calls + 1, b"<p>two")
-
-
-def test_a_text_cannot_leave_the_artifacts(one: TrackedStudy, script: Script) -> None:
-    with pytest.raises(AssertionError, match="evil"):
-        delivered(replace(one, texts={"../evil": "x"}), script)
+    assert "evil" in refused(AssertionError, delivered, replace(one, texts={"../evil": "x"}), script)
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------
@@ -593,52 +572,37 @@ def test_the_study_file_goes_before_environment_and_default(tmp_path: Path, monk
     assert where(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)  # where a relative one is
     assert where(Path("elsewhere"), uri="sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(BadInput, match=r"^MLFLOW_TRACKING_URI: must be an MLflow server or database, got \./mlruns;"):
-        where(tmp_path, "./mlruns")
+    line = "MLFLOW_TRACKING_URI: must be an MLflow server or database, got ./mlruns;"
+    assert refused(BadInput, where, tmp_path, "./mlruns").startswith(line)
 
 
-def test_a_folder_with_odd_characters_survives_the_uri() -> None:
+def test_addresses_of_the_ui_and_of_a_folder_with_odd_characters() -> None:
     path = Path("/a b/c#d/50%20?/ü/mlflow.db")
     assert sqlite_path(sqlite_uri(path)) == path
+    view = "workflowType=machine_learning&viewStateShareKey=hpo-trials"
+    assert ui_address("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
+    assert ui_address("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"
+    assert ui_address("sqlite:////tmp/mlflow.db", "3") == "", "hpo ui serves it"
 
 
-NO_STORE = "an MLflow server or database"
-NO_ADDRESS = "an address that can be read"
-REMEDIES = {
-    NO_STORE: "write http://host:5000, or sqlite:///mlflow.db, or leave it out",
-    NO_ADDRESS: "write the port as a number, and special characters of a password as %40 and the like",
-}
-NO_URIS = {
-    NO_STORE: ["./mlruns", "file:///tmp/mlruns", "sqlite://mlflow.db", "ftp://me:s3cret@x"],
-    NO_ADDRESS: [f"postgresql://me:s3cret@{host}" for host in ("host:port/db", "host:54x/db")]
-    + [f"http://me:s3cret@{host}" for host in ("host:port", "[host", "host:99999")],
-}
+@pytest.mark.parametrize("case", TABLES["refused"], ids=lambda case: case["rule"])
+def test_what_is_no_uri_of_an_mlflow_is_refused_without_its_password(case: dict[str, Any]) -> None:
+    for uri in case["got"]:
+        shown = uri.replace("s3cret", "***")
+        line = f"study tracking.uri: must be {case['rule']}, got {shown}; {case['remedy']}"
+        assert refused(BadInput, where, uri=uri) == line
 
 
-@pytest.mark.parametrize(("said", "uri"), [(said, uri) for said, uris in NO_URIS.items() for uri in uris])
-def test_what_is_no_uri_of_an_mlflow_is_refused_without_its_password(said: str, uri: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        where(uri=uri)
-    shown = uri.replace("s3cret", "***")
-    assert str(caught.value) == f"study tracking.uri: must be {said}, got {shown}; {REMEDIES[said]}"
-
-
-DRIVERS = {
-    "postgresql+psycopg": ("psycopg", "in a checkout of hpo: pip install '.[postgres]'"),
-    "mysql": ("mysqlclient", "pip install mysqlclient"),
-    "mysql+pymysql": ("pymysql", "pip install pymysql"),
-    "mssql": ("pyodbc", "pip install pyodbc"),
-}
-
-
-@pytest.mark.parametrize(("command", "scheme"), [*zip(("run", "compare", "sync", "ui"), DRIVERS, strict=True)])
+@pytest.mark.parametrize(
+    ("command", "needed"), [*zip(("run", "compare", "sync", "ui"), TABLES["drivers"], strict=True)]
+)
 def test_a_database_without_its_driver_is_refused_before_anything_is_made(
-    command: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, needed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command with another database; what is installed here is hidden."""
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text("name: s\ndata: digits\nsearch_space: {epochs: [1, 2]}\nbudget: {trials: 20}\n")
-    package, remedy = DRIVERS[scheme]
+    scheme, package, remedy = needed
     monkeypatch.setitem(sys.modules, {"mysqlclient": "MySQLdb"}.get(package, package), None)
     if command == "sync":
         Journal.open(tmp_path / "studies" / "s" / "random-0" / "journal.db").close()
@@ -647,10 +611,3 @@ def test_a_database_without_its_driver_is_refused_before_anything_is_made(
     line = f"--set tracking.uri: needs the package {package}, got {scheme}://me:***@host/db, and none here; {remedy}"
     assert isinstance(done.exception, BadInput) and str(done.exception) == line
     assert sorted(path for path in tmp_path.rglob("*") if not path.name.endswith(("-shm", "-wal"))) == before
-
-
-def test_the_address_of_the_ui() -> None:
-    view = "workflowType=machine_learning&viewStateShareKey=hpo-trials"
-    assert ui_address("http://host:5000/", "3") == f"http://host:5000/#/experiments/3/runs?{view}"
-    assert ui_address("http://host:5000", None) == "http://host:5000/?workflowType=machine_learning"
-    assert ui_address("sqlite:////tmp/mlflow.db", "3") == "", "hpo ui serves it"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from laws import refused
 from pictures import bars, digits, job, slopes
 
 from hpo import api
@@ -225,15 +226,12 @@ def test_a_script_is_written_again_but_never_over_a_file_of_somebody_else(tmp_pa
     file.write_text("print('mine')\n")
     if name == "train.py":
         (tmp_path / "out" / "data.npz").unlink()
-    with pytest.raises(BadInput) as caught:
-        best.write_files(won, tmp_path / "out")
-    rule = "must not be there yet, unless `hpo best --script` wrote it"
-    assert str(caught.value) == f"{file}: {rule}; name another folder with --to"
+    line = f"{file}: must not be there yet, unless `hpo best --script` wrote it; name another folder with --to"
+    assert refused(BadInput, best.write_files, won, tmp_path / "out") == line
     assert file.read_text() == "print('mine')\n"
 
 
 def test_a_model_of_ones_own_has_no_script() -> None:
-    with pytest.raises(BadInput) as caught:
-        best.refuse_own("study.yaml:3:8 model", "my.module:net")
     line = "study.yaml:3:8 model: a script can be written for cnn and rnn only, got my.module:net"
-    assert str(caught.value) == f"{line}; your own function is the network's code already"
+    said = refused(BadInput, best.refuse_own, "study.yaml:3:8 model", "my.module:net")
+    assert said == f"{line}; your own function is the network's code already"

@@ -8,12 +8,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import refused, tables
 
 from hpo.errors import BadInput
 from hpo.study_file import yaml_nodes
 from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read_yaml, value_of
 
-TABLES = yaml.safe_load(Path(__file__).with_name("study_file_tables.yaml").read_text(encoding="utf-8"))
+TABLES = tables("study_file_tables")
 
 
 def plain(node: Node) -> Any:
@@ -26,12 +27,6 @@ def value(text: str) -> Any:
     return plain(parse(f"x: {text}", "f").root)["x"]
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(BadInput) as refused:
-        parse(text, "f")
-    return str(refused.value)
-
-
 @pytest.mark.parametrize(("text", "expected"), TABLES["scalars of YAML 1.2"])
 def test_scalars_are_those_of_yaml_1_2(text: str, expected: object) -> None:
     got = value(text)
@@ -39,15 +34,12 @@ def test_scalars_are_those_of_yaml_1_2(text: str, expected: object) -> None:
     assert type(got) is type(expected)
 
 
-def test_nan_is_a_number_too() -> None:
-    assert math.isnan(value(".nan"))
-
-
 @given(st.one_of(st.integers(-(2**63) + 1, 2**63 - 1), st.floats(allow_nan=False)))
 def test_a_number_that_python_writes_is_read_back(number: float) -> None:
     written = {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), repr(number))
     assert value(written) == number
     assert type(value(written)) is type(number)
+    assert math.isnan(value(".nan"))
 
 
 trees = st.recursive(
@@ -108,7 +100,7 @@ def test_nesting_is_allowed_to_a_depth_and_no_further(depth: int) -> None:
     if depth < yaml_nodes.DEEPEST:
         assert value("[" * depth + "]" * depth) != [] or depth == 1
     else:
-        assert "nested at most" in refusal(f"x: {'[' * depth}{']' * depth}")
+        assert "nested at most" in refused(BadInput, parse, f"x: {'[' * depth}{']' * depth}", "f")
 
 
 def test_a_value_of_a_flag_is_read_as_behind_a_key() -> None:
