@@ -3,20 +3,27 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test test-ray docs bench gpu chaos clean
+.PHONY: run test lint fast test-ray docs bench gpu chaos clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m hpo run study.yaml
 
-test: $(VENV)/.test
+test: lint fast
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	# what failed side by side on a busy machine runs once more, alone
-	$(BIN)/python -m pytest -m "not cluster and not slow" -n 3 --dist loadfile || $(BIN)/python -m pytest -m "not cluster and not slow" --last-failed
 
+# what failed side by side on a busy machine runs once more, alone
+fast: FAST = -m "not cluster and not slow"
+fast: $(VENV)/.test
+	$(BIN)/python -m pytest $(FAST) -n 3 --dist loadfile || $(BIN)/python -m pytest $(FAST) --last-failed
+
+# a cluster beside the services: both wait more than they work
+test-ray: CLUSTER = -m cluster $(shell grep -l mark.cluster tests/*.py)
 test-ray: $(VENV)/.ray
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest $(CLUSTER) -n 2 --dist loadfile || $(BIN)/python -m pytest $(CLUSTER) --last-failed
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
