@@ -62,7 +62,7 @@ def test_pickles_tensors_and_yaml_are_read_in_safe_ways_only() -> None:
     """Pickles: CIFAR's files, by an unpickler that builds arrays only; what a driver sends to Ray or its own processes."""
     readers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load", "cloudpickle.loads"}
     found = {(file, name) for file, name, _ in calls() if name in readers or name.endswith("_Unpickler")}
-    of_the_driver = {("publishing/publish.py", "pickle.load"), ("training/recipe.py", "pickle.load")}
+    of_the_driver = {("publishing/publish.py", "pickle.loads"), ("training/recipe.py", "pickle.load")}
     of_the_driver |= {("execution/ray_worker.py", "pickle.loads")}
     assert found == {("data/sources/originals.py", "_Unpickler"), *of_the_driver}
     loads = [(file, name, call) for file, name, call in calls() if name in ("torch.load", "np.load", "numpy.load")]
