@@ -112,7 +112,7 @@ def test_a_formula_that_torch_contradicts_is_shouted(three_blocks: StudySpec) ->
     assert "  block3.conv: torch gives (16, 3, 3), the formula (16, 2, 2)" in lines
 
 
-def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks: StudySpec) -> None:
+def test_memory_grows_with_batch_and_optimizer_and_over_the_machines_is_a_warning(three_blocks: StudySpec) -> None:
     free, tight = check(three_blocks, DIGITS), check(three_blocks, DIGITS, Machine(memory=500_000))
     assert free.coverage == tight.coverage
     possible = [params for params in three_blocks.space.grid() if fits(params)]
@@ -122,9 +122,6 @@ def test_memory_over_the_machines_is_a_warning_and_never_infeasible(three_blocks
     share = f"{over} of 48 configurations, {100 * over / 48:.0f} %"
     more = f"warning: {share} may need more than the 500 kB available to a worker; lower batch_size"
     assert warnings == [[], [more]]
-
-
-def test_memory_grows_with_the_batch_and_with_what_the_optimizer_keeps() -> None:
     made = sizes("cnn", {}, (1, 8, 8), 10)
     small, large = (peak_memory(made, {"batch_size": n, "optimizer": "sgd"}) for n in (32, 64))
     assert large - small == 32 * (made.kept + 8 * made.widest)

@@ -287,8 +287,9 @@ def test_the_target_is_the_goal_s_own_or_what_random_reaches() -> None:
     assert "over 100 (0 of 6)" in text.strategy_rows(own)[1][0]
 
 
-def test_the_table_is_plain_text_in_columns() -> None:
-    lines = text.lines(ranked(GOOD, WILD, POOR))
+def test_the_table_is_plain_text_in_columns_and_json_says_the_same() -> None:
+    comparison = ranked(GOOD, WILD, POOR)
+    lines = text.lines(comparison)
     assert lines[:5] == [
         "strategy  seeds  val_accuracy        10 to 90 %   epochs to 0.9725  trials  time",
         "bayesian      6        0.9815  0.9795 to 0.9850        50 (6 of 6)       2  25 s",
@@ -300,11 +301,7 @@ def test_the_table_is_plain_text_in_columns() -> None:
     verdict = "undecided, about 21 more seeds (3 to any number)"
     assert random == f"bayesian - random +0.0170 -0.0113 to +0.0453 0.367 {verdict}"
     assert grid == "bayesian - grid +0.0292 +0.0276 to +0.0307 <0.001 better"
-    assert lines[-1] == text.sentence(ranked(GOOD, WILD, POOR))
-
-
-def test_json_says_the_same() -> None:
-    comparison = ranked(GOOD, WILD, POOR)
+    assert lines[-1] == text.sentence(comparison)
     data = json.loads(json.dumps(text.as_json(comparison), allow_nan=False))
     assert [row["strategy"] for row in data["strategies"]] == ["bayesian", "random", "grid"]
     assert data["strategies"][0]["values"] == GOOD

@@ -38,8 +38,9 @@ def train(job):
 @pytest.mark.parametrize("at", ["last", "best"])
 @pytest.mark.parametrize("space", [SPACE, {"rate": [0.05], "epochs": [1]}])
 def test_a_metric_that_nobody_reports_is_refused_and_leaves_no_study(
-    tmp_path: Path, verb: Any, at: str, space: dict[str, Any]
+    tmp_path: Path, verb: Any, at: str, space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hpo.commands.compare.write_report", lambda *about: Path("report.html"))
     place = Place.made(tmp_path)
     (tmp_path / "other.py").write_text(OTHER)
 

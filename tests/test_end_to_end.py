@@ -72,7 +72,8 @@ def test_metrics_that_a_study_names_are_searched_by_recorded_and_tested(tmp_path
         "def named(targets, outputs): return {'auc': 0.999}\n"
     )
     study = {"name": "m", "data": {"source": "digits", "limit": 300}, "search_space": SPACE, "budget": {"trials": 2}}
-    study |= {"metric": "val_auc", "metrics": ["val_f1", "val_recall.3", "measures:scores"], "tracking": False}
+    study |= {"metric": "val_auc", "metrics": ["val_f1", "val_recall.3", "measures:scores"]}
+    study |= {"tracking": False, "execution": "inline", "device": "cpu"}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     result = hpo.run(path, state=tmp_path, quiet=True)

@@ -227,19 +227,9 @@ def test_a_second_driver_is_told_who_drives_and_since_when(held: DriverLock) -> 
     assert "pid ?" in laws.refused(Conflict, DriverLock, held.paths[0])
 
 
-MOUNTS = """\
-/dev/vda / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-tmpfs /home/fast tmpfs rw 0 0
-//box/share /mnt/my\\040share cifs rw 0 0
-"""
-KINDS = {"/var/x": "ext4", "/home/a/b": "nfs4", "/homework": "ext4", "/home/fast/a": "tmpfs"}
-KINDS |= {"/mnt/my share/a": "cifs"}
-
-
-@pytest.mark.parametrize(("folder", "kind"), KINDS.items())
+@pytest.mark.parametrize(("folder", "kind"), TABLES["file systems"].items())
 def test_the_file_system_of_a_folder_is_that_of_the_deepest_mount(tmp_path: Path, folder: str, kind: str) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS)
+    mounts.write_text(TABLES["mounts"])
     assert file_system(Path(folder), mounts) == kind
     assert file_system(Path(folder), tmp_path / "none") == ""

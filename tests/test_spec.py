@@ -162,16 +162,13 @@ def test_each_parameter_exists_under_its_conditions(case: dict[str, Any]) -> Non
     assert loaded.derived == tuple(Derived(name, text, conditions(when)) for name, (text, when) in follows)
 
 
-def test_a_range_is_that_of_every_block_and_blocks_may_be_left_to_the_model() -> None:
+def test_a_range_is_that_of_every_block_but_one_may_differ() -> None:
     loaded = space_of("{blocks: {min: 1, max: 3}, channels: {min: 8, max: 64, log: true, per: block}}")
     assert list(loaded) == ["blocks", "block1.channels", "block2.channels", "block3.channels", "epochs"]
     assert loaded["block3.channels"].domain == Range(8, 64, True, log=True)
     default = int(known("cnn")["blocks"].default or 0)
     left = [name for name in space_of("{channels: {choices: [8], per: block}}") if "." in name]
     assert left == [f"block{i}.channels" for i in range(1, default + 1)]
-
-
-def test_one_block_may_differ_from_the_others() -> None:
     all_, second = "channels: {choices: [8, 16], per: block}", "block2.channels: 32"
     for text in (f"{all_}, {second}", f"{second}, {all_}"):
         loaded = space_of(f"{{blocks: 2, {text}}}")

@@ -261,9 +261,6 @@ def test_the_answer_is_the_studys_alone_in_any_process_by_any_clock_whatever_was
     there = {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run(words, env=os.environ | there, capture_output=True, text=True, check=True)
     assert other.stdout.split() == [answers()]
-
-
-def test_a_study_of_other_points_with_the_same_readings_is_judged_by_itself() -> None:
     first, second = (Study([*made(at_random(6, seed), lambda params, epoch: 0.5)]) for seed in (1, 2))
     kept, asked = Surrogate(Problem(SPACE, GOAL, images=IMAGES), SHIPPED), at_random(8, 3)
     worth(first, asked, kept)

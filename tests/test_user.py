@@ -96,19 +96,16 @@ def reports(text: str, folder: Path, start: int = 0) -> list[Report]:
     return list(train(job({"epochs": 3}, folder, start=start)))
 
 
-def test_a_trainer_may_yield_plain_mappings_and_numbers_of_numpy_and_its_error_is_its_own(tmp_path: Path) -> None:
+def test_a_trainer_may_yield_plain_mappings_is_closed_and_its_error_is_its_own(tmp_path: Path) -> None:
     text = "import numpy\ndef train(job):\n    yield {'score': 1}\n    yield {'score': numpy.float32(0.5), 'n': numpy.int64(3)}"
     made = [(report.epoch, report.metrics, report.save) for report in reports(text, tmp_path)]
     assert made == [(1, {"score": 1.0}, None), (2, {"score": 0.5, "n": 3.0}, None)]
     assert {type(value) for _, metrics, _ in made for value in metrics.values()} == {float}
     with pytest.raises(ZeroDivisionError):
         reports("def train(job):\n    yield {'a': 1 / 0}", tmp_path / "other")
-
-
-def test_closing_a_trainer_reaches_the_users_generator(tmp_path: Path) -> None:
     text = "closed = []\ndef train(job):\n    try:\n        yield {'a': 1}\n        yield {'a': 1}\n"
     text += "    finally:\n        closed.append(True)"
-    running = user.user_trainer("mine:train", written(tmp_path, text))(job({}, tmp_path))
+    running = user.user_trainer("mine:train", written(tmp_path / "third", text))(job({}, tmp_path))
     next(running)
     assert isinstance(running, Iterator)
     running.close()  # type: ignore[attr-defined]

@@ -80,12 +80,9 @@ def test_every_value_and_key_knows_its_place() -> None:
     assert dict(places(parse("größe: {ä: 1, b: 2}\n", "f").root))["größe.b"] == "f:1:18"  # letters, not bytes
 
 
-def test_a_byte_order_mark_and_windows_lines_do_not_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_does_not_matter_and_a_duplicate_key_is_named_with_both_lines(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")
     assert plain(read_yaml(tmp_path / "f").root) == {"a": 1, "b": "x"}
-
-
-def test_a_duplicate_key_is_named_with_both_lines() -> None:
     document = parse("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\na: 2\n", "f")
     assert [str(mistake) for mistake in document.mistakes] == [
         "f:5:3 b.c: is given twice, first in line 3; keep one",
@@ -103,7 +100,7 @@ def test_nesting_is_allowed_to_a_depth_and_no_further(depth: int) -> None:
         assert "nested at most" in refused(BadInput, parse, f"x: {'[' * depth}{']' * depth}", "f")
 
 
-def test_a_value_of_a_flag_is_read_as_behind_a_key() -> None:
+def test_a_value_of_a_flag_is_read_as_behind_a_key_and_what_is_no_data_is_no_node() -> None:
     assert plain(value_of("[1, 2]", "--set")) == [1, 2]
     assert plain(value_of("1e-3", "--set")) == 1e-3
     assert plain(value_of("", "--set")) is None
@@ -111,9 +108,6 @@ def test_a_value_of_a_flag_is_read_as_behind_a_key() -> None:
     for text in ("1\nother: 2", "[1", "{a: 1}}", "- x"):
         with pytest.raises(BadInput):
             value_of(text, "--set")
-
-
-def test_what_is_no_data_is_no_node() -> None:
     with pytest.raises(BadInput, match="must be made of mappings, lists, text, numbers and booleans, got object"):
         node_of({"a": object()}, "study")
 
