@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import tables
 
 from hpo.models import cnn
 from hpo.models.families import FAMILIES, feasibility, known, sizes
@@ -32,22 +33,10 @@ def test_no_block_and_no_dense_layer_is_a_perceptron_and_no_block_an_mlp() -> No
     assert names(blocks=0, dense_layers=2, dropout=0.5) == ["flatten", *hidden, "output"]
 
 
-@pytest.mark.parametrize(
-    ("params", "order"),
-    [
-        ({"pool": "none"}, ["conv", "activation", "dropout"]),
-        ({"pool": "none", "batch_norm": "before"}, ["conv", "norm", "activation", "dropout"]),
-        ({"pool": "none", "batch_norm": "after"}, ["conv", "activation", "norm", "dropout"]),
-        ({"activation": "silu"}, ["conv", "activation", "pool", "dropout"]),
-        ({"activation": "tanh"}, ["conv", "pool", "activation", "dropout"]),
-        ({"activation": "tanh", "pool": "average"}, ["conv", "activation", "pool", "dropout"]),
-        ({"batch_norm": "before"}, ["conv", "norm", "pool", "activation", "dropout"]),
-        ({"batch_norm": "after"}, ["conv", "activation", "norm", "pool", "dropout"]),
-    ],
-)
-def test_in_a_block_a_maximum_goes_before_what_only_rises(params: dict[str, str], order: list[str]) -> None:
+@pytest.mark.parametrize(("params", "order"), tables("training_tables")["orders of a block"])
+def test_in_a_block_a_maximum_goes_before_what_only_rises(params: dict[str, str], order: str) -> None:
     made = names(blocks=1, dense_layers=0, conv_dropout=0.1, **params)
-    assert made == [*(f"block1.{name}" for name in order), "flatten", "output"]
+    assert made == [*(f"block1.{name}" for name in order.split()), "flatten", "output"]
 
 
 def test_of_a_block_a_norm_takes_the_bias_the_first_convolution_strides_and_pooling_moves_by_its_size() -> None:

@@ -357,9 +357,8 @@ KNOWN |= {"dropout": 0.3, "learning_rate": 3e-3, "schedule": "cosine", "batch_si
 GRU: Params = {"cell": "gru", "hidden_size": 48, "learning_rate": 0.01, "batch_size": 64, "epochs": 8}
 
 
-@pytest.mark.parametrize(
-    ("model", "params", "accuracy", "precision"), [("cnn", KNOWN, 0.98, "fp32"), ("rnn", GRU, 0.95, "bf16")]
-)
+@PRECISIONS
+@pytest.mark.parametrize(("model", "params", "accuracy"), [("cnn", KNOWN, 0.98), ("rnn", GRU, 0.95)])
 def test_known_points_learn_digits(tmp_path: Path, model: str, params: Params, accuracy: float, precision: str) -> None:
     recipe = Recipe(model, "cross_entropy", digits(tmp_path / "digits"), "cpu", precision=precision)
     last = trained(recipe(), params, tmp_path)[-1]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import refused
+from laws import refused, tables
 from pictures import bars, digits, job, slopes
 
 from hpo import api
@@ -49,13 +49,13 @@ def namespace(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["cnn", "rnn"])
 def test_points_of_the_shipped_spaces_have_the_same_network(tmp_path: Path, model: str) -> None:
-    """25 points of each family: hpo's weights fit, and from the same weights come the same outputs."""
+    """Twelve points of each family: hpo's weights fit, and from the same weights come the same outputs."""
     source = {"name": "x", "data": "digits", "model": model, "search_space": str(SPACES / f"{model}.yaml")}
     space = read_study(source, known=families.known).space
     folder = digits(tmp_path / "data")
     dataset, rng = Dataset.open(folder), random.Random(7)
     best.write_data(dataset, tmp_path / "data.npz")
-    for number in range(25):
+    for number in range(12):
         params = space.sample(rng)
         while families.feasibility(model, params, dataset.shape, dataset.outputs).reason:
             params = space.sample(rng)
@@ -89,22 +89,7 @@ def test_only_the_settings_differ_from_the_tested_program(tmp_path: Path) -> Non
     assert name.findall(settings) == name.findall(own)
 
 
-STRIDES: Params = {"pool": "none", "stride": 2, "blocks": 2}
-VARIANTS: dict[str, Params] = {
-    # it stops at epoch 2, on the schedule of all 4
-    "sgd": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine", "warmup": 1, "epochs": 4},
-    "sgd alone": {"optimizer": "sgd", "schedule": "step", "step_epochs": 1, "decay": 0.5, "l2": 0.01},
-    "adam": {"beta1": 0.8, "weight_decay": 0.01, "l1": 0.001, "l2": 0.001, "schedule": "exponential", "clip": 0.5},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "l2": 0.01, "clip": 0.5, "warmup": 2},
-    "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "rms_decay": 0.9, "clip": 1.0, "label_smoothing": 0.1},
-    "norms": {"batch_norm": "before", "activation": "silu", "conv_dropout": 0.1, "dropout": 0.3},
-    "leaky": {"batch_norm": "after", "activation": "leaky_relu", "leaky_slope": 0.2, "kernel_size": 4},
-    "tanh": {**STRIDES, "activation": "tanh", "block2.channels": 3, "global_pool": "average"},
-    "perceptron": {"blocks": 0, "dense_layers": 0, "batch_size": 60},
-    "lstm": {"cell": "lstm", "hidden_size": 6, "rnn_layers": 2, "rnn_dropout": 0.2, "bidirectional": True},
-    "gru": {"cell": "gru", "hidden_size": 6, "bias": False},
-    "relu": {"cell": "rnn", "hidden_size": 6, "nonlinearity": "relu", "dense_layers": 0},
-}
+VARIANTS: dict[str, Params] = tables("training_tables")["variants of a script"]
 RECURRENT: Params = {"learning_rate": 0.01, "epochs": 2, "dense_units": 5}
 
 
