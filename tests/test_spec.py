@@ -104,7 +104,7 @@ def test_a_size_has_units(written: str, size: int) -> None:
 @given(st.text("0123456789.dhmsinkMGTB ", max_size=8))
 def test_any_other_text_is_neither_a_time_nor_a_size(text: str) -> None:
     for kind in (TIME, BYTES):
-        value = kind.read(node_of(text, "f"), "x", Mistakes())
+        value = kind.read(node_of(text, "f"), Mistakes())
         assert value is None or value > 0
 
 

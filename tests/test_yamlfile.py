@@ -12,7 +12,7 @@ from laws import refused, tables
 
 from hpo.errors import BadInput
 from hpo.study_file import yaml_nodes
-from hpo.study_file.yaml_nodes import Node, node_of, parse, places, read_yaml, value_of
+from hpo.study_file.yaml_nodes import Node, located, node_of, parse, places, read_yaml, value_of
 
 TABLES = tables("study_file_tables")
 
@@ -70,14 +70,14 @@ def _as_yaml_1_2(tree: Any) -> Any:
 
 def test_every_value_and_key_knows_its_place() -> None:
     root = parse("name: x\nspace:\n  rate: {min: 1, max: 2}\n  sizes:\n    - 3\n    - [4, 5]\n", "study.yaml").root
-    by_path = dict(places(root))
+    by_path = dict(places(located(root)))
     assert by_path["name"] == "study.yaml:1:7"
     assert by_path["space.rate"] == "study.yaml:3:9"
     assert by_path["space.rate.max"] == "study.yaml:3:23"
     assert by_path["space.sizes.1.0"] == "study.yaml:6:8"
     assert root.mapping is not None
     assert root.mapping["space"].keys == {"rate": "study.yaml:3:3", "sizes": "study.yaml:4:3"}
-    assert dict(places(parse("größe: {ä: 1, b: 2}\n", "f").root))["größe.b"] == "f:1:18"  # letters, not bytes
+    assert dict(places(located(parse("größe: {ä: 1, b: 2}\n", "f").root)))["größe.b"] == "f:1:18"  # letters, not bytes
 
 
 def test_a_byte_order_mark_does_not_matter_and_a_duplicate_key_is_named_with_both_lines(tmp_path: Path) -> None:

@@ -20,64 +20,60 @@ class DomainReader:
     """known: what the trainer says about the parameter; None: numbers are whole or not as they are written."""
 
     mistakes: Mistakes
-    path: str
     known: ParameterSpec | None
 
     def read(self, node: Node) -> Domain | None:
         """The domain; None where something is wrong."""
         if node.items is not None:
-            return self._choice(node, node.items, self.path)
+            return self._choice(node, node.items)
         if node.mapping is None:
             return self._constant(node)
         before = len(self.mistakes.all)
-        written = read_fields(WrittenDomain, node, self.path, self.mistakes, "a parameter")
+        written = read_fields(WrittenDomain, node, self.mistakes, "a parameter")
         if "choices" not in written:
             return self._range(node, written, before)
         for key in written.keys() & {"min", "max", "log", "step", "count"}:
-            self._note(node.key_place(key), key, "cannot be combined with choices", "", "drop it")
+            self.mistakes.note(node.key(key), "cannot be combined with choices", "", "drop it")
         choices: Node = written["choices"]
         if choices.items is None:
-            self._note(choices, "choices", "must be a list", str(choices), "write choices: [16, 32, 64]")
+            self.mistakes.note(choices, "must be a list", str(choices), "write choices: [16, 32, 64]")
             return None
-        return self._choice(choices, choices.items, f"{self.path}.choices")
-
-    def _note(self, node: Node | str, key: str, rule: str, got: str = "", remedy: str = "") -> None:
-        self.mistakes.note(node, f"{self.path}.{key}" if key else self.path, rule, got, remedy)
+        return self._choice(choices, choices.items)
 
     def _constant(self, node: Node) -> Domain | None:
         if node.value is None:
-            self._note(node, "", "must have a value", "nothing", "write a value, a [list] or {min: ..., max: ...}")
+            self.mistakes.note(node, "must have a value", "nothing", "write a value, a [list] or {min: ..., max: ...}")
             return None
         if isinstance(node.value, str) and re.fullmatch(f"{_CALL}|{_INTERVAL}", node.value):
             log = ", log: true" if "log" in node.value else ""
             remedy = "write a [list]" if "choice" in node.value else f"write {{min: ..., max: ...{log}}}"
-            self._note(node, "", "must be a value, a list or a range", str(node), remedy)
+            self.mistakes.note(node, "must be a value, a list or a range", str(node), remedy)
             return None
-        value = self._value(node, self.path)
+        value = self._value(node)
         return None if value is None else Choice((value,))
 
-    def _choice(self, node: Node, items: Sequence[Node], path: str) -> Domain | None:
-        values = [self._either(item, f"{path}.{index}") for index, item in enumerate(items)]
+    def _choice(self, node: Node, items: Sequence[Node]) -> Domain | None:
+        values = [self._either(item) for item in items]
         good = tuple(value for value in values if value is not None)
         if len(good) < len(values):
             return None
         faults = choice_faults(good)
         for fault in faults:
-            self.mistakes.note(node, path, fault.rule, fault.got, fault.remedy)
+            self.mistakes.note(node, fault.rule, fault.got, fault.remedy)
         return None if faults else Choice(good)
 
-    def _either(self, node: Node, path: str) -> Value | None:
+    def _either(self, node: Node) -> Value | None:
         """One value of a choice, or a list of values as text."""
         if not node.items or self.known is None or not self.known.per:
-            return self._value(node, path)
-        values = [self._value(item, f"{path}.{index}") for index, item in enumerate(node.items)]
+            return self._value(node)
+        values = [self._value(item) for item in node.items]
         return None if None in values else as_text(values)
 
-    def _value(self, node: Node, path: str) -> Value | None:
+    def _value(self, node: Node) -> Value | None:
         """One value of a choice, in the parameter's own type."""
         value = node.scalar
         if value is None or (isinstance(value, float) and node.number is None):
-            self.mistakes.note(node, path, "must be a number, text, true or false", str(node))
+            self.mistakes.note(node, "must be a number, text, true or false", str(node))
             return None
         if self.known is None:
             return value
@@ -87,19 +83,19 @@ class DomainReader:
         words = [choice for choice in self.known.choices if isinstance(choice, str)]
         close = other_tools("values").get(str(value).lower()) or nearest(str(value), words)
         remedy = flag_meant(node) if self.known.kind == "bool" else f"did you mean {close}?" if close in words else ""
-        self.mistakes.note(node, path, rule, str(node), remedy)
+        self.mistakes.note(node, rule, str(node), remedy)
         return None
 
     def _range(self, node: Node, written: Mapping[str, Any], before: int) -> Domain | None:
         known = self.known
         if known is not None and known.kind in ("choice", "bool"):
             some = "true, false" if known.kind == "bool" else ", ".join(map(exact, known.choices[:3]))
-            self._note(node, "", "must be a value or a list, not a range", "", f"write [{some}]")
+            self.mistakes.note(node, "must be a value or a list, not a range", "", f"write [{some}]")
             return None
         remedies = " ".join(mistake.remedy for mistake in self.mistakes.all[before:])
         missing = [key for key in ("min", "max") if (node.mapping or {}).get(key, NOTHING).value is None]
         if missing and not re.search("min|max|choices", remedies):  # no remedy says how to give it
-            self._note(node, "", f"must have {missing[0]}", "", "write {min: ..., max: ...} or {choices: [...]}")
+            self.mistakes.note(node, f"must have {missing[0]}", "", "write {min: ..., max: ...} or {choices: [...]}")
         if len(self.mistakes.all) > before:
             return None
         low, high, step = (written.get(key) for key in ("min", "max", "step"))
@@ -111,5 +107,5 @@ class DomainReader:
         outside = [Mistake(key, rule, exact(end)) for key, end, rule in ends if rule is not None]
         faults = outside or range_faults(*numbers)
         for fault in faults:
-            self._note((node.mapping or {})[fault.place], fault.place, fault.rule, fault.got, fault.remedy)
+            self.mistakes.note((node.mapping or {})[fault.place], fault.rule, fault.got, fault.remedy)
         return None if faults else Range(*numbers)

@@ -11,7 +11,7 @@ notes the mistake; no good value is None.
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -30,13 +30,12 @@ class Mistakes:
         self.all: list[Mistake] = []
         self._paths: list[str] = []
 
-    def note(self, node: Node | str, path: str, rule: str, got: str = "", remedy: str = "", about: str = "") -> None:
-        """Note a mistake at a node, or at a place. about: what is wrong by it, if not path. Raises BadInput at too many."""
-        place = node if isinstance(node, str) else node.place
-        at = f"{place} {clean(path, 120)}".strip()
-        self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=about or path)
+    def note(self, node: Node, rule: str, got: str = "", remedy: str = "", about: str = "") -> None:
+        """Note a mistake. about: the path of what is wrong by it, if not the node. Raises BadInput at too many."""
+        at = f"{node.place} {clean(node.path, 120)}".strip()
+        self.add(Mistake(at, clean(rule, 600), clean(got, 200), clean(remedy, 1000)), path=about or node.path)
         if len(self.all) >= MOST_MISTAKES:
-            raise BadInput(*self.all, Mistake(place, "has more mistakes than these", remedy="fix these first"))
+            raise BadInput(*self.all, Mistake(node.place, "has more mistakes than these", remedy="fix these first"))
 
     def add(self, *mistakes: Mistake | str, path: str = "") -> None:
         for mistake in mistakes:
@@ -101,7 +100,7 @@ def flag_meant(node: Node) -> str:
 
 
 class Kind(Protocol):
-    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any: ...
+    def read(self, node: Node, mistakes: Mistakes) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +113,11 @@ class Plain:
     remedy: Callable[[Node], str] = lambda node: ""
     secret: bool = False  # an address may hold a password: never shown
 
-    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
+    def read(self, node: Node, mistakes: Mistakes) -> Any:
         value = self.value(node)
         if value is None:
             got = "a value that is not shown" if self.secret and node.scalar is not None else str(node)
-            mistakes.note(node, path, self.rule, got, self.remedy(node))
+            mistakes.note(node, self.rule, got, self.remedy(node))
         return value
 
 
@@ -254,21 +253,21 @@ class Several:
     count: int | None = None
     broadcast: bool = False
 
-    def read(self, node: Node, path: str, mistakes: Mistakes) -> tuple[Any, ...] | None:
+    def read(self, node: Node, mistakes: Mistakes) -> tuple[Any, ...] | None:
         if self.broadcast and node.is_scalar:
-            value = self.kind.read(node, path, mistakes)
+            value = self.kind.read(node, mistakes)
             return None if value is None else (value,) * (self.count or 1)
         items = node.items
         if not items or len(items) != (self.count or len(items)):
             got = str(node) if items is None else f"{len(items)}"
             remedy = f"write [{node}]" if not self.count and node.scalar is not None else ""
             rule = f"must be a list of {f'{self.count} values' if self.count else 'at least 1'}"
-            mistakes.note(node, path, rule, got, remedy)
+            mistakes.note(node, rule, got, remedy)
             return None
-        values = [self.kind.read(item, f"{path}.{index}", mistakes) for index, item in enumerate(items)]
+        values = [self.kind.read(item, mistakes) for item in items]
         twice = next((i for i, value in enumerate(values) if not self.count and value in values[:i]), None)
         if None not in values and twice is not None:
-            mistakes.note(items[twice], f"{path}.{twice}", "must differ", f"{items[twice]} twice", "keep one")
+            mistakes.note(items[twice], "must differ", f"{items[twice]} twice", "keep one")
         return None if None in values or twice is not None else tuple(values)
 
 
@@ -281,18 +280,18 @@ class Record:
     short: str = ""
     listed: Several | None = None
 
-    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
+    def read(self, node: Node, mistakes: Mistakes) -> Any:
         if self.short and node.is_scalar:
-            value = options(self.section)[self.short].metadata["kind"].read(node, path, mistakes)
+            value = options(self.section)[self.short].metadata["kind"].read(node, mistakes)
             return None if value is None else self.section(**{self.short: value})
         if self.listed is not None and node.items is not None:
-            values = self.listed.read(node, path, mistakes)
+            values = self.listed.read(node, mistakes)
             return None if values is None else self.section(*values)
         if node.mapping is None:
             some = ", ".join(f"{key}: ..." for key in list(options(self.section))[:2])
-            mistakes.note(node, path, "must be a mapping", str(node), f"write {{{some}}}")
+            mistakes.note(node, "must be a mapping", str(node), f"write {{{some}}}")
             return None
-        given = read_fields(self.section, node, path, mistakes, self.noun)
+        given = read_fields(self.section, node, mistakes, self.noun)
         required = [item.name for item in options(self.section).values() if item.default is MISSING]
         return None if set(required) - set(given) else self.section(**given)
 
@@ -318,27 +317,26 @@ def _other_words(section: Any, noun: str) -> dict[str, str]:
     return words
 
 
-def read_fields(section: Any, node: Node, path: str, mistakes: Mistakes, noun: str) -> dict[str, Any]:
+def read_fields(section: Any, node: Node, mistakes: Mistakes, noun: str) -> dict[str, Any]:
     """The good values of a mapping by field; an empty value counts as not given. Notes unknown and missing keys."""
     known, given = options(section), node.mapping or {}
     values: dict[str, Any] = {}
     for key, child in given.items():
-        inner = f"{path}.{key}" if path else key
         if key not in known:
             gone = other_tools(f"no longer in {noun}").get(key)
             meant, remedy = instead(key, list(known), _other_words(section, noun))
             rule = f"is {'no longer' if gone else 'not'} a key of {noun}"
-            about = f"{path}.{meant}".strip(".") if meant and not gone else ""
-            mistakes.note(node.key_place(key), inner, rule, "", gone or remedy, about)
+            about = f"{node.path}.{meant}".strip(".") if meant and not gone else ""
+            mistakes.note(node.key(key), rule, "", gone or remedy, about)
         elif child.value is not None:
-            value = known[key].metadata["kind"].read(child, inner, mistakes)
+            value = known[key].metadata["kind"].read(child, mistakes)
             if value is not None:
                 values[known[key].name] = value
     for key, item in known.items():
-        inner = f"{path}.{key}" if path else key
+        at = replace(node.key(key), place=node.place)
         missing = item.default is MISSING and (key not in given or given[key].value is None)
-        if missing and not mistakes.within(inner):  # else another key stands for it
-            mistakes.note(node, inner, "is missing", "", f"add {key}: {item.metadata['example']}")
+        if missing and not mistakes.within(at.path):  # else another key stands for it
+            mistakes.note(at, "is missing", "", f"add {key}: {item.metadata['example']}")
     return values
 
 

@@ -22,7 +22,7 @@ from hpo.study_file.fields import Mistakes, read_fields
 from hpo.study_file.rules import check_constraints, check_rules, read_constraints, read_points, smaller_is_better
 from hpo.study_file.space_reader import SpaceReader
 from hpo.study_file.spec import DATA_SETS, Metric, StudySpec
-from hpo.study_file.yaml_nodes import Document, Node, clean, node_of, places, read_yaml, value_of
+from hpo.study_file.yaml_nodes import NOTHING, Document, Node, clean, located, node_of, places, read_yaml, value_of
 
 KnownTo = Callable[[str, str | None], Mapping[str, ParameterSpec]]
 SPACE_FILE: Final = re.compile(r".+\.ya?ml", re.IGNORECASE)
@@ -51,7 +51,7 @@ def read_study(
     values = _values(root, known, mistakes)
     _complete(values, root, folder)
     about: dict[str, Any] = {"path": path, "text": document.text, "space_text": space_text, "sets": tuple(sets)}
-    spec = StudySpec(**values, **about, places={"": root.place, **dict(places(root))})
+    spec = StudySpec(**values, **about, places=dict(places(root)))
     check_rules(spec, mistakes)
     if mistakes.all:
         raise BadInput(*_in_order(mistakes.all))
@@ -72,12 +72,12 @@ def _in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
 
 def _values(root: Node, known: KnownTo, mistakes: Mistakes) -> dict[str, Any]:
     """The fields of the spec that the file gives; the default in place of what is wrong."""
-    values = read_fields(StudySpec, root, "", mistakes, "the study file")
+    values = read_fields(StudySpec, root, mistakes, "the study file")
     values.setdefault("name", "unnamed")  # its mistake is noted
     model, train = values.get("model", "cnn"), values.get("train")
     names = known(model, train) if not mistakes.within("model", "train") else {}
     node = values.get("space", UNREAD)
-    space = None if node is UNREAD else SpaceReader(mistakes, names, model).read(node)
+    space = SpaceReader(mistakes, names, model).read(node) if node.place else None
     written = read_constraints(values.get("constraints"), mistakes)
     constraints = tuple(constraint for constraint, _ in written)
     start_with: Sequence[Params] = ()
@@ -109,17 +109,17 @@ def _completed(root: Node, sets: Sequence[str], folder: Path, mistakes: Mistakes
     within = [(keys, value) for keys, value in overrides if keys[0] == "search_space" and keys[1:]]
     root = _applied(root, [override for override in overrides if override not in within], mistakes)
     root, text = _with_space_file(root, folder, mistakes)
-    return _applied(root, within, mistakes), text
+    return located(_applied(root, within, mistakes)), text
 
 
 def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node, str]:
-    node = (root.mapping or {}).get("search_space")
-    if node is None or not isinstance(node.value, str):
+    node = replace((root.mapping or {}).get("search_space", NOTHING), path="search_space")
+    if not isinstance(node.value, str):
         return root, ""
     space, text = UNREAD, ""
     if not SPACE_FILE.fullmatch(node.value) and node.value not in SHIPPED:
         rule = f"must be a mapping of parameters, a .yaml file of them, or one of {', '.join(SHIPPED)}"
-        mistakes.note(node, "search_space", rule, str(node), "write cnn-small")
+        mistakes.note(node, rule, str(node), "write cnn-small")
     else:
         beside, here, current = folder / node.value, Path(node.value), Path.cwd()
         try:
@@ -131,8 +131,7 @@ def _with_space_file(root: Node, folder: Path, mistakes: Mistakes) -> tuple[Node
         except BadInput as error:
             _note_file(node, error, mistakes)
         except OSError as error:
-            got = f"{clean(node.value)}: {error.strerror}"
-            mistakes.note(node, "search_space", "cannot be read", got, "check the path")
+            mistakes.note(node, "cannot be read", f"{clean(node.value)}: {error.strerror}", "check the path")
     return replace(root, value={**(root.mapping or {}), "search_space": space}), text
 
 
@@ -145,7 +144,7 @@ def _note_file(node: Node, error: BadInput, mistakes: Mistakes) -> None:
         else:
             got = clean(str(node.value)) + (f": {mistake.got}" if mistake.got else "")
             remedy = "name the parameters in it" if mistake.rule == "is empty" else "check the path"
-            mistakes.note(node, "search_space", f"names a file that {mistake.rule}", got, remedy)
+            mistakes.note(node, f"names a file that {mistake.rule}", got, remedy)
 
 
 Override = tuple[Sequence[str], Node]  # the path split at dots, those of block1.channels too; and the value

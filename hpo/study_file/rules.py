@@ -71,12 +71,12 @@ def _path(spec: StudySpec, name: str) -> str:
 def _data(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.data is None:
         if spec.train is None:
-            mistakes.note(spec.place(""), "data", "is missing", "", "add data: digits")
+            mistakes.note(replace(_at(spec, ""), path="data"), "is missing", "", "add data: digits")
         return
     split = spec.data.split
     total = split.train + split.val + split.test
     if not math.isclose(total, 1, abs_tol=1e-6):
-        mistakes.note(*_at(spec, "data.split"), "must add up to 1", f"{total:.6g}", "write [0.7, 0.15, 0.15]")
+        mistakes.note(_at(spec, "data.split"), "must add up to 1", f"{total:.6g}", "write [0.7, 0.15, 0.15]")
     source = spec.data.source
     if source not in DATA_SETS and not _exists(source):
         name, seen = Path(source).name, spec.source(spec.data)
@@ -84,7 +84,7 @@ def _data(spec: StudySpec, mistakes: Mistakes) -> None:
         close = nearest(name, DATA_SETS) or (beside and str(Path(seen).with_name(beside)))
         rule = f"must be {', '.join(DATA_SETS)} or the path of a folder or file"
         remedy = f"did you mean {clean(close)}?" if close else "check the path"
-        mistakes.note(*_at(spec, "data", "source"), rule, clean(seen), remedy)
+        mistakes.note(_at(spec, "data", "source"), rule, clean(seen), remedy)
 
 
 def _beside(source: str) -> list[str]:
@@ -108,10 +108,10 @@ def _exists(source: str) -> bool:
 def _loss(spec: StudySpec, mistakes: Mistakes) -> None:
     regression = spec.data is not None and spec.data.regression
     if spec.train is None and regression and spec.loss == "cross_entropy":
-        mistakes.note(*_at(spec, "loss"), "must be squared_error where data.regression is true", spec.loss)
+        mistakes.note(_at(spec, "loss"), "must be squared_error where data.regression is true", spec.loss)
     if regression and (got := spec.class_weights):
         mistakes.note(
-            *_at(spec, "class_weights"), "must be false where data.regression is true", written(got), "drop it"
+            _at(spec, "class_weights"), "must be false where data.regression is true", written(got), "drop it"
         )
 
 
@@ -119,27 +119,26 @@ def _metric(spec: StudySpec, mistakes: Mistakes) -> None:
     name, target = spec.metric.name, spec.metric.target
     at = _at(spec, "metric", "name")
     if name.startswith("test"):
-        rule = "must not read the test split, which is for the best trial"
-        mistakes.note(*at, rule, name, f"write val{name[4:]}")
+        mistakes.note(at, "must not read the test split, which is for the best trial", name, f"write val{name[4:]}")
     if spec.train is not None:
         if spec.metrics:
-            mistakes.note(*_at(spec, "metrics"), "is for the built-in training", "", "report them from your own")
+            mistakes.note(_at(spec, "metrics"), "is for the built-in training", "", "report them from your own")
         return
     regression = spec.data is not None and spec.data.regression
     names = (*(REGRESSION if regression else CLASSIFICATION), "val_loss", "train_loss")
-    given = [(one, *_at(spec, "metrics", f"{index}")) for index, one in enumerate(spec.metrics) if ":" not in one]
+    given = [(one, _at(spec, "metrics", f"{index}")) for index, one in enumerate(spec.metrics) if ":" not in one]
     if all(":" not in one for one in spec.metrics) and not name.startswith("test"):  # else a function may give it
-        given.insert(0, (name, *at))
-    for one, place, path in given:
+        given.insert(0, (name, at))
+    for one, here in given:
         if _kind(one) not in names:
             where = f" where data.regression is {'true' if regression else 'not true'}"
             meant = other_tools("metrics").get(one.removeprefix("val_"), one)
             near = [f"val_{one}"] if f"val_{one}" in names else get_close_matches(meant, names, 3, 0.75)
             rule = f"must be one of {', '.join(names)}{where if one in (*REGRESSION, *CLASSIFICATION) else ''}"
-            mistakes.note(place, path, rule, one, f"did you mean {listed(near, 'or')}?" if near else "")
+            mistakes.note(here, rule, one, f"did you mean {listed(near, 'or')}?" if near else "")
     if _kind(name) in CLASSIFICATION and target is not None and not 0 <= target <= 1:
         remedy = f"write {target / 100:g}" if 1 < target <= 100 else ""
-        mistakes.note(*_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
+        mistakes.note(_at(spec, "metric.target"), f"must be from 0 to 1, as {name} is", f"{target:g}", remedy)
 
 
 def measured(spec: StudySpec) -> tuple[str, ...]:
@@ -157,11 +156,11 @@ def _kind(metric: str) -> str:
 def _trainer(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.prefix_safe is not None and spec.train is None:
         rule = "is for a training function of your own, and train is not given"
-        mistakes.note(*_at(spec, "prefix_safe"), rule, "", "drop it")
+        mistakes.note(_at(spec, "prefix_safe"), rule, "", "drop it")
     for key, value, usual in (("precision", spec.precision, "fp32"), ("class_weights", spec.class_weights, False)):
         if value != usual and spec.train is not None:
             rule = "is for hpo's own training, and train names another"
-            mistakes.note(*_at(spec, key), rule, written(value), "drop it, and set it in your code")
+            mistakes.note(_at(spec, key), rule, written(value), "drop it, and set it in your code")
 
 
 def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -169,17 +168,17 @@ def _stopping(spec: StudySpec, mistakes: Mistakes) -> None:
     if spec.early_stopping is not None and spec.early_stopping.min_epochs >= longest:
         rule = f"must be below the epochs of the longest trial ({longest})"
         remedy = "lower it, or raise epochs, or drop early_stopping"
-        mistakes.note(*_at(spec, "early_stopping.min_epochs"), rule, f"{spec.early_stopping.min_epochs}", remedy)
+        mistakes.note(_at(spec, "early_stopping.min_epochs"), rule, f"{spec.early_stopping.min_epochs}", remedy)
 
 
 def _patience(spec: StudySpec, mistakes: Mistakes) -> None:
     own = spec.early_stopping
     if own is not None and own.patience and (own.type == "patience" or "early_stopping.type" not in spec.places):
         rule, remedy = "stands beside another type", f"write {{type: patience, epochs: {own.patience}}}"
-        mistakes.note(*_at(spec, "early_stopping.patience"), rule, "", remedy)
+        mistakes.note(_at(spec, "early_stopping.patience"), rule, "", remedy)
     elif own is not None and own.epochs and own.type != "patience":
         rule, remedy = "is for type patience", f"write patience: {own.epochs}"
-        mistakes.note(*_at(spec, "early_stopping.epochs"), rule, "", remedy)
+        mistakes.note(_at(spec, "early_stopping.epochs"), rule, "", remedy)
 
 
 def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
@@ -187,22 +186,21 @@ def _budget(spec: StudySpec, mistakes: Mistakes) -> None:
     shortest = int(min(map(int, domain.values)) if isinstance(domain, Choice) else domain.low)
     if total is not None and total < shortest:
         rule = f"must be enough for one trial ({count(shortest, 'epoch')})"
-        mistakes.note(*_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
+        mistakes.note(_at(spec, "budget.total_epochs"), rule, f"{total}", "raise it, or lower epochs")
 
 
 def _execution(spec: StudySpec, mistakes: Mistakes) -> None:
     engine = spec.execution.engine
     if spec.execution.address is not None and engine != "ray":
-        mistakes.note(*_at(spec, "execution.address"), f"is for engine ray, and engine is {engine}", "", "drop it")
+        mistakes.note(_at(spec, "execution.address"), f"is for engine ray, and engine is {engine}", "", "drop it")
     if engine == "inline" and spec.workers not in ("auto", 1):
-        mistakes.note(*_at(spec, "workers"), "must be 1 with engine inline", f"{spec.workers}", "write engine: local")
+        mistakes.note(_at(spec, "workers"), "must be 1 with engine inline", f"{spec.workers}", "write engine: local")
 
 
-def _at(spec: StudySpec, path: str, key: str = "") -> tuple[str, str]:
-    """(place, path) of a value; of a key in it, where the file gives that."""
+def _at(spec: StudySpec, path: str, key: str = "") -> Node:
+    """Where the file has a value; or a key in it, where the file gives that."""
     path = f"{path}.{key}" if f"{path}.{key}" in spec.places else path
-    place, _, _ = spec.place(path).rpartition(f" {path}")
-    return place, path
+    return Node(None, spec.place(path).removesuffix(path).rstrip(), path=path)
 
 
 RULES: Final[Mapping[Callable[[StudySpec, Mistakes], None], tuple[str, ...]]] = {  # rule -> the sections it reads
@@ -231,20 +229,20 @@ MOST_POINTS: Final = 1_000
 def read_constraints(node: Node | None, mistakes: Mistakes) -> Written:
     if node is None:
         return ()
-    items = (node,) if isinstance(node.value, str) else node.items
+    items = (replace(node, path=f"{node.path}.0"),) if isinstance(node.value, str) else node.items
     if items is None or len(items) > MOST_CONSTRAINTS:
         got = str(node) if items is None else f"{len(items):,}"
         rule = f"must be a list of at most {MOST_CONSTRAINTS} conditions"
-        mistakes.note(node, "constraints", rule, got, 'write ["model_parameters <= 500_000"]')
+        mistakes.note(node, rule, got, 'write ["model_parameters <= 500_000"]')
         return ()
     constraints = []
-    for index, item in enumerate(items):
+    for item in items:
         try:
             if not isinstance(item.value, str):
                 raise NoExpression("must be a condition as text", str(item), 'write "channels <= 32"')
             constraints.append((Constraint(item.value), item))
         except NoExpression as error:
-            mistakes.note(item, f"constraints.{index}", error.rule, error.got, error.remedy)
+            mistakes.note(item, error.rule, error.got, error.remedy)
     return tuple(constraints)
 
 
@@ -253,29 +251,27 @@ def check_constraints(
 ) -> None:
     """Names that are none, text that is computed with, and conditions that nothing satisfies."""
     names = [one.name for one in space.everything]
-    for index, (constraint, node) in enumerate(constraints):
+    for constraint, node in constraints:
         for name in constraint.names:
             if name not in names and name not in MEASURES:
-                rule = f"names {name}, which the search space does not have"
                 remedy = known_name(name, names, *MEASURES)
-                mistakes.note(node, f"constraints.{index}", rule, "", remedy)
+                mistakes.note(node, f"names {name}, which the search space does not have", "", remedy)
     if not constraints or mistakes.within("constraints"):
         return
     rng = random.Random(f"constraints-{seed}")
     few = ParameterGrid(space.parameters) if 0 < (space.size() or 0) <= ENOUGH else None
     for point in map(space.with_derived, few or (space.sample(rng) for _ in range(ENOUGH))):
-        for index, item in enumerate(constraints):
-            _note_text(item, index, point, mistakes)
+        for constraint, node in constraints:
+            _note_text(constraint, node, point, mistakes)
         if mistakes.within("constraints"):
             return
-    for index, (constraint, node) in enumerate(constraints):
+    for constraint, node in constraints:
         if got := _nowhere(space, (constraint,), start_with, rng):
-            rule = "must hold somewhere in the search space"
-            mistakes.note(node, f"constraints.{index}", rule, got, "loosen it, or widen the space")
+            mistakes.note(node, "must hold somewhere in the search space", got, "loosen it, or widen the space")
     everything = tuple(constraint for constraint, _ in constraints)
     if not mistakes.within("constraints") and (got := _nowhere(space, everything, start_with, rng)):
         rule = "must all hold somewhere in the search space"
-        mistakes.note(constraints[0][1], "constraints", rule, got, "loosen one")
+        mistakes.note(replace(constraints[0][1], path="constraints"), rule, got, "loosen one")
 
 
 def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, mistakes: Mistakes) -> None:
@@ -289,7 +285,7 @@ def check_derived(space: Space, known: Mapping[str, ParameterSpec], node: Node, 
             if rule and one.exists(point):
                 where = ", ".join(f"{name} is {exact(point[name])}" for name in one.names)
                 got = f"{'nothing' if value is None else exact(value)} where {where}"
-                mistakes.note(node.key_place(one.name), f"search_space.{one.name}", rule, got)
+                mistakes.note(node.key(one.name), rule, got)
                 break
 
 
@@ -304,14 +300,13 @@ def _nowhere(space: Space, constraints: tuple[Constraint, ...], starts: Sequence
     return f"none of a sample of {SAMPLES:,} points"
 
 
-def _note_text(item: tuple[Constraint, Node], index: int, point: Params, mistakes: Mistakes) -> None:
+def _note_text(constraint: Constraint, node: Node, point: Params, mistakes: Mistakes) -> None:
     try:
-        item[0].value(point)
+        constraint.value(point)
     except ArithmeticError:
         return
     except TypeError as error:
-        rule = "must compare numbers with numbers"
-        mistakes.note(item[1], f"constraints.{index}", rule, str(error), "write == for text")
+        mistakes.note(node, "must compare numbers with numbers", str(error), "write == for text")
 
 
 def read_points(
@@ -323,38 +318,37 @@ def read_points(
     if node.items is None or len(node.items) > MOST_POINTS:
         got = str(node) if node.items is None else f"{len(node.items):,}"
         rule = f"must be a list of at most {MOST_POINTS:,} points"
-        mistakes.note(node, "start_with", rule, got, "write [{learning_rate: 1e-3}]")
+        mistakes.note(node, rule, got, "write [{learning_rate: 1e-3}]")
         return ()
     points = []
-    for index, item in enumerate(node.items):
-        path = f"start_with.{index}"
+    for item in node.items:
         if item.mapping is None:
-            mistakes.note(item, path, "must be a mapping of parameters", str(item), "write {learning_rate: 1e-3}")
+            mistakes.note(item, "must be a mapping of parameters", str(item), "write {learning_rate: 1e-3}")
             continue
-        point = _point(item, path, space, mistakes)
+        point = _point(item, space, mistakes)
         points.append(point)
         for constraint in constraints:
-            if not mistakes.within(path) and not constraint.holds(point):
+            if not mistakes.within(item.path) and not constraint.holds(point):
                 got = ", ".join(f"{name}: {exact(point[name])}" for name in constraint.names if name in point)
-                mistakes.note(item, path, f"must meet the constraint {constraint.text}", got)
+                mistakes.note(item, f"must meet the constraint {constraint.text}", got)
     return tuple(points)
 
 
-def _point(node: Node, path: str, space: Space, mistakes: Mistakes) -> dict[str, Value]:
+def _point(node: Node, space: Space, mistakes: Mistakes) -> dict[str, Value]:
     point: dict[str, Value] = {}
     for name, child in (node.mapping or {}).items():
         if name not in space:
             follows = next((one.text for one in space.derived if one.name == name), "")
             rule, remedy = "is not in the search space", known_name(name, space.names)
             rule, remedy = (f"follows from {follows}", "leave it out") if follows else (rule, remedy)
-            mistakes.note(node.key_place(name), f"{path}.{name}", rule, "", remedy)
+            mistakes.note(node.key(name), rule, "", remedy)
             continue
         written = child.scalar if child.items is None else as_text([one.scalar for one in child.items])
         value = space[name].domain.coerce(written) if written is not None else None
         if value is None:
-            mistakes.note(child, f"{path}.{name}", f"must be {space[name].domain}", str(child))
+            mistakes.note(child, f"must be {space[name].domain}", str(child))
         else:
             point[name] = value
-    for clash in space.conflicts(point) if not mistakes.within(path) else ():
-        mistakes.note(node.key_place(clash.place), f"{path}.{clash.place}", clash.rule, clash.got, clash.remedy)
+    for clash in space.conflicts(point) if not mistakes.within(node.path) else ():
+        mistakes.note(node.key(clash.place), clash.rule, clash.got, clash.remedy)
     return point

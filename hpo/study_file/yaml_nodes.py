@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,13 @@ _WORDS: Mapping[str, Scalar] = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value of the file. place: "study.yaml:7:12"; text: a scalar as it was written; keys: where a mapping's are."""
+    """A value of the file. place: "study.yaml:7:12"; text: a scalar as written; keys: where a mapping's are; path: of keys."""
 
     value: Scalar | tuple[Node, ...] | Mapping[str, Node]
     place: str
     text: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
 
     @property
     def mapping(self) -> Mapping[str, Node] | None:
@@ -60,6 +61,11 @@ class Node:
     @property
     def items(self) -> tuple[Node, ...] | None:
         return self.value if isinstance(self.value, tuple) else None
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """By key, or number in a list."""
+        items = {str(index): item for index, item in enumerate(self.items or ())}
+        yield from (self.mapping or items).items()
 
     @property
     def scalar(self) -> int | float | str | bool | None:
@@ -78,8 +84,9 @@ class Node:
     def is_scalar(self) -> bool:
         return not isinstance(self.value, Mapping | tuple)
 
-    def key_place(self, key: str) -> str:
-        return self.keys.get(key, self.place)
+    def key(self, key: str) -> Node:
+        """A key of it, for a message: where it stands, or would stand."""
+        return Node(None, self.keys.get(key, self.place), path=f"{self.path}.{key}".removeprefix("."))
 
     def __str__(self) -> str:
         """What a message says it got."""
@@ -320,10 +327,15 @@ def _resolved(text: str) -> Scalar:
     return float(digits) if _FLOAT.fullmatch(text) else text
 
 
-def places(node: Node, path: str = "") -> Iterator[tuple[str, str]]:
+def located(node: Node, path: str = "") -> Node:
+    """The tree in which every value has its path."""
+    inner = {key: located(child, f"{path}.{key}".removeprefix(".")) for key, child in node.children()}
+    value = inner if node.mapping is not None else tuple(inner.values()) if node.items is not None else node.value
+    return replace(node, value=value, path=path)
+
+
+def places(node: Node) -> Iterator[tuple[str, str]]:
     """(path, place) of every value of a tree."""
-    if path:
-        yield path, node.place
-    items = {str(index): item for index, item in enumerate(node.items or ())}
-    for key, child in (node.mapping or items).items():
-        yield from places(child, f"{path}.{key}" if path else key)
+    yield node.path, node.place
+    for _, child in node.children():
+        yield from places(child)
