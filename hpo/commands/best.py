@@ -120,7 +120,8 @@ def definitions(module: str, names: str) -> Iterator[str]:
     text = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names.split(", "):
-            yield str(ast.get_source_segment(text, node))
+            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            yield "\n".join(text.splitlines()[first - 1 : node.end_lineno])
 
 
 def assignments(source: ScriptSource) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hpo.core import Outcome, TrainingFailed
 from hpo.models import layers as plain
-from hpo.models.layers import GATES, Layer, Shape, Summary, shapes
+from hpo.models.layers import Layer, Shape, Summary, shapes
 
 Modules = dict[str, Callable[..., nn.Module]]
 
@@ -31,7 +31,6 @@ _POOLS: Final[Modules] = {
 }
 _CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _ACTIVATIONS: Final[Modules] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
-_FORGET: Final = 1  # torch stacks the gates of an LSTM as input, forget, cell, output
 
 
 class ImageRows(nn.Module):
@@ -93,13 +92,14 @@ def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Gen
     for i, layer in enumerate(layers):
         module = net.get_submodule(layer.name)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            _weights(module.weight, _activation_after(layers, i), generator)
+            after = _activation_after(layers, i)
+            draw_weights(module.weight, after.function if after else "", after.slope if after else 0.0, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()  # gamma 1, beta 0: nothing random
-        elif isinstance(layer, plain.Recurrent):
-            _recurrent_weights(module, layer, generator)
+        elif isinstance(module, FinalState):
+            draw_recurrent_weights(module.cells, generator)
 
 
 def _activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
@@ -112,37 +112,36 @@ def _activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | Non
     return None
 
 
-def _weights(weight: Tensor, activation: plain.Activation | None, generator: torch.Generator | None) -> None:
-    """He et al. 2015 (eq. 10, 15) for the one-sided activations, Glorot & Bengio 2010 (eq. 12) for the others."""
-    if activation is None:
-        nn.init.xavier_normal_(weight, generator=generator)
-    elif activation.function in ("tanh", "sigmoid"):
-        gain = 5 / 3 if activation.function == "tanh" else 1.0  # torch's own nn.init.calculate_gain
-        nn.init.xavier_normal_(weight, gain=gain, generator=generator)
+def draw_weights(weight: Tensor, function: str, slope: float, generator: torch.Generator | None) -> None:
+    """For the activation behind a layer, "" for none: He et al. 2015 (eq. 10, 15) for the one-sided ones, of leaky ReLU by
+    its slope, Glorot & Bengio 2010 (eq. 12) for the others."""
+    if function in ("relu", "leaky_relu", "silu"):
+        negative = slope if function == "leaky_relu" else 0.0
+        nn.init.kaiming_normal_(weight, a=negative, nonlinearity="leaky_relu", generator=generator)
     else:
-        slope = activation.slope if activation.function == "leaky_relu" else 0.0
-        nn.init.kaiming_normal_(weight, a=slope, nonlinearity="leaky_relu", generator=generator)
+        gain = 5 / 3 if function == "tanh" else 1.0  # torch's own nn.init.calculate_gain
+        nn.init.xavier_normal_(weight, gain=gain, generator=generator)
 
 
 @torch.no_grad()
-def _recurrent_weights(module: nn.Module, layer: plain.Recurrent, generator: torch.Generator | None) -> None:
+def draw_recurrent_weights(cells: nn.RNNBase, generator: torch.Generator | None) -> None:
     """Orthogonal from state to state, gate by gate, so that a state neither fades nor grows over the rows.
 
     Identity for relu (Le, Jaitly & Hinton 2015); the LSTM starts by not forgetting (Jozefowicz et al. 2015).
     """
-    for name, parameter in module.named_parameters():
-        gates = parameter.chunk(GATES[layer.cell])
+    for name, parameter in cells.named_parameters():
+        gates = parameter.chunk(len(parameter) // cells.hidden_size)
         for gate in gates:
             if "bias" in name:
                 nn.init.zeros_(gate)
             elif "weight_ih" in name:
                 nn.init.xavier_uniform_(gate, generator=generator)
-            elif layer.cell == "rnn" and layer.nonlinearity == "relu":
+            elif cells.mode == "RNN_RELU":
                 nn.init.eye_(gate)
             else:
                 nn.init.orthogonal_(gate, generator=generator)
-        if layer.cell == "lstm" and "bias_ih" in name:
-            nn.init.ones_(gates[_FORGET])
+        if cells.mode == "LSTM" and "bias_ih" in name:
+            nn.init.ones_(gates[1])  # torch stacks the gates as input, forget, cell, output
 
 
 def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:

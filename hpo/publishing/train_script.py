@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from hpo.models.network import FinalState, ImageRows, Rescale
+from hpo.models.network import FinalState, ImageRows, Rescale, draw_recurrent_weights, draw_weights
 from hpo.training.augment import erased, flipped, shifted, turned, turned_by  # noqa: F401 - `turned` calls it
+from hpo.training.setup import in_turns
 
 # == settings: the only lines that differ from copy to copy ============================================================
 # the best of 40 trials on digits, as an example
@@ -173,45 +174,18 @@ def build(data: Data) -> nn.Sequential:
     return network
 
 
-@torch.no_grad()
 def initialize(network: nn.Module, generator: Generator) -> None:
     """Weights such that signals neither fade nor grow at the start."""
     for i, (name, _, _) in enumerate(LAYERS):
         module = network.get_submodule(name)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            draw_weights(module.weight, i, generator)
+            kind, options = next((one[1:] for one in LAYERS[i + 1 :] if one[1] not in ("Norm", "Pool")), ("", {}))
+            function = options["function"] if kind == "Activation" else ""
+            draw_weights(module.weight, function, options.get("slope", 0.0), generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, FinalState):
             draw_recurrent_weights(module.cells, generator)
-
-
-def draw_weights(weight: Tensor, i: int, generator: Generator) -> None:
-    """For the activation behind layer i: He et al. 2015 for the one-sided ones, Glorot & Bengio 2010 otherwise."""
-    kind, options = next((layer[1:] for layer in LAYERS[i + 1 :] if layer[1] not in ("Norm", "Pool")), ("", {}))
-    function = options["function"] if kind == "Activation" else ""
-    if function in ("relu", "leaky_relu", "silu"):
-        slope = options["slope"] if function == "leaky_relu" else 0.0
-        nn.init.kaiming_normal_(weight, a=slope, nonlinearity="leaky_relu", generator=generator)
-    else:
-        nn.init.xavier_normal_(weight, gain=5 / 3 if function == "tanh" else 1.0, generator=generator)
-
-
-def draw_recurrent_weights(cells: nn.RNNBase, generator: Generator) -> None:
-    """Gate by gate; orthogonal from state to state, the identity for relu. An LSTM starts by not forgetting."""
-    for name, parameter in cells.named_parameters():
-        gates = parameter.chunk(len(parameter) // cells.hidden_size)
-        for gate in gates:
-            if "bias" in name:
-                nn.init.zeros_(gate)
-            elif "weight_ih" in name:
-                nn.init.xavier_uniform_(gate, generator=generator)
-            elif cells.mode == "RNN_RELU":
-                nn.init.eye_(gate)
-            else:
-                nn.init.orthogonal_(gate, generator=generator)
-        if cells.mode == "LSTM" and "bias_ih" in name:
-            nn.init.ones_(gates[1])  # input, forget, cell, output
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -290,16 +264,6 @@ def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> tor
     return torch.optim.AdamW(groups, LEARNING_RATE, betas=(BETA1, BETA2), fused=True)
 
 
-def in_turns(rows: Tensor, targets: Tensor, generator: Generator) -> Tensor:
-    """As many rows, of each class in turn: its own in this order, over again where it has too few."""
-    kinds, order = targets.sort(stable=True)
-    counts = torch.unique_consecutive(kinds, return_counts=True)[1]
-    turns = torch.arange(len(rows) // len(counts) + 1, device=rows.device)[:, None]
-    rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
-    shuffled = torch.rand(rounds.shape, generator=generator, device=rows.device).argsort(1)
-    return rows[rounds.gather(1, shuffled).flatten()[: len(rows)]]
-
-
 def train(data: Data, device: torch.device) -> nn.Module:
     """The network after epoch UNTIL; prints the metrics of every epoch."""
     network = build(data)
@@ -313,7 +277,8 @@ def train(data: Data, device: torch.device) -> nn.Module:
         rows = data.rows["train"]
         rows = rows[torch.randperm(len(rows), generator=generator, device=device)]
         if CLASS_WEIGHTS == "sampling":
-            rows = in_turns(rows, data.targets[rows], generator)
+            counts = torch.unique_consecutive(data.targets[rows].sort().values, return_counts=True)[1]
+            rows = in_turns(rows, data.targets[rows], counts, generator)
         batches = list(torch.split(rows, BATCH_SIZE))
         if len(batches) > 1 and len(batches[-1]) == 1:  # one image has no batch statistics: it joins the last batch
             batches[-2:] = [torch.cat(batches[-2:])]

@@ -107,17 +107,22 @@ class DeviceData:
         rows = rows[torch.randperm(len(rows), generator=generator, device=self.device)]
         if (counts := self.balanced) is None:
             return rows
-        order = self.targets[rows].argsort(stable=True)
-        turns = torch.arange(len(rows) // len(counts) + 1, device=self.device)[:, None]
-        rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
-        places = torch.rand(rounds.shape, generator=generator, device=self.device).argsort(1)
-        return rows[rounds.gather(1, places).flatten()[: len(rows)]]
+        return in_turns(rows, self.targets[rows], counts, generator)
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Rows as the network takes them: (len(rows), C, H, W) float32, channels last."""
         stored = self.images.index_select(0, rows.to(self.images.device)).to(self.device, non_blocking=True)
         floats = stored.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self.offset, floats, self.scale)
+
+
+def in_turns(rows: Tensor, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """As many rows, of each class in turn: its own in this order, over again where it has too few. counts: of each class."""
+    order = targets.argsort(stable=True)
+    turns = torch.arange(len(rows) // len(counts) + 1, device=rows.device)[:, None]
+    rounds = order[counts.cumsum(0) - counts + turns % counts]  # (turns, classes)
+    places = torch.rand(rounds.shape, generator=generator, device=rows.device).argsort(1)
+    return rows[rounds.gather(1, places).flatten()[: len(rows)]]
 
 
 def to_device(dataset: Dataset, device: torch.device, images: Tensor | None = None) -> DeviceData:
