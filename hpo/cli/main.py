@@ -21,18 +21,8 @@ WORKERS = click.option("--workers", metavar="N", help="Trials at a time, or auto
 DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:1.")
 
 
-def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
-    from hpo.provenance import __version__  # 0.03 s that `--help` need not wait for
-
-    if wanted:
-        echo(f"hpo, version {__version__}")
-        ctx.exit()
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Show the version."
-)
+@click.version_option(package_name="hpo-cnn", prog_name="hpo", help="Show the version.")
 def cli() -> None:
     """Hyperparameter optimization for convolutional networks.
 
@@ -152,9 +142,8 @@ def compare(
     if first is not None:
         alone = click.get_current_context().get_parameter_source("study") is ParameterSource.DEFAULT
         if names and not alone:
-            raise click.UsageError(
-                "two study files have strategies of their own: leave out --strategies and --strategy"
-            )
+            why = "two study files have strategies of their own: leave out --strategies and --strategy"
+            raise click.UsageError(why)
         other = None if alone else request.spec(flags)
         request = replace(request, study=first)
     spec = request.spec(flags)
@@ -226,10 +215,8 @@ def show(request: Request, trial: int, log: bool, as_json: bool) -> None:
     result = request.result()
     shown = result.trial(trial)
     if log:
-        own = result.spec.execution.engine == "ray"
-        where = (
-            "Ray keeps it in session_latest/logs/worker-* of the machine that trained" if own else "nothing was printed"
-        )
+        ray = "Ray keeps it in session_latest/logs/worker-* of the machine that trained"
+        where = ray if result.spec.execution.engine == "ray" else "nothing was printed"
         text = read_log(result.folders.study, shown.training)
         echo(text or f"trial {trial} has no log: {where}\n", err=not text, nl=False)
     else:

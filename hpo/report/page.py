@@ -122,8 +122,8 @@ def _svg(figure: Figure, label: str) -> str:
     for name, colour in LIGHT.items():
         text = text.replace(colour, f"var(--{name})")
     text = re.sub(r"\s*\n\s*", "\n", text)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]  # it writes one
-    size = f'viewBox="0 0 {width} {height}" style="--width:{width}px"'
+    width, height = 72 * figure.get_size_inches()
+    size = f'viewBox="0 0 {width:g} {height:g}" style="--width:{width:g}px"'
     return f'<svg role="img" aria-label="{html.escape(label)}" {size}>' + text[text.index(">") + 1 :]
 
 
