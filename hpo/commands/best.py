@@ -10,9 +10,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,13 @@ PACKAGE: Final = Path(__file__).parents[1]
 TEMPLATE: Final = PACKAGE / "publishing" / "train_script.py"
 MARK: Final = "Written by `hpo best --script`"  # in the template: a file with it may be overwritten
 FIRST, LAST, OWN = "# == settings", "# == end of the settings", "# == hpo's own code\n"
+COPIED: Final = {  # what of hpo itself stands there in a copy, by its file
+    "models/layers.py": "Shape Pad Conv Norm Activation Pool Dropout Flatten Dense Rows Recurrent Layer",
+    "models/network.py": "Modules PADS POOLS CELLS ACTIVATIONS ImageRows FinalState Rescale initialize activation_after "
+    "draw_weights draw_recurrent_weights module",
+    "training/augment.py": "flipped shifted turned turned_by erased",
+    "training/setup.py": "in_turns",
+}
 
 ALIAS = "refit"
 META = "refitted"  # the journal's note of the last one
@@ -109,18 +116,23 @@ def script(source: ScriptSource) -> str:
     """The text of train.py: the template with the best trial's settings, and with the source of what it imports of hpo."""
     before, first, rest = TEMPLATE.read_text("utf-8").partition(FIRST)
     title, (_, last, tail) = rest.partition("\n")[0], rest.partition(LAST)
-    head, *imports = before.split("\nfrom hpo.")
-    own = [text for line in imports for text in definitions(*line.partition(" #")[0].strip().split(" import "))]
-    tail = tail.replace(OWN, "\n\n\n".join(own) + "\n")
-    return "\n".join([head, first + title, *assignments(source), last + tail])
+    head = before.partition("\nfrom hpo.")[0]
+    own = "\n\n\n".join(text for file, names in COPIED.items() for text in definitions(file, names.split()))
+    return "\n".join([head, first + title, *assignments(source), last + tail.replace(OWN, f"{own}\n")])
 
 
-def definitions(module: str, names: str) -> Iterator[str]:
-    """The source of functions and classes of hpo, in its order; nothing is imported for it."""
-    text = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")
+def definitions(file: str, names: Collection[str]) -> Iterator[str]:
+    """The source of what these names are in a file of hpo, in its order; nothing is imported for it."""
+    text = (PACKAGE / file).read_text("utf-8").replace("plain.", "")  # how network.py names the layers
     for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names.split(", "):
-            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                first = node.lineno
+            case _:
+                continue
+        if name in names:
             yield "\n".join(text.splitlines()[first - 1 : node.end_lineno])
 
 
@@ -138,14 +150,10 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
         yield f"{name.upper()} = {literal(setting(source.params, TRAINING, name))}  # {known.doc}"
-    yield "LAYERS: list[tuple[str, str, dict[str, Any]]] = ["
+    yield "\n\ndef layers() -> list[Layer]:\n    return ["
     data = source.dataset
-    for layer in FAMILIES[how.model].layers(source.params, data.shape, data.outputs):
-        options = asdict(layer)
-        name, kind = options.pop("name"), type(layer).__name__
-        pairs = ", ".join(f"{literal(key)}: {literal(value)}" for key, value in options.items())
-        yield f"    ({literal(name)}, {literal(kind)}, {{{pairs}}}),"
-    yield "]"
+    yield from (f"        {one!r}," for one in FAMILIES[how.model].layers(source.params, data.shape, data.outputs))
+    yield "    ]\n\n"
 
 
 def metrics(source: ScriptSource) -> Iterator[str]:

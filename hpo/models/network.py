@@ -18,19 +18,19 @@ from hpo.models.layers import Layer, Shape, Summary, shapes
 
 Modules = dict[str, Callable[..., nn.Module]]
 
-_PADS: Final[Modules] = {
+PADS: Final[Modules] = {
     "zeros": nn.ZeroPad2d,
     "replicate": nn.ReplicationPad2d,
     "reflect": nn.ReflectionPad2d,
     "circular": nn.CircularPad2d,
 }
-_POOLS: Final[Modules] = {
+POOLS: Final[Modules] = {
     "max": nn.MaxPool2d,
     "average": nn.AvgPool2d,
     "global": lambda size, stride: nn.AdaptiveAvgPool2d(1),
 }
-_CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-_ACTIVATIONS: Final[Modules] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
+CELLS: Final[dict[str, Callable[..., nn.RNNBase]]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+ACTIVATIONS: Final[Modules] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU}
 
 
 class ImageRows(nn.Module):
@@ -92,7 +92,7 @@ def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Gen
     for i, layer in enumerate(layers):
         module = net.get_submodule(layer.name)
         if isinstance(module, nn.Conv2d | nn.Linear):
-            after = _activation_after(layers, i)
+            after = activation_after(layers, i)
             draw_weights(module.weight, after.function if after else "", after.slope if after else 0.0, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -102,7 +102,7 @@ def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Gen
             draw_recurrent_weights(module.cells, generator)
 
 
-def _activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
+def activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
     """The activation that layer i feeds, through nothing but a norm or a pooling."""
     for layer in layers[i + 1 :]:
         if isinstance(layer, plain.Activation):
@@ -148,7 +148,7 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
     """One layer for inputs of this shape (without the batch)."""
     match layer:
         case plain.Pad(before=before, after=after, mode=mode):
-            return _PADS[mode]((before, after, before, after))
+            return PADS[mode]((before, after, before, after))
         case plain.Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
             how: Any = mode if padding else "zeros"
             return nn.Conv2d(shape[0], channels, k, stride, padding, bias=bias, padding_mode=how, device=device)
@@ -157,9 +157,9 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Activation(function="leaky_relu", slope=slope):
             return nn.LeakyReLU(slope)
         case plain.Activation(function=function):
-            return _ACTIVATIONS[function]()
+            return ACTIVATIONS[function]()
         case plain.Pool(function=function, size=size, stride=stride):
-            return _POOLS[function](size, stride)
+            return POOLS[function](size, stride)
         case plain.Dropout(share=share):
             return nn.Dropout(share)
         case plain.Flatten():
@@ -171,7 +171,7 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
         case plain.Recurrent():
             own: Any = {"nonlinearity": layer.nonlinearity} if layer.cell == "rnn" else {}
             own |= {"bias": layer.bias, "dropout": layer.dropout, "bidirectional": layer.bidirectional}
-            cells = _CELLS[layer.cell](shape[1], layer.hidden, layer.layers, batch_first=True, device=device, **own)
+            cells = CELLS[layer.cell](shape[1], layer.hidden, layer.layers, batch_first=True, device=device, **own)
             return FinalState(cells)
 
 

@@ -15,18 +15,22 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from hpo.models.network import FinalState, ImageRows, Rescale, draw_recurrent_weights, draw_weights
-from hpo.training.augment import erased, flipped, shifted, turned, turned_by  # noqa: F401 - `turned` calls it
+from hpo.models.layers import Conv, Dense, Flatten, Layer
+from hpo.models.network import Rescale, initialize, module
+from hpo.training.augment import erased, flipped, shifted, turned
 from hpo.training.setup import in_turns
+
+# ruff: noqa: F401 - a copy has the source of what is imported of hpo, which needs the others
 
 # == settings: the only lines that differ from copy to copy ============================================================
 # the best of 40 trials on digits, as an example
@@ -59,11 +63,16 @@ SHIFT = 1
 FLIP = False
 ROTATION = 0.0
 ERASE = 0.0
-LAYERS: list[tuple[str, str, dict[str, Any]]] = [
-    ("block1.conv", "Conv", {"channels": 16, "kernel": 3, "stride": 1, "padding": 1, "mode": "zeros", "bias": True}),
-    ("flatten", "Flatten", {}),
-    ("output", "Dense", {"units": 10}),
-]
+
+
+def layers() -> list[Layer]:
+    return [
+        Conv(name="block1.conv", channels=16, kernel=3, padding=1),
+        Flatten(name="flatten"),
+        Dense(name="output", units=10),
+    ]
+
+
 # == end of the settings ===============================================================================================
 
 
@@ -120,72 +129,22 @@ def augmented(images: Tensor, generator: Generator) -> Tensor:
 
 # -- network -----------------------------------------------------------------------------------------------------------
 
-Modules = dict[str, Callable[..., nn.Module]]
-PADS: Modules = {"zeros": nn.ZeroPad2d, "replicate": nn.ReplicationPad2d}
-PADS |= {"reflect": nn.ReflectionPad2d, "circular": nn.CircularPad2d}
-POOLS: Modules = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "global": lambda size, stride: nn.AdaptiveAvgPool2d(1)}
-ACTIVATIONS: Modules = {"relu": lambda slope: nn.ReLU(), "leaky_relu": nn.LeakyReLU, "tanh": lambda slope: nn.Tanh()}
-ACTIVATIONS |= {"sigmoid": lambda slope: nn.Sigmoid(), "silu": lambda slope: nn.SiLU()}
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-
-
-def recurrent(features: int, cell: str, hidden: int, layers: int, nonlinearity: str, **options: Any) -> FinalState:
-    if cell == "rnn":
-        options["nonlinearity"] = nonlinearity
-    return FinalState(CELLS[cell](features, hidden, layers, batch_first=True, **options))
-
-
-LAYER: dict[str, Callable[[dict[str, Any], torch.Size], nn.Module]] = {  # of its options, for inputs of this size:
-    "Pad": lambda own, size: PADS[own["mode"]]((own["before"], own["after"]) * 2),  # (N, C, H, W), (N, T, F) or (N, F)
-    "Conv": lambda own, size: nn.Conv2d(
-        size[1],
-        own["channels"],
-        own["kernel"],
-        own["stride"],
-        own["padding"],
-        bias=own["bias"],
-        padding_mode=own["mode"],
-    ),
-    "Norm": lambda own, size: nn.BatchNorm2d(size[1]),
-    "Activation": lambda own, size: ACTIVATIONS[own["function"]](own["slope"]),
-    "Pool": lambda own, size: POOLS[own["function"]](own["size"], own["stride"]),
-    "Dropout": lambda own, size: nn.Dropout(own["share"]),
-    "Flatten": lambda own, size: nn.Flatten(),
-    "Dense": lambda own, size: nn.Linear(size[1], own["units"]),
-    "Rows": lambda own, size: ImageRows(),
-    "Recurrent": lambda own, size: recurrent(size[2], **own),
-}
-
 
 def build(data: Data) -> nn.Sequential:
     """The network on the CPU. A blank image goes through it as it grows and tells each layer the size of its input."""
-    network = nn.Sequential()
+    network, cpu = nn.Sequential(), torch.device("cpu")
     image = torch.zeros(1, *data.images.shape[1:])
-    for name, kind, options in LAYERS:
-        block, _, own = name.rpartition(".")  # block1.conv is `conv` in `block1`
+    for layer in layers():
+        block, _, own = layer.name.rpartition(".")  # block1.conv is `conv` in `block1`
         if block and block not in dict(network.named_children()):
             network.add_module(block, nn.Sequential())
-        module = LAYER[kind](options, image.size())
-        network.get_submodule(block).add_module(own, module)
-        image = module.eval()(image)
-    initialize(network, Generator().manual_seed(stream("weights")))
+        part = module(layer, tuple(image.shape[1:]), cpu)
+        network.get_submodule(block).add_module(own, part)
+        image = part.eval()(image)
+    initialize(network, layers(), Generator().manual_seed(stream("weights")))
     if REGRESSION:
         network.add_module("rescale", Rescale(data.target_mean.cpu(), data.target_std.cpu()))
     return network
-
-
-def initialize(network: nn.Module, generator: Generator) -> None:
-    """Weights such that signals neither fade nor grow at the start."""
-    for i, (name, _, _) in enumerate(LAYERS):
-        module = network.get_submodule(name)
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            kind, options = next((one[1:] for one in LAYERS[i + 1 :] if one[1] not in ("Norm", "Pool")), ("", {}))
-            function = options["function"] if kind == "Activation" else ""
-            draw_weights(module.weight, function, options.get("slope", 0.0), generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, FinalState):
-            draw_recurrent_weights(module.cells, generator)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
