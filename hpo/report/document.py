@@ -14,7 +14,7 @@ from markupsafe import Markup
 from hpo.comparison import text as comparison_text
 from hpo.comparison.compare import Comparison, best_so_far
 from hpo.comparison.text import Rows
-from hpo.core import EPOCHS, Event, Goal, State, Study, Trial
+from hpo.core import Event, Goal, State, Study, Trial
 from hpo.formatting import count, decimals, duration, ending, known_before, listed, read_at, written
 from hpo.report import figures, findings
 from hpo.report.figures import ModelFigures
@@ -79,7 +79,7 @@ class StudyReport:
         return sorted(findings.searched(self.space), key=lambda parameter: -shares.get(parameter.name, 0.0))
 
     def document(self) -> str:
-        return page("study.html", title=f"{self.name}: {self.strategy}", report=self)
+        return page("study.html", title=f"{self.name}: {self.strategy}", report=self, findings=findings)
 
     def pictures(self) -> list[Picture]:
         """Every figure of the page, for MLflow: `picture.png()` under `picture.name`."""
@@ -200,19 +200,11 @@ class StudyReport:
         return drawn
 
     @property
-    def outcomes(self) -> list[str]:
-        return [f"{findings.tally(self.trials)}.", *findings.in_common(self.trials, self.space)]
-
-    @property
     def errors(self) -> list[str]:
         errors: dict[str, list[int]] = {}
         for trial in self.study.with_state(State.FAILED):
             errors.setdefault(f"{trial.outcome}: {trial.error or 'no message'}", []).append(trial.number)
         return _first([f"{error} ({_named(numbers)})" for error, numbers in errors.items()], 10)
-
-    @property
-    def diagnosed(self) -> str:
-        return count(sum(map(bool, self.diagnoses.values())), "trial")
 
     @property
     def kinds(self) -> list[str]:
@@ -233,22 +225,6 @@ class StudyReport:
     @cached_property
     def edges(self) -> list[Edge]:
         return findings.edges(self.trials, self.goal, self.space, self.known)
-
-    @property
-    def why_no_edges(self) -> str:
-        few = len(self.study.with_state(State.COMPLETE)) < findings.FEWEST
-        chance = "none has more of the best trials than chance would put there"
-        return "too few complete trials to tell" if few else chance
-
-    @property
-    def may_train_longer(self) -> bool:
-        searched = any(parameter.name == EPOCHS for parameter in self.searched)
-        return searched and self.best is not None and self.best.epochs == self.space.longest
-
-    @property
-    def columns(self) -> list[tuple[str, bool]]:
-        """Of the table of trials: each parameter, and whether its values are words."""
-        return [(one.name, not findings.numeric(one.domain)) for one in findings.searched(self.space)]
 
     @cached_property
     def early(self) -> dict[int, str]:

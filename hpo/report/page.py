@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from hpo.formatting import decimals, listed, written
+from hpo.formatting import count, decimals, listed, written
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("report.css", "report.js"))
 PAPER, INK, MUTED, RULE, SHADE = "#fefefe", "#1c2128", "#626c77", "#d8dde3", "#f1f4f7"
@@ -150,7 +150,7 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
     undefined=StrictUndefined,
 )
-TEMPLATES.filters |= {"decimals": decimals, "listed": lambda words: listed([*words]), "written": written}
+TEMPLATES.filters |= {"count": count, "decimals": decimals, "listed": listed, "written": written}
 TEMPLATES.globals |= {
     "css": Markup(CSS),
     "script": Markup(SCRIPT),
