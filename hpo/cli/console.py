@@ -47,8 +47,7 @@ class Terminal(rich.console.Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
-            shown = printable(segment.text, keep="\n")
-            yield segment if segment.control else Segment(shown, segment.style)
+            yield segment if segment.control else Segment(printable(segment.text, keep="\n"), segment.style)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

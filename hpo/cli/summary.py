@@ -79,9 +79,8 @@ def data_lines(dataset: Dataset) -> Iterator[str]:
 
 
 def best_lines(result: Result) -> Iterator[str]:
-    try:
-        best = result.best
-    except NoResult:
+    best = result.spec.goal.best(result.study.trials)
+    if best is None:
         yield f"no trial has a {result.spec.metric.name}"
         return
     none = " (as no trial counts yet, the best of those trained longest)"
@@ -143,11 +142,7 @@ def failures(result: Result) -> Iterator[str]:
 
 def result_json(result: Result) -> dict[str, Any]:
     """The result for programs; `best` is null where no trial has a score."""
-    try:
-        best: dict[str, Any] | None = trial_json(result, result.best)
-    except NoResult:
-        best = None
-    study = result.study
+    study, best = result.study, result.spec.goal.best(result.study.trials)
     return {
         "name": result.spec.name,
         "strategy": result.spec.strategy,
@@ -158,7 +153,7 @@ def result_json(result: Result) -> dict[str, Any]:
         "reused_epochs": study.reused_epochs,
         "seconds": round(study.active_seconds, 3),
         "states": {str(state): len(study.with_state(state)) for state in State},
-        "best": best,
+        "best": trial_json(result, best) if best else None,
         "test": dict(result.test) if best else {},
         "model": result.published.model if result.published else None,
         "report": str(result.folders.report),

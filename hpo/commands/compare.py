@@ -263,8 +263,7 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
 
 
 def read_curve(result: Result, fresh: Mapping[Reading, Sequence[Repetition]] | None = None) -> Curve:
-    events = read_events(result.folders.journal)
-    return curve(shown(result.spec), result.spec.seed, events, result.spec.goal, fresh)
+    return curve(shown(result.spec), result.spec.seed, read_events(result.folders.journal), result.spec.goal, fresh)
 
 
 def best_trials(results: Sequence[Result], budget: int) -> list[Best]:

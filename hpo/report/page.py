@@ -150,7 +150,7 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
     undefined=StrictUndefined,
 )
-TEMPLATES.filters |= {"count": count, "decimals": decimals, "listed": listed, "written": written}
+TEMPLATES.filters |= {"counted": count, "decimals": decimals, "listed": listed, "written": written}
 TEMPLATES.globals |= {
     "css": Markup(CSS),
     "script": Markup(SCRIPT),
