@@ -64,7 +64,7 @@ def tracked(folder: Path, uri: str, trials: int, epochs: int) -> tuple[float, fl
     """Wall and processor seconds of delivering a whole study."""
     study = written(folder / "tracked", trials, epochs)
     began, spent = time.perf_counter(), time.process_time()
-    trouble = tracking.sync([study], uri)
+    trouble = tracking.Sync([study], uri).deliver()
     assert not trouble, trouble
     return time.perf_counter() - began, time.process_time() - spent
 

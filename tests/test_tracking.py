@@ -466,7 +466,7 @@ def test_a_hanging_mlflow_holds_no_driver_up(real: TrackedStudy, server: FakeMlf
     assert tracker.close(0.01) == len(script.events)
     release.set()
     tracker._thread.join()
-    assert tracking.sync([real], "http://fake", connect=server.connect) == ""
+    assert Sync([real], "http://fake", server.connect).deliver() == ""
     check_delivered(server.alive(), real, script.events, live=False)
 
 
@@ -495,7 +495,7 @@ def test_an_mlflow_that_refuses_does_not_hold_the_end_up_and_sync_delivers_later
         assert tracker.drain(10_000) == len(script.events)
         assert tracker.close(10_000) == len(script.events)
     server.away = False
-    assert tracking.sync([real], "http://fake", connect=server.connect) == ""
+    assert Sync([real], "http://fake", server.connect).deliver() == ""
     check_delivered(server.alive(), real, script.events, live=False)
 
 
@@ -506,7 +506,7 @@ def test_sync_gives_up_after_its_time_and_says_what_is_missing(real: TrackedStud
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    trouble = tracking.sync([real], "http://fake", 60, connect=server.connect, now=lambda: clock[0], sleep=sleep)
+    trouble = Sync([real], "http://fake", server.connect, lambda: clock[0]).deliver(60, sleep)
     assert trouble == "connection refused"
     assert clock[0] == 31  # 1 + 2 + 4 + 8 + 16, and 32 more would be too late
 

@@ -24,7 +24,7 @@ from hpo.journal import Journal
 from hpo.publishing.publish_best import Place, about, noted, publish_trial, registered
 from hpo.study_file.spec import StudySpec
 from hpo.tracking.runs import ComparisonInfo, TrackedStudy
-from hpo.tracking.sync import Tracker, sync
+from hpo.tracking.sync import Sync, Tracker
 from hpo.tracking.ui import SQLITE, TRIALS, link, sqlite_path, tracking_uri
 
 
@@ -37,7 +37,8 @@ def sync_these(spec: StudySpec, studies: Sequence[Folders], timeout: float = 60,
     with ExitStack() as stack:
         stack.callback(DriverLock(*(one.lock for one in studies)).release)
         info = comparison_info(studies[0], comparison) if comparison is not None else None
-        trouble = sync([tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)], uri, timeout)
+        tracked = [tracked_study(*pair, info) for pair in zip(specs, studies, strict=True)]
+        trouble = Sync(tracked, uri).deliver(timeout)
         if trouble:
             rule, again = "must answer to be brought up to date", command("sync", spec, studies[0].state)
             raise EnvironmentFailed(Mistake(uri, rule, trouble, f"start it, then: {again}"))

@@ -1,7 +1,7 @@
 """MLflow only listens: one writer thread follows the journals, and training never waits for it (docs/design.md).
 
 The thread imports mlflow (2 s), so that importing this file costs nothing. What is not delivered when a process ends is
-delivered by the next driver of the study, or by `sync`.
+delivered by the next driver of the study, or by `hpo sync`.
 """
 
 import logging
@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,14 @@ class Sync:
             logger.warning("MLflow is back after %.0f s; nothing is missing", self._now() - self._since)
         self.trouble, self.wait = "", FIRST_WAIT
         return True
+
+    def deliver(self, timeout: float = 60.0, sleep: Callable[[float], None] = time.sleep) -> str:
+        """What is missing of studies without a driver; returns what is wrong after `timeout` seconds, or ""."""
+        end = self._now() + timeout
+        with closing(self), mlflow_environment():
+            while not self.round(live=False) and self._now() + self.wait <= end:
+                sleep(self.wait)
+        return self.trouble
 
     def refuses(self, seconds: float) -> bool:
         """Whether a try that took so long shows an MLflow that has been down, not slow, for a while."""
@@ -242,27 +250,6 @@ class Tracker:
             self._sync.fail(why, f"tracking failed by {why}; the study continues, and the rest is tried again")
             logger.debug("where it failed", exc_info=True)
             return False
-
-
-def sync(
-    studies: Sequence[TrackedStudy],
-    uri: str,
-    timeout: float = 60.0,
-    *,
-    connect: Connect | None = None,
-    now: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
-) -> str:
-    """Deliver what is missing of studies without a driver; returns what is wrong after `timeout` seconds, or ""."""
-    one = Sync(studies, uri, connect, now)
-    end = now() + timeout
-    try:
-        with mlflow_environment():
-            while not one.round(live=False) and now() + one.wait <= end:
-                sleep(one.wait)
-        return one.trouble
-    finally:
-        one.close()
 
 
 def connect_mlflow(uri: str, experiment: str, tags: Mapping[str, str]) -> Store:
