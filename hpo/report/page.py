@@ -115,9 +115,9 @@ def label(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    text = _printed(FigureCanvasSVG(figure).print_svg, metadata={"Date": None}).decode()
+    unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    text = _printed(FigureCanvasSVG(figure).print_svg, metadata=unsaid).decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     for name, colour in LIGHT.items():
         text = text.replace(colour, f"var(--{name})")
