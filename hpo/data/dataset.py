@@ -209,8 +209,8 @@ def known(source: DataSpec, seed: int, cache: Path) -> str | None:
 
 def kept(digest: str, cache: Path) -> Dataset | None:
     """What was loaded once, whatever its source holds now; None where it is not there any more."""
-    splits = sorted(cache.glob("*/split-*.npz"))
-    places = ((file.parent, int(file.stem.removeprefix("split-"))) for file in splits)
+    files = sorted(cache.glob("*/split-*.npz"))
+    places = ((file.parent, int(file.stem.removeprefix("split-"))) for file in files)
     return next((Dataset.open(*place) for place in places if _digests_at(*place)[1] == digest), None)
 
 
@@ -230,8 +230,7 @@ def _load(source: DataSpec, seed: int, scratch: Path | None, available: int | No
     except splits.TooFew as few:
         rule = f"must have at least {few.least} images to train, validate and test"
         raise BadInput(Mistake(contents.place, rule, str(len(targets)), "add images")) from few
-    needed = len(chosen) * contents.image_bytes
-    refuse_above(contents.place, needed, available, "set data.resize or data.limit")
+    refuse_above(contents.place, len(chosen) * contents.image_bytes, available, "set data.resize or data.limit")
     pixels = _pixels(contents, chosen, scratch)
     content = _sha([LAYOUT, contents.classes, source.resize], (pixels, targets))
     empty = np.empty(0, np.float32)

@@ -120,7 +120,7 @@ def publish(order: Order, begun: subprocess.Popen[bytes] | None = None, timeout:
             process.kill()
     try:
         answer: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
+    except (IndexError, ValueError):
         last = stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise EnvironmentFailed(_failed(last[0][:300])) from None
     if "error" in answer:

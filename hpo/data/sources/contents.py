@@ -124,9 +124,8 @@ def labelled(values: Array, spec: DataSpec, place: str, names: Sequence[str] | N
 
 def _numbers(values: Array, place: str) -> Array:
     if values.dtype.kind not in "iufb":
-        raise BadInput(
-            Mistake(place, "must be numbers for regression", f"{values.dtype}", "save numbers as y of an .npz")
-        )
+        remedy = "save numbers as y of an .npz"
+        raise BadInput(Mistake(place, "must be numbers for regression", f"{values.dtype}", remedy))
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     _refuse_where(~np.isfinite(numbers), values, place, "must hold finite numbers", "remove or fix these rows")
