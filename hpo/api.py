@@ -97,13 +97,17 @@ def compare(
 
     strategies, seeds: instead of the first study's own; rescore: the best trials' test score and fresh seeds. Raises HpoError.
     """
-    from hpo.commands.compare import beginning, compare_and_deliver  # matplotlib, which `run` begins without
+    from hpo.commands.compare import (
+        beginning,
+        compare_and_deliver,
+        epochs_in_all,
+    )  # matplotlib, which `run` begins without
 
     names = f"[{', '.join(strategies)}]" if strategies else None
     flags = {"compare.strategies": names, "compare.seeds": seeds, "workers": workers, "device": device}
     spec, terminal = _spec(study, sets, flags), Terminal(quiet=quiet)
     second = None if other is None else _spec(other, sets, flags)
-    progress = ComparisonProgress(spec, terminal)
+    progress = ComparisonProgress(spec, terminal, epochs_in_all(spec, second))
     options = RunOptions(state_folder(spec, state), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS, beginning(spec, second)):
         return compare_and_deliver(spec, second, options, rescore)

@@ -13,9 +13,10 @@ from studied import SPACE, TINY, TRAINER, Place, hpo
 
 from hpo import api, provenance
 from hpo.check import check_study
+from hpo.cli.console import ComparisonProgress, Terminal
 from hpo.commands import compare as compare_command
 from hpo.commands import confirm as confirm_command
-from hpo.commands.compare import Compared, compare_strategies, compare_studies, studies
+from hpo.commands.compare import Compared, compare_strategies, compare_studies, epochs_in_all, studies
 from hpo.commands.confirm import confirm_finalists, confirming, fresh_values, run_confirmation
 from hpo.commands.reproduce import reproduce
 from hpo.commands.run import RunOptions, run
@@ -124,6 +125,8 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
         (tmp_path / f"{study['name']}.yaml").write_text(json.dumps(study))
     told = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--json")
     said = json.loads(told.stdout)
+    for name in ("one/random", "two/bayesian"):
+        assert f"{name}-1: val_accuracy" in told.stderr
     assert [row["strategy"] for row in said["strategies"]] == ["one", "two"]
     assert [(pair["a"], pair["b"]) for pair in said["pairs"]] == [("one", "two")]
     assert "two: bayesian with built-in prior." in said["notes"]
@@ -138,7 +141,15 @@ def test_two_study_files_are_compared_on_the_same_splits_whatever_they_search(tm
     refused = hpo(tmp_path, "compare", "one.yaml", "two.yaml", "--strategies", "random,grid", code=2)
     assert "leave out --strategies" in refused.stderr
     specs = [api.load(tmp_path / f"{name}.yaml") for name in ("one", "two")]
-    again = compare_studies(*specs, RunOptions(tmp_path), rescore=False).comparison
+    progress, heads = ComparisonProgress(specs[0], Terminal(), epochs_in_all(*specs)), []
+
+    def tell(search: Search, event: Event) -> None:
+        progress.receive(search, event)
+        heads.append(str(progress.__rich__().renderables[0]))
+
+    again = compare_studies(*specs, RunOptions(tmp_path, listeners=[tell]), rescore=False).comparison
+    assert heads[0].endswith(" of 24 epochs"), "the second file's are in it before they have begun"
+    assert heads[-1] == "one: 4 studies, 24 of 24 epochs"
     assert json.loads(json.dumps(as_json(again)))["pairs"] == said["pairs"], "nothing is trained twice"
 
 

@@ -236,8 +236,8 @@ def sparkline(trial: Trial, goal: Goal, width: int = 12) -> str:
 class ComparisonProgress:
     """A listener: on a terminal a table of all studies, elsewhere a line now and then and one for each that ends."""
 
-    def __init__(self, spec: StudySpec, terminal: Terminal) -> None:
-        self.spec, self.terminal = spec, terminal
+    def __init__(self, spec: StudySpec, terminal: Terminal, budget: int) -> None:
+        self.spec, self.terminal, self.budget = spec, terminal, budget  # epochs of all its studies, begun or not
         self.trained = self.charged = 0  # epochs of this run
         self._ended = 0  # trials
         self._began = time.monotonic()
@@ -268,12 +268,11 @@ class ComparisonProgress:
 
     def _head(self) -> str:
         searches = self._searches.values()
-        budget = sum(search.budget.total_epochs or 0 for search in searches)
         done = sum(min(search.study.epochs, search.budget.total_epochs or 0) for search in searches)
-        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {count(budget, 'epoch')}"
+        head = f"{self.spec.name}: {count(len(searches), 'study')}, {done} of {count(self.budget, 'epoch')}"
         if any(search.stopping for search in searches):
             return f"{head}, {FINISHING}"
         if not self.charged:
             return head
-        left = (budget - done) * (time.monotonic() - self._began) / self.charged
+        left = (self.budget - done) * (time.monotonic() - self._began) / self.charged
         return f"{head}, about {duration(left)} left"

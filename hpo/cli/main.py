@@ -148,12 +148,12 @@ def compare(
         request = replace(request, study=first)
     spec = request.spec(flags)
     from hpo.cli.console import COMPARISON_REDRAWS, ComparisonProgress, Terminal, live
-    from hpo.commands.compare import beginning, compare_and_deliver
+    from hpo.commands.compare import beginning, compare_and_deliver, epochs_in_all
     from hpo.commands.run import RunOptions
     from hpo.comparison import text
 
     terminal = Terminal(stderr=as_json)
-    progress = ComparisonProgress(spec, terminal)
+    progress = ComparisonProgress(spec, terminal, epochs_in_all(spec, other))
     options = RunOptions(request.folder(spec), fresh, listeners=[progress.receive], environ=os.environ)
     with live(terminal, progress, COMPARISON_REDRAWS, beginning(spec, other)):
         compared = compare_and_deliver(spec, other, options, not no_rescore)
@@ -242,7 +242,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
     if script:
         from hpo.commands.best import DATA, write_script
 
-        path = write_script(result, to or result.folders.run / "best")
+        path = nearby(write_script(result, to or result.folders.run / "best"))
         echo(f"{path} is written, with {DATA} beside it; run: python {path}")
     if refit:
         from hpo.commands.best import refit as train_on_all

@@ -204,6 +204,13 @@ def beginning(spec: StudySpec, other: StudySpec | None) -> str:
     return f"{spec.name}: {title(spec, other)}, {count(total_epochs(spec), 'epoch')} each{besides}"
 
 
+def epochs_in_all(spec: StudySpec, other: StudySpec | None) -> int:
+    """What all studies of a comparison may train."""
+    if other is not None:
+        return 2 * spec.compare.seeds * total_epochs(spec)
+    return sum(one.budget.total_epochs or 0 for one in studies(spec))
+
+
 def studies(spec: StudySpec) -> list[StudySpec]:
     """One spec a strategy and seed, with the budget in epochs; a target ends none of them, it is what "epochs to" counts.
 

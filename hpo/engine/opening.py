@@ -178,7 +178,7 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     study, target = journal.study(), target_trials(spec, journal, trials)
     retried = [n for n in noted_retries(journal) if n in study.replaced or allowed(spec, study.trials[n].params)]
     budget = affordable(spec, None if target is None else target + len(retried))
-    name = journal.path.parent.name
+    name = f"{spec.name}/{journal.path.parent.name}"  # two study files are compared side by side
     goal = spec.goal
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
     strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
