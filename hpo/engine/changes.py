@@ -6,10 +6,11 @@ accepted is accepted for good.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hpo import provenance
 from hpo.core import BestSoFar, Ended, Goal, Opened, Params, Started, State, Study, Trial, Value, without_epochs
@@ -45,10 +46,9 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         "constraints": all(one in new["constraints"] for one in old["constraints"]),
         "start_with": new["start_with"][: len(starts)] == starts,
     }
+    differing = edited({key: old.get(key) for key in new}, new)
     changed = [
-        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
-        for key in new
-        if old.get(key) != new[key] and not grown.get(key)
+        f"{key} was {json.dumps(was)}, is {json.dumps(now)}" for key, was, now in differing if not grown.get(key)
     ]
     apart = clashes(Space.from_record(json.loads(space)), spec.space, families.defaults(spec))
     if spec.warm_start != "studies" and (journal.environment() or {}).get("warm_start") == "studies":
@@ -58,6 +58,16 @@ def refuse_changes(spec: StudySpec, folders: Folders, journal: Journal) -> None:
         rule = f"cannot resume {folders.run}, because the study has changed"
         place = str(spec.path or spec.name)
         raise Conflict(*(Mistake(place, f"{rule}: {what}", "", remedy) for what in [*changed, *apart]))
+
+
+def edited(old: Mapping[str, Any], new: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each key that differs, as `--set` names it, with both its values; mappings are compared key by key."""
+    for key in {**old, **new}:
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from edited(was, now, f"{inside}{key}.")
+        elif was != now:
+            yield f"{inside}{key}", was, now
 
 
 def allowed(spec: StudySpec, params: Params) -> bool:
