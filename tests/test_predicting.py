@@ -188,6 +188,14 @@ def test_images_on_another_scale_are_refused(data: str, largest: float, kind: st
         assert (as_stored(given, stored(images)) == given).all()
 
 
+def test_images_that_are_no_array_of_numbers_are_refused_in_one_line() -> None:
+    data = stored(np.ones((12, 1, 4, 4), np.uint8))
+    one_size = "images: must be all of one size, to be one array, got a list of several sizes; resize them, or predict one at a time"
+    assert refused(BadInput, as_stored, [np.zeros((4, 4)), np.zeros((5, 5))], data) == one_size
+    finite = "images: must be finite numbers, got nan; leave out what is missing"
+    assert refused(BadInput, as_stored, np.full((2, 4, 4), np.nan), data) == finite
+
+
 @pytest.mark.parametrize("resize", [None, (6, 5)])
 def test_one_image_may_come_alone(resize: tuple[int, int] | None) -> None:
     colour = np.random.RandomState(0).randint(0, 256, (12, 3, 6, 5)).astype(np.uint8)

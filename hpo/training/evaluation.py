@@ -199,7 +199,11 @@ def predictions(model: nn.Module, images: Array) -> Array:
 
 def as_stored(images: Array, data: Dataset) -> Array:
     """Images in any usual shape, or one, -> (N, C, H, W) as the data set has them. Raises BadInput."""
-    given, (channels, height, width) = np.asarray(images), data.shape
+    try:
+        given, (channels, height, width) = np.asarray(images), data.shape
+    except ValueError:  # what NumPy says of a list whose parts differ
+        rule, remedy = "must be all of one size, to be one array", "resize them, or predict one at a time"
+        raise BadInput(Mistake("images", rule, "a list of several sizes", remedy)) from None
     last = given.ndim == 3 and given.shape[2] <= 4 < width  # channels, of one image: no grey ones have 4 columns
     alone = last or (given.ndim == 3 and channels > 1) or (given.ndim == 2 and height > 1)
     batch = given[None] if alone else given
@@ -218,6 +222,8 @@ def as_stored(images: Array, data: Dataset) -> Array:
 def _refuse_other_scale(top: float, floats: bool, data: Dataset) -> None:
     """Raise BadInput for images up to `top` that have been divided and those of the data not, or the other way round."""
     least, most = float(data.images.min()), float(data.images.max())
+    if not math.isfinite(top):
+        raise BadInput(Mistake("images", "must be finite numbers", f"{top:g}", "leave out what is missing"))
     if data.images.dtype == np.uint8:
         highest, divided = 255.0, floats and 0 < top <= 1 < most
     else:
