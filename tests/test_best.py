@@ -21,7 +21,17 @@ from studied import Place
 
 from hpo import api, core
 from hpo.cli.console import Utilization
-from hpo.cli.summary import best_lines, exit_code, fallen_lines, result_json, status_table, summary_lines, trial_lines
+from hpo.cli.summary import (
+    best_lines,
+    exit_code,
+    fallen_lines,
+    result_json,
+    status_json,
+    status_table,
+    summary_lines,
+    trial_json,
+    trial_lines,
+)
 from hpo.commands import reproduce, sync
 from hpo.commands.best import refit
 from hpo.commands.confirm import as_read
@@ -29,7 +39,7 @@ from hpo.commands.run import RunOptions, run
 from hpo.comparison.compare import best_so_far
 from hpo.core import BestSoFar, Event, Goal, Job, Limits, Report, Reported, State, Study, Trial, training_seed
 from hpo.engine.driver import Driver
-from hpo.engine.result import PUBLISHED, Published, Result, read_result, statuses
+from hpo.engine.result import PUBLISHED, Published, Result, StudyStatus, read_result, statuses
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
 from hpo.errors import EnvironmentFailed
@@ -454,7 +464,13 @@ def test_a_best_read_before_its_end_is_shown_so(tmp_path: Path) -> None:
     for trial in trials:
         head, value, *_ = trial_lines(result, trial, 0)
         assert (head.endswith("  <- best"), clause in value) == (trial == result.best, trial is trials[-1])
+    assert [*result.trials.counts] == [True] * (len(trials) - 1) + [False]
     del trials[:-1]  # so that nothing counts
+    status = StudyStatus(result.folders, result.study, "", result.spec.goal)
+    assert trial_json(result, trials[0])["counts"] is status_json(status)["best"]["counts"] is False
+    assert (
+        repr(result).splitlines()[1].startswith(f"best: trial {trials[0].number}, val_accuracy 1.0000{clause}   (.best")
+    )
     assert next(best_lines(result)).endswith(
         f" 1.0000{clause} (as no trial counts yet, the best of those trained longest)"
     )

@@ -365,12 +365,12 @@ def test_what_a_search_knew_is_recorded_and_one_resumed_with_another_prior_says_
     assert tags["hpo.precision"] == "fp32"
     report = study_report(ran.spec, ran.folders, ran.study, {}).document()
     assert f"The search began with what {known} have shown." in report
-    assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == known
+    assert status_json(statuses(ran.spec, tmp_path)[0])["known"] == known.removesuffix(",")
     assert caplog.messages == []
     again = on_data(tmp_path, data=data, budget={"trials": 3}, strategy="bayesian", warm_start="none")
     assert (len(again.study), again.study.environments[-1]["prior"]) == (3, "none")
     assert caplog.messages == [
-        f"bayesian-0: prior {recorded['prior']} -> none since the last run; the search goes on with what it is now",
+        f"tiny/bayesian-0: prior {recorded['prior']} -> none since the last run; the search goes on with what it is now",
         "strategy bayesian searches as tpe, because warm_start is none",
     ]
 

@@ -49,7 +49,7 @@ def test_a_result_in_python_is_a_table_a_trial_and_a_network(tmp_path: Path, pre
     with pytest.raises(BadInput, match=r"must be \(N, 1, 8, 8\), as the data are, got shape \(45, 4, 16\); reshape"):
         result.predict(pixels.reshape(-1, 4, 16))
     assert set(result.trials["trial"]) == {0, 1}
-    assert repr(result).startswith("py (bayesian, seed 0): 2 trials, ")
+    assert repr(result).startswith("py (bayesian, seed 0): budget spent; 2 trials, ")
     assert len(repr(result).splitlines()) == 2
     again = hpo.run(spec, state=tmp_path, quiet=True)
     assert len(again.study.trials) == 2

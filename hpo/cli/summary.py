@@ -171,6 +171,7 @@ def trial_json(result: Result, trial: Trial) -> dict[str, Any]:
         "outcome": str(trial.outcome),
         "metric": result.spec.metric.name,
         "value": goal.value(trial),
+        "counts": bool(goal.counted(trial)),
         "epoch": None if reading is None else reading.epoch,
         "epochs": trial.epoch,
         "params": dict(trial.params),
@@ -277,7 +278,8 @@ def status_json(one: StudyStatus) -> dict[str, Any]:
     goal, best = one.goal, one.goal.best(one.study.trials)
     told: dict[str, Any] = {}
     if best is not None and (reading := goal.reading(best)) is not None:
-        told = {"trial": best.number, "value": goal.value(best), "epoch": reading.epoch, "params": {**best.params}}
+        about = {"trial": best.number, "value": goal.value(best), "counts": bool(goal.counted(best))}
+        told = {**about, "epoch": reading.epoch, "params": {**best.params}}
     return {
         "study": one.folders.run.name,
         "state": str(one.state),
@@ -286,5 +288,5 @@ def status_json(one: StudyStatus) -> dict[str, Any]:
         "states": {str(state): len(one.study.with_state(state)) for state in State},
         "best": told or None,
         "driver": one.driver or None,
-        "known": known_before(one.study) or None,
+        "known": known_before(one.study).rstrip(",") or None,
     }

@@ -20,7 +20,7 @@ from hpo.data.dataset import Dataset, kept
 from hpo.engine.changes import other_versions, refuse_other_network, stored_data
 from hpo.errors import BadInput, Conflict, EnvironmentFailed, Mistake, NoResult
 from hpo.files import Folders, holder_of
-from hpo.formatting import count, decimals, listed
+from hpo.formatting import count, decimals, ending, listed, read_at
 from hpo.journal import Journal, read_events
 from hpo.models import families
 from hpo.space.space import Space
@@ -44,7 +44,8 @@ RUN_FLAGS = {**FLAGS, "budget.time": "--time", "workers": "--workers", "device":
 GROWING = ("constraints", "start_with")  # what is read of a study does not depend on them
 PUBLISHED = "published"  # the journal's note of what was published last
 COUNTED = "counted"  # its note of the epochs that ever counted
-COLUMNS = ("trial", "state", "outcome", "value", "epochs", "until", "seconds", "started", "ended", "attempt", "repeat")
+TIMES = ("seconds", "started", "ended")
+COLUMNS = ("trial", "state", "outcome", "value", "counts", "epochs", "until", *TIMES, "attempt", "repeat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,14 @@ class Result:
 
     def __repr__(self) -> str:
         """Two lines, for a notebook."""
-        best = self.spec.goal.best(self.study.trials)
-        head = f"{self.spec.name} ({self.spec.strategy}, seed {self.spec.seed}): {count(len(self.study), 'trial')}"
-        line = "none" if best is None else f"trial {best.number}, {self.spec.metric.name} {decimals(self.best_value)}"
-        return f"{head}, {count(self.study.epochs, 'epoch')}\nbest: {line}   (.best, .trials, .test, .model(), .predict(images))"
+        spec, study, best = self.spec, self.study, self.spec.goal.best(self.study.trials)
+        head = f"{spec.name} ({spec.strategy}, seed {spec.seed}): "
+        head += f"{ending(study.closed, spec.space.enumerable)}; " if study.closed else ""
+        head += f"{count(len(study), 'trial')}, {count(study.epochs, 'epoch')}"
+        line = "none"
+        if best is not None:
+            line = f"trial {best.number}, {spec.metric.name} {decimals(self.best_value)}{read_at(best, spec.goal)}"
+        return f"{head}\nbest: {line}   (.best, .trials, .test, .model(), .predict(images))"
 
     def _repr_html_(self) -> str:
         """For a notebook: the best trials and the best so far; it loads nothing."""
@@ -236,8 +241,9 @@ def diagnoses(study: Study) -> dict[int, str]:
 def trials_table(study: Study, goal: Goal) -> pd.DataFrame:
     """One row a trial, in their order, its columns named as MLflow names them.
 
-    value: the metric that counts; epochs: trained so far; seconds: of training; started, ended: UTC; params.* as they
-    were tried, empty where a parameter did not exist; metrics.*: at the epoch that counts; error: of a failed trial.
+    value: the metric that counts, or (counts: False) the last as long as none does; epochs: trained so far; seconds: of
+    training; started, ended: UTC; params.* as they were tried, empty where a parameter did not exist; metrics.*: of the
+    epoch that `value` is of; error: of a failed trial.
     """
     import pandas as pd  # takes 0.4 s that a run should not wait for
 
@@ -263,6 +269,7 @@ def _row(trial: Trial, goal: Goal, diagnosis: str) -> dict[str, object]:
         "state": trial.state.value,
         "outcome": trial.outcome.value,
         "value": goal.value(trial),
+        "counts": bool(goal.counted(trial)),
         "epochs": trial.epoch,
         "until": trial.until,
         "seconds": sum(report.seconds for report in trial.reports),
