@@ -32,9 +32,9 @@ def number(value: float, digits: int = 4) -> str:
         return "never" if value == math.inf else "none"
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    if abs(value) >= 10**digits:
+    if 10**digits <= abs(value) < 1e15:
         return f"{value:.0f}"
-    if abs(value) < 1e-3:  # a learning rate of 1e-4, not of 0.0001
+    if not 1e-3 <= abs(value) < 1e15:  # a learning rate of 1e-4, not of 0.0001
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{short}e{int(exponent)}"

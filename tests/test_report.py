@@ -311,6 +311,8 @@ def test_a_name_beside_a_curve_that_ends_in_nan_has_room(draw: str) -> None:
     figure = figures.learning(reports) if draw == "learning" else figures.learning_curves([trial], 0, GOAL)
     figure.savefig(io.BytesIO(), format="png")  # a warning of matplotlib is an error here
     assert figure.axes[0].get_xlim()[1] >= 12
+    few = figures.learning(reports[:2]).axes[0]
+    assert all(tick == int(tick) for tick in few.get_xticks()), "there is no epoch 1.5"
 
 
 def test_a_curve_is_named_at_its_end_with_those_that_end_there_too_and_none_hides_another() -> None:

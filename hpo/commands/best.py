@@ -28,7 +28,7 @@ from hpo.engine.components import recipe
 from hpo.engine.result import Published, Result
 from hpo.errors import BadInput, EnvironmentFailed, Mistake, NoResult
 from hpo.files import DriverLock
-from hpo.formatting import count, decimals
+from hpo.formatting import count, decimals, nearby
 from hpo.journal import Journal
 from hpo.models import user
 from hpo.models.families import FAMILIES
@@ -252,4 +252,4 @@ def refit_lines(done: Refit) -> Iterator[str]:
     again = " (made earlier)" if done.known else ""
     yield f"refit:  trial {done.trial.number} on {data}: {test or 'no test split to score it on'}{again}"
     yield f"model:  {done.published.said}{'; the same command logs it later' if done.published.failed else ''}"
-    yield f"        its weights are in {done.checkpoint}"
+    yield f"        its weights are in {nearby(done.checkpoint)}"

@@ -161,7 +161,7 @@ class StudyReport:
             drawn.append(Picture("best-so-far", f"Best {goal.metric} so far against epochs trained", draw))
         shown = self.ranked[:MOST_CURVES][::-1]
         if self.best is not None and any(len(trial.reports) > 1 for trial in shown):
-            label = f"{goal.metric} after each epoch of the best {count(len(shown), 'trial')}"
+            label = f"{goal.metric} after each epoch of the best {count(len(shown), 'trial').removeprefix('1 ')}"
             draw = partial(figures.learning_curves, shown, self.best.number, goal)
             drawn.append(Picture("learning-curves", label, draw))
         return drawn

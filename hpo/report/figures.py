@@ -58,6 +58,7 @@ def best_so_far(points: Sequence[CurvePoint], study: Study, goal: Goal) -> Figur
     _name(axes, end, names, (low, high))
     _remark(axes, sum(not low <= _value(trial, goal) <= high for trial in shown), goal)
     axes.set(ylim=(low, high), xlim=(0, end * 1.01), xlabel="epochs trained", ylabel=goal.metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -149,7 +150,7 @@ def compared(comparison: Comparison) -> Figure:
         axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
         names.append((comparison.twice.median, TWICE, MUTED))
     _name(axes, comparison.budget, names, (low, high))
-    axes.set(ylim=(low, high), xlim=(0, comparison.budget))
+    axes.set(ylim=(low, high), xlim=(0, comparison.budget * 1.01))  # what rises with the last epoch is seen to
     axes.set(xlabel="epochs trained", ylabel=f"best {comparison.goal.metric}")
     return figure
 
@@ -223,6 +224,7 @@ def learning(reports: Sequence[Report]) -> Figure:
             line = [finite(report.metrics[name]) for report in reports]
             axes.plot([report.epoch for report in reports], line, color=colour, lw=1.8, linestyle=dashes)
             ends.append((line[-1], name, colour))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _name(axes, reports[-1].epoch, ends, axes.get_ylim())
     return figure
 
