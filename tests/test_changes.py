@@ -383,7 +383,7 @@ def test_which_recorded_task_a_study_is_like_is_in_the_report_in_mlflow_and_said
     space |= {"dense_layers": [0, 1], "batch_norm": ["off", "before"], "optimizer": ["sgd", "adam", "rmsprop"]}
     space |= {"batch_size": [16, 64], "epochs": 4, "learning_rate": {"min": 1e-4, "max": 0.3, "log": True}}
     stops = {"strategy": "random", "early_stopping": {"type": "predictive", "min_epochs": 3}}
-    ran = on_data(tmp_path, search_space=space, budget={"total_epochs": 240}, **stops)
+    ran = on_data(tmp_path, search_space=space, budget={"total_epochs": 120}, **stops)
     report = study_report(ran.spec, ran.folders, ran.study, {}).document()
     (said,) = re.findall(r"have shown\. (The prior was right about .* cases; .*?\.)<", report)
     assert "; the study is most like templates" in said
