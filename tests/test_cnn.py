@@ -83,7 +83,7 @@ def test_padding_is_a_word_or_a_number_of_pixels_on_each_side(padding: int | str
     assert one(Conv, padding=padding).padding == sides
 
 
-def test_an_impossible_architecture_names_parameter_block_image_and_map() -> None:
+def test_an_impossible_architecture_names_parameter_block_image_and_map_as_does_a_norm_over_one_value() -> None:
     params = {"blocks": 3, "kernel_size": 5, "padding": "valid", "pool": "none", "block1.kernel_size": 3}
     with pytest.raises(Impossible) as impossible:
         cnn.layers(params, DIGITS, 10)
@@ -91,9 +91,6 @@ def test_an_impossible_architecture_names_parameter_block_image_and_map() -> Non
     assert impossible.value.layer == "block3.conv"
     assert feasibility("cnn", params, DIGITS, 10).reason == impossible.value.why
     assert feasibility("cnn", {**params, "blocks": 2}, DIGITS, 10).reason is None
-
-
-def test_a_norm_over_one_value_is_impossible_only_at_batch_size_one() -> None:
     params = {"blocks": 4, "batch_norm": "before", "block4.pool": "none"}
     assert feasibility("cnn", {**params, "batch_size": 2}, DIGITS, 10).reason is None
     why = "batch_norm at block 4 on 8x8: one value a channel at batch_size 1, map 1x1"
@@ -101,15 +98,12 @@ def test_a_norm_over_one_value_is_impossible_only_at_batch_size_one() -> None:
     assert one(Norm, batch_norm="before", batch_size=7).batch_size == 7
 
 
-def test_a_model_knows_its_parameters_and_those_of_training_and_a_users_own_decides_itself() -> None:
+def test_a_model_knows_its_parameters_each_default_is_a_value_of_it_and_together_they_train() -> None:
     for name, family in FAMILIES.items():
         assert set(known(name)) == set(family.parameters) | set(TRAINING)
         assert not set(family.parameters) & set(TRAINING)
     assert known("mymodels:net") == known("cnn", train="mine:train") == {}
     assert feasibility("mymodels:net", {}, DIGITS, 10).reason is None
-
-
-def test_every_default_is_a_value_its_parameter_allows_and_together_they_train() -> None:
     for model in FAMILIES:
         assert sizes(model, {}, DIGITS, 10).rows[-1].shape == (10,)
         for name, parameter in known(model).items():

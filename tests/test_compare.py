@@ -483,16 +483,12 @@ def test_other_data_code_or_versions_are_other_repetitions(place: Place, monkeyp
     assert len({*names, name()}) == 5
 
 
-def test_of_a_split_that_hpo_did_not_make_nothing_is_said(place: Place) -> None:
-    place.run(budget={"trials": 2})
-    assert "split" not in run_confirmation(place.spec(), place.folder, 2, 2)[-1]
-
-
-def test_confirm_says_which_trials_it_leaves_out_and_why(place: Place) -> None:
+def test_confirm_says_which_trials_it_leaves_out_and_nothing_of_a_split_that_hpo_did_not_make(place: Place) -> None:
     space = {"rate": [0.1, 0.2, 2.0], "width": 3, "epochs": [2, 4]}
     study = {"strategy": "grid", "search_space": space, "metric": {"name": "total", "goal": "minimize"}}
     place.run(**study)
-    left, *finalists, _ = run_confirmation(place.spec(**study), place.folder, 3, 2)
+    left, *finalists, said = run_confirmation(place.spec(**study), place.folder, 3, 2)
+    assert "split" not in said
     assert [line.partition(":")[0] for line in finalists] == ["trial 0", "trial 2"]
     same = [f"trial {other} (the training of trial {one} after the same epoch)" for other, one in ((4, 0), (3, 2))]
     assert left == f"Left out: {'; '.join(same)}; 2 other trials (no epoch that counts yet)."

@@ -256,13 +256,17 @@ def test_a_study_whose_first_three_trials_fail_alike_is_given_up(slots: int, tmp
     assert 3 <= len(study.trials) < 3 + slots
 
 
-def test_five_failures_in_a_row_end_a_study_that_began_well(tmp_path: Path) -> None:
+def test_five_failures_in_a_row_end_a_study_that_began_well_and_one_given_up_may_be_tried_again(tmp_path: Path) -> None:
     executor = Scripted()
     executor.script = lambda key, epoch, before: CRASH if len(executor.trained) > 20 else ""
     study = laws.check(drive(tmp_path, random(), Budget(trials=50), executor))
     assert study.closed == "failing"
     assert [trial.state for trial in study.trials][-5:] == [State.FAILED] * 5
     assert study.trials[-6].state is State.COMPLETE
+    failed = drive(tmp_path, random(), Budget(trials=9), Scripted(1, lambda *_: CRASH))
+    study = laws.check(drive(tmp_path, random(), Budget(trials=9), events=failed), trials=9)
+    assert study.closed == "budget"
+    assert [t.state for t in study.trials] == [State.FAILED] * 3 + [State.COMPLETE] * 6
 
 
 @pytest.mark.parametrize("wrong", [NAN, "different"])
@@ -304,13 +308,6 @@ def test_a_trial_without_a_value_is_not_complete(
     trials = Study(events).trials
     assert {(trial.state, trial.outcome) for trial in trials} == {("complete" if value == 0.5 else "failed", outcome)}
     assert value is None or not any(isinstance(event, Closed) and event.reason == "failing" for event in events)
-
-
-def test_a_study_that_was_given_up_may_be_tried_again_once_the_trainer_is_fixed(tmp_path: Path) -> None:
-    failed = drive(tmp_path, random(), Budget(trials=9), Scripted(1, lambda *_: CRASH))
-    study = laws.check(drive(tmp_path, random(), Budget(trials=9), events=failed), trials=9)
-    assert study.closed == "budget"
-    assert [t.state for t in study.trials] == [State.FAILED] * 3 + [State.COMPLETE] * 6
 
 
 @every_strategy

@@ -60,7 +60,7 @@ def test_any_arithmetic_agrees_with_python(left: str, op: str, right: str, a: in
         assert constraint.holds(point) is constraint.value({**point, "unused": 1}) is expected
 
 
-def test_what_a_constraint_names_are_parameters_and_one_that_is_absent_lets_it_hold() -> None:
+def test_what_a_constraint_names_are_parameters_and_those_of_one_text_are_equal() -> None:
     constraint = Constraint("block2.channels >= block1.channels and a > 100")
     assert constraint.names == ("a", "block1.channels", "block2.channels")
     assert constraint.holds(VALUES)
@@ -68,6 +68,11 @@ def test_what_a_constraint_names_are_parameters_and_one_that_is_absent_lets_it_h
     assert Constraint("max(a, block1.x.y) < model_parameters").names == ("a", "block1.x.y", "model_parameters")
     assert Constraint("block1.x < block1").names == ("block1", "block1.x")
     assert Constraint("1 < 2").names == ()
+    constraint = Constraint("a<b")
+    assert constraint == Constraint("a<b")
+    copy = pickle.loads(pickle.dumps(constraint))
+    assert copy == constraint
+    assert copy.holds(VALUES)
 
 
 def test_what_cannot_be_computed_does_not_hold_nor_fill_the_memory() -> None:
@@ -143,11 +148,3 @@ def test_any_text_is_a_constraint_or_refused(text: str) -> None:
     except NoExpression:
         return
     assert constraint.holds(dict.fromkeys(constraint.names, 1)) in (True, False)
-
-
-def test_constraints_of_one_text_are_equal_and_survive_pickling() -> None:
-    constraint = Constraint("a<b")
-    assert constraint == Constraint("a<b")
-    copy = pickle.loads(pickle.dumps(constraint))
-    assert copy == constraint
-    assert copy.holds(VALUES)

@@ -24,7 +24,7 @@ def filled(content: str) -> Callable[[Path], None]:
     return write
 
 
-def test_a_file_is_replaced_at_the_end_of_the_block_and_not_before(tmp_path: Path) -> None:
+def test_a_file_or_folder_is_replaced_at_the_end_of_the_block_unless_what_is_there_is_good(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a.npz"
     for content in ("first", "second"):
         before = path.read_text() if path.exists() else None
@@ -34,6 +34,13 @@ def test_a_file_is_replaced_at_the_end_of_the_block_and_not_before(tmp_path: Pat
         assert path.read_text() == content
     assert draft.suffix == ".npz"  # NumPy would add another
     assert list(path.parent.iterdir()) == [path]
+    folder = tmp_path / "other" / "saved"
+    for content in ("first", "second"):
+        replace_folder(folder, filled(content), lambda _: False)
+        assert (folder / "a").read_text() == content
+    replace_folder(folder, filled("third"), lambda there: (there / "a").read_text() == "second")
+    assert (folder / "a").read_text() == "second"
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_block_or_a_folder_that_cannot_be_written_leaves_the_old_and_no_draft(tmp_path: Path) -> None:
@@ -53,16 +60,6 @@ def test_a_block_or_a_folder_that_cannot_be_written_leaves_the_old_and_no_draft(
         replace_folder(folder, lambda new: new.write_text("in the way"), lambda _: False)  # type: ignore[arg-type, return-value]
     assert (folder / "a").read_text() == "old"
     assert {*tmp_path.iterdir()} == {tmp_path / "a", folder}
-
-
-def test_a_folder_is_replaced_unless_what_is_there_is_good(tmp_path: Path) -> None:
-    folder = tmp_path / "below" / "saved"
-    for content in ("first", "second"):
-        replace_folder(folder, filled(content), lambda _: False)
-        assert (folder / "a").read_text() == content
-    replace_folder(folder, filled("third"), lambda there: (there / "a").read_text() == "second")
-    assert (folder / "a").read_text() == "second"
-    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_every_epoch_is_looked_at_and_not_too_often(steps: int) -> None:
     assert 1 <= len(due) <= max(1, steps // probes.EVERY + 1)
 
 
-def test_dead_units_never_fire_and_saturated_values_are_at_an_end() -> None:
+def test_dead_units_never_fire_saturated_values_are_at_an_end_and_no_hook_is_left() -> None:
     net = network()
     with torch.no_grad():
         net.get_parameter("block1.norm.bias").copy_(torch.tensor([-99.0, 0.0, 0.0, 0.0]))  # one of four channels
@@ -76,9 +76,6 @@ def test_dead_units_never_fire_and_saturated_values_are_at_an_end() -> None:
     with activations(probe_places(net, ours=True)) as found:
         net.eval()(torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0)))
     assert {name: value.item() for name, value in found.items()} == {"dead/block1": 0.25, "saturated/dense1": 0.5}
-
-
-def test_no_hook_is_left_behind() -> None:
     net = network()
     with activations(probe_places(net, ours=True)) as found:
         pass

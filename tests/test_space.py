@@ -198,7 +198,7 @@ def test_a_grid_holds_every_point_exactly_once(space: Space) -> None:
     assert space.size() == len(expected)
 
 
-def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> None:
+def test_a_grid_is_read_anywhere_and_a_range_without_step_or_count_has_none() -> None:
     space = Space(
         (
             Parameter("big", Range(0, 10**18, True, step=1)),
@@ -211,6 +211,13 @@ def test_a_grid_of_more_points_than_can_be_counted_by_len_is_read_anywhere() -> 
     for index in (0, 1, 10**20 + 17, grid.size - 1):
         assert is_point(grid.point(index), space)
     assert len({frozen(grid.point(index)) for index in range(grid.size - 500, grid.size)}) == 500
+    space = Space((Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,)))))
+    with pytest.raises(GridImpossible) as impossible:
+        space.grid()
+    assert [fault.place for fault in impossible.value.faults] == ["a", "b"]
+    assert "count: 5" in impossible.value.faults[0].remedy
+    assert space.size() is None
+    assert Space((Parameter("a", Range(1, 9, True)),)).size() == 9
 
 
 def test_conditions_on_many_parents_are_counted_and_refused_where_they_are_too_entangled() -> None:
@@ -223,16 +230,6 @@ def test_conditions_on_many_parents_are_counted_and_refused_where_they_are_too_e
     space = Space((*parents, *children))
     assert "too entangled" in refused(GridImpossible, space.grid)
     assert space.size() is None
-
-
-def test_a_range_without_step_or_count_has_no_grid_but_a_whole_one_has_a_size() -> None:
-    space = Space((Parameter("a", Range(1, 9, True)), Parameter("b", Range(0, 1, False)), Parameter("c", Choice((1,)))))
-    with pytest.raises(GridImpossible) as impossible:
-        space.grid()
-    assert [fault.place for fault in impossible.value.faults] == ["a", "b"]
-    assert "count: 5" in impossible.value.faults[0].remedy
-    assert space.size() is None
-    assert Space((Parameter("a", Range(1, 9, True)),)).size() == 9
 
 
 @given(any_spaces)

@@ -67,7 +67,7 @@ def test_a_study_needs_a_name_data_and_a_search_space_in_code_too() -> None:
     assert loaded.space.constants == {"dropout": 0.1, "epochs": DEFAULT_EPOCHS}
 
 
-def test_budget_goal_and_loss_follow_from_the_rest_unless_the_file_says_otherwise() -> None:
+def test_budget_goal_loss_and_the_model_s_name_follow_from_the_rest_unless_the_file_says_otherwise() -> None:
     assert spec("budget: {time: 30m}").budget == Budget(time=1800.0)
     assert spec("budget: {patience: 5}").budget == Budget(trials=DEFAULT_TRIALS, patience=5)
     assert spec("strategy: grid").budget == Budget()
@@ -76,9 +76,6 @@ def test_budget_goal_and_loss_follow_from_the_rest_unless_the_file_says_otherwis
     assert spec("metric: {name: val_loss, goal: maximize}").metric.goal == "maximize"
     loaded = spec("data: {source: digits, regression: true}")
     assert (loaded.loss, loaded.metric.name, loaded.metric.goal) == ("squared_error", "val_mse", "minimize")
-
-
-def test_the_best_model_is_registered_under_the_study_s_name_unless_the_file_says_otherwise() -> None:
     given = [{}, {"register": "other"}, {"register": False}, {"register": None}, {"enabled": True}]
     assert [registered(spec(name="own", tracking=one)) for one in given] == ["own", "other", None, "own", "own"]
 
@@ -228,7 +225,7 @@ def test_every_key_of_a_study_file_either_may_change_or_is_fixed() -> None:
     assert set(options(StudySpec)) == free | set(spec("precision: bf16").fixed())
 
 
-def test_with_patience_every_epoch_counts_and_a_journal_from_before_it_is_that_of_the_same_study() -> None:
+def test_with_patience_every_epoch_counts_but_no_trial_is_longer_than_the_space_has_it() -> None:
     for text, counted, kept in (
         ("asha", {1, 3, 9, 10}, 5),
         ("patience", {*range(1, 11)}, 5),
@@ -238,23 +235,17 @@ def test_with_patience_every_epoch_counts_and_a_journal_from_before_it_is_that_o
             loaded = spec(f"early_stopping: {text}\nsearch_space: {{epochs: {epochs}}}")
             assert set(loaded.goal.epochs) == (counted if text != "asha" or epochs == "10" else {7, 10})
             assert len(loaded.fixed()["early_stopping"]) == kept
-
-
-def test_a_trial_is_never_longer_than_the_space_has_it_although_with_patience_every_epoch_counts() -> None:
     text = "{x: [1, 3], epochs: [4, 10, 20]}\nconstraints: [epochs * x <= 40]\nearly_stopping: patience"
     loaded = read_study({"name": "x", **read(f"train: own:fit\nprefix_safe: true\nsearch_space: {text}")}, known=known)
     problem = Components(loaded, None, ["cpu"], {}, None).problem()
     assert [problem.extended({"x": x, "epochs": 4})["epochs"] for x in (1, 3)] == [20, 10]
 
 
-def test_a_spec_travels_to_other_processes_and_is_changed_by_replace() -> None:
+def test_a_spec_travels_to_other_processes_and_a_mapping_is_read_as_a_file_is() -> None:
     loaded = spec("constraints: ['learning_rate < 1']")
     assert pickle.loads(pickle.dumps(loaded)) == loaded
     assert replace(loaded, strategy="random").space == loaded.space
     assert loaded.space.sample(random.Random(0))["learning_rate"] in (0.1, 0.2)
-
-
-def test_a_mapping_is_read_as_a_file_is() -> None:
     assert refused(BadInput, read_study, {**LEAST, "strategy": "grd", "budget": {"trials": 0}}).splitlines() == [
         "study strategy: must be bayesian, random, grid or tpe, got grd; did you mean grid?",
         "study budget.trials: must be a whole number of at least 1, got 0",

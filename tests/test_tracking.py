@@ -341,16 +341,15 @@ def test_what_a_power_cut_took_from_the_journal_is_replaced_in_mlflow(one: Track
     assert {run.status for run in server.alive()} == {"FINISHED"}
 
 
-def test_a_study_that_a_driver_has_is_not_synchronized_by_others(tmp_path: Path) -> None:
+def test_a_study_that_a_driver_has_is_left_alone_and_one_set_aside_keeps_its_runs(
+    tmp_path: Path, server: FakeMlflow
+) -> None:
     place = Folders(tmp_path, "digits", "random", 0)
     (tmp_path / "study.yaml").write_text("name: digits\nsearch_space: {epochs: 1}\ndata: digits\nbudget: {trials: 1}\n")
     spec = reader.read_study(tmp_path / "study.yaml")
     lock = DriverLock(place.lock)
     assert "already running as pid" in refused(Conflict, sync_these, spec, [place])
     lock.release()
-
-
-def test_a_study_set_aside_with_fresh_keeps_its_runs(server: FakeMlflow, tmp_path: Path) -> None:
     for number in range(2):
         script = Script(now=1_700_000_000.0 + number * 1e6)
         script.complete()
