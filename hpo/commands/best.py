@@ -6,7 +6,6 @@ params, epochs and seed are the trial's. The test split is read once more, and t
 """
 
 import ast
-import json
 import math
 import shutil
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from hpo import provenance
 from hpo.commands.reproduce import one_worker, train_job
 from hpo.commands.sync import tracked_study
-from hpo.core import Job, JobFailed, Params, Scored, Trial, Value, digest, training_seed
+from hpo.core import Job, JobFailed, Params, Scored, Trial, digest, training_seed
 from hpo.data.dataset import Dataset, standards
 from hpo.engine.changes import load_data
 from hpo.engine.components import recipe
@@ -143,13 +142,13 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield from (f"# {line}" for line in (*source.title.splitlines(), f"found with {used}"))
     yield f"SEED = {source.seed}  # names every random stream: weights, order of the images, dropout, augmentation"
     yield f"UNTIL = {source.epoch}  # train to the end of this epoch"
-    yield f"LOSS = {literal(how.loss)}  # or squared_error"
-    yield f'CLASS_WEIGHTS: bool | str = {literal(how.class_weights)}  # True: all weigh the same; "sampling": drawn as often'
+    yield f"LOSS = {how.loss!r}  # or squared_error"
+    yield f"CLASS_WEIGHTS: bool | str = {how.class_weights!r}  # True: all weigh the same; 'sampling': drawn as often"
     yield from metrics(source)
-    yield f"PRECISION = {literal(how.precision)}  # of training steps; bf16: autocast"
+    yield f"PRECISION = {how.precision!r}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
-        yield f"{name.upper()} = {literal(setting(source.params, TRAINING, name))}  # {known.doc}"
+        yield f"{name.upper()} = {setting(source.params, TRAINING, name)!r}  # {known.doc}"
     yield "\n\ndef layers() -> list[Layer]:\n    return ["
     data = source.dataset
     yield from (f"        {one!r}," for one in FAMILIES[how.model].layers(source.params, data.shape, data.outputs))
@@ -164,14 +163,9 @@ def metrics(source: ScriptSource) -> Iterator[str]:
         if user.is_reference(name):
             yield f"# what {name} measures is not computed here: it is a function of your own"
         else:
-            names.append(f"{literal(name)}: ({literal(kind)}, {numbers.index(of) if of else None})")
+            names.append(f"{name!r}: ({kind!r}, {numbers.index(of) if of else None})")
     said = "besides: of one class by its number, or the mean"
     yield f"METRICS: dict[str, tuple[str, int | None]] = {{{', '.join(names)}}}  # {said}"
-
-
-def literal(value: Value) -> str:
-    """A value as Python source; text in double quotes."""
-    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 @dataclass(frozen=True, slots=True)
