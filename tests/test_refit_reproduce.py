@@ -113,6 +113,8 @@ def test_a_trial_comes_out_the_same_without_touching_what_is_known(place: Place,
     found = reproduce.reproduce(result, 1)
     assert found.identical
     assert list(reproduce.lines(found)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit"]
+    failed = replace(found, trial=replace(found.trial, outcome=Outcome.NAN))
+    assert list(reproduce.lines(failed)) == ["trial 1: identical, 3 epochs of 2 numbers bit for bit, and nan again"]
     assert len(place.trained()) == 9, "from nothing: all three epochs"
     assert sorted(place.folder.rglob("*.ckpt")) == before
     assert not list(result.folders.run.glob(".saving-*"))

@@ -308,7 +308,7 @@ def test_mlflow_away_costs_nothing_but_waiting_longer_each_time_and_is_said_once
     assert sync.round(live=False)
     assert (sync.undelivered(), sync.trouble, sync.wait) == (0, "", 1)
     assert caplog.messages == [
-        "MLflow cannot be reached (connection refused); the study continues, and the rest is sent later",
+        "MLflow cannot be reached (connection refused); nothing is lost, and the rest is sent later",
         "MLflow is back after 0 s; nothing is missing",
     ]
     check_delivered(server.alive(), one, script.events, live=False)

@@ -143,10 +143,11 @@ def trained_in(result: Result, trial: Trial) -> Mapping[str, Value]:
 
 
 def lines(reproduced: Reproduced) -> Iterator[str]:
-    number = reproduced.trial.number
+    number, outcome = reproduced.trial.number, reproduced.trial.outcome
+    again = "" if outcome is Outcome.OK else f", and {outcome} again"
     if reproduced.identical:
         epochs, numbers = count(reproduced.epochs, "epoch"), count(reproduced.numbers, "number")
-        yield f"trial {number}: identical, {epochs} of {numbers} bit for bit"
+        yield f"trial {number}: identical, {epochs} of {numbers} bit for bit{again}"
     else:
         yield f"trial {number}: different. {reproduced.difference}"
     if reproduced.changed:

@@ -75,7 +75,7 @@ class Sync:
             self._round(live)
         except TROUBLES as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            self.fail(why, f"MLflow cannot be reached ({why}); the study continues, and the rest is sent later")
+            self.fail(why, f"MLflow cannot be reached ({why}); nothing is lost, and the rest is sent later")
             if isinstance(error, Gone):
                 self.store = self._comparison = None
             return False
