@@ -31,7 +31,7 @@ from hpo.formatting import byte_size, count, duration, number
 from hpo.models import user
 from hpo.models.families import FAMILIES, TORCH_BYTES, feasibility, peak_memory
 from hpo.models.layers import Shape, Summary, across, layer_table
-from hpo.models.parameters import TRAINING, setting
+from hpo.models.parameters import setting
 from hpo.space.domains import part_of
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.strategies import prior
@@ -256,7 +256,7 @@ def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None
     for params in (spec.space.sample(rng) for _ in range(DRAWS if machine.time_steps and data.train else 0)):
         judged = feasibility(spec.model, params, data.shape, data.outputs, spec.constraints)
         if judged.reason is None and judged.network is not None:
-            steps = epochs_of(params) * images / int(setting(params, TRAINING, "batch_size"))
+            steps = epochs_of(params) * images / int(setting(params, "batch_size"))
             possible.append((steps, epochs_of(params) * judged.network.multiply_adds, params))
     if not possible:
         return None
@@ -277,7 +277,7 @@ def _epochs(spec: StudySpec, data: Input, machine: Machine, some: Sequence[Param
     """Seconds of an epoch by device and precision, the study's own first, on the mean of these points; inf: do not fit."""
     found = {(device, one): 0.0 for device in machine.time_steps for one in (spec.precision, "fp32", "bf16")}
     for device, step in machine.time_steps.items():
-        sized = [(params, int(setting(params, TRAINING, "batch_size"))) for params in some]
+        sized = [(params, int(setting(params, "batch_size"))) for params in some]
         fp32, bf16 = (fmean(step(params, one) / size for params, size in sized) for one in ("fp32", "bf16"))
         found[device, "fp32"] = (data.train + FORWARD * data.val) * fp32
         found[device, "bf16"] = data.train * bf16 + FORWARD * data.val * fp32  # validation is in fp32

@@ -258,6 +258,16 @@ class Study:
     def with_state(self, *states: State) -> list[Trial]:
         return [trial for trial in self.trials if trial.state in states]
 
+    def interrupted(self) -> list[Trial]:
+        """Trials paused before the epoch they were to reach, in the order of the pauses; the driver continues them."""
+        paused = (self.trials[number] for number in self.paused)
+        return [trial for trial in paused if trial.epoch < trial.until]
+
+    def resting(self) -> list[Trial]:
+        """Trials paused at a rung, by number; early stopping decides on them."""
+        paused = (self.trials[number] for number in sorted(self.paused))
+        return [trial for trial in paused if trial.epoch >= trial.until]
+
     def tested(self, trial: int, epoch: int) -> dict[str, float]:
         """What a trial's model scored on the test split after this epoch; a refit's score is another model's."""
         own = [one.metrics for one in self.scores if one.trial == trial and one.epoch in (0, epoch)]

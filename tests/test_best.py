@@ -280,8 +280,8 @@ def test_the_place_of_a_resting_trial_is_that_among_all_that_came_as_far(tmp_pat
     trials = sorted((t for t in search.study.trials if t.epoch >= 2), key=lambda t: goal.cost(t.reports[1]))
     places = [resting.get(trial.training) for trial in trials if trial.training in resting and trial.epoch == 2]
     assert places == sorted(places) != []
-    assert search.interrupted(), "a trial that was cut short of its rung has no place there"
-    assert search.interrupted()[0].training not in resting
+    assert search.study.interrupted(), "a trial that was cut short of its rung has no place there"
+    assert search.study.interrupted()[0].training not in resting
 
 
 def test_two_drivers_of_one_name_leave_each_others_states_alone(tmp_path: Path) -> None:

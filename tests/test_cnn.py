@@ -8,7 +8,7 @@ from laws import tables
 from hpo.models import cnn
 from hpo.models.families import FAMILIES, feasibility, known, sizes
 from hpo.models.layers import Conv, Dense, Dropout, Flatten, Impossible, Norm, Pad, Pool, summary
-from hpo.models.parameters import TRAINING, prefix_safe
+from hpo.models.parameters import CNN, TRAINING, prefix_safe
 from hpo.space.domains import PARTS
 
 DIGITS = (1, 8, 8)
@@ -59,7 +59,7 @@ def test_a_block_takes_its_own_parameter_then_that_of_all_blocks_then_the_defaul
 
 
 def test_every_parameter_of_blocks_and_dense_layers_is_read_one_by_one() -> None:
-    for name, parameter in cnn.PARAMETERS.items():
+    for name, parameter in CNN.items():
         if parameter.per:
             other = {"padding": "valid", "padding_mode": "reflect", "batch_norm": "after", "pool": "none"}.get(name)
             value = other or (0.5 if parameter.kind == "float" else 3 + (name == "kernel_size"))

@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpo.core import Value
 from hpo.models import cnn
-from hpo.models.cnn import MODES
 from hpo.models.families import FAMILIES, sizes
 from hpo.models.layers import Impossible, Layer, Shape, Summary, output
 from hpo.models.network import build, disagreement, module
-from hpo.models.parameters import ACTIVATIONS
+from hpo.models.parameters import ACTIVATIONS, MODES
 from hpo.training.setup import time_step
 
 ARCHITECTURES = int(os.environ.get("ARCHITECTURES", "800"))  # on the meta device; 5 ms each

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from laws import is_point
 
-from hpo.models import cnn
-from hpo.models.families import FAMILIES, RNN, feasibility, known
-from hpo.models.parameters import ACTIVATIONS, TRAINING
+from hpo.models.families import FAMILIES, feasibility, known
+from hpo.models.parameters import ACTIVATIONS, CNN, RNN, TRAINING
 from hpo.study_file.reader import read_study
 from hpo.study_file.spec import StudySpec
 
@@ -61,7 +60,7 @@ def test_a_shipped_space_is_named_from_any_folder_and_is_as_large_as_its_file_st
 
 def test_the_spaces_name_every_parameter_of_their_model_or_of_training(tmp_path: Path) -> None:
     space = loaded(ROOT / "search_spaces/cnn.yaml", tmp_path).space
-    assert bare(space.names) == set(cnn.PARAMETERS) | set(TRAINING)
+    assert bare(space.names) == set(CNN) | set(TRAINING)
     for activation in ACTIVATIONS:
         assert space.conflicts({"activation": activation}) == []
     assert space.conflicts({"blocks": 0, "dense_layers": 0}) == []  # a perceptron

@@ -28,8 +28,8 @@ from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.models.cnn import PARAMETERS
 from hpo.models.families import infeasible
+from hpo.models.parameters import CNN as PARAMETERS
 from hpo.models.parameters import COSINE, SCHEDULES, TRAINING
 from hpo.space.domains import PARTS, Choice, Parameter, Range
 from hpo.space.space import Space

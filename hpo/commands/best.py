@@ -148,7 +148,7 @@ def assignments(source: ScriptSource) -> Iterator[str]:
     yield f"PRECISION = {how.precision!r}  # of training steps; bf16: autocast"
     yield f"REGRESSION = {source.dataset.classes is None}  # targets are numbers, not classes"
     for name, known in TRAINING.items():
-        yield f"{name.upper()} = {setting(source.params, TRAINING, name)!r}  # {known.doc}"
+        yield f"{name.upper()} = {setting(source.params, name)!r}  # {known.doc}"
     yield "\n\ndef layers() -> list[Layer]:\n    return ["
     data = source.dataset
     yield from (f"        {one!r}," for one in FAMILIES[how.model].layers(source.params, data.shape, data.outputs))

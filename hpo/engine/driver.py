@@ -22,7 +22,6 @@ from hpo.core import (
     JobFailed,
     Limits,
     Message,
-    NoDecision,
     Opened,
     Outcome,
     Paused,
@@ -111,10 +110,12 @@ class Driver:
         search.closing = search.closing or search.ending(self.clock())
         if search.closing is not None or not search.affordable():
             return False
-        if interrupted := search.interrupted():
-            return self._continue(search, interrupted[0], interrupted[0].until)
+        if (
+            interrupted := search.study.interrupted()
+        ):  # what ran when a driver ended goes before what had no budget left
+            return self._continue(search, interrupted[-1], interrupted[-1].until)
         decisions = search.strategy.propose(search.study, self._room(search))
-        if not isinstance(decisions, NoDecision) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
+        if isinstance(decisions, list) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True
         if search.study.running:
             return False
@@ -316,7 +317,7 @@ class Driver:
         needed: set[str] = set()
         places: dict[str, float] = {}
         for search in self.searches:
-            at_work = [*search.study.with_state(State.RUNNING), *search.interrupted(), search.best]
+            at_work = [*search.study.with_state(State.RUNNING), *search.study.interrupted(), search.best]
             needed |= {trial.training for trial in at_work if trial is not None}
             for key, place in search.resting():
                 places[key] = min(place, places.get(key, 1.0))

@@ -179,17 +179,15 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     retried = [n for n in noted_retries(journal) if n in study.replaced or allowed(spec, study.trials[n].params)]
     budget = affordable(spec, None if target is None else target + len(retried))
     name = f"{spec.name}/{journal.path.parent.name}"  # two study files are compared side by side
-    goal = spec.goal
     further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
-    strategy, identity = Enqueued(components.strategy(), retried, further, budget.trials), components.identity()
-    append = partial(record, spec, journal, study)
-    known = components.known
+    strategy = Enqueued(components.strategy(), retried, further, budget.trials)
+    append, known = partial(record, spec, journal, study), components.known
     told = {"prior": "none"} if known is None else {"prior": known.digest, "known": str(known)}
     recorded = {**components.numerics, "engine": ENGINE, "warm_start": spec.warm_start, **told}
     for before in study.environments[-1:]:
         if changes := provenance.differences(before, recorded, ("prior", "engine")):
             log.warning("%s: %s since the last run; the search goes on with what it is now", name, ", ".join(changes))
-    return Search(study, strategy, goal, budget, identity, append, max_running, name, recorded)
+    return Search(study, strategy, spec.goal, budget, components.identity(), append, max_running, name, recorded)
 
 
 def known_first(spec: StudySpec, shipped: LearnedPrior, folders: Folders, before: Environment) -> LearnedPrior:
@@ -324,14 +322,14 @@ class Enqueued:
         self._strategy, self._failed, self._longer, self._most = strategy, failed, longer, most
 
     def propose(self, study: Study, slots: int) -> Proposal:
-        if self._most is not None and len(study) >= self._most:
-            return self._strategy.propose(study, slots)
-        replaced = study.replaced if self._failed else set[int]()
-        again = [study.trials[number] for number in self._failed if number not in replaced]
-        if again:
-            return [Start(trial.params, trial.until, trial.repeat) for trial in again[:slots]]
-        longer = self._longer.propose(study, slots)
-        return self._strategy.propose(study, slots) if longer is DONE else longer
+        if self._most is None or len(study) < self._most:
+            replaced = study.replaced if self._failed else set[int]()
+            again = [study.trials[number] for number in self._failed if number not in replaced]
+            if again:
+                return [Start(trial.params, trial.until, trial.repeat) for trial in again[:slots]]
+            if (longer := self._longer.propose(study, slots)) is not DONE:
+                return longer
+        return self._strategy.propose(study, slots)
 
 
 def target_trials(spec: StudySpec, journal: Journal, requested: int | None) -> int | None:

@@ -70,16 +70,9 @@ class Search:
         """How many trials may start where so many workers are free."""
         return free if self.max_running is None else min(free, self.max_running - len(self.study.running))
 
-    def interrupted(self) -> list[Trial]:
-        """Trials paused before the epoch they were to reach, the last first: what ran when a driver ended goes before
-        what had no budget left."""
-        trials = [self.study.trials[number] for number in reversed(self.study.paused)]
-        return [trial for trial in trials if trial.epoch < trial.until]
-
     def resting(self) -> Iterator[tuple[str, float]]:
         """Trainings of trials paused at a rung, with their place there from 0, the best: early stopping continues these."""
-        at_rung = (self.study.trials[number] for number in self.study.paused)
-        for trial in (trial for trial in at_rung if trial.epoch >= trial.until):
+        for trial in self.study.resting():
             as_far = [one for one in self.study.trials if one.epoch >= trial.epoch]
             costs = [self.goal.cost(one.reports[trial.epoch - 1]) for one in as_far]
             yield trial.training, sum(cost < self.goal.cost(trial.reports[-1]) for cost in costs) / len(costs)

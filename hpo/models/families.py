@@ -12,44 +12,27 @@ from hpo.core import Params, Value
 from hpo.models import cnn
 from hpo.models.cnn import dense_stack
 from hpo.models.layers import FLOAT_BYTES, Impossible, Layer, Recurrent, Rows, Shape, Summary, summary
-from hpo.models.parameters import DENSE, TRAINING, fraction, optimizer_states, setting
-from hpo.space.domains import Condition, ParameterSpec, part_of
+from hpo.models.parameters import CNN, RNN, TRAINING, number, optimizer_states, setting
+from hpo.space.domains import ParameterSpec, part_of
 from hpo.space.expressions import Constraint
 from hpo.space.space import Space
 from hpo.study_file.spec import StudySpec
 
 TORCH_BYTES: Final = 220_000_000  # a worker with torch imported and nothing else (docs/design.md: 218 MB)
 
-PLAIN_CELL: Final = "rnn"
-
-RNN: Final[dict[str, ParameterSpec]] = {
-    "cell": ParameterSpec(
-        "gru", "choice", choices=(PLAIN_CELL, "lstm", "gru"), doc="what carries the state from row to row"
-    ),
-    "hidden_size": ParameterSpec(64, "int", low=1, doc="numbers in the state, in each direction"),
-    "rnn_layers": ParameterSpec(1, "int", low=1, high=100, doc="recurrent layers on top of each other"),
-    "nonlinearity": ParameterSpec(
-        "tanh", "choice", choices=("tanh", "relu"), when=(Condition("cell", (PLAIN_CELL,)),), doc="of the plain cell"
-    ),
-    "bias": ParameterSpec(True, "bool", doc="whether the recurrent layers learn one"),
-    "rnn_dropout": fraction(0.0, "between recurrent layers; without effect on a single one"),
-    "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
-    **DENSE,
-}
-
 
 def rnn_layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
     """The network these params describe, for images of shape (C, H, W). Every one of them is possible."""
-    depth = int(setting(params, RNN, "rnn_layers"))
+    depth = int(setting(params, "rnn_layers"))
     recurrent = Recurrent(
         "recurrent",
-        cell=str(setting(params, RNN, "cell")),
-        hidden=int(setting(params, RNN, "hidden_size")),
+        cell=str(setting(params, "cell")),
+        hidden=int(setting(params, "hidden_size")),
         layers=depth,
-        nonlinearity=str(setting(params, RNN, "nonlinearity")),
-        bias=bool(setting(params, RNN, "bias")),
-        dropout=float(setting(params, RNN, "rnn_dropout")) if depth > 1 else 0.0,
-        bidirectional=bool(setting(params, RNN, "bidirectional")),
+        nonlinearity=str(setting(params, "nonlinearity")),
+        bias=bool(setting(params, "bias")),
+        dropout=number(params, "rnn_dropout") if depth > 1 else 0.0,
+        bidirectional=bool(setting(params, "bidirectional")),
     )
     return [Rows("rows"), recurrent, *dense_stack(params, outputs)]
 
@@ -64,7 +47,7 @@ class Family(NamedTuple):
     layers: Layers
 
 
-FAMILIES: Final = {"cnn": Family(cnn.PARAMETERS, cnn.layers), "rnn": Family(RNN, rnn_layers)}
+FAMILIES: Final = {"cnn": Family(CNN, cnn.layers), "rnn": Family(RNN, rnn_layers)}
 
 
 def known(model: str, train: str | None = None) -> dict[str, ParameterSpec]:
@@ -152,5 +135,5 @@ def peak_memory(network: Summary, params: Params) -> int:
     widest: the gradients that enter and leave a layer. Without torch itself and the work space of its kernels.
     """
     copies = 2 + optimizer_states(params)
-    batch_size = int(setting(params, TRAINING, "batch_size"))
+    batch_size = int(setting(params, "batch_size"))
     return FLOAT_BYTES * copies * network.parameters + batch_size * (network.kept + 2 * FLOAT_BYTES * network.widest)

@@ -1,10 +1,9 @@
-"""Every parameter of all models: of their dense layers, and of training. Imports no torch: a bad study file is refused at once.
+"""Every parameter of all models, and of training. Imports no torch: a bad study file is refused at once.
 
 L      loss of a batch (after label smoothing)        eta   learning rate of the epoch (after schedule and warm-up)
 w      weights: matrices and kernels; biases, gamma and beta are never penalized by l1 and l2
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 from hpo.core import UNSAFE, Params, Value
@@ -79,7 +78,7 @@ ACTIVATIONS: Final = ("relu", LEAKY, "tanh", "sigmoid", "silu")
 DENSE: Final[dict[str, ParameterSpec]] = {
     "activation": ParameterSpec("relu", "choice", choices=ACTIVATIONS, doc="one for the whole network"),
     "leaky_slope": ParameterSpec(
-        0.01, "float", low=0.01, high=0.3, when=(Condition("activation", (LEAKY,)),), doc="slope below zero (alpha)"
+        0.01, "float", low=0.01, high=0.3, when=_with("activation", LEAKY), doc="slope below zero (alpha)"
     ),
     "dense_layers": ParameterSpec(
         1, "int", low=0, high=100, doc="hidden dense layers between the features and the output"
@@ -89,23 +88,82 @@ DENSE: Final[dict[str, ParameterSpec]] = {
 }
 
 
-def setting(params: Params, table: Mapping[str, ParameterSpec], name: str) -> Value:
+VALID: Final = "valid"
+SAME: Final = "same"
+PADDINGS: Final = (VALID, SAME, *range(12))
+MODES: Final = ("zeros", "replicate", "reflect", "circular")
+OFF: Final = "off"
+NONE: Final = "none"
+_POOLED: Final = _with("pool", "max", "average")
+
+CNN: Final[dict[str, ParameterSpec]] = {
+    "blocks": ParameterSpec(2, "int", low=0, high=100, doc="convolution blocks; none makes an MLP"),
+    "channels": ParameterSpec(16, "int", low=1, per="block", doc="filters"),
+    "kernel_size": ParameterSpec(3, "int", low=1, per="block", doc="k: side of the kernel"),
+    "stride": ParameterSpec(1, "int", low=1, per="block", doc="S: of the block's first convolution"),
+    "padding": ParameterSpec(
+        SAME, "choice", choices=PADDINGS, per="block", doc="valid: none; same: keeps the size at stride 1; or P"
+    ),
+    "padding_mode": ParameterSpec(
+        "zeros", "choice", choices=MODES, per="block", doc="what is padded; replicate is the nearest pixel"
+    ),
+    "convs_per_block": ParameterSpec(1, "int", low=1, high=16, doc="convolutions before the pooling of each block"),
+    "batch_norm": ParameterSpec(
+        OFF, "choice", choices=(OFF, "before", "after"), per="block", doc="before or after the activation"
+    ),
+    "pool": ParameterSpec(  # max goes before an activation that only rises, which is the same function
+        "max", "choice", choices=("max", "average", NONE), per="block", doc="pooling of the block, after the activation"
+    ),
+    "pool_size": ParameterSpec(2, "int", low=1, per="block", when=_POOLED, doc="side of the pooling window"),
+    "pool_stride": ParameterSpec(None, "int", low=1, per="block", when=_POOLED, doc="pool_size where it is left out"),
+    "conv_dropout": fraction(0.0, "after the pooling", per="block"),
+    "global_pool": ParameterSpec(
+        NONE, "choice", choices=(NONE, "average"), doc="average: the mean of each map enters the dense layers"
+    ),
+    **DENSE,
+}
+
+PLAIN_CELL: Final = "rnn"
+
+RNN: Final[dict[str, ParameterSpec]] = {
+    "cell": ParameterSpec(
+        "gru", "choice", choices=(PLAIN_CELL, "lstm", "gru"), doc="what carries the state from row to row"
+    ),
+    "hidden_size": ParameterSpec(64, "int", low=1, doc="numbers in the state, in each direction"),
+    "rnn_layers": ParameterSpec(1, "int", low=1, high=100, doc="recurrent layers on top of each other"),
+    "nonlinearity": ParameterSpec(
+        "tanh", "choice", choices=("tanh", "relu"), when=_with("cell", PLAIN_CELL), doc="of the plain cell"
+    ),
+    "bias": ParameterSpec(True, "bool", doc="whether the recurrent layers learn one"),
+    "rnn_dropout": fraction(0.0, "between recurrent layers; without effect on a single one"),
+    "bidirectional": ParameterSpec(False, "bool", doc="also read from the last row to the first"),
+    **DENSE,
+}
+
+_ALL: Final = {**TRAINING, **CNN, **RNN}
+
+
+def setting(params: Params, name: str) -> Value:
     """The value of a parameter, or its default where the search space leaves it out."""
     if name in params:
         return params[name]
-    default = table[name].default
+    default = _ALL[name].default
     assert default is not None, name
     return default
+
+
+def number(params: Params, name: str) -> float:
+    return float(setting(params, name))
 
 
 def prefix_safe(params: Params) -> bool:
     """Whether epoch e is the same however many epochs follow it (docs/design.md: training identity)."""
     name, value = UNSAFE
-    return setting(params, TRAINING, name) != value
+    return setting(params, name) != value
 
 
 def optimizer_states(params: Params) -> int:
     """How many numbers the optimizer keeps for each weight."""
-    name = str(setting(params, TRAINING, "optimizer"))
-    momentum = name in (SGD, RMSPROP) and float(setting(params, TRAINING, "momentum")) > 0
+    name = str(setting(params, "optimizer"))
+    momentum = name in (SGD, RMSPROP) and number(params, "momentum") > 0
     return _MEANS[name] + momentum

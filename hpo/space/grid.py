@@ -48,6 +48,9 @@ class _Branch:
         return position
 
 
+ABSENT = _Branch(1, frozenset(), ())  # of a parameter that does not exist
+
+
 class ParameterGrid:
     """All points of ordered parameters whose domains have levels."""
 
@@ -78,11 +81,9 @@ class ParameterGrid:
         for position, parameter in enumerate(self.parameters):
             for branch, follows in self._steps(position, holding):
                 paths = self._paths[position + 1][follows]
-                if branch is None:
-                    holding = follows
-                    break
                 if index < branch.size * paths:
-                    params[parameter.name] = parameter.domain.level(branch.index(index // paths))
+                    if branch is not ABSENT:
+                        params[parameter.name] = parameter.domain.level(branch.index(index // paths))
                     index, holding = index % paths, follows
                     break
                 index -= branch.size * paths
@@ -103,26 +104,24 @@ class ParameterGrid:
             paths.append({})
             for state in states[position]:
                 steps = self._steps(position, state)
-                paths[-1][state] = sum((branch.size if branch else 1) * after[follows] for branch, follows in steps)
+                paths[-1][state] = sum(branch.size * after[follows] for branch, follows in steps)
         return paths[::-1]
 
-    def _steps(self, position: int, holding: Holding) -> Iterator[tuple[_Branch | None, Holding]]:
-        """The branches open in a state and the states they lead to; branch None: the parameter does not exist."""
-        if all(condition in holding for condition in self.parameters[position].when):
-            for branch in self._branches[position]:
-                yield branch, self._trim(position + 1, holding | branch.adds)
-        else:
-            yield None, self._trim(position + 1, holding)
+    def _steps(self, position: int, holding: Holding) -> Iterator[tuple[_Branch, Holding]]:
+        """The branches open in a state and the states they lead to."""
+        exists = holding.issuperset(self.parameters[position].when)
+        for branch in self._branches[position] if exists else [ABSENT]:
+            yield branch, self._trim(position + 1, holding | branch.adds)
 
     def _trim(self, position: int, holding: Holding) -> Holding:
         """Drop what no parameter from position on depends on: states that differ in nothing else are one."""
         if not holding:
             return holding
-        keep: set[Condition] = set()
+        keep = set[Condition]()
         for when in self._pending[position]:
             if all(condition in holding or self._positions[condition.name] >= position for condition in when):
-                keep.update(condition for condition in when if condition in holding)
-        return frozenset(keep)
+                keep.update(when)
+        return holding & keep
 
 
 def _branches(parameter: Parameter, conditions: set[Condition]) -> list[_Branch]:
@@ -131,8 +130,7 @@ def _branches(parameter: Parameter, conditions: set[Condition]) -> list[_Branch]
     holds: dict[int, set[Condition]] = {}
     for condition in conditions:
         for value in condition.allowed if condition.name == parameter.name else ():
-            index = parameter.domain.index(value)
-            if index is not None:
+            if (index := parameter.domain.index(value)) is not None:
                 holds.setdefault(index, set()).add(condition)
     groups: dict[Holding, list[int]] = {}
     for index in sorted(holds):

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from hpo.core import Params, Proposal, Start, Study, epochs_of
+from hpo.core import Params, Proposal, Start, Study, Value, epochs_of
 from hpo.strategies.points import Problem, Stream, frozen, random_points, start_points
 from hpo.strategies.surrogate import Surrogate
 
@@ -32,9 +32,8 @@ class Bayesian:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
-        if not tried >= self._first or len(study) % OPEN == OPEN - 1:
-            return self._stream.propose(study, 1)
-        candidates = [params for params in self._candidates(study) if frozen(params) not in tried]
+        closed = tried >= self._first and len(study) % OPEN != OPEN - 1
+        candidates = [params for params in self._candidates(study) if frozen(params) not in tried] if closed else []
         if not candidates:
             return self._stream.propose(study, 1)
         if len(study) % OPEN == OPEN - 2 and len(study) > OPEN:
@@ -69,7 +68,7 @@ class Bayesian:
         for _ in range(4 * FAVOURITES if parents and names else 0):
             parent = parents[int(rng.random() * len(parents))]
             changed = {names[int(rng.random() * len(names))] for _ in range(1 + (rng.random() < 0.5))}
-            child: dict[str, int | float | str | bool] = {}
+            child: dict[str, Value] = {}
             for parameter in problem.space.parameters:
                 drawn = parameter.domain.at(rng.random())
                 if parameter.active(child):

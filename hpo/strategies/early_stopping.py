@@ -6,25 +6,11 @@ to is `until`; nothing beyond it is trained before the decision.
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hpo.core import (
-    Continue,
-    Decision,
-    Goal,
-    NoDecision,
-    Params,
-    Proposal,
-    Start,
-    Stop,
-    Strategy,
-    Study,
-    Trial,
-    epochs_of,
-)
+from hpo.core import Continue, Decision, Goal, Params, Proposal, Start, Stop, Strategy, Study, Trial, epochs_of
 from hpo.strategies.surrogate import Surrogate
 from hpo.study_file.spec import EarlyStopping
 
@@ -41,7 +27,7 @@ class Median:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         judged: list[Decision] = []
-        for trial in at_rung(study):
+        for trial in study.resting():
             if self._is_hopeless(study, trial):
                 judged.append(Stop(trial.number))
             elif len(judged) < slots:
@@ -49,16 +35,12 @@ class Median:
         return judged or first_rung(self._strategy.propose(study, slots), self._rule.min_epochs)
 
     def _is_hopeless(self, study: Study, trial: Trial) -> bool:
-        others = [self._average(other, trial.epoch) for other in study.trials if other.number != trial.number]
-        reached = [average for average in others if average is not None]
-        enough = len(reached) >= self._rule.min_trials
-        return enough and min(map(self._goal.cost, trial.reports)) > statistics.median(reached)
-
-    def _average(self, trial: Trial, epoch: int) -> float | None:
-        """The mean cost of a trial's first `epoch` epochs; None if it has not come that far."""
-        if trial.epoch < epoch:
-            return None
-        return sum(map(self._goal.cost, trial.reports[:epoch])) / epoch
+        cost, epoch = self._goal.cost, trial.epoch
+        others = [other for other in study.trials if other.number != trial.number and other.epoch >= epoch]
+        if len(others) < self._rule.min_trials:
+            return False
+        averages = [sum(map(cost, other.reports[:epoch])) / epoch for other in others]
+        return min(map(cost, trial.reports)) > statistics.median(averages)
 
 
 class Asha:
@@ -76,27 +58,21 @@ class Asha:
         return promoted or first_rung(self._strategy.propose(study, slots), self._rule.min_epochs)
 
     def _promotions(self, study: Study) -> list[Decision]:
-        """Paused trials in the top of their rung, highest rung first, best first."""
-        rungs: dict[int, list[Trial]] = {}
-        for trial in at_rung(study):
-            rungs.setdefault(trial.epoch, []).append(trial)
+        """Resting trials in the top of their rung, highest rung first, best first."""
+        resting = {trial.number: trial for trial in study.resting()}
         return [
-            Continue(t.number, min(t.epochs, rung * self._rule.reduction))
-            for rung in sorted(rungs, reverse=True)
-            for t in self._top(study, rung, rungs[rung])
+            Continue(number, min(resting[number].epochs, rung * self._rule.reduction))
+            for rung in sorted({trial.epoch for trial in resting.values()}, reverse=True)
+            for number in self._top(study, rung)
+            if number in resting and resting[number].epoch == rung
         ]
 
-    def _top(self, study: Study, rung: int, paused: Sequence[Trial]) -> list[Trial]:
-        """Those of the paused that are among the best 1/reduction of all trials with a report at this rung."""
+    def _top(self, study: Study, rung: int) -> list[int]:
+        """The best 1/reduction of all trials with a report at this rung, best first."""
         reached = [trial for trial in study.trials if trial.epoch >= rung and trial.epochs > rung]
-        ranked = sorted((self._cost(trial, rung), trial.number) for trial in reached)
+        ranked = sorted((self._goal.cost(trial.reports[rung - 1]), trial.number) for trial in reached)
         best = ranked[: len(reached) // self._rule.reduction]
-        chosen = {number for cost, number in best if math.isfinite(cost)}
-        top = [trial for trial in paused if trial.number in chosen]
-        return sorted(top, key=lambda trial: (self._cost(trial, rung), trial.number))
-
-    def _cost(self, trial: Trial, rung: int) -> float:
-        return self._goal.cost(trial.reports[rung - 1])
+        return [number for cost, number in best if math.isfinite(cost)]
 
 
 class Predictive:
@@ -109,8 +85,8 @@ class Predictive:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         proposed = self._strategy.propose(study, 1)
-        new = [] if isinstance(proposed, NoDecision) else [one for one in proposed if isinstance(one, Start)]
-        resting = at_rung(study)
+        new = [one for one in proposed if isinstance(one, Start)] if isinstance(proposed, list) else []
+        resting = study.resting()
         if not resting:
             limited: list[Decision] = [replace(one, until=self._next(one.params, 0)) for one in new]
             return limited or proposed
@@ -139,14 +115,14 @@ class Patience:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         judged: list[Decision] = []
-        for trial in at_rung(study):
+        for trial in study.resting():
             rung = min(one for one in self._rule.rungs(trial.epochs) if one >= trial.epoch)
             if trial.epoch >= self._limit(trial):
                 judged.append(Stop(trial.number))
             elif trial.epoch < rung and len(judged) < slots:
                 judged.append(Continue(trial.number, rung))
         decisions = judged or self._strategy.propose(study, slots)
-        return decisions if isinstance(decisions, NoDecision) else [self._limited(study, one) for one in decisions]
+        return [self._limited(study, one) for one in decisions] if isinstance(decisions, list) else decisions
 
     def _limited(self, study: Study, decision: Decision) -> Decision:
         if isinstance(decision, Stop):
@@ -162,14 +138,8 @@ class Patience:
         return epochs_of(own.params) + 1 if whole else max(self._rule.min_epochs, best + waits)
 
 
-def at_rung(study: Study) -> list[Trial]:
-    """Trials paused at a rung, waiting for a decision; the driver continues interrupted ones."""
-    paused = (study.trials[number] for number in study.paused)
-    return sorted((trial for trial in paused if trial.epoch >= trial.until), key=lambda trial: trial.number)
-
-
 def first_rung(decisions: Proposal, epochs: int) -> Proposal:
     """What the wrapped strategy wants, but no further than the first rung."""
-    if isinstance(decisions, NoDecision):
+    if not isinstance(decisions, list):
         return decisions
     return [replace(d, until=min(d.until, epochs)) if isinstance(d, Start) else d for d in decisions]

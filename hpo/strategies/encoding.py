@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from hpo.core import Params, Value, epochs_of
-from hpo.models.cnn import NONE, OFF, PARAMETERS, VALID, of_part
+from hpo.models import parameters
+from hpo.models.cnn import of_part
 from hpo.models.families import sizes
 from hpo.models.layers import Dense, Flatten, Shape, Summary
-from hpo.models.parameters import ACTIVATIONS, COSINE, EXPONENTIAL, LEAKY, RMSPROP, SGD, STEP, TRAINING, setting
+from hpo.models.parameters import OPTIMIZERS, RMSPROP, number, setting
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -40,7 +41,7 @@ def named(params: Params, images: Images) -> dict[str, float]:
     return {
         **_images(images),
         **_network(params, network),
-        **_update(params, max(1, round(images.train / _number(params, "batch_size")))),
+        **_update(params, max(1, round(images.train / number(params, "batch_size")))),
         **_regularization(params),
     }
 
@@ -48,9 +49,9 @@ def named(params: Params, images: Images) -> dict[str, float]:
 def at_epochs(point: Array, params: Params, epochs: Array) -> Array:
     """A point's features (D,), as `encode` gives them, with those of each epoch -> (len(epochs), D + 4)."""
     steps = point[_POINT.index("steps an epoch")]
-    kind, gamma = setting(params, TRAINING, "schedule"), math.log(_number(params, "decay"))
-    every = {STEP: _number(params, "step_epochs"), EXPONENTIAL: 1.0}.get(str(kind), math.inf)
-    through = epochs / epochs_of(params) if kind == COSINE else np.zeros(len(epochs))
+    kind, gamma = setting(params, "schedule"), math.log(number(params, "decay"))
+    every = {parameters.STEP: number(params, "step_epochs"), parameters.EXPONENTIAL: 1.0}.get(str(kind), math.inf)
+    through = epochs / epochs_of(params) if kind == parameters.COSINE else np.zeros(len(epochs))
     own = np.stack([np.log(epochs), np.log(epochs) + steps, np.floor(epochs / every) * gamma, through], axis=1)
     return np.hstack([np.broadcast_to(point, (len(epochs), len(point))), own])
 
@@ -66,7 +67,7 @@ def _images(images: Images) -> dict[str, float]:
 
 
 def _network(params: Params, network: Summary) -> dict[str, float]:
-    blocks = int(setting(params, PARAMETERS, "blocks"))
+    blocks = int(setting(params, "blocks"))
     each = range(1, blocks + 1)
 
     def of(name: str) -> list[Value]:
@@ -76,34 +77,34 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
         return sum(values) / blocks if blocks else 0.0
 
     widths = [math.log2(float(width)) for width in of("channels")] or [0.0]
-    pooled = [kind != NONE for kind in of("pool")]
-    dense = int(setting(params, PARAMETERS, "dense_layers"))
+    pooled = [kind != parameters.NONE for kind in of("pool")]
+    dense = int(setting(params, "dense_layers"))
     behind = [math.log2(float(of_part(params, i, "dense_units"))) for i in range(1, dense + 1)]
     flatten = next(i for i, row in enumerate(network.rows) if isinstance(row.layer, Flatten))
     maps = [network.shape, *(row.shape for row in network.rows[:flatten] if len(row.shape) == 3)]
-    activation = setting(params, PARAMETERS, "activation")
+    activation = setting(params, "activation")
     outputs = next(row for row in reversed(network.rows) if isinstance(row.layer, Dense))
     return {
         "blocks": float(blocks),
-        "convolutions": float(blocks * int(setting(params, PARAMETERS, "convs_per_block"))),
+        "convolutions": float(blocks * int(setting(params, "convs_per_block"))),
         "first width": widths[0],
         "last width": widths[-1],
         "kernel": mean([float(size) for size in of("kernel_size")]),
         "stride": mean([math.log2(float(stride)) for stride in of("stride")]),
-        "no padding": mean([padding in (VALID, 0) for padding in of("padding")]),
+        "no padding": mean([padding in (parameters.VALID, 0) for padding in of("padding")]),
         "pixels as padding": mean([mode != "zeros" for mode in of("padding_mode")]),
         "norm before": mean([norm == "before" for norm in of("batch_norm")]),
         "norm after": mean([norm == "after" for norm in of("batch_norm")]),
-        "norm": mean([norm != OFF for norm in of("batch_norm")]),
+        "norm": mean([norm != parameters.OFF for norm in of("batch_norm")]),
         "pooled": mean(pooled),
         "average": mean([kind == "average" for kind in of("pool")]),
         "pool size": mean([float(size) * there for size, there in zip(of("pool_size"), pooled, strict=True)]),
         "dropout of maps": mean([float(share) for share in of("conv_dropout")]),
-        **{f"activation {name}": float(activation == name) for name in ACTIVATIONS},
-        "slope": float(setting(params, PARAMETERS, "leaky_slope")) * (activation == LEAKY),
+        **{f"activation {name}": float(activation == name) for name in parameters.ACTIVATIONS},
+        "slope": number(params, "leaky_slope") * (activation == parameters.LEAKY),
         "dense layers": float(dense),
         "dense width": fmean(behind) if behind else 0.0,
-        "dropout": float(setting(params, PARAMETERS, "dropout")) * (dense > 0),
+        "dropout": number(params, "dropout") * (dense > 0),
         "last map": math.log(maps[-1][1] * maps[-1][2]) / 2,
         "flat": math.log(math.prod(network.rows[flatten].shape)),
         "learned": math.log(network.parameters),
@@ -113,44 +114,40 @@ def _network(params: Params, network: Summary) -> dict[str, float]:
 
 
 def _update(params: Params, steps: int) -> dict[str, float]:
-    optimizer = setting(params, TRAINING, "optimizer")
-    rate = math.log(_number(params, "learning_rate"))
-    moving = optimizer in (SGD, RMSPROP)
-    momentum = _number(params, "momentum") if moving else 0.0
+    optimizer = setting(params, "optimizer")
+    rate = math.log(number(params, "learning_rate"))
+    moving = optimizer in (parameters.SGD, RMSPROP)
+    momentum = number(params, "momentum") if moving else 0.0
     effective = rate - math.log(1 - momentum)
     return {
-        **{f"optimizer {name}": float(optimizer == name) for name in TRAINING["optimizer"].choices},
+        **{f"optimizer {name}": float(optimizer == name) for name in OPTIMIZERS},
         "rate": rate,
         "effective rate": effective,
-        **{f"rate of {name}": (effective + 5) * (optimizer == name) for name in TRAINING["optimizer"].choices},
+        **{f"rate of {name}": (effective + 5) * (optimizer == name) for name in OPTIMIZERS},
         "momentum": momentum,
-        "nesterov": float(bool(setting(params, TRAINING, "nesterov"))),
-        "beta1": math.log(1 - _number(params, "beta1")) * (not moving),
-        "beta2": math.log(1 - _number(params, "beta2")) * (not moving),
-        "rms decay": math.log(1 - _number(params, "rms_decay")) * (optimizer == RMSPROP),
-        "batch": math.log2(_number(params, "batch_size")),
+        "nesterov": float(bool(setting(params, "nesterov"))),
+        "beta1": math.log(1 - number(params, "beta1")) * (not moving),
+        "beta2": math.log(1 - number(params, "beta2")) * (not moving),
+        "rms decay": math.log(1 - number(params, "rms_decay")) * (optimizer == RMSPROP),
+        "batch": math.log2(number(params, "batch_size")),
         "steps an epoch": math.log(steps),
         "way an epoch": effective + math.log(steps),
-        "schedule": float(setting(params, TRAINING, "schedule") == COSINE),
-        "warmup": _number(params, "warmup"),
-        "clip": math.log1p(1 / _number(params, "clip")) if _number(params, "clip") else 0.0,
+        "schedule": float(setting(params, "schedule") == parameters.COSINE),
+        "warmup": number(params, "warmup"),
+        "clip": math.log1p(1 / number(params, "clip")) if number(params, "clip") else 0.0,
     }
 
 
 def _regularization(params: Params) -> dict[str, float]:
     return {
-        "decay": math.log(1e-7 + _number(params, "weight_decay") + _number(params, "l2")),
-        "l1": math.log(1e-8 + _number(params, "l1")),
-        "smoothing": _number(params, "label_smoothing"),
-        "shift": _number(params, "shift"),
-        "flip": float(bool(setting(params, TRAINING, "flip"))),
-        "rotation": _number(params, "rotation") / 10,
-        "erase": _number(params, "erase"),
+        "decay": math.log(1e-7 + number(params, "weight_decay") + number(params, "l2")),
+        "l1": math.log(1e-8 + number(params, "l1")),
+        "smoothing": number(params, "label_smoothing"),
+        "shift": number(params, "shift"),
+        "flip": float(bool(setting(params, "flip"))),
+        "rotation": number(params, "rotation") / 10,
+        "erase": number(params, "erase"),
     }
-
-
-def _number(params: Params, name: str) -> float:
-    return float(setting(params, TRAINING, name))
 
 
 _POINT: Final = tuple(named({}, Images((1, 8, 8), 2, 100)))

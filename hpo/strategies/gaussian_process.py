@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import scipy  # its parts are imported where they are used: 0.4 s that `hpo status` and a start do without
 
 from hpo.strategies.encoding import Array
 
@@ -102,12 +103,8 @@ class Posterior:
     @classmethod
     def of(cls, hyper: Array, seen: Encoded, y: Array, known: Array = NOTHING) -> "Posterior":
         """known: the factor of the first of them."""
-        from scipy.linalg import cho_solve  # here and below: 0.4 s that `hpo status` and a start do without
-
-        if not len(y):
-            return cls(hyper, seen, NOTHING, y)
         factor = factored(hyper, seen, known)
-        weights = cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False)
+        weights = scipy.linalg.cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False)
         return cls(hyper, seen, factor, weights)
 
     def __call__(self, at: Encoded) -> tuple[Array, Array]:
@@ -115,14 +112,12 @@ class Posterior:
         mean, known = self._by_seen(at)
         return mean, np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
 
-    def foreseen(self, at: Encoded, look: Encoded) -> tuple[Array, Array, Array]:
-        """Mean and standard deviation (n,) of y there, and that of what the mean becomes once the same is read at `look`."""
-        mean, known = self._by_seen(at)
-        other = self._by_seen(look)[1]
-        deviation = np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
+    def told(self, at: Encoded, look: Encoded) -> Array:
+        """Standard deviation (n,) of what the mean there becomes once the same is read at `look`."""
+        known, other = self._by_seen(at)[1], self._by_seen(look)[1]
         both = self._paired(at, look) - (known * other).sum(0)
         read = self._paired(look, look) - (other**2).sum(0) + np.exp(2 * self.hyper[-1])
-        return mean, deviation, np.abs(both) / np.sqrt(np.maximum(read, 1e-10))
+        return np.asarray(np.abs(both) / np.sqrt(np.maximum(read, 1e-10)))
 
     def _paired(self, a: Encoded, b: Encoded) -> Array:
         """Covariance (n,) of each with its own in b, a point at another epoch, before anything is seen."""
@@ -132,72 +127,64 @@ class Posterior:
 
     def _by_seen(self, at: Encoded) -> tuple[Array, Array]:
         """Mean (n,), and what of the covariance (seen, n) is known by what was seen."""
-        mean = EXPECTED * at.zbar
-        if not len(self.seen):
-            return mean, np.zeros((0, len(at)))
-        from scipy.linalg import solve_triangular
-
         k = Pairs.of(at, self.seen).covariance(self.hyper)
-        return mean + k @ self.weights, solve_triangular(self.factor, k.T, lower=True, check_finite=False)
+        return EXPECTED * at.zbar + k @ self.weights, solved(self.factor, k.T)
 
     def tasks(self) -> tuple[Array, Array]:
         """The weight of each task of the prior (T,), and by how many standard deviations it is above that of all."""
-        from scipy.linalg import solve_triangular
-
         (scale, tasks), z = np.exp(self.hyper[:2]), self.seen.z
         share = tasks**2 / z.shape[1]
         own = share * z.T @ self.weights
-        variance = share - share**2 * (solve_triangular(self.factor, z, lower=True, check_finite=False) ** 2).sum(0)
+        variance = share - share**2 * (solved(self.factor, z) ** 2).sum(0)
         alike = (EXPECTED + scale**2 * self.seen.zbar @ self.weights) / z.shape[1]
         return alike + own, (own - own.mean()) / np.sqrt(variance)
 
 
 def factored(hyper: Array, seen: Encoded, known: Array = NOTHING) -> Array:
     """Cholesky's factor of the covariance of what was seen, of which the first rows are known."""
-    from scipy.linalg import cholesky, solve_triangular
-
-    n = len(known)
-    old, new = seen[:n], seen[n:]
-    if not len(new):
-        return known
-    across: Array = np.empty((n, len(new)))
-    if n:
-        across = solve_triangular(known, Pairs.of(old, new).covariance(hyper), lower=True, check_finite=False)
-    corner = cholesky(_noisy(Pairs.of(new, new), hyper) - across.T @ across, lower=True, check_finite=False)
-    return np.block([[known, np.zeros((n, len(new)))], [across.T, corner]])
+    old, new = seen[: len(known)], seen[len(known) :]
+    across = solved(known, Pairs.of(old, new).covariance(hyper))
+    corner = cholesky(noisy(Pairs.of(new, new), hyper) - across.T @ across)
+    return np.block([[known, np.zeros_like(across)], [across.T, corner]])
 
 
-def _noisy(pairs: Pairs, hyper: Array) -> Array:
+def noisy(pairs: Pairs, hyper: Array) -> Array:
     k = pairs.covariance(hyper)
     k[np.diag_indices_from(k)] += np.exp(2 * hyper[-1]) + 1e-6
     return k
+
+
+def cholesky(k: Array) -> Array:
+    return scipy.linalg.cholesky(k, lower=True, check_finite=False)
+
+
+def solved(factor: Array, right: Array) -> Array:
+    """The inverse of a lower factor times what stands right."""
+    return scipy.linalg.solve_triangular(factor, right, lower=True, check_finite=False)
 
 
 def fitted(seen: Encoded, y: Array) -> Array:
     """The most probable hyperparameters, as far as a few steps from the start lead."""
     if not len(y):
         return START
-    from scipy.linalg import cholesky, solve_triangular
-    from scipy.optimize import minimize
-
     own, rest = Pairs.of(seen, seen), y - EXPECTED * seen.zbar
 
     def loss(hyper: Array) -> float:
-        factor = cholesky(_noisy(own, hyper), lower=True, check_finite=False)
-        half = solve_triangular(factor, rest, lower=True, check_finite=False)
+        factor = cholesky(noisy(own, hyper))
+        half = solved(factor, rest)
         far = (hyper - START) / WIDTH
         return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + 0.5 * far @ far)
 
     bounds = [(start - 3 * width, start + 3 * width) for start, width in zip(START, WIDTH, strict=True)]
-    return np.asarray(minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x)
+    return np.asarray(
+        scipy.optimize.minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x
+    )
 
 
 def improvement(mean: Array, deviation: Array, best: float) -> Array:
     """How much better than the best each is expected to be, where it is better."""
-    from scipy.special import ndtr
-
     gap = (mean - best) / deviation
-    return np.asarray(deviation * (gap * ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
+    return np.asarray(deviation * (gap * scipy.special.ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
 
 
 def improvement_per_epoch(mean: Array, deviation: Array, told: Array, best: float, first: Array, rest: Array) -> Array:
@@ -206,11 +193,11 @@ def improvement_per_epoch(mean: Array, deviation: Array, told: Array, best: floa
     told: standard deviation of what that reading makes of the mean; first, rest: epochs to it, and from it to the end.
     Such an index of what may be given up: M. L. Weitzman, "Optimal search for the best alternative", Econometrica 1979.
     """
-    from scipy.special import ndtri
-
     told = np.minimum(told, 0.999 * deviation)
     share = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    after = mean[:, None] + told[:, None] * ndtri(share[::-1])  # from the best that may come of it to the worst
+    after = mean[:, None] + told[:, None] * scipy.special.ndtri(
+        share[::-1]
+    )  # from the best that may come of it to the worst
     gain = improvement(after, np.sqrt(deviation**2 - told**2)[:, None], best).cumsum(axis=1) / QUANTILES
     epochs = first[:, None] + rest[:, None] * np.arange(1, QUANTILES + 1) / QUANTILES
     return np.asarray((gain / epochs).max(axis=1))

@@ -19,18 +19,9 @@ from hpo.core import Goal, Params, State, Study, Trial, epochs_of, without_epoch
 from hpo.formatting import listed
 from hpo.space.domains import Choice, Parameter
 from hpo.strategies import encoding
+from hpo.strategies import gaussian_process as gp
 from hpo.strategies.encoding import Array, Images
-from hpo.strategies.gaussian_process import (
-    EXPECTED,
-    Encoded,
-    Posterior,
-    apart,
-    factored,
-    fitted,
-    improvement,
-    improvement_per_epoch,
-    stacked,
-)
+from hpo.strategies.gaussian_process import EXPECTED, Encoded, Posterior
 from hpo.strategies.points import Point, Problem, frozen
 from hpo.strategies.prior import Experience, Prior, in_words
 
@@ -90,14 +81,15 @@ class Surrogate:
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             begun = np.array([epoch for _, epoch in candidates], float)
             left = np.maximum(1, np.array([epochs_of(params) for params, _ in candidates]) - begun)
+            mean, deviation = belief(full)
+            best = self._best(study, scale, mean)
             if looks:
                 read = [on_ladder(params, look) for (params, _), look in zip(candidates, looks, strict=True)]
-                mean, deviation, told = belief.foreseen(full, self._encoder.encode(read))
-                best, first = max([self._best(study, scale, mean), *mean[begun > 0].tolist()]), looks - begun
-                gain = improvement_per_epoch(mean, deviation, told, best, first, left - first)
+                told, first = belief.told(full, self._encoder.encode(read)), looks - begun
+                best = max([best, *mean[begun > 0].tolist()])
+                gain = gp.improvement_per_epoch(mean, deviation, told, best, first, left - first)
             else:
-                mean, deviation = belief(full)
-                gain = improvement(mean, deviation, self._best(study, scale, mean)) / left
+                gain = gp.improvement(mean, deviation, best) / left
             worth: Array = gain * (1 - self._failing(study, full))
             return worth / self._seconds(study, full) if self._timed else worth
 
@@ -140,9 +132,9 @@ class Surrogate:
 
     def _belief(self, study: Study) -> tuple["Scale", Posterior]:
         if self._last is None or self._last[0] != study.trials:
-            read, working = readings(study, self._goal), at_work(study)
-            running = [on_ladder(one.params, one.until) for one in working]
-            self._last = list(study.trials), self._judged(thinned(read), self._fitted(read), running)
+            read, running = readings(study, self._goal), [study.trials[number] for number in study.running]
+            at_work = [on_ladder(one.params, one.until) for one in [*running, *study.interrupted()]]
+            self._last = list(study.trials), self._judged(thinned(read), self._fitted(read), at_work)
         return self._last[1]
 
     def _fitted(self, read: Sequence[Reading]) -> Array:
@@ -151,7 +143,7 @@ class Surrogate:
         if self._hyper is None or self._hyper[0] != first:
             costs = np.array([cost for _, _, cost in first])
             seen = self._encoder.encode([(params, epoch) for params, epoch, _ in first])
-            self._hyper = first, fitted(seen, Scale.of(costs, self._goal)(costs))
+            self._hyper = first, gp.fitted(seen, Scale.of(costs, self._goal)(costs))
         return self._hyper[1]
 
     def _judged(self, read: Sequence[Reading], hyper: Array, running: Sequence[Candidate]) -> tuple["Scale", Posterior]:
@@ -160,12 +152,12 @@ class Surrogate:
         seen, y = self._encoder.encode([(params, epoch) for params, epoch, _ in read]), scale(costs)
         first = read[: min(EVERY * (len(read) // EVERY), MOST_READINGS)]  # as of `thinned`: they stay a while
         if self._factor is None or self._factor[0] != (first, hyper.tobytes()):
-            self._factor = (first, hyper.tobytes()), factored(hyper, seen[: len(first)])
+            self._factor = (first, hyper.tobytes()), gp.factored(hyper, seen[: len(first)])
         belief = Posterior.of(hyper, seen, y, self._factor[1])
         if running:  # what is being trained is taken to come out as expected
             pending = self._encoder.encode(running)
             expected = np.concatenate([y, belief(pending)[0]])
-            belief = Posterior.of(hyper, stacked(seen, pending), expected, belief.factor)
+            belief = Posterior.of(hyper, gp.stacked(seen, pending), expected, belief.factor)
         return scale, belief
 
     def _failing(self, study: Study, at: Encoded) -> Array:
@@ -190,13 +182,7 @@ class Surrogate:
     def _near(self, at: Encoded, trials: Sequence[Trial]) -> Array:
         """How much each (n) has to do with each of the trials (m), 0 to 1."""
         own = self._encoder.encode([(trial.params, trial.epochs) for trial in trials])
-        return np.asarray(np.exp(-4 * apart(at, own) ** 2))
-
-
-def at_work(study: Study) -> list[Trial]:
-    """Trials that are being trained, or were when their driver ended."""
-    waiting = (study.trials[number] for number in study.paused)
-    return [*(study.trials[number] for number in study.running), *(t for t in waiting if t.epoch < t.until)]
+        return np.asarray(np.exp(-4 * gp.apart(at, own) ** 2))
 
 
 def readings(study: Study, goal: Goal) -> list[Reading]:

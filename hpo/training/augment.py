@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from hpo.core import Params
-from hpo.models.parameters import TRAINING, setting
+from hpo.models.parameters import number, setting
 
 
 def augmented(images: Tensor, params: Params, generator: Generator) -> Tensor:
     """What these params say is done to every training image, in this order; channels last."""
-    if setting(params, TRAINING, "flip"):
+    if setting(params, "flip"):
         images = flipped(images, generator)
-    if (rotation := float(setting(params, TRAINING, "rotation"))) > 0:
+    if (rotation := number(params, "rotation")) > 0:
         images = turned(images, rotation, generator)
-    if (shift := int(setting(params, TRAINING, "shift"))) > 0:
+    if (shift := int(setting(params, "shift"))) > 0:
         images = shifted(images, shift, generator)
-    if (erase := float(setting(params, TRAINING, "erase"))) > 0:
+    if (erase := number(params, "erase")) > 0:
         images = erased(images, erase, generator)
     return images.contiguous(memory_format=torch.channels_last)
 

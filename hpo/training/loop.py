@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core import Job, Outcome, Params, Report, Train, TrainingFailed, epochs_of
-from hpo.models.parameters import TRAINING, setting
+from hpo.models.parameters import TRAINING, number, setting
 from hpo.training import checkpoints, probes
 from hpo.training.augment import augmented
 from hpo.training.evaluation import evaluate, read
@@ -119,9 +119,9 @@ def new_state(ready: Setup, job: Job) -> TrainingState:
     return TrainingState(
         network=network,
         update=Update.of(job.params, network),
-        loss=replace(ready.loss, smoothing=float(setting(job.params, TRAINING, "label_smoothing"))),
+        loss=replace(ready.loss, smoothing=number(job.params, "label_smoothing")),
         places=probes.probe_places(network, ours=ready.function is None),
-        batch_size=int(setting(job.params, TRAINING, "batch_size")),
+        batch_size=int(setting(job.params, "batch_size")),
         precision=ready.precision,
     )
 
@@ -189,7 +189,7 @@ def refuse_divergence(state: TrainingState, loss: float, steps: int) -> None:
 
 
 def _rate(state: TrainingState) -> str:
-    return f"learning rate {setting(state.update.params, TRAINING, 'learning_rate'):g}"
+    return f"learning rate {setting(state.update.params, 'learning_rate'):g}"
 
 
 def translate_errors(reports: Iterator[Report], device: torch.device) -> Iterator[Report]:

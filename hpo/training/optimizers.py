@@ -20,15 +20,11 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from hpo.core import Params, epochs_of
-from hpo.models.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, TRAINING, optimizer_states, setting
+from hpo.models.parameters import ADAM, ADAMW, CONSTANT, COSINE, RMSPROP, SGD, STEP, number, optimizer_states, setting
 
 EPSILON = 1e-8
 
 Optimizer = Callable[[Params, "Group", list[Tensor], float], None]  # (params, group, its gradients, eta): one step
-
-
-def _number(params: Params, name: str) -> float:
-    return float(setting(params, TRAINING, name))
 
 
 def eta(params: Params, start: float, end: float) -> float:
@@ -38,16 +34,16 @@ def eta(params: Params, start: float, end: float) -> float:
     has 0. The warm-up gives it that of its end, so that its first step moves too. Steps and the exponential decay fall between
     epochs, counted from the end of the warm-up.
     """
-    peak, warmup = _number(params, "learning_rate"), _number(params, "warmup")
+    peak, warmup = number(params, "learning_rate"), number(params, "warmup")
     if start < warmup:
         return peak * end / warmup
-    since, kind = start - warmup, setting(params, TRAINING, "schedule")
+    since, kind = start - warmup, setting(params, "schedule")
     if kind == CONSTANT:
         return peak
     if kind == COSINE:
         return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1.0, epochs_of(params) - warmup))))
-    every = _number(params, "step_epochs") if kind == STEP else 1
-    return peak * float(_number(params, "decay") ** math.floor(since / every))
+    every = number(params, "step_epochs") if kind == STEP else 1
+    return peak * float(number(params, "decay") ** math.floor(since / every))
 
 
 def weights(network: nn.Module) -> list[Tensor]:
@@ -92,17 +88,17 @@ class Update:
         """What these params name. Weight decay is the optimizer's own: it is not part of the loss, nor clipped."""
         penalized = weights(network)
         others: list[Tensor] = [w for w in network.parameters() if w.requires_grad and w.ndim < 2]
-        decay = _number(params, "weight_decay")
+        decay = number(params, "weight_decay")
         split = [(penalized, decay), (others, 0.0)] if decay else [(penalized + others, 0.0)]
         return cls(
             params=params,
-            optimizer=_OPTIMIZERS[setting(params, TRAINING, "optimizer")],
+            optimizer=_OPTIMIZERS[setting(params, "optimizer")],
             groups=[Group.of(tensors, decay, optimizer_states(params)) for tensors, decay in split if tensors],
             parameters=penalized + others,
             weights=penalized,
-            l1=_number(params, "l1"),
-            l2=_number(params, "l2"),
-            clip=_number(params, "clip"),
+            l1=number(params, "l1"),
+            l2=number(params, "l2"),
+            clip=number(params, "clip"),
         )
 
     @torch.no_grad()
@@ -139,7 +135,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 def _sgd(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
     """Sutskever et al. 2013, as torch has it: v <- momentum v + g; w <- w - eta v, or eta (g + momentum v)."""
-    momentum = _number(params, "momentum")
+    momentum = number(params, "momentum")
     sgd(
         group.parameters,
         gradients,
@@ -149,7 +145,7 @@ def _sgd(params: Params, group: Group, gradients: list[Tensor], rate: float) -> 
         momentum=momentum,
         lr=rate,
         dampening=0.0,
-        nesterov=bool(setting(params, TRAINING, "nesterov")) and momentum > 0,
+        nesterov=bool(setting(params, "nesterov")) and momentum > 0,
         maximize=False,
     )
 
@@ -164,10 +160,10 @@ def _adam(params: Params, group: Group, gradients: list[Tensor], rate: float) ->
         [],
         group.steps,
         fused=True,
-        decoupled_weight_decay=setting(params, TRAINING, "optimizer") == ADAMW,
+        decoupled_weight_decay=setting(params, "optimizer") == ADAMW,
         amsgrad=False,
-        beta1=_number(params, "beta1"),
-        beta2=_number(params, "beta2"),
+        beta1=number(params, "beta1"),
+        beta2=number(params, "beta2"),
         lr=rate,
         weight_decay=group.decay,
         eps=EPSILON,
@@ -177,7 +173,7 @@ def _adam(params: Params, group: Group, gradients: list[Tensor], rate: float) ->
 
 def _rmsprop(params: Params, group: Group, gradients: list[Tensor], rate: float) -> None:
     """Hinton's lecture 6e: v <- share v + (1 - share) g^2; w <- w - eta g / sqrt(v); momentum is on that quotient."""
-    momentum = _number(params, "momentum")
+    momentum = number(params, "momentum")
     rmsprop(
         group.parameters,
         gradients,
@@ -187,7 +183,7 @@ def _rmsprop(params: Params, group: Group, gradients: list[Tensor], rate: float)
         group.steps,
         foreach=True,
         lr=rate,
-        alpha=_number(params, "rms_decay"),
+        alpha=number(params, "rms_decay"),
         eps=EPSILON,
         weight_decay=group.decay,
         momentum=momentum,

@@ -26,7 +26,7 @@ from hpo.models import user
 from hpo.models.families import FAMILIES
 from hpo.models.layers import Impossible, Shape
 from hpo.models.network import Rescale, build, checked
-from hpo.models.parameters import TRAINING, setting
+from hpo.models.parameters import setting
 from hpo.training.optimizers import Update
 
 CROSS_ENTROPY = "cross_entropy"
@@ -214,27 +214,25 @@ def time_step(
     clock = clock or (time.process_time if device == "cpu" else time.perf_counter)
 
     def seconds(params: Params, precision: str) -> float:
-        with suppress(torch.OutOfMemoryError):
-            return fastest(params, precision)
-        return math.inf
-
-    def fastest(params: Params, precision: str) -> float:
-        generator = torch.Generator().manual_seed(0)
-        network = build(FAMILIES[model].layers(params, shape, outputs), shape, generator).to(device).train()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-        update, batch_size = Update.of(params, network), int(setting(params, TRAINING, "batch_size"))
-        images = torch.randn((batch_size, *shape), generator=generator).to(device, memory_format=torch.channels_last)
-        targets = torch.randint(outputs, (batch_size,), generator=generator).to(device)
-        taken = []
+        generator, taken = torch.Generator().manual_seed(0), list[float]()
         compute_as_workers(device)
-        for _ in range(WARM_STEPS + TIMED_STEPS):
-            began = clock()
-            loss = nn.functional.cross_entropy(forward(network, images, precision), targets)
-            torch.autograd.backward(loss)
-            update.step(0.0, 1.0)
-            loss.item()  # waits for the device
-            taken.append(clock() - began)
-        return min(taken[WARM_STEPS:])
+        with suppress(torch.OutOfMemoryError):
+            network = build(FAMILIES[model].layers(params, shape, outputs), shape, generator).to(device).train()
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+            update, batch_size = Update.of(params, network), int(setting(params, "batch_size"))
+            images = torch.randn((batch_size, *shape), generator=generator).to(
+                device, memory_format=torch.channels_last
+            )
+            targets = torch.randint(outputs, (batch_size,), generator=generator).to(device)
+            for _ in range(WARM_STEPS + TIMED_STEPS):
+                began = clock()
+                loss = F.cross_entropy(forward(network, images, precision), targets)
+                torch.autograd.backward(loss)
+                update.step(0.0, 1.0)
+                loss.item()  # waits for the device
+                taken.append(clock() - began)
+            return min(taken[WARM_STEPS:])
+        return math.inf
 
     return seconds
 
