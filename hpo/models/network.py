@@ -12,8 +12,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from hpo.core import Outcome, TrainingFailed
 from hpo.models import layers as plain
+from hpo.models import user
 from hpo.models.layers import Layer, Shape, Summary, shapes
 
 Modules = dict[str, Callable[..., nn.Module]]
@@ -178,20 +178,17 @@ def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
 def checked(network: object, model: str, shape: Shape, outputs: int) -> nn.Module:
     """What a user's function returned, once two blank images have passed it. Raises TrainingFailed."""
     if not isinstance(network, nn.Module):
-        text = f"{model} must return a torch.nn.Module, got {type(network).__name__}"
-        raise TrainingFailed(Outcome.INVALID, text)
+        raise user.invalid(f"{model} must return a torch.nn.Module, got {type(network).__name__}")
     images, expected = torch.zeros(2, *shape), (2, outputs)
     try:
         with torch.no_grad():
             result = network.cpu().eval()(images)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
-        text = f"{model}: its network does not take {tuple(images.shape)}: {why}"
-        raise TrainingFailed(Outcome.INVALID, text) from error
+        raise user.invalid(f"{model}: its network does not take {tuple(images.shape)}: {why}") from error
     got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
     if got != expected:
-        text = f"{model}: its network must turn {tuple(images.shape)} into {expected}, got {got}"
-        raise TrainingFailed(Outcome.INVALID, text)
+        raise user.invalid(f"{model}: its network must turn {tuple(images.shape)} into {expected}, got {got}")
     return network
 
 

@@ -142,7 +142,7 @@ def measuring(function: Function, reference: str) -> Callable[[Any, Any], dict[s
     def measure(targets: Any, outputs: Any) -> dict[str, float]:
         said = function(targets, outputs)
         if not isinstance(said, Mapping):
-            raise _invalid(f"{reference} must return a mapping of metrics, got {_name(said)}")
+            raise invalid(f"{reference} must return a mapping of metrics, got {_name(said)}")
         return numbers(said, reference)
 
     return measure
@@ -150,7 +150,7 @@ def measuring(function: Function, reference: str) -> Callable[[Any, Any], dict[s
 
 def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
     if not isinstance(yielded, Iterator):
-        raise _invalid(f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`")
+        raise invalid(f"{reference} must be a generator of reports, got {_name(yielded)}; write `yield`")
     began = time.perf_counter()
     try:
         for epoch, item in enumerate(yielded, start + 1):
@@ -164,9 +164,9 @@ def _reports(yielded: object, start: int, reference: str) -> Iterator[Report]:
 def _report(item: object, epoch: int, seconds: float, reference: str) -> Report:
     report = Report(epoch, item, seconds, time.time()) if isinstance(item, Mapping) else item
     if not isinstance(report, Report):
-        raise _invalid(f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}")
+        raise invalid(f"{reference} must yield a Report or a mapping of metrics, got {_name(item)}")
     if report.epoch != epoch:
-        raise _invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
+        raise invalid(f"{reference} must report every epoch once, got epoch {report.epoch} after {epoch - 1}")
     return replace(report, metrics=numbers(report.metrics, reference))
 
 
@@ -178,11 +178,11 @@ def numbers(metrics: Mapping[str, Any], reference: str) -> dict[str, float]:
             if type(value).__module__.partition(".")[0] in ("torch", "numpy"):
                 one = math.prod(getattr(value, "shape", ())) == 1
                 remedy = "; write .item()" if one else "; reduce it to one number, as by .mean().item()"
-            raise _invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}{remedy}")
+            raise invalid(f"{reference} must report numbers by name, got {name!r}: {value!r}{remedy}")
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _invalid(text: str) -> TrainingFailed:
+def invalid(text: str) -> TrainingFailed:
     return TrainingFailed(Outcome.INVALID, text)
 
 

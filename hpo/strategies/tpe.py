@@ -42,41 +42,33 @@ class Tpe:
         self._problem, self._late = problem, late
         self._first = {frozen(params) for params in start_points(problem)}
         self._stream = Stream(problem, lambda: random_points(problem))
-        self._mirror = _Mirror(problem)
+        self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
+        self._conditional = any(parameter.when for parameter in problem.space.parameters)
+        self._seen: list[Trial] = []
+        self._optuna = optuna.create_study(direction="minimize")
 
     def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
         number = len(study)
         far = [trial for trial in study.trials if trial.finished or 3 * trial.epoch >= trial.epochs]
         if (len(far) if self._late else number) >= STARTUP and tried >= self._first:
-            self._mirror.follow(study)
+            self._follow(study)
             for attempt in range(MOST_ASKS):
-                params = self._problem.extended(self._mirror.ask(number, attempt))
+                params = self._problem.extended(self._ask(number, attempt))
                 if frozen(params) not in tried and self._problem.feasible(params) is None:
                     return [Start(params, epochs_of(params))]
         return self._stream.propose(study, 1)
 
-
-class _Mirror:
-    """The study as Optuna sees it, made again from its trials whenever one of them has changed."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
-        self._conditional = any(parameter.when for parameter in problem.space.parameters)
-        self._seen: list[Trial] = []
-        self._optuna = optuna.create_study(direction="minimize")
-
-    def follow(self, study: Study) -> None:
+    def _follow(self, study: Study) -> None:
+        """Make the study that Optuna sees again from the trials whenever one of them has changed."""
         if len(self._seen) == len(study) and all(map(operator.is_, self._seen, study.trials)):
             return
-        self._seen, replaced = list(study.trials), study.replaced
+        self._seen, replaced, whole = list(study.trials), study.replaced, self._problem.whole
         self._optuna = optuna.create_study(direction="minimize")
         kept = (trial for trial in study.trials if trial.number not in replaced)
-        whole = self._problem.whole
         self._optuna.add_trials(for_optuna(whole(one.params), self._coordinates, **self._result(one)) for one in kept)
 
-    def ask(self, number: int, attempt: int) -> Params:
+    def _ask(self, number: int, attempt: int) -> Params:
         """A point from TPE's posterior; a function of the trials, the number and the attempt."""
         seed = int(digest(["tpe", self._problem.seed, number, attempt])[:8], 16)
         with warnings.catch_warnings():
