@@ -255,9 +255,9 @@ class Driver:
                 self._record(search, Paused(self.clock(), trial.number))
         if (end := self.trainings.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
             for trial in search.running(key):
-                failed = Ended(self.clock(), trial.number, end.state, end.outcome, end.error)
-                ended = failed if end.state is State.FAILED else completed(trial, search.goal, self.clock())
-                self._record(search, ended)
+                failed = Ended(self.clock(), trial.number, State.FAILED, *end)
+                complete = end[0] is Outcome.OK
+                self._record(search, completed(trial, search.goal, self.clock()) if complete else failed)
             search.release(key)
 
     # -- how searches begin and end

@@ -10,23 +10,14 @@ from hpo.files import hit
 from hpo.training import checkpoints
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """Why a training goes no further."""
-
-    state: State
-    outcome: Outcome
-    error: str
-
-
 @dataclass(slots=True)
 class Shared:
-    """One training. journaled: epochs that a journal has; attempts: since its last new epoch."""
+    """One training. journaled: epochs that a journal has; attempts: since its last new epoch; end: why it goes no further."""
 
     training: Training
     journaled: int = 0
     attempts: int = 0
-    end: End | None = None
+    end: tuple[Outcome, str] | None = None
 
 
 class Trainings:
@@ -117,10 +108,9 @@ class Trainings:
 
     def end(self, key: str, outcome: Outcome, error: str) -> None:
         """It goes no further: it failed, or (OK) its trainer ended before its last epoch."""
-        state = State.COMPLETE if outcome is Outcome.OK else State.FAILED
-        self._shared[key].end = End(state, outcome, error)
+        self._shared[key].end = outcome, error
 
-    def ended(self, key: str, epoch: int) -> End | None:
+    def ended(self, key: str, epoch: int) -> tuple[Outcome, str] | None:
         """Why there is nothing after this epoch; None if there is, or may be."""
         return self._shared[key].end if epoch >= self.epochs(key) else None
 

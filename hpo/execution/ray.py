@@ -63,7 +63,7 @@ class RayExecutor:
     """One long-lived actor a slot, each taking `resources` of a node. `slots`: how many are ready now.
 
     most: the most workers; None: as many as the nodes carry. modules: what a worker imports before `begin`. place: of the address
-    in the study file; patience: seconds to wait for a node while there is none. clock: for limits only.
+    in the study file; patience: seconds to wait for a node while there is none.
     """
 
     def __init__(
@@ -75,11 +75,10 @@ class RayExecutor:
         *,
         place: str = "execution.address",
         patience: float = PATIENCE,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connected_here = not ray.is_initialized()
-        self._monitor = Monitor(join(address, place), resources, patience, clock)
-        self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), clock
+        self._monitor = Monitor(join(address, place), resources, patience, time.monotonic)
+        self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), time.monotonic
         self._order = 0  # calls of `begin`
         self._factory = b""
         self._dataset: Any = None  # a reference to it in the object store
@@ -268,9 +267,8 @@ def _put_dataset(folder: Path) -> Any:
 
 
 def _state(job: Job) -> bytes | None:
-    if job.start:
-        with contextlib.suppress(FileNotFoundError):
-            return checkpoints.path(job.folder, job.training, job.start).read_bytes()
+    with contextlib.suppress(FileNotFoundError):  # none of epoch 0 either
+        return checkpoints.path(job.folder, job.training, job.start).read_bytes()
     return None
 
 

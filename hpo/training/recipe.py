@@ -6,13 +6,13 @@
 import json
 import pickle
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.core import Job, Params, Report, Train
+from hpo.core import Params, Train
 from hpo.data.dataset import Dataset
 from hpo.models import user
 from hpo.models.families import FAMILIES
@@ -54,15 +54,12 @@ class Recipe:
         from hpo.training.loop import trainer  # 2 s and 200 MB of torch that only a worker should pay for
 
         own = self.setup()
-        trainers = {self.split: trainer(own)}
 
-        def train(job: Job) -> Iterator[Report]:
-            split = self.split if job.split is None else int(job.split)
-            if split not in trainers:
-                trainers[split] = trainer(replace(self, split=split).setup(own.data.images))
-            return trainers[split](job)
+        @cache
+        def of(split: int | None) -> Train:
+            return trainer(own if split == self.split else replace(self, split=split).setup(own.data.images))
 
-        return train
+        return lambda job: of(self.split if job.split is None else int(job.split))(job)
 
     def open_data(self) -> Dataset:
         data = self.dataset or Dataset.open(self.data)
