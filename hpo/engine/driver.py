@@ -5,7 +5,7 @@ Read `Driver.run` first. Searches share trainings; each is charged as if it had 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from hpo.core import (
     DONE,
@@ -46,20 +46,18 @@ TIDY_SECONDS = 10.0  # between two checks of the size of the checkpoints
 Listener = Callable[[Search, Event], None]
 
 
+@dataclass(eq=False)
 class Driver:
     """Runs searches on an executor until each is over, or `stop` is called. Listeners get every recorded event."""
 
-    def __init__(
-        self,
-        searches: Sequence[Search],
-        executor: Executor,
-        trainings: Trainings,
-        limits: Limits = Limits(),
-        clock: Callable[[], float] | None = None,
-        listeners: Sequence[Listener] = (),
-    ) -> None:
-        self.searches, self.executor, self.trainings = searches, executor, trainings
-        self.limits, self.clock, self.listeners = limits, clock or steady_clock(), listeners
+    searches: Sequence[Search]
+    executor: Executor
+    trainings: Trainings
+    limits: Limits = Limits()  # noqa: RUF009  # frozen
+    clock: Callable[[], float] = field(default_factory=steady_clock)
+    listeners: Sequence[Listener] = ()
+
+    def __post_init__(self) -> None:
         self.jobs: dict[str, bool] = {}  # trainings that a worker is at -> whether it has been stopped
         self.stopping = 0  # the signal number that requested it, or 1
         self._tidied = 0.0

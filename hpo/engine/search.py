@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from hpo.core import BestSoFar, Ended, Event, Goal, Outcome, Params, Reason, State, Strategy, Study, Trial, Value
 from hpo.study_file.spec import Budget
@@ -11,33 +12,26 @@ FAILING_FIRST, FAILING_IN_A_ROW = 3, 5  # trials that fail with the same error b
 Identity = Callable[[Params, int], tuple[str, int]]  # params, repeat -> training key, training seed
 
 
+@dataclass(eq=False)
 class Search:
-    """A study and what may still be spent on it.
+    """A study and what may still be spent on it."""
 
-    identity names the training of a point; journal writes an event before the study takes it in;
-    max_running: the most trials that may run at a time (None: as many as there are workers); numerics: of its trainings.
-    """
+    study: Study
+    strategy: Strategy
+    goal: Goal
+    budget: Budget
+    identity: Identity  # names the training of a point
+    journal: Callable[[Event], object] = lambda event: None  # writes an event before the study takes it in
+    max_running: int | None = None  # trials that may run at a time; None: as many as there are workers
+    name: str = ""
+    numerics: Mapping[str, Value] = field(default_factory=dict)  # of its trainings
 
-    def __init__(
-        self,
-        study: Study,
-        strategy: Strategy,
-        goal: Goal,
-        budget: Budget,
-        identity: Identity,
-        journal: Callable[[Event], object] = lambda event: None,
-        max_running: int | None = None,
-        name: str = "",
-        numerics: Mapping[str, Value] | None = None,
-    ) -> None:
-        self.study, self.strategy, self.goal, self.budget = study, strategy, goal, budget
-        self.identity, self.journal, self.max_running = identity, journal, max_running
-        self.name, self.numerics = name, numerics or {}
+    def __post_init__(self) -> None:
         self.closing: Reason | None = None  # why it ends, once that is certain
         self.stopping = False  # asked to finish the running epochs and end
-        self.granted = {key: len(training.reports) for key, training in study.trainings.items()}
+        self.granted = {key: len(training.reports) for key, training in self.study.trainings.items()}
         self.total_granted = sum(self.granted.values())
-        self.best_so_far = BestSoFar(study, goal)
+        self.best_so_far = BestSoFar(self.study, self.goal)
         self.errors: list[str] = []  # of the trials that end from now on, in that order; "" where that is a result
 
     def record(self, event: Event) -> None:
