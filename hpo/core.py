@@ -541,9 +541,9 @@ class Strategy(Protocol):
     """Looks at a study and proposes.
 
     An implementation must not keep what it cannot derive from `study` again: a fresh instance that is given the same
-    list of trials answers the same. It must not propose an infeasible point, nor one that is in the study already,
-    nor more than `slots` decisions that need a worker (`Stop` needs none). A paused trial with `epoch < until` was interrupted
-    and the driver continues it: a strategy treats it as running.
+    list of trials answers the same. One instance serves one study, which grows. It must not propose an infeasible point, nor
+    one that is in the study already, nor more than `slots` decisions that need a worker (`Stop` needs none). A paused trial
+    with `epoch < until` was interrupted and the driver continues it: a strategy treats it as running.
     """
 
     def propose(self, study: Study, slots: int) -> Proposal: ...

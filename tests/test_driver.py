@@ -322,7 +322,7 @@ def test_failed_trials_are_started_again_first_and_take_their_place(name: str, c
 
     def retrying(events: Sequence[Event]) -> list[Event]:
         written = list(events)
-        nothing = Stream(Problem(Space(())), lambda: iter(()))
+        nothing = Stream(Problem(Space(())), iter(()))
         strategy, executor = Enqueued(STRATEGIES[name](0), failed, nothing, None), Scripted()
         budget, trainings, study = Budget(trials=8 + len(failed)), Trainings(tmp_path), Study(events)
         trainings.retried = {study.trials[number].training for number in set(failed) - study.replaced}

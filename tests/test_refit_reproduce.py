@@ -72,7 +72,7 @@ def test_trials_that_no_budget_is_left_for_are_in_nobodys_way() -> None:
         def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
             return [Continue(7, 4)]
 
-    longer = Stream(Problem(Space(())), lambda: iter([point]))
+    longer = Stream(Problem(Space(())), iter([point]))
     assert Enqueued(Promotes(), [], longer, most=1).propose(Study(), 2) == [Start(point, 16)]
     assert Enqueued(Promotes(), [], longer, most=0).propose(Study(), 2) == [Continue(7, 4)]
 

@@ -179,7 +179,7 @@ def open_search(components: Components, journal: Journal, trials: int | None, ma
     retried = [n for n in noted_retries(journal) if n in study.replaced or allowed(spec, study.trials[n].params)]
     budget = affordable(spec, None if target is None else target + len(retried))
     name = f"{spec.name}/{journal.path.parent.name}"  # two study files are compared side by side
-    further = Stream(components.problem(), lambda: iter(longer(spec, journal)))
+    further = Stream(components.problem(), iter(longer(spec, journal)))
     strategy = Enqueued(components.strategy(), retried, further, budget.trials)
     append, known = partial(record, spec, journal, study), components.known
     told = {"prior": "none"} if known is None else {"prior": known.digest, "known": str(known)}

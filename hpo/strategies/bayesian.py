@@ -27,7 +27,7 @@ class Bayesian:
     def __init__(self, problem: Problem, surrogate: Surrogate) -> None:
         self._problem, self._surrogate = problem, surrogate
         self._first = {frozen(params) for params in start_points(problem)}
-        self._stream = Stream(problem, lambda: random_points(problem))
+        self._stream = Stream(problem, random_points(problem))
         self._favourites: list[Params] = []
 
     def propose(self, study: Study, slots: int) -> Proposal:

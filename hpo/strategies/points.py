@@ -100,22 +100,14 @@ def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
 class Stream:
     """The points of a stream that are not in the study yet. What it keeps can be derived from the study again."""
 
-    def __init__(self, problem: Problem, make: Callable[[], Iterator[Params]]) -> None:
-        self._problem, self._make = problem, make
-        self._restart()
-
-    def _restart(self) -> None:
-        self._points = self._make()
+    def __init__(self, problem: Problem, points: Iterator[Params]) -> None:
+        self._problem, self._points = problem, points
         self._ahead: list[Params] = []  # drawn, not yet seen in the study
         self._tried: set[Point] = set()
         self._read = 0
-        self._study: Study | None = None
 
     def tried(self, study: Study) -> set[Point]:
         """The points of the study's trials."""
-        if study is not self._study:
-            self._restart()
-            self._study = study
         for trial in study.trials[self._read :]:
             self._tried.add(frozen(self._problem.whole(trial.params)))
         self._read = len(study.trials)
@@ -136,15 +128,14 @@ class Random:
     """Trial k is the k-th distinct feasible point: any number of workers, any machine, after any crash."""
 
     def __init__(self, problem: Problem) -> None:
-        self.propose = Stream(problem, lambda: random_points(problem)).propose
+        self.propose = Stream(problem, random_points(problem)).propose
 
 
 class Grid:
     """Every feasible combination once, shuffled, so that a small budget is spent all over it. Raises GridImpossible."""
 
     def __init__(self, problem: Problem) -> None:
-        grid = problem.space.grid()
-        self.propose = Stream(problem, lambda: grid_points(problem, grid)).propose
+        self.propose = Stream(problem, grid_points(problem, problem.space.grid())).propose
 
 
 class Repeats:

@@ -41,7 +41,7 @@ class Tpe:
     def __init__(self, problem: Problem, late: bool = False) -> None:
         self._problem, self._late = problem, late
         self._first = {frozen(params) for params in start_points(problem)}
-        self._stream = Stream(problem, lambda: random_points(problem))
+        self._stream = Stream(problem, random_points(problem))
         self._coordinates = {p.name: Coordinate(p.domain) for p in problem.space.parameters}
         self._conditional = any(parameter.when for parameter in problem.space.parameters)
         self._seen: list[Trial] = []
