@@ -236,6 +236,7 @@ class Study:
         self.charged: dict[str, list[int]] = {}  # training -> epochs of the study when each of its own was reported
         self.scores: list[Scored] = []
         self.environments: list[Mapping[str, Value]] = []
+        self.began: dict[str, Mapping[str, Value]] = {}  # training -> the environment that began it
         self.epochs = 0  # of distinct trainings: what it would have trained alone
         self.reused_epochs = 0
         self.active_seconds = 0.0  # what drivers spent on it, summed over resumes
@@ -315,6 +316,7 @@ class Study:
     def _start(self, event: Started) -> None:
         assert event.trial == len(self.trials), (event.trial, len(self.trials))
         self.trainings.setdefault(event.training, Training(event.training, event.seed))
+        self.began.setdefault(event.training, self.environments[-1] if self.environments else {})
         self._readers.setdefault(event.training, []).append(event.trial)
         trial = Trial(event.trial, event.params, event.repeat, event.training, event.until, started=event.time)
         self.trials.append(trial)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo import provenance
-from hpo.core import BestSoFar, Ended, Goal, Opened, Params, Started, State, Study, Trial, Value, without_epochs
+from hpo.core import BestSoFar, Ended, Goal, Params, State, Study, Trial, Value, without_epochs
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.errors import BadInput, Conflict, HpoError, Mistake
@@ -225,9 +225,9 @@ def resumed(spec: StudySpec, before: Sequence[Environment], now: Environment, ac
     return {**now, "accepted_code": ", ".join(edited)} if edited else now
 
 
-def refuse_other_network(spec: StudySpec, journal: Journal, trial: Trial, code: str, first: str = "undo that") -> None:
+def refuse_other_network(spec: StudySpec, study: Study, trial: Trial, code: str, first: str = "undo that") -> None:
     """Raises Conflict where other code of the user's trained the trial: today's would be another network, or another trial."""
-    if other_versions(journal, trial.training, {"user_code": code}):
+    if other_versions(study, trial.training, {"user_code": code}):
         rule = f"the code of {spec.train or spec.model} has changed since trial {trial.number} was trained"
         remedy = f"{first}, or start again with `hpo run --fresh`"
         raise Conflict(Mistake(spec.place("train" if spec.train else "model"), rule, "", remedy))
@@ -238,11 +238,10 @@ def end_unfinished(spec: StudySpec, journal: Journal, now: Environment) -> None:
     and what today's file no longer has, which is said in one line. Where `epochs` became longer, the shorter may go on.
     """
     study = journal.study()
-    upgraded = any(provenance.differences(one, now, provenance.TRAINED_BY) for one in study.environments)
     forbidden: list[int] = []
     for trial in study.with_state(State.RUNNING, State.PAUSED):
         point = trial.params if trial.epochs > spec.space.longest else without_epochs(trial.params)
-        if changes := other_versions(journal, trial.training, now) if upgraded else []:
+        if changes := other_versions(study, trial.training, now):
             error = f"not continued by another version: {', '.join(changes)}"
         elif spec.strategy == CONFIRM or (allowed(spec, point) and spec.admits(trial.params)):
             continue  # what is confirmed may be older than the file
@@ -256,15 +255,9 @@ def end_unfinished(spec: StudySpec, journal: Journal, now: Environment) -> None:
         log.warning("%s: the study file no longer allows %s; they end as pruned", journal.path.parent, which)
 
 
-def other_versions(journal: Journal, training: str, now: Environment) -> list[str]:
+def other_versions(study: Study, training: str, now: Environment) -> list[str]:
     """What has changed of the versions that a training was begun with."""
-    environment: Environment = {}
-    for _, event in journal.events():
-        if isinstance(event, Opened):
-            environment = event.environment
-        elif isinstance(event, Started) and event.training == training:
-            break
-    return provenance.differences(environment, now, provenance.TRAINED_BY)
+    return provenance.differences(study.began[training], now, provenance.TRAINED_BY)
 
 
 # -- other drivers -------------------------------------------------------------------------------------------------

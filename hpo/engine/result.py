@@ -112,8 +112,7 @@ class Result:
 
     def outdated(self, trial: Trial) -> bool:
         """Whether other code of the user's, or another version, began this trial than would go on with it."""
-        with Journal.open(self.folders.journal, read_only=True) as journal:
-            return bool(other_versions(journal, trial.training, self.study.environments[-1]))
+        return bool(other_versions(self.study, trial.training, self.study.environments[-1]))
 
     @property
     def test(self) -> Mapping[str, float]:
@@ -152,8 +151,7 @@ class Result:
         """Raises Conflict where the user's own code is not the one that trained this trial. first: what to do."""
         from hpo.engine import components
 
-        with Journal.open(self.folders.journal, read_only=True) as journal:
-            refuse_other_network(self.spec, journal, trial, components.user_code(self.spec), first)
+        refuse_other_network(self.spec, self.study, trial, components.user_code(self.spec), first)
 
     def data(self) -> Dataset:
         """What the networks are trained on. Raises BadInput where a trainer of one's own has its data for itself."""

@@ -298,11 +298,11 @@ def restore(study: OpenStudy, executor: Executor, trial: Trial, epoch: int) -> P
     """
     components, folders = study.components, study.folders
     code, first = str(components.numerics["user_code"]), "undo that and repeat `hpo run --accept-code`"
-    refuse_other_network(study.spec, study.journal, trial, code, first)
+    refuse_other_network(study.spec, study.search.study, trial, code, first)
     path = checkpoints.path(folders.trainings, trial.training, epoch)
     if checkpoints.whole(path):
         return path
-    if changes := other_versions(study.journal, trial.training, components.numerics):
+    if changes := other_versions(study.search.study, trial.training, components.numerics):
         remedy = "go back to that, or set the study aside with --fresh"
         rule = "is gone, and is made by the same versions only"
         raise EnvironmentFailed(Mistake(str(path), rule, ", ".join(changes), remedy))
