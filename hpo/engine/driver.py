@@ -110,7 +110,7 @@ class Driver:
             return False
         if (
             interrupted := search.study.interrupted()
-        ):  # what ran when a driver ended goes before what had no budget left
+        ):  # the last first: it ran when a driver ended, others lacked budget
             return self._continue(search, interrupted[-1], interrupted[-1].until)
         decisions = search.strategy.propose(search.study, self._room(search))
         if isinstance(decisions, list) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all

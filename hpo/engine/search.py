@@ -108,16 +108,11 @@ class Search:
             return Reason.TARGET
         if self._is_failing():
             return Reason.FAILING
-        budget = self.budget
+        budget, waited = self.budget, self.study.epochs - self.best_so_far.at
         if budget.time is not None and self.study.active_seconds_at(now) >= budget.time:
             return Reason.TIME
-        if (
-            budget.patience is not None
-            and self.best is not None
-            and self.study.epochs - self.best_so_far.at >= budget.patience
-        ):
-            return Reason.PATIENCE
-        return None
+        patient = budget.patience is None or self.best is None or waited < budget.patience
+        return None if patient else Reason.PATIENCE
 
     def _is_failing(self) -> bool:
         runs = (self.errors[:FAILING_FIRST], FAILING_FIRST), (self.errors[-FAILING_IN_A_ROW:], FAILING_IN_A_ROW)

@@ -175,10 +175,9 @@ def fitted(seen: Encoded, y: Array) -> Array:
         far = (hyper - START) / WIDTH
         return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + 0.5 * far @ far)
 
-    bounds = [(start - 3 * width, start + 3 * width) for start, width in zip(START, WIDTH, strict=True)]
-    return np.asarray(
-        scipy.optimize.minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x
-    )
+    bounds = scipy.optimize.Bounds(START - 3 * WIDTH, START + 3 * WIDTH)
+    found = scipy.optimize.minimize(loss, START, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    return np.asarray(found.x)
 
 
 def improvement(mean: Array, deviation: Array, best: float) -> Array:
@@ -194,10 +193,8 @@ def improvement_per_epoch(mean: Array, deviation: Array, told: Array, best: floa
     Such an index of what may be given up: M. L. Weitzman, "Optimal search for the best alternative", Econometrica 1979.
     """
     told = np.minimum(told, 0.999 * deviation)
-    share = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    after = mean[:, None] + told[:, None] * scipy.special.ndtri(
-        share[::-1]
-    )  # from the best that may come of it to the worst
+    share = ((np.arange(QUANTILES) + 0.5) / QUANTILES)[::-1]  # from the best that may come of it to the worst
+    after = mean[:, None] + told[:, None] * scipy.special.ndtri(share)
     gain = improvement(after, np.sqrt(deviation**2 - told**2)[:, None], best).cumsum(axis=1) / QUANTILES
     epochs = first[:, None] + rest[:, None] * np.arange(1, QUANTILES + 1) / QUANTILES
     return np.asarray((gain / epochs).max(axis=1))

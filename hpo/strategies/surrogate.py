@@ -187,12 +187,9 @@ class Surrogate:
 
 def readings(study: Study, goal: Goal) -> list[Reading]:
     """Every training at the epochs of its ladder, in the journal's order; one that failed is infinitely bad at its end."""
-    longest: dict[str, Trial] = {}
-    for trial in study.trials:
-        if trial.training not in longest or trial.epoch > longest[trial.training].epoch:
-            longest[trial.training] = trial
     found: list[tuple[int, Reading]] = []
-    for key, trial in longest.items():
+    for key in study.trainings:
+        trial = max(study.readers(key), key=lambda one: one.epoch)
         for epoch in ladder(trial.params):
             if epoch <= trial.epoch:
                 cost = goal.cost(trial.reports[epoch - 1])

@@ -220,9 +220,8 @@ def time_step(
             network = build(FAMILIES[model].layers(params, shape, outputs), shape, generator).to(device).train()
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
             update, batch_size = Update.of(params, network), int(setting(params, "batch_size"))
-            images = torch.randn((batch_size, *shape), generator=generator).to(
-                device, memory_format=torch.channels_last
-            )
+            images = torch.randn((batch_size, *shape), generator=generator)
+            images = images.to(device, memory_format=torch.channels_last)
             targets = torch.randint(outputs, (batch_size,), generator=generator).to(device)
             for _ in range(WARM_STEPS + TIMED_STEPS):
                 began = clock()
