@@ -40,7 +40,8 @@ def tpe(problem: Problem, late: bool = False) -> Strategy:
 
 Maker = Callable[[Problem], Strategy]
 MAKERS: Mapping[str, Maker] = {"bayesian": tpe, "tpe": tpe, "random": Random, "grid": Grid}  # where there is no prior
-STRATEGIES = {**MAKERS, RANDOM_X2: Random, **{asha: MAKERS[name] for name, asha in WITH_ASHA.items()}}
+OTHERS: Mapping[str, Maker] = {CONFIRM: Repeats, RANDOM_X2: Random}
+STRATEGIES = {**MAKERS, **OTHERS, **{asha: MAKERS[name] for name, asha in WITH_ASHA.items()}}
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
 
 Factory = Callable[[], Train]
@@ -57,11 +58,8 @@ class Components:
     known: prior.LearnedPrior | None  # what its search knows before it begins, where it asks for that
 
     def problem(self) -> Problem:
-        spec = self.spec
-        feasible, goal = self.feasible(), spec.goal
-        images = None
-        if self.dataset is not None:
-            images = Images(self.dataset.shape, self.dataset.outputs, len(self.dataset.train))
+        spec, data, feasible, goal = self.spec, self.dataset, self.feasible(), self.spec.goal
+        images = None if data is None else Images(data.shape, data.outputs, len(data.train))
         own = spec.start_with, spec.constraints, families.completing(spec)
         problem = Problem(spec.space, goal, spec.seed, feasible, *own, images=images)
         today = replace(goal, epochs={*goal.epochs} & {*spec.space.lengths})  # not all that counts can be asked for
@@ -69,8 +67,6 @@ class Components:
 
     def strategy(self) -> Strategy:
         spec, problem = self.spec, self.problem()
-        if spec.strategy == CONFIRM:
-            return Repeats(problem)
         surrogate = self.surrogate(problem)
         if spec.strategy == "bayesian" and surrogate is not None:
             strategy: Strategy = Bayesian(problem, surrogate)

@@ -56,10 +56,6 @@ class Choice:
     def levels(self) -> int:
         return len(self.values)
 
-    @property
-    def gridded(self) -> bool:
-        return True
-
     def level(self, index: int) -> Value:
         return self.values[index]
 

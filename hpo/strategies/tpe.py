@@ -105,9 +105,7 @@ class Coordinate:
         domain = self.domain
         if self._by_index:
             return IntDistribution(0, (domain.levels or 1) - 1)
-        if isinstance(domain, Choice):
-            return CategoricalDistribution(domain.values)
-        if domain.gridded:
+        if isinstance(domain, Choice) or domain.gridded:
             return CategoricalDistribution([domain.level(index) for index in range(domain.levels or 1)])
         if domain.integer:
             return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
