@@ -13,6 +13,7 @@ mean and covariance: Z. Wang et al., "Pre-trained Gaussian processes for Bayesia
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,34 +62,20 @@ def apart(a: Encoded, b: Encoded) -> Array:
     return np.asarray(np.sqrt(2 * np.maximum(square, 0) / max(1, a.u.shape[1])))
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """What the covariance of a (n) with b (m) is made of, each (n, m)."""
+def covariance(a: Encoded, b: Encoded) -> Callable[[Array], Array]:
+    """Of a (n) with b (m), (n, m), as a function of the hyperparameters; what these do not change is worked out once."""
+    rise, ratio = np.outer(a.epochs, b.epochs), np.abs(a.epochs[:, None] - b.epochs[None])
+    zbar, z = np.outer(a.zbar, b.zbar), a.z @ b.z.T / a.z.shape[1]
+    distance, same = apart(a, b), (a.point[:, None] == b.point[None]).astype(float)
 
-    rise: Array
-    zbar: Array
-    z: Array
-    apart: Array
-    ratio: Array
-    same: Array
-
-    @classmethod
-    def of(cls, a: Encoded, b: Encoded) -> "Pairs":
-        return cls(
-            rise=np.outer(a.epochs, b.epochs),
-            zbar=np.outer(a.zbar, b.zbar),
-            z=a.z @ b.z.T / a.z.shape[1],
-            apart=apart(a, b),
-            ratio=np.abs(a.epochs[:, None] - b.epochs[None]),
-            same=(a.point[:, None] == b.point[None]).astype(float),
-        )
-
-    def covariance(self, hyper: Array) -> Array:
+    def under(hyper: Array) -> Array:
         scale, tasks, residual, length, fade, training, _ = np.exp(hyper)
-        near = math.sqrt(5) / length * self.apart
-        own = residual**2 * (1 + near + near**2 / 3) * np.exp(-near) + training**2 * self.same
-        known = LEVEL**2 + RISE**2 * self.rise + scale**2 * self.zbar + tasks**2 * self.z
-        return np.asarray(known + np.exp(-self.ratio / fade) * own)
+        near = math.sqrt(5) / length * distance
+        own = residual**2 * (1 + near + near**2 / 3) * np.exp(-near) + training**2 * same
+        known = LEVEL**2 + RISE**2 * rise + scale**2 * zbar + tasks**2 * z
+        return np.asarray(known + np.exp(-ratio / fade) * own)
+
+    return under
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +114,7 @@ class Posterior:
 
     def _by_seen(self, at: Encoded) -> tuple[Array, Array]:
         """Mean (n,), and what of the covariance (seen, n) is known by what was seen."""
-        k = Pairs.of(at, self.seen).covariance(self.hyper)
+        k = covariance(at, self.seen)(self.hyper)
         return EXPECTED * at.zbar + k @ self.weights, solved(self.factor, k.T)
 
     def tasks(self) -> tuple[Array, Array]:
@@ -143,13 +130,12 @@ class Posterior:
 def factored(hyper: Array, seen: Encoded, known: Array = NOTHING) -> Array:
     """Cholesky's factor of the covariance of what was seen, of which the first rows are known."""
     old, new = seen[: len(known)], seen[len(known) :]
-    across = solved(known, Pairs.of(old, new).covariance(hyper))
-    corner = cholesky(noisy(Pairs.of(new, new), hyper) - across.T @ across)
+    across = solved(known, covariance(old, new)(hyper))
+    corner = cholesky(noisy(covariance(new, new)(hyper), hyper) - across.T @ across)
     return np.block([[known, np.zeros_like(across)], [across.T, corner]])
 
 
-def noisy(pairs: Pairs, hyper: Array) -> Array:
-    k = pairs.covariance(hyper)
+def noisy(k: Array, hyper: Array) -> Array:
     k[np.diag_indices_from(k)] += np.exp(2 * hyper[-1]) + 1e-6
     return k
 
@@ -167,10 +153,10 @@ def fitted(seen: Encoded, y: Array) -> Array:
     """The most probable hyperparameters, as far as a few steps from the start lead."""
     if not len(y):
         return START
-    own, rest = Pairs.of(seen, seen), y - EXPECTED * seen.zbar
+    own, rest = covariance(seen, seen), y - EXPECTED * seen.zbar
 
     def loss(hyper: Array) -> float:
-        factor = cholesky(noisy(own, hyper))
+        factor = cholesky(noisy(own(hyper), hyper))
         half = solved(factor, rest)
         far = (hyper - START) / WIDTH
         return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + 0.5 * far @ far)
