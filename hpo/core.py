@@ -292,7 +292,8 @@ class Study:
             case Continued(trial=number, until=until):
                 trial = self.trials[number]
                 assert trial.state is State.PAUSED, trial
-                self._put(replace(trial, state=State.RUNNING, until=until, reports=self._reading(trial, until)))
+                reports = self.trainings[trial.training].reports[:until]
+                self._put(replace(trial, state=State.RUNNING, until=until, reports=reports))
             case Reported():
                 self._report(event)
             case Paused(trial=number):
@@ -318,9 +319,10 @@ class Study:
         self.trainings.setdefault(event.training, Training(event.training, event.seed))
         self.began.setdefault(event.training, self.environments[-1] if self.environments else {})
         self._readers.setdefault(event.training, []).append(event.trial)
-        trial = Trial(event.trial, event.params, event.repeat, event.training, event.until, started=event.time)
+        reports = self.trainings[event.training].reports[: event.until]
+        trial = Trial(event.trial, event.params, event.repeat, event.training, event.until, reports, started=event.time)
         self.trials.append(trial)
-        self._put(replace(trial, reports=self._reading(trial, event.until)))
+        self._put(trial)
 
     def _report(self, event: Reported) -> None:
         training = self.trainings[event.training]
@@ -333,9 +335,6 @@ class Study:
         for trial in self.readers(event.training):
             if trial.state is State.RUNNING and event.report.epoch <= trial.until:
                 self._put(replace(trial, reports=reports))
-
-    def _reading(self, trial: Trial, until: int) -> tuple[Report, ...]:
-        return self.trainings[trial.training].reports[:until]
 
     def _put(self, trial: Trial) -> None:
         self.trials[trial.number] = trial

@@ -90,18 +90,11 @@ def refuse_unknown_classes(spec: StudySpec, data: Dataset | None) -> None:
 def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset | None) -> None:
     """A space in which nothing can be trained is bad input, not an empty study."""
     refuse_unknown_classes(spec, data)
-    reasons: list[str] = []
-
-    def judge(params: Params) -> str | None:
-        reason = problem.feasible(params)
-        reasons.append(reason or "")
-        return reason
-
     problem = assemble(spec, data, placement).problem()
-    if next(random_points(replace(problem, feasible=judge)), None) is None:
-        rule, got = "must hold at least one point that can be trained", reasons[0] if reasons else "an empty space"
-        remedy = "widen it; `hpo check` names the reasons"
-        raise BadInput(Mistake(spec.place("search_space"), rule, got, remedy))
+    if next(random_points(problem), None) is None:
+        one = problem.feasible(spec.space.sample(random.Random(spec.seed))) or "none found"
+        rule, remedy = "must hold at least one point that can be trained", "widen it; `hpo check` names the reasons"
+        raise BadInput(Mistake(spec.place("search_space"), rule, one, remedy))
 
 
 def take_over(specs: Sequence[StudySpec], folders: Sequence[Folders], fresh: bool, stack: ExitStack) -> list[Journal]:
