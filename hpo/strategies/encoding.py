@@ -37,12 +37,22 @@ def encode(params: Params, images: Images) -> Array:
 
 
 def named(params: Params, images: Images) -> dict[str, float]:
+    channels, height, width = images.shape
     network = sizes("cnn", params, images.shape, images.outputs)
     return {
-        **_images(images),
+        "images": math.log(images.train),
+        "side": math.log(height * width) / 2,
+        "channels of images": math.log(channels),
+        "classes": math.log(images.outputs + 1),
         **_network(params, network),
         **_update(params, max(1, round(images.train / number(params, "batch_size")))),
-        **_regularization(params),
+        "decay": math.log(1e-7 + number(params, "weight_decay") + number(params, "l2")),
+        "l1": math.log(1e-8 + number(params, "l1")),
+        "smoothing": number(params, "label_smoothing"),
+        "shift": number(params, "shift"),
+        "flip": float(bool(setting(params, "flip"))),
+        "rotation": number(params, "rotation") / 10,
+        "erase": number(params, "erase"),
     }
 
 
@@ -54,16 +64,6 @@ def at_epochs(point: Array, params: Params, epochs: Array) -> Array:
     through = epochs / epochs_of(params) if kind == parameters.COSINE else np.zeros(len(epochs))
     own = np.stack([np.log(epochs), np.log(epochs) + steps, np.floor(epochs / every) * gamma, through], axis=1)
     return np.hstack([np.broadcast_to(point, (len(epochs), len(point))), own])
-
-
-def _images(images: Images) -> dict[str, float]:
-    channels, height, width = images.shape
-    return {
-        "images": math.log(images.train),
-        "side": math.log(height * width) / 2,
-        "channels of images": math.log(channels),
-        "classes": math.log(images.outputs + 1),
-    }
 
 
 def _network(params: Params, network: Summary) -> dict[str, float]:
@@ -135,18 +135,6 @@ def _update(params: Params, steps: int) -> dict[str, float]:
         "schedule": float(setting(params, "schedule") == parameters.COSINE),
         "warmup": number(params, "warmup"),
         "clip": math.log1p(1 / number(params, "clip")) if number(params, "clip") else 0.0,
-    }
-
-
-def _regularization(params: Params) -> dict[str, float]:
-    return {
-        "decay": math.log(1e-7 + number(params, "weight_decay") + number(params, "l2")),
-        "l1": math.log(1e-8 + number(params, "l1")),
-        "smoothing": number(params, "label_smoothing"),
-        "shift": number(params, "shift"),
-        "flip": float(bool(setting(params, "flip"))),
-        "rotation": number(params, "rotation") / 10,
-        "erase": number(params, "erase"),
     }
 
 
