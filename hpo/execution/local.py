@@ -36,9 +36,7 @@ class LocalExecutor:
     """`slots` worker processes, which import `modules` at once; `begin` gives them trainers. clock: for limits only."""
 
     def __init__(self, slots: int, modules: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
-        self.slots = slots
-        self._modules = tuple(modules)
-        self._clock = clock
+        self.slots, self._modules, self._clock = slots, tuple(modules), clock
         self._factories: Sequence[Callable[[], Train]] = ()
         self._failed_starts = 0
         self._workers = [self._start(index) for index in range(slots)]

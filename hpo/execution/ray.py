@@ -59,33 +59,27 @@ class _WorkerActor:
             ray.kill(self.actor, no_restart=True)
 
 
+@dataclass(eq=False)
 class RayExecutor:
-    """One long-lived actor a slot, each taking `resources` of a node. `slots`: how many are ready now.
+    """One long-lived actor a slot, each taking `resources` of a node. `slots`: how many are ready now."""
 
-    most: the most workers; None: as many as the nodes carry. modules: what a worker imports before `begin`. place: of the address
-    in the study file; patience: seconds to wait for a node while there is none.
-    """
+    resources: Resources = Resources()  # noqa: RUF009  # frozen
+    most: int | None = None  # workers; None: as many as the nodes carry
+    modules: Sequence[str] = ()  # what a worker imports before `begin`
+    address: str | None = None
+    place: str = "execution.address"  # of the address in the study file
+    patience: float = PATIENCE  # seconds to wait for a node while there is none
 
-    def __init__(
-        self,
-        resources: Resources = Resources(),
-        most: int | None = None,
-        modules: Sequence[str] = (),
-        address: str | None = None,
-        *,
-        place: str = "execution.address",
-        patience: float = PATIENCE,
-    ) -> None:
+    def __post_init__(self) -> None:
         self._connected_here = not ray.is_initialized()
-        self._monitor = Monitor(join(address, place), resources, patience, time.monotonic)
-        self._resources, self._most, self._modules, self._clock = resources, most, tuple(modules), time.monotonic
+        self._monitor = Monitor(join(self.address, self.place), self.resources, self.patience, time.monotonic)
         self._order = 0  # calls of `begin`
         self._factory = b""
         self._dataset: Any = None  # a reference to it in the object store
         self._waiting: list[Job] = []  # submitted, and no worker is ready
         self._messages: list[Message] = []  # for the next `wait`
         self._tickets = self._failed_starts = 0
-        self._next_check = self._clock()
+        self._next_check = time.monotonic()
         self._workers: list[_WorkerActor] = []
         self._adjust_workers()
 
@@ -126,18 +120,18 @@ class RayExecutor:
 
     def wait(self, timeout: float | None) -> list[Message]:
         """Returns when a worker becomes ready, too: there is a slot more."""
-        end = None if timeout is None else self._clock() + timeout
+        end = None if timeout is None else time.monotonic() + timeout
         ready = self._ready()
         while True:
             self._adjust_workers()
             self._assign()
             messages, self._messages = self._messages, []
             jobs = [worker.running for worker in self._workers]
-            seconds = 0.0 if messages else seconds_until(self._clock(), [self._next_check, end], jobs)
+            seconds = 0.0 if messages else seconds_until(time.monotonic(), [self._next_check, end], jobs)
             for worker in self._with_messages(seconds):
                 messages += self._receive(worker)
             messages += self._kill_overdue()
-            if messages or (end is not None and self._clock() >= end) or self._ready() != ready:
+            if messages or (end is not None and time.monotonic() >= end) or self._ready() != ready:
                 return messages
 
     def close(self) -> None:
@@ -152,13 +146,13 @@ class RayExecutor:
 
     def _adjust_workers(self) -> None:
         """Have as many workers as the nodes carry. Raises EnvironmentFailed."""
-        if self._clock() < self._next_check:
+        if time.monotonic() < self._next_check:
             return
-        self._next_check = self._clock() + CHECK_SECONDS
+        self._next_check = time.monotonic() + CHECK_SECONDS
         capacity = self._monitor.capacity()
         if capacity is None:
             return
-        target = capacity if self._most is None else self._most  # what does not fit yet waits: an autoscaler sees it
+        target = capacity if self.most is None else self.most  # what does not fit yet waits: an autoscaler sees it
         unborn = [worker for worker in self._workers if not worker.pid]
         for worker in unborn[: max(0, len(self._workers) - target)]:
             self._workers.remove(worker)
@@ -168,19 +162,19 @@ class RayExecutor:
     def _start(self) -> _WorkerActor:
         remote_class: Any = ray.remote(RayWorker)
         actor = remote_class.options(
-            num_cpus=self._resources.cpus,
-            num_gpus=self._resources.gpus,
+            num_cpus=self.resources.cpus,
+            num_gpus=self.resources.gpus,
             max_concurrency=CONCURRENT_CALLS,
             max_restarts=0,
             runtime_env={"env_vars": ENVIRONMENT},
-        ).remote(self._modules, [path or os.getcwd() for path in sys.path])
+        ).remote(self.modules, [path or os.getcwd() for path in sys.path])
         return _WorkerActor(actor, actor.next_messages.remote())
 
     def _remove(self, worker: _WorkerActor, why: str) -> None:
         """The next check, which is due at once, starts another. Raises EnvironmentFailed if starting fails too often."""
         self._workers.remove(worker)
         worker.kill()
-        self._next_check = self._clock()
+        self._next_check = time.monotonic()
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS * (len(self._workers) + 1):
@@ -226,7 +220,7 @@ class RayExecutor:
     def _unpack(self, worker: _WorkerActor, running: RunningJob, sent: WorkerMessage) -> Message:
         """The message, once the files that came with it are in the driver's folder."""
         message, job = sent.message, running.job
-        running.take_in(self._clock(), message)
+        running.take_in(time.monotonic(), message)
         if isinstance(message, Reported):
             if (state := sent.state) is not None:
                 report = replace(message.report, save=partial(_write, state))
@@ -240,7 +234,7 @@ class RayExecutor:
     def _kill_overdue(self) -> list[Message]:
         messages: list[Message] = []
         for worker in list(self._workers):
-            broke = worker.running.overdue(self._clock()) if worker.running else None
+            broke = worker.running.overdue(time.monotonic()) if worker.running else None
             if broke is not None:
                 self._remove(worker, broke.error)
                 messages.append(broke)
@@ -254,7 +248,7 @@ class RayExecutor:
             worker = max(idle, key=lambda worker: worker.last == job.training)
             idle.remove(worker)
             self._tickets += 1
-            now = self._clock()
+            now = time.monotonic()
             worker.running, worker.last, worker.ticket = RunningJob(job, now, now), job.training, self._tickets
             worker.actor.train.remote(worker.ticket, job, _state(job))
 
