@@ -90,7 +90,9 @@ class Driver:
             asking = [search for search in asking if self._room(search) > 0 and self._ask(search)]
 
     def _room(self, search: Search) -> int:
-        return search.room(self.executor.slots - len(self.jobs) - len(self._waiting()))
+        """How many trials of it may start now."""
+        free = self.executor.slots - len(self.jobs) - len(self._waiting())
+        return free if search.max_running is None else min(free, search.max_running - len(search.study.running))
 
     def _waiting(self) -> list[str]:
         """Trainings that running trials need and no worker is at, in the order in which the trials began."""

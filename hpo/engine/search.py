@@ -60,10 +60,6 @@ class Search:
         """The epoch up to which running trials are to take a training, and have paid for it."""
         return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
 
-    def room(self, free: int) -> int:
-        """How many trials may start where so many workers are free."""
-        return free if self.max_running is None else min(free, self.max_running - len(self.study.running))
-
     def resting(self) -> Iterator[tuple[str, float]]:
         """Trainings of trials paused at a rung, with their place there from 0, the best: early stopping continues these."""
         for trial in self.study.resting():
