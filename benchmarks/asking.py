@@ -36,7 +36,6 @@ from hpo.core import (
     Event,
     Goal,
     Job,
-    NoDecision,
     Params,
     Paused,
     Report,
@@ -132,8 +131,7 @@ class Made:
         while len(self.study) < trials:
             self.carry_out(strategy.propose(self.study, 1))
 
-    def carry_out(self, decisions: list[Decision] | NoDecision) -> None:
-        assert not isinstance(decisions, NoDecision), decisions
+    def carry_out(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             match decision:
                 case Start(params=params, until=until):
@@ -184,7 +182,6 @@ def measure(strategy: Strategy, made: Made, asks: int) -> Spent:
         began = time.process_time()
         decisions = strategy.propose(made.study, 1)
         taken = 1e3 * (time.process_time() - began)
-        assert not isinstance(decisions, NoDecision), decisions
         if not spent.first:
             spent.first = taken
         else:
@@ -200,7 +197,7 @@ class Timed:
     strategy: Strategy
     asked: list[tuple[int, int, float]]
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> list[Decision]:
         began = time.thread_time()
         decisions = self.strategy.propose(study, slots)
         self.asked.append((len(readings(study, GOAL)), study.epochs, time.thread_time() - began))

@@ -35,14 +35,12 @@ from benchmarks.prior_tasks import HALVES, RACES
 from benchmarks.simulated import SimulatedExecutor
 from hpo.comparison.compare import curve
 from hpo.core import (
-    DONE,
     EPOCHS,
     Continue,
     Decision,
     Event,
     Goal,
     Job,
-    NoDecision,
     Params,
     Report,
     State,
@@ -142,11 +140,11 @@ class OneEpochFirst:
     def __init__(self, problem: Problem, screened: int) -> None:
         self._goal, self._random, self._screened = problem.goal, Random(problem), screened
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> list[Decision]:
         if len(study) < self._screened:
             return first_rung(self._random.propose(study, slots), 1)
         paused = sorted(study.with_state(State.PAUSED), key=lambda trial: (self._goal.score(trial), trial.number))
-        return [Continue(trial.number, trial.epochs) for trial in paused[:slots]] or DONE
+        return [Continue(trial.number, trial.epochs) for trial in paused[:slots]]
 
 
 # -- methods: (track, seed, target) -> epochs until the target, infinite for never, and the best value at the budget ---

@@ -29,7 +29,6 @@ from hpo.core import (
     Goal,
     Job,
     Message,
-    NoDecision,
     Report,
     Reported,
     Strategy,
@@ -140,7 +139,7 @@ class Timed:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy, self.seconds = strategy, 0.0
 
-    def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> list[Decision]:
         began = time.perf_counter()
         decisions = self.strategy.propose(study, slots)
         self.seconds += time.perf_counter() - began

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -525,17 +525,7 @@ class Stop:
 
 
 Decision = Start | Continue | Stop
-
-
-class NoDecision(Enum):
-    """What a strategy says when it has no decision."""
-
-    WAIT = "wait"  # something running will change that
-    DONE = "done"  # nothing is left to try
-
-
-WAIT, DONE = NoDecision.WAIT, NoDecision.DONE
-Proposal = list[Decision] | NoDecision
+Proposal = list[Decision]  # []: nothing is left to try, unless what is running changes that
 
 
 class Strategy(Protocol):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scripted import CRASH, END, LOST, NAN, Scripted
 
 from hpo import core
-from hpo.core import Closed, Event, Goal, Limits, NoDecision, Outcome, Params, Retried, State, Strategy, Study
+from hpo.core import Closed, Event, Goal, Limits, Outcome, Params, Retried, State, Strategy, Study
 from hpo.engine.driver import Driver
 from hpo.engine.opening import Enqueued
 from hpo.engine.search import Search
@@ -202,9 +202,9 @@ class Listed:
     def __init__(self, points: Sequence[Params]) -> None:
         self.points = points
 
-    def propose(self, study: Study, slots: int) -> list[core.Decision] | NoDecision:
+    def propose(self, study: Study, slots: int) -> list[core.Decision]:
         left = self.points[len(study) : len(study) + slots]
-        return [core.Start(params, int(params["epochs"])) for params in left] or core.WAIT
+        return [core.Start(params, int(params["epochs"])) for params in left]
 
 
 # -- failures -------------------------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_a_stop_lets_every_epoch_finish_and_the_study_goes_on_to_the_same_end(na
 
 def test_a_running_trial_that_is_stopped_gives_its_epochs_back(tmp_path: Path) -> None:
     class Impatient:
-        def propose(self, study: Study, slots: int) -> list[core.Decision] | NoDecision:
+        def propose(self, study: Study, slots: int) -> list[core.Decision]:
             if any(trial.epoch == 1 and not trial.finished for trial in study.trials):
                 return [core.Stop(next(t.number for t in study.trials if t.epoch == 1 and not t.finished))]
             return random().propose(study, slots)

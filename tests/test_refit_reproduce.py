@@ -21,7 +21,7 @@ from hpo.commands.reproduce import first_difference
 from hpo.commands.run import RunOptions, run
 from hpo.commands.sync import tracked_study
 from hpo.comparison.compare import curve
-from hpo.core import Continue, Decision, NoDecision, Opened, Outcome, Report, Scored, Start, State, Study
+from hpo.core import Continue, Decision, Opened, Outcome, Report, Scored, Start, State, Study
 from hpo.data.dataset import Dataset
 from hpo.engine.opening import Enqueued
 from hpo.engine.result import Published, Result, read_result, statuses
@@ -69,7 +69,7 @@ def test_trials_that_no_budget_is_left_for_are_in_nobodys_way() -> None:
     point = {"rate": 0.1, "epochs": 16}
 
     class Promotes:
-        def propose(self, study: Study, slots: int) -> list[Decision] | NoDecision:
+        def propose(self, study: Study, slots: int) -> list[Decision]:
             return [Continue(7, 4)]
 
     longer = Stream(Problem(Space(())), iter([point]))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.core import (
-    DONE,
     Closed,
     Continue,
     Continued,
@@ -115,13 +114,13 @@ class Driver:
         ):  # the last first: it ran when a driver ended, others lacked budget
             return self._continue(search, interrupted[-1], interrupted[-1].until)
         decisions = search.strategy.propose(search.study, self._room(search))
-        if isinstance(decisions, list) and any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
+        if any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
             return True
         if search.study.running:
             return False
         if finalist := search.finalist():  # a study does not end without one complete trial
             return self._continue(search, finalist, finalist.epochs)
-        search.closing = Reason.EXHAUSTED if decisions is DONE else None
+        search.closing = None if decisions else Reason.EXHAUSTED
         return False
 
     def _carry_out(self, search: Search, decision: Decision) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from hpo import provenance
-from hpo.core import DONE, EPOCHS, Event, Outcome, Params, Proposal, Reported, Start, State, Strategy, Study, digest
+from hpo.core import EPOCHS, Event, Outcome, Params, Proposal, Reported, Start, State, Strategy, Study, digest
 from hpo.data import dataset
 from hpo.data.dataset import Dataset
 from hpo.engine.changes import Environment, allowed, refuse_changes
@@ -320,7 +320,7 @@ class Enqueued:
             again = [study.trials[number] for number in self._failed if number not in replaced]
             if again:
                 return [Start(trial.params, trial.until, trial.repeat) for trial in again[:slots]]
-            if (longer := self._longer.propose(study, slots)) is not DONE:
+            if longer := self._longer.propose(study, slots):
                 return longer
         return self._strategy.propose(study, slots)
 

@@ -85,11 +85,10 @@ class Predictive:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         proposed = self._strategy.propose(study, 1)
-        new = [one for one in proposed if isinstance(one, Start)] if isinstance(proposed, list) else []
+        new = [one for one in proposed if isinstance(one, Start)]
         resting = study.resting()
         if not resting:
-            limited: list[Decision] = [replace(one, until=self._next(one.params, 0)) for one in new]
-            return limited or proposed
+            return [replace(one, until=self._next(one.params, 0)) for one in new] or proposed
         candidates = [*((one.params, 0) for one in new), *((trial.params, trial.epoch) for trial in resting)]
         looks = [self._next(params, epoch) for params, epoch in candidates]
         place = int(np.argmax(self._surrogate.worth(study, candidates, looks)))
@@ -121,8 +120,7 @@ class Patience:
                 judged.append(Stop(trial.number))
             elif trial.epoch < rung and len(judged) < slots:
                 judged.append(Continue(trial.number, rung))
-        decisions = judged or self._strategy.propose(study, slots)
-        return [self._limited(study, one) for one in decisions] if isinstance(decisions, list) else decisions
+        return [self._limited(study, one) for one in judged or self._strategy.propose(study, slots)]
 
     def _limited(self, study: Study, decision: Decision) -> Decision:
         if isinstance(decision, Stop):
@@ -140,6 +138,4 @@ class Patience:
 
 def first_rung(decisions: Proposal, epochs: int) -> Proposal:
     """What the wrapped strategy wants, but no further than the first rung."""
-    if not isinstance(decisions, list):
-        return decisions
     return [replace(d, until=min(d.until, epochs)) if isinstance(d, Start) else d for d in decisions]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from hpo.core import DONE, Decision, Feasible, Goal, Params, Proposal, Start, Study, Value, epochs_of
+from hpo.core import Feasible, Goal, Params, Proposal, Start, Study, Value, epochs_of
 from hpo.space.expressions import Constraint
 from hpo.space.grid import MOST_TRIED, ParameterGrid, permutation, solutions
 from hpo.space.space import Space
@@ -114,14 +114,13 @@ class Stream:
         return self._tried
 
     def propose(self, study: Study, slots: int) -> Proposal:
-        """The next untried points; DONE when there are none."""
+        """The next untried points."""
         tried = self.tried(study)
         self._ahead = [params for params in self._ahead if frozen(params) not in tried]
         while len(self._ahead) < slots and (params := next(self._points, None)) is not None:
             if frozen(params) not in tried:
                 self._ahead.append(params)
-        decisions: list[Decision] = [Start(params, epochs_of(params)) for params in self._ahead[:slots]]
-        return decisions or DONE
+        return [Start(params, epochs_of(params)) for params in self._ahead[:slots]]
 
 
 class Random:
