@@ -206,7 +206,6 @@ class Driver:
                 del self.jobs[key]
                 if exhausted:
                     self._exhausted(key)
-                self._pause_where_over(key)
             case JobFailed():
                 del self.jobs[key]
                 self._broke(key, message)
@@ -227,13 +226,6 @@ class Driver:
             return
         self.trainings.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)
         self._update_all(key)
-
-    def _pause_where_over(self, key: str) -> None:
-        """Where a study is over, the trials of a job that has stopped are paused."""
-        for search in self._searches(key):
-            if search.closing is not None and not self.stopping:
-                for trial in search.running(key):
-                    self._record(search, Paused(self.clock(), trial.number))
 
     def _update_all(self, key: str) -> None:
         for search in self._searches(key):
@@ -283,8 +275,7 @@ class Driver:
                     self._pause(search, search.study.trials[number])
             elif not search.study.running and not search.affordable():
                 search.closing = Reason.BUDGET
-            if search.closing is not None and not search.study.running and search.study.closed is None:
-                self._end(search, search.closing)  # its time ends now, though other studies of a comparison continue
+            self._end(search)  # its time ends now, though other studies of a comparison continue
         if self.clock() - self._tidied > TIDY_SECONDS:
             self._tidy()
 
@@ -301,14 +292,14 @@ class Driver:
         for search in self.searches:
             for number in reversed(list(search.study.running)):  # the last to be paused is the first to be continued
                 self._record(search, Paused(self.clock(), number))
-            if search.study.closed is None:
-                search.closing = search.closing or (Reason.INTERRUPTED if self.stopping else Reason.BUDGET)
-                self._end(search, search.closing)
+            search.closing = search.closing or (Reason.INTERRUPTED if self.stopping else Reason.BUDGET)
+            self._end(search)
         self._tidy()
 
-    def _end(self, search: Search, reason: Reason) -> None:
-        hit("close")
-        self._record(search, Closed(self.clock(), reason))
+    def _end(self, search: Search) -> None:
+        if search.closing is not None and not search.study.running and search.study.closed is None:
+            hit("close")
+            self._record(search, Closed(self.clock(), search.closing))
 
     def _tidy(self) -> None:
         """Keep the checkpoints within their cap; those of running, interrupted and best trials are never touched."""
