@@ -7,6 +7,7 @@ is what the prior thought most of before the study began, whatever was read, so 
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -28,7 +29,6 @@ class Bayesian:
         self._problem, self._surrogate = problem, surrogate
         self._first = {frozen(params) for params in start_points(problem)}
         self._stream = Stream(problem, random_points(problem))
-        self._favourites: list[Params] = []
 
     def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
@@ -44,14 +44,14 @@ class Bayesian:
         return [Start(params, epochs_of(params))]
 
     def _candidates(self, study: Study) -> list[Params]:
-        self._favourites = self._favourites or self._favoured()
         goal = self._problem.goal
         trials = [trial for trial in study.trials if trial.epoch]
         best = sorted(trials, key=lambda trial: (goal.cost(trial.reports[-1]), trial.number))[:PARENTS]
         near = self._near([self._problem.whole(trial.params) for trial in best], f"near/{len(study)}")
         return distinct([*self._favourites, *islice(near, NEIGHBOURS)])
 
-    def _favoured(self) -> list[Params]:
+    @cached_property
+    def _favourites(self) -> list[Params]:
         """Random search's first points, and what the prior thinks most of: neighbours of neighbours of the best of these."""
         drawn = list(islice(random_points(self._problem), DRAWN))
         found = drawn

@@ -80,9 +80,7 @@ def start_points(problem: Problem) -> Iterator[Params]:
         rng = random.Random(f"{problem.seed}/start_with/{index}")
         constraints = [()] * MOST_MISSES + [problem.constraints] * MOST_MISSES
         candidates = (problem.space.sample(rng, some, partial) for some in constraints)
-        feasible = next((params for params in candidates if problem.feasible(params) is None), None)
-        if feasible is not None:
-            yield feasible
+        yield from itertools.islice((params for params in candidates if problem.feasible(params) is None), 1)
 
 
 def grid_points(problem: Problem, grid: ParameterGrid) -> Iterator[Params]:
