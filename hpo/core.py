@@ -231,7 +231,6 @@ class Study:
         self.trainings: dict[str, Training] = {}
         self.running: dict[int, None] = {}  # numbers of running trials, in order; a dict as an ordered set
         self.paused: dict[int, None] = {}
-        self.attempts: dict[str, int] = {}  # training -> attempts so far, once it is above 1
         self.spent: dict[int, int] = {}  # trial -> epochs of the study when it ended, in the order of the ends
         self.charged: dict[str, list[int]] = {}  # training -> epochs of the study when each of its own was reported
         self.scores: list[Scored] = []
@@ -300,7 +299,6 @@ class Study:
                 assert self.trials[number].state is State.RUNNING, self.trials[number]
                 self._put(replace(self.trials[number], state=State.PAUSED))
             case Retried(training=key, attempt=attempt):
-                self.attempts[key] = attempt
                 for trial in self.readers(key):
                     if trial.state is State.RUNNING:
                         self._put(replace(trial, attempt=attempt))

@@ -208,7 +208,8 @@ class Script:
             self.end(trial, *fate)
         elif what == 6:
             key = self.study.trials[trial].training
-            self.add(Retried(self.tick(), key, self.study.attempts.get(key, 1) + 1, "the worker died"))
+            attempt = max(one.attempt for one in self.study.readers(key)) + 1
+            self.add(Retried(self.tick(), key, attempt, "the worker died"))
         elif choice % 24 == 7:
             self.close("interrupted" if choice % 2 else "budget")
         else:

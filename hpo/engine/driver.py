@@ -221,7 +221,7 @@ class Driver:
         """A worker that died is another attempt while attempts make progress; anything else ends the training."""
         if broke.lost and self.trainings.attempt(key) < MOST_ATTEMPTS:
             for search in self._searches(key):
-                number = search.study.attempts.get(key, 1) + 1
+                number = max(trial.attempt for trial in search.study.readers(key)) + 1
                 self._record(search, Retried(self.clock(), key, number, broke.error))
             return
         self.trainings.end(key, broke.outcome, f"{broke.error} ({broke.place})" if broke.place else broke.error)

@@ -84,11 +84,10 @@ class Predictive:
         self._strategy, self._surrogate, self._goal, self._rule = strategy, surrogate, goal, rule
 
     def propose(self, study: Study, slots: int) -> Proposal:
-        proposed = self._strategy.propose(study, 1)
-        new = [one for one in proposed if isinstance(one, Start)]
+        new = [one for one in self._strategy.propose(study, 1) if isinstance(one, Start)]
         resting = study.resting()
         if not resting:
-            return [replace(one, until=self._next(one.params, 0)) for one in new] or proposed
+            return [replace(one, until=self._next(one.params, 0)) for one in new]
         candidates = [*((one.params, 0) for one in new), *((trial.params, trial.epoch) for trial in resting)]
         looks = [self._next(params, epoch) for params, epoch in candidates]
         place = int(np.argmax(self._surrogate.worth(study, candidates, looks)))
