@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy  # its parts are imported where they are used: 0.4 s that `hpo status` and a start do without
 
 from hpo.strategies.encoding import Array
 
@@ -90,6 +89,8 @@ class Posterior:
     @classmethod
     def of(cls, hyper: Array, seen: Encoded, y: Array, known: Array = NOTHING) -> "Posterior":
         """known: the factor of the first of them."""
+        import scipy  # here and below: 0.4 s, with what is used of it, that `hpo status` and a start do without
+
         factor = factored(hyper, seen, known)
         weights = scipy.linalg.cho_solve((factor, True), y - EXPECTED * seen.zbar, check_finite=False)
         return cls(hyper, seen, factor, weights)
@@ -141,16 +142,22 @@ def noisy(k: Array, hyper: Array) -> Array:
 
 
 def cholesky(k: Array) -> Array:
+    import scipy
+
     return scipy.linalg.cholesky(k, lower=True, check_finite=False)
 
 
 def solved(factor: Array, right: Array) -> Array:
     """The inverse of a lower factor times what stands right."""
+    import scipy
+
     return scipy.linalg.solve_triangular(factor, right, lower=True, check_finite=False)
 
 
 def fitted(seen: Encoded, y: Array) -> Array:
     """The most probable hyperparameters, as far as a few steps from the start lead."""
+    import scipy
+
     if not len(y):
         return START
     own, rest = covariance(seen, seen), y - EXPECTED * seen.zbar
@@ -168,6 +175,8 @@ def fitted(seen: Encoded, y: Array) -> Array:
 
 def improvement(mean: Array, deviation: Array, best: float) -> Array:
     """How much better than the best each is expected to be, where it is better."""
+    import scipy
+
     gap = (mean - best) / deviation
     return np.asarray(deviation * (gap * scipy.special.ndtr(gap) + np.exp(-0.5 * gap**2) / math.sqrt(2 * math.pi)))
 
@@ -178,6 +187,8 @@ def improvement_per_epoch(mean: Array, deviation: Array, told: Array, best: floa
     told: standard deviation of what that reading makes of the mean; first, rest: epochs to it, and from it to the end.
     Such an index of what may be given up: M. L. Weitzman, "Optimal search for the best alternative", Econometrica 1979.
     """
+    import scipy
+
     told = np.minimum(told, 0.999 * deviation)
     share = ((np.arange(QUANTILES) + 0.5) / QUANTILES)[::-1]  # from the best that may come of it to the worst
     after = mean[:, None] + told[:, None] * scipy.special.ndtri(share)
