@@ -135,7 +135,7 @@ def test_init_writes_a_file_for_the_data_that_lie_there_and_never_overwrites_one
         text = (folder / "my study.yaml").read_text()
         assert load((folder / "my study.yaml").rename(folder / "x.yaml")).name == "my-study"
         (line,) = re.findall("^data: (.*)$", text, re.MULTILINE)
-        assert said.endswith("; look at it, then: hpo check my study.yaml, hpo run my study.yaml\n")
+        assert said.endswith("; look at it, then: hpo check 'my study.yaml', hpo run 'my study.yaml'\n")
         return str(line)
 
     folder = tmp_path / "here"

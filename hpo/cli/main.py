@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +49,8 @@ def init(study: Path, data: Path | None) -> None:
     named = written(data, folder) if data is not None else "digits"
     study.write_text(template(folder.name if study.stem == "study" else study.stem, named), "utf-8")
     about = "the data in this folder" if data == Path() else data or "digits"
-    echo(f"{study} is written for {about}; look at it, then: hpo check {study}, hpo run {study}")
+    typed = shlex.quote(str(study))
+    echo(f"{study} is written for {about}; look at it, then: hpo check {typed}, hpo run {typed}")
 
 
 @cli.command(cls=StudyVerb)
@@ -243,7 +245,7 @@ def best(request: Request, script: bool, to: Path | None, refit: bool, as_json: 
         from hpo.commands.best import DATA, write_script
 
         path = nearby(write_script(result, to or result.folders.run / "best"))
-        echo(f"{path} is written, with {DATA} beside it; run: python {path}")
+        echo(f"{path} is written, with {DATA} beside it; run: python {shlex.quote(path)}")
     if refit:
         from hpo.commands.best import refit as train_on_all
         from hpo.commands.best import refit_lines
