@@ -1,6 +1,7 @@
 """`hpo best --script` and `hpo best --refit`: what may be done with the best trial.
 
-A script is a copy of publishing/train_script.py with the trial's settings, its data beside it; it needs torch and numpy only.
+A script is a copy of publishing/train_script.py with the trial's settings and the source of hpo's own layers and augmentation;
+its data lie beside it, and it needs torch and numpy only.
 A refit is trained on train and val together, for use, and registered under its own alias. No split is left to choose by, so
 params, epochs and seed are the trial's. The test split is read once more, and that is recorded.
 """
