@@ -28,7 +28,7 @@ from hpo.engine.components import Components
 from hpo.engine.driver import Driver
 from hpo.engine.search import Search
 from hpo.engine.trainings import Trainings
-from hpo.models.families import infeasible
+from hpo.models.families import infeasible, with_defaults
 from hpo.models.parameters import CNN as PARAMETERS
 from hpo.models.parameters import COSINE, SCHEDULES, TRAINING
 from hpo.space.domains import PARTS, Choice, Parameter, Range
@@ -265,6 +265,14 @@ def test_the_answer_is_the_studys_alone_in_any_process_by_any_clock_whatever_was
     kept, asked = Surrogate(Problem(SPACE, GOAL, images=IMAGES), SHIPPED), at_random(8, 3)
     worth(first, asked, kept)
     assert worth(second, asked, kept).tobytes() == worth(second, asked).tobytes()
+
+
+def test_a_trial_older_than_a_parameter_is_where_its_default_is() -> None:
+    asked, whole = at_random(8, 3), partial(with_defaults, space=SPACE, defaults={"dropout": 0.0})
+    older = [{name: value for name, value in params.items() if name != "dropout"} for params in at_random(20, 1)]
+    belief = Surrogate(Problem(SPACE, GOAL, images=IMAGES, whole=whole), SHIPPED)
+    since = worth(Study([*made([whole(params) for params in older])]), asked)
+    assert worth(Study([*made(older)]), asked, belief).tobytes() == since.tobytes()
 
 
 def test_of_5_000_readings_the_best_and_the_latest_are_kept_and_a_point_is_proposed() -> None:

@@ -305,7 +305,7 @@ class Encoder:
             features = encoding.at_epochs(own, params, np.array(epochs, float))
             z, fails = self._prior.predict(features)
             number = self._numbers.setdefault(frozen(without_epochs(params)), len(self._numbers))
-            u = places(self._problem.space.parameters, params)
+            u = places(self._problem.space.parameters, self._problem.whole(params))
             self._known[point] = Known(number, u, z, fails, {epoch: i for i, epoch in enumerate(epochs)})
         return self._known[point]
 
