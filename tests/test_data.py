@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hpo import api
 from hpo.data import dataset as data
 from hpo.data import splits
 from hpo.data.dataset import EPSILON, Dataset, load_dataset, standards
 from hpo.data.sources.contents import Part
+from hpo.engine import opening
 from hpo.errors import BadInput, EnvironmentFailed
 from hpo.study_file.spec import DataSpec, Split
 
@@ -174,6 +176,18 @@ def test_images_of_two_classes_are_said_and_left_out_altogether_for_who_drops_du
     assert not {image.tobytes() for image in images[:5]} & {image.tobytes() for image in dropped.images}
     numbers = load_dataset(replace(spec, regression=True), 0)
     assert not any("another class" in note for note in numbers.notes)
+
+
+def test_a_class_that_a_split_of_the_source_lacks_is_said_and_is_nothing_to_search_by(tmp_path: Path) -> None:
+    images, kinds = np.random.RandomState(0).randint(0, 256, (60, 5, 4)).astype(np.uint8), np.arange(60) % 4
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=kinds, x_val=255 - images[:20], y_val=kinds[:20] % 3)
+    found = load_dataset(DataSpec(source := str(tmp_path / "d.npz")), 0)
+    assert found.notes == ("no image to validate is of 3: scores there leave it out",)
+    study = {"name": "m", "data": source, "search_space": {"blocks": 1}, "metrics": "val_f1.3"}
+    opening.refuse_unknown_classes(api.load({**study, "metric": "val_f1.2"}), found)
+    rule = "metric.name: must be of a class that the data have among the images to validate on, got 3; use 0, 1 or 2"
+    with pytest.raises(BadInput, match=re.escape(rule)):
+        opening.refuse_unknown_classes(api.load({**study, "metric": "val_f1.3"}), found)
 
 
 @pytest.mark.parametrize(

@@ -173,9 +173,18 @@ class Dataset:
 
 def _cut(data: Dataset, split: int, rows: tuple[Array, Array, Array]) -> Dataset:
     classes = None if data.classes is None else data.targets
-    digest, leaks = _sha(data.content, rows), tuple(splits.leaks(data.images, classes, *rows))
+    digest = _sha(data.content, rows)
+    leaks = (*_absent(data, rows), *splits.leaks(data.images, classes, *rows))
     own: tuple[Any, ...] = (*rows, *standards(data.images, rows[0]), digest, leaks)
     return replace(data, split=split, **dict(zip(SPLIT, own, strict=True)))
+
+
+def _absent(data: Dataset, rows: tuple[Array, Array, Array]) -> Iterator[str]:
+    """A sentence where a split that came with the data lacks a class."""
+    for split, text in zip(rows[1:], ("validate", "test"), strict=True):
+        there = {*data.targets[split].tolist()} if data.classes is not None else set()
+        if there and (gone := [name for k, name in enumerate(data.classes or ()) if k not in there]):
+            yield f"no image to {text} is of {some(gone)}: scores there leave {'it' if len(gone) == 1 else 'them'} out"
 
 
 def load_dataset(

@@ -81,10 +81,12 @@ def refuse_unknown_classes(spec: StudySpec, data: Dataset | None) -> None:
         rule, remedy = "must tell trials apart, and of five classes or fewer it is always 1", "write val_accuracy"
         raise BadInput(Mistake(spec.place("metric.name"), rule, f"val_top5 of {len(known)}", remedy))
     for name in measured(spec):
-        own = name.partition(".")[2]
-        if own and not user.is_reference(name) and own not in known:
-            place = spec.place("metric.name" if spec.metric.name == f"val_{name}" else "metrics")
-            raise BadInput(Mistake(place, "must be of a class that the data have", own, did_you_mean(own, known)))
+        own, judges = name.partition(".")[2], spec.metric.name == f"val_{name}"
+        there = [known[k] for k in sorted({*data.targets[data.val].tolist()})] if judges and data and known else known
+        if own and not user.is_reference(name) and own not in there:
+            rule = f"must be of a class that the data have{' among the images to validate on' * judges}"
+            place = spec.place("metric.name" if judges else "metrics")
+            raise BadInput(Mistake(place, rule, own, did_you_mean(own, there)))
 
 
 def refuse_impossible(spec: StudySpec, placement: Sequence[str], data: Dataset | None) -> None:
