@@ -17,6 +17,7 @@ from studied import TINY, TRAINER, Place, hpo
 from benchmarks.prior_tasks import TASKS
 from hpo import api, provenance
 from hpo.check import check_study
+from hpo.cli.console import varying
 from hpo.cli.summary import best_lines, exit_code, status_json
 from hpo.commands import best, compare, confirm, predict, reproduce
 from hpo.commands.run import RunOptions, run
@@ -300,6 +301,25 @@ def test_an_unfinished_trial_that_the_file_no_longer_allows_is_not_continued(
         assert (now.state, now.reports) == (State.PRUNED, trial.reports), "what it has stays"
     assert all(forbids(one.params) for one in gone) and later.study.trials[: len(begun.study)] != []
     assert sum("no longer allows" in line for line in caplog.messages) == (name != "longer"), "it is said once"
+
+
+def test_a_best_trial_that_the_file_no_longer_has_is_shown_as_it_is_and_not_said_to_go_on(place: Place) -> None:
+    """Its width is another than that of all trials to come."""
+    best, space = {"width": 3, "rate": 0.2, "epochs": 8}, {**WIDTHS, "epochs": [4, 8]}
+    begun = place.run(search_space=space, start_with=[best])
+    later = place.run(search_space={**space, "width": 1}, budget={"trials": 8})
+    for result, there in ((begun, True), (later, False)):
+        said = "".join(best_lines(result))
+        report = study_report(result.spec, result.folders, result.study, {})
+        page = report.document()
+        assert result.best.params == best and "width=3 rate=0.2 epochs=8" in said
+        assert "<li><span>width</span> 3</li>" in page and '<th scope="row">width</th>' in page
+        assert '<th scope="col">width</th>' in page
+        assert ("and `hpo run` continues it" in said) == ("For longer training" in page) == there
+    assert "width" not in varying({**best, "width": 1}, later.spec.space.constants)
+    whole = place.run(name="whole", prefix_safe=False, search_space=space, start_with=[best])
+    why = "trains it from the start, as an epoch of it depends on how many follow"
+    assert "".join(best_lines(whole)).endswith(f"and `hpo run` {why}")
 
 
 def test_a_retry_that_the_file_no_longer_allows_is_neither_started_nor_paid_for(place: Place) -> None:

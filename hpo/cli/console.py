@@ -210,7 +210,8 @@ def word(trial: Trial) -> str:
 
 
 def varying(params: Params, constants: Mapping[str, object]) -> str:
-    shown = {name: value for name, value in params.items() if name not in constants or name == EPOCHS}
+    """What tells a trial from others: also where it is older than what is constant now."""
+    shown = {name: value for name, value in params.items() if name == EPOCHS or constants.get(name) != value}
     return " ".join(f"{name}={written(value)}" for name, value in shown.items())
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from hpo.cli.console import BEST, Terminal, Utilization, shown, sparkline, varying
 from hpo.core import Reason, State, Trial
 from hpo.data.dataset import Dataset
-from hpo.engine.changes import warn_of_other_files
+from hpo.engine.changes import allowed, warn_of_other_files
 from hpo.engine.result import Filter, Result, StudyStatus, command, statuses
 from hpo.errors import EnvironmentFailed, NoResult
 from hpo.formatting import count, decimals, duration, ending, known_before, listed, nearby, read_at, tabulated
@@ -119,9 +119,13 @@ def further_lines(result: Result, best: Trial) -> Iterator[str]:
     for trial in goal.ahead(result.study.trials)[:1]:
         yield f"        trial {trial.number} has {shown(goal.value(trial))}{read_at(trial, goal)}"
     last = bool(best.reports) and min(best.reports, key=goal.cost) is best.reports[-1]
-    if last and best.state is State.COMPLETE and best.epochs == spec.space.longest and best.epochs > 1:
+    longest = best.epochs == spec.space.longest > 1 and allowed(spec, best.params)
+    if last and best.state is State.COMPLETE and longest:
         raised = " and raise budget.total_epochs" if spec.budget.total_epochs else ""
-        goes = ("continues it", "trains it from the start, as other code or versions began it")[result.outdated(best)]
+        depends = goal.whole(best.params) or not goal.epochs
+        why = "other code or versions began it" if result.outdated(best) else ""
+        why = why or ("an epoch of it depends on how many follow" if depends else "")
+        goes = f"trains it from the start, as {why}" if why else "continues it"
         yield f"        its last epoch is its best: add a larger value to `epochs`{raised}, and `hpo run` {goes}"
 
 

@@ -75,8 +75,17 @@ class StudyReport:
     @cached_property
     def searched(self) -> list[Parameter]:
         """The parameters that are not constant, most important first."""
-        shares = self.importances.shares
-        return sorted(findings.searched(self.space), key=lambda parameter: -shares.get(parameter.name, 0.0))
+        return self.by_importance(findings.searched(self.space))
+
+    def by_importance(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        return sorted(parameters, key=lambda parameter: -self.importances.shares.get(parameter.name, 0.0))
+
+    @cached_property
+    def varied(self) -> list[Parameter]:
+        """Those that are not constant, and those that are now but have another value in some trial."""
+        fixed, trials = self.space.constants, self.study.trials
+        other = {name for one in trials for name, value in one.params.items() if fixed.get(name, value) != value}
+        return [one for one in self.space.parameters if one.domain.levels != 1 or one.name in other]
 
     def document(self) -> str:
         return page("study.html", title=f"{self.name}: {self.strategy}", report=self, findings=findings)
@@ -149,7 +158,7 @@ class StudyReport:
     def space_rows(self) -> Rows:
         conditional = any(parameter.when for parameter in self.space.parameters)
         header = ("parameter", "values", *(("active when",) if conditional else ()), "best trial")
-        return header, [_parameter_row(one, self.best, conditional) for one in findings.searched(self.space)]
+        return header, [_parameter_row(one, self.best, conditional) for one in self.varied]
 
     # -- how it went
 
