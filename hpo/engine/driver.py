@@ -99,7 +99,7 @@ class Driver:
             key: None
             for search in self.searches
             if search.closing is None
-            for key in search.at_work()
+            for key in (search.study.trials[number].training for number in search.study.running)
             if key not in self.jobs and search.wanted(key) > self.trainings.epochs(key)
         }
         return list(needed)

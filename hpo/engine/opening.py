@@ -302,8 +302,7 @@ def retry_failed(components: Components, journal: Journal) -> None:
 
 
 def noted_retries(journal: Journal) -> list[int]:
-    retried: list[int] = json.loads(journal.get("retried") or "[]")
-    return retried
+    return [*json.loads(journal.get("retried") or "[]")]
 
 
 class Enqueued:

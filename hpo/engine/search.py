@@ -52,10 +52,6 @@ class Search:
     def running(self, key: str) -> list[Trial]:
         return [trial for trial in self.study.readers(key) if trial.state is State.RUNNING]
 
-    def at_work(self) -> list[str]:
-        """The trainings of running trials, in the order in which the trials began."""
-        return [self.study.trials[number].training for number in self.study.running]
-
     def wanted(self, key: str) -> int:
         """The epoch up to which running trials are to take a training, and have paid for it."""
         return max((min(trial.until, self.granted[key]) for trial in self.running(key)), default=0)
@@ -86,8 +82,7 @@ class Search:
 
     def release(self, key: str) -> None:
         """Give back what was reserved and will not be trained now."""
-        used = len(self.study.trainings[key].reports)
-        keep = max([used, *(min(trial.until, self.granted[key]) for trial in self.running(key))])
+        keep = max(len(self.study.trainings[key].reports), self.wanted(key))
         self.total_granted -= self.granted[key] - keep
         self.granted[key] = keep
 

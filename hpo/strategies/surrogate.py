@@ -167,8 +167,7 @@ class Surrogate:
             return at.fails
         near = self._near(at, ended)
         failed = np.array([float(trial.state is State.FAILED) for trial in ended])
-        share: Array = (TRUST * at.fails + near @ failed) / (TRUST + near.sum(axis=1))
-        return share
+        return np.asarray((TRUST * at.fails + near @ failed) / (TRUST + near.sum(axis=1)))
 
     def _seconds(self, study: Study, at: Encoded) -> Array:
         """How long an epoch of each lasts: the geometric mean of all trials' epochs, and of those near it."""

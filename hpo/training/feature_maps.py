@@ -95,8 +95,7 @@ def shrunk(images: Tensor) -> Array:
     ratio = WIDEST / max(height, width)
     if ratio < 1:
         images = F.adaptive_avg_pool2d(images, (max(1, round(height * ratio)), max(1, round(width * ratio))))
-    array: Array = images.float().numpy()
-    return array
+    return np.asarray(images.float())
 
 
 def errors(network: nn.Module, data: DeviceData, rows: Tensor) -> dict[str, Array]:
