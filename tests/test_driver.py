@@ -207,6 +207,17 @@ class Listed:
         return [core.Start(params, int(params["epochs"])) for params in left]
 
 
+def test_the_last_trial_that_was_paused_is_the_first_to_be_continued(tmp_path: Path) -> None:
+    """What ran when a driver ended goes before what had no budget left."""
+    begun: list[Event] = [core.Opened(0.0, {})]
+    for number, rate in enumerate((0.1, 0.01, 0.001)):
+        params = {**POINT, "learning_rate": rate}
+        key, seed = laws.identity()(params, 0)
+        begun += [core.Started(0.0, number, params, 0, key, seed, 4), core.Paused(0.0, number)]
+    events = drive(tmp_path, random(), Budget(trials=3), Scripted(1), begun)
+    assert [event.trial for event in events if isinstance(event, core.Continued)] == [2, 1, 0]
+
+
 # -- failures -------------------------------------------------------------------------------------------------------
 
 
