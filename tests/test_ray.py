@@ -106,7 +106,7 @@ class Patient(RayExecutor):
     """Answers `pids` once all its workers are ready, as LocalExecutor does; for tests where nothing else goes on."""
 
     def pids(self) -> list[int]:
-        ready(self, self._most or 1)
+        ready(self, self.most or 1)
         return super().pids()
 
 

@@ -37,7 +37,7 @@ from hpo.strategies import prior
 from hpo.strategies.bayesian import Bayesian
 from hpo.strategies.early_stopping import Predictive
 from hpo.strategies.encoding import FEATURES, Array, Images, at_epochs, encode
-from hpo.strategies.gaussian_process import START, Posterior
+from hpo.strategies.gaussian_process import START, Posterior, stacked
 from hpo.strategies.points import Problem, frozen
 from hpo.strategies.prior import LearnedPrior
 from hpo.strategies.surrogate import MOST_READINGS, Encoder, Surrogate, experience, readings, thinned
@@ -231,6 +231,16 @@ def test_what_is_read_later_is_believed_as_if_it_had_been_there_at_first() -> No
         belief = Posterior.of(START, seen[:much], y[:much], belief.factor)
     for said, whole in zip(belief(asked), Posterior.of(START, seen, y)(asked), strict=True):
         assert said == pytest.approx(whole, abs=1e-8)
+
+
+def test_what_the_next_reading_will_tell_is_the_doubt_that_it_takes_away() -> None:
+    encoder = Encoder(Problem(SPACE, GOAL, images=IMAGES), SHIPPED)
+    seen, y = encoder.encode([(params, 9) for params in at_random(12, 0)]), np.random.default_rng(0).normal(size=12)
+    belief = Posterior.of(START, seen, y)
+    for params in at_random(5, 1):
+        full, look = (encoder.encode([(params, epoch)]) for epoch in (9, 1))
+        after = Posterior.of(START, stacked(seen, look), np.append(y, 0.0))
+        assert belief.told(full, look) ** 2 == pytest.approx(belief(full)[1] ** 2 - after(full)[1] ** 2, rel=1e-3)
 
 
 def answers(other_way: bool = False) -> str:
