@@ -32,6 +32,7 @@ from PIL import Image
 from studied import Place, hpo
 
 from hpo import __main__ as program
+from hpo import provenance
 from hpo.cli.console import Utilization
 from hpo.cli.options import load
 from hpo.cli.summary import exit_code, failures, summary_lines
@@ -244,6 +245,7 @@ def test_the_time_of_the_budget_is_a_reason_to_end_in_the_report_too(study: Path
 
 def test_help_names_the_strategies_in_their_order_and_an_unknown_verb_or_flag_is_exit_2(tmp_path: Path) -> None:
     assert "bayesian, random or grid" in hpo(tmp_path, "run", "--help").stdout
+    assert hpo(tmp_path, "--version").stdout == f"hpo, version {provenance.__version__}\n"
     assert "No such command" in hpo(tmp_path, "rum", code=2).stderr
     assert "No such option" in hpo(tmp_path, "run", "--trails", "3", code=2).stderr
 
