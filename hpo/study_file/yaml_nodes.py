@@ -149,17 +149,19 @@ def _loaded(text: str, name: str, place: Callable[[Any], str]) -> tuple[Node | N
         raise BadInput(*loader.mistakes, *error.mistakes) from None
 
 
-def node_of(value: object, place: str) -> Node:
-    """Python's mappings, lists and scalars as a tree, all at one place. Raises BadInput on anything else."""
+def node_of(value: object, place: str, key: str = "") -> Node:
+    """Python's mappings, lists and scalars as a tree, all at one place. Raises BadInput on anything else, with its key."""
     if isinstance(value, Mapping):
-        return Node({str(key): node_of(item, place) for key, item in value.items()}, place)
+        return Node({str(name): node_of(item, place, f"{key}.{name}") for name, item in value.items()}, place)
     if isinstance(value, list | tuple):
-        return Node(tuple(node_of(item, place) for item in value), place)
+        return Node(tuple(node_of(item, place, f"{key}.{i}") for i, item in enumerate(value)), place)
     if value is None or isinstance(value, bool | int | float | str):
         return Node(value, place, str(value).lower() if isinstance(value, bool) else str(value))
     if isinstance(value, os.PathLike):
         return Node(os.fspath(value), place, str(value))
-    raise BadInput(Mistake(place, "must be made of mappings, lists, text, numbers and booleans", type(value).__name__))
+    rule = "must be made of mappings, lists, text, numbers and booleans"
+    remedy = "write .tolist() behind an array, list(...) around a range"
+    raise BadInput(Mistake(f"{place} {key[1:]}".rstrip(), rule, type(value).__name__, remedy))
 
 
 def read_yaml(path: Path) -> Document:
