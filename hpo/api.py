@@ -97,13 +97,10 @@ def compare(
 
     strategies, seeds: instead of the first study's own; rescore: the best trials' test score and fresh seeds. Raises HpoError.
     """
-    from hpo.commands.compare import (
-        beginning,
-        compare_and_deliver,
-        epochs_in_all,
-    )  # matplotlib, which `run` begins without
+    # with matplotlib, which `run` begins without
+    from hpo.commands.compare import beginning, compare_and_deliver, epochs_in_all
 
-    names = f"[{', '.join(strategies)}]" if strategies else None
+    names = f"[{strategies if isinstance(strategies, str) else ', '.join(strategies)}]" if strategies else None
     flags = {"compare.strategies": names, "compare.seeds": seeds, "workers": workers, "device": device}
     spec, terminal = _spec(study, sets, flags), Terminal(quiet=quiet)
     second = None if other is None else _spec(other, sets, flags)
@@ -125,7 +122,7 @@ def _telling(on_event: Callable[[Event], None]) -> Listener:
 
 
 def _spec(study: Source, sets: Sequence[str], flags: Mapping[str, object]) -> StudySpec:
-    given = with_flags(sets, flags)
+    given = with_flags([sets] if isinstance(sets, str) else sets, flags)  # one alone is no list of letters
     if not isinstance(study, StudySpec):
         return load(study, sets=given)
     if given:

@@ -173,7 +173,7 @@ def test_keywords_go_the_way_of_the_flags_and_every_public_name_is_there(tmp_pat
     place = Place.made(tmp_path)
     place.spec()
     keywords: dict[str, Any] = {"strategy": "grid", "seed": 4, "workers": 1, "device": "cpu"}
-    result = hpo.run(tmp_path / "study.yaml", quiet=True, sets=["budget.trials=2"], **keywords)
+    result = hpo.run(tmp_path / "study.yaml", quiet=True, sets="budget.trials=2", **keywords)
     assert (result.folders.run.name, len(result.study)) == ("grid-4", 2)
     assert {name: getattr(result.spec, name) for name in keywords} == keywords
     with pytest.raises(BadInput, match="must be a file or a mapping to be changed, got a StudySpec and seed=5"):
@@ -184,7 +184,7 @@ def test_keywords_go_the_way_of_the_flags_and_every_public_name_is_there(tmp_pat
 
 def test_a_comparison_has_its_verdict_and_its_strategies_as_a_table(tmp_path: Path) -> None:
     Place.made(tmp_path).spec()
-    compared = hpo.compare(tmp_path / "study.yaml", strategies=["grid", "random"], seeds=2, rescore=False, quiet=True)
+    compared = hpo.compare(tmp_path / "study.yaml", strategies="grid,random", seeds=2, rescore=False, quiet=True)
     assert compared.verdict.startswith("At ")
     assert compared.verdict in repr(compared)
     assert compared.strategies.set_index("strategy").seeds.to_dict() == dict.fromkeys(["grid", "random"], (0, 1))
