@@ -587,6 +587,7 @@ class JobFailed:
 Message = Reported | JobEnded | JobFailed
 
 Train = Callable[[Job], Iterator[Report]]  # closing the generator stops the training
+Factory = Callable[[], Train]  # picklable; makes the trainer of the process that calls it
 
 
 class Executor(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import provenance
-from hpo.core import Feasible, Limits, Params, Strategy, Train, Value, training_key, training_seed
+from hpo.core import Factory, Feasible, Limits, Params, Strategy, Value, training_key, training_seed
 from hpo.data.dataset import Dataset
 from hpo.engine.search import Identity
 from hpo.errors import BadInput, Mistake
@@ -43,8 +43,6 @@ MAKERS: Mapping[str, Maker] = {"bayesian": tpe, "tpe": tpe, "random": Random, "g
 OTHERS: Mapping[str, Maker] = {CONFIRM: Repeats, RANDOM_X2: Random}
 STRATEGIES = {**MAKERS, **OTHERS, **{asha: MAKERS[name] for name, asha in WITH_ASHA.items()}}
 HEAVY = ("torch", "hpo.training.loop")  # what a worker imports while the driver reads the data
-
-Factory = Callable[[], Train]
 
 
 @dataclass(frozen=True)

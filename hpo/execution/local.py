@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
 
-from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
+from hpo.core import Factory, Job, JobEnded, JobFailed, Message, Outcome, Reported
 from hpo.errors import BadInput, EnvironmentFailed, Mistake
 from hpo.execution.job_runner import RunningJob, seconds_until
 from hpo.execution.worker import Halt, MachineFailed, Ready, Sent, WorkerProcess
@@ -37,11 +37,11 @@ class LocalExecutor:
 
     def __init__(self, slots: int, modules: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.slots, self._modules, self._clock = slots, tuple(modules), clock
-        self._factories: Sequence[Callable[[], Train]] = ()
+        self._factories: Sequence[Factory] = ()
         self._failed_starts = 0
         self._workers = [self._start(index) for index in range(slots)]
 
-    def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
+    def begin(self, factories: Sequence[Factory]) -> None:
         """Send each worker its trainer's factory, in turn, so that each can have its own device; does not wait."""
         self._factories = factories
         for index, worker in enumerate(self._workers):

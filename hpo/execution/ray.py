@@ -9,7 +9,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from hpo.core import Job, JobEnded, JobFailed, Message, Outcome, Reported, Train
+from hpo.core import Factory, Job, JobEnded, JobFailed, Message, Outcome, Reported
 from hpo.data.dataset import ARRAYS, Dataset
 from hpo.errors import EnvironmentFailed, Mistake
 from hpo.execution.cluster import PATIENCE, Monitor, Resources, join
@@ -91,7 +91,7 @@ class RayExecutor:
     def _ready(self) -> int:
         return sum(worker.ready for worker in self._workers)
 
-    def begin(self, factories: Sequence[Callable[[], Train]]) -> None:
+    def begin(self, factories: Sequence[Factory]) -> None:
         """Send all workers, later ones too, the trainer's factory; does not wait."""
         factory = factories[0]  # one is enough: Ray gives each worker its own device, always by the same name
         self._order += 1

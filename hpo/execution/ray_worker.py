@@ -11,7 +11,7 @@ import platform
 import queue
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 
 from hpo import provenance
-from hpo.core import Job, JobFailed, Message, Outcome, Reported, Train
+from hpo.core import Factory, Job, JobFailed, Message, Outcome, Reported
 from hpo.data.dataset import Dataset
 from hpo.errors import HpoError
 from hpo.execution.job_runner import JobRunner, one_line
@@ -112,7 +112,7 @@ class RayWorker:
 
     def _begin(self, order: int, factory: bytes, dataset: Dataset | None) -> None:
         try:
-            make: Callable[[], Train] = pickle.loads(factory)
+            make: Factory = pickle.loads(factory)
             if isinstance(make, Recipe):
                 make = replace(make, dataset=dataset)
             self._runner = JobRunner(make())

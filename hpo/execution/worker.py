@@ -20,12 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpo.core import Job, JobFailed, Message, Outcome, Train
+from hpo.core import Factory, Job, JobFailed, Message, Outcome
 from hpo.errors import EnvironmentFailed
 from hpo.execution.job_runner import JobRunner, RunningJob, one_line
 from hpo.files import log_file, number_in, read_log, replace_file
@@ -55,7 +55,6 @@ class Halt:
     training: str
 
 
-Factory = Callable[[], Train]  # picklable; makes the trainer
 Command = Factory | Halt | Job
 
 

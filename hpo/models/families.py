@@ -37,14 +37,11 @@ def rnn_layers(params: Params, shape: Shape, outputs: int) -> list[Layer]:
     return [Rows("rows"), recurrent, *dense_stack(params, outputs)]
 
 
-Layers = Callable[[Params, Shape, int], list[Layer]]
-
-
 class Family(NamedTuple):
     """parameters: what it knows; layers: params, shape (C, H, W) and outputs to a network, or Impossible."""
 
     parameters: Mapping[str, ParameterSpec]
-    layers: Layers
+    layers: Callable[[Params, Shape, int], list[Layer]]
 
 
 FAMILIES: Final = {"cnn": Family(CNN, cnn.layers), "rnn": Family(RNN, rnn_layers)}
