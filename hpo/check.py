@@ -30,11 +30,12 @@ from hpo.execution.job_runner import one_line
 from hpo.formatting import byte_size, count, duration, number
 from hpo.models import user
 from hpo.models.families import FAMILIES, TORCH_BYTES, feasibility, peak_memory
-from hpo.models.layers import Shape, Summary, across, layer_table
+from hpo.models.layers import Summary, across, layer_table
 from hpo.models.parameters import setting
 from hpo.space.domains import part_of
 from hpo.space.grid import GridImpossible, ParameterGrid
 from hpo.strategies import prior
+from hpo.strategies.encoding import Images
 from hpo.strategies.points import WITH_ASHA, Problem, random_points
 from hpo.study_file.spec import Budget, StudySpec
 
@@ -60,16 +61,6 @@ class Machine:
     prove: Callable[[Summary], str | None] | None = None  # hpo.models.network.disagreement
     time_steps: Mapping[str, Callable[[Params, str], float]] = field(default_factory=dict)  # by device, the own first
     gpus: int = 0  # that the workers share in turn, and whose memory it then is
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """The study's data; train and val are how many images of each split there are (0: not known)."""
-
-    shape: Shape  # (C, H, W)
-    outputs: int
-    train: int = 0
-    val: int = 0
 
 
 # -- a study on this machine -------------------------------------------------------------------------------------
@@ -114,7 +105,7 @@ def proof(spec: StudySpec, dataset: Dataset) -> Iterator[str]:
     memory = min(used) if used else available_memory()
     each = memory // -(-len(devices) // len(used or [0]))  # the first of the GPUs has the most workers
     machine = Machine(len(devices), each, disagreement, timed, len(used))
-    findings = check(spec, Input(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
+    findings = check(spec, Images(dataset.shape, dataset.outputs, len(dataset.train), len(dataset.val)), machine)
     yield from findings.lines()
     if findings.hopeless:
         rule, got = "must hold at least one point that can be trained", f"none of {findings.coverage.tried:,}"
@@ -161,7 +152,7 @@ class Coverage:
         return f"{some:,} of {count(self.tried, 'configuration')}, {share}"
 
 
-def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> "Findings":
+def check(spec: StudySpec, data: Images, machine: Machine = Machine()) -> "Findings":
     """Try every configuration of a study of one of our models, or a seeded sample of them."""
     coverage = _coverage(spec, data)
     try:
@@ -176,7 +167,7 @@ def check(spec: StudySpec, data: Input, machine: Machine = Machine()) -> "Findin
     return Findings(spec, data, machine, grid, coverage, proofs, estimate)
 
 
-def _coverage(spec: StudySpec, data: Input) -> Coverage:
+def _coverage(spec: StudySpec, data: Images) -> Coverage:
     what, points = _configurations(spec)
     coverage = Coverage(what)
     rng = random.Random(digest(["rare", spec.seed]))
@@ -248,7 +239,7 @@ def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
     return f"{write(min(values))} to {write(max(values))}, median {write(median_low(values))}"
 
 
-def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None) -> Estimate | None:
+def _estimate(spec: StudySpec, data: Images, machine: Machine, points: int | None) -> Estimate | None:
     """Steps of random configurations, and of the cheapest and dearest, timed. points: that the strategy can try."""
     rng = random.Random(digest(["timing", spec.seed]))
     images = data.train + FORWARD * data.val
@@ -273,7 +264,7 @@ def _estimate(spec: StudySpec, data: Input, machine: Machine, points: int | None
     return Estimate(seconds, trials, machine.workers, low, high, by_device)
 
 
-def _epochs(spec: StudySpec, data: Input, machine: Machine, some: Sequence[Params]) -> dict[tuple[str, str], float]:
+def _epochs(spec: StudySpec, data: Images, machine: Machine, some: Sequence[Params]) -> dict[tuple[str, str], float]:
     """Seconds of an epoch by device and precision, the study's own first, on the mean of these points; inf: do not fit."""
     found = {(device, one): 0.0 for device in machine.time_steps for one in (spec.precision, "fp32", "bf16")}
     for device, step in machine.time_steps.items():
@@ -306,7 +297,7 @@ class Findings:
     """grid: its points, or why there is none; proof: how torch contradicts the formulas, for each network it built."""
 
     spec: StudySpec
-    data: Input
+    data: Images
     machine: Machine
     grid: int | str
     coverage: Coverage

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.check import Estimate, Input, Machine, check, check_study
+from hpo.check import Estimate, Machine, check, check_study
 from hpo.core import Params
 from hpo.errors import BadInput
 from hpo.execution import local
 from hpo.models.families import known, peak_memory, sizes
 from hpo.models.layers import Summary, layer_table
 from hpo.models.network import disagreement
+from hpo.strategies.encoding import Images
 from hpo.study_file import reader as study_file
 from hpo.study_file.spec import DataSpec, StudySpec
 from hpo.training.setup import time_step
 
-DIGITS = Input((1, 8, 8), 10, train=1_200, val=300)
+DIGITS = Images((1, 8, 8), 10, train=1_200, val=300)
 
 THREE_BLOCKS = """
   blocks: [1, 2, 3]

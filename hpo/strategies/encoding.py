@@ -24,11 +24,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Images:
-    """What a study learns from: the shape of an image (C, H, W), numbers to give for one, and how many there are to train."""
+    """What a study learns from: the shape of an image (C, H, W), numbers to give for one, and how many each split has."""
 
     shape: Shape
     outputs: int
     train: int
+    val: int = 0
 
 
 def encode(params: Params, images: Images) -> Array:
