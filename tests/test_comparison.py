@@ -328,7 +328,10 @@ def test_a_terminal_of_any_width_shows_every_cell_whole(width: int) -> None:
 
 def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -> None:
     plain = several("random", FAIR)
-    one = [replace(c, tests={c.points[-1].reading: 0.97}, fresh={c.points[-1].reading: (0.96, 0.98)}) for c in plain]
+    one = [
+        replace(c, tests={c.points[-1].trial_epoch: 0.97}, fresh={c.points[-1].trial_epoch: (0.96, 0.98)})
+        for c in plain
+    ]
     header, rows = text.strategy_rows(compared(one, GOAL))
     assert header[-2:] == ("test", "fresh seeds")
     assert rows[0][-2:] == ("0.9700", "0.9700")
@@ -341,7 +344,7 @@ def test_test_scores_and_fresh_seeds_get_their_columns_only_if_there_are_any() -
 )
 def test_the_column_of_fresh_seeds_counts_values(repetitions: tuple[float | Outcome, ...], cell: str) -> None:
     (one,) = several("random", FAIR)[:1]
-    comparison = compared([replace(one, fresh={one.points[-1].reading: repetitions})], GOAL)
+    comparison = compared([replace(one, fresh={one.points[-1].trial_epoch: repetitions})], GOAL)
     assert text.strategy_rows(comparison)[1][0][-1] == cell
 
 

@@ -22,7 +22,7 @@ from hpo.commands.confirm import Finalists, as_read, fresh_values
 from hpo.commands.reproduce import stored
 from hpo.commands.run import RunOptions, run_all
 from hpo.commands.sync import sync_these
-from hpo.comparison.compare import RANKING, Comparison, Curve, Reading, Repetition, compare, curve
+from hpo.comparison.compare import RANKING, Comparison, Curve, Repetition, TrialEpoch, compare, curve
 from hpo.comparison.text import lines, sentence
 from hpo.core import BestSoFar, Event, Reason, Reported, Scored, Study, Trial
 from hpo.data.dataset import load_dataset
@@ -153,7 +153,7 @@ def trained(
     results = run_all(specs, replace(options, max_running=1, publish=False))
     if stopped := max(result.stopped_by for result in results):
         raise Stopped(stopped)
-    fresh: dict[str, dict[Reading, list[Repetition]]] = {}
+    fresh: dict[str, dict[TrialEpoch, list[Repetition]]] = {}
     if rescore:
         best = best_trials(results, budget)
         for result, trial in best:
@@ -269,7 +269,7 @@ def refuse_unfair(spec: StudySpec, specs: Sequence[StudySpec]) -> None:
         raise BadInput(*dict.fromkeys(mistakes))
 
 
-def read_curve(result: Result, fresh: Mapping[Reading, Sequence[Repetition]] | None = None) -> Curve:
+def read_curve(result: Result, fresh: Mapping[TrialEpoch, Sequence[Repetition]] | None = None) -> Curve:
     return curve(shown(result.spec), result.spec.seed, read_events(result.folders.journal), result.spec.goal, fresh)
 
 
@@ -316,7 +316,7 @@ def score_on_test(trials: Sequence[Best]) -> None:
             result.study.apply(event)
 
 
-def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[Reading, list[Repetition]]]:
+def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[TrialEpoch, list[Repetition]]]:
     """The repetitions of each, trained again with fresh seeds on its own split, by study and trial."""
     finalists: dict[int, Finalists] = {}
     for result, best in trials:
@@ -326,7 +326,7 @@ def fresh_scores(trials: Sequence[Best], options: RunOptions) -> dict[str, dict[
         return {}
     fresh = fresh_values([*finalists.values()], FRESH_SEEDS, replace(options, listeners=()))
     values = dict(zip(finalists, fresh, strict=True))
-    scores: dict[str, dict[Reading, list[Repetition]]] = {}
+    scores: dict[str, dict[TrialEpoch, list[Repetition]]] = {}
     for result, best in trials:
         own = values[result.spec.base_seed][frozen(as_read(result.spec.goal, best))]
         scores[result.folders.run.name] = {(best.number, result.spec.goal.epoch(best)): own}

@@ -26,9 +26,9 @@ RANKING = ("bayesian", "random", "grid")  # from the most to the least useful, a
 TWICE = "random x2"  # random with twice the budget, always shown beside the others
 BAND = (0.1, 0.5, 0.9)  # quantiles over seeds
 
-Reading = tuple[int, int]  # a trial, and the epoch after which it is read
+TrialEpoch = tuple[int, int]  # a trial, and the epoch after which it is read
 Repetition = float | Outcome  # the value with a fresh training seed, or why there is none
-Fresh = Mapping[Reading, Sequence[Repetition]]
+Fresh = Mapping[TrialEpoch, Sequence[Repetition]]
 
 
 # -- curves ------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ class CurvePoint(NamedTuple):
     epoch: int = 0
 
     @property
-    def reading(self) -> Reading:
+    def trial_epoch(self) -> TrialEpoch:
         return self.best, self.epoch
 
 
@@ -82,7 +82,7 @@ class Curve:
     seed: int
     points: tuple[CurvePoint, ...]
     epochs: int
-    tests: Mapping[Reading, float] = field(default_factory=dict)
+    tests: Mapping[TrialEpoch, float] = field(default_factory=dict)
     fresh: Fresh = field(default_factory=dict)
 
     def at(self, epochs: float) -> CurvePoint | None:
@@ -111,7 +111,7 @@ def curve(strategy: str, seed: int, events: Sequence[Event], goal: Goal, fresh: 
     """The curve of one journal, with the test scores recorded in it."""
     study, points = Study(events), tuple(best_so_far(events, goal))
     name = "test_" + goal.metric.removeprefix("val_")
-    tested = {point.reading: study.tested(*point.reading) for point in points}
+    tested = {point.trial_epoch: study.tested(*point.trial_epoch) for point in points}
     tests = {reading: metrics[name] for reading, metrics in tested.items() if name in metrics}
     return Curve(strategy, seed, points, study.epochs, tests, fresh or {})
 
@@ -273,7 +273,7 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
     low, median, high = np.quantile(values, BAND)
     reached = [curve.epochs_to(target, goal, budget) for curve in curves]
     ends = [(curve, point) for curve in curves if (point := curve.at(budget))]
-    again = [curve.fresh.get(point.reading, ()) for curve, point in ends]
+    again = [curve.fresh.get(point.trial_epoch, ()) for curve, point in ends]
     fresh = [having_values(one) for one in again]
     return StrategyResult(
         strategy=name,
@@ -286,7 +286,7 @@ def _result(name: str, curves: Sequence[Curve], goal: Goal, budget: int, target:
         reached=sum(epochs < math.inf for epochs in reached),
         seconds=float(np.median([point.seconds for _, point in ends])),
         trials=float(np.median([point.trials for _, point in ends])),
-        test=_mean([curve.tests[point.reading] for curve, point in ends if point.reading in curve.tests]),
+        test=_mean([curve.tests[point.trial_epoch] for curve, point in ends if point.trial_epoch in curve.tests]),
         fresh=_mean([float(np.mean(one)) for one in fresh if one]),
         repeated=sum(map(len, again)),
         failed=sum(map(len, again)) - sum(map(len, fresh)),
