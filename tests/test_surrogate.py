@@ -240,7 +240,9 @@ def test_what_the_next_reading_will_tell_is_the_doubt_that_it_takes_away() -> No
     for params in at_random(5, 1):
         full, look = (encoder.encode([(params, epoch)]) for epoch in (9, 1))
         after = Posterior.of(START, stacked(seen, look), np.append(y, 0.0))
-        assert belief.told(full, look) ** 2 == pytest.approx(belief(full)[1] ** 2 - after(full)[1] ** 2, rel=1e-3)
+        assert belief.foreseen(full, look)[2] ** 2 == pytest.approx(
+            belief(full)[1] ** 2 - after(full)[1] ** 2, rel=1e-3
+        )
 
 
 def answers(other_way: bool = False) -> str:

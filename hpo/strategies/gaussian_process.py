@@ -100,12 +100,14 @@ class Posterior:
         mean, known = self._by_seen(at)
         return mean, np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
 
-    def told(self, at: Encoded, look: Encoded) -> Array:
-        """Standard deviation (n,) of what the mean there becomes once the same is read at `look`."""
-        known, other = self._by_seen(at)[1], self._by_seen(look)[1]
+    def foreseen(self, at: Encoded, look: Encoded) -> tuple[Array, Array, Array]:
+        """Mean and standard deviation (n,) of y there, and that of what the mean becomes once the same is read at `look`."""
+        mean, known = self._by_seen(at)  # once for all three: half of what a decision takes
+        other = self._by_seen(look)[1]
+        deviation = np.sqrt(np.maximum(self._paired(at, at) - (known**2).sum(0), 1e-10))
         both = self._paired(at, look) - (known * other).sum(0)
         read = self._paired(look, look) - (other**2).sum(0) + np.exp(2 * self.hyper[-1])
-        return np.asarray(np.abs(both) / np.sqrt(np.maximum(read, 1e-10)))
+        return mean, deviation, np.abs(both) / np.sqrt(np.maximum(read, 1e-10))
 
     def _paired(self, a: Encoded, b: Encoded) -> Array:
         """Covariance (n,) of each with its own in b, a point at another epoch, before anything is seen."""

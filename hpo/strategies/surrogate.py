@@ -81,15 +81,14 @@ class Surrogate:
             full = self._encoder.encode([(params, epochs_of(params)) for params, _ in candidates])
             begun = np.array([epoch for _, epoch in candidates], float)
             left = np.maximum(1, np.array([epochs_of(params) for params, _ in candidates]) - begun)
-            mean, deviation = belief(full)
-            best = self._best(study, scale, mean)
             if looks:
                 read = [on_ladder(params, look) for (params, _), look in zip(candidates, looks, strict=True)]
-                told, first = belief.told(full, self._encoder.encode(read)), looks - begun
-                best = max([best, *mean[begun > 0].tolist()])
+                mean, deviation, told = belief.foreseen(full, self._encoder.encode(read))
+                best, first = max([self._best(study, scale, mean), *mean[begun > 0].tolist()]), looks - begun
                 gain = gp.improvement_per_epoch(mean, deviation, told, best, first, left - first)
             else:
-                gain = gp.improvement(mean, deviation, best) / left
+                mean, deviation = belief(full)
+                gain = gp.improvement(mean, deviation, self._best(study, scale, mean)) / left
             worth: Array = gain * (1 - self._failing(study, full))
             return worth / self._seconds(study, full) if self._timed else worth
 
