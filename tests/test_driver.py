@@ -127,6 +127,14 @@ def test_time_is_summed_over_visits_and_not_counted_between_them(tmp_path: Path)
     assert scored.active_seconds == Study(more).active_seconds
 
 
+def test_a_trial_killed_between_its_last_epoch_and_its_end_is_complete_though_the_study_is_over(tmp_path: Path) -> None:
+    """Else one that counts once complete would be lost: nothing continues it."""
+    whole = drive(tmp_path, random(), Budget(trials=2))
+    cut = next(number for number, event in enumerate(whole) if isinstance(event, core.Ended))
+    study = laws.check(drive(tmp_path, random(), Budget(time=0.5), Scripted(now=9e3), whole[:cut]))
+    assert (study.closed, study.trials[0].state, len(study)) == ("time", State.COMPLETE, 1)
+
+
 def test_patience_counts_epochs_since_the_best_whatever_interrupts(tmp_path: Path) -> None:
     whole = drive(tmp_path / "whole", random(), Budget(patience=15))
     study = laws.check(whole)

@@ -262,9 +262,11 @@ class Driver:
         for search in self.searches:
             search.closing = search.ending(self.clock())
             for number in list(search.study.running):
-                if search.closing is None and number in search.study.running:  # one trial's training can end another's
-                    trial = search.study.trials[number]
+                trial = search.study.trials[number]
+                if trial.state is State.RUNNING and search.closing is None:  # one trial's training can end another's
                     self._begin(search, trial.training, trial.until)
+                elif trial.state is State.RUNNING and trial.epoch == trial.epochs:  # killed before that was noted
+                    self._update(search, trial.training)
 
     def _end_searches(self) -> None:
         """Where a study is over, or all are to stop, running trials are paused after their epoch."""
