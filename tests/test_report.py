@@ -8,6 +8,8 @@ import itertools
 import math
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -581,6 +583,14 @@ def test_the_page_opens_without_an_error_and_every_figure_has_something_in_it(op
         assert height > 20, label
         assert marks > 2, label
         assert words > 2 or "filters" in label, label
+
+
+def test_a_figure_is_drawn_while_another_thread_imports_what_matplotlib_looks_into(tmp_path: Path) -> None:
+    (tmp_path / "IPython.py").write_text("import time\ntime.sleep(2)\nversion_info = 9, 0")
+    path = f"import sys, threading, matplotlib.backends.backend_svg; sys.path.insert(0, {str(tmp_path)!r})"
+    other = "threading.Thread(target=__import__, args=('IPython',)).start()"
+    draw = f"{path}; {other}; from hpo.report.page import canvas; canvas(1, 1)"
+    subprocess.run([sys.executable, "-c", draw], check=True, timeout=120)
 
 
 def test_the_table_is_sorted_from_the_keyboard_with_empty_cells_last(opened: chromium.Chromium) -> None:

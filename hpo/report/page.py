@@ -5,6 +5,7 @@ stand in their place, so that one drawing serves a light page, a dark one and pa
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import io
@@ -12,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from hpo.formatting import count, decimals, listed, written
+
+with contextlib.suppress(ImportError):  # matplotlib fails where another thread, MLflow's, is importing it
+    import_module("IPython")
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("report.css", "report.js"))
 PAPER, INK, MUTED, RULE, SHADE = "#fefefe", "#1c2128", "#626c77", "#d8dde3", "#f1f4f7"
