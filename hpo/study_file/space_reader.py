@@ -151,7 +151,7 @@ class SpaceReader:
 
     def _per(self, node: Node, name: str, known: ParameterSpec | None) -> str:
         per = (node.mapping or {}).get("per", NOTHING)
-        if per.value not in PARTS:
+        if per.scalar not in PARTS:
             return ""
         right, counting = known.per if known else str(per.value), any(name == one.counted for one in PARTS.values())
         if not right or counting or part_of(name)[0]:
