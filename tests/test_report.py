@@ -382,9 +382,32 @@ def test_mistakes_name_the_true_and_the_predicted_class() -> None:
     short = replace(seen(), classes=("0", "1", "2"))
     assert "true 0\npred. 1 99 %" in texts(figures.mistakes(short))
     long = replace(seen(), classes=("striped pullover", "ankle boot", "2"))
-    assert "true striped pu…\npred. ankle boot\n99 %" in texts(figures.mistakes(long))
+    assert "true strip…lover\npred. ankle boot\n99 %" in texts(figures.mistakes(long))
     numbers = replace(seen(), classes=(), truth=np.array([3.2]), guess=np.array([5.1]), mistakes=seen().mistakes[:1])
     assert texts(figures.mistakes(numbers)) == ["true 3.2\npred. 5.1"]
+
+
+@pytest.mark.parametrize("count", [2, 12, 40])
+def test_long_names_are_told_apart_and_leave_a_figure_its_room(count: int) -> None:
+    names = tuple(f"tomato leaf with the yellow curl virus, kind {i:02}" for i in range(count))
+    matrix = figures.confusion(replace(seen(), classes=names, confusion=np.diag([9] * count) + 1))
+    strategies = [replace(one, strategy=name) for one, name in zip(compared().strategies, names, strict=False)]
+    bands = dict(zip(names, compared().bands.values(), strict=False))
+    lines = figures.compared(replace(compared(), bands=bands, strategies=strategies))
+    bars = figures.importances(dict.fromkeys(names, 0.5))
+    for figure, least in ((matrix, 2.0), (lines, 5.0), (bars, 5.0)):
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().width * figure.get_figwidth() > least
+        assert {"tomato leaf …us, kind 00", "tomato leaf …us, kind 01"} <= {*texts(figure), *labels(figure)}
+    trials = Study(listing(*(({"kind": name}, 0.5) for name in names))).trials
+    slice_ = figures.slice_of(Parameter("kind", Choice(names)), trials, [], GOAL)
+    slice_.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in slice_.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def labels(figure: Figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

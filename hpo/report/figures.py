@@ -31,6 +31,7 @@ from hpo.space.domains import Choice, Parameter
 
 MOST_FILTERS, MOST_MAPS, MOST_MISTAKES = 32, 8, 16
 ONE_LINE, MOST_LETTERS = 4, 11  # of a class's name over an image: with the confidence in its line, and at all
+BESIDE, BELOW, LETTER = 24, 38, 0.075  # most letters of a name beside a figure, of all below a slice; one in inches
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 LOOKS = (*zip(SERIES, DASHES, strict=True),)  # of coinciding curves the lower ones are seen through the gaps
 
@@ -93,7 +94,7 @@ def importances(shares: Mapping[str, float]) -> Figure:
     axes.barh(range(len(names)), values, color=colours, height=0.62)
     for place, value in enumerate(values):
         label(axes, value, place, f"{value:.0%}".replace("%", " %") if value >= 0.01 else "below 1 %", MUTED)
-    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(values) * 1.12)
     axes.spines[["bottom", "left"]].set_visible(False)
@@ -109,12 +110,14 @@ def slice_of(parameter: Parameter, ranked: Sequence[Trial], failed: Sequence[Tri
     domain, name = parameter.domain, parameter.name
     low, high = window([_value(trial, goal) for trial in ranked], goal)
     if isinstance(domain, Choice):
-        texts = [written(value) for value in domain.values]
-        every = math.ceil(len(texts) / 6)
-        axes.set_xticks(range(0, len(texts), every), texts[::every])
-        axes.set_xlim(-0.5, len(texts) - 0.5)
-        if sum(map(len, texts[::every])) > 30:
+        every = math.ceil(len(domain.values) / 6)
+        texts = [written(value) for value in domain.values[::every]]
+        if (letters := sum(map(len, texts))) > 30:
             axes.tick_params(axis="x", labelsize=6.5)
+        if letters > BELOW:
+            texts = [short(text, BELOW // len(texts) - 1) for text in texts]
+        axes.set_xticks(range(0, len(domain.values), every), texts)
+        axes.set_xlim(-0.5, len(domain.values) - 0.5)
     else:
         axes.set(xscale="log" if domain.log else "linear", xlim=(domain.low, domain.high))
         decades = domain.log and domain.high >= 100 * domain.low
@@ -125,13 +128,14 @@ def slice_of(parameter: Parameter, ranked: Sequence[Trial], failed: Sequence[Tri
     places = [_place(t, parameter) for t in active], [min(max(_value(t, goal), low), high) for t in active]
     axes.scatter(*places, s=11, color=MUTED, alpha=0.6, lw=0, clip_on=False)
     if ranked[0] in active:  # the best trial may do without this parameter
-        axes.scatter([_place(ranked[0], parameter)], [_value(ranked[0], goal)], s=40, color=ACCENT, zorder=4, lw=0)
+        best = _place(ranked[0], parameter), _value(ranked[0], goal)
+        axes.scatter(*best, s=40, color=ACCENT, zorder=4, lw=0, clip_on=False)
     crosses = [_place(trial, parameter) for trial in failed if name in trial.params]
     edge = low if goal.maximize else high
     axes.scatter(crosses, [edge] * len(crosses), s=20, marker="x", color=SERIES[1], lw=1.2, clip_on=False, zorder=5)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(low, high)
-    axes.set_title(name, loc="left", fontsize=9.5, color=INK)
+    axes.set_title(short(name, 30), loc="left", fontsize=9.5, color=INK)
     return figure
 
 
@@ -145,7 +149,7 @@ def compared(comparison: Comparison) -> Figure:
     for (name, b), (colour, dashes) in zip(bands.items(), itertools.cycle(LOOKS), strict=False):
         axes.fill_between(b.epochs, b.low, b.high, step="post", color=colour, alpha=0.13, lw=0)
         axes.step(b.epochs, b.median, where="post", color=colour, lw=2.0, linestyle=dashes)
-        names.append((float(b.median[-1]), name, colour))
+        names.append((float(b.median[-1]), short(name), colour))
     if comparison.twice is not None and low <= comparison.twice.median <= high:
         axes.axhline(comparison.twice.median, color=MUTED, lw=0.9, linestyle=(0, (1, 2)))
         names.append((comparison.twice.median, TWICE, MUTED))
@@ -231,9 +235,9 @@ def learning(reports: Sequence[Report]) -> Figure:
 
 def confusion(model: ModelFigures) -> Figure:
     """Rows are the true classes, columns the predicted ones; the shade is the share of the row, mistakes stand out."""
-    table, classes = np.asarray(model.confusion, dtype=float), model.classes
-    size = len(table)
-    side = min(max(2.6, 0.36 * size + 0.9), 6.5)
+    table, classes = np.asarray(model.confusion, dtype=float), [short(name) for name in model.classes]
+    size, longest = len(table), max(map(len, classes), default=0)
+    side = min(max(2.6, 0.36 * size + 0.9) + LETTER * longest, 7.6)
     figure, axes = canvas(side, side)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     right = np.eye(size, dtype=bool)
@@ -245,7 +249,7 @@ def confusion(model: ModelFigures) -> Figure:
         text = f"{table[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
     marks = range(0, size, max(1, size // 25))
-    axes.set_xticks(marks, [classes[i] for i in marks], rotation=90 if max(map(len, classes), default=0) > 3 else 0)
+    axes.set_xticks(marks, [classes[i] for i in marks], rotation=90 if longest > 3 else 0)
     axes.set_yticks(marks, [classes[i] for i in marks])
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true", aspect="equal")
     axes.spines[:].set_visible(False)
@@ -265,11 +269,16 @@ def _mistake(model: ModelFigures, i: int) -> str:
     truth, guess = model.truth[i], model.guess[i]
     if not model.classes:
         return f"true {number(float(truth))}\npred. {number(float(guess))}"
-    names = [model.classes[int(which)] for which in (truth, guess)]
-    names = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in names]
+    names = [short(model.classes[int(which)], MOST_LETTERS) for which in (truth, guess)]
     between = " " if max(map(len, model.classes)) <= ONE_LINE else "\n"
     sure = f"{between}{float(model.confidence[i]) * 100:.0f} %" if len(model.confidence) else ""
     return f"true {names[0]}\npred. {names[1]}{sure}"
+
+
+def short(name: str, most: int = BESIDE) -> str:
+    """Without its middle where it is too long: names of one kind differ at either end."""
+    end = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 def filters(weights: Array) -> Figure:
