@@ -51,7 +51,7 @@ _FUNCTION: Final = text(CODE, "must be package.module:function")
 _REGISTERED: Final = text(NAME, _LETTERS, off=True)
 _DEVICE: Final = text(r"auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda or cuda:1")
 _COLOUR: Final = text("white|black|#[0-9A-Fa-f]{6}", 'must be white, black or a colour as "#ff8800"')
-_ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store", secret=True)
+_ADDRESS: Final = text(r"\S+", "must be the address of an MLflow store, without blanks", secret=True)
 _MODEL: Final = text(f"{'|'.join(FAMILIES)}|{CODE}", "must be cnn, rnn or package.module:function")
 
 
