@@ -128,7 +128,7 @@ def check_the_same(won: ScriptSource, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_not_augmented_is_repeated(tmp_path: Path, variant: str) -> None:
+def test_every_setting_is_repeated(tmp_path: Path, variant: str) -> None:
     params = VARIANTS[variant]
     model, common = ("rnn", RECURRENT) if "cell" in params else ("cnn", TINY)
     check_the_same(source_of(bars(tmp_path / "data"), {**common, **params}, model=model), tmp_path)
@@ -157,6 +157,13 @@ def test_the_metrics_that_a_study_names_are_the_trials_own_and_the_users_functio
     own = {name: value for name, value in result.best.reports[-1].metrics.items() if name.startswith("val_")}
     assert {"val_auc", "val_off", *named} <= own.keys()
     assert {**found, "val_off": 1} == pytest.approx({**found, **own}, rel=1e-4)
+
+
+def test_large_images_are_changed_by_the_same_draws(tmp_path: Path) -> None:
+    """So large that not all batches are prepared at once."""
+    folder = bars(tmp_path / "data", channels=3, size=200)
+    changed = {"flip": True, "erase": 0.2, "pool_size": 8, "epochs": 2}
+    check_the_same(source_of(folder, {**TINY, **changed, "batch_size": 8}), tmp_path)
 
 
 def test_a_regression_is_repeated_in_the_targets_own_unit(tmp_path: Path) -> None:

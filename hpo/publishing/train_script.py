@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -210,6 +210,15 @@ def learning_rate(start: float, end: float) -> float:
     return float(LEARNING_RATE * factors.get(SCHEDULE, 1.0))
 
 
+def prepared(batches: list[Tensor], data: Data, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows with their images, of many batches at once as the search drew them: other draws change them otherwise."""
+    many = max(1, 8 * 2**20 // (4 * data.images[0].numel() * BATCH_SIZE))
+    for first in range(0, len(batches), many):
+        some = batches[first : first + many]
+        images = augmented(data.standardized(torch.cat(some)), generator)
+        yield from zip(some, torch.split(images, [len(batch) for batch in some]), strict=True)
+
+
 def optimizer_of(weights: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Only the weights decay."""
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -243,8 +252,7 @@ def train(data: Data, device: torch.device) -> nn.Module:
             batches[-2:] = [torch.cat(batches[-2:])]
         network.train()
         total = torch.zeros((), device=device)
-        for done, batch in enumerate(batches):
-            images = augmented(data.standardized(batch), generator)
+        for done, (batch, images) in enumerate(prepared(batches, data, generator)):
             with torch.autocast(device.type, torch.bfloat16, enabled=PRECISION == "bf16"):
                 outputs = network(images)
             value = loss(outputs.float(), data.targets[batch], data, training=True)
