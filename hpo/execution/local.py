@@ -178,5 +178,5 @@ def worker_devices(
         there = f"{count} GPU{'s' * (count != 1)} here" if count else "no GPU that torch can use here"
         remedy = "write cpu, auto, or a GPU that is there"
         raise BadInput(Mistake(where("device"), "must be there", f"{device} ({there})", remedy))
-    sharing = max(1, int(1 / (gpus or 1) + 1e-6))  # 1 / 0.1 may be a hair below 10
+    sharing = max(1, int(1 / (gpus or 1)))
     return [names[index % len(names)] for index in range(sharing * len(names) if workers == "auto" else int(workers))]
