@@ -123,7 +123,7 @@ def script(source: ScriptSource) -> str:
 
 def definitions(file: str, names: Collection[str]) -> Iterator[str]:
     """The source of what these names are in a file of hpo, in its order; nothing is imported for it."""
-    text = (PACKAGE / file).read_text("utf-8").replace("plain.", "")  # how network.py names the layers
+    text = (PACKAGE / file).read_text("utf-8")
     for node in ast.parse(text).body:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):

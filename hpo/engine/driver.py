@@ -109,9 +109,8 @@ class Driver:
         search.closing = search.closing or search.ending(self.clock())
         if search.closing is not None or not search.affordable():
             return False
-        if (
-            interrupted := search.study.interrupted()
-        ):  # the last first: it ran when a driver ended, others lacked budget
+        if interrupted := search.study.interrupted():
+            # the last first: it ran when a driver ended, others lacked budget
             return self._continue(search, interrupted[-1], interrupted[-1].until)
         decisions = search.strategy.propose(search.study, self._room(search))
         if any([self._carry_out(search, one) for one in decisions]):  # noqa: C419 - all
@@ -245,10 +244,12 @@ class Driver:
             elif trial.epoch >= min(trial.until, search.granted[key]):
                 self._record(search, Paused(self.clock(), trial.number))
         if (end := self.trainings.ended(key, len(search.study.trainings[key].reports))) and search.running(key):
+            outcome, error = end
             for trial in search.running(key):
-                failed = Ended(self.clock(), trial.number, State.FAILED, *end)
-                complete = end[0] is Outcome.OK
-                self._record(search, completed(trial, search.goal, self.clock()) if complete else failed)
+                if outcome is Outcome.OK:
+                    self._record(search, completed(trial, search.goal, self.clock()))
+                else:
+                    self._record(search, Ended(self.clock(), trial.number, State.FAILED, outcome, error))
             search.release(key)
 
     # -- how searches begin and end

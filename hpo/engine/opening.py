@@ -84,7 +84,7 @@ def refuse_unknown_classes(spec: StudySpec, data: Dataset | None) -> None:
         own, judges = name.partition(".")[2], spec.metric.name == f"val_{name}"
         there = [known[k] for k in sorted({*data.targets[data.val].tolist()})] if judges and data and known else known
         if own and not user.is_reference(name) and own not in there:
-            rule = f"must be of a class that the data have{' among the images to validate on' * judges}"
+            rule = "must be of a class that the data have" + (" among the images to validate on" if judges else "")
             place = spec.place("metric.name" if judges else "metrics")
             raise BadInput(Mistake(place, rule, own, did_you_mean(own, there)))
 

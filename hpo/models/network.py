@@ -12,9 +12,23 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from hpo.models import layers as plain
 from hpo.models import user
-from hpo.models.layers import Layer, Shape, Summary, shapes
+from hpo.models.layers import (
+    Activation,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    Norm,
+    Pad,
+    Pool,
+    Recurrent,
+    Rows,
+    Shape,
+    Summary,
+    shapes,
+)
 
 Modules = dict[str, Callable[..., nn.Module]]
 
@@ -102,12 +116,12 @@ def initialize(net: nn.Sequential, layers: Sequence[Layer], generator: torch.Gen
             draw_recurrent_weights(module.cells, generator)
 
 
-def activation_after(layers: Sequence[Layer], i: int) -> plain.Activation | None:
+def activation_after(layers: Sequence[Layer], i: int) -> Activation | None:
     """The activation that layer i feeds, through nothing but a norm or a pooling."""
     for layer in layers[i + 1 :]:
-        if isinstance(layer, plain.Activation):
+        if isinstance(layer, Activation):
             return layer
-        if not isinstance(layer, plain.Norm | plain.Pool):
+        if not isinstance(layer, Norm | Pool):
             return None
     return None
 
@@ -147,28 +161,28 @@ def draw_recurrent_weights(cells: nn.RNNBase, generator: torch.Generator | None)
 def module(layer: Layer, shape: Shape, device: torch.device) -> nn.Module:
     """One layer for inputs of this shape (without the batch)."""
     match layer:
-        case plain.Pad(before=before, after=after, mode=mode):
+        case Pad(before=before, after=after, mode=mode):
             return PADS[mode]((before, after, before, after))
-        case plain.Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
+        case Conv(channels=channels, kernel=k, stride=stride, padding=padding, mode=mode, bias=bias):
             how: Any = mode if padding else "zeros"
             return nn.Conv2d(shape[0], channels, k, stride, padding, bias=bias, padding_mode=how, device=device)
-        case plain.Norm():
+        case Norm():
             return nn.BatchNorm2d(shape[0], device=device)
-        case plain.Activation(function="leaky_relu", slope=slope):
+        case Activation(function="leaky_relu", slope=slope):
             return nn.LeakyReLU(slope)
-        case plain.Activation(function=function):
+        case Activation(function=function):
             return ACTIVATIONS[function]()
-        case plain.Pool(function=function, size=size, stride=stride):
+        case Pool(function=function, size=size, stride=stride):
             return POOLS[function](size, stride)
-        case plain.Dropout(share=share):
+        case Dropout(share=share):
             return nn.Dropout(share)
-        case plain.Flatten():
+        case Flatten():
             return nn.Flatten()
-        case plain.Dense(units=units):
+        case Dense(units=units):
             return nn.Linear(shape[0], units, device=device)
-        case plain.Rows():
+        case Rows():
             return ImageRows()
-        case plain.Recurrent():
+        case Recurrent():
             own: Any = {"nonlinearity": layer.nonlinearity} if layer.cell == "rnn" else {}
             own |= {"bias": layer.bias, "dropout": layer.dropout, "bidirectional": layer.bidirectional}
             cells = CELLS[layer.cell](shape[1], layer.hidden, layer.layers, batch_first=True, device=device, **own)

@@ -211,7 +211,7 @@ def learning_rate(start: float, end: float) -> float:
 
 
 def prepared(batches: list[Tensor], data: Data, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows with their images, of many batches at once as the search drew them: other draws change them otherwise."""
+    """Batches of rows with their images, augmented many batches at once, as in the search: one by one the draws are others."""
     many = max(1, 8 * 2**20 // (4 * data.images[0].numel() * BATCH_SIZE))
     for first in range(0, len(batches), many):
         some = batches[first : first + many]

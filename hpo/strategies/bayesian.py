@@ -32,8 +32,8 @@ class Bayesian:
 
     def propose(self, study: Study, slots: int) -> Proposal:
         tried = self._stream.tried(study)
-        closed = tried >= self._first and len(study) % OPEN != OPEN - 1
-        candidates = [params for params in self._candidates(study) if frozen(params) not in tried] if closed else []
+        informed = tried >= self._first and len(study) % OPEN != OPEN - 1
+        candidates = [params for params in self._candidates(study) if frozen(params) not in tried] if informed else []
         if not candidates:
             return self._stream.propose(study, 1)
         if len(study) % OPEN == OPEN - 2 and len(study) > OPEN:
